@@ -1,0 +1,150 @@
+"""What is inside a .tflite file, and whether every device runtime can carry it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+from convert.errors import QuantisationError
+
+# TFLite-Micro, Arm Ethos-U and the Edge TPU all have these in int8 (docs/architecture.md).
+ALLOWED_OPERATORS = frozenset(
+    {
+        "ADD",
+        "AVERAGE_POOL_2D",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "FULLY_CONNECTED",
+        "MAX_POOL_2D",
+        "MEAN",
+        "RELU",
+        "RELU6",
+        "RESHAPE",
+    }
+)
+# int32 carries biases and shapes; everything that is computed on is int8.
+ALLOWED_DTYPES = frozenset({"INT8", "INT32"})
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the graph. ``scale`` and ``zero_point`` are None where it has not just one."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+    constant: bool
+    dynamic: bool
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A .tflite model with one subgraph, in the order in which its operators run."""
+
+    operators: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    file_bytes: int
+
+    @cached_property
+    def operator_counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(self.operators).items()))
+
+
+def read_graph(model: bytes) -> Graph:
+    """Operators and tensors of the file content ``model``.
+
+    Raises ``QuantisationError`` when it is no TFLite model or has several subgraphs.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if len(model) < 8 or model[4:8] != b"TFL3":
+        raise QuantisationError("expected a TFLite model (identifier TFL3), got another kind of file")
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    if len(parsed.subgraphs) != 1:
+        raise QuantisationError(
+            f"expected a model of one subgraph, got {len(parsed.subgraphs)}; control flow has no place on a device"
+        )
+    operator_names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+    type_names = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
+    graph = parsed.subgraphs[0]
+
+    def tensor(index: int) -> Tensor:
+        raw = graph.tensors[index]
+        scales = _as_list(raw.quantization.scale if raw.quantization else None)
+        zero_points = _as_list(raw.quantization.zeroPoint if raw.quantization else None)
+        single = len(scales) == 1
+        buffer = parsed.buffers[raw.buffer]
+        return Tensor(
+            name=raw.name.decode(errors="replace") if raw.name else f"tensor {index}",
+            shape=tuple(int(side) for side in _as_list(raw.shape)),
+            dtype=type_names.get(raw.type, f"type {raw.type}"),
+            scale=float(scales[0]) if single else None,
+            zero_point=int(zero_points[0]) if single and zero_points else None,
+            constant=buffer.data is not None and len(buffer.data) > 0,
+            dynamic=any(side < 0 for side in _as_list(raw.shapeSignature)),
+        )
+
+    def operator(raw: schema.OperatorT) -> str:
+        code = parsed.operatorCodes[raw.opcodeIndex]
+        if code.customCode:
+            return f"CUSTOM:{code.customCode.decode(errors='replace')}"
+        # Codes above 127 do not fit the old 8-bit field, which then holds a placeholder.
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        return operator_names.get(number, f"operator {number}")
+
+    tensors = tuple(tensor(index) for index in range(len(graph.tensors)))
+    return Graph(
+        operators=tuple(operator(raw) for raw in graph.operators or []),
+        tensors=tensors,
+        inputs=tuple(tensors[index] for index in graph.inputs),
+        outputs=tuple(tensors[index] for index in graph.outputs),
+        file_bytes=len(model),
+    )
+
+
+def check_graph(graph: Graph, allowed: Collection[str] = ALLOWED_OPERATORS) -> None:
+    """Raise ``QuantisationError`` unless the model is fully int8, static, and of allowed operators."""
+    floats = [t for t in graph.tensors if t.dtype not in ALLOWED_DTYPES]
+    if floats:
+        raise QuantisationError(
+            f"expected int8 tensors throughout, got {floats[0].dtype} in {floats[0].name!r}"
+            f"{_and_more(floats)}; a layer has no int8 form, replace it"
+        )
+    foreign = sorted(set(graph.operators) - set(allowed))
+    if foreign:
+        raise QuantisationError(
+            f"operators {', '.join(foreign)} are not in the device runtime; "
+            f"it has {', '.join(sorted(allowed))}"
+        )
+    dynamic = [t for t in graph.tensors if t.dynamic]
+    if dynamic:
+        raise QuantisationError(
+            f"expected static shapes, got a free axis in {dynamic[0].name!r}{_and_more(dynamic)}; "
+            "convert the network rebuilt for batch 1"
+        )
+    for side, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+        if len(tensors) != 1 or tensors[0].dtype != "INT8" or tensors[0].scale is None:
+            raise QuantisationError(
+                f"expected one quantised int8 {side}, got {[(t.name, t.dtype) for t in tensors]}"
+            )
+
+
+def _as_list(values: object) -> list:
+    return [] if values is None else list(values)  # type: ignore[call-overload]
+
+
+def _and_more(items: list) -> str:
+    return f" and {len(items) - 1} more" if len(items) > 1 else ""

@@ -1,0 +1,83 @@
+"""A Keras encoder made fully int8: int8 in, int8 weights and activations, int8 out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from convert.errors import ConversionError, QuantisationError
+from convert.quiet import hold_output
+
+
+def rebuild_batch_one(encoder: Any) -> Any:
+    """The same Keras network and weights with its batch axis fixed at one.
+
+    A free batch axis makes the converter compute shapes at run time (SHAPE, PACK and
+    STRIDED_SLICE operators), which neither an Edge TPU nor a small TFLite-Micro build takes.
+    """
+    import keras
+
+    shape = encoder.input_shape
+    if not isinstance(shape, tuple) or any(side is None for side in shape[1:]):
+        raise QuantisationError(f"encoder: expected one input of fixed size, got input shape {shape}")
+    fixed = keras.Input(shape=shape[1:], batch_size=1, dtype="float32", name="gather")
+    clone = keras.models.clone_model(encoder, input_tensors=fixed)
+    clone.set_weights(encoder.get_weights())
+    return clone
+
+
+def quantise(encoder: Any, representative: np.ndarray) -> bytes:
+    """The full-int8 TFLite model of ``encoder``, as file content.
+
+    ``encoder`` is a Keras model with one input ``(batch, time, width, sources)`` and one output
+    ``(batch, latent)``; ``representative`` is ``(n, time, width, sources)`` float32, companded
+    training inputs in the order they are to be shown: the same network and array give the same
+    bytes. Weights are quantised per channel, activations by the ranges seen in ``representative``.
+
+    Raises ``QuantisationError`` when the network cannot be converted and ``ConversionError``
+    when weights or inputs are not finite or do not fit together.
+    """
+    import tensorflow as tf
+
+    _check(encoder, representative)
+    fixed = rebuild_batch_one(encoder)
+
+    def samples() -> Iterator[list[np.ndarray]]:
+        for row in representative:
+            yield [np.ascontiguousarray(row[None], dtype=np.float32)]
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.int8
+    converter.inference_output_type = tf.int8
+    try:
+        with hold_output():
+            model = converter.convert()
+    except Exception as error:  # the converter raises many kinds, some straight out of C++
+        reason = str(error).strip().splitlines()
+        raise QuantisationError(
+            f"the TFLite converter refused the encoder: {reason[0] if reason else type(error).__name__}; "
+            "use only the operators listed in convert/operators.py"
+        ) from error
+    return bytes(model)
+
+
+def _check(encoder: Any, representative: np.ndarray) -> None:
+    expected = tuple(encoder.input_shape[1:])
+    if representative.ndim != 4 or len(representative) == 0 or representative.shape[1:] != expected:
+        raise ConversionError(
+            f"representative set: expected (n, {', '.join(map(str, expected))}) as the encoder's input, "
+            f"got {representative.shape}; is the companding that of the training run?"
+        )
+    if not np.isfinite(representative).all():
+        raise ConversionError("representative set: expected finite values, got NaN or infinity in the gathers")
+    for weight in encoder.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            raise ConversionError(
+                f"encoder weight {weight.path}: expected finite values, got NaN or infinity; "
+                "training has diverged, take an earlier checkpoint"
+            )
