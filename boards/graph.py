@@ -7,9 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
-from convert.errors import QuantisationError
-
-# TFLite-Micro, Arm Ethos-U and the Edge TPU all have these in int8 (docs/architecture.md).
+# TFLite-Micro, Arm Ethos-U and the Edge TPU all have these in int8 (DESIGN section 4).
 ALLOWED_OPERATORS = frozenset(
     {
         "ADD",
@@ -26,6 +24,10 @@ ALLOWED_OPERATORS = frozenset(
 )
 # int32 carries biases and shapes; everything that is computed on is int8.
 ALLOWED_DTYPES = frozenset({"INT8", "INT32"})
+
+
+class GraphError(ValueError):
+    """A file is no TFLite model, or holds something no device of this project can run."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,16 @@ class Graph:
 def read_graph(model: bytes) -> Graph:
     """Operators and tensors of the file content ``model``.
 
-    Raises ``QuantisationError`` when it is no TFLite model or has several subgraphs.
+    Raises ``GraphError`` when it is no TFLite model or has several subgraphs.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     if len(model) < 8 or model[4:8] != b"TFL3":
-        raise QuantisationError("expected a TFLite model (identifier TFL3), got another kind of file")
+        raise GraphError("expected a TFLite model (identifier TFL3), got another kind of file")
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
     if len(parsed.subgraphs) != 1:
-        raise QuantisationError(
-            f"expected a model of one subgraph, got {len(parsed.subgraphs)}; control flow has no place on a device"
+        raise GraphError(
+            f"expected a model of one subgraph, got {len(parsed.subgraphs)}; a device runs no control flow"
         )
     operator_names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
     type_names = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
@@ -116,28 +118,28 @@ def read_graph(model: bytes) -> Graph:
 
 
 def check_graph(graph: Graph, allowed: Collection[str] = ALLOWED_OPERATORS) -> None:
-    """Raise ``QuantisationError`` unless the model is fully int8, static, and of allowed operators."""
+    """Raise ``GraphError`` unless the model is fully int8, static, and of allowed operators."""
     floats = [t for t in graph.tensors if t.dtype not in ALLOWED_DTYPES]
     if floats:
-        raise QuantisationError(
+        raise GraphError(
             f"expected int8 tensors throughout, got {floats[0].dtype} in {floats[0].name!r}"
             f"{_and_more(floats)}; a layer has no int8 form, replace it"
         )
     foreign = sorted(set(graph.operators) - set(allowed))
     if foreign:
-        raise QuantisationError(
+        raise GraphError(
             f"operators {', '.join(foreign)} are not in the device runtime; "
             f"it has {', '.join(sorted(allowed))}"
         )
     dynamic = [t for t in graph.tensors if t.dynamic]
     if dynamic:
-        raise QuantisationError(
+        raise GraphError(
             f"expected static shapes, got a free axis in {dynamic[0].name!r}{_and_more(dynamic)}; "
             "convert the network rebuilt for batch 1"
         )
     for side, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         if len(tensors) != 1 or tensors[0].dtype != "INT8" or tensors[0].scale is None:
-            raise QuantisationError(
+            raise GraphError(
                 f"expected one quantised int8 {side}, got {[(t.name, t.dtype) for t in tensors]}"
             )
 

@@ -1,0 +1,1 @@
+"""Board profiles: what a device can carry, and how firmware gets onto it."""

@@ -1,0 +1,164 @@
+"""What is known of each board, read from ``boards/*.toml``; every figure names its source."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from boards.graph import ALLOWED_OPERATORS
+from boards.sizes import parse_size
+
+PROFILE_FOLDER = Path(__file__).parent
+
+SizeBytes = Annotated[int, BeforeValidator(parse_size)]
+Source = Annotated[str, Field(min_length=3, description="title of the datasheet or documentation page")]
+UsbId = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$", description="vendor:product, lower-case hex")]
+
+
+class BoardError(ValueError):
+    """A board profile does not exist or does not hold what a profile must."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Figure(_Strict):
+    """A size in bytes and where it is written."""
+
+    size: SizeBytes
+    source: Source
+    note: str = ""
+
+
+class Operators(_Strict):
+    """Which of the project's operators the board's runtime has in int8."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    source: Source
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(names) - ALLOWED_OPERATORS)
+        if unknown:
+            raise ValueError(
+                f"expected operators of the project's list ({', '.join(sorted(ALLOWED_OPERATORS))}), got {unknown}"
+            )
+        return names
+
+
+class Links(_Strict):
+    """How the board can reach the centre."""
+
+    kinds: Annotated[tuple[Literal["ethernet", "wifi", "usb-serial", "uart", "host"], ...], Field(min_length=1)]
+    source: Source
+
+
+class Install(_Strict):
+    """How firmware and a bundle get onto the board."""
+
+    method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp"]
+    how: Annotated[str, Field(min_length=10)]
+    source: Source
+
+
+class Usb(_Strict):
+    """An identity under which the board shows up on USB."""
+
+    id: UsbId
+    when: str
+    source: Source
+
+
+class Board(_Strict):
+    """One board. Sizes are bytes.
+
+    ``arena_limit`` bounds the tensor arena and ``model_limit`` the encoder's file; either may be
+    the project's own rule rather than a property of the chip, and then its source says so.
+    ``status`` is honest about what was tried: "run here" on such a machine, "verified in
+    emulation", or only "documented".
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    title: str
+    kind: Literal["linux", "microcontroller"]
+    processor: str
+    runtime: Literal["litert", "tflite-runtime-edgetpu", "tflite-micro", "tflite-micro-edgetpu", "ethos-u"]
+    status: Literal["run here", "verified in emulation", "documented"]
+    status_note: Annotated[str, Field(min_length=10)]
+    memory: Figure
+    flash: Figure | None = None
+    arena_limit: Figure
+    model_limit: Figure
+    operators: Operators
+    links: Links
+    install: Install
+    usb: tuple[Usb, ...] = ()
+
+    @property
+    def compiled_for(self) -> str | None:
+        """The compiler whose output this board's accelerator needs, or None."""
+        if self.runtime.endswith("edgetpu"):
+            return "edgetpu_compiler"
+        return "vela" if self.runtime == "ethos-u" else None
+
+
+def board_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
+    """Names of all profiles, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.toml")))
+
+
+def load_board(name: str, folder: Path = PROFILE_FOLDER) -> Board:
+    """The profile ``folder/name.toml``.
+
+    Raises ``BoardError`` for an unknown name, a file that is no TOML, or a wrong or missing entry.
+    """
+    known = board_names(folder)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
+        raise BoardError(f"no board {name!r}; {hint}")
+    path = folder / f"{name}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BoardError(f"{path}: expected TOML, got {error}") from error
+    try:
+        board = Board.model_validate(values)
+    except ValidationError as error:
+        raise BoardError(f"{path}: {_first_problem(error)}") from error
+    if board.name != name:
+        raise BoardError(f"{path}: expected name = {name!r} as the file is called, got {board.name!r}")
+    return board
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem: Any = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model: Any = Board
+        for part in problem["loc"][:-1]:
+            field = model.model_fields.get(part) if isinstance(model, type) and not isinstance(part, int) else None
+            model = _inner_model(field.annotation) if field else model
+        return f"unknown entry {where!r}; known here are {', '.join(model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"entry {where!r} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if "got" in message else f", got {problem['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _inner_model(annotation: Any) -> Any:
+    """The profile class inside ``Figure``, ``Figure | None`` or ``tuple[Usb, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _inner_model(inner)
+        if found is not None:
+            return found
+    return None
