@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from firmware_py.compand import Companding
+from firmware_py.compand import Companding, compress, thin_samples
 
 CANDIDATES_K: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 N_WINDOWS = 10
@@ -48,8 +48,7 @@ def choose_companding(
         )
     if not candidates_k or min(candidates_k) <= 0:
         raise CompandingError(f"candidates_k: expected positive values, got {list(candidates_k)}")
-    linear = Companding(k=1.0, c=1.0, thin=thin)
-    thinned = np.sinh(_compand_all(linear, gathers).astype(np.float64))
+    thinned = thin_samples(gathers.astype(np.float32), thin, axis=2)
     peak = float(np.abs(thinned).max())
     if not np.isfinite(peak):
         raise CompandingError("gathers: expected finite samples, got NaN or infinity")
@@ -59,7 +58,7 @@ def choose_companding(
     candidates = []
     for k in candidates_k:
         companding = Companding(k=float(k), c=float(np.arcsinh(k * peak)), thin=thin)
-        window_db = _window_snr_db(companding, gathers, thinned, peak)
+        window_db = _window_snr_db(companding, thinned, peak)
         candidates.append(
             {
                 "k": companding.k,
@@ -80,29 +79,24 @@ def choose_companding(
     return Companding(k=best["k"], c=best["c"], thin=thin), report
 
 
-def _compand_all(companding: Companding, gathers: np.ndarray) -> np.ndarray:
-    """``(n, S, T, R)`` -> ``(n, T/thin, R, S)``."""
-    return np.stack([companding.compand(gather, gather.shape[-1]) for gather in gathers])
+def _window_snr_db(companding: Companding, thinned: np.ndarray, peak: float) -> np.ndarray:
+    """Signal to quantisation noise, dB, of each window that holds signal, averaged over its traces.
 
-
-def _window_snr_db(
-    companding: Companding, gathers: np.ndarray, thinned: np.ndarray, peak: float
-) -> np.ndarray:
-    """Signal to quantisation noise, dB, of each window that holds signal, averaged over its traces."""
-    code = np.clip(np.rint(_compand_all(companding, gathers) * 127.0), -127, 127)
-    noise = np.sinh(code / 127.0 * companding.c) / companding.k - thinned
+    ``thinned`` is ``(n, S, T/thin, R)``.
+    """
+    code = np.clip(np.rint(compress(thinned, companding) * 127.0), -127, 127)
+    noise = np.sinh(code.astype(np.float64) / 127.0 * companding.c) / companding.k - thinned
     ratios = []
     floor = (peak * 10 ** (QUIET_DB / 20)) ** 2
-    n_windows = min(N_WINDOWS, thinned.shape[1])
+    n_windows = min(N_WINDOWS, thinned.shape[2])
     for signal_part, noise_part in zip(
-        np.array_split(thinned, n_windows, axis=1), np.array_split(noise, n_windows, axis=1), strict=True
+        np.array_split(thinned, n_windows, axis=2), np.array_split(noise, n_windows, axis=2), strict=True
     ):
-        signal_power = np.mean(signal_part**2, axis=1)
-        noise_power = np.mean(noise_part**2, axis=1)
+        signal_power = np.mean(signal_part.astype(np.float64) ** 2, axis=2)
+        noise_power = np.mean(noise_part**2, axis=2)
         loud = signal_power > floor
         if loud.any():
-            # A window rounded to silence leaves its whole signal as noise: 0 dB, never below by much.
-            # An exact round trip has no noise at all, hence the floor on it.
+            # An exact round trip has no noise at all, hence the floor under it.
             ratio = signal_power[loud] / np.maximum(noise_power[loud], floor * 1e-4)
             ratios.append(10 * np.log10(ratio).mean())
     return np.array(ratios)

@@ -1,0 +1,117 @@
+"""`epic board`: what boards there are, what each carries, and whether a bundle fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from boards.check import CheckError, check_bundle, compiler_note
+from boards.graph import GraphError
+from boards.profiles import Board, BoardError, board_names, load_board
+from boards.sizes import format_size
+from firmware_py.bundle import BundleError
+
+ERRORS: tuple[type[Exception], ...] = (BoardError, BundleError, CheckError, GraphError)
+
+app = typer.Typer(help="Boards: what each carries, and whether a bundle fits.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def list_boards(as_json: Json = False) -> None:
+    """List the boards there are profiles of."""
+    boards = [load_board(name) for name in board_names()]
+    if as_json:
+        typer.echo(json.dumps([board.model_dump(mode="json") for board in boards], indent=2))
+        return
+    table = Table("board", "processor", "runtime", "memory", "arena", "model", "status")
+    for board in boards:
+        table.add_row(
+            board.name,
+            board.processor,
+            board.runtime,
+            format_size(board.memory.size),
+            format_size(board.arena_limit.size),
+            format_size(board.model_limit.size),
+            board.status,
+        )
+    Console().print(table)
+    typer.echo("Next: epic board show BOARD, or epic board check BUNDLE --board BOARD")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="Board, as `epic board list` names it.")], as_json: Json = False) -> None:
+    """Show all that is known of one board, with the source of every figure."""
+    board = load_board(name)
+    if as_json:
+        typer.echo(board.model_dump_json(indent=2))
+        return
+    table = Table("what", "value", "source", title=board.title)
+    for what, value, source in _rows(board):
+        table.add_row(what, value, source)
+    Console().print(table)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder (encoder.tflite and manifest.json).")],
+    board: Annotated[str, typer.Option("--board", help="Board, as `epic board list` names it.")],
+    as_json: Json = False,
+) -> None:
+    """Say whether a bundle fits a board: file, arena, operators. Exit code 1 when it does not."""
+    profile = load_board(board)
+    verdicts = check_bundle(bundle, profile)
+    fits = all(verdict.fits is not False for verdict in verdicts)
+    note = compiler_note(profile)
+    if as_json:
+        report = {
+            "board": board,
+            "bundle": str(bundle),
+            "fits": fits,
+            "verdicts": [{"question": v.question, "fits": v.fits, "said": v.said} for v in verdicts],
+            "note": note,
+            "status": profile.status,
+            "status_note": profile.status_note,
+        }
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        table = Table("question", "answer", "", title=f"{bundle} on {profile.title}")
+        for verdict in verdicts:
+            table.add_row(
+                verdict.question, {True: "fits", False: "DOES NOT FIT", None: "not known"}[verdict.fits], verdict.said
+            )
+        Console().print(table)
+        typer.echo(f"Status of this board: {profile.status}; {profile.status_note}.")
+        if note:
+            typer.echo(f"{note[0].upper()}{note[1:]}.")
+    if not fits:
+        raise typer.Exit(1)
+
+
+def _rows(board: Board) -> list[tuple[str, str, str]]:
+    rows = [
+        ("processor", board.processor, ""),
+        ("runtime", board.runtime, ""),
+        ("status", board.status, board.status_note),
+    ]
+    figures = {
+        "memory": board.memory,
+        "flash": board.flash,
+        "arena limit": board.arena_limit,
+        "model limit": board.model_limit,
+    }
+    for what, figure in figures.items():
+        if figure is not None:
+            note = f" ({figure.note})" if figure.note else ""
+            rows.append((what, format_size(figure.size), f"{figure.source}{note}"))
+    rows.append(("operators", ", ".join(board.operators.names), board.operators.source))
+    rows.append(("links", ", ".join(board.links.kinds), board.links.source))
+    rows.append((f"install ({board.install.method})", board.install.how, board.install.source))
+    rows += [(f"USB {usb.id}", usb.when, usb.source) for usb in board.usb]
+    return rows

@@ -1,0 +1,21 @@
+"""The int8 encoder in LiteRT, as a Linux device runs it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def run(model: bytes, inputs: np.ndarray) -> np.ndarray:
+    """Outputs of LiteRT on one thread: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
+    outputs = []
+    for row in inputs:
+        interpreter.set_tensor(input_index, row[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(output_index)[0].copy())
+    return np.stack(outputs)

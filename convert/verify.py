@@ -1,0 +1,222 @@
+"""What int8 costs: the same held-out gathers through the float encoder and through what was made of it.
+
+The gate is the error of the decoded map. The latents are compared as well, centred: an encoder that
+has collapsed to a constant shows a splendid uncentred ratio and carries nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from boards.graph import Graph
+from convert import litert, tflm
+from convert.errors import ConversionError
+from firmware_py.compand import quantise
+
+# int8 may raise the mean absolute error of the decoded maps by this much (issue 2).
+MAX_MAE_COST_PERCENT = 3.0
+# TFLite-Micro's reference kernels round a few elements otherwise than LiteRT's (DESIGN section 6).
+MAX_RUNTIME_DIFFERENCE_LSB = 1
+DECODE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Samples that training has not seen.
+
+    ``parts (n, n_devices, time, width, sources)`` float32, companded; ``maps (n, n_depth, n_width)``
+    float32 in [-1, 1]; ``families (n,)`` str; ``positions (n_devices, 2)`` float32.
+    """
+
+    parts: np.ndarray
+    maps: np.ndarray
+    families: np.ndarray
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+
+@dataclass(frozen=True)
+class MapError:
+    """Mean absolute error of decoded maps in normalised units (1.0 is half the velocity range)."""
+
+    n: int
+    mae_float: float
+    mae_int8: float
+
+    @property
+    def cost_percent(self) -> float:
+        """How much int8 adds to the error; negative where it happens to help."""
+        return 100.0 * (self.mae_int8 / self.mae_float - 1.0) if self.mae_float > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class RuntimeAgreement:
+    """How far TFLite-Micro's latents are from LiteRT's, in steps of int8."""
+
+    latents: int
+    differing_fraction: float
+    max_difference_lsb: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All that was measured on the held-out samples. ``tflm`` is None where it was not run."""
+
+    sqnr_db: float
+    overall: MapError
+    families: dict[str, MapError]
+    tflm: RuntimeAgreement | None
+    input_at_limit_fraction: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values, for a manifest or ``--json``."""
+        return {
+            "latent_sqnr_db": round(self.sqnr_db, 2),
+            "held_out": self.overall.n,
+            "mae_float": round(self.overall.mae_float, 5),
+            "mae_int8": round(self.overall.mae_int8, 5),
+            "mae_cost_percent": round(self.overall.cost_percent, 3),
+            "families": {
+                name: {**asdict(error), "cost_percent": round(error.cost_percent, 3)}
+                for name, error in self.families.items()
+            },
+            "input_at_limit_fraction": self.input_clipped_fraction,
+            "tflm_against_litert": asdict(self.tflm) if self.tflm else None,
+        }
+
+
+def float_latents(encoder: Any, parts: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Float latents of the Keras encoder: ``(n, time, width, sources)`` -> ``(n, latent)``.
+
+    Raises ``ConversionError`` when they are not finite or hardly vary from one input to the next.
+    """
+    latents = np.concatenate(
+        [np.asarray(encoder(parts[i : i + batch], training=False)) for i in range(0, len(parts), batch)]
+    )
+    if not np.isfinite(latents).all():
+        raise ConversionError(
+            "encoder: expected finite latents, got NaN or infinity; training has diverged, "
+            "take an earlier checkpoint"
+        )
+    peak = float(np.abs(latents).max())
+    variation = float(np.sqrt(np.mean((latents - latents.mean(axis=0)) ** 2)))
+    if variation * 255 < peak or peak == 0.0:
+        raise ConversionError(
+            f"encoder: its latent hardly depends on its input (varies by {variation:.2g} about values up "
+            f"to {peak:.2g}, less than one int8 step); it has collapsed, train again"
+        )
+    return latents
+
+
+def centred_sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
+    """Signal to quantisation noise in dB of ``(n, latent)`` arrays, the mean latent taken off first."""
+    signal = reference - reference.mean(axis=0)
+    noise = approximation - reference
+    return float(10 * np.log10(np.sum(signal**2) / max(float(np.sum(noise**2)), np.finfo(np.float64).tiny)))
+
+
+def verify(
+    encoder: Any,
+    decoder: Any,
+    model: bytes,
+    graph: Graph,
+    held_out: HeldOut,
+    arena_bytes: int | None,
+    tflm_latents: int = 160,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Verification:
+    """Measure ``model`` against ``encoder`` and ``decoder`` (Keras) on ``held_out``.
+
+    TFLite-Micro is run on the first ``tflm_latents`` parts, in an arena of ``arena_bytes``, unless
+    that is None. Raises ``ConversionError`` for a collapsed encoder or a runtime that disagrees by
+    more than one step; the gate on the map's error is ``check_gate``.
+    """
+    n, n_devices = held_out.parts.shape[:2]
+    parts = held_out.parts.reshape(-1, *held_out.parts.shape[2:])
+    input_scale, input_zero = _quantisation(graph.inputs[0])
+    output_scale, output_zero = _quantisation(graph.outputs[0])
+
+    on_step("float encoder")
+    reference = float_latents(encoder, parts)
+    on_step("int8 encoder in LiteRT")
+    codes = quantise(parts, input_scale, input_zero)
+    in_litert = litert.run(model, codes)
+    restored = (in_litert.astype(np.float32) - output_zero) * output_scale
+
+    agreement = None
+    if arena_bytes is not None:
+        on_step("int8 encoder in TFLite-Micro")
+        agreement = _compare(in_litert[:tflm_latents], tflm.run(model, codes[:tflm_latents], arena_bytes))
+        if agreement.max_difference_lsb > MAX_RUNTIME_DIFFERENCE_LSB:
+            raise ConversionError(
+                f"TFLite-Micro and LiteRT differ by up to {agreement.max_difference_lsb} int8 steps, expected "
+                f"at most {MAX_RUNTIME_DIFFERENCE_LSB}; an operator is implemented differently in the two"
+            )
+    on_step("decoded maps")
+    errors = [
+        map_errors(decoder, latents.reshape(n, n_devices, -1), held_out) for latents in (reference, restored)
+    ]
+    everything = np.ones(n, dtype=bool)
+    return Verification(
+        sqnr_db=centred_sqnr_db(reference, restored),
+        overall=_map_error(errors, everything),
+        families={
+            str(name): _map_error(errors, held_out.families == name) for name in np.unique(held_out.families)
+        },
+        tflm=agreement,
+        input_at_limit_fraction=float(np.mean((codes == -128) | (codes == 127))),
+    )
+
+
+def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COST_PERCENT) -> None:
+    """Raise ``ConversionError`` when int8 costs more of the map's error than allowed."""
+    overall = verification.overall
+    if not overall.cost_percent <= max_cost_percent:
+        raise ConversionError(
+            f"int8 raises the error of the decoded map by {overall.cost_percent:.1f} % (MAE "
+            f"{overall.mae_float:.4f} -> {overall.mae_int8:.4f} on {overall.n} held-out samples), allowed are "
+            f"{max_cost_percent:g} %; train longer, train with latent noise, or widen the representative set"
+        )
+
+
+def map_errors(decoder: Any, latents: np.ndarray, held_out: HeldOut) -> np.ndarray:
+    """MAE of each decoded map, ``(n,)``, from ``latents (n, n_devices, latent)`` float32, all heard."""
+    errors = []
+    for start in range(0, len(latents), DECODE_BATCH):
+        batch = latents[start : start + DECODE_BATCH].astype(np.float32)
+        outputs = decoder(
+            {
+                "latents": batch,
+                "positions": np.repeat(held_out.positions[None], len(batch), axis=0),
+                "mask": np.ones(batch.shape[:2], dtype=np.float32),
+            },
+            training=False,
+        )
+        decoded = np.asarray(outputs["velocity"])[..., 0]
+        truth = held_out.maps[start : start + DECODE_BATCH]
+        errors.append(np.abs(decoded - truth).mean(axis=(1, 2)))
+    return np.concatenate(errors)
+
+
+def _map_error(errors: list[np.ndarray], chosen: np.ndarray) -> MapError:
+    in_float, in_int8 = (float(values[chosen].mean()) for values in errors)
+    return MapError(n=int(chosen.sum()), mae_float=in_float, mae_int8=in_int8)
+
+
+def _compare(in_litert: np.ndarray, in_tflm: np.ndarray) -> RuntimeAgreement:
+    difference = np.abs(in_litert.astype(np.int16) - in_tflm.astype(np.int16))
+    return RuntimeAgreement(
+        latents=len(in_litert),
+        differing_fraction=float(np.mean(difference > 0)),
+        max_difference_lsb=int(difference.max()),
+    )
+
+
+def _quantisation(tensor: Any) -> tuple[float, int]:
+    return float(tensor.scale), int(tensor.zero_point)

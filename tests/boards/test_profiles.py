@@ -1,0 +1,92 @@
+import pytest
+
+from boards.profiles import PROFILE_FOLDER, BoardError, board_names, load_board
+
+EXPECTED = {
+    "generic-linux",
+    "raspberry-pi-4",
+    "raspberry-pi-5",
+    "raspberry-pi-zero-2w",
+    "coral-usb-accelerator",
+    "coral-dev-board",
+    "coral-dev-board-micro",
+    "openmv-rt1062",
+    "openmv-h7-plus",
+    "arduino-nicla-vision",
+    "esp32-s3",
+    "corstone-300-ethos-u55",
+}
+
+
+def test_the_promised_boards_are_there():
+    assert set(board_names()) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", board_names())
+def test_each_profile_holds_together(name):
+    board = load_board(name)
+    assert board.arena_limit.size <= board.memory.size
+    if board.flash is not None and board.kind == "linux":
+        assert board.model_limit.size <= board.flash.size
+    # every board must at least take what every released encoder is budgeted for
+    assert board.arena_limit.size >= 192 * 1024
+    assert board.model_limit.size >= 256 * 1024
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Write a copy of a good profile with one replacement; returns a loader of it."""
+
+    def load(old, new):
+        text = (PROFILE_FOLDER / "esp32-s3.toml").read_text()
+        assert old in text
+        (tmp_path / "esp32-s3.toml").write_text(text.replace(old, new, 1))
+        return load_board("esp32-s3", tmp_path)
+
+    return load
+
+
+def test_an_unedited_copy_loads(edited):
+    assert edited("esp32-s3", "esp32-s3").memory.size == 512 * 1024
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('size = "512 KiB"', "size = 512", r"memory\.size: expected a size such as .* got 512"),
+        ('size = "512 KiB"', 'size = "512 kB"', r"memory\.size: expected a size such as .* got '512 kB'"),
+        ('size = "512 KiB"', 'sise = "512 KiB"', r"(unknown entry 'memory\.sise'; known here are size|'memory\.size' is missing)"),
+        ('kind = "micro', 'sort = "x"\nkind = "micro', r"unknown entry 'sort'; known here are name, title"),
+        ('status = "documented"', 'status = "certified"', r"status: .*'run here'.*got 'certified'"),
+        ('"RELU6"', '"GELU"', r"operators\.names: expected operators of the project's list .* got \['GELU'\]"),
+        ('id = "303a:1001"', 'id = "303A:1001"', r"usb\.0\.id: .*got '303A:1001'"),
+        ('kinds = ["wifi"', 'kinds = ["lora"', r"links\.kinds\.0: .*got 'lora'"),
+        ('name = "esp32-s3"', 'name = "esp32"', r"expected name = 'esp32-s3' as the file is called, got 'esp32'"),
+        ('name = "esp32-s3"', "name = esp32", r"expected TOML"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_what_was_expected(edited, old, new, said):
+    with pytest.raises(BoardError, match=said) as caught:
+        edited(old, new)
+    assert "esp32-s3.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_section_is_named(tmp_path):
+    text = (PROFILE_FOLDER / "esp32-s3.toml").read_text()
+    start, end = text.index("[arena_limit]"), text.index("[model_limit]")
+    (tmp_path / "esp32-s3.toml").write_text(text[:start] + text[end:])
+    with pytest.raises(BoardError, match="entry 'arena_limit' is missing; add it"):
+        load_board("esp32-s3", tmp_path)
+
+
+def test_an_unknown_board_is_refused_with_the_closest_name():
+    with pytest.raises(BoardError, match="no board 'raspbery-pi-4'; did you mean 'raspberry-pi-4'"):
+        load_board("raspbery-pi-4")
+
+
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "evil.toml").write_text("")
+    with pytest.raises(BoardError, match="no board"):
+        load_board("../evil", tmp_path / "inner")
