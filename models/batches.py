@@ -1,0 +1,92 @@
+"""Batches of training data, one class a recipe: what EPIC and the centralised baseline are fed.
+
+Both see the same samples with the same mirror augmentation; EPIC also has devices drop out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from firmware_py.compand import Companding
+from models.data import ThinnedSet, device_parts, mirrored
+from physics.openfwi_files import OpenFWIPair
+
+# One sample in three trains with devices missing, so that any subset decodes.
+DROP_OUT_SHARE = 0.33
+
+
+class EpicBatches:
+    """Companded device parts and a mask of devices heard; see ``models.network.build_network``."""
+
+    def __init__(self, data: ThinnedSet, companding: Companding) -> None:
+        self.data = data
+        self.companding = companding
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+        """Augmented batch: mirrored with probability a half, devices dropped out."""
+        gathers, maps = self.data.gathers[indices], self.data.maps[indices]
+        flip = rng.random(len(indices)) < 0.5
+        gathers, maps = gathers.copy(), maps.copy()
+        gathers[flip], maps[flip] = mirrored(gathers[flip], maps[flip])
+        mask = drop_devices(len(indices), self.data.acquisition.n_devices, rng)
+        return self._inputs(gathers, mask), maps[..., None]
+
+    def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
+        """The batch as it is, all devices heard."""
+        mask = np.ones((len(indices), self.data.acquisition.n_devices), np.float32)
+        return self._inputs(self.data.gathers[indices], mask), self.data.maps[indices][..., None]
+
+    def _inputs(self, gathers: np.ndarray, mask: np.ndarray) -> dict:
+        parts = device_parts(gathers, self.data.acquisition, self.companding)
+        return {"parts": parts, "mask": mask}
+
+
+def drop_devices(n: int, n_devices: int, rng: np.random.Generator) -> np.ndarray:
+    """Masks ``(n, n_devices)`` float32: mostly ones; a share of rows lacks 1 .. n_devices - 1 devices."""
+    mask = np.ones((n, n_devices), np.float32)
+    for row in np.flatnonzero(rng.random(n) < DROP_OUT_SHARE):
+        if n_devices > 1:
+            # One missing device is the common case in the field; more get rarer.
+            missing = min(int(rng.geometric(0.5)), n_devices - 1)
+            mask[row, rng.choice(n_devices, missing, replace=False)] = 0.0
+    return mask
+
+
+class InversionNetBatches:
+    """Whole gathers, log-transformed and scaled to [-1, 1] by the training set's range.
+
+    Samples are read from the memory-mapped OpenFWI files batch by batch: raw gathers of a large set
+    do not fit into memory.
+    """
+
+    def __init__(self, pairs: list[OpenFWIPair], data: ThinnedSet, log_range: tuple[float, float]) -> None:
+        self.data = data
+        self.log_range = log_range
+        self._rows = [(pair.gathers(), i) for pair in pairs for i in range(len(pair))]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        gathers, maps = self.plain(indices)
+        flip = rng.random(len(indices)) < 0.5
+        gathers[flip] = gathers[flip][:, :, ::-1, ::-1]
+        maps = maps.copy()
+        maps[flip] = maps[flip][:, :, ::-1]
+        return gathers, maps
+
+    def plain(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gathers = np.stack([np.asarray(self._rows[i][0][self._rows[i][1]]) for i in indices])
+        return log_scaled(gathers, self.log_range), self.data.maps[indices][..., None]
+
+
+def log_scaled(gathers: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
+    """The benchmark's input: ``(n, S, T, R)`` raw -> ``(n, T, R, S)`` in about [-1, 1]."""
+    from physics.normalise import log_transform
+
+    low, high = log_range
+    scaled = 2.0 * (log_transform(gathers.astype(np.float32)) - low) / (high - low) - 1.0
+    return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), dtype=np.float32)

@@ -1,0 +1,113 @@
+"""``epic train`` and ``epic evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.companding import CompandingError
+from models.data import DataError
+from models.training import Budget, TrainingError
+from physics.acquisition import AcquisitionError
+from physics.openfwi_files import OpenFWIFileError
+
+ERRORS: tuple[type[Exception], ...] = (
+    TrainingError,
+    DataError,
+    OpenFWIFileError,
+    AcquisitionError,
+    CompandingError,
+)
+
+app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def limit_threads(threads: int) -> None:
+    """TensorFlow takes its thread count from before its first operation only."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow" and threads:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@app.command()
+def train(
+    kind: Annotated[str, typer.Argument(help="epic, or inversionnet (the centralised baseline).")],
+    data: Annotated[list[Path], typer.Option(help="Folder with OpenFWI files; repeat for more.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
+    minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    batch: int = 32,
+    learning_rate: float = 1.5e-3,
+    latent: Annotated[int, typer.Option(help="Bytes a device sends an event.")] = 128,
+    thin: Annotated[int, typer.Option(help="Samples averaged into one before encoding.")] = 10,
+    seed: int = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network; resumes when OUT holds a checkpoint."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    limit_threads(threads)
+    from models.run import start_run
+
+    budget = Budget(batch=batch, learning_rate=learning_rate, minutes=minutes, epochs=epochs, seed=seed)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        loading = bar.add_task("loading", total=None)
+        training = bar.add_task("training", total=1.0, visible=False)
+
+        def on_load(done: int, total: int) -> None:
+            bar.update(loading, completed=done, total=total, description=f"loading {done}/{total} files")
+
+        def on_progress(share: float, figures: dict) -> None:
+            text = f"epoch {figures['epoch']:.2f}  loss {figures['loss']:.4f}"
+            bar.update(training, completed=share, visible=True, description=text)
+
+        metrics = start_run(
+            kind, data, out, budget, thin=thin, latent=latent, on_progress=on_progress, on_load=on_load
+        )
+    _print_table(metrics["families"], "watched samples (not trained on)", as_json, metrics)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    data: Annotated[list[Path], typer.Option(help="Held-out OpenFWI folder; repeat for more.")],
+    missing: Annotated[list[int] | None, typer.Option(help="A device not heard; repeat for more.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print MAE, RMSE and SSIM of a run on held-out data, family by family."""
+    from models.evaluate import evaluate_run
+
+    table = evaluate_run(run, data, tuple(missing or ()))
+    _print_table(table, f"{run.name} on held-out data", as_json, {"families": table})
+
+
+def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table("family", "samples", "MAE", "MAE m/s", "RMSE", "SSIM", title=title)
+    for family, row in table.items():
+        drawn.add_row(
+            family,
+            str(row["count"]),
+            f"{row['mae']:.4f}",
+            f"{row['mae_mps']:.0f}",
+            f"{row['rmse']:.4f}",
+            f"{row['ssim']:.3f}",
+        )
+    Console().print(drawn)

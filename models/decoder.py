@@ -1,0 +1,140 @@
+"""The fusion decoder as the centre runs it: loaded once, compiled once, int8 latents in, metres per second out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import models.network  # noqa: F401  registers the layers that a saved decoder names
+from models.training import write_json
+from physics.acquisition import Acquisition
+from physics.normalise import denormalise_velocity
+
+
+class DecoderError(ValueError):
+    """A decoder folder is missing, damaged, or does not fit what it is asked to decode."""
+
+
+class Decoder:
+    """Maps from latents.
+
+    ``n_devices``, ``latent``, ``model_hash`` (hex, of the encoder it was trained with), ``acquisition``,
+    ``sha256`` of the weights.
+    """
+
+    def __init__(self, network: keras.Model, description: dict, sha256: str) -> None:
+        self.acquisition = Acquisition.from_dict(description["acquisition"])
+        self.model_hash: str = description["model_hash"]
+        self.sha256 = sha256
+        self.n_devices, self.latent = network.input["latents"].shape[1:]
+        self._scale = np.float32(description["latent_scale"])
+        self._zero_point = np.float32(description["latent_zero_point"])
+        self._positions = self.acquisition.device_positions()[None]
+        self._call = compile_network(network)
+
+    def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one event.
+
+        ``latents_int8 (n_devices, latent)`` int8 (rows of absent devices are ignored), ``present
+        (n_devices,)`` bool. Returns velocity and uncertainty, both float32 ``(1, nz, nx)`` in m/s; the
+        uncertainty is the scale b of a Laplace distribution (its mean absolute error).
+
+        Raises ``DecoderError`` on a wrong shape or type, or when no device was heard.
+        """
+        present = np.asarray(present, dtype=bool)
+        if latents_int8.shape != (self.n_devices, self.latent) or latents_int8.dtype != np.int8:
+            raise DecoderError(
+                f"decode: expected int8 latents {(self.n_devices, self.latent)}, "
+                f"got {latents_int8.dtype} {latents_int8.shape}"
+            )
+        if present.shape != (self.n_devices,) or not present.any():
+            raise DecoderError(
+                f"decode: expected a mask of {self.n_devices} devices with at least one heard, got {present}"
+            )
+        latents = (latents_int8.astype(np.float32) - self._zero_point) * self._scale
+        latents[~present] = 0.0
+        velocity, log_scale = self.decode_float(latents[None], present[None])
+        return velocity[0], log_scale[0]
+
+    def decode_float(self, latents: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As ``decode`` for float latents of a batch: ``(n, n_devices, latent)``, ``(n, n_devices)`` ->
+        velocity and uncertainty ``(n, 1, nz, nx)`` in m/s. Each new batch size compiles once."""
+        positions = np.repeat(self._positions, len(latents), axis=0)
+        drawn = self._call(
+            {
+                "latents": np.asarray(latents, np.float32),
+                "positions": positions,
+                "mask": np.asarray(present, np.float32),
+            }
+        )
+        a = self.acquisition
+        velocity = denormalise_velocity(np.asarray(drawn["velocity"])[..., 0], a)
+        half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
+        scale_mps = np.exp(np.asarray(drawn["log_scale"])[..., 0]) * half_range_mps
+        velocity = np.clip(velocity, a.velocity_min_mps, a.velocity_max_mps)
+        return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
+
+
+def compile_network(network: keras.Model):
+    """``network`` as one compiled function: eager calls cost 30-60 times as much (DESIGN section 6)."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(lambda inputs: network(inputs, training=False))
+    import tensorflow as tf
+
+    return tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=False)
+
+
+def save_decoder(
+    folder: Path, weights: Path, model_hash: str, scale: float, zero_point: int, acquisition: Acquisition
+) -> str:
+    """Write a decoder folder for the encoder ``model_hash``; returns the SHA-256 of its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "decoder.keras.tmp"
+    shutil.copyfile(weights, temporary)
+    os.replace(temporary, folder / "decoder.keras")
+    sha256 = file_sha256(folder / "decoder.keras")
+    write_json(
+        folder / "decoder.json",
+        {
+            "format": "epic-decoder/1",
+            "sha256": sha256,
+            "model_hash": model_hash,
+            "latent_scale": scale,
+            "latent_zero_point": zero_point,
+            "acquisition": acquisition.to_dict(),
+        },
+    )
+    return sha256
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_decoder(folder: Path | str) -> Decoder:
+    """Load and compile the decoder in ``folder``. Raises ``DecoderError``."""
+    folder = Path(folder)
+    weights, about = folder / "decoder.keras", folder / "decoder.json"
+    for path in (weights, about):
+        if not path.exists():
+            raise DecoderError(f"{path}: not found; expected a decoder folder as `epic convert` writes it")
+    try:
+        description = json.loads(about.read_text())
+        expected = description["sha256"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DecoderError(f"{about}: not a decoder description ({error}); convert again") from None
+    found = file_sha256(weights)
+    if found != expected:
+        raise DecoderError(
+            f"{weights}: SHA-256 is {found[:16]}…, {about.name} says {expected[:16]}…; "
+            "the file is damaged or from another model: copy the whole folder again"
+        )
+    return Decoder(keras.models.load_model(weights, compile=False), description, found)

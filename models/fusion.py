@@ -1,0 +1,169 @@
+"""The fusion decoder: latents of whatever devices were heard -> velocity map and its uncertainty.
+
+Each latent becomes a few tokens that know where the device's receivers stand; tokens attend to each
+other; queries placed at map positions (x, z) attend to the tokens with multi-head cross-attention
+(EPIC, arXiv 2603.09032, section 4); a light head draws the map. A key mask hides absent devices, so any
+non-empty subset decodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder. ``n_depth`` and ``n_width`` must be multiples of ``patch``."""
+
+    n_devices: int
+    latent: int
+    n_depth: int
+    n_width: int
+    patch: int = 5
+    width: int = 96
+    heads: int = 4
+    tokens_per_device: int = 4
+    self_layers: int = 2
+    cross_layers: int = 2
+    refine_layers: int = 2
+    pixel_channels: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("n_depth", "n_width"):
+            if getattr(self, name) % self.patch:
+                raise ValueError(
+                    f"decoder: expected {name} to be a multiple of patch={self.patch}, "
+                    f"got {getattr(self, name)}; choose another patch"
+                )
+
+
+def fourier_features(values: np.ndarray, n_frequencies: int = 6) -> np.ndarray:
+    """Sines and cosines of positions in 0..1: ``(..., d)`` -> ``(..., d * 2 * n_frequencies)``."""
+    angles = np.asarray(values, dtype=np.float32)[..., None] * (np.pi * 2.0 ** np.arange(n_frequencies))
+    features = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    return features.reshape(*features.shape[:-2], -1).astype(np.float32)
+
+
+@keras.saving.register_keras_serializable("epic")
+class PositionFeatures(layers.Layer):
+    """``fourier_features`` inside a network: ``(batch, n, d)`` -> ``(batch, n, d * 2 * n_frequencies)``."""
+
+    def __init__(self, n_frequencies: int = 6, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.n_frequencies = n_frequencies
+
+    def call(self, positions):
+        scale = ops.convert_to_tensor(np.pi * 2.0 ** np.arange(self.n_frequencies), "float32")
+        angles = ops.expand_dims(positions, -1) * scale
+        features = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        n, d = positions.shape[1:]
+        return ops.reshape(features, (-1, n, d * 2 * self.n_frequencies))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "n_frequencies": self.n_frequencies}
+
+
+@keras.saving.register_keras_serializable("epic")
+class MapQueries(layers.Layer):
+    """One query per patch of the map, from its place: any ``(batch, ...)`` -> ``(batch, rows * cols, width)``."""
+
+    def __init__(self, rows: int, cols: int, width: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.cols, self.width = rows, cols, width
+        self.project = layers.Dense(width, name="project")
+
+    def build(self, input_shape) -> None:
+        z, x = np.meshgrid(
+            (np.arange(self.rows) + 0.5) / self.rows, (np.arange(self.cols) + 0.5) / self.cols, indexing="ij"
+        )
+        self.features = fourier_features(np.stack([x, z], -1).reshape(-1, 2))
+        self.project.build((None, self.features.shape[-1]))
+        self.table = self.add_weight(
+            shape=(self.rows * self.cols, self.width), initializer="random_normal", name="table"
+        )
+
+    def call(self, like):
+        queries = self.project(ops.convert_to_tensor(self.features)) + self.table
+        return ops.broadcast_to(queries[None], (ops.shape(like)[0], self.rows * self.cols, self.width))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rows": self.rows, "cols": self.cols, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("epic")
+class PixelShuffle(layers.Layer):
+    """``(batch, rows, cols, c * patch^2)`` -> ``(batch, rows * patch, cols * patch, c)``."""
+
+    def __init__(self, patch: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.patch = patch
+
+    def call(self, x):
+        rows, cols, channels = x.shape[1:]
+        p = self.patch
+        x = ops.reshape(x, (-1, rows, cols, p, p, channels // p**2))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (-1, rows * p, cols * p, channels // p**2))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "patch": self.patch}
+
+
+def _attend(x, memory, mask, heads: int, name: str):
+    """Pre-norm attention of ``x (b, n, d)`` to ``memory (b, m, d)``; ``mask (b, 1, m)`` hides keys."""
+    width = x.shape[-1]
+    queries = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_norm")(x)
+    keys = queries if memory is None else memory
+    x = x + layers.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(
+        queries, keys, attention_mask=mask
+    )
+    y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_mlp_norm")(x)
+    y = layers.Dense(2 * width, activation="relu", name=f"{name}_mlp_up")(y)
+    return x + layers.Dense(width, name=f"{name}_mlp_down")(y)
+
+
+def build_decoder(config: DecoderConfig) -> keras.Model:
+    """Keras model of the fusion.
+
+    Inputs: ``latents (batch, n_devices, latent)`` float, ``positions (batch, n_devices, 2)`` as
+    ``Acquisition.device_positions``, ``mask (batch, n_devices)`` 1 where heard. Outputs: ``velocity``
+    and ``log_scale``, both ``(batch, n_depth, n_width, 1)``: the normalised map in about [-1, 1] and the
+    natural log of the Laplace scale of its error.
+    """
+    n, k, width = config.n_devices, config.tokens_per_device, config.width
+    latents = keras.Input((n, config.latent), name="latents")
+    positions = keras.Input((n, 2), name="positions")
+    mask = keras.Input((n,), name="mask")
+
+    tokens = layers.Dense(k * width, name="tokens")(latents)
+    place = layers.Dense(k * width, name="place")(PositionFeatures(name="place_features")(positions))
+    tokens = layers.Reshape((n * k, width), name="split")(tokens + place)
+    heard = ops.repeat(mask, k, axis=1)[:, None, :]
+    for i in range(config.self_layers):
+        tokens = _attend(tokens, None, heard, config.heads, f"self{i}")
+    tokens = layers.LayerNormalization(epsilon=1e-5, name="tokens_norm")(tokens)
+
+    rows, cols = config.n_depth // config.patch, config.n_width // config.patch
+    x = MapQueries(rows, cols, width, name="queries")(tokens)
+    for i in range(config.cross_layers):
+        x = _attend(x, tokens, heard, config.heads, f"cross{i}")
+    x = layers.Reshape((rows, cols, width), name="grid")(x)
+    for i in range(config.refine_layers):
+        y = layers.LayerNormalization(epsilon=1e-5, name=f"refine{i}_norm")(x)
+        y = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"refine{i}")(y)
+        x = x + layers.Conv2D(width, 1, name=f"refine{i}_mix")(y)
+    x = layers.Conv2D(config.pixel_channels * config.patch**2, 1, activation="relu", name="expand")(x)
+    x = PixelShuffle(config.patch, name="shuffle")(x)
+    x = layers.Conv2D(2 * config.pixel_channels, 3, padding="same", activation="relu", name="pixels")(x)
+    out = layers.Conv2D(2, 3, padding="same", name="out")(x)
+    velocity = layers.Identity(name="velocity")(out[..., :1])
+    log_scale = layers.Identity(name="log_scale")(out[..., 1:])
+    return keras.Model(
+        {"latents": latents, "positions": positions, "mask": mask},
+        {"velocity": velocity, "log_scale": log_scale},
+        name="fusion_decoder",
+    )

@@ -1,0 +1,70 @@
+"""The whole EPIC network as one trainable model: shared encoder on every device, then the fusion."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from models.encoder import EncoderConfig, build_encoder
+from models.fusion import DecoderConfig, build_decoder
+from physics.acquisition import Acquisition
+
+
+def build_network(
+    acquisition: Acquisition, encoder: EncoderConfig, decoder: DecoderConfig
+) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """``(network, device encoder, fusion decoder)`` that share their weights.
+
+    The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch,
+    n_devices)`` and returns ``(batch, nz, nx, 2)``: normalised velocity and log scale.
+    """
+    encode = build_encoder(encoder)
+    decode = build_decoder(decoder)
+    n = acquisition.n_devices
+    part_shape = (encoder.n_time, encoder.n_receivers, encoder.n_sources)
+    parts = keras.Input((n, *part_shape), name="parts")
+    mask = keras.Input((n,), name="mask")
+    latents = ops.reshape(encode(ops.reshape(parts, (-1, *part_shape))), (-1, n, encoder.latent))
+    places = DevicePositions(acquisition.device_positions().tolist(), name="places")(mask)
+    drawn = decode({"latents": latents, "positions": places, "mask": mask})
+    both = ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1)
+    return keras.Model({"parts": parts, "mask": mask}, both, name="epic"), encode, decode
+
+
+@keras.saving.register_keras_serializable("epic")
+class DevicePositions(layers.Layer):
+    """The survey's device positions for every sample of a batch: ``(batch, n)`` -> ``(batch, n, 2)``."""
+
+    def __init__(self, positions: list[list[float]], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.positions = positions
+
+    def call(self, like):
+        table = ops.convert_to_tensor(self.positions, "float32")
+        return ops.broadcast_to(table[None], (ops.shape(like)[0], *table.shape))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "positions": self.positions}
+
+
+# Weight of the uncertainty's likelihood beside the map's L1: small, so that it does not steer the map.
+UNCERTAINTY_WEIGHT = 0.05
+
+
+@keras.saving.register_keras_serializable("epic")
+def map_loss(truth, drawn):
+    """L1 of the map plus the Laplace likelihood of its residual under the predicted scale.
+
+    ``truth (batch, nz, nx, 1)``, ``drawn (batch, nz, nx, 2)``. The residual is held constant in the
+    likelihood, so the scale learns from the map's errors without trading them for a larger scale.
+    """
+    residual = ops.abs(truth - drawn[..., :1])
+    log_scale = ops.clip(drawn[..., 1:], -7.0, 2.0)
+    likelihood = ops.stop_gradient(residual) * ops.exp(-log_scale) + log_scale
+    return ops.mean(residual) + UNCERTAINTY_WEIGHT * ops.mean(likelihood)
+
+
+@keras.saving.register_keras_serializable("epic")
+def map_mae(truth, drawn):
+    """Normalised MAE of the map (1 is 1500 m/s)."""
+    return ops.mean(ops.abs(truth - drawn[..., :1]))

@@ -1,0 +1,193 @@
+"""Training with a clock: progress, checkpoints that survive a kill, curves, metrics.
+
+The learning rate follows the share of the budget spent (minutes or epochs): a short warm-up, then a
+cosine to zero, so a run of any length ends annealed. A run folder holds ``config.json``,
+``history.jsonl``, ``curves.png``, ``checkpoint/`` and, when finished, the networks and ``metrics.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+WARM_UP_SHARE = 0.02
+CHECKPOINT_INTERVAL_S = 120.0
+
+
+class TrainingError(ValueError):
+    """A training run cannot start or go on."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given."""
+
+    batch: int = 32
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-3
+    minutes: float | None = None
+    epochs: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.epochs is None):
+            raise TrainingError("budget: expected either --minutes or --epochs; give one of them")
+        if (self.minutes or self.epochs or 0) <= 0 or self.batch < 1:
+            raise TrainingError("budget: expected a positive duration and batch")
+
+
+def learning_rate_at(share: float, peak: float) -> float:
+    """Learning rate when ``share`` (0..1) of the budget is spent."""
+    if share < WARM_UP_SHARE:
+        return peak * (0.05 + 0.95 * share / WARM_UP_SHARE)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (share - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` so that the file is either the old one or the new one, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2))
+    os.replace(temporary, path)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in the checkpoint."""
+
+    step: int = 0
+    epoch: float = 0.0
+    elapsed_s: float = 0.0
+
+
+def train(
+    network: keras.Model,
+    batches: Any,
+    validation: np.ndarray,
+    training: np.ndarray,
+    budget: Budget,
+    run: Path,
+    on_progress: Callable[[float, dict], None] = lambda share, figures: None,
+) -> Progress:
+    """Train a compiled ``network`` until the budget is spent; resumes from ``run/checkpoint``.
+
+    ``batches`` has ``training(indices, rng)`` and ``plain(indices)``; ``training`` and ``validation``
+    are indices into it. ``on_progress(share, figures)`` is called about once a second.
+
+    Raises ``TrainingError`` when the loss stops being finite.
+    """
+    progress = _resume(network, run)
+    rng = np.random.default_rng([budget.seed, progress.step])
+    order: np.ndarray = np.array([], dtype=int)
+    recent: list[float] = []
+    last_save = last_report = started = time.monotonic()
+    before = progress.elapsed_s
+    while (share := _share(progress, budget)) < 1.0:
+        if len(order) < budget.batch:
+            order = np.concatenate([order, rng.permutation(training)])
+        indices, order = order[: budget.batch], order[budget.batch :]
+        network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
+        figures = network.train_on_batch(*batches.training(indices, rng), return_dict=True)
+        loss = float(figures["loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
+                f"start again, or resume from the last checkpoint in {run}"
+            )
+        recent.append(loss)
+        network.reset_metrics()
+        progress.step += 1
+        progress.epoch += len(indices) / max(len(training), 1)
+        now = time.monotonic()
+        progress.elapsed_s = before + (now - started)
+        if now - last_report > 1.0:
+            on_progress(_share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch})
+            last_report = now
+        if now - last_save > CHECKPOINT_INTERVAL_S:
+            _report(network, batches, validation, recent, progress, budget, run)
+            _save(network, run, progress)
+            recent, last_save = [], time.monotonic()
+    _report(network, batches, validation, recent, progress, budget, run)
+    _save(network, run, progress)
+    return progress
+
+
+def _share(progress: Progress, budget: Budget) -> float:
+    if budget.minutes is not None:
+        return progress.elapsed_s / (60.0 * budget.minutes)
+    return progress.epoch / (budget.epochs or 1.0)
+
+
+def predict(network: keras.Model, batches: Any, indices: np.ndarray, batch: int = 50) -> np.ndarray:
+    """Network output for ``indices``, ``(len(indices), nz, nx, channels)``; compiled once."""
+    return np.concatenate(
+        [
+            np.asarray(network.predict_on_batch(batches.plain(indices[i : i + batch])[0]))
+            for i in range(0, len(indices), batch)
+        ]
+    )
+
+
+def _report(
+    network: keras.Model,
+    batches: Any,
+    validation: np.ndarray,
+    recent: list[float],
+    progress: Progress,
+    budget: Budget,
+    run: Path,
+) -> None:
+    row: dict[str, Any] = {
+        "step": progress.step,
+        "epoch": round(progress.epoch, 3),
+        "elapsed_s": round(progress.elapsed_s, 1),
+        "learning_rate": learning_rate_at(_share(progress, budget), budget.learning_rate),
+        "loss": float(np.mean(recent)) if recent else None,
+    }
+    if len(validation):
+        drawn = predict(network, batches, validation)[..., 0]
+        row["validation_mae"] = float(np.abs(drawn - batches.data.maps[validation]).mean())
+    with (run / "history.jsonl").open("a") as history:
+        history.write(json.dumps(row) + "\n")
+
+
+def _save(network: keras.Model, run: Path, progress: Progress) -> None:
+    """Weights, optimiser and progress as one folder that is replaced whole."""
+    folder, fresh, old = run / "checkpoint", run / "checkpoint.new", run / "checkpoint.old"
+    fresh.mkdir(exist_ok=True)
+    network.save(fresh / "network.keras")
+    write_json(fresh / "progress.json", vars(progress))
+    for stale in (old,):
+        _remove(stale)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def _resume(network: keras.Model, run: Path) -> Progress:
+    # A kill between the two renames of _save leaves the whole checkpoint under its old name.
+    for folder in (run / "checkpoint", run / "checkpoint.old"):
+        if (folder / "progress.json").exists():
+            saved = keras.models.load_model(folder / "network.keras")
+            network.set_weights(saved.get_weights())
+            network.optimizer.build(network.trainable_variables)
+            for mine, theirs in zip(network.optimizer.variables, saved.optimizer.variables, strict=True):
+                mine.assign(theirs)
+            return Progress(**json.loads((folder / "progress.json").read_text()))
+    return Progress()

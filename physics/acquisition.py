@@ -1,0 +1,154 @@
+"""The survey as a value: grid, clock, wavelet, where sources and receivers stand, who records what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+
+class AcquisitionError(ValueError):
+    """A survey description contradicts itself."""
+
+
+def _split_evenly(n_receivers: int, n_devices: int) -> tuple[tuple[int, ...], ...]:
+    """Contiguous groups whose sizes differ by at most one."""
+    parts = np.array_split(np.arange(n_receivers), n_devices)
+    return tuple(tuple(int(i) for i in part) for part in parts)
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """Geometry and clock of a 2-D surface survey.
+
+    Cells are 0-based; the map is ``(n_depth, n_width)`` cells of ``dx_m``. A gather is
+    ``(n_sources, n_time, n_receivers)``; a map ``(1, n_depth, n_width)`` in m/s, as in OpenFWI
+    (Deng et al., NeurIPS 2022, Datasets and Benchmarks). ``device_receivers[d]`` lists the
+    receiver indices (into ``receiver_cells``) that device ``d`` records; the groups may differ
+    in size, and together they hold every receiver exactly once.
+    """
+
+    n_depth: int
+    n_width: int
+    dx_m: float
+    dt_s: float
+    n_time: int
+    peak_frequency_hz: float
+    source_cells: tuple[int, ...]
+    receiver_cells: tuple[int, ...]
+    source_row: int
+    receiver_row: int
+    device_receivers: tuple[tuple[int, ...], ...]
+    velocity_min_mps: float = 1500.0
+    velocity_max_mps: float = 4500.0
+
+    def __post_init__(self) -> None:
+        for name in ("source_cells", "receiver_cells"):
+            cells = getattr(self, name)
+            if not cells or min(cells) < 0 or max(cells) >= self.n_width:
+                raise AcquisitionError(
+                    f"{name}: expected cells within 0..{self.n_width - 1}, got {cells or 'none'}"
+                )
+        for name in ("source_row", "receiver_row"):
+            if not 0 <= getattr(self, name) < self.n_depth:
+                raise AcquisitionError(
+                    f"{name}: expected a row within 0..{self.n_depth - 1}, got {getattr(self, name)}"
+                )
+        held = sorted(i for group in self.device_receivers for i in group)
+        if held != list(range(len(self.receiver_cells))):
+            raise AcquisitionError(
+                f"device_receivers: expected every receiver 0..{len(self.receiver_cells) - 1} "
+                f"exactly once, got {len(held)} entries in {len(self.device_receivers)} groups"
+            )
+        if any(len(group) == 0 for group in self.device_receivers):
+            raise AcquisitionError("device_receivers: a device without receivers records nothing")
+
+    @classmethod
+    def openfwi(cls, n_devices: int = 5, n_width: int = 70) -> Acquisition:
+        """The benchmark's survey: 70x70 cells of 10 m, 5 shots, 70 receivers, 1 s at 1 ms."""
+        return cls(
+            n_depth=70,
+            n_width=n_width,
+            dx_m=10.0,
+            dt_s=1e-3,
+            n_time=1000,
+            peak_frequency_hz=15.0,
+            source_cells=tuple(int(i) for i in np.round(np.linspace(0, n_width - 1, 5))),
+            receiver_cells=tuple(range(n_width)),
+            source_row=1,
+            receiver_row=1,
+            device_receivers=_split_evenly(n_width, n_devices),
+        )
+
+    @property
+    def n_sources(self) -> int:
+        return len(self.source_cells)
+
+    @property
+    def n_receivers(self) -> int:
+        return len(self.receiver_cells)
+
+    @property
+    def n_devices(self) -> int:
+        return len(self.device_receivers)
+
+    @property
+    def max_device_receivers(self) -> int:
+        """Receivers of the largest device: the width of the encoder's input."""
+        return max(len(group) for group in self.device_receivers)
+
+    @property
+    def gather_shape(self) -> tuple[int, int, int]:
+        """``(n_sources, n_time, n_receivers)``."""
+        return (self.n_sources, self.n_time, self.n_receivers)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """``(1, n_depth, n_width)``."""
+        return (1, self.n_depth, self.n_width)
+
+    def device_positions(self) -> np.ndarray:
+        """Where each device stands on the line: ``(n_devices, 2)`` float32.
+
+        Column 0 is the centre of the device's receivers, column 1 half of their extent, both as
+        fractions of the map's width (0 = left edge, 1 = right edge).
+        """
+        width_cells = max(self.n_width - 1, 1)
+        rows = []
+        for group in self.device_receivers:
+            cells = np.array([self.receiver_cells[i] for i in group], dtype=np.float64)
+            rows.append(
+                [
+                    (cells.max() + cells.min()) / 2 / width_cells,
+                    (cells.max() - cells.min()) / 2 / width_cells,
+                ]
+            )
+        return np.array(rows, dtype=np.float32)
+
+    def to_dict(self) -> dict:
+        """Plain JSON-ready values; ``from_dict`` is the inverse."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Acquisition:
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise AcquisitionError(f"acquisition: unknown entries {unknown}; known are {sorted(known)}")
+        plain = dict(values)
+        for name in ("source_cells", "receiver_cells"):
+            plain[name] = tuple(int(v) for v in plain[name])
+        plain["device_receivers"] = tuple(_ints(group) for group in plain["device_receivers"])
+        return cls(**plain)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of the survey."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _ints(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(v) for v in values)

@@ -1,0 +1,208 @@
+"""Data sets in OpenFWI's layout, generated in parallel, resumable and reproducible.
+
+The unit of work is a chunk of a few samples: a worker draws its maps, models its gathers and leaves
+both as finished files in ``.parts/``; a file of the set is assembled once all its chunks are there. A
+run that was killed goes on where it stopped, and since a map depends on (family, seed, index) alone,
+the files are the same whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from physics.acquisition import Acquisition
+from physics.families import check_family, generate_map
+from physics.openfwi_files import create_array, family_file_names, family_folder
+
+CHUNK_SAMPLES = 20
+FILE_SAMPLES = 500
+
+
+class DatasetError(ValueError):
+    """A data set cannot be generated or continued as asked."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """``count`` samples from ``first`` of one family, for file ``file_index``."""
+
+    family: str
+    file_index: int
+    first: int
+    count: int
+    parts: str
+    seed: int
+    engine: str
+    acquisition: Acquisition
+
+    def path(self, what: str) -> Path:
+        return Path(self.parts) / f"{self.family}-{self.first:06d}-{self.count}-{what}.npy"
+
+
+def generate_dataset(
+    families: list[str],
+    count: int,
+    seed: int,
+    engine: str,
+    out: Path,
+    acquisition: Acquisition,
+    workers: int = 1,
+    first: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Write ``count`` samples of each family under ``out`` and return the gather files.
+
+    Samples ``first .. first + count - 1`` of each family's sequence for ``seed`` are written, 500 a
+    file as in OpenFWI; ``manifest.json`` records engine, versions, seed and survey. Calling again with
+    the same arguments completes an interrupted run; other arguments on the same folder raise
+    ``DatasetError``. ``on_progress(done_samples, total_samples)`` is called after each chunk.
+    """
+    if count < 1 or workers < 1 or first < 0:
+        raise DatasetError(
+            f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}"
+        )
+    names = [check_family(family) for family in families]
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, names, count, seed, engine, first, acquisition)
+    parts = out / ".parts"
+    parts.mkdir(exist_ok=True)
+
+    chunks = [
+        chunk
+        for name in names
+        for chunk in _chunks(name, count, first, str(parts), seed, engine, acquisition)
+        if not _gather_path(out, name, chunk.file_index).exists()
+    ]
+    total = count * len(names)
+    done = total - sum(chunk.count for chunk in chunks)
+    on_progress(done, total)
+    for finished in _run(chunks, workers):
+        done += finished.count
+        on_progress(done, total)
+        siblings = [c for c in chunks if (c.family, c.file_index) == (finished.family, finished.file_index)]
+        if all(c.path("map").exists() for c in siblings):
+            _assemble(out, siblings)
+    shutil.rmtree(parts)
+    n_files = -(-count // FILE_SAMPLES)
+    return [_gather_path(out, name, index) for name in names for index in range(n_files)]
+
+
+def _claim(
+    out: Path, names: list[str], count: int, seed: int, engine: str, first: int, acquisition: Acquisition
+) -> None:
+    """Write the manifest, or check that the one there asks for the same data."""
+    wanted = {
+        "format": "epic-dataset/1",
+        "families": names,
+        "count": count,
+        "first": first,
+        "seed": seed,
+        "engine": engine,
+        "acquisition": acquisition.to_dict(),
+    }
+    path = out / "manifest.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = [key for key in wanted if found.get(key) != wanted[key]]
+        if differing:
+            raise DatasetError(
+                f"{out}: holds another data set ({', '.join(differing)} differ); choose an empty folder"
+            )
+        return
+    wanted["versions"] = {
+        name: metadata.version(name)
+        for name in ("numpy", "deepwave" if engine == "deepwave" else "keras")
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(wanted, indent=2))
+    os.replace(temporary, path)
+
+
+def _chunks(
+    family: str, count: int, first: int, parts: str, seed: int, engine: str, acquisition: Acquisition
+) -> Iterator[_Chunk]:
+    for start in range(0, count, FILE_SAMPLES):
+        stop = min(start + FILE_SAMPLES, count)
+        for begin in range(start, stop, CHUNK_SAMPLES):
+            yield _Chunk(
+                family=family,
+                file_index=start // FILE_SAMPLES,
+                first=first + begin,
+                count=min(CHUNK_SAMPLES, stop - begin),
+                parts=parts,
+                seed=seed,
+                engine=engine,
+                acquisition=acquisition,
+            )
+
+
+def _gather_path(out: Path, family: str, file_index: int) -> Path:
+    return out / family_folder(family) / family_file_names(family, file_index)[0]
+
+
+def _run(chunks: list[_Chunk], workers: int) -> Iterator[_Chunk]:
+    pending = [chunk for chunk in chunks if not chunk.path("map").exists()]
+    yield from (chunk for chunk in chunks if chunk.path("map").exists())
+    if workers == 1:
+        yield from map(_work, pending)
+        return
+    # Spawned, not forked: torch and TensorFlow hold threads that a fork would copy half-alive.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, initializer=_one_thread) as pool:
+        yield from pool.imap_unordered(_work, pending)
+
+
+def _one_thread() -> None:
+    """Two OpenMP threads under contention were up to 75 times slower than one (DESIGN section 3)."""
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[name] = "1"
+
+
+def _work(chunk: _Chunk) -> _Chunk:
+    from physics.modelling import model_gathers
+
+    maps = np.stack(
+        [
+            generate_map(chunk.family, chunk.seed, index, chunk.acquisition)
+            for index in range(chunk.first, chunk.first + chunk.count)
+        ]
+    )
+    gathers = model_gathers(maps, chunk.acquisition, engine=chunk.engine)
+    # The map comes last: its presence says that the chunk is whole.
+    for what, array in (("gather", gathers), ("map", maps)):
+        path = chunk.path(what)
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, array)
+        os.replace(temporary, path)
+    return chunk
+
+
+def _assemble(out: Path, chunks: list[_Chunk]) -> None:
+    """Join the chunks of one file, gathers last: a gather file present means a complete pair."""
+    chunks = sorted(chunks, key=lambda chunk: chunk.first)
+    folder = out / family_folder(chunks[0].family)
+    folder.mkdir(exist_ok=True)
+    gather_name, map_name = family_file_names(chunks[0].family, chunks[0].file_index)
+    count = sum(chunk.count for chunk in chunks)
+    acquisition = chunks[0].acquisition
+    for what, name, shape in (
+        ("map", map_name, acquisition.map_shape),
+        ("gather", gather_name, acquisition.gather_shape),
+    ):
+        with create_array(folder / name, (count, *shape)) as array:
+            row = 0
+            for chunk in chunks:
+                array[row : row + chunk.count] = np.load(chunk.path(what), mmap_mode="r")
+                row += chunk.count
+    for chunk in chunks:
+        for what in ("map", "gather"):
+            chunk.path(what).unlink()

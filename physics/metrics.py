@@ -1,0 +1,68 @@
+"""The benchmark's metrics: MAE, RMSE and SSIM on maps scaled to [-1, 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_WINDOW = 11
+_SIGMA = 1.5
+_C1, _C2 = 1e-4, 9e-4
+
+
+class MetricError(ValueError):
+    """Maps that cannot be compared."""
+
+
+def _check(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if predicted.shape != true.shape or predicted.ndim < 2:
+        raise MetricError(
+            f"metrics: expected two stacks of maps of one shape, got {predicted.shape} and {true.shape}"
+        )
+    return predicted, true
+
+
+def mae(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Mean absolute error of maps ``(..., nz, nx)``, in their own unit."""
+    predicted, true = _check(predicted, true)
+    return float(np.abs(predicted - true).mean())
+
+
+def rmse(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Root of the mean squared error of maps ``(..., nz, nx)``, in their own unit."""
+    predicted, true = _check(predicted, true)
+    return float(np.sqrt(np.square(predicted - true).mean()))
+
+
+def ssim(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Mean structural similarity of normalised maps ``(..., nz, nx)`` in [-1, 1].
+
+    As OpenFWI computes it: on x / 2 + 0.5, an 11 x 11 Gaussian window of sigma 1.5, zero padding,
+    C1 = 1e-4, C2 = 9e-4 (Wang et al., IEEE Trans. Image Process. 2004, for a range of 1).
+    """
+    predicted, true = _check(predicted, true)
+    x, y = predicted / 2 + 0.5, true / 2 + 0.5
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x = _blur(x * x) - mean_x**2
+    var_y = _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    similarity = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
+        (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
+    )
+    return float(similarity.mean())
+
+
+def _blur(images: np.ndarray) -> np.ndarray:
+    """Separable Gaussian over the last two axes, zeros outside."""
+    half = _WINDOW // 2
+    kernel = np.exp(-((np.arange(_WINDOW) - half) ** 2) / (2 * _SIGMA**2))
+    kernel /= kernel.sum()
+    for axis in (-2, -1):
+        pad = [(0, 0)] * images.ndim
+        pad[axis] = (half, half)
+        padded = np.pad(images, pad)
+        n = images.shape[axis]
+        images = sum(
+            weight * np.take(padded, range(i, i + n), axis=axis) for i, weight in enumerate(kernel)
+        )
+    return images

@@ -1,0 +1,46 @@
+"""Forward modelling behind one function: from maps of velocity to what the receivers record."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from physics.acquisition import Acquisition
+
+ENGINES = ("openfwi", "deepwave")
+
+
+class ModellingError(ValueError):
+    """Maps that cannot be modelled, or an engine that is not there."""
+
+
+def model_gathers(
+    velocity_mps: np.ndarray, acquisition: Acquisition, engine: str = "openfwi"
+) -> np.ndarray:
+    """Gathers of constant-density acoustic maps.
+
+    ``velocity_mps (n, 1, nz, nx)`` in m/s -> float32 ``(n, S, T, R)``. ``engine`` "openfwi" is the
+    benchmark's own finite-difference scheme, "deepwave" (extra ``physics``) is faster and differs from it
+    by the absorbing edge.
+
+    Raises ``ModellingError``.
+    """
+    velocity_mps = np.asarray(velocity_mps)
+    if velocity_mps.ndim != 4 or velocity_mps.shape[1:] != acquisition.map_shape:
+        raise ModellingError(
+            f"modelling: expected maps (n, {', '.join(map(str, acquisition.map_shape))}), "
+            f"got {velocity_mps.shape}"
+        )
+    if not np.isfinite(velocity_mps).all() or velocity_mps.min() <= 0:
+        raise ModellingError("modelling: expected finite, positive velocities in m/s")
+    if engine == "deepwave":
+        try:
+            from physics import engine_deepwave as chosen
+        except ImportError:
+            raise ModellingError(
+                "modelling: engine deepwave is not installed; pip install 'epic-fwi[physics]'"
+            ) from None
+    elif engine == "openfwi":
+        from physics import engine_openfwi as chosen  # type: ignore[no-redef]
+    else:
+        raise ModellingError(f"modelling: expected engine {' or '.join(ENGINES)}, got {engine!r}")
+    return chosen.model(velocity_mps[:, 0], acquisition)

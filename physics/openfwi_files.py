@@ -1,0 +1,163 @@
+"""OpenFWI's files: names, shapes, pairing, memory-mapped reading, atomic writing.
+
+A data set is a folder per family (``FlatVel_A``); a file holds up to 500 samples. Vel and Style:
+``data{i}.npy`` with ``model{i}.npy`` (from 1). Fault: ``seis{a}_1_{k}.npy`` with ``vel{a}_1_{k}.npy`` (k
+from 0), a = 2, 3, 4 for the A and 6, 7, 8 for the B families; files written here use the first of
+the three. Gathers are float32 ``(n, sources, time, receivers)``, maps ``(n, 1, depth, width)`` in m/s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from physics.acquisition import Acquisition
+from physics.families import FAMILIES, check_family
+
+_GATHER_NAMES = (
+    (re.compile(r"^data(\d+)\.npy$"), "model{}.npy"),
+    (re.compile(r"^seis(\d+_1_\d+)\.npy$"), "vel{}.npy"),
+)
+
+
+class OpenFWIFileError(ValueError):
+    """A file is missing, damaged, or not in the benchmark's layout."""
+
+
+def family_folder(family: str) -> str:
+    """The benchmark's folder name: ``flatvel_a`` -> ``FlatVel_A``."""
+    kind, variant = check_family(family).rsplit("_", 1)
+    for suffix in ("vel", "fault"):
+        if kind.endswith(suffix):
+            kind = kind.removesuffix(suffix).capitalize() + suffix
+    return f"{kind[0].upper()}{kind[1:]}".replace("vel", "Vel").replace("fault", "Fault") + f"_{variant.upper()}"
+
+
+def family_file_names(family: str, index: int) -> tuple[str, str]:
+    """Names of the ``index``-th (from 0) gather and map file of a family."""
+    kind, variant = check_family(family).rsplit("_", 1)
+    if kind.endswith("fault"):
+        a = 2 if variant == "a" else 6
+        return f"seis{a}_1_{index}.npy", f"vel{a}_1_{index}.npy"
+    return f"data{index + 1}.npy", f"model{index + 1}.npy"
+
+
+def map_path_of(gather_path: Path) -> Path | None:
+    """Where the map file of a gather file stands by the benchmark's names; None for other names."""
+    for pattern, map_name in _GATHER_NAMES:
+        if match := pattern.match(gather_path.name):
+            return gather_path.with_name(map_name.format(match.group(1)))
+    return None
+
+
+@dataclass(frozen=True)
+class OpenFWIPair:
+    """A gather file with its map file (None where there is no map)."""
+
+    gather_path: Path
+    map_path: Path | None
+    family: str
+    acquisition: Acquisition
+
+    def gathers(self) -> np.ndarray:
+        """``(n, S, T, R)``, memory-mapped."""
+        return open_gathers(self.gather_path, self.acquisition)
+
+    def maps(self) -> np.ndarray:
+        """``(n, 1, nz, nx)`` m/s, memory-mapped. Raises ``OpenFWIFileError``."""
+        if self.map_path is None:
+            raise OpenFWIFileError(f"{self.gather_path}: has no map file beside it")
+        maps = _open(self.map_path, self.acquisition.map_shape, "maps")
+        n = len(self.gathers())
+        if len(maps) != n:
+            raise OpenFWIFileError(
+                f"{self.map_path}: expected {n} maps, one for each gather of {self.gather_path.name}, "
+                f"got {len(maps)}; take the files of one download together"
+            )
+        return maps
+
+    def __len__(self) -> int:
+        return len(self.gathers())
+
+
+def _open(path: Path, sample_shape: tuple[int, ...], what: str) -> np.ndarray:
+    if not path.exists():
+        raise OpenFWIFileError(f"{path}: not found; expected an OpenFWI .npy file of {what}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise OpenFWIFileError(
+            f"{path}: not a whole .npy file ({error}); it may be truncated, copy or download it again"
+        ) from None
+    if array.ndim == len(sample_shape):
+        array = array[None]
+    if array.shape[1:] != sample_shape or array.dtype.kind != "f":
+        raise OpenFWIFileError(
+            f"{path}: expected floating {what} of shape (n, {', '.join(map(str, sample_shape))}), "
+            f"got {array.dtype} {array.shape}"
+        )
+    return array
+
+
+def open_gathers(path: Path, acquisition: Acquisition) -> np.ndarray:
+    """Gathers of a file, memory-mapped ``(n, S, T, R)``; a single gather ``(S, T, R)`` counts as n = 1.
+
+    Raises ``OpenFWIFileError`` for a missing or truncated file or another shape or type.
+    """
+    return _open(path, acquisition.gather_shape, "gathers")
+
+
+def open_pair(gather_path: Path, acquisition: Acquisition) -> OpenFWIPair:
+    """A gather file with the map file beside it, if there is one; both are checked."""
+    open_gathers(gather_path, acquisition)
+    map_path = map_path_of(gather_path)
+    if map_path is not None and not map_path.exists():
+        map_path = None
+    family = gather_path.parent.name.lower()
+    pair = OpenFWIPair(gather_path, map_path, family if family in FAMILIES else "unknown", acquisition)
+    if map_path is not None:
+        pair.maps()
+    return pair
+
+
+def find_pairs(folder: Path, acquisition: Acquisition) -> list[OpenFWIPair]:
+    """All gather files with their maps in ``folder`` and its sub-folders, in order of their names.
+
+    Raises ``OpenFWIFileError`` when the folder is missing or a gather file has no map file.
+    """
+    if not folder.is_dir():
+        raise OpenFWIFileError(f"{folder}: no such folder; expected one with OpenFWI files")
+    pairs = []
+    for path in sorted(folder.rglob("*.npy"), key=_natural):
+        if map_path_of(path) is None or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        pair = open_pair(path, acquisition)
+        if pair.map_path is None:
+            raise OpenFWIFileError(f"{map_path_of(path)}: not found; expected the maps of {path.name} beside it")
+        pairs.append(pair)
+    return pairs
+
+
+def _natural(path: Path) -> tuple:
+    """``data10`` after ``data9``."""
+    numbers = tuple(int(n) for n in re.findall(r"\d+", path.name))
+    return (str(path.parent), numbers)
+
+
+@contextmanager
+def create_array(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A float32 .npy file to be filled in place (memory-mapped); it appears under its name when whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    try:
+        yield array
+        array.flush()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

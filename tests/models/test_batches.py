@@ -1,0 +1,98 @@
+"""What the networks are fed: the mirror is the physics' own, devices get their own receivers, masks are sane."""
+
+import numpy as np
+import pytest
+
+from firmware_py.compand import Companding, compand
+from models.batches import EpicBatches, drop_devices, log_scaled
+from models.data import ThinnedSet, device_parts, mirrored, split_to_devices
+from models.training import Budget, TrainingError, learning_rate_at
+from physics.acquisition import Acquisition
+
+SURVEY = Acquisition.openfwi()
+
+
+def some_set(n: int = 4) -> ThinnedSet:
+    rng = np.random.default_rng(0)
+    gathers = rng.normal(size=(n, 20, SURVEY.n_receivers, SURVEY.n_sources)).astype(np.float16)
+    maps = rng.uniform(-1, 1, (n, *SURVEY.map_shape[1:])).astype("f")
+    return ThinnedSet(gathers, maps, np.array(["flatvel_a"] * n), SURVEY)
+
+
+def test_training_sees_exactly_what_a_device_feeds_its_encoder():
+    """Thinning, companding and layout of the training pipeline and of the device are one definition."""
+    rng = np.random.default_rng(0)
+    gather = rng.normal(size=SURVEY.gather_shape).astype("f")
+    companding = Companding(k=50.0, c=8.0, thin=10)
+    thinned = gather.reshape(SURVEY.n_sources, -1, 10, SURVEY.n_receivers).mean(2).transpose(1, 2, 0)[None]
+    trained_on = device_parts(thinned, SURVEY, companding)[0]
+    for device, receivers in enumerate(SURVEY.device_receivers):
+        recorded = gather[:, :, list(receivers)]
+        np.testing.assert_allclose(trained_on[device], compand(recorded, companding, 14), atol=1e-5)
+
+
+def test_unequal_devices_are_padded_with_silence():
+    groups = (tuple(range(20)), tuple(range(20, 70)))
+    survey = Acquisition.from_dict({**SURVEY.to_dict(), "device_receivers": groups})
+    gathers = np.ones((1, 10, 70, 5), "f")
+    parts = split_to_devices(gathers, survey)
+    assert parts.shape == (1, 2, 10, 50, 5)
+    assert parts[0, 0, :, :20].all() and not parts[0, 0, :, 20:].any() and parts[0, 1].all()
+
+
+def test_mirror_twice_is_nothing():
+    data = some_set()
+    gathers, maps = mirrored(*mirrored(data.gathers, data.maps))
+    np.testing.assert_array_equal(gathers, data.gathers)
+    np.testing.assert_array_equal(maps, data.maps)
+
+
+def test_mirror_is_the_gather_of_the_mirrored_map():
+    """Modelled, not assumed: on a symmetric survey the mirror of a gather is the mirrored map's gather."""
+    pytest.importorskip("deepwave", reason="needs the physics extra")
+    from physics.families import generate_map
+    from physics.modelling import model_gathers
+
+    survey = Acquisition.from_dict(
+        {**SURVEY.to_dict(), "source_cells": [0, 20, 49, 69], "n_time": 300}
+    )
+    map_mps = generate_map("curvefault_a", 3, 0, survey)[None]
+    gathers = model_gathers(np.concatenate([map_mps, map_mps[..., ::-1]]), survey, engine="deepwave")
+    ours, _ = mirrored(gathers.transpose(0, 2, 3, 1)[:1], map_mps[:, 0])
+    theirs = gathers.transpose(0, 2, 3, 1)[1:]
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+def test_dropped_devices_leave_at_least_one():
+    masks = drop_devices(2000, 5, np.random.default_rng(0))
+    heard = masks.sum(axis=1)
+    assert heard.min() >= 1
+    assert 0.25 < (heard < 5).mean() < 0.42
+    assert (1 - masks).mean(axis=0).min() > 0.05, "every device is missing now and then"
+    assert drop_devices(10, 1, np.random.default_rng(0)).all()
+
+
+def test_batches_are_a_function_of_the_generator():
+    batches = EpicBatches(some_set(), Companding(50.0, 8.0, 10))
+    one, two = (batches.training(np.arange(4), np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(one[0]["parts"], two[0]["parts"])
+    np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_baseline_input_spans_minus_one_to_one():
+    gathers = np.array([-27.0, 0.0, 57.0], "f").reshape(1, 1, 3, 1)
+    scaled = log_scaled(gathers, (-np.log(28.0), np.log(58.0)))
+    assert scaled.shape == (1, 3, 1, 1)
+    assert scaled.min() == pytest.approx(-1, abs=1e-6) and scaled.max() == pytest.approx(1, abs=1e-6)
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    rates = [learning_rate_at(share, 1e-3) for share in np.linspace(0, 1, 101)]
+    assert rates[0] < 1e-4 and max(rates) == pytest.approx(1e-3, rel=0.02) and rates[-1] < 1e-9
+    assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"minutes": 1, "epochs": 1}, {"minutes": -1}])
+def test_budget_wants_one_positive_duration(wrong):
+    with pytest.raises(TrainingError, match="budget"):
+        Budget(**wrong)
