@@ -75,8 +75,8 @@ def _check(encoder: Any, representative: np.ndarray) -> None:
         )
     if not np.isfinite(representative).all():
         raise ConversionError("representative set: expected finite values, got NaN or infinity in the gathers")
-    for weight in encoder.weights:
-        if not np.isfinite(np.asarray(weight)).all():
+    for weight, values in zip(encoder.weights, encoder.get_weights(), strict=True):
+        if not np.isfinite(values).all():
             raise ConversionError(
                 f"encoder weight {weight.path}: expected finite values, got NaN or infinity; "
                 "training has diverged, take an earlier checkpoint"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import IO
 
@@ -24,22 +25,31 @@ class Kept:
 
 @contextlib.contextmanager
 def hold_output() -> Iterator[Kept]:
-    """Send file descriptors 1 and 2 to a temporary file for a while.
+    """Send the output and error streams to a temporary file for a while, and hush Python's warnings.
 
-    Replacing ``sys.stderr`` would not do: the TFLite converter and TFLite-Micro write to the file
-    descriptors themselves. This holds for the whole process, so keep the block short.
+    Replacing ``sys.stderr`` alone would not do: the TFLite converter and TFLite-Micro write to the
+    file descriptors themselves. This holds for the whole process, so keep the block short.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    with tempfile.TemporaryFile() as file:
-        saved = {number: os.dup(number) for number in (1, 2)}
-        for number in saved:
-            os.dup2(file.fileno(), number)
-        try:
-            yield Kept(file)
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            for number, copy in saved.items():
-                os.dup2(copy, number)
-                os.close(copy)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
+        for number in (1, 2):
+            stack.enter_context(_descriptor_to(file.fileno(), number))
+        text = stack.enter_context(os.fdopen(os.dup(file.fileno()), "w", errors="replace"))
+        stack.enter_context(contextlib.redirect_stdout(text))
+        stack.enter_context(contextlib.redirect_stderr(text))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield Kept(file)
+
+
+@contextlib.contextmanager
+def _descriptor_to(target: int, number: int) -> Iterator[None]:
+    saved = os.dup(number)
+    os.dup2(target, number)
+    try:
+        yield
+    finally:
+        os.dup2(saved, number)
+        os.close(saved)

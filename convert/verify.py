@@ -16,6 +16,8 @@ from boards.graph import Graph
 from convert import litert, tflm
 from convert.errors import ConversionError
 from firmware_py.compand import quantise
+from models.decoder import Decoder
+from physics.normalise import normalise_velocity
 
 # int8 may raise the mean absolute error of the decoded maps by this much (issue 2).
 MAX_MAE_COST_PERCENT = 3.0
@@ -29,13 +31,12 @@ class HeldOut:
     """Samples that training has not seen.
 
     ``parts (n, n_devices, time, width, sources)`` float32, companded; ``maps (n, n_depth, n_width)``
-    float32 in [-1, 1]; ``families (n,)`` str; ``positions (n_devices, 2)`` float32.
+    float32 in [-1, 1]; ``families (n,)`` str.
     """
 
     parts: np.ndarray
     maps: np.ndarray
     families: np.ndarray
-    positions: np.ndarray
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -86,7 +87,7 @@ class Verification:
                 name: {**asdict(error), "cost_percent": round(error.cost_percent, 3)}
                 for name, error in self.families.items()
             },
-            "input_at_limit_fraction": self.input_clipped_fraction,
+            "input_at_limit_fraction": self.input_at_limit_fraction,
             "tflm_against_litert": asdict(self.tflm) if self.tflm else None,
         }
 
@@ -123,7 +124,7 @@ def centred_sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
 
 def verify(
     encoder: Any,
-    decoder: Any,
+    decoder: Decoder,
     model: bytes,
     graph: Graph,
     held_out: HeldOut,
@@ -131,7 +132,7 @@ def verify(
     tflm_latents: int = 160,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Verification:
-    """Measure ``model`` against ``encoder`` and ``decoder`` (Keras) on ``held_out``.
+    """Measure ``model`` against the Keras ``encoder`` it was made of, through ``decoder``, on ``held_out``.
 
     TFLite-Micro is run on the first ``tflm_latents`` parts, in an arena of ``arena_bytes``, unless
     that is None. Raises ``ConversionError`` for a collapsed encoder or a runtime that disagrees by
@@ -185,23 +186,14 @@ def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COS
         )
 
 
-def map_errors(decoder: Any, latents: np.ndarray, held_out: HeldOut) -> np.ndarray:
+def map_errors(decoder: Decoder, latents: np.ndarray, held_out: HeldOut) -> np.ndarray:
     """MAE of each decoded map, ``(n,)``, from ``latents (n, n_devices, latent)`` float32, all heard."""
-    errors = []
+    drawn = []
     for start in range(0, len(latents), DECODE_BATCH):
-        batch = latents[start : start + DECODE_BATCH].astype(np.float32)
-        outputs = decoder(
-            {
-                "latents": batch,
-                "positions": np.repeat(held_out.positions[None], len(batch), axis=0),
-                "mask": np.ones(batch.shape[:2], dtype=np.float32),
-            },
-            training=False,
-        )
-        decoded = np.asarray(outputs["velocity"])[..., 0]
-        truth = held_out.maps[start : start + DECODE_BATCH]
-        errors.append(np.abs(decoded - truth).mean(axis=(1, 2)))
-    return np.concatenate(errors)
+        batch = latents[start : start + DECODE_BATCH]
+        velocity_mps, _ = decoder.decode_float(batch, np.ones(batch.shape[:2], dtype=bool))
+        drawn.append(normalise_velocity(velocity_mps[:, 0], decoder.acquisition))
+    return np.abs(np.concatenate(drawn) - held_out.maps).mean(axis=(1, 2))
 
 
 def _map_error(errors: list[np.ndarray], chosen: np.ndarray) -> MapError:

@@ -1,0 +1,88 @@
+"""`epic convert`: a run folder in, a released model (device bundle and decoder) out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from boards.graph import GraphError
+from boards.profiles import BoardError, load_board
+from convert.errors import ConversionError
+from firmware_py.bundle import BundleError
+from firmware_py.encoder import EncoderError
+
+if TYPE_CHECKING:
+    from convert.flow import Conversion
+
+ERRORS: tuple[type[Exception], ...] = (ConversionError, BoardError, GraphError, BundleError, EncoderError)
+
+app = typer.Typer(help="Make a device bundle and its decoder from a training run.")
+
+
+@app.command()
+def convert(
+    run: Annotated[Path, typer.Argument(help="Run folder, as `epic train epic` leaves it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to hold bundle/ and decoder/.")],
+    board: Annotated[
+        str | None, typer.Option("--board", help="Budget of this board instead of the smallest one's.")
+    ] = None,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option("--held-out", help="OpenFWI files to measure on; without, what training kept apart."),
+    ] = None,
+    c_array: Annotated[bool, typer.Option("--c-array", help="Add the encoder as C source.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Quantise a run's encoder to int8, verify and budget it, and write OUT/bundle and OUT/decoder.
+
+    Fails, and writes nothing, when int8 costs more than 3 % of the decoded map's error, when the
+    encoder does not fit, or when it has collapsed.
+    """
+    profile = load_board(board) if board else None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from convert.flow import convert_run
+
+    with Console(stderr=True).status("loading TensorFlow") as status:
+        conversion = convert_run(
+            run, out, profile, tuple(held_out or ()), c_array, on_step=lambda step: status.update(step)
+        )
+    if as_json:
+        typer.echo(json.dumps(conversion.to_dict(), indent=2))
+        return
+    _print(conversion, Console())
+    if profile is not None:
+        typer.echo(f"{profile.title}: {profile.status}; {profile.status_note}.")
+    typer.echo(f"Written: {out}/bundle (devices) and {out}/decoder (centre).")
+
+
+def _print(conversion: Conversion, console: Console) -> None:
+    measured = conversion.verification
+    budget = Table("budget", "", title=f"encoder {conversion.model_hash} for {conversion.target}")
+    for verdict in conversion.verdicts:
+        budget.add_row(verdict.question, verdict.said)
+    budget.add_row("latent, centred SQNR", f"{measured.sqnr_db:.1f} dB")
+    if measured.tflm is None:
+        budget.add_row("TFLite-Micro", conversion.arena_note)
+    else:
+        budget.add_row(
+            "TFLite-Micro against LiteRT",
+            f"{100 * measured.tflm.differing_fraction:.2f} % of elements differ, by at most "
+            f"{measured.tflm.max_difference_lsb} step, over {measured.tflm.latents} latents",
+        )
+    console.print(budget)
+    errors = Table("family", "samples", "MAE float", "MAE int8", "cost", title="error of the decoded map")
+    for name, error in [*measured.families.items(), ("all", measured.overall)]:
+        errors.add_row(
+            name,
+            str(error.n),
+            f"{error.mae_float:.4f}",
+            f"{error.mae_int8:.4f}",
+            f"{error.cost_percent:+.2f} %",
+        )
+    console.print(errors)

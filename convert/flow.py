@@ -1,0 +1,145 @@
+"""A run folder in, a released model out: quantise, check, measure, gate, write. Nothing is written on failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boards.budget import SMALLEST, Limits, Verdict, check_budget, limits_of
+from boards.graph import Graph, GraphError, read_graph
+from boards.profiles import Board
+from boards.sizes import format_size
+from convert import tflm
+from convert.errors import BudgetError, QuantisationError
+from convert.quantise import quantise
+from convert.release import model_hash, staged_release
+from convert.run_folder import read_run, read_samples
+from convert.verify import Verification, check_gate, float_latents, verify
+from models.decoder import load_decoder, save_decoder
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was made and measured. ``arena_bytes`` is None where TFLite-Micro is not installed."""
+
+    out: Path
+    target: str
+    model_hash: str
+    graph: Graph
+    arena_bytes: int | None
+    arena_note: str
+    verdicts: tuple[Verdict, ...]
+    verification: Verification
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return {
+            "out": str(self.out),
+            "target": self.target,
+            "model_hash": self.model_hash,
+            "model_bytes": self.graph.file_bytes,
+            "arena_bytes": self.arena_bytes,
+            "arena_note": self.arena_note,
+            "operators": self.graph.operator_counts,
+            "budget": [{"question": v.question, "fits": v.fits, "said": v.said} for v in self.verdicts],
+            **self.verification.to_dict(),
+        }
+
+
+def convert_run(
+    run_folder: Path,
+    out: Path,
+    board: Board | None = None,
+    held_out: tuple[Path, ...] = (),
+    c_array: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Conversion:
+    """Convert the run in ``run_folder`` and write ``out/bundle`` and ``out/decoder``.
+
+    The budget is that of ``board`` or, without one, of the smallest board (256 KiB model, 192 KiB
+    arena). ``held_out`` are folders of OpenFWI files to measure on; without any, the samples that
+    training kept apart are used. ``c_array`` adds ``encoder.cc`` and ``encoder.h`` to the bundle.
+
+    Raises ``ConversionError`` (or its kinds ``QuantisationError``, ``BudgetError``) saying what is
+    wrong and what to do, and the errors of the data and run readers; ``out`` is untouched then.
+    """
+    limits = SMALLEST if board is None else limits_of(board)
+    on_step("reading run")
+    run = read_run(run_folder)
+    on_step("reading data")
+    representative, samples = read_samples(run, list(held_out))
+    on_step("quantising")
+    float_latents(run.encoder, representative)
+    model = quantise(run.encoder, representative)
+    try:
+        graph = read_graph(model)
+    except GraphError as error:
+        raise QuantisationError(str(error)) from error
+    on_step("measuring arena")
+    arena_bytes = tflm.measure_arena_bytes(model) if tflm.available() else None
+    arena_note = f"measured in TFLite-Micro {tflm.version()}" if arena_bytes is not None else tflm.MISSING
+    verdicts = check_budget(graph, arena_bytes, limits)
+    _require(verdicts, limits)
+
+    output = graph.outputs[0]
+    assert output.scale is not None and output.zero_point is not None
+    with staged_release(out) as stage:
+        decoder_sha256 = save_decoder(
+            stage.decoder,
+            run.decoder_file,
+            model_hash(model),
+            output.scale,
+            output.zero_point,
+            run.acquisition,
+        )
+        verification = verify(
+            run.encoder, load_decoder(stage.decoder), model, graph, samples, arena_bytes, on_step=on_step
+        )
+        check_gate(verification)
+        on_step("writing")
+        stage.write_bundle(
+            run,
+            model=model,
+            graph=graph,
+            decoder_sha256=decoder_sha256,
+            arena_bytes=arena_bytes,
+            metrics={
+                **verification.to_dict(),
+                "arena": arena_note,
+                "operators": graph.operator_counts,
+                "budget": limits.target,
+            },
+            c_array=c_array,
+        )
+        stage.publish()
+    return Conversion(
+        out=out,
+        target=limits.target,
+        model_hash=model_hash(model),
+        graph=graph,
+        arena_bytes=arena_bytes,
+        arena_note=arena_note,
+        verdicts=verdicts,
+        verification=verification,
+    )
+
+
+def _require(verdicts: tuple[Verdict, ...], limits: Limits) -> None:
+    """Raise for the first thing that does not fit, saying what would make it fit."""
+    advice = {
+        "model file": (
+            f"to stay within {format_size(limits.model_bytes)} use fewer channels, a narrower bottleneck before "
+            "the latent, or a smaller --latent"
+        ),
+        "tensor arena": (
+            f"to stay within {format_size(limits.arena_bytes)} thin the input more (--thin) or give the first "
+            "convolution fewer channels or a longer stride: input and first feature map are the largest term"
+        ),
+    }
+    for verdict in verdicts:
+        if verdict.fits is False:
+            if verdict.question in advice:
+                raise BudgetError(f"{verdict.question}: {verdict.said}; {advice[verdict.question]}")
+            raise QuantisationError(verdict.said)

@@ -1,0 +1,130 @@
+"""The folders of a released model, ``bundle/`` and ``decoder/``: staged beside their place, then moved in."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from boards.graph import Graph, Tensor
+from convert.c_array import c_header, c_source
+from convert.errors import ConversionError
+from convert.run_folder import Run
+from firmware_py.bundle import create_bundle
+from firmware_py.encoder import Encoder
+
+# A file that shows a folder to be of a former conversion, which alone may be replaced.
+MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}
+PACKAGES = ("epic-fwi", "tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "tflite-micro", "numpy")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A release in the making; nothing of it is at ``out`` before ``publish``."""
+
+    folder: Path
+    out: Path
+
+    @property
+    def decoder(self) -> Path:
+        """Where the decoder folder is staged."""
+        return self.folder / "decoder"
+
+    @property
+    def bundle(self) -> Path:
+        """Where the device's bundle is staged."""
+        return self.folder / "bundle"
+
+    def write_bundle(
+        self,
+        run: Run,
+        model: bytes,
+        graph: Graph,
+        decoder_sha256: str,
+        arena_bytes: int | None,
+        metrics: dict[str, Any],
+        c_array: bool,
+    ) -> None:
+        """Write the encoder and its manifest, and open both as a device does."""
+        fields = {
+            "name": self.out.resolve().name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "input": _tensor_entry(graph.inputs[0]),
+            "output": _tensor_entry(graph.outputs[0]),
+            "companding": run.companding.to_dict(),
+            "acquisition": run.acquisition.to_dict(),
+            "decoder_sha256": decoder_sha256,
+            "arena_bytes": arena_bytes,
+            "metrics": metrics,
+            "versions": _versions(),
+        }
+        extra = {}
+        if c_array:
+            extra = {"encoder.h": c_header(model_hash(model)).encode(), "encoder.cc": c_source(model).encode()}
+        Encoder(create_bundle(self.bundle, model, fields, extra))
+
+    def publish(self) -> None:
+        """Move both folders to ``out``; what was there before is put back if that fails."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        moved: list[str] = []
+        try:
+            for name in MARKS:
+                place, former = self.out / name, self.folder / f"former-{name}"
+                if place.exists():
+                    place.rename(former)
+                (self.folder / name).rename(place)
+                moved.append(name)
+        except OSError:
+            for name in MARKS:
+                place, former = self.out / name, self.folder / f"former-{name}"
+                if name in moved:
+                    shutil.rmtree(place)
+                if former.exists():
+                    former.rename(place)
+            raise
+
+
+@contextlib.contextmanager
+def staged_release(out: Path) -> Iterator[Stage]:
+    """A ``Stage`` for ``out`` that is gone afterwards, whatever happens.
+
+    Raises ``ConversionError`` when ``out`` is a file or holds a ``bundle`` or ``decoder`` that no
+    conversion wrote.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConversionError(f"{out}: expected a folder or a new name, got a file; choose another --out")
+    for name, mark in MARKS.items():
+        folder = out / name
+        if folder.exists() and not (folder / mark).is_file():
+            raise ConversionError(
+                f"{folder}: exists and was not written by `epic convert` (no {mark}); choose another --out"
+            )
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".epic-convert-", dir=parent) as folder:
+        yield Stage(Path(folder), out)
+
+
+def model_hash(model: bytes) -> str:
+    """What names an encoder on the wire: the first 8 bytes of its SHA-256, as 16 hex digits."""
+    return hashlib.sha256(model).hexdigest()[:16]
+
+
+def _tensor_entry(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "scale": tensor.scale, "zero_point": tensor.zero_point}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what made the bundle; a package that is not installed is left out."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions

@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras", reason="conversion needs the train extra")
+
+from boards.profiles import Figure, load_board  # noqa: E402
+from convert import tflm  # noqa: E402
+from convert.errors import BudgetError, ConversionError  # noqa: E402
+from convert.flow import convert_run  # noqa: E402
+from firmware_py.bundle import load_bundle  # noqa: E402
+from firmware_py.encoder import Encoder  # noqa: E402
+from models.decoder import load_decoder  # noqa: E402
+from models.training import TrainingError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def converted(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("zoo") / "tiny"
+    return convert_run(tiny_run.folder, out, c_array=True)
+
+
+def edit_network(path, change):
+    network = keras.models.load_model(path, compile=False)
+    change(network)
+    network.save(path)
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_device_and_the_centre_can_use_what_was_written(converted, tiny_run):
+    bundle = load_bundle(converted.out / "bundle")
+    decoder = load_decoder(converted.out / "decoder")
+    assert bundle.model_hash.hex() == decoder.model_hash == converted.model_hash
+    assert bundle.manifest["decoder_sha256"] == decoder.sha256
+    gather = np.load(tiny_run.data / "FlatVel_A" / "data1.npy")[0]
+    encoder = Encoder(bundle)
+    latents = [encoder.encode_recording(gather[:, :, list(group)]) for group in tiny_run.acquisition.device_receivers]
+    velocity, uncertainty = decoder.decode(np.stack(latents), np.array([True, True]))
+    assert velocity.shape == uncertainty.shape == tiny_run.acquisition.map_shape
+
+
+def test_the_manifest_says_what_was_measured(converted, tiny_run):
+    manifest = json.loads((converted.out / "bundle" / "manifest.json").read_text())
+    assert manifest["input"]["shape"] == [1, 20, 10, 2]
+    assert manifest["output"]["shape"] == [1, 16]
+    assert manifest["acquisition"] == tiny_run.acquisition.to_dict()
+    assert manifest["companding"]["thin"] == 4
+    assert manifest["metrics"]["held_out"] == 4
+    assert set(manifest["metrics"]["families"]) == {"flatvel_a", "flatfault_b"}
+    assert manifest["metrics"]["latent_sqnr_db"] > 20
+    assert abs(manifest["metrics"]["mae_cost_percent"]) <= 3
+    assert {"keras", "ai-edge-litert", "numpy"} <= set(manifest["versions"])
+    json.dumps(converted.to_dict())
+
+
+@pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
+def test_the_arena_and_the_second_runtime_are_in_the_manifest(converted):
+    manifest = json.loads((converted.out / "bundle" / "manifest.json").read_text())
+    assert manifest["arena_bytes"] == converted.arena_bytes > 1000
+    assert manifest["metrics"]["tflm_against_litert"]["max_difference_lsb"] <= 1
+    assert manifest["metrics"]["tflm_against_litert"]["latents"] == 8
+
+
+def test_without_tflm_the_arena_is_null_and_says_why(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tflm, "available", lambda: False)
+    conversion = convert_run(tiny_run.folder, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_text())
+    assert manifest["arena_bytes"] is None is conversion.arena_bytes
+    assert "extra `tflm`" in manifest["metrics"]["arena"]
+    assert manifest["metrics"]["tflm_against_litert"] is None
+    assert [v.fits for v in conversion.verdicts if v.question == "tensor arena"] == [None]
+
+
+def test_the_c_array_holds_the_model_byte_for_byte(converted):
+    source = (converted.out / "bundle" / "encoder.cc").read_text()
+    body = source[source.index("{") + 1 : source.index("}")]
+    assert bytes(int(value, 16) for value in body.replace(",", " ").split()) == (
+        converted.out / "bundle" / "encoder.tflite"
+    ).read_bytes()
+    assert converted.model_hash in (converted.out / "bundle" / "encoder.h").read_text()
+
+
+def test_converting_again_replaces_both_folders_and_nothing_else(converted, tiny_run):
+    card = converted.out / "CARD.md"
+    card.write_text("a card")
+    before = (converted.out / "bundle" / "encoder.tflite").read_bytes()
+    again = convert_run(tiny_run.folder, converted.out)
+    assert (converted.out / "bundle" / "encoder.tflite").read_bytes() == before
+    assert leftovers(converted.out / "bundle") == ["encoder.tflite", "manifest.json"]
+    assert card.read_text() == "a card"
+    assert again.model_hash == converted.model_hash
+    assert leftovers(converted.out.parent) == ["tiny"]
+
+
+def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path):
+    """With the float network's own maps as the truth, every error left is int8's."""
+    from convert.run_folder import read_run
+    from convert.verify import float_latents
+    from models.data import device_parts, load_thinned
+    from models.decoder import save_decoder
+
+    run = read_run(tiny_run.folder)
+    family = tmp_path / "held" / "FlatVel_A"
+    family.mkdir(parents=True)
+    gathers = np.load(tiny_run.data / "FlatVel_A" / "data1.npy")[:6]
+    np.save(family / "data1.npy", gathers)
+    np.save(family / "model1.npy", np.full((6, *run.acquisition.map_shape), 2000, np.float32))
+    thinned = load_thinned([tmp_path / "held"], run.acquisition, run.config.thin)
+    parts = device_parts(thinned.gathers, run.acquisition, run.companding)
+    latents = float_latents(run.encoder, parts.reshape(-1, *parts.shape[2:])).reshape(6, 2, -1)
+    save_decoder(tmp_path / "decoder", run.decoder_file, "00" * 8, 1.0, 0, run.acquisition)
+    maps, _ = load_decoder(tmp_path / "decoder").decode_float(latents, np.ones((6, 2), bool))
+    np.save(family / "model1.npy", maps + 0.01)
+
+    with pytest.raises(ConversionError, match=r"int8 raises the error of the decoded map by [\d.]+ % .* allowed are 3 %"):
+        convert_run(tiny_run.folder, tmp_path / "out", held_out=(tmp_path / "held",))
+    assert not (tmp_path / "out").exists()
+    assert leftovers(tmp_path) == ["decoder", "held"]
+
+
+@pytest.mark.parametrize("missing", ["encoder.keras", "decoder.keras"])
+def test_a_run_without_a_network_is_refused(tiny_run, tmp_path, missing):
+    run = tiny_run.copy_to(tmp_path / "run")
+    (run / missing).unlink()
+    with pytest.raises(ConversionError, match=f"{missing}: not found; the run has not finished"):
+        convert_run(run, tmp_path / "out")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"config\.json: not found"):
+        convert_run(tmp_path, tmp_path / "out")
+
+
+def test_a_run_of_the_baseline_is_refused(tiny_run, tmp_path):
+    run = tiny_run.copy_to(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "kind": "inversionnet"}))
+    with pytest.raises(ConversionError, match="expected a run of `epic train epic`, got one of 'inversionnet'"):
+        convert_run(run, tmp_path / "out")
+
+
+def test_a_damaged_network_file_is_refused(tiny_run, tmp_path):
+    run = tiny_run.copy_to(tmp_path / "run")
+    (run / "encoder.keras").write_bytes((run / "encoder.keras").read_bytes()[:500])
+    with pytest.raises(ConversionError, match=r"encoder\.keras: expected a Keras network"):
+        convert_run(run, tmp_path / "out")
+
+
+def test_weights_that_are_not_numbers_are_refused(tiny_run, tmp_path):
+    run = tiny_run.copy_to(tmp_path / "run")
+
+    def spoil(network):
+        network.get_layer("conv0").set_weights([w * np.nan for w in network.get_layer("conv0").get_weights()])
+
+    edit_network(run / "encoder.keras", spoil)
+    with pytest.raises(ConversionError, match="holds NaN or infinity; training has diverged"):
+        convert_run(run, tmp_path / "out")
+
+
+def test_a_collapsed_encoder_is_refused_however_well_it_quantises(tiny_run, tmp_path):
+    run = tiny_run.copy_to(tmp_path / "run")
+
+    def collapse(network):
+        kernel, bias = network.get_layer("latent").get_weights()
+        network.get_layer("latent").set_weights([kernel * 1e-5, bias + 1.0])
+
+    edit_network(run / "encoder.keras", collapse)
+    with pytest.raises(ConversionError, match="hardly depends on its input .* it has collapsed"):
+        convert_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):
+    small = load_board("esp32-s3").model_copy(update={"model_limit": Figure(size="1 KiB", source="a test")})
+    with pytest.raises(BudgetError, match=r"model file: [\d,]+ B, [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"):
+        convert_run(tiny_run.folder, tmp_path / "out", board=small)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
+def test_an_arena_too_big_for_the_board_says_what_to_do(tiny_run, tmp_path):
+    small = load_board("esp32-s3").model_copy(update={"arena_limit": Figure(size="1 KiB", source="a test")})
+    with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*thin the input more"):
+        convert_run(tiny_run.folder, tmp_path / "out", board=small)
+
+
+def test_training_data_are_not_held_out(tiny_run, tmp_path):
+    with pytest.raises(ConversionError, match="was trained on; give held-out data"):
+        convert_run(tiny_run.folder, tmp_path / "out", held_out=(tiny_run.data,))
+
+
+def test_a_folder_of_someone_else_is_not_replaced(tiny_run, tmp_path):
+    (tmp_path / "out" / "bundle").mkdir(parents=True)
+    (tmp_path / "out" / "bundle" / "thesis.tex").write_text("do not lose me")
+    with pytest.raises(ConversionError, match="was not written by `epic convert`"):
+        convert_run(tiny_run.folder, tmp_path / "out")
+    assert leftovers(tmp_path / "out" / "bundle") == ["thesis.tex"]

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from tests.convert.conftest import build_tiny_encoder
+
+from convert import litert, tflm
+from convert.errors import ConversionError
+from convert.quantise import quantise, rebuild_batch_one
+from convert.quiet import hold_output
+
+pytest.importorskip("tflite_micro", reason="needs the extra tflm (the TFLite-Micro interpreter)")
+
+
+@pytest.fixture(scope="module")
+def model():
+    import keras
+
+    keras.utils.set_random_seed(5)
+    parts = np.random.default_rng(3).normal(scale=0.3, size=(8, 20, 10, 2)).astype(np.float32)
+    return quantise(build_tiny_encoder(), parts)
+
+
+@pytest.fixture(scope="module")
+def arena_bytes(model):
+    return tflm.measure_arena_bytes(model)
+
+
+def codes(n=6):
+    return np.random.default_rng(1).integers(-128, 128, size=(n, 20, 10, 2)).astype(np.int8)
+
+
+def test_the_measured_arena_is_enough_and_a_step_less_is_not(model, arena_bytes):
+    assert tflm.run(model, codes(1), arena_bytes).shape == (1, 16)
+    with pytest.raises(RuntimeError):
+        tflm.run(model, codes(1), arena_bytes - 2 * tflm.ARENA_STEP_BYTES)
+
+
+def test_the_arena_holds_at_least_the_largest_pair_of_tensors(arena_bytes):
+    first_input, first_feature_map = 20 * 10 * 2, 10 * 10 * 8
+    assert arena_bytes > first_input + first_feature_map
+
+
+def test_tflm_and_litert_agree_within_one_step(model, arena_bytes):
+    inputs = codes()
+    difference = tflm.run(model, inputs, arena_bytes).astype(int) - litert.run(model, inputs)
+    assert np.abs(difference).max() <= 1
+
+
+def test_the_interpreter_writes_nothing_to_the_screen(model, capfd):
+    tflm.measure_arena_bytes(model)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_a_model_beyond_the_runtime_is_refused_with_its_reason():
+    import keras
+    import tensorflow as tf
+
+    inputs = keras.Input((20, 10, 2))
+    network = keras.Model(inputs, keras.ops.arctan2(inputs, inputs + 1))
+    with hold_output():
+        model = tf.lite.TFLiteConverter.from_keras_model(rebuild_batch_one(network)).convert()
+    with pytest.raises(ConversionError, match="TFLite-Micro cannot run the model: .*ATAN2"):
+        tflm.measure_arena_bytes(model)
