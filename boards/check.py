@@ -34,6 +34,6 @@ def compiler_note(board: Board) -> str:
         return ""
     found = "is on PATH" if shutil.which(compiler) else "is not on PATH"
     return (
-        f"checked against the documented constraints only; the model still has to be compiled with {compiler}, "
-        f"which {found}"
+        "checked against the documented constraints only; the model still has to be compiled with "
+        f"{compiler}, which {found}"
     )

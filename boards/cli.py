@@ -46,7 +46,9 @@ def list_boards(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Board, as `epic board list` names it.")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Board, as `epic board list` names it.")], as_json: Json = False
+) -> None:
     """Show all that is known of one board, with the source of every figure."""
     board = load_board(name)
     if as_json:
@@ -84,7 +86,9 @@ def check(
         table = Table("question", "answer", "", title=f"{bundle} on {profile.title}")
         for verdict in verdicts:
             table.add_row(
-                verdict.question, {True: "fits", False: "DOES NOT FIT", None: "not known"}[verdict.fits], verdict.said
+                verdict.question,
+                {True: "fits", False: "DOES NOT FIT", None: "not known"}[verdict.fits],
+                verdict.said,
             )
         Console().print(table)
         typer.echo(f"Status of this board: {profile.status}; {profile.status_note}.")

@@ -16,7 +16,9 @@ PROFILE_FOLDER = Path(__file__).parent
 
 SizeBytes = Annotated[int, BeforeValidator(parse_size)]
 Source = Annotated[str, Field(min_length=3, description="title of the datasheet or documentation page")]
-UsbId = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$", description="vendor:product, lower-case hex")]
+UsbId = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$", description="vendor:product, lower-case hex")
+]
 
 
 class BoardError(ValueError):
@@ -47,7 +49,8 @@ class Operators(_Strict):
         unknown = sorted(set(names) - ALLOWED_OPERATORS)
         if unknown:
             raise ValueError(
-                f"expected operators of the project's list ({', '.join(sorted(ALLOWED_OPERATORS))}), got {unknown}"
+                f"expected operators of the project's list ({', '.join(sorted(ALLOWED_OPERATORS))}), "
+                f"got {unknown}"
             )
         return names
 
@@ -55,7 +58,9 @@ class Operators(_Strict):
 class Links(_Strict):
     """How the board can reach the centre."""
 
-    kinds: Annotated[tuple[Literal["ethernet", "wifi", "usb-serial", "uart", "host"], ...], Field(min_length=1)]
+    kinds: Annotated[
+        tuple[Literal["ethernet", "wifi", "usb-serial", "uart", "host"], ...], Field(min_length=1)
+    ]
     source: Source
 
 
@@ -143,8 +148,8 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         model: Any = Board
         for part in problem["loc"][:-1]:
-            field = model.model_fields.get(part) if isinstance(model, type) and not isinstance(part, int) else None
-            model = _inner_model(field.annotation) if field else model
+            if not isinstance(part, int):
+                model = _inner_model(model.model_fields[part].annotation)
         return f"unknown entry {where!r}; known here are {', '.join(model.model_fields)}"
     if problem["type"] == "missing":
         return f"entry {where!r} is missing; add it"

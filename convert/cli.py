@@ -19,6 +19,7 @@ from firmware_py.encoder import EncoderError
 
 if TYPE_CHECKING:
     from convert.flow import Conversion
+    from convert.verify import Agreement
 
 ERRORS: tuple[type[Exception], ...] = (ConversionError, BoardError, GraphError, BundleError, EncoderError)
 
@@ -67,22 +68,29 @@ def _print(conversion: Conversion, console: Console) -> None:
     for verdict in conversion.verdicts:
         budget.add_row(verdict.question, verdict.said)
     budget.add_row("latent, centred SQNR", f"{measured.sqnr_db:.1f} dB")
-    if measured.tflm is None:
-        budget.add_row("TFLite-Micro", conversion.arena_note)
-    else:
-        budget.add_row(
-            "TFLite-Micro against LiteRT",
-            f"{100 * measured.tflm.differing_fraction:.2f} % of elements differ, by at most "
-            f"{measured.tflm.max_difference_lsb} step, over {measured.tflm.latents} latents",
-        )
+    budget.add_row("LiteRT: XNNPACK against its own kernels", _said(measured.xnnpack))
+    budget.add_row(
+        "TFLite-Micro against LiteRT's own kernels",
+        _said(measured.tflm) if measured.tflm else conversion.arena_note,
+    )
     console.print(budget)
-    errors = Table("family", "samples", "MAE float", "MAE int8", "cost", title="error of the decoded map")
+    errors = Table(
+        "family", "samples", "MAE float", "int8 Linux", "int8 micro", "cost", title="error of the decoded map"
+    )
     for name, error in [*measured.families.items(), ("all", measured.overall)]:
         errors.add_row(
             name,
             str(error.n),
             f"{error.mae_float:.4f}",
             f"{error.mae_int8:.4f}",
+            f"{error.mae_int8_micro:.4f}",
             f"{error.cost_percent:+.2f} %",
         )
     console.print(errors)
+
+
+def _said(agreement: Agreement) -> str:
+    return (
+        f"{100 * agreement.differing_fraction:.2f} % of elements differ, by at most "
+        f"{agreement.max_difference_lsb}, over {agreement.latents} latents"
+    )

@@ -1,4 +1,4 @@
-"""A run folder in, a released model out: quantise, check, measure, gate, write. Nothing is written on failure."""
+"""A run folder in, a released model out; where any step fails, nothing is written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from boards.graph import Graph, GraphError, read_graph
 from boards.profiles import Board
 from boards.sizes import format_size
 from convert import tflm
-from convert.errors import BudgetError, QuantisationError
+from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
 from convert.release import model_hash, staged_release
 from convert.run_folder import read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, verify
+from models.data import DataError
 from models.decoder import load_decoder, save_decoder
+from models.training import TrainingError
+from physics.acquisition import AcquisitionError
+from physics.openfwi_files import OpenFWIFileError
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,16 @@ def convert_run(
     training kept apart are used. ``c_array`` adds ``encoder.cc`` and ``encoder.h`` to the bundle.
 
     Raises ``ConversionError`` (or its kinds ``QuantisationError``, ``BudgetError``) saying what is
-    wrong and what to do, and the errors of the data and run readers; ``out`` is untouched then.
+    wrong and what to do; ``out`` is untouched then.
     """
     limits = SMALLEST if board is None else limits_of(board)
-    on_step("reading run")
-    run = read_run(run_folder)
-    on_step("reading data")
-    representative, samples = read_samples(run, list(held_out))
+    try:
+        on_step("reading run")
+        run = read_run(run_folder)
+        on_step("reading data")
+        representative, samples = read_samples(run, list(held_out))
+    except (TrainingError, DataError, OpenFWIFileError, AcquisitionError) as error:
+        raise ConversionError(str(error)) from error
     on_step("quantising")
     float_latents(run.encoder, representative)
     model = quantise(run.encoder, representative)
@@ -130,12 +137,12 @@ def _require(verdicts: tuple[Verdict, ...], limits: Limits) -> None:
     """Raise for the first thing that does not fit, saying what would make it fit."""
     advice = {
         "model file": (
-            f"to stay within {format_size(limits.model_bytes)} use fewer channels, a narrower bottleneck before "
-            "the latent, or a smaller --latent"
+            f"to stay within {format_size(limits.model_bytes)} use fewer channels, a narrower bottleneck "
+            "before the latent, or a smaller --latent"
         ),
         "tensor arena": (
-            f"to stay within {format_size(limits.arena_bytes)} thin the input more (--thin) or give the first "
-            "convolution fewer channels or a longer stride: input and first feature map are the largest term"
+            f"to stay within {format_size(limits.arena_bytes)} thin the input more (--thin) or give the "
+            "first convolution fewer channels or a longer stride: input and first feature map are the largest term"
         ),
     }
     for verdict in verdicts:

@@ -1,15 +1,20 @@
-"""The int8 encoder in LiteRT, as a Linux device runs it."""
+"""The int8 encoder in LiteRT, as a Linux device runs it or as a microcontroller's kernels compute."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def run(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    """Outputs of LiteRT on one thread: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8."""
-    from ai_edge_litert.interpreter import Interpreter
+def run(model: bytes, inputs: np.ndarray, xnnpack: bool = True) -> np.ndarray:
+    """Outputs of LiteRT on one thread: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8.
 
-    interpreter = Interpreter(model_content=model, num_threads=1)
+    With ``xnnpack``, LiteRT's default, which rescales sums in floating point: the latents of a Linux
+    device. Without, LiteRT's own kernels, whose integer arithmetic is TFLite-Micro's.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=model, num_threads=1, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     input_index = interpreter.get_input_details()[0]["index"]
     output_index = interpreter.get_output_details()[0]["index"]

@@ -74,7 +74,9 @@ def _check(encoder: Any, representative: np.ndarray) -> None:
             f"got {representative.shape}; is the companding that of the training run?"
         )
     if not np.isfinite(representative).all():
-        raise ConversionError("representative set: expected finite values, got NaN or infinity in the gathers")
+        raise ConversionError(
+            "representative set: expected finite values, got NaN or infinity in the gathers"
+        )
     for weight, values in zip(encoder.weights, encoder.get_weights(), strict=True):
         if not np.isfinite(values).all():
             raise ConversionError(

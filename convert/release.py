@@ -67,7 +67,10 @@ class Stage:
         }
         extra = {}
         if c_array:
-            extra = {"encoder.h": c_header(model_hash(model)).encode(), "encoder.cc": c_source(model).encode()}
+            extra = {
+                "encoder.h": c_header(model_hash(model)).encode(),
+                "encoder.cc": c_source(model).encode(),
+            }
         Encoder(create_bundle(self.bundle, model, fields, extra))
 
     def publish(self) -> None:
@@ -108,8 +111,8 @@ def staged_release(out: Path) -> Iterator[Stage]:
             )
     parent = out.resolve().parent
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".epic-convert-", dir=parent) as folder:
-        yield Stage(Path(folder), out)
+    with tempfile.TemporaryDirectory(prefix=".epic-convert-", dir=parent) as temporary:
+        yield Stage(Path(temporary), out)
 
 
 def model_hash(model: bytes) -> str:

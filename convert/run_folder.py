@@ -109,7 +109,9 @@ def _load(path: Path) -> Any:
         network = keras.models.load_model(path, compile=False)
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConversionError(f"{path}: expected a Keras network, got a file Keras refuses ({reason})") from error
+        raise ConversionError(
+            f"{path}: expected a Keras network, got a file Keras refuses ({reason})"
+        ) from error
     for weight, values in zip(network.weights, network.get_weights(), strict=True):
         if not np.isfinite(values).all():
             raise ConversionError(

@@ -9,6 +9,7 @@ much as the direct wave.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def choose_companding(
     if peak == 0.0:
         raise CompandingError("gathers: every sample is zero; nothing to choose companding parameters by")
 
-    candidates = []
+    candidates: list[dict[str, Any]] = []
     for k in candidates_k:
         companding = Companding(k=float(k), c=float(np.arcsinh(k * peak)), thin=thin)
         window_db = _window_snr_db(companding, thinned, peak)

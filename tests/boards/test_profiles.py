@@ -55,13 +55,25 @@ def test_an_unedited_copy_loads(edited):
     [
         ('size = "512 KiB"', "size = 512", r"memory\.size: expected a size such as .* got 512"),
         ('size = "512 KiB"', 'size = "512 kB"', r"memory\.size: expected a size such as .* got '512 kB'"),
-        ('size = "512 KiB"', 'sise = "512 KiB"', r"(unknown entry 'memory\.sise'; known here are size|'memory\.size' is missing)"),
+        (
+            'size = "512 KiB"',
+            'sise = "512 KiB"',
+            r"(unknown entry 'memory\.sise'; known here are size|'memory\.size' is missing)",
+        ),
         ('kind = "micro', 'sort = "x"\nkind = "micro', r"unknown entry 'sort'; known here are name, title"),
         ('status = "documented"', 'status = "certified"', r"status: .*'run here'.*got 'certified'"),
-        ('"RELU6"', '"GELU"', r"operators\.names: expected operators of the project's list .* got \['GELU'\]"),
+        (
+            '"RELU6"',
+            '"GELU"',
+            r"operators\.names: expected operators of the project's list .* got \['GELU'\]",
+        ),
         ('id = "303a:1001"', 'id = "303A:1001"', r"usb\.0\.id: .*got '303A:1001'"),
         ('kinds = ["wifi"', 'kinds = ["lora"', r"links\.kinds\.0: .*got 'lora'"),
-        ('name = "esp32-s3"', 'name = "esp32"', r"expected name = 'esp32-s3' as the file is called, got 'esp32'"),
+        (
+            'name = "esp32-s3"',
+            'name = "esp32"',
+            r"expected name = 'esp32-s3' as the file is called, got 'esp32'",
+        ),
         ('name = "esp32-s3"', "name = esp32", r"expected TOML"),
     ],
 )

@@ -13,7 +13,9 @@ def test_a_size_with_its_unit_is_read(text, size_bytes):
     assert parse_size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["512", "512KiB", "32 megs", "-1 KiB", "0 B", "0.3 B", "1 kib", 4096, None, ""])
+@pytest.mark.parametrize(
+    "text", ["512", "512KiB", "32 megs", "-1 KiB", "0 B", "0.3 B", "1 kib", 4096, None, ""]
+)
 def test_a_size_without_a_clear_unit_is_refused(text):
     with pytest.raises(ValueError, match="expected a"):
         parse_size(text)

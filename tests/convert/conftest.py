@@ -51,6 +51,18 @@ def build_tiny_encoder():
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder():
+    """A function that builds the encoder afresh, the same weights each time."""
+    import keras
+
+    def build():
+        keras.utils.set_random_seed(5)
+        return build_tiny_encoder()
+
+    return build
+
+
 def write_family(folder: Path, gather_name: str, map_name: str, n: int, seed: int) -> None:
     a = tiny_acquisition()
     rng = np.random.default_rng(seed)

@@ -12,7 +12,6 @@ from convert.flow import convert_run  # noqa: E402
 from firmware_py.bundle import load_bundle  # noqa: E402
 from firmware_py.encoder import Encoder  # noqa: E402
 from models.decoder import load_decoder  # noqa: E402
-from models.training import TrainingError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,9 @@ def test_a_device_and_the_centre_can_use_what_was_written(converted, tiny_run):
     assert bundle.manifest["decoder_sha256"] == decoder.sha256
     gather = np.load(tiny_run.data / "FlatVel_A" / "data1.npy")[0]
     encoder = Encoder(bundle)
-    latents = [encoder.encode_recording(gather[:, :, list(group)]) for group in tiny_run.acquisition.device_receivers]
+    latents = [
+        encoder.encode_recording(gather[:, :, list(group)]) for group in tiny_run.acquisition.device_receivers
+    ]
     velocity, uncertainty = decoder.decode(np.stack(latents), np.array([True, True]))
     assert velocity.shape == uncertainty.shape == tiny_run.acquisition.map_shape
 
@@ -49,10 +50,10 @@ def test_the_manifest_says_what_was_measured(converted, tiny_run):
     assert manifest["output"]["shape"] == [1, 16]
     assert manifest["acquisition"] == tiny_run.acquisition.to_dict()
     assert manifest["companding"]["thin"] == 4
-    assert manifest["metrics"]["held_out"] == 4
+    assert manifest["metrics"]["overall"]["n"] == 4
     assert set(manifest["metrics"]["families"]) == {"flatvel_a", "flatfault_b"}
     assert manifest["metrics"]["latent_sqnr_db"] > 20
-    assert abs(manifest["metrics"]["mae_cost_percent"]) <= 3
+    assert abs(manifest["metrics"]["overall"]["cost_percent"]) <= 3
     assert {"keras", "ai-edge-litert", "numpy"} <= set(manifest["versions"])
     json.dumps(converted.to_dict())
 
@@ -78,9 +79,10 @@ def test_without_tflm_the_arena_is_null_and_says_why(tiny_run, tmp_path, monkeyp
 def test_the_c_array_holds_the_model_byte_for_byte(converted):
     source = (converted.out / "bundle" / "encoder.cc").read_text()
     body = source[source.index("{") + 1 : source.index("}")]
-    assert bytes(int(value, 16) for value in body.replace(",", " ").split()) == (
-        converted.out / "bundle" / "encoder.tflite"
-    ).read_bytes()
+    assert (
+        bytes(int(value, 16) for value in body.replace(",", " ").split())
+        == (converted.out / "bundle" / "encoder.tflite").read_bytes()
+    )
     assert converted.model_hash in (converted.out / "bundle" / "encoder.h").read_text()
 
 
@@ -116,7 +118,9 @@ def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path
     maps, _ = load_decoder(tmp_path / "decoder").decode_float(latents, np.ones((6, 2), bool))
     np.save(family / "model1.npy", maps + 0.01)
 
-    with pytest.raises(ConversionError, match=r"int8 raises the error of the decoded map by [\d.]+ % .* allowed are 3 %"):
+    with pytest.raises(
+        ConversionError, match=r"int8 raises the error of the decoded map by [\d.]+ % .* allowed are 3 %"
+    ):
         convert_run(tiny_run.folder, tmp_path / "out", held_out=(tmp_path / "held",))
     assert not (tmp_path / "out").exists()
     assert leftovers(tmp_path) == ["decoder", "held"]
@@ -131,7 +135,7 @@ def test_a_run_without_a_network_is_refused(tiny_run, tmp_path, missing):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match=r"config\.json: not found"):
+    with pytest.raises(ConversionError, match=r"config\.json: not found"):
         convert_run(tmp_path, tmp_path / "out")
 
 
@@ -139,7 +143,9 @@ def test_a_run_of_the_baseline_is_refused(tiny_run, tmp_path):
     run = tiny_run.copy_to(tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "kind": "inversionnet"}))
-    with pytest.raises(ConversionError, match="expected a run of `epic train epic`, got one of 'inversionnet'"):
+    with pytest.raises(
+        ConversionError, match="expected a run of `epic train epic`, got one of 'inversionnet'"
+    ):
         convert_run(run, tmp_path / "out")
 
 
@@ -176,7 +182,9 @@ def test_a_collapsed_encoder_is_refused_however_well_it_quantises(tiny_run, tmp_
 
 def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):
     small = load_board("esp32-s3").model_copy(update={"model_limit": Figure(size="1 KiB", source="a test")})
-    with pytest.raises(BudgetError, match=r"model file: [\d,]+ B, [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"):
+    with pytest.raises(
+        BudgetError, match=r"model file: [\d,]+ B, [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"
+    ):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
     assert not (tmp_path / "out").exists()
 
@@ -186,6 +194,14 @@ def test_an_arena_too_big_for_the_board_says_what_to_do(tiny_run, tmp_path):
     small = load_board("esp32-s3").model_copy(update={"arena_limit": Figure(size="1 KiB", source="a test")})
     with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*thin the input more"):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
+
+
+def test_a_run_whose_data_are_gone_is_refused(tiny_run, tmp_path):
+    run = tiny_run.copy_to(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": [str(tmp_path / "gone")]}))
+    with pytest.raises(ConversionError, match="gone: no such folder"):
+        convert_run(run, tmp_path / "out")
 
 
 def test_training_data_are_not_held_out(tiny_run, tmp_path):

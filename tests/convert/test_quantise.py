@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from tests.convert.conftest import build_tiny_encoder
 
 from boards.graph import GraphError, check_graph, read_graph
 from convert.errors import ConversionError, QuantisationError
@@ -14,9 +13,8 @@ def parts(n=8, seed=3):
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    keras.utils.set_random_seed(5)
-    return build_tiny_encoder()
+def encoder(tiny_encoder):
+    return tiny_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,9 @@ def test_an_operator_outside_the_list_is_named():
     inputs = keras.Input((20, 10, 2))
     outputs = keras.layers.Flatten()(keras.activations.tanh(keras.layers.Conv2D(4, 3, strides=3)(inputs)))
     model = quantise(keras.Model(inputs, outputs), parts())
-    with pytest.raises(GraphError, match="operators TANH are not in the device runtime; it has ADD, AVERAGE_POOL_2D"):
+    with pytest.raises(
+        GraphError, match="operators TANH are not in the device runtime; it has ADD, AVERAGE_POOL_2D"
+    ):
         check_graph(read_graph(model))
 
 
@@ -74,7 +74,10 @@ def test_a_float_model_is_refused(encoder):
 @pytest.mark.parametrize(
     ("representative", "said"),
     [
-        (np.zeros((4, 20, 9, 2), np.float32), r"expected \(n, 20, 10, 2\) as the encoder's input, got \(4, 20, 9, 2\)"),
+        (
+            np.zeros((4, 20, 9, 2), np.float32),
+            r"expected \(n, 20, 10, 2\) as the encoder's input, got \(4, 20, 9, 2\)",
+        ),
         (np.zeros((0, 20, 10, 2), np.float32), "got \\(0, 20, 10, 2\\)"),
         (np.full((4, 20, 10, 2), np.nan, np.float32), "expected finite values"),
     ],
@@ -84,8 +87,8 @@ def test_a_representative_set_that_does_not_fit_is_refused(encoder, representati
         quantise(encoder, representative)
 
 
-def test_weights_that_are_not_numbers_are_refused():
-    broken = build_tiny_encoder()
+def test_weights_that_are_not_numbers_are_refused(tiny_encoder):
+    broken = tiny_encoder()
     weights = broken.get_weights()
     weights[0][:] = np.nan
     broken.set_weights(weights)
