@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from boards.graph import GraphError
 from boards.profiles import BoardError, load_board
 from convert.errors import ConversionError
+from convert.quiet import hold_output
 from firmware_py.bundle import BundleError
 from firmware_py.encoder import EncoderError
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from convert.flow import Conversion
     from convert.verify import Agreement
 
-ERRORS: tuple[type[Exception], ...] = (ConversionError, BoardError, GraphError, BundleError, EncoderError)
+ERRORS: tuple[type[Exception], ...] = (
+    ConversionError,
+    BoardError,
+    GraphError,
+    BundleError,
+    EncoderError,
+    OSError,
+)
 
 app = typer.Typer(help="Make a device bundle and its decoder from a training run.")
 
@@ -46,10 +53,10 @@ def convert(
     encoder does not fit, or when it has collapsed.
     """
     profile = load_board(board) if board else None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from convert.flow import convert_run
-
     with Console(stderr=True).status("loading TensorFlow") as status:
+        # TensorFlow greets the operator from C++ while it is imported.
+        with hold_output():
+            from convert.flow import convert_run
         conversion = convert_run(
             run, out, profile, tuple(held_out or ()), c_array, on_step=lambda step: status.update(step)
         )

@@ -142,7 +142,8 @@ def _require(verdicts: tuple[Verdict, ...], limits: Limits) -> None:
         ),
         "tensor arena": (
             f"to stay within {format_size(limits.arena_bytes)} thin the input more (--thin) or give the "
-            "first convolution fewer channels or a longer stride: input and first feature map are the largest term"
+            "first convolution fewer channels or a longer stride: input and first feature map are "
+            "the largest term"
         ),
     }
     for verdict in verdicts:

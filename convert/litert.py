@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from convert.quiet import hold_output
+
 
 def run(model: bytes, inputs: np.ndarray, xnnpack: bool = True) -> np.ndarray:
     """Outputs of LiteRT on one thread: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8.
@@ -14,8 +16,9 @@ def run(model: bytes, inputs: np.ndarray, xnnpack: bool = True) -> np.ndarray:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(model_content=model, num_threads=1, experimental_op_resolver_type=resolver)
-    interpreter.allocate_tensors()
+    with hold_output():
+        interpreter = Interpreter(model_content=model, num_threads=1, experimental_op_resolver_type=resolver)
+        interpreter.allocate_tensors()
     input_index = interpreter.get_input_details()[0]["index"]
     output_index = interpreter.get_output_details()[0]["index"]
     outputs = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ def read_run(folder: Path) -> Run:
     Raises ``TrainingError`` without a ``config.json``, ``ConversionError`` for a run of another
     network, one that is not finished, or networks that cannot be read or hold NaN.
     """
-    config = read_config(folder)
+    try:
+        config = read_config(folder)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ConversionError(
+            f"{folder / 'config.json'}: not the configuration of a run ({error}); train again or copy it again"
+        ) from error
     if config.kind != "epic" or config.companding is None:
         raise ConversionError(
             f"{folder}: expected a run of `epic train epic`, got one of {config.kind!r}; "
@@ -93,11 +99,14 @@ def read_samples(run: Run, held_out: list[Path]) -> tuple[np.ndarray, HeldOut]:
             f"the run's data hold {len(data)} samples, of which none was kept from training; "
             "give held-out data with --held-out"
         )
-    return representative, HeldOut(
+    samples = HeldOut(
         parts=device_parts(data.gathers[watched], run.acquisition, run.companding),
         maps=data.maps[watched],
         families=data.families[watched],
     )
+    if not (np.isfinite(samples.parts).all() and np.isfinite(samples.maps).all()):
+        raise ConversionError("held-out samples: expected finite gathers and maps, got NaN or infinity")
+    return representative, samples
 
 
 def _load(path: Path) -> Any:

@@ -175,7 +175,7 @@ def verify(
         if agreement.max_difference_lsb > MAX_RUNTIME_DIFFERENCE_LSB:
             raise ConversionError(
                 f"TFLite-Micro and LiteRT differ by up to {agreement.max_difference_lsb} int8 steps, "
-                f"expected at most {MAX_RUNTIME_DIFFERENCE_LSB}; an operator is implemented differently in the two"
+                f"expected at most {MAX_RUNTIME_DIFFERENCE_LSB}; an operator differs between the two"
             )
     on_step("decoded maps")
     restored = dequantise(in_litert, output_scale, output_zero)

@@ -139,6 +139,22 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         convert_run(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("content", ["{", '{"kind": "epic"}', "[1]"])
+def test_a_damaged_configuration_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConversionError, match=r"config\.json: not the configuration of a run"):
+        convert_run(tmp_path, tmp_path / "out")
+
+
+def test_held_out_gathers_that_are_not_numbers_are_refused(tiny_run, tmp_path):
+    family = tmp_path / "held" / "FlatVel_A"
+    family.mkdir(parents=True)
+    np.save(family / "data1.npy", np.full((2, *tiny_run.acquisition.gather_shape), np.nan, np.float32))
+    np.save(family / "model1.npy", np.full((2, *tiny_run.acquisition.map_shape), 2000, np.float32))
+    with pytest.raises(ConversionError, match="held-out samples: expected finite"):
+        convert_run(tiny_run.folder, tmp_path / "out", held_out=(tmp_path / "held",))
+
+
 def test_a_run_of_the_baseline_is_refused(tiny_run, tmp_path):
     run = tiny_run.copy_to(tmp_path / "run")
     config = json.loads((run / "config.json").read_text())

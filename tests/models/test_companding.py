@@ -51,7 +51,10 @@ def test_windows_of_silence_do_not_count():
     ("gathers", "said"),
     [
         (np.zeros((2, 2, 200, 6), np.float32), "every sample is zero"),
-        (np.zeros((2, 200, 6), np.float32), r"expected \(n, sources, samples, receivers\), got \(2, 200, 6\)"),
+        (
+            np.zeros((2, 200, 6), np.float32),
+            r"expected \(n, sources, samples, receivers\), got \(2, 200, 6\)",
+        ),
         (np.full((1, 2, 200, 6), np.nan, np.float32), "expected finite samples"),
         (np.zeros((0, 2, 200, 6), np.float32), "expected"),
     ],

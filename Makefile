@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine with Python 3.11: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-run
+ALL_STAMP := $(VENV)/.installed-all
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint install clean
+
+demo: $(RUN_STAMP)  ## install what the line needs, then draw 20 maps from 5 devices
+	$(BIN)/epic testbed run --events 20 --out out/demo
+
+test: $(ALL_STAMP)  ## install everything, then run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(ALL_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(ALL_STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+# The line itself: no torch, no test tools.
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[edge,central]'
+	touch $@
+
+$(ALL_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all]'
+	touch $@ $(RUN_STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The centre: receive, journal, assemble, fuse, store, show."""

@@ -1,0 +1,123 @@
+"""``epic central``: run the centre, look at what it has, take maps out."""
+
+from __future__ import annotations
+
+import json
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from central.config import ConfigError, load_config
+from central.database import StoreError
+from central.export import FORMATS, ExportError, export_map
+from central.receiver import ReceiverError
+from central.store import Store, StoredMap
+from firmware_py.bundle import BundleError
+
+app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="central.toml")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SurveyOption = Annotated[int | None, typer.Option(help="Number of the survey, where there are several.")]
+
+
+class DecoderLoadError(RuntimeError):
+    """A decoder could not be loaded (``models.decoder`` is imported only when the centre runs)."""
+
+
+ERRORS: tuple[type[Exception], ...] = (
+    BundleError,
+    ConfigError,
+    DecoderLoadError,
+    ExportError,
+    ReceiverError,
+    StoreError,
+)
+
+
+@app.command()
+def run(config: ConfigOption) -> None:
+    """Start the centre; Ctrl-C ends it once everything received is stored."""
+    settings = load_config(config)
+    from central.service import Service, load_models
+    from firmware_py.log import Log
+    from models.decoder import DecoderError
+
+    log = Log(settings.central.log)
+    try:
+        decoders = load_models(settings)
+    except DecoderError as error:
+        raise DecoderLoadError(str(error)) from None
+    service = Service(settings, decoders, log)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, service.stop)
+    if settings.central.log:
+        typer.echo(f"listening on {service.receiver.endpoint}, log in {settings.central.log}; Ctrl-C ends it")
+    service.run()
+    log.close()
+
+
+def _summary(stored: StoredMap) -> dict:
+    provenance = stored.provenance
+    return {
+        "survey": stored.survey,
+        "event": stored.event,
+        "revision": stored.revision,
+        "partial": stored.partial,
+        "devices": provenance["devices"],
+        "model_hash": provenance["model_hash"],
+        "sampled": datetime.fromtimestamp(provenance["sample_time_us"] / 1e6, UTC).isoformat(),
+        "received_bytes": provenance["received_bytes"],
+        "velocity_mean_mps": round(float(stored.velocity_mps.mean()), 1),
+        "uncertainty_mean_mps": round(float(stored.uncertainty_mps.mean()), 1),
+    }
+
+
+@app.command(name="list")
+def list_maps(config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False) -> None:
+    """The newest map of every event."""
+    store = Store(load_config(config).central.data_dir)
+    rows = [_summary(stored) for stored in store.newest(survey)]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("survey", "event", "revision", "devices", "sampled (UTC)", "mean m/s", "uncertainty m/s")
+    for row in rows:
+        devices = ",".join(map(str, row["devices"])) + (" (partial)" if row["partial"] else "")
+        cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19])
+        table.add_row(*map(str, cells), f"{row['velocity_mean_mps']:.0f}", f"{row['uncertainty_mean_mps']:.0f}")
+    Console().print(table)
+
+
+@app.command()
+def show(
+    event: int, config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False
+) -> None:
+    """One event's newest map and where it comes from."""
+    stored = Store(load_config(config).central.data_dir).get(event, survey)
+    content = {**_summary(stored), "provenance": stored.provenance}
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    from rich.console import Console
+
+    Console().print_json(json.dumps(content))
+
+
+@app.command()
+def export(
+    event: int,
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    kind: Annotated[str, typer.Option("--format", help=" | ".join(FORMATS))] = "netcdf",
+    survey: SurveyOption = None,
+) -> None:
+    """Write one event's newest map to a file."""
+    export_map(Store(load_config(config).central.data_dir).get(event, survey), kind, out)
+    typer.echo(f"event {event} in {out}")

@@ -1,0 +1,63 @@
+"""``central.toml``: what the centre is told."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class ConfigError(ValueError):
+    """``central.toml`` is missing, not TOML, or says something impossible."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CentralSection(_Section):
+    """Where to listen and where to keep; an event waits ``deadline_s`` for its last device."""
+
+    listen: str = Field(pattern=r"^(tcp|ipc)://.+")
+    data_dir: Path
+    deadline_s: float = Field(default=10.0, gt=0)
+    pictures: bool = True
+    log: Path | None = None
+
+
+class ModelSection(_Section):
+    """A model the centre accepts: the devices' bundle and the decoder that belongs to it."""
+
+    bundle: Path
+    decoder: Path
+
+
+class CentralConfig(_Section):
+    central: CentralSection
+    model: list[ModelSection] = Field(min_length=1)
+
+
+def load_config(path: Path) -> CentralConfig:
+    """Read ``central.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a central.toml") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from None
+    try:
+        config = CentralConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {place}: {first['msg']}, got {first.get('input')!r}") from None
+    base = path.resolve().parent
+    central = config.central.model_copy(
+        update={
+            "data_dir": base / config.central.data_dir,
+            "log": config.central.log and base / config.central.log,
+        }
+    )
+    models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
+    return CentralConfig(central=central, model=models)

@@ -1,0 +1,166 @@
+"""The centre's door: a ROUTER that commits what it receives before it acknowledges it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from central.database import StoreError
+from central.journal import Journal, Journalled
+from firmware_py import packet
+from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, frame_bytes
+from firmware_py.log import Log, now_us
+
+HIGH_WATER_MARK = 64
+GROUP_RECORDS = 256
+POLL_MS = 100
+
+
+class ReceiverError(OSError):
+    """The endpoint cannot be listened on."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What records of one model look like: ``n_devices`` latents of ``latent`` bytes."""
+
+    n_devices: int
+    latent: int
+
+
+class Receiver:
+    """Owns the socket and a connection to the journal; ``run`` belongs on a thread of its own."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        data_dir: Path,
+        models: Mapping[bytes, Expected],
+        deliver: Callable[[Journalled], None],
+        log: Log,
+    ) -> None:
+        self._data_dir = data_dir
+        self._models = models
+        self._deliver = deliver
+        self._log = log
+        self.counts: Counter[str] = Counter()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.SNDHWM, HIGH_WATER_MARK),
+            (zmq.RCVHWM, HIGH_WATER_MARK),
+            (zmq.LINGER, 500),
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS),
+            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+        ):
+            self._socket.setsockopt(option, value)
+        # A device that comes back under its name takes over from its dead connection.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ReceiverError(
+                f"{endpoint}: cannot listen there ({error}); is another centre running? "
+                "Choose another port in [central] listen"
+            ) from None
+        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Receive until ``stopping``; what is committed is acknowledged before it returns."""
+        journal = Journal(self._data_dir)
+        try:
+            while not stopping():
+                if self._socket.poll(POLL_MS):
+                    self._take(journal, self._drain())
+        finally:
+            journal.close()
+            self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+    def _drain(self) -> list[tuple[bytes, packet.Record, int, int]]:
+        """What is waiting, at most a group: (peer, record, received_us, wire bytes)."""
+        group: list[tuple[bytes, packet.Record, int, int]] = []
+        while len(group) < GROUP_RECORDS:
+            try:
+                peer, *parts = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            wire_bytes = sum(frame_bytes(len(part)) for part in parts)
+            self.counts["bytes_received"] += wire_bytes
+            try:
+                if len(parts) != 1:
+                    raise packet.PacketError(f"message: expected one frame, got {len(parts)}")
+                record = packet.decode_record(parts[0])
+            except packet.PacketError as error:
+                self._count("damaged", reason=str(error))
+                continue
+            if reason := self._objection(record):
+                self._count("refused", device=record.device, event=record.event, reason=reason)
+                self._send(peer, packet.refuse(record, reason))
+                continue
+            group.append((peer, record, now_us(), wire_bytes))
+        return group
+
+    def _objection(self, record: packet.Record) -> str | None:
+        """Why ``record`` can never become part of a map; None if it can."""
+        if record.type != packet.LATENT:
+            return f"records of type {record.type} are not taken here"
+        model = self._models.get(record.model_hash)
+        if model is None:
+            known = ", ".join(sorted(h.hex() for h in self._models))
+            return (
+                f"this device's encoder {record.model_hash.hex()} is none of the centre's ({known}); "
+                "install the bundle that belongs to the centre's decoder"
+            )
+        if record.device >= model.n_devices:
+            return f"device {record.device} is not of this survey's 0 to {model.n_devices - 1}"
+        if len(record.payload) != model.latent:
+            return f"expected a latent of {model.latent} bytes, got {len(record.payload)}"
+        return None
+
+    def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
+        """Commit, then acknowledge, then deliver. Nothing is acknowledged that is not on the disk."""
+        if not group:
+            return
+        try:
+            new = journal.commit([entry[1:] for entry in group])
+        except StoreError as error:
+            # Unacknowledged, they stay in the devices' spools and come again.
+            self._count("not_kept", records=len(group), reason=str(error))
+            time.sleep(POLL_MS / 1000)
+            return
+        self.counts["records"] += len(new)
+        self.counts["duplicates"] += len(group) - len(new)
+        answers: dict[tuple[bytes, int, int, int], list[packet.Record]] = {}
+        for peer, record, _, _ in group:
+            answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
+        for (peer, *_), records in answers.items():
+            self._send(peer, packet.acknowledge(records[0], [r.sequence for r in records[1:]]))
+        for latent in new:
+            self._deliver(latent)
+
+    def _send(self, peer: bytes, record: packet.Record) -> None:
+        data = packet.encode_record(record)
+        try:
+            self._socket.send_multipart([peer, data], zmq.DONTWAIT)
+            self.counts["bytes_sent"] += frame_bytes(len(data))
+        except zmq.ZMQError:
+            # Gone or not reading: it will send the record again, and is answered then.
+            self.counts["unanswered"] += 1
+
+    def _count(self, what: str, **values: object) -> None:
+        self.counts[what] += 1
+        self._log.write(what, **values)
+
+

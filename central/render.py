@@ -1,0 +1,111 @@
+"""Pictures of maps: metres on the axes, a perceptual colour map, the devices that were heard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from physics.acquisition import Acquisition
+
+
+@dataclass(frozen=True)
+class Row:
+    """One event of a comparison; ``true_mps`` is None where the truth is not known. Maps ``(nz, nx)``."""
+
+    title: str
+    true_mps: np.ndarray | None
+    predicted_mps: np.ndarray
+    uncertainty_mps: np.ndarray
+
+
+def _figure(rows: int, columns: int):
+    # The object interface, not pyplot: pictures are drawn on a thread beside others.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.0 * columns, 3.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _show(axis, image: np.ndarray, acquisition: Acquisition, kind: str):
+    from cmcrameri import cm
+
+    nz, nx = image.shape
+    width_m, depth_m = nx * acquisition.dx_m, nz * acquisition.dx_m
+    limits = {"vmin": acquisition.velocity_min_mps, "vmax": acquisition.velocity_max_mps}
+    if kind == "uncertainty":
+        limits = {"vmin": 0.0, "vmax": max(float(image.max()), 1.0)}
+    drawn = axis.imshow(
+        image,
+        extent=(0, width_m, depth_m, 0),
+        cmap=cm.batlow if kind == "velocity" else cm.lajolla,
+        interpolation="nearest",
+        **limits,
+    )
+    axis.set(xlabel="distance (m)", ylabel="depth (m)")
+    return drawn
+
+
+def _mark_devices(axis, acquisition: Acquisition, heard: Sequence[int]) -> None:
+    """A bar above the map for every device: dark when heard, red outline when missing."""
+    for device, receivers in enumerate(acquisition.device_receivers):
+        cells = [acquisition.receiver_cells[i] for i in receivers]
+        first, last = min(cells) * acquisition.dx_m, (max(cells) + 1) * acquisition.dx_m
+        present = device in heard
+        axis.plot(
+            [first, last],
+            [-0.02 * acquisition.n_depth * acquisition.dx_m] * 2,
+            color="#222222" if present else "#cc3311",
+            linestyle="-" if present else ":",
+            linewidth=4 if present else 2,
+            solid_capstyle="butt",
+            clip_on=False,
+        )
+
+
+def _save(figure, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, dpi=90, format="png")
+    os.replace(temporary, path)
+
+
+def draw_map(
+    path: Path,
+    velocity_mps: np.ndarray,
+    uncertainty_mps: np.ndarray,
+    acquisition: Acquisition,
+    heard: Sequence[int],
+    title: str = "",
+) -> None:
+    """Velocity and uncertainty ``(nz, nx)`` in m/s side by side into a PNG that appears when whole."""
+    figure, ((left, right),) = _figure(1, 2)
+    figure.suptitle(title)
+    for axis, image, kind in ((left, velocity_mps, "velocity"), (right, uncertainty_mps, "uncertainty")):
+        drawn = _show(axis, image, acquisition, kind)
+        _mark_devices(axis, acquisition, heard)
+        figure.colorbar(drawn, ax=axis, label=f"{kind} (m/s)", shrink=0.85)
+    _save(figure, path)
+
+
+def draw_comparison(path: Path, rows: Sequence[Row], acquisition: Acquisition) -> None:
+    """True, predicted and uncertainty maps, one event a row, into a PNG that appears when whole."""
+    figure, axes = _figure(len(rows), 3)
+    for row, (true, predicted, uncertainty) in zip(rows, axes, strict=True):
+        if row.true_mps is None:
+            true.text(0.5, 0.5, "truth not known", ha="center", va="center", transform=true.transAxes)
+            true.set_axis_off()
+        else:
+            _show(true, row.true_mps, acquisition, "velocity")
+        true.set_title(f"{row.title}\ntrue" if row.true_mps is not None else row.title, fontsize=9)
+        drawn = _show(predicted, row.predicted_mps, acquisition, "velocity")
+        predicted.set_title("predicted", fontsize=9)
+        figure.colorbar(drawn, ax=predicted, label="velocity (m/s)", shrink=0.85)
+        drawn = _show(uncertainty, row.uncertainty_mps, acquisition, "uncertainty")
+        uncertainty.set_title("uncertainty", fontsize=9)
+        figure.colorbar(drawn, ax=uncertainty, label="m/s", shrink=0.85)
+    _save(figure, path)

@@ -1,0 +1,213 @@
+"""The centre at work: one thread receives, one assembles and decodes, one draws pictures."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from central.assembler import Assembler, Event
+from central.config import CentralConfig
+from central.journal import Journal, Journalled
+from central.receiver import Expected, Receiver
+from central.store import Store
+from firmware_py.bundle import BundleError, load_bundle
+from firmware_py.log import Log, now_us
+from physics.acquisition import Acquisition
+
+
+class MapDecoder(Protocol):
+    """What the centre asks of a decoder; ``models.decoder.Decoder`` is one."""
+
+    n_devices: int
+    latent: int
+    sha256: str
+    acquisition: Acquisition
+
+    def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
+    """Decoders by model hash, each checked against its bundle and compiled by a first decode.
+
+    Raises ``BundleError`` or ``models.decoder.DecoderError``.
+    """
+    from models.decoder import load_decoder
+
+    decoders: dict[bytes, MapDecoder] = {}
+    for section in config.model:
+        bundle = load_bundle(section.bundle)
+        decoder = load_decoder(section.decoder)
+        expected = bundle.manifest.get("decoder_sha256")
+        if decoder.sha256 != expected or decoder.model_hash != bundle.model_hash.hex():
+            raise BundleError(
+                f"{section.decoder}: decoder {decoder.sha256[:16]}… of encoder {decoder.model_hash} does not "
+                f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
+                "give a bundle and a decoder of one conversion"
+            )
+        silence = np.zeros((decoder.n_devices, decoder.latent), np.int8)
+        decoder.decode(silence, np.ones(decoder.n_devices, bool))
+        decoders[bundle.model_hash] = decoder
+    return decoders
+
+
+class Service:
+    """Receiver, assembler, decoder and pictures around one data folder."""
+
+    def __init__(self, config: CentralConfig, decoders: Mapping[bytes, MapDecoder], log: Log) -> None:
+        self._config = config.central
+        self._decoders = decoders
+        self._log = log
+        self._stop = threading.Event()
+        self._inbox: queue.SimpleQueue[Journalled | None] = queue.SimpleQueue()
+        self._pictures: queue.Queue[tuple[Path, tuple] | None] = queue.Queue(maxsize=100)
+        # The journal first: what it cannot keep must not be received.
+        Journal(self._config.data_dir).close()
+        expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
+        self.receiver = Receiver(
+            self._config.listen, self._config.data_dir, expected, self._inbox.put, log
+        )
+        self.failure: BaseException | None = None
+
+    def stop(self, *_: object) -> None:
+        """Ask ``run`` to end (a signal handler)."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until ``stop``: then what was received is decoded and stored before this returns."""
+        receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
+        decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
+        drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
+        drawing.start()
+        decoding.start()
+        receiving.start()
+        self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
+        while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
+            pass
+        self._stop.set()
+        receiving.join()
+        self._inbox.put(None)
+        decoding.join()
+        self._pictures.put(None)
+        drawing.join(timeout=30.0)
+        self._log.write("stopped", **self.receiver.counts)
+        if self.failure:
+            raise self.failure
+
+    def _guard(self, work) -> None:
+        """A thread that dies must not leave the centre half alive."""
+        try:
+            work()
+        except BaseException as error:
+            self.failure = error
+            self._stop.set()
+
+    def _receive(self) -> None:
+        self.receiver.run(self._stop.is_set)
+
+    def _decode(self) -> None:
+        journal, store = Journal(self._config.data_dir), Store(self._config.data_dir)
+        assembler = Assembler(self._config.deadline_s)
+        try:
+            for latent in journal.undecoded():
+                self._take(latent, assembler, journal, store)
+            while True:
+                due_s = assembler.next_due_s()
+                wait_s = 0.5 if due_s is None else min(max(due_s - time.monotonic(), 0.0), 0.5)
+                try:
+                    latent = self._inbox.get(timeout=wait_s)
+                except queue.Empty:
+                    pass
+                else:
+                    if latent is None:
+                        break
+                    self._take(latent, assembler, journal, store)
+                for event in assembler.due(time.monotonic()):
+                    self._draw_map(event, store)
+        finally:
+            journal.close()
+            store.close()
+
+    def _take(self, latent: Journalled, assembler: Assembler, journal: Journal, store: Store) -> None:
+        decoder = self._decoders.get(latent.model_hash)
+        if decoder is None:
+            self._log.write("undecodable", event=latent.event, model_hash=latent.model_hash.hex())
+            return
+        now_s = time.monotonic()
+        if not assembler.knows(latent.key):
+            earlier = [other for other in journal.of_event(latent.key) if other.id < latent.id]
+            assembler.restore(earlier, decoder.n_devices, store.emitted_through(latent.key), now_s)
+        event = assembler.add(latent, decoder.n_devices, now_s)
+        if event:
+            self._draw_map(event, store)
+
+    def _draw_map(self, event: Event, store: Store) -> None:
+        survey, number, model_hash = event.key
+        decoder = self._decoders[model_hash]
+        assembled_us = now_us()
+        latents = np.zeros((decoder.n_devices, decoder.latent), np.int8)
+        present = np.zeros(decoder.n_devices, bool)
+        for device, latent in event.latents.items():
+            latents[device] = np.frombuffer(latent.payload, np.int8)
+            present[device] = True
+        velocity, uncertainty = decoder.decode(latents, present)
+        decoded_us = now_us()
+        records = event.latents.values()
+        provenance = {
+            "devices": sorted(event.latents),
+            "replaced": event.replaced,
+            "model_hash": model_hash.hex(),
+            "decoder_sha256": decoder.sha256,
+            "sample_time_us": min(record.sample_time_us for record in records),
+            "first_received_us": min(record.received_us for record in records),
+            "last_received_us": max(record.received_us for record in records),
+            "assembled_us": assembled_us,
+            "decoded_us": decoded_us,
+            "received_bytes": sum(record.wire_bytes for record in records),
+            "software": _software(),
+            "acquisition": decoder.acquisition.to_dict(),
+        }
+        revision = store.put(
+            event.key, event.last_record, not event.complete, velocity[0], uncertainty[0], provenance
+        )
+        self._log.write(
+            "map",
+            survey=survey,
+            event=number,
+            revision=revision,
+            devices=provenance["devices"],
+            partial=not event.complete,
+            decode_ms=round((decoded_us - assembled_us) / 1000, 3),
+        )
+        if self._config.pictures:
+            path = self._config.data_dir / "pictures" / f"survey{survey}-event{number:06d}.png"
+            drawing = (velocity[0], uncertainty[0], decoder.acquisition, provenance["devices"])
+            try:
+                self._pictures.put_nowait((path, drawing))
+            except queue.Full:
+                # A picture can be drawn from the store at any time; decoding must not wait for it.
+                self._log.write("picture_skipped", survey=survey, event=number)
+
+    def _draw(self) -> None:
+        from central.render import draw_map
+
+        while (job := self._pictures.get()) is not None:
+            path, drawing = job
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                draw_map(path, *drawing, title=path.stem)
+            except OSError as error:
+                self._log.write("picture_failed", path=str(path), reason=str(error))
+
+
+def _software() -> dict[str, str]:
+    try:
+        return {"epic-fwi": metadata.version("epic-fwi")}
+    except metadata.PackageNotFoundError:
+        return {}

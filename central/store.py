@@ -1,0 +1,125 @@
+"""Maps with where they come from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.database import StoreError, connect
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A decoded map: ``velocity_mps``, ``uncertainty_mps`` float32 ``(nz, nx)``.
+
+    ``provenance`` says which devices were heard, model and decoder hash, times in microseconds since
+    1970, wire bytes, software versions, and the survey.
+    """
+
+    survey: int
+    event: int
+    model_hash: bytes
+    revision: int
+    partial: bool
+    provenance: dict[str, Any]
+    velocity_mps: np.ndarray
+    uncertainty_mps: np.ndarray
+
+
+class Store:
+    """One thread's view of the maps."""
+
+    def __init__(self, data_dir: Path, create: bool = False) -> None:
+        self._database = connect(data_dir, create)
+
+    def put(
+        self,
+        key: tuple[int, int, bytes],
+        last_record: int,
+        partial: bool,
+        velocity_mps: np.ndarray,
+        uncertainty_mps: np.ndarray,
+        provenance: dict[str, Any],
+    ) -> int:
+        """Commit a map ``(nz, nx)`` drawn from the records up to ``last_record``; returns its revision (from 1)."""
+        nz, nx = velocity_mps.shape
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            (revision,) = database.execute(
+                "SELECT coalesce(max(revision), 0) + 1 FROM map"
+                " WHERE survey = ? AND event = ? AND model_hash = ?",
+                key,
+            ).fetchone()
+            database.execute(
+                "INSERT INTO map VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    *key,
+                    revision,
+                    last_record,
+                    partial,
+                    json.dumps(provenance),
+                    nz,
+                    nx,
+                    np.ascontiguousarray(velocity_mps, np.float32).tobytes(),
+                    np.ascontiguousarray(uncertainty_mps, np.float32).tobytes(),
+                ),
+            )
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        return revision
+
+    def newest(self, survey: int | None = None) -> list[StoredMap]:
+        """The newest revision of every event, in order of event."""
+        rows = self._database.execute(
+            "SELECT survey, event, model_hash, max(revision), partial, provenance, n_depth, n_width,"
+            " velocity, uncertainty FROM map WHERE ?1 IS NULL OR survey = ?1"
+            " GROUP BY survey, event, model_hash ORDER BY survey, event",
+            (survey,),
+        )
+        return [_stored(row) for row in rows]
+
+    def get(self, event: int, survey: int | None = None) -> StoredMap:
+        """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
+        rows = self._database.execute(
+            "SELECT survey, event, model_hash, revision, partial, provenance, n_depth, n_width, velocity,"
+            " uncertainty FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
+            " ORDER BY last_record DESC",
+            (event, survey),
+        ).fetchall()
+        if not rows:
+            count, low, high = self._database.execute("SELECT count(DISTINCT event), min(event), max(event) FROM map").fetchone()
+            held = f"{count} events from {low} to {high}" if count else "no event yet"
+            raise StoreError(f"event {event}: not in the store, which holds {held}")
+        if len({row[0] for row in rows}) > 1:
+            raise StoreError(f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey")
+        return _stored(rows[0])
+
+    def emitted_through(self, key: tuple[int, int, bytes]) -> int:
+        """Id of the last record that a map of this event was drawn from; 0 without a map."""
+        return self._database.execute(
+            "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ? AND model_hash = ?", key
+        ).fetchone()[0]
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _stored(row: tuple) -> StoredMap:
+    survey, event, model_hash, revision, partial, provenance, nz, nx, velocity, uncertainty = row
+    return StoredMap(
+        survey,
+        event,
+        model_hash,
+        revision,
+        bool(partial),
+        json.loads(provenance),
+        np.frombuffer(velocity, np.float32).reshape(nz, nx),
+        np.frombuffer(uncertainty, np.float32).reshape(nz, nx),
+    )

@@ -1,0 +1,86 @@
+"""The ``epic`` command: one group of sub-commands a room, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# Group -> (module with `app` and `ERRORS`, what it is for, extra of the package that it needs).
+GROUPS: dict[str, tuple[str, str, str]] = {
+    "data": ("physics.cli", "Make and look at data sets in OpenFWI's layout.", "central"),
+    "train": ("models.cli", "Train a network.", "train"),
+    "evaluate": ("models.cli", "Errors of a trained run on held-out data.", "train"),
+    "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
+    "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
+    "central": ("central.cli", "The central node: receive latents, draw maps.", "central"),
+    "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
+}
+
+
+def version() -> str:
+    from importlib import metadata
+
+    return metadata.version("epic-fwi")
+
+
+def _usage() -> str:
+    lines = ["usage: epic GROUP ...", "", "Distributed full-waveform inversion at the edge.", ""]
+    lines += [f"  {name:<10} {text}" for name, (_, text, _) in GROUPS.items()]
+    return "\n".join([*lines, "", "`epic GROUP --help` says more. `epic --version` prints the version."])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``epic``; returns the exit code: 0 well, 1 failed, 2 wrong use or input, 130 interrupted.
+
+    A room's declared errors become one line on standard error.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"epic {version()}")
+        return 0
+    if given[0] not in GROUPS:
+        print(f"error: unknown group {given[0]!r}; known are {', '.join(GROUPS)}", file=sys.stderr)
+        return 2
+    # TensorFlow's start-up notes are no news to a user; set before it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    module_name, _, extra = GROUPS[given[0]]
+    try:
+        import typer
+
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        print(
+            f"error: epic {given[0]} needs {error.name or error}; pip install 'epic-fwi[{extra}]'", file=sys.stderr
+        )
+        return 2
+    command = typer.main.get_command(module.app)
+    # A module may serve several groups (`train`, `evaluate`): then the group is its sub-command.
+    rest = given if given[0] in getattr(command, "commands", {}) else given[1:]
+    try:
+        result = command.main(args=rest, prog_name="epic" if rest is given else f"epic {given[0]}", standalone_mode=False)
+    except module.ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: this needs {error.name or error}; pip install 'epic-fwi[all]'", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        # click's own usage errors know how to show themselves.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return error.exit_code
+        raise
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""``node.toml``: what a device is told. Plain dataclasses: a device carries no validation library."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """``node.toml`` is missing, not TOML, or says something impossible."""
+
+
+@dataclass(frozen=True)
+class NodeSection:
+    """Who the device is. ``receivers`` is [first, last] or a longer list; by default the bundle's split."""
+
+    device: int
+    bundle: Path
+    survey: int = 1
+    state_dir: Path = Path("state")
+    receivers: tuple[int, ...] = ()
+    spool_records: int = 10_000
+
+
+@dataclass(frozen=True)
+class LinkSection:
+    """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later."""
+
+    endpoint: str
+    kind: str = "zmq"
+    resend_s: float = 2.0
+    window: int = 16
+
+
+@dataclass(frozen=True)
+class SourceSection:
+    """Where recordings come from: ``files`` (replayed every ``interval_s``) or a watched ``folder``."""
+
+    kind: str
+    paths: tuple[Path, ...] = ()
+    interval_s: float = 0.0
+    limit: int = 0
+    path: Path = Path("incoming")
+    poll_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """``exit_when_drained``: end once the source is exhausted and all is acknowledged."""
+
+    exit_when_drained: bool = False
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    node: NodeSection
+    link: LinkSection
+    source: SourceSection
+    run: RunSection = field(default_factory=RunSection)
+
+
+def load_config(path: Path) -> NodeConfig:
+    """Read ``node.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a node.toml") from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from None
+    sections = {}
+    for entry in dataclasses.fields(NodeConfig):
+        if entry.name not in content and entry.name != "run":
+            raise ConfigError(f"{path}: section [{entry.name}] is missing")
+        kind = _SECTIONS[entry.name]
+        sections[entry.name] = _section(path, entry.name, kind, content.pop(entry.name, {}))
+    if content:
+        raise ConfigError(f"{path}: unknown {', '.join(content)}; known are {', '.join(_SECTIONS)}")
+    config = NodeConfig(**sections)
+    _check(path, config)
+    return config
+
+
+_SECTIONS: dict[str, Any] = {
+    "node": NodeSection,
+    "link": LinkSection,
+    "source": SourceSection,
+    "run": RunSection,
+}
+
+
+def _section(path: Path, name: str, kind: Any, given: Any) -> Any:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: expected a section [{name}], got {given!r}")
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(f"{path}: [{name}] unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    for key, entry in known.items():
+        if key not in given and entry.default is dataclasses.MISSING:
+            raise ConfigError(f"{path}: [{name}] {key} is missing")
+    return kind(**{key: _value(path, name, key, known[key].type, value) for key, value in given.items()})
+
+
+def _value(path: Path, section: str, key: str, kind: str, value: Any) -> Any:
+    """``value`` as the field's declared type, or a ``ConfigError`` that names the key."""
+    base = path.resolve().parent
+    if "Path" in kind and "tuple" in kind and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(base / v for v in value)
+    if kind.startswith("Path") and isinstance(value, str):
+        return base / value
+    if kind == "tuple[int, ...]" and isinstance(value, list) and all(type(v) is int for v in value):
+        return tuple(value)
+    if kind == "float" and type(value) in (int, float):
+        return float(value)
+    if kind in ("int", "str", "bool") and type(value).__name__ == kind:
+        return value
+    raise ConfigError(f"{path}: [{section}] {key}: expected {kind.replace('Path', 'path')}, got {value!r}")
+
+
+def _check(path: Path, config: NodeConfig) -> None:
+    for section, key, value, good, expected in (
+        ("node", "device", config.node.device, 0 <= config.node.device < 1 << 16, "0 to 65535"),
+        ("node", "survey", config.node.survey, 0 <= config.node.survey < 1 << 16, "0 to 65535"),
+        ("node", "spool_records", config.node.spool_records, config.node.spool_records >= 1, "at least 1"),
+        ("link", "kind", config.link.kind, config.link.kind == "zmq", '"zmq"'),
+        ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),
+        ("link", "window", config.link.window, 1 <= config.link.window <= 1000, "1 to 1000"),
+        ("source", "kind", config.source.kind, config.source.kind in ("files", "folder"), '"files" or "folder"'),
+    ):
+        if not good:
+            raise ConfigError(f"{path}: [{section}] {key}: expected {expected}, got {value!r}")
+    if config.source.kind == "files" and not config.source.paths:
+        raise ConfigError(f"{path}: [source] paths: expected at least one .npy file to replay")

@@ -1,0 +1,169 @@
+"""Where a device's recordings come from: OpenFWI files that are replayed, or a folder that is watched."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from firmware_py.compand import GatherError
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One event as this device saw it: ``part (S, T, R)`` float."""
+
+    event: int
+    sample_time_us: int
+    part: np.ndarray
+    path: Path
+
+
+def open_gathers(path: Path) -> np.ndarray:
+    """Gathers of a .npy file, memory-mapped ``(n, S, T, R)``. Raises ``GatherError``."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise GatherError(f"{path}: not found; expected a .npy file of gathers") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.dtype.kind != "f":
+        raise GatherError(
+            f"{path}: expected floating gathers (n, sources, samples, receivers), "
+            f"got {array.dtype} {array.shape}"
+        )
+    return array
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of a gather is this device's: ``receivers`` of ``shape (S, T, R)`` of the whole survey."""
+
+    shape: tuple[int, int, int]
+    receivers: tuple[int, ...]
+
+    def of(self, gather: np.ndarray, path: Path) -> np.ndarray:
+        """This device's ``(S, T, len(receivers))`` from a whole gather, or from its own part alone."""
+        own = (*self.shape[:2], len(self.receivers))
+        if gather.shape == self.shape:
+            return np.asarray(gather[:, :, list(self.receivers)])
+        if gather.shape == own:
+            return np.asarray(gather)
+        raise GatherError(
+            f"{path}: expected a gather {self.shape} or this device's part {own}, got {gather.shape}"
+        )
+
+
+class FileSource:
+    """Replays gather files in order; the k-th gather over all files is event k (from 1)."""
+
+    def __init__(
+        self, paths: list[Path], selection: Selection, interval_s: float, limit: int, start: int
+    ) -> None:
+        self._files = [(path, open_gathers(path)) for path in paths]
+        self._selection = selection
+        self._interval_s = interval_s
+        total = sum(len(gathers) for _, gathers in self._files)
+        self._last = min(total, limit) if limit else total
+        self._next = start
+        self._due = 0.0
+
+    @property
+    def exhausted(self) -> bool:
+        return self._next >= self._last
+
+    def poll(self) -> Recording | None:
+        """The next recording when it is due. Raises ``GatherError`` for one of another shape."""
+        if self.exhausted or time.monotonic() < self._due:
+            return None
+        self._due = time.monotonic() + self._interval_s
+        index = self._next
+        self._next += 1
+        for path, gathers in self._files:
+            if index < len(gathers):
+                break
+            index -= len(gathers)
+        part = self._selection.of(gathers[index], path)
+        return Recording(self._next, time.time_ns() // 1000, part, path)
+
+    def done(self, recording: Recording) -> None:
+        """The recording is in the spool."""
+
+    def reject(self, recording: Recording, reason: str) -> None:
+        """A replayed file that cannot be encoded is the caller's mistake."""
+        raise GatherError(f"{recording.path}: event {recording.event}: {reason}")
+
+
+class FolderSource:
+    """Watches a folder: ``NAME<number>.npy`` is the gather of event <number>.
+
+    A file counts once its size has not changed between two polls and it loads whole. It moves to
+    ``sent/`` when its record is in the spool, to ``rejected/`` (with a ``.txt`` that says why) when it
+    cannot be encoded: one bad file does not stop a device in the field.
+    """
+
+    exhausted = False
+
+    def __init__(self, folder: Path, selection: Selection, poll_s: float) -> None:
+        if not folder.is_dir():
+            raise GatherError(f"{folder}: no such folder; create it, or mend [source] path")
+        self._folder = folder
+        self._selection = selection
+        self._poll_s = poll_s
+        self._due = 0.0
+        self._sizes: dict[Path, int] = {}
+        self._ready: Iterator[Path] = iter(())
+
+    def poll(self) -> Recording | None:
+        """The next whole file, oldest number first, or None."""
+        path = next(self._ready, None)
+        if path is None:
+            if time.monotonic() < self._due:
+                return None
+            self._due = time.monotonic() + self._poll_s
+            self._ready = iter(self._settled())
+            path = next(self._ready, None)
+        if path is None or not path.exists():
+            return None
+        event = int(re.findall(r"\d+", path.stem)[-1])
+        recording = Recording(event, path.stat().st_mtime_ns // 1000, np.empty((0, 0, 0)), path)
+        try:
+            gathers = open_gathers(path)
+            if len(gathers) != 1:
+                raise GatherError(f"{path}: expected one gather a file, got {len(gathers)}")
+            part = self._selection.of(gathers[0], path)
+        except GatherError as error:
+            self.reject(recording, str(error))
+            return None
+        return Recording(event, recording.sample_time_us, part, path)
+
+    def _settled(self) -> list[Path]:
+        sizes = {
+            path: path.stat().st_size
+            for path in self._folder.glob("*.npy")
+            if re.search(r"\d", path.stem) and not path.name.startswith(".")
+        }
+        settled = [path for path, size in sizes.items() if self._sizes.get(path) == size]
+        self._sizes = sizes
+        return sorted(settled, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
+
+    def done(self, recording: Recording) -> None:
+        self._move(recording.path, "sent")
+
+    def reject(self, recording: Recording, reason: str) -> None:
+        target = self._move(recording.path, "rejected")
+        target.with_suffix(".txt").write_text(reason + "\n")
+
+    def _move(self, path: Path, to: str) -> Path:
+        folder = self._folder / to
+        folder.mkdir(exist_ok=True)
+        os.replace(path, folder / path.name)
+        self._sizes.pop(path, None)
+        return folder / path.name

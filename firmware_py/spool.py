@@ -1,0 +1,128 @@
+"""Records that the centre has not acknowledged yet, safe from a crash or a power cut.
+
+SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk.
+The spool is bounded; when full, the oldest record is dropped and counted, since a fresh recording is
+worth more than an old one to whoever watches the map.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SpoolError(OSError):
+    """The spool cannot be kept: no room, no permission, or not a spool."""
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A record in the spool."""
+
+    boot: int
+    sequence: int
+    data: bytes
+
+
+class Spool:
+    """A durable, bounded queue. ``boot`` counts the times it was opened."""
+
+    def __init__(self, path: Path, max_records: int) -> None:
+        self._path = path
+        self._max_records = max_records
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(
+                "CREATE TABLE IF NOT EXISTS record ("
+                " boot INTEGER, sequence INTEGER, data BLOB NOT NULL, refused TEXT,"
+                " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
+                "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
+            )
+            self.boot = self._add("boot", 1)
+        except (sqlite3.Error, OSError) as error:
+            raise SpoolError(
+                f"{path}: cannot keep a spool there ({error}); expected a writable folder with room"
+            ) from None
+        self._sequence = 0
+
+    def _add(self, name: str, amount: int) -> int:
+        (value,) = self._database.execute(
+            "INSERT INTO counter VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = value + ?2 RETURNING value",
+            (name, amount),
+        ).fetchone()
+        return value
+
+    def counter(self, name: str) -> int:
+        """A counter kept over restarts: ``boot``, ``dropped``, ``position``."""
+        row = self._database.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else 0
+
+    def next_sequence(self) -> int:
+        """The number of the next record of this boot."""
+        self._sequence += 1
+        return self._sequence
+
+    def append(self, sequence: int, data: bytes, advance: int = 0) -> None:
+        """Keep a record of this boot; on return it is on the disk.
+
+        ``advance`` moves the counter ``position`` in the same transaction, so that a source goes on after
+        a restart with the first recording that is not in the spool. Raises ``SpoolError`` on a full disk.
+        """
+        database = self._database
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(
+                "INSERT INTO record (boot, sequence, data) VALUES (?, ?, ?)", (self.boot, sequence, data)
+            )
+            (waiting,) = database.execute("SELECT count(*) FROM record WHERE refused IS NULL").fetchone()
+            if waiting > self._max_records:
+                database.execute(
+                    "DELETE FROM record WHERE (boot, sequence) IN (SELECT boot, sequence FROM record"
+                    " WHERE refused IS NULL ORDER BY boot, sequence LIMIT ?)",
+                    (waiting - self._max_records,),
+                )
+                self._add("dropped", waiting - self._max_records)
+            if advance:
+                self._add("position", advance)
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise SpoolError(f"{self._path}: cannot keep the record ({error}); make room on the disk") from None
+
+    def waiting(self, limit: int) -> list[Spooled]:
+        """The oldest records that are neither acknowledged nor refused."""
+        rows = self._database.execute(
+            "SELECT boot, sequence, data FROM record WHERE refused IS NULL ORDER BY boot, sequence LIMIT ?",
+            (limit,),
+        )
+        return [Spooled(*row) for row in rows]
+
+    def __len__(self) -> int:
+        """Records waiting for their acknowledgement."""
+        return self._database.execute("SELECT count(*) FROM record WHERE refused IS NULL").fetchone()[0]
+
+    def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> int:
+        """Forget records that the centre has; returns how many were here."""
+        before = self._database.total_changes
+        self._database.execute("BEGIN")
+        self._database.executemany(
+            "DELETE FROM record WHERE boot = ? AND sequence = ?", [(boot, s) for s in sequences]
+        )
+        self._database.execute("COMMIT")
+        return self._database.total_changes - before
+
+    def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
+        """Stop sending a record that the centre refuses, but keep it; False if it was not waiting."""
+        cursor = self._database.execute(
+            "UPDATE record SET refused = ? WHERE boot = ? AND sequence = ? AND refused IS NULL",
+            (reason, boot, sequence),
+        )
+        return cursor.rowcount == 1
+
+    def close(self) -> None:
+        self._database.close()
