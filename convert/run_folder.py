@@ -43,7 +43,7 @@ def read_run(folder: Path) -> Run:
         config = read_config(folder)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ConversionError(
-            f"{folder / 'config.json'}: not the configuration of a run ({error}); train again or copy it again"
+            f"{folder / 'config.json'}: not the configuration of a run ({error}); copy the run again"
         ) from error
     if config.kind != "epic" or config.companding is None:
         raise ConversionError(
