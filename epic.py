@@ -54,14 +54,17 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(module_name)
     except ImportError as error:
         print(
-            f"error: epic {given[0]} needs {error.name or error}; pip install 'epic-fwi[{extra}]'", file=sys.stderr
+            f"error: epic {given[0]} needs {error.name or error}; pip install 'epic-fwi[{extra}]'",
+            file=sys.stderr,
         )
         return 2
     command = typer.main.get_command(module.app)
     # A module may serve several groups (`train`, `evaluate`): then the group is its sub-command.
     rest = given if given[0] in getattr(command, "commands", {}) else given[1:]
     try:
-        result = command.main(args=rest, prog_name="epic" if rest is given else f"epic {given[0]}", standalone_mode=False)
+        result = command.main(
+            args=rest, prog_name="epic" if rest is given else f"epic {given[0]}", standalone_mode=False
+        )
     except module.ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -52,7 +52,9 @@ class Assembler:
     def knows(self, key: Key) -> bool:
         return key in self._events
 
-    def restore(self, latents: Iterable[Journalled], n_devices: int, emitted_through: int, now_s: float) -> None:
+    def restore(
+        self, latents: Iterable[Journalled], n_devices: int, emitted_through: int, now_s: float
+    ) -> None:
         """Take up an event from the journal as it stood when a map was last drawn from it."""
         for latent in latents:
             self._place(latent, n_devices, now_s).emitted_through = emitted_through

@@ -91,14 +91,14 @@ def list_maps(config: ConfigOption, survey: SurveyOption = None, as_json: JsonOp
     for row in rows:
         devices = ",".join(map(str, row["devices"])) + (" (partial)" if row["partial"] else "")
         cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19])
-        table.add_row(*map(str, cells), f"{row['velocity_mean_mps']:.0f}", f"{row['uncertainty_mean_mps']:.0f}")
+        table.add_row(
+            *map(str, cells), f"{row['velocity_mean_mps']:.0f}", f"{row['uncertainty_mean_mps']:.0f}"
+        )
     Console().print(table)
 
 
 @app.command()
-def show(
-    event: int, config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False
-) -> None:
+def show(event: int, config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False) -> None:
     """One event's newest map and where it comes from."""
     stored = Store(load_config(config).central.data_dir).get(event, survey)
     content = {**_summary(stored), "provenance": stored.provenance}

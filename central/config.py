@@ -43,7 +43,9 @@ def load_config(path: Path) -> CentralConfig:
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a central.toml") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give --config a central.toml"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
     try:

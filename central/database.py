@@ -59,5 +59,7 @@ def connect(data_dir: Path, create: bool = False) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(_SCHEMA)
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"{path}: cannot be opened ({error}); expected a writable folder with room") from None
+        raise StoreError(
+            f"{path}: cannot be opened ({error}); expected a writable folder with room"
+        ) from None
     return database

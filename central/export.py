@@ -72,8 +72,16 @@ def _dataset(stored: StoredMap, acquisition: Acquisition):
             ),
         },
         coords={
-            "depth": ("depth", depth_m, {"units": "m", "positive": "down", "axis": "Z", "standard_name": "depth"}),
-            "distance": ("distance", distance_m, {"units": "m", "axis": "X", "long_name": "distance along the line"}),
+            "depth": (
+                "depth",
+                depth_m,
+                {"units": "m", "positive": "down", "axis": "Z", "standard_name": "depth"},
+            ),
+            "distance": (
+                "distance",
+                distance_m,
+                {"units": "m", "axis": "X", "long_name": "distance along the line"},
+            ),
         },
         attrs={
             "Conventions": "CF-1.11",

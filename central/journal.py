@@ -90,7 +90,8 @@ class Journal:
     def of_event(self, key: tuple[int, int, bytes]) -> list[Journalled]:
         """Every latent of an event, in order of arrival."""
         rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM record WHERE survey = ? AND event = ? AND model_hash = ? ORDER BY id", key
+            f"SELECT {_COLUMNS} FROM record WHERE survey = ? AND event = ? AND model_hash = ? ORDER BY id",
+            key,
         )
         return [Journalled(*row) for row in rows]
 

@@ -162,5 +162,3 @@ class Receiver:
     def _count(self, what: str, **values: object) -> None:
         self.counts[what] += 1
         self._log.write(what, **values)
-
-

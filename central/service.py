@@ -70,9 +70,7 @@ class Service:
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
         expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
-        self.receiver = Receiver(
-            self._config.listen, self._config.data_dir, expected, self._inbox.put, log
-        )
+        self.receiver = Receiver(self._config.listen, self._config.data_dir, expected, self._inbox.put, log)
         self.failure: BaseException | None = None
 
     def stop(self, *_: object) -> None:

@@ -94,17 +94,22 @@ class Store:
             (event, survey),
         ).fetchall()
         if not rows:
-            count, low, high = self._database.execute("SELECT count(DISTINCT event), min(event), max(event) FROM map").fetchone()
+            count, low, high = self._database.execute(
+                "SELECT count(DISTINCT event), min(event), max(event) FROM map"
+            ).fetchone()
             held = f"{count} events from {low} to {high}" if count else "no event yet"
             raise StoreError(f"event {event}: not in the store, which holds {held}")
         if len({row[0] for row in rows}) > 1:
-            raise StoreError(f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey")
+            raise StoreError(
+                f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
+            )
         return _stored(rows[0])
 
     def emitted_through(self, key: tuple[int, int, bytes]) -> int:
         """Id of the last record that a map of this event was drawn from; 0 without a map."""
         return self._database.execute(
-            "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ? AND model_hash = ?", key
+            "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ? AND model_hash = ?",
+            key,
         ).fetchone()[0]
 
     def close(self) -> None:

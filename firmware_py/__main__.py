@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         node = Node(load_config(given.config))
         if given.command == "check":
-            print(f"device {node.config.node.device}: {node.bundle.name} {node.bundle.model_hash.hex()}, ready")
+            print(
+                f"device {node.config.node.device}: {node.bundle.name} {node.bundle.model_hash.hex()}, ready"
+            )
             return 0
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, node.stop)

@@ -85,7 +85,9 @@ def load_bundle(folder: Path | str) -> Bundle:
         raise BundleError(f"{path}: names no {ENCODER}; convert again")
     for name, expected in files.items():
         if Path(name).name != name:
-            raise BundleError(f"{path}: file name {name!r} leaves the bundle's folder; do not use this bundle")
+            raise BundleError(
+                f"{path}: file name {name!r} leaves the bundle's folder; do not use this bundle"
+            )
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name}: not found, but the manifest names it; copy the bundle again")
         found = _sha256((folder / name).read_bytes())
@@ -101,7 +103,9 @@ def load_bundle(folder: Path | str) -> Bundle:
     )
 
 
-def create_bundle(folder: Path, encoder: bytes, fields: dict[str, Any], extra: dict[str, bytes] | None = None) -> Bundle:
+def create_bundle(
+    folder: Path, encoder: bytes, fields: dict[str, Any], extra: dict[str, bytes] | None = None
+) -> Bundle:
     """Write a bundle folder at once: it appears whole under its name, or not at all.
 
     ``fields`` are the manifest's entries other than ``format``, ``model_hash`` and ``files``, which are

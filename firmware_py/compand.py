@@ -57,9 +57,7 @@ def compand(part: np.ndarray, companding: Companding, width: int) -> np.ndarray:
     Raises ``GatherError`` on a wrong number of axes, too many receivers, or samples that are not finite.
     """
     if part.ndim != 3 or part.shape[2] > width:
-        raise GatherError(
-            f"gather: expected (sources, samples, at most {width} receivers), got {part.shape}"
-        )
+        raise GatherError(f"gather: expected (sources, samples, at most {width} receivers), got {part.shape}")
     if not np.isfinite(part).all():
         bad = int(np.size(part) - np.isfinite(part).sum())
         raise GatherError(f"gather: expected finite samples, got {bad} NaN or infinite; mend the recording")

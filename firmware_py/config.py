@@ -109,7 +109,12 @@ def _section(path: Path, name: str, kind: Any, given: Any) -> Any:
 def _value(path: Path, section: str, key: str, kind: str, value: Any) -> Any:
     """``value`` as the field's declared type, or a ``ConfigError`` that names the key."""
     base = path.resolve().parent
-    if "Path" in kind and "tuple" in kind and isinstance(value, list) and all(isinstance(v, str) for v in value):
+    if (
+        "Path" in kind
+        and "tuple" in kind
+        and isinstance(value, list)
+        and all(isinstance(v, str) for v in value)
+    ):
         return tuple(base / v for v in value)
     if kind.startswith("Path") and isinstance(value, str):
         return base / value
@@ -130,7 +135,13 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("link", "kind", config.link.kind, config.link.kind == "zmq", '"zmq"'),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),
         ("link", "window", config.link.window, 1 <= config.link.window <= 1000, "1 to 1000"),
-        ("source", "kind", config.source.kind, config.source.kind in ("files", "folder"), '"files" or "folder"'),
+        (
+            "source",
+            "kind",
+            config.source.kind,
+            config.source.kind in ("files", "folder"),
+            '"files" or "folder"',
+        ),
     ):
         if not good:
             raise ConfigError(f"{path}: [{section}] {key}: expected {expected}, got {value!r}")

@@ -92,7 +92,9 @@ class Spool:
         except sqlite3.Error as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
-            raise SpoolError(f"{self._path}: cannot keep the record ({error}); make room on the disk") from None
+            raise SpoolError(
+                f"{self._path}: cannot keep the record ({error}); make room on the disk"
+            ) from None
 
     def waiting(self, limit: int) -> list[Spooled]:
         """The oldest records that are neither acknowledged nor refused."""

@@ -109,7 +109,9 @@ def train(
         now = time.monotonic()
         progress.elapsed_s = before + (now - started)
         if now - last_report > 1.0:
-            on_progress(_share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch})
+            on_progress(
+                _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
+            )
             last_report = now
         if now - last_save > CHECKPOINT_INTERVAL_S:
             _report(network, batches, validation, recent, progress, budget, run)

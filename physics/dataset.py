@@ -67,9 +67,7 @@ def generate_dataset(
     ``DatasetError``. ``on_progress(done_samples, total_samples)`` is called after each chunk.
     """
     if count < 1 or workers < 1 or first < 0:
-        raise DatasetError(
-            f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}"
-        )
+        raise DatasetError(f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}")
     names = [check_family(family) for family in families]
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, names, count, seed, engine, first, acquisition)
@@ -119,8 +117,7 @@ def _claim(
             )
         return
     wanted["versions"] = {
-        name: metadata.version(name)
-        for name in ("numpy", "deepwave" if engine == "deepwave" else "keras")
+        name: metadata.version(name) for name in ("numpy", "deepwave" if engine == "deepwave" else "keras")
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(wanted, indent=2))

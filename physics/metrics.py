@@ -62,7 +62,5 @@ def _blur(images: np.ndarray) -> np.ndarray:
         pad[axis] = (half, half)
         padded = np.pad(images, pad)
         n = images.shape[axis]
-        images = sum(
-            weight * np.take(padded, range(i, i + n), axis=axis) for i, weight in enumerate(kernel)
-        )
+        images = sum(weight * np.take(padded, range(i, i + n), axis=axis) for i, weight in enumerate(kernel))
     return images

@@ -13,9 +13,7 @@ class ModellingError(ValueError):
     """Maps that cannot be modelled, or an engine that is not there."""
 
 
-def model_gathers(
-    velocity_mps: np.ndarray, acquisition: Acquisition, engine: str = "openfwi"
-) -> np.ndarray:
+def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: str = "openfwi") -> np.ndarray:
     """Gathers of constant-density acoustic maps.
 
     ``velocity_mps (n, 1, nz, nx)`` in m/s -> float32 ``(n, S, T, R)``. ``engine`` "openfwi" is the

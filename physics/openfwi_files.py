@@ -36,7 +36,9 @@ def family_folder(family: str) -> str:
     for suffix in ("vel", "fault"):
         if kind.endswith(suffix):
             kind = kind.removesuffix(suffix).capitalize() + suffix
-    return f"{kind[0].upper()}{kind[1:]}".replace("vel", "Vel").replace("fault", "Fault") + f"_{variant.upper()}"
+    return (
+        f"{kind[0].upper()}{kind[1:]}".replace("vel", "Vel").replace("fault", "Fault") + f"_{variant.upper()}"
+    )
 
 
 def family_file_names(family: str, index: int) -> tuple[str, str]:
@@ -139,7 +141,9 @@ def find_pairs(folder: Path, acquisition: Acquisition) -> list[OpenFWIPair]:
             continue
         pair = open_pair(path, acquisition)
         if pair.map_path is None:
-            raise OpenFWIFileError(f"{map_path_of(path)}: not found; expected the maps of {path.name} beside it")
+            raise OpenFWIFileError(
+                f"{map_path_of(path)}: not found; expected the maps of {path.name} beside it"
+            )
         pairs.append(pair)
     return pairs
 

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
-from convert.cli import ERRORS, app  # noqa: E402
+from convert.cli import ERRORS, app
 
 
 def test_convert_prints_json_alone_and_writes_the_release(tiny_run, tmp_path):

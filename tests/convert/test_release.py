@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
-from convert.errors import ConversionError  # noqa: E402
-from convert.release import staged_release  # noqa: E402
+from convert.errors import ConversionError
+from convert.release import staged_release
 
 MARK = {"bundle": "manifest.json", "decoder": "decoder.json"}
 

@@ -3,8 +3,8 @@ import pytest
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
-from convert.errors import ConversionError  # noqa: E402
-from convert.verify import (  # noqa: E402
+from convert.errors import ConversionError
+from convert.verify import (
     Agreement,
     MapError,
     Verification,

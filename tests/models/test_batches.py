@@ -53,9 +53,7 @@ def test_mirror_is_the_gather_of_the_mirrored_map():
     from physics.families import generate_map
     from physics.modelling import model_gathers
 
-    survey = Acquisition.from_dict(
-        {**SURVEY.to_dict(), "source_cells": [0, 20, 49, 69], "n_time": 300}
-    )
+    survey = Acquisition.from_dict({**SURVEY.to_dict(), "source_cells": [0, 20, 49, 69], "n_time": 300})
     map_mps = generate_map("curvefault_a", 3, 0, survey)[None]
     gathers = model_gathers(np.concatenate([map_mps, map_mps[..., ::-1]]), survey, engine="deepwave")
     ours, _ = mirrored(gathers.transpose(0, 2, 3, 1)[:1], map_mps[:, 0])

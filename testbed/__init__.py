@@ -1,0 +1,1 @@
+"""Five devices and a centre on one machine, with real processes and sockets."""

@@ -1,0 +1,89 @@
+"""``epic testbed``: the whole line on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from central.database import StoreError
+from firmware_py.bundle import BundleError
+from physics.acquisition import AcquisitionError
+from physics.modelling import ModellingError
+from physics.openfwi_files import OpenFWIFileError
+from testbed.processes import TestbedError
+from testbed.samples import SamplesError
+
+ERRORS: tuple[type[Exception], ...] = (
+    AcquisitionError,
+    BundleError,
+    ModellingError,
+    OpenFWIFileError,
+    SamplesError,
+    StoreError,
+    TestbedError,
+)
+
+app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps ``run`` a sub-command although it is the only one."""
+
+
+@app.command()
+def run(
+    events: Annotated[int, typer.Option(help="Events to replay; 0 takes every gather once.")] = 0,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="OpenFWI gather file or a single gather; repeat for more. Default: shipped ones."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/testbed"),
+    model: Annotated[Path | None, typer.Option(help="Folder with bundle/ and decoder/.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle for the devices.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the centre; 0 takes a free one.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Replay gathers through five device processes and a central one; draw the maps."""
+    from rich.console import Console
+
+    from testbed.run import find_model, run_testbed
+
+    with Console(stderr=True).status("preparing") as status:
+        results = run_testbed(
+            find_model(model, bundle), data or [], events, out, port, on_step=lambda step: status.update(step)
+        )
+    if as_json:
+        typer.echo(json.dumps(results))
+    else:
+        _print(results)
+
+
+def _print(results: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(
+        *("event", "family", "bytes", "encode ms", "link ms", "assemble ms", "decode ms"),
+        *("MAE m/s", "MAE", "SSIM", "misfit"),
+        title=f"model {results['model']}",
+    )
+    for row in results["events"]:
+        cells = [row["event"], row["family"], row["bytes"]]
+        cells += [f"{row['ms'][step]:.1f}" for step in ("encode", "link", "assemble", "decode")]
+        cells += ["-" if row[key] is None else row[key] for key in ("mae_mps", "mae", "ssim", "misfit")]
+        table.add_row(*map(str, cells))
+    console.print(table)
+    total = results["total"]
+    steps = ", ".join(f"{step.replace('_', ' ')} {value} ms" for step, value in total["median_ms"].items())
+    console.print(f"Median latency: {steps}.")
+    console.print(
+        f"{total['maps']} maps from devices {total['devices_heard']}, {total['lost']} records lost; "
+        f"{total['bytes_an_event']:.0f} bytes an event against {total['raw_bytes_an_event']:,} raw: "
+        f"{total['times_fewer_bytes']:.0f} times fewer."
+    )
+    console.print(f"Pictures and logs in {results['folder']}.")

@@ -1,0 +1,92 @@
+"""The processes of a run: five devices and a centre, started, watched, always reaped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+
+class TestbedError(RuntimeError):
+    """The line did not run to its end; the message carries what the failing process said."""
+
+    __test__ = False
+
+
+class Process:
+    """A child process whose standard error goes to a file; ``log`` is its own JSON log."""
+
+    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.jsonl"
+        self._errors = folder / f"{name}.stderr"
+        with self._errors.open("wb") as errors:
+            self._child = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._child.poll()
+
+    def complaint(self) -> str:
+        """The last line the process wrote to standard error."""
+        lines = self._errors.read_text(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else f"exit code {self.exit_code}, no message"
+
+    def entries(self, what: str | None = None) -> list[dict]:
+        """Whole lines of the process's log, all or those of one kind."""
+        if not self.log.exists():
+            return []
+        lines = self.log.read_text().splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [row for row in rows if what is None or row["what"] == what]
+
+    def wait_for(self, what: str, timeout_s: float) -> dict:
+        """The first log entry of a kind. Raises ``TestbedError`` when the process ends or time runs out."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if rows := self.entries(what):
+                return rows[0]
+            if self.exit_code is not None:
+                raise TestbedError(f"{self.name}: {self.complaint()}")
+            time.sleep(0.02)
+        raise TestbedError(f"{self.name}: not {what} within {timeout_s:.0f} s; see {self._errors.parent}")
+
+    def end(self, timeout_s: float = 15.0) -> None:
+        """Ask the process to end, and make it end when it does not."""
+        if self.exit_code is None:
+            self._child.send_signal(signal.SIGINT)
+            try:
+                self._child.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+        self._child.wait()
+
+
+class Processes:
+    """Children of one run; leaving the context ends every one of them, newest first."""
+
+    def __init__(self) -> None:
+        self._all: list[Process] = []
+
+    def start(self, name: str, arguments: list[str], folder: Path) -> Process:
+        process = Process(name, arguments, folder)
+        self._all.append(process)
+        return process
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in reversed(self._all):
+            process.end()

@@ -1,0 +1,203 @@
+"""``epic testbed run``: the whole line on this machine, from gathers to maps, with everything accounted for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from central.render import Row, draw_comparison
+from central.store import Store, StoredMap
+from firmware_py.bundle import load_bundle
+from physics.acquisition import Acquisition
+from physics.modelling import model_gathers
+from physics.openfwi_files import create_array, open_pair
+from testbed.account import account
+from testbed.processes import Process, Processes, TestbedError
+from testbed.samples import Sample, load_samples
+
+ZOO = Path(__file__).parent.parent / "models" / "zoo"
+ROWS_A_PICTURE = 10
+START_TIMEOUT_S = 60.0
+# Between events, so that latency is that of an event and not of a queue of them.
+INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Model:
+    """The bundle the devices get, and the decoder of the centre with the bundle it belongs to."""
+
+    device_bundle: Path
+    bundle: Path
+    decoder: Path
+
+
+def find_model(folder: Path | None, device_bundle: Path | None = None) -> Model:
+    """The model in ``folder``, or the only one in ``models/zoo``. Raises ``TestbedError``."""
+    if folder is None:
+        entries = sorted(path.parent for path in ZOO.glob("*/bundle"))
+        if len(entries) != 1:
+            raise TestbedError(
+                f"{ZOO}: expected one released model, found {len(entries)}; choose one with --model"
+            )
+        folder = entries[0]
+    bundle = folder / "bundle"
+    return Model(device_bundle or bundle, bundle, folder / "decoder")
+
+
+def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[Sample]:
+    """``count`` events from OpenFWI gather files (with the maps beside them), or the shipped ones.
+
+    Fewer gathers than ``count`` are replayed from the start. Raises ``OpenFWIFileError``, ``SamplesError``.
+    """
+    if not data:
+        samples = load_samples()
+    else:
+        samples = []
+        for path in data:
+            pair = open_pair(path, acquisition)
+            gathers, maps = pair.gathers(), pair.maps() if pair.map_path else None
+            for i in range(min(len(gathers), count - len(samples))):
+                map_mps = None if maps is None else np.asarray(maps[i, 0])
+                samples.append(Sample(pair.family, np.asarray(gathers[i], np.float32), map_mps))
+    count = count or len(samples)
+    return [samples[i % len(samples)] for i in range(count)]
+
+
+def run_testbed(
+    model: Model,
+    data: list[Path],
+    count: int,
+    out: Path,
+    port: int = 0,
+    timeout_s: float = 60.0,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict:
+    """Replay ``count`` events through five device processes and a centre; returns the results.
+
+    ``out`` becomes the run folder: ``results.json``, ``maps-*.png``, and each process's configuration
+    and log. Raises ``TestbedError`` with what the failing process said, and the errors of its inputs.
+    """
+    bundle = load_bundle(model.bundle)
+    acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+    events = load_events(data, count, acquisition)
+    _check_finite(events)
+    _prepare(out)
+    with create_array(out / "gathers.npy", (len(events), *acquisition.gather_shape)) as gathers:
+        for i, event in enumerate(events):
+            gathers[i] = event.gather
+    with Processes() as processes:
+        on_step("starting the centre")
+        centre = _start_centre(processes, model, out, port)
+        endpoint = centre.wait_for("ready", START_TIMEOUT_S)["endpoint"]
+        on_step(f"{acquisition.n_devices} devices send")
+        devices = [
+            _start_device(processes, model, out, device, endpoint) for device in range(acquisition.n_devices)
+        ]
+        _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
+        for process in [*devices, centre]:
+            process.end()
+            if process.exit_code:
+                raise TestbedError(f"{process.name}: {process.complaint()}")
+    on_step("drawing")
+    maps = {stored.event: stored for stored in Store(out / "central").newest()}
+    rows = account(devices, out / "central", maps, events, acquisition)
+    _draw(out, events, maps, acquisition)
+    results = {**rows, "model": bundle.name, "model_hash": bundle.model_hash.hex(), "folder": str(out)}
+    (out / "results.json").write_text(json.dumps(results, indent=2))
+    return results
+
+
+def data_misfit(stored: StoredMap, gather: np.ndarray, acquisition: Acquisition) -> float:
+    """Relative L2 misfit between a recorded gather and that modelled from the predicted map."""
+    modelled = model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi")[0]
+    return float(np.linalg.norm(modelled - gather) / np.linalg.norm(gather))
+
+
+def _check_finite(events: list[Sample]) -> None:
+    for number, event in enumerate(events, start=1):
+        bad = int(np.size(event.gather) - np.isfinite(event.gather).sum())
+        if bad:
+            raise TestbedError(f"event {number}: {bad} samples are NaN or infinite; mend the recording")
+
+
+def _prepare(out: Path) -> None:
+    """An empty run folder; one of an earlier run is replaced, anything else is left alone."""
+    if out.exists():
+        if any(out.iterdir()) and not (out / "central.toml").exists():
+            raise TestbedError(f"{out}: exists and is no testbed run; choose another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+
+
+def _start_centre(processes: Processes, model: Model, out: Path, port: int) -> Process:
+    config = out / "central.toml"
+    listen = f"tcp://127.0.0.1:{port or '*'}"
+    config.write_text(
+        f'[central]\nlisten = "{listen}"\ndata_dir = "central"\nlog = "central.jsonl"\npictures = false\n'
+        f'[[model]]\nbundle = "{model.bundle.resolve()}"\ndecoder = "{model.decoder.resolve()}"\n'
+    )
+    return processes.start("central", ["-m", "epic", "central", "run", "--config", str(config)], out)
+
+
+def _start_device(processes: Processes, model: Model, out: Path, device: int, endpoint: str) -> Process:
+    name = f"device{device}"
+    config = out / f"{name}.toml"
+    config.write_text(
+        f'[node]\ndevice = {device}\nstate_dir = "{name}"\nbundle = "{model.device_bundle.resolve()}"\n'
+        f'[link]\nendpoint = "{endpoint}"\n'
+        f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {INTERVAL_S}\n'
+        f'[run]\nexit_when_drained = true\nlog = "{name}.jsonl"\n'
+    )
+    return processes.start(name, ["-m", "firmware_py", "run", "--config", str(config)], out)
+
+
+def _wait_for_maps(
+    devices: list[Process],
+    centre: Process,
+    data_dir: Path,
+    count: int,
+    timeout_s: float,
+    on_step: Callable[[str], None],
+) -> None:
+    deadline = time.monotonic() + timeout_s + count * INTERVAL_S
+    store = Store(data_dir)
+    try:
+        while True:
+            complete = sum(not stored.partial for stored in store.newest())
+            on_step(f"{complete} of {count} maps")
+            if complete == count:
+                return
+            for process in devices:
+                if process.exit_code:
+                    raise TestbedError(f"{process.name}: {process.complaint()}")
+            if centre.exit_code is not None:
+                raise TestbedError(f"centre: {centre.complaint()}")
+            if time.monotonic() > deadline:
+                silent = [process.name for process in devices if process.exit_code is None]
+                raise TestbedError(
+                    f"{complete} of {count} maps after {timeout_s:.0f} s; still at work: "
+                    f"{', '.join(silent) or 'no device'}; see the logs in {data_dir.parent}"
+                )
+            time.sleep(0.1)
+    finally:
+        store.close()
+
+
+def _draw(out: Path, events: list[Sample], maps: dict[int, StoredMap], acquisition: Acquisition) -> None:
+    rows = [
+        Row(
+            f"event {number}, {event.family}",
+            event.map_mps,
+            maps[number].velocity_mps,
+            maps[number].uncertainty_mps,
+        )
+        for number, event in enumerate(events, start=1)
+    ]
+    for page, first in enumerate(range(0, len(rows), ROWS_A_PICTURE), start=1):
+        draw_comparison(out / f"maps-{page}.png", rows[first : first + ROWS_A_PICTURE], acquisition)
