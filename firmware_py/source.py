@@ -86,12 +86,16 @@ class FileSource:
         self._due = time.monotonic() + self._interval_s
         index = self._next
         self._next += 1
+        path, gather = self._gather(index)
+        return Recording(self._next, time.time_ns() // 1000, self._selection.of(gather, path), path)
+
+    def _gather(self, index: int) -> tuple[Path, np.ndarray]:
+        """The ``index``-th gather over all files, and its file."""
         for path, gathers in self._files:
             if index < len(gathers):
-                break
+                return path, gathers[index]
             index -= len(gathers)
-        part = self._selection.of(gathers[index], path)
-        return Recording(self._next, time.time_ns() // 1000, part, path)
+        raise IndexError(index)
 
     def done(self, recording: Recording) -> None:
         """The recording is in the spool."""

@@ -61,10 +61,8 @@ def generate_map(family: str, seed: int, index: int, acquisition: Acquisition) -
     rng = np.random.default_rng(np.random.SeedSequence([seed, tag, index]))
     kind, variant = name.rsplit("_", 1)
     low, high = acquisition.velocity_min_mps, acquisition.velocity_max_mps
-    if kind == "style":
-        field = _style(rng, acquisition, variant)
-    else:
-        field = _layered(rng, acquisition, kind, variant)
+    draw = _style if kind == "style" else _layered
+    field = draw(rng, acquisition, kind, variant)
     return np.clip(field, low, high).astype(np.float32)[None]
 
 
@@ -72,10 +70,10 @@ def _layered(rng: np.random.Generator, acquisition: Acquisition, kind: str, vari
     """Layers, curved or flat, possibly cut by faults: ``(n_depth, n_width)`` m/s."""
     nz, nx = acquisition.n_depth, acquisition.n_width
     faulted = kind.endswith("fault")
+    fewest, most = 2, 6
     if faulted:
-        n_layers = int(rng.integers(2, 5) if variant == "a" else rng.integers(6, 9))
-    else:
-        n_layers = int(rng.integers(2, 7))
+        fewest, most = (2, 4) if variant == "a" else (6, 8)
+    n_layers = int(rng.integers(fewest, most + 1))
     margin = _FAULT_MARGIN_CELLS if faulted else 0
     tops = _layer_tops(rng, n_layers, -margin, nz + margin)
     velocities = _layer_velocities(rng, n_layers, acquisition, increasing=variant == "a")
@@ -137,7 +135,7 @@ def _fault_shift(
     return shift - np.median(shift)
 
 
-def _style(rng: np.random.Generator, acquisition: Acquisition, variant: str) -> np.ndarray:
+def _style(rng: np.random.Generator, acquisition: Acquisition, kind: str, variant: str) -> np.ndarray:
     """A random field on a depth trend: ``(n_depth, n_width)`` m/s."""
     nz, nx = acquisition.n_depth, acquisition.n_width
     correlation_cells, sigma_mps, noise_mps = (3.5, 183.0, 0.0) if variant == "a" else (2.0, 158.0, 58.0)

@@ -28,7 +28,7 @@ def account(
     Bytes are those of ZeroMQ's protocol over TCP in both directions; connection set-up and
     acknowledgements are spread evenly over the events. TCP and IP headers are not counted, for neither
     side. Latency: encode (slowest device), link (from sending to the centre having it, slowest
-    device), assemble (waiting in the centre), decode.
+    device), assemble (waiting in the centre), decode; in all, from the last device's recording on.
     """
     statistics = [process.entries("statistics")[-1] for process in devices]
     both_ways = sum(row["bytes_sent"] + row["bytes_received"] for row in statistics)
@@ -88,7 +88,8 @@ def _row(
 ) -> dict[str, Any]:
     provenance = stored.provenance
     arrived = {record.device: record.received_us for record in records}
-    first_us = min(log[number]["recorded_us"] for log in sent)
+    # Devices of a replay start at slightly different times; the event is over when the last recorded.
+    recorded_us = max(log[number]["recorded_us"] for log in sent)
     row: dict[str, Any] = {
         "event": number,
         "family": event.family,
@@ -101,7 +102,7 @@ def _row(
             ),
             "assemble": round((provenance["assembled_us"] - provenance["last_received_us"]) / 1000, 2),
             "decode": round((provenance["decoded_us"] - provenance["assembled_us"]) / 1000, 2),
-            "in_all": round((provenance["decoded_us"] - first_us) / 1000, 2),
+            "in_all": round((provenance["decoded_us"] - recorded_us) / 1000, 2),
         },
         "mae": None,
         "mae_mps": None,

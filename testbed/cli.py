@@ -63,15 +63,28 @@ def run(
 
 
 def _print(results: dict) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    table = Table(
-        *("event", "family", "bytes", "encode ms", "link ms", "assemble ms", "decode ms"),
-        *("MAE m/s", "MAE", "SSIM", "misfit"),
-        title=f"model {results['model']}",
-    )
+    # Piped output has no width of its own; the table needs about a hundred columns.
+    console.width = max(console.width, 100)
+    table = Table(title=f"model {results['model']}; times in ms", box=SIMPLE_HEAD)
+    for name in (
+        "event",
+        "family",
+        "bytes",
+        "encode",
+        "link",
+        "assemble",
+        "decode",
+        "MAE m/s",
+        "MAE",
+        "SSIM",
+    ):
+        table.add_column(name, justify="left" if name == "family" else "right", no_wrap=True)
+    table.add_column("data misfit", justify="right")
     for row in results["events"]:
         cells = [row["event"], row["family"], row["bytes"]]
         cells += [f"{row['ms'][step]:.1f}" for step in ("encode", "link", "assemble", "decode")]
