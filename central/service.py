@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -66,7 +67,7 @@ class Service:
         self._log = log
         self._stop = threading.Event()
         self._inbox: queue.SimpleQueue[Journalled | None] = queue.SimpleQueue()
-        self._pictures: queue.Queue[tuple[Path, tuple] | None] = queue.Queue(maxsize=100)
+        self._pictures: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=100)
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
         expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
@@ -119,13 +120,13 @@ class Service:
                 due_s = assembler.next_due_s()
                 wait_s = 0.5 if due_s is None else min(max(due_s - time.monotonic(), 0.0), 0.5)
                 try:
-                    latent = self._inbox.get(timeout=wait_s)
+                    arrived = self._inbox.get(timeout=wait_s)
                 except queue.Empty:
                     pass
                 else:
-                    if latent is None:
+                    if arrived is None:
                         break
-                    self._take(latent, assembler, journal, store)
+                    self._take(arrived, assembler, journal, store)
                 for event in assembler.due(time.monotonic()):
                     self._draw_map(event, store)
         finally:
@@ -185,23 +186,28 @@ class Service:
         )
         if self._config.pictures:
             path = self._config.data_dir / "pictures" / f"survey{survey}-event{number:06d}.png"
-            drawing = (velocity[0], uncertainty[0], decoder.acquisition, provenance["devices"])
+            maps = (velocity[0], uncertainty[0])
+            heard = sorted(event.latents)
             try:
-                self._pictures.put_nowait((path, drawing))
+                self._pictures.put_nowait(partial(self._draw_picture, path, maps, decoder.acquisition, heard))
             except queue.Full:
                 # A picture can be drawn from the store at any time; decoding must not wait for it.
                 self._log.write("picture_skipped", survey=survey, event=number)
 
     def _draw(self) -> None:
+        while (job := self._pictures.get()) is not None:
+            job()
+
+    def _draw_picture(
+        self, path: Path, maps: tuple[np.ndarray, np.ndarray], acquisition: Acquisition, heard: list[int]
+    ) -> None:
         from central.render import draw_map
 
-        while (job := self._pictures.get()) is not None:
-            path, drawing = job
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                draw_map(path, *drawing, title=path.stem)
-            except OSError as error:
-                self._log.write("picture_failed", path=str(path), reason=str(error))
+            draw_map(path, *maps, acquisition, heard, title=path.stem)
+        except OSError as error:
+            self._log.write("picture_failed", path=str(path), reason=str(error))
 
 
 def _software() -> dict[str, str]:

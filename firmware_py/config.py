@@ -103,7 +103,7 @@ def _section(path: Path, name: str, kind: Any, given: Any) -> Any:
     for key, entry in known.items():
         if key not in given and entry.default is dataclasses.MISSING:
             raise ConfigError(f"{path}: [{name}] {key} is missing")
-    return kind(**{key: _value(path, name, key, known[key].type, value) for key, value in given.items()})
+    return kind(**{key: _value(path, name, key, str(known[key].type), value) for key, value in given.items()})
 
 
 def _value(path: Path, section: str, key: str, kind: str, value: Any) -> Any:

@@ -89,7 +89,7 @@ def compile_network(network: keras.Model):
         return jax.jit(lambda inputs: network(inputs, training=False))
     import tensorflow as tf
 
-    return tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=False)
+    return tf.function(lambda inputs: network(inputs, training=False), autograph=False)
 
 
 def save_decoder(

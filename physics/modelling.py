@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 
 from physics.acquisition import Acquisition
@@ -30,15 +32,13 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
         )
     if not np.isfinite(velocity_mps).all() or velocity_mps.min() <= 0:
         raise ModellingError("modelling: expected finite, positive velocities in m/s")
-    if engine == "deepwave":
-        try:
-            from physics import engine_deepwave as chosen
-        except ImportError:
-            raise ModellingError(
-                "modelling: engine deepwave is not installed; pip install 'epic-fwi[physics]'"
-            ) from None
-    elif engine == "openfwi":
-        from physics import engine_openfwi as chosen  # type: ignore[no-redef]
-    else:
+    if engine not in ENGINES:
         raise ModellingError(f"modelling: expected engine {' or '.join(ENGINES)}, got {engine!r}")
-    return chosen.model(velocity_mps[:, 0], acquisition)
+    try:
+        chosen = import_module(f"physics.engine_{engine}")
+        return chosen.model(velocity_mps[:, 0], acquisition)
+    except ImportError as error:
+        extra = "physics" if engine == "deepwave" else "central"
+        raise ModellingError(
+            f"modelling: engine {engine} needs {error.name}; pip install 'epic-fwi[{extra}]'"
+        ) from None

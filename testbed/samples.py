@@ -68,7 +68,7 @@ def write_samples(path: Path, samples: list[Sample]) -> None:
     arrays["steps"] = np.array(steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
     os.replace(temporary, path)
 
 
