@@ -32,12 +32,10 @@ def damping_profile(n_cells: int) -> np.ndarray:
 
 
 def _padded_damping(n_depth: int, n_width: int) -> np.ndarray:
-    """Relative damping of every padded cell; in the corners that of the side above or below is kept."""
+    """Relative damping of every padded cell; corners take the value of the left or right side."""
     along_z, along_x = damping_profile(n_depth), damping_profile(n_width)
     damping = np.broadcast_to(along_x[None, :], (len(along_z), len(along_x))).copy()
-    outside = np.arange(len(along_z))
-    outside = outside[(outside < PAD_CELLS) | (outside >= PAD_CELLS + n_depth)]
-    damping[outside] = along_z[outside][:, None]
+    damping[:, PAD_CELLS : PAD_CELLS + n_width] = along_z[:, None]
     return damping.astype(np.float32)
 
 
@@ -78,12 +76,18 @@ def record(velocity_mps, acquisition: Acquisition):
             surface = surface[:, first_column : first_column + len(columns)]
         else:
             surface = ops.take(surface, columns, axis=1)
-        return after, now, ops.slice_update(gather, (0, n, 0), surface[:, None])
+        return after, now, ops.scatter_update(gather, ops.reshape(n, (1, 1)), surface[None])
 
     quiet = ops.zeros((a.n_sources, nz, nx))
-    state = (quiet, quiet, ops.zeros(a.gather_shape))
-    *_, gather = ops.fori_loop(0, a.n_time, step, state)
-    return gather
+    # Time first while recording: a row is written a step, by an operation that has a gradient.
+    record_shape = (a.n_time, a.n_sources, a.n_receivers)
+    *_, gather = ops.while_loop(
+        lambda n, *_: n < a.n_time,
+        lambda n, *state: (n + 1, *step(n, state)),
+        (ops.convert_to_tensor(0), quiet, quiet, ops.zeros(record_shape)),
+        maximum_iterations=a.n_time,
+    )
+    return ops.transpose(gather, (1, 0, 2))
 
 
 def _edge_pad(velocity):
