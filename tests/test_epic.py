@@ -1,0 +1,64 @@
+"""The ``epic`` command: light to start, one line for every error."""
+
+import subprocess
+import sys
+
+import pytest
+
+import epic
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "epic", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_names_every_group():
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert all(group in shown.stdout for group in epic.GROUPS)
+
+
+def test_version():
+    assert run("--version").stdout.startswith("epic ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["central", "--help"], ["testbed", "--help"]])
+def test_asking_for_help_loads_no_heavy_package(arguments):
+    code = (
+        "import sys, epic\n"
+        f"epic.main({arguments!r})\n"
+        "heavy = {'tensorflow', 'keras', 'torch', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["weather"], "unknown group 'weather'"),
+        (["data", "generate", "salt", "--out", "x"], "family: expected one of"),
+        (["train", "epic", "--data", "/nowhere", "--out", "x"], "either --minutes or --epochs"),
+        (["train", "epic", "--data", "/nowhere", "--out", "x", "--epochs", "1"], "/nowhere: no such folder"),
+        (["evaluate", "/nowhere", "--data", "/nowhere"], "expected a run folder"),
+        (["convert", "/nowhere", "--out", "x"], "expected a run folder"),
+        (["central", "run", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+        (["central", "list", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+        (["testbed", "run", "--model", "/nowhere", "--out", "x"], "expected a bundle folder"),
+        (["board", "show", "toaster"], "toaster"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert epic.main(arguments) == 2
+    shown = capsys.readouterr().err.strip()
+    assert message in shown
+    assert shown.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in shown
+
+
+def test_wrong_use_exits_2_and_shows_the_usage(capsys):
+    assert epic.main(["central", "run"]) == 2
+    assert "--config" in capsys.readouterr().err
