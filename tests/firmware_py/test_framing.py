@@ -1,0 +1,83 @@
+"""Framing on byte streams: against the reference COBS, through garbage, within bounds."""
+
+import pytest
+from cobs import cobs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firmware_py.framing import (
+    Deframer,
+    FramingError,
+    cobs_decode,
+    cobs_encode,
+    decode_frame,
+    encode_frame,
+)
+
+# Runs of non-zeros around 254 are where COBS is hard.
+blocks = st.one_of(
+    st.binary(max_size=600),
+    st.lists(st.sampled_from([b"\0", b"\1" * 253, b"\1" * 254, b"\1" * 255]), max_size=4).map(b"".join),
+)
+
+
+@given(blocks)
+def test_cobs_is_the_reference(data):
+    assert cobs_encode(data) == cobs.encode(data)
+    assert cobs_decode(cobs_encode(data)) == data
+    assert 0 not in cobs_encode(data)
+
+
+@given(st.binary(min_size=1, max_size=300).filter(lambda data: 0 not in data))
+def test_cobs_decoding_accepts_what_the_reference_accepts(data):
+    try:
+        expected = cobs.decode(data)
+    except cobs.DecodeError:
+        with pytest.raises(FramingError):
+            cobs_decode(data)
+    else:
+        assert cobs_decode(data) == expected
+
+
+@given(st.lists(blocks, max_size=6), st.data())
+def test_records_come_out_however_the_stream_is_cut(bodies, data):
+    stream = b"".join(encode_frame(body) for body in bodies)
+    deframer = Deframer()
+    out = []
+    while stream:
+        n = data.draw(st.integers(1, len(stream)))
+        out += deframer.feed(stream[:n])
+        stream = stream[n:]
+    assert out == bodies
+    assert deframer.damaged_frames == 0
+
+
+@given(st.binary(max_size=200), blocks)
+def test_back_in_step_after_garbage(garbage, body):
+    deframer = Deframer()
+    deframer.feed(garbage + b"\0")
+    assert deframer.feed(encode_frame(body)) == [body]
+
+
+@given(blocks, st.data())
+def test_a_flipped_bit_is_never_accepted_as_the_record(body, data):
+    frame = bytearray(encode_frame(body)[:-1])
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    deframer = Deframer()
+    got = deframer.feed(bytes(frame) + b"\0")
+    assert got == []
+
+
+def test_an_endless_frame_is_forgotten_and_counted():
+    deframer = Deframer(max_frame_bytes=100)
+    for _ in range(1000):
+        assert deframer.feed(b"\1" * 50) == []
+        assert len(deframer._buffer) <= 100
+    assert deframer.feed(b"\0" + encode_frame(b"fine")) == [b"fine"]
+    assert deframer.damaged_frames == 1
+
+
+def test_a_frame_too_short_for_its_crc():
+    with pytest.raises(FramingError, match="CRC of 4 bytes, got 2"):
+        decode_frame(cobs_encode(b"ab"))
