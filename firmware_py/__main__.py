@@ -7,46 +7,79 @@ Exit codes: 0 stopped or drained; 2 the configuration, bundle, runtime, spool or
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from pathlib import Path
 
 from firmware_py.bundle import BundleError
+from firmware_py.check import check
 from firmware_py.compand import GatherError
-from firmware_py.config import ConfigError, load_config
+from firmware_py.config import ConfigError, NodeConfig, load_config
 from firmware_py.encoder import EncoderError
 from firmware_py.link import LinkError
-from firmware_py.node import Node, RefusedError
+from firmware_py.node import Node
 from firmware_py.spool import SpoolError
 
 ERRORS = (BundleError, ConfigError, EncoderError, GatherError, LinkError, SpoolError)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the device's command line; returns the exit code. A declared error is one line on stderr."""
+    # Until the loop runs there is nothing to finish; from then on `Node.stop` ends it in order.
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: sys.exit(0))
     parser = argparse.ArgumentParser(prog="firmware_py", description="EPIC's device: record, encode, send.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("run", "record and send until stopped"),
-        ("check", "load the configuration and the bundle, and say what they are"),
+        ("check", "try the configuration, the bundle and the source, and send nothing"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--config", type=Path, required=True, help="node.toml")
+        command.add_argument("--json", action="store_true", help="report as one JSON object")
     given = parser.parse_args(arguments)
     try:
-        node = Node(load_config(given.config))
-        if given.command == "check":
-            print(
-                f"device {node.config.node.device}: {node.bundle.name} {node.bundle.model_hash.hex()}, ready"
-            )
-            return 0
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, node.stop)
-        node.run()
+        config = load_config(given.config)
+        return _check(config, given.json) if given.command == "check" else _run(config, given.json)
     except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RefusedError as error:
-        print(f"error: {error}", file=sys.stderr)
+
+
+def _check(config: NodeConfig, as_json: bool) -> int:
+    found = check(config)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print(
+            f"device {found['device']}: {found['bundle']} {found['model_hash']}, "
+            f"{len(found['receivers'])} receivers to {found['latent_bytes']} bytes "
+            f"in {found['encode_s'] * 1000:.2f} ms, ready"
+        )
+    return 0
+
+
+def _run(config: NodeConfig, as_json: bool) -> int:
+    node = Node(config)
+    for number in SIGNALS:
+        signal.signal(number, node.stop)
+    statistics = node.run()
+    if as_json:
+        print(json.dumps(statistics))
+    else:
+        print(
+            f"device {statistics['device']}: {statistics['recorded']} recorded, "
+            f"{statistics['acknowledged']} acknowledged, {statistics['waiting']} waiting, "
+            f"{statistics['dropped']} dropped; {statistics['bytes_sent']} bytes sent, "
+            f"{statistics['bytes_received']} received"
+        )
+    if node.refusals:
+        print(
+            f"error: the centre refused {len(node.refusals)} of this device's records: {node.refusals[0]}",
+            file=sys.stderr,
+        )
         return 3
     return 0
 

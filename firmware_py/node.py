@@ -7,6 +7,7 @@ cut nor a dead link loses it. One thread: encoding takes about a millisecond.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from firmware_py import packet
 from firmware_py.bundle import Bundle, BundleError, load_bundle
@@ -21,10 +22,6 @@ from firmware_py.spool import Spool
 
 RESEND_MAX_S = 30.0
 IDLE_S = 0.05
-
-
-class RefusedError(RuntimeError):
-    """The centre refused records of this device."""
 
 
 def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
@@ -51,6 +48,14 @@ def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
     return Selection(shape, chosen)
 
 
+def open_source(config: NodeConfig, selection: Selection, position: int) -> FileSource | FolderSource:
+    """The configured source; a replay goes on at ``position``. Raises ``GatherError``."""
+    source = config.source
+    if source.kind == "files":
+        return FileSource(list(source.paths), selection, source.interval_s, source.limit, position)
+    return FolderSource(source.path, selection, source.poll_s)
+
+
 class Node:
     """One device. ``run`` returns when stopped, or when drained if configured so."""
 
@@ -59,22 +64,17 @@ class Node:
         self.bundle = load_bundle(config.node.bundle)
         self.encoder = Encoder(self.bundle)
         selection = select_receivers(config, self.bundle)
-        self.spool = Spool(config.node.state_dir / "spool.sqlite", config.node.spool_records)
-        self.source: FileSource | FolderSource
-        if config.source.kind == "files":
-            self.source = FileSource(
-                list(config.source.paths),
-                selection,
-                config.source.interval_s,
-                config.source.limit,
-                self.spool.counter("position"),
-            )
-        else:
-            self.source = FolderSource(config.source.path, selection, config.source.poll_s)
+        # A state folder that was lost must not start again at boot 1: the centre would take new records
+        # for those it has, and acknowledge them unread. The clock is past every boot counted up before.
+        self.spool = Spool(
+            config.node.state_dir / "spool.sqlite", config.node.spool_records, first_boot=int(time.time())
+        )
+        self.source = open_source(config, selection, self.spool.counter("position"))
         self.log = Log(config.run.log)
         self.link: Link = ZmqLink(config.link.endpoint, f"epic-{config.node.device}")
         self.stopping = False
         self.refusals: list[str] = []
+        self._recorded = 0
         self._acknowledged = 0
         # (boot, sequence) -> (time of the last sending, seconds to wait for its acknowledgement)
         self._in_flight: dict[tuple[int, int], tuple[float, float]] = {}
@@ -83,11 +83,11 @@ class Node:
         """Ask ``run`` to end after its current step (a signal handler)."""
         self.stopping = True
 
-    def run(self) -> None:
-        """Record and send until stopped or drained.
+    def run(self) -> dict[str, Any]:
+        """Record and send until stopped or drained; returns the statistics that also end the log.
 
         Raises ``GatherError`` for a replayed file that cannot be encoded, ``SpoolError`` when records cannot
-        be kept, ``RefusedError`` at the end when the centre refused any.
+        be kept. ``refusals`` holds the centre's reason for each record that it refused.
         """
         self.log.write(
             "started",
@@ -98,7 +98,7 @@ class Node:
         )
         try:
             while not self.stopping:
-                recording = self.source.poll() if len(self._in_flight) < self.config.link.window else None
+                recording = self.source.poll() if self._has_room() else None
                 if recording is not None:
                     self._record(recording)
                 self._send_waiting()
@@ -106,11 +106,13 @@ class Node:
                 if self.config.run.exit_when_drained and self.source.exhausted and not len(self.spool):
                     break
         finally:
-            self._close()
-        if self.refusals:
-            raise RefusedError(
-                f"the centre refused {len(self.refusals)} of this device's records: {self.refusals[0]}"
-            )
+            statistics = self._close()
+        return statistics
+
+    def _has_room(self) -> bool:
+        """A replay waits for room in the spool, as it can; a field recording drops the oldest record."""
+        replay = self.config.source.kind == "files"
+        return not replay or len(self.spool) < self.config.node.spool_records
 
     def _record(self, recording: Recording) -> None:
         started = time.perf_counter()
@@ -136,6 +138,7 @@ class Node:
         )
         self.spool.append(sequence, packet.encode_record(record), advance=1)
         self.source.done(recording)
+        self._recorded += 1
         self.log.write(
             "recorded",
             event=recording.event,
@@ -146,7 +149,11 @@ class Node:
 
     def _send_waiting(self) -> None:
         """Send what is new within the window, and what has waited too long for its acknowledgement."""
-        for spooled in self.spool.waiting(self.config.link.window):
+        waiting = self.spool.waiting(self.config.link.window)
+        # What a full spool dropped will never be acknowledged.
+        keys = {(spooled.boot, spooled.sequence) for spooled in waiting}
+        self._in_flight = {key: sent for key, sent in self._in_flight.items() if key in keys}
+        for spooled in waiting:
             key = (spooled.boot, spooled.sequence)
             sent = self._in_flight.get(key)
             now = time.monotonic()
@@ -164,6 +171,8 @@ class Node:
             timeout_s = 0.0
             try:
                 record = packet.decode_record(data)
+                if record.device != self.config.node.device:
+                    raise packet.PacketError(f"answer for device {record.device}")
                 if record.type == packet.ACK:
                     self._forget(record.boot, packet.acknowledged_sequences(record))
                 elif record.type == packet.REFUSAL:
@@ -184,16 +193,19 @@ class Node:
             self.refusals.append(reason)
             self.log.write("refused", boot=record.boot, sequence=record.sequence, reason=reason)
 
-    def _close(self) -> None:
+    def _close(self) -> dict[str, Any]:
         self.link.close()
-        statistics = self.link.statistics
-        self.log.write(
-            "statistics",
-            **vars(statistics),
-            acknowledged=self._acknowledged,
-            refused=len(self.refusals),
-            waiting=len(self.spool),
-            dropped=self.spool.counter("dropped"),
-        )
+        statistics = {
+            "device": self.config.node.device,
+            "boot": self.spool.boot,
+            "recorded": self._recorded,
+            "acknowledged": self._acknowledged,
+            "refused": len(self.refusals),
+            "waiting": len(self.spool),
+            "dropped": self.spool.counter("dropped"),
+            **vars(self.link.statistics),
+        }
+        self.log.write("statistics", **statistics)
         self.spool.close()
         self.log.close()
+        return statistics

@@ -1,13 +1,15 @@
 """Records that the centre has not acknowledged yet, safe from a crash or a power cut.
 
 SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk.
-The spool is bounded; when full, the oldest record is dropped and counted, since a fresh recording is
-worth more than an old one to whoever watches the map.
+The spool is bounded; when full, records the centre refused go first, then the oldest that wait, which is
+counted: a fresh recording is worth more than an old one to whoever watches the map.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +28,9 @@ class Spooled:
 
 
 class Spool:
-    """A durable, bounded queue. ``boot`` counts the times it was opened."""
+    """A durable, bounded queue. ``boot`` goes up by one each time it is opened, from ``first_boot``."""
 
-    def __init__(self, path: Path, max_records: int) -> None:
+    def __init__(self, path: Path, max_records: int, first_boot: int = 1) -> None:
         self._path = path
         self._max_records = max_records
         try:
@@ -42,12 +44,25 @@ class Spool:
                 " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
                 "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
             )
+            self._database.execute("INSERT OR IGNORE INTO counter VALUES ('boot', ?)", (first_boot - 1,))
             self.boot = self._add("boot", 1)
         except (sqlite3.Error, OSError) as error:
             raise SpoolError(
                 f"{path}: cannot keep a spool there ({error}); expected a writable folder with room"
             ) from None
         self._sequence = 0
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it on the disk, or none. Raises ``SpoolError``."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield self._database
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise SpoolError(f"{self._path}: cannot be written ({error}); make room on the disk") from None
 
     def _add(self, name: str, amount: int) -> int:
         (value,) = self._database.execute(
@@ -72,29 +87,20 @@ class Spool:
         ``advance`` moves the counter ``position`` in the same transaction, so that a source goes on after
         a restart with the first recording that is not in the spool. Raises ``SpoolError`` on a full disk.
         """
-        database = self._database
-        try:
-            database.execute("BEGIN IMMEDIATE")
+        with self._transaction() as database:
             database.execute(
                 "INSERT INTO record (boot, sequence, data) VALUES (?, ?, ?)", (self.boot, sequence, data)
             )
-            (waiting,) = database.execute("SELECT count(*) FROM record WHERE refused IS NULL").fetchone()
-            if waiting > self._max_records:
-                database.execute(
+            (kept,) = database.execute("SELECT count(*) FROM record").fetchone()
+            if kept > self._max_records:
+                gone = database.execute(
                     "DELETE FROM record WHERE (boot, sequence) IN (SELECT boot, sequence FROM record"
-                    " WHERE refused IS NULL ORDER BY boot, sequence LIMIT ?)",
-                    (waiting - self._max_records,),
-                )
-                self._add("dropped", waiting - self._max_records)
+                    " ORDER BY refused IS NULL, boot, sequence LIMIT ?) RETURNING refused",
+                    (kept - self._max_records,),
+                ).fetchall()
+                self._add("dropped", sum(refused is None for (refused,) in gone))
             if advance:
                 self._add("position", advance)
-            database.execute("COMMIT")
-        except sqlite3.Error as error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise SpoolError(
-                f"{self._path}: cannot keep the record ({error}); make room on the disk"
-            ) from None
 
     def waiting(self, limit: int) -> list[Spooled]:
         """The oldest records that are neither acknowledged nor refused."""
@@ -110,21 +116,21 @@ class Spool:
 
     def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> int:
         """Forget records that the centre has; returns how many were here."""
-        before = self._database.total_changes
-        self._database.execute("BEGIN")
-        self._database.executemany(
-            "DELETE FROM record WHERE boot = ? AND sequence = ?", [(boot, s) for s in sequences]
-        )
-        self._database.execute("COMMIT")
-        return self._database.total_changes - before
+        with self._transaction() as database:
+            before = database.total_changes
+            database.executemany(
+                "DELETE FROM record WHERE boot = ? AND sequence = ?", [(boot, s) for s in sequences]
+            )
+            return database.total_changes - before
 
     def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
         """Stop sending a record that the centre refuses, but keep it; False if it was not waiting."""
-        cursor = self._database.execute(
-            "UPDATE record SET refused = ? WHERE boot = ? AND sequence = ? AND refused IS NULL",
-            (reason, boot, sequence),
-        )
-        return cursor.rowcount == 1
+        with self._transaction() as database:
+            cursor = database.execute(
+                "UPDATE record SET refused = ? WHERE boot = ? AND sequence = ? AND refused IS NULL",
+                (reason, boot, sequence),
+            )
+            return cursor.rowcount == 1
 
     def close(self) -> None:
         self._database.close()
