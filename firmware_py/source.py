@@ -123,6 +123,8 @@ class FolderSource:
         self._poll_s = poll_s
         self._due = 0.0
         self._sizes: dict[Path, int] = {}
+        # Handed out, and not yet moved by ``done`` or ``reject``.
+        self._taken: set[Path] = set()
         self._ready: Iterator[Path] = iter(())
 
     def poll(self) -> Recording | None:
@@ -136,6 +138,7 @@ class FolderSource:
             path = next(self._ready, None)
         if path is None or not path.exists():
             return None
+        self._taken.add(path)
         event = int(re.findall(r"\d+", path.stem)[-1])
         recording = Recording(event, path.stat().st_mtime_ns // 1000, np.empty((0, 0, 0)), path)
         try:
@@ -154,7 +157,9 @@ class FolderSource:
             for path in self._folder.glob("*.npy")
             if re.search(r"\d", path.stem) and not path.name.startswith(".")
         }
-        settled = [path for path, size in sizes.items() if self._sizes.get(path) == size]
+        settled = [
+            path for path, size in sizes.items() if self._sizes.get(path) == size and path not in self._taken
+        ]
         self._sizes = sizes
         return sorted(settled, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
 
@@ -170,4 +175,5 @@ class FolderSource:
         folder.mkdir(exist_ok=True)
         os.replace(path, folder / path.name)
         self._sizes.pop(path, None)
+        self._taken.discard(path)
         return folder / path.name

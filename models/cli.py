@@ -49,6 +49,7 @@ def train(
     learning_rate: float = 1.5e-3,
     latent: Annotated[int, typer.Option(help="Bytes a device sends an event.")] = 128,
     thin: Annotated[int, typer.Option(help="Samples averaged into one before encoding.")] = 10,
+    start_from: Annotated[Path | None, typer.Option(help="Run whose weights to begin with.")] = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -74,7 +75,15 @@ def train(
             bar.update(training, completed=share, visible=True, description=text)
 
         metrics = start_run(
-            kind, data, out, budget, thin=thin, latent=latent, on_progress=on_progress, on_load=on_load
+            kind,
+            data,
+            out,
+            budget,
+            thin=thin,
+            latent=latent,
+            start_from=start_from,
+            on_progress=on_progress,
+            on_load=on_load,
         )
     _print_table(metrics["families"], "watched samples (not trained on)", as_json, metrics)
 

@@ -18,6 +18,9 @@ from firmware_py.compand import Companding, compress, thin_samples
 CANDIDATES_K: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 N_WINDOWS = 10
 QUIET_DB = -80.0
+# Half a bit. Beyond the knee of the curve a larger k buys little precision and lifts what lies beneath
+# the weakest signal: noise, and the absorbing edge by which modelled gathers differ (docs/decisions/0002).
+TOLERANCE_DB = 3.0
 
 
 class CompandingError(ValueError):
@@ -34,7 +37,7 @@ def choose_companding(
     code spans just their range. The thinned traces go through int8 and back, and the ratio of
     signal to quantisation noise is taken in dB per trace and per window (a tenth of the record),
     then averaged. Windows more than 80 dB below the loudest sample lie before the first arrival
-    and do not count. The k with the greatest average wins.
+    and do not count. The smallest k within ``TOLERANCE_DB`` of the greatest average wins.
 
     Returns the companding and a report: ``{"thin", "peak", "chosen_k", "windows", "candidates":
     [{"k", "c", "mean_db", "worst_window_db", "window_db": [...]}]}``.
@@ -69,15 +72,17 @@ def choose_companding(
                 "window_db": [round(float(v), 2) for v in window_db],
             }
         )
-    best = max(candidates, key=lambda entry: entry["mean_db"])
+    best_db = max(entry["mean_db"] for entry in candidates)
+    good = [entry for entry in candidates if entry["mean_db"] >= best_db - TOLERANCE_DB]
+    chosen = min(good, key=lambda entry: entry["k"])
     report = {
         "thin": thin,
         "peak": peak,
-        "chosen_k": best["k"],
-        "windows": len(best["window_db"]),
+        "chosen_k": chosen["k"],
+        "windows": len(chosen["window_db"]),
         "candidates": candidates,
     }
-    return Companding(k=best["k"], c=best["c"], thin=thin), report
+    return Companding(k=chosen["k"], c=chosen["c"], thin=thin), report
 
 
 def _window_snr_db(companding: Companding, thinned: np.ndarray, peak: float) -> np.ndarray:

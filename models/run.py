@@ -19,7 +19,7 @@ from models.encoder import EncoderConfig
 from models.fusion import DecoderConfig
 from models.inversionnet import build_inversionnet
 from models.network import build_network, map_loss, map_mae
-from models.training import Budget, TrainingError, predict, train, write_json
+from models.training import Budget, TrainingError, load_checkpoint, predict, train, write_json
 from physics.acquisition import Acquisition
 from physics.metrics import mae, rmse, ssim
 from physics.openfwi_files import find_pairs
@@ -53,6 +53,7 @@ def start_run(
     budget: Budget,
     thin: int = 10,
     latent: int = 128,
+    start_from: Path | None = None,
     acquisition: Acquisition | None = None,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
@@ -60,7 +61,8 @@ def start_run(
     """Train ``kind`` ("epic" or "inversionnet") on OpenFWI folders ``data`` into the folder ``run``.
 
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
-    its budget and data, which may grow). Returns the metrics of the watched samples. Raises
+    its budget and data, which may grow). ``start_from`` is an earlier run whose weights a new run begins
+    with. Returns the metrics of the watched samples. Raises
     ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
@@ -72,6 +74,8 @@ def start_run(
     config = _configure(kind, data, run, budget, thin, latent, acquisition, thinned, training)
     write_json(run / "config.json", asdict(config))
     network, batches, parts = assemble(config, thinned, acquisition)
+    if start_from is not None:
+        network.set_weights(load_checkpoint(start_from).get_weights())
     network.compile(
         keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
         loss=map_loss if kind == "epic" else "mae",

@@ -167,8 +167,7 @@ def _save(network: keras.Model, run: Path, progress: Progress) -> None:
     fresh.mkdir(exist_ok=True)
     network.save(fresh / "network.keras")
     write_json(fresh / "progress.json", vars(progress))
-    for stale in (old,):
-        _remove(stale)
+    _remove(old)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
@@ -182,14 +181,29 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _resume(network: keras.Model, run: Path) -> Progress:
+def _checkpoint_folder(run: Path) -> Path | None:
     # A kill between the two renames of _save leaves the whole checkpoint under its old name.
     for folder in (run / "checkpoint", run / "checkpoint.old"):
         if (folder / "progress.json").exists():
-            saved = keras.models.load_model(folder / "network.keras")
-            network.set_weights(saved.get_weights())
-            network.optimizer.build(network.trainable_variables)
-            for mine, theirs in zip(network.optimizer.variables, saved.optimizer.variables, strict=True):
-                mine.assign(theirs)
-            return Progress(**json.loads((folder / "progress.json").read_text()))
-    return Progress()
+            return folder
+    return None
+
+
+def load_checkpoint(run: Path) -> keras.Model:
+    """The network of a run's last checkpoint, optimiser included. Raises ``TrainingError`` without one."""
+    folder = _checkpoint_folder(run)
+    if folder is None:
+        raise TrainingError(f"{run}: holds no checkpoint; expected a run folder as `epic train` writes it")
+    return keras.models.load_model(folder / "network.keras")
+
+
+def _resume(network: keras.Model, run: Path) -> Progress:
+    folder = _checkpoint_folder(run)
+    if folder is None:
+        return Progress()
+    saved = load_checkpoint(run)
+    network.set_weights(saved.get_weights())
+    network.optimizer.build(network.trainable_variables)
+    for mine, theirs in zip(network.optimizer.variables, saved.optimizer.variables, strict=True):
+        mine.assign(theirs)
+    return Progress(**json.loads((folder / "progress.json").read_text()))

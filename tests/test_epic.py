@@ -24,7 +24,9 @@ def test_version():
     assert run("--version").stdout.startswith("epic ")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["central", "--help"], ["testbed", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["data", "--help"], ["central", "--help"], ["testbed", "--help"]]
+)
 def test_asking_for_help_loads_no_heavy_package(arguments):
     code = (
         "import sys, epic\n"

@@ -76,7 +76,13 @@ def test_a_refusal_carries_its_reason():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("device", 65536), ("device", -1), ("boot", 2**32), ("sample_time_us", 2**64), ("payload", bytes(65536))],
+    [
+        ("device", 65536),
+        ("device", -1),
+        ("boot", 2**32),
+        ("sample_time_us", 2**64),
+        ("payload", bytes(65536)),
+    ],
 )
 def test_a_field_that_does_not_fit_is_named(field, value):
     record = Record(packet.LATENT, 1, 1, 1, 1)

@@ -87,7 +87,9 @@ def test_equal_maps_are_perfect_and_order_does_not_matter():
 
 def test_a_batch_is_the_mean_of_its_maps():
     predicted, true = some_maps()
-    assert ssim(predicted, true) == pytest.approx(np.mean([ssim(p, t) for p, t in zip(predicted, true, strict=True)]))
+    assert ssim(predicted, true) == pytest.approx(
+        np.mean([ssim(p, t) for p, t in zip(predicted, true, strict=True)])
+    )
     assert mae(predicted, true) == pytest.approx(np.abs(predicted - true).mean())
 
 

@@ -80,7 +80,9 @@ def test_a_single_gather_of_half_precision(tmp_path):
 def test_truncated_file(pair):
     data = pair[0].read_bytes()
     pair[0].write_bytes(data[: len(data) // 2])
-    with pytest.raises(OpenFWIFileError, match=r"data1.npy: not a whole .npy file .*copy or download it again"):
+    with pytest.raises(
+        OpenFWIFileError, match=r"data1.npy: not a whole .npy file .*copy or download it again"
+    ):
         open_gathers(pair[0], SURVEY)
 
 

@@ -1,0 +1,98 @@
+"""Where recordings come from."""
+
+import os
+
+import numpy as np
+import pytest
+from tiny import SHAPE
+
+from firmware_py.compand import GatherError
+from firmware_py.source import FileSource, FolderSource, Selection
+
+MINE = Selection(SHAPE, (3, 4, 5))
+
+
+def drain(source, polls=10):
+    found = (source.poll() for _ in range(polls))
+    return [recording for recording in found if recording]
+
+
+def save(path, array):
+    np.save(path, array)
+    return path
+
+
+def test_files_are_replayed_in_order_as_numbered_events(tmp_path, gathers):
+    paths = [save(tmp_path / "a.npy", gathers[:3]), save(tmp_path / "b.npy", gathers[3].astype(np.float16))]
+    source = FileSource(paths, MINE, 0.0, 0, 0)
+    recordings = drain(source)
+    assert [recording.event for recording in recordings] == [1, 2, 3, 4]
+    np.testing.assert_array_equal(recordings[1].part, gathers[1][:, :, 3:])
+    np.testing.assert_allclose(recordings[3].part, gathers[3][:, :, 3:], atol=2e-3)
+    assert source.exhausted
+
+
+def test_replay_goes_on_where_it_stopped_and_ends_at_its_limit(tmp_path, gathers):
+    source = FileSource([save(tmp_path / "a.npy", gathers)], MINE, 0.0, 3, 1)
+    assert [recording.event for recording in drain(source)] == [2, 3]
+
+
+def test_an_interval_holds_the_next_event_back(tmp_path, gathers):
+    source = FileSource([save(tmp_path / "a.npy", gathers)], MINE, 60.0, 0, 0)
+    assert len(drain(source)) == 1
+    assert not source.exhausted
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "shape", "type"])
+def test_files_that_are_no_gathers(tmp_path, gathers, how):
+    path = save(tmp_path / "a.npy", gathers)
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-7])
+    elif how == "shape":
+        save(path, gathers[:, :, :50])
+    else:
+        save(path, np.zeros(SHAPE, int))
+    with pytest.raises(GatherError, match=r"a.npy: .*(expected|not a whole)"):
+        drain(FileSource([path], MINE, 0.0, 0, 0))
+
+
+def test_a_watched_folder(tmp_path, gathers):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    save(tmp_path / "shot-0012.npy", gathers[0])
+    save(tmp_path / "shot-0011.npy", gathers[1][:, :, 3:])
+    assert source.poll() is None, "a file counts once its size has settled"
+    first, second = drain(source, 2)
+    assert (first.event, second.event) == (11, 12)
+    np.testing.assert_array_equal(first.part, gathers[1][:, :, 3:])
+    source.done(first)
+    source.done(second)
+    assert sorted(os.listdir(tmp_path / "sent")) == ["shot-0011.npy", "shot-0012.npy"]
+    assert drain(source) == []
+
+
+def test_a_file_still_growing_waits(tmp_path, gathers):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    path = save(tmp_path / "7.npy", gathers[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300])
+    assert source.poll() is None
+    path.write_bytes(whole)
+    assert source.poll() is None
+    assert source.poll().event == 7
+
+
+def test_a_bad_file_is_set_aside_with_its_reason(tmp_path, gathers):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    save(tmp_path / "1.npy", gathers[0][:, :50])
+    (tmp_path / "2.npy").write_bytes(b"junk")
+    save(tmp_path / "3.npy", gathers[0])
+    assert [recording.event for recording in drain(source)] == [3]
+    assert "expected a gather (2, 100, 6)" in (tmp_path / "rejected" / "1.txt").read_text()
+    assert "not a whole .npy file" in (tmp_path / "rejected" / "2.txt").read_text()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(GatherError, match="no such folder"):
+        FolderSource(tmp_path / "nowhere", MINE, 0.0)

@@ -1,0 +1,95 @@
+"""The spool: durable, bounded, exact about what it holds."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from firmware_py.spool import Spool, SpoolError
+
+
+def sequences(spool):
+    return [(record.boot, record.sequence) for record in spool.waiting(1000)]
+
+
+def test_records_outlive_the_process_and_boots_are_counted(tmp_path):
+    spool = Spool(tmp_path / "s" / "spool.sqlite", 10)
+    assert spool.boot == 1
+    for _ in range(3):
+        spool.append(spool.next_sequence(), b"data", advance=1)
+    spool.close()
+    spool = Spool(tmp_path / "s" / "spool.sqlite", 10)
+    assert spool.boot == 2
+    assert spool.counter("position") == 3
+    spool.append(spool.next_sequence(), b"new")
+    assert sequences(spool) == [(1, 1), (1, 2), (1, 3), (2, 1)], "oldest first"
+
+
+def test_acknowledging_is_idempotent_and_exact(tmp_path):
+    spool = Spool(tmp_path / "spool.sqlite", 10)
+    for _ in range(4):
+        spool.append(spool.next_sequence(), b"data")
+    assert spool.acknowledge(1, (2, 3)) == 2
+    assert spool.acknowledge(1, (2, 3, 99)) == 0
+    assert spool.acknowledge(7, (1,)) == 0
+    assert sequences(spool) == [(1, 1), (1, 4)]
+    assert len(spool) == 2
+
+
+def test_a_full_spool_drops_the_oldest_and_counts_it(tmp_path):
+    spool = Spool(tmp_path / "spool.sqlite", 3)
+    for _ in range(5):
+        spool.append(spool.next_sequence(), b"data")
+    assert sequences(spool) == [(1, 3), (1, 4), (1, 5)]
+    assert spool.counter("dropped") == 2
+
+
+def test_a_refused_record_is_kept_but_waits_no_more(tmp_path):
+    spool = Spool(tmp_path / "spool.sqlite", 3)
+    spool.append(spool.next_sequence(), b"data")
+    assert spool.set_aside(1, 1, "unknown encoder")
+    assert not spool.set_aside(1, 1, "again")
+    assert len(spool) == 0
+
+
+def test_a_folder_that_cannot_hold_a_spool(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match="expected a writable folder"):
+        Spool(tmp_path / "file" / "spool.sqlite", 3)
+    (tmp_path / "junk.sqlite").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(SpoolError, match="cannot keep a spool"):
+        Spool(tmp_path / "junk.sqlite", 3)
+
+
+APPENDER = """
+import sys
+from pathlib import Path
+from firmware_py.spool import Spool
+spool = Spool(Path(sys.argv[1]), 100000)
+while True:
+    sequence = spool.next_sequence()
+    spool.append(sequence, b"x" * 166, advance=1)
+    print(spool.boot, sequence, flush=True)
+"""
+
+
+def test_what_was_reported_kept_survives_sigkill(tmp_path):
+    path = tmp_path / "spool.sqlite"
+    reported = []
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        for line in child.stdout:
+            reported.append(tuple(map(int, line.split())))
+            if len(reported) % 40 == 0:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+        reported += [tuple(map(int, line.split())) for line in child.stdout if line.endswith("\n")]
+        child.wait()
+    spool = Spool(path, 100000)
+    kept = [(record.boot, record.sequence) for record in spool.waiting(100000)]
+    assert set(reported) <= set(kept)
+    assert len(set(kept)) == len(kept) == spool.counter("position")

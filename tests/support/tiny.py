@@ -1,0 +1,39 @@
+"""A small encoder and survey, so that tests of devices and the centre take milliseconds."""
+
+from pathlib import Path
+
+from firmware_py.compand import Companding
+
+ENCODER = (Path(__file__).parent / "tiny-encoder.tflite").read_bytes()
+# Two sources, 100 samples, 6 receivers on two devices; thinned by 10 the encoder takes (10, 3, 2).
+SHAPE = (2, 100, 6)
+
+
+def quantisation() -> dict:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=ENCODER)
+    details = {"input": interpreter.get_input_details()[0], "output": interpreter.get_output_details()[0]}
+    return {
+        name: {
+            "shape": [int(n) for n in tensor["shape"]],
+            "scale": float(tensor["quantization"][0]),
+            "zero_point": int(tensor["quantization"][1]),
+        }
+        for name, tensor in details.items()
+    }
+
+
+def bundle_fields() -> dict:
+    return {
+        "name": "tiny",
+        **quantisation(),
+        "companding": Companding(20.0, 5.0, 10).to_dict(),
+        "acquisition": {
+            "source_cells": [0, 5],
+            "receiver_cells": list(range(6)),
+            "n_time": 100,
+            "device_receivers": [[0, 1, 2], [3, 4, 5]],
+        },
+        "decoder_sha256": "0" * 64,
+    }
