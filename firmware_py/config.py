@@ -103,7 +103,11 @@ def _section(path: Path, name: str, kind: Any, given: Any) -> Any:
     for key, entry in known.items():
         if key not in given and entry.default is dataclasses.MISSING:
             raise ConfigError(f"{path}: [{name}] {key} is missing")
-    return kind(**{key: _value(path, name, key, str(known[key].type), value) for key, value in given.items()})
+    values = {key: _value(path, name, key, str(known[key].type), value) for key, value in given.items()}
+    for key, entry in known.items():
+        if key not in given and isinstance(entry.default, Path):
+            values[key] = path.resolve().parent / entry.default
+    return kind(**values)
 
 
 def _value(path: Path, section: str, key: str, kind: str, value: Any) -> Any:

@@ -40,10 +40,11 @@ def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
         chosen = tuple(groups[config.node.device])
     elif len(chosen) == 2 and chosen[0] < chosen[1]:
         chosen = tuple(range(chosen[0], chosen[1] + 1))
-    if min(chosen) < 0 or max(chosen) >= n_receivers or len(chosen) > bundle.width:
+    outside = min(chosen) < 0 or max(chosen) >= n_receivers
+    if outside or len(set(chosen)) < len(chosen) or len(chosen) > bundle.width:
         raise BundleError(
-            f"[node] receivers: expected at most {bundle.width} of 0 to {n_receivers - 1}, "
-            f"got {len(chosen)} from {min(chosen)} to {max(chosen)}"
+            f"[node] receivers: expected at most {bundle.width} different ones of 0 to {n_receivers - 1}, "
+            f"got {len(chosen)} from {min(chosen)} to {max(chosen)}; mend node.toml"
         )
     return Selection(shape, chosen)
 

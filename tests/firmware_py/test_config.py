@@ -1,0 +1,66 @@
+"""``node.toml``: every mistake is named."""
+
+import pytest
+
+from firmware_py.config import ConfigError, load_config
+
+GOOD = """
+[node]
+device = 2
+bundle = "bundle"
+[link]
+endpoint = "tcp://127.0.0.1:5557"
+[source]
+kind = "files"
+paths = ["a.npy"]
+"""
+
+
+def load(tmp_path, text):
+    (tmp_path / "node.toml").write_text(text)
+    return load_config(tmp_path / "node.toml")
+
+
+def test_defaults_and_paths_relative_to_the_file(tmp_path):
+    config = load(tmp_path, GOOD)
+    assert config.node.bundle == tmp_path / "bundle"
+    assert config.source.paths == (tmp_path / "a.npy",)
+    assert config.node.state_dir == tmp_path / "state"
+    assert (config.link.kind, config.link.window, config.run.log) == ("zmq", 16, None)
+
+
+def test_everything_can_be_said(tmp_path):
+    text = GOOD.replace("device = 2", "device = 2\nsurvey = 9\nreceivers = [28, 41]\nspool_records = 5")
+    config = load(tmp_path, text + 'interval_s = 1\nlimit = 3\n[run]\nexit_when_drained = true\nlog = "n.jsonl"')
+    assert config.node.receivers == (28, 41)
+    assert config.source.interval_s == 1.0
+    assert config.run.log == tmp_path / "n.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[link]", "[link", "not TOML"),
+        ("device = 2\n", "", r"\[node\] device is missing"),
+        ("device = 2", 'device = "two"', r"\[node\] device: expected int, got 'two'"),
+        ("device = 2", "device = true", r"\[node\] device: expected int, got True"),
+        ("device = 2", "device = 70000", r"\[node\] device: expected 0 to 65535, got 70000"),
+        ("device = 2", "devise = 2", r"\[node\] unknown key 'devise'; known are device"),
+        ("[link]\nendpoint", "[lynk]\nendpoint", r"section \[link\] is missing"),
+        ("[source]", "[surprise]\n[source]", "unknown surprise; known are node, link, source, run"),
+        ('kind = "files"', 'kind = "tape"', r"""\[source\] kind: expected "files" or "folder", got 'tape'"""),
+        ('paths = ["a.npy"]', "", "expected at least one .npy file to replay"),
+        ('paths = ["a.npy"]', "paths = [1]", r"\[source\] paths: expected tuple\[path, ...\], got \[1\]"),
+        ("5557\"", '5557"\nresend_s = 0', r"\[link\] resend_s: expected more than 0, got 0.0"),
+        ("5557\"", '5557"\nkind = "pigeon"', r"""\[link\] kind: expected "zmq", got 'pigeon'"""),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, GOOD.replace(old, new))
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"node.toml: cannot be read \(No such file"):
+        load_config(tmp_path / "node.toml")

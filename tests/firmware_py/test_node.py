@@ -1,0 +1,230 @@
+"""The device's loop against a centre that answers, refuses, is silent, or dies."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from fake_centre import FakeCentre
+from waiting import wait_until
+
+from firmware_py import packet
+from firmware_py.bundle import BundleError
+from firmware_py.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection
+from firmware_py.encoder import Encoder
+from firmware_py.node import Node, select_receivers
+
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture
+def config(tmp_path, bundle, gathers):
+    """Makes a configuration of a replay of four gathers."""
+    np.save(tmp_path / "gathers.npy", gathers)
+
+    def make(endpoint, window=16, drain=True, source=None, **node):
+        return NodeConfig(
+            NodeSection(**{"device": 1, "bundle": bundle.folder, "state_dir": tmp_path / "state", **node}),
+            LinkSection(endpoint, resend_s=0.1, window=window),
+            source or SourceSection("files", (tmp_path / "gathers.npy",)),
+            RunSection(drain, tmp_path / "node.jsonl"),
+        )
+
+    return make
+
+
+class Running:
+    """A node on a thread of its own; leaving the context stops it and fails if it failed."""
+
+    def __init__(self, config):
+        self.node = None
+        self.statistics = None
+        self._config = config
+        self._failure = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            # SQLite and ZeroMQ both want to be used on the thread that made them.
+            self.node = Node(self._config)
+            self._ready.set()
+            self.statistics = self.node.run()
+        except Exception as error:
+            self._failure = error
+            self._ready.set()
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(TIMEOUT_S)
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.node:
+            self.node.stop()
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive(), "the node did not stop"
+        if self._failure and kind is None:
+            raise self._failure
+
+    def finished(self):
+        return not self._thread.is_alive()
+
+
+def entries(tmp_path, what):
+    rows = [json.loads(line) for line in (tmp_path / "node.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["what"] == what]
+
+
+def test_every_event_arrives_once_with_its_latent(tmp_path, config, bundle, gathers):
+    with FakeCentre() as centre:
+        statistics = Node(config(centre.endpoint)).run()
+    assert [(r.type, r.device, r.event, r.sequence) for r in centre.records] == [
+        (packet.LATENT, 1, k, k) for k in (1, 2, 3, 4)
+    ]
+    encoder = Encoder(bundle)
+    for record, gather in zip(centre.records, gathers, strict=True):
+        assert record.payload == encoder.encode_recording(gather[:, :, 3:]).tobytes()
+        assert record.model_hash == bundle.model_hash
+    assert (statistics["recorded"], statistics["acknowledged"], statistics["waiting"]) == (4, 4, 0)
+    assert len(entries(tmp_path, "acknowledged")) == 4
+    assert entries(tmp_path, "statistics")[-1]["bytes_sent"] == statistics["bytes_sent"]
+
+
+def test_a_lost_acknowledgement_is_made_up_for_by_sending_again(config):
+    seen = set()
+
+    def deaf_once(record):
+        if record.sequence in seen:
+            return packet.acknowledge(record)
+        seen.add(record.sequence)
+        return None
+
+    with FakeCentre(deaf_once) as centre:
+        statistics = Node(config(centre.endpoint)).run()
+    assert statistics["waiting"] == 0
+    assert {r.sequence for r in centre.records} == {1, 2, 3, 4}
+    assert len(centre.records) >= 8
+
+
+def test_one_acknowledgement_may_name_many(config):
+    def only_the_last(record):
+        return packet.acknowledge(record, [1, 2, 3]) if record.sequence == 4 else None
+
+    with FakeCentre(only_the_last) as centre:
+        assert Node(config(centre.endpoint)).run()["acknowledged"] == 4
+
+
+def test_an_answer_for_another_device_removes_nothing(tmp_path, config):
+    def misdirected(record):
+        answer = packet.acknowledge(record)
+        answer.device = 7
+        return answer
+
+    with FakeCentre(misdirected) as centre, Running(config(centre.endpoint)) as running:
+        wait_until(lambda: entries(tmp_path, "ignored"), what="the answer was seen")
+    assert running.statistics["acknowledged"] == 0
+    assert running.statistics["waiting"] == running.statistics["recorded"]
+
+
+def test_a_silent_centre_does_not_stop_recording(config):
+    """More recordings than the window holds, none acknowledged."""
+    with (
+        FakeCentre(lambda record: None) as centre,
+        Running(config(centre.endpoint, window=2)) as running,
+    ):
+        wait_until(lambda: running.node.source.exhausted, what="all recorded")
+        wait_until(lambda: centre.records, what="something sent")
+    assert (running.statistics["recorded"], running.statistics["waiting"]) == (4, 4)
+    assert {record.sequence for record in centre.records} == {1, 2}, "no more than the window is in flight"
+
+
+def test_no_centre_at_all_then_one_after_a_restart(config):
+    """The spool outlives the device; its records keep their numbers."""
+    with FakeCentre() as centre:
+        endpoint = centre.endpoint
+    with Running(config(endpoint)) as running:
+        wait_until(lambda: running.node.source.exhausted, what="all recorded")
+    first_boot = running.statistics["boot"]
+    assert running.statistics["waiting"] == 4
+    with FakeCentre(endpoint=endpoint) as centre:
+        statistics = Node(config(endpoint)).run()
+    assert statistics["boot"] == first_boot + 1
+    assert statistics["recorded"] == 0, "a replay is not replayed again"
+    assert [(r.boot, r.sequence, r.event) for r in centre.records] == [
+        (first_boot, k, k) for k in (1, 2, 3, 4)
+    ]
+
+
+def test_a_centre_that_restarts_while_records_are_in_flight(config):
+    first = FakeCentre(lambda record: None)
+    with Running(config(first.endpoint)) as running:
+        wait_until(lambda: len(first.records) >= 4, what="in flight")
+        first.close()
+        with FakeCentre(endpoint=first.endpoint) as second:
+            wait_until(running.finished, what="drained")
+    assert {record.sequence for record in second.records} == {1, 2, 3, 4}
+
+
+def test_a_refused_record_is_set_aside_and_not_sent_again(tmp_path, config):
+    def refuse_the_second(record):
+        if record.sequence == 2:
+            return packet.refuse(record, "this device's encoder is unknown")
+        return packet.acknowledge(record)
+
+    with FakeCentre(refuse_the_second) as centre:
+        node = Node(config(centre.endpoint))
+        statistics = node.run()
+    assert node.refusals == ["this device's encoder is unknown"]
+    assert (statistics["acknowledged"], statistics["refused"], statistics["waiting"]) == (3, 1, 0)
+    assert entries(tmp_path, "refused")[0]["reason"] == "this device's encoder is unknown"
+    assert [record.sequence for record in centre.records].count(2) == 1
+
+
+def test_a_replay_waits_for_room_where_a_field_device_drops_the_oldest(tmp_path, config, gathers):
+    with FakeCentre(lambda record: None) as centre:
+        with Running(config(centre.endpoint, spool_records=3)) as running:
+            wait_until(lambda: running.node._recorded == 3, what="spool full")
+            wait_until(lambda: len(centre.records) > 3, what="the loop went round")
+        assert (running.statistics["recorded"], running.statistics["dropped"]) == (3, 0)
+        (tmp_path / "in").mkdir()
+        for k, gather in enumerate(gathers, start=1):
+            np.save(tmp_path / "in" / f"{k}.npy", gather)
+        folder = SourceSection("folder", path=tmp_path / "in", poll_s=0.01)
+        field = config(centre.endpoint, source=folder, spool_records=3, state_dir=tmp_path / "field")
+        with Running(field) as running:
+            wait_until(lambda: running.node._recorded == 4, what="all recorded")
+    assert (running.statistics["waiting"], running.statistics["dropped"]) == (3, 1)
+
+
+def test_garbage_from_the_centre_is_noted_and_survived(tmp_path, config):
+    answered = []
+
+    def answer(record):
+        answered.append(record.sequence)
+        ragged = packet.acknowledge(record)
+        ragged.payload = b"123"
+        return ragged if answered.count(record.sequence) == 1 else packet.acknowledge(record)
+
+    with FakeCentre(answer) as centre:
+        assert Node(config(centre.endpoint)).run()["acknowledged"] == 4
+    assert "no list of uint32" in entries(tmp_path, "ignored")[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("receivers", "expected"),
+    [((), (3, 4, 5)), ((0, 2), (0, 1, 2)), ((5,), (5,)), ((0, 2, 4), (0, 2, 4))],
+)
+def test_receivers_of_a_device(config, bundle, receivers, expected):
+    assert select_receivers(config("tcp://127.0.0.1:9", receivers=receivers), bundle).receivers == expected
+
+
+@pytest.mark.parametrize("receivers", [(0, 3), (4, 6), (-1, 1), (4, 5, 6), (2, 2)])
+def test_receivers_that_cannot_be(config, bundle, receivers):
+    with pytest.raises(BundleError, match=r"\[node\] receivers: expected"):
+        select_receivers(config("tcp://127.0.0.1:9", receivers=receivers), bundle)
+
+
+def test_a_device_the_survey_does_not_have(config, bundle):
+    with pytest.raises(BundleError, match="made for devices 0 to 1, this is device 2"):
+        select_receivers(config("tcp://127.0.0.1:9", device=2), bundle)

@@ -1,0 +1,60 @@
+"""A centre that only answers: for tests of devices, without the room ``central``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import zmq
+
+from firmware_py import packet
+
+
+def acknowledge_all(record: packet.Record) -> packet.Record | None:
+    return packet.acknowledge(record)
+
+
+class FakeCentre:
+    """A ROUTER on a thread; ``answer`` maps a record to its answer or None. ``records`` is what arrived."""
+
+    def __init__(
+        self,
+        answer: Callable[[packet.Record], packet.Record | None] = acknowledge_all,
+        endpoint: str = "tcp://127.0.0.1:*",
+        options: dict[int, bytes | int] | None = None,
+    ) -> None:
+        self.records: list[packet.Record] = []
+        self.answer = answer
+        self._stopping = threading.Event()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 500)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        for option, value in (options or {}).items():
+            self._socket.setsockopt(option, value)
+        self._socket.bind(endpoint)
+        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self._socket.poll(10):
+                continue
+            peer, data = self._socket.recv_multipart()
+            record = packet.decode_record(data)
+            self.records.append(record)
+            if answer := self.answer(record):
+                self._socket.send_multipart([peer, packet.encode_record(answer)])
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> FakeCentre:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
