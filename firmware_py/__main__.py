@@ -18,10 +18,11 @@ from firmware_py.compand import GatherError
 from firmware_py.config import ConfigError, NodeConfig, load_config
 from firmware_py.encoder import EncoderError
 from firmware_py.link import LinkError
+from firmware_py.log import LogError
 from firmware_py.node import Node
 from firmware_py.spool import SpoolError
 
-ERRORS = (BundleError, ConfigError, EncoderError, GatherError, LinkError, SpoolError)
+ERRORS = (BundleError, ConfigError, EncoderError, GatherError, LinkError, LogError, SpoolError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

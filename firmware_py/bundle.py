@@ -74,6 +74,8 @@ def load_bundle(folder: Path | str) -> Bundle:
             )
             for name in ("input", "output")
         }
+        if len(tensors["input"].shape) != 4 or len(tensors["output"].shape) != 2:
+            raise ValueError("expected input (1, time, receivers, sources), output (1, latent)")
         companding = Companding.from_dict(manifest["companding"])
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         model_hash = bytes.fromhex(manifest["model_hash"])

@@ -58,6 +58,8 @@ def compand(part: np.ndarray, companding: Companding, width: int) -> np.ndarray:
     """
     if part.ndim != 3 or part.shape[2] > width:
         raise GatherError(f"gather: expected (sources, samples, at most {width} receivers), got {part.shape}")
+    with np.errstate(over="ignore"):
+        part = part.astype(np.float32, copy=False)
     if not np.isfinite(part).all():
         bad = int(np.size(part) - np.isfinite(part).sum())
         raise GatherError(f"gather: expected finite samples, got {bad} NaN or infinite; mend the recording")

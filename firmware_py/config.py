@@ -27,12 +27,19 @@ class NodeSection:
 
 @dataclass(frozen=True)
 class LinkSection:
-    """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later."""
+    """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later.
+
+    The keys are files of 40 characters (Z85), as ``zmq.curve_keypair`` makes them: with them the link is
+    encrypted, the device knows its centre and the centre its device.
+    """
 
     endpoint: str
     kind: str = "zmq"
     resend_s: float = 2.0
     window: int = 16
+    server_key: Path | None = None
+    public_key: Path | None = None
+    secret_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ def load_config(path: Path) -> NodeConfig:
     """Read ``node.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``."""
     try:
         text = path.read_text()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not text in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a node.toml") from None
     try:
@@ -139,6 +148,9 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("link", "kind", config.link.kind, config.link.kind == "zmq", '"zmq"'),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),
         ("link", "window", config.link.window, 1 <= config.link.window <= 1000, "1 to 1000"),
+        ("source", "interval_s", config.source.interval_s, config.source.interval_s >= 0, "0 or more"),
+        ("source", "limit", config.source.limit, config.source.limit >= 0, "0 (no limit) or more"),
+        ("source", "poll_s", config.source.poll_s, config.source.poll_s >= 0, "0 or more"),
         (
             "source",
             "kind",
@@ -149,5 +161,8 @@ def _check(path: Path, config: NodeConfig) -> None:
     ):
         if not good:
             raise ConfigError(f"{path}: [{section}] {key}: expected {expected}, got {value!r}")
+    keys = (config.link.server_key, config.link.public_key, config.link.secret_key)
+    if any(keys) and not all(keys):
+        raise ConfigError(f"{path}: [link] expected server_key, public_key and secret_key, or none of them")
     if config.source.kind == "files" and not config.source.paths:
         raise ConfigError(f"{path}: [source] paths: expected at least one .npy file to replay")

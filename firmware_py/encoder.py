@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from firmware_py.bundle import Bundle
-from firmware_py.compand import compand, quantise
+from firmware_py.compand import GatherError, compand, quantise
 
 
 class EncoderError(RuntimeError):
     """No runtime, or a model that is not what the bundle's manifest says."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """LiteRT notes its delegate on the error stream itself, where a device promises one line an error."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _interpreter(path: str) -> Any:
@@ -26,7 +45,10 @@ def _interpreter(path: str) -> Any:
                 "(or tflite-runtime with numpy < 2 on a 32-bit board)"
             ) from None
     try:
-        return Interpreter(model_path=path, num_threads=1)
+        with _quiet():
+            interpreter = Interpreter(model_path=path, num_threads=1)
+            interpreter.allocate_tensors()
+        return interpreter
     except (ValueError, RuntimeError) as error:
         raise EncoderError(f"{path}: the runtime cannot load this model ({error}); convert again") from None
 
@@ -37,7 +59,6 @@ class Encoder:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._interpreter = _interpreter(str(bundle.encoder_path))
-        self._interpreter.allocate_tensors()
         (given,), (taken,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         for name, tensor, expected in (("input", given, bundle.input), ("output", taken, bundle.output)):
             scale, zero_point = tensor["quantization"]
@@ -67,4 +88,9 @@ class Encoder:
         """
         bundle = self.bundle
         companded = compand(part, bundle.companding, bundle.width)
+        if companded.shape != bundle.input.shape[1:]:
+            raise GatherError(
+                f"gather: expected what thins to {bundle.input.shape[1:]} (time, receivers, sources), "
+                f"got {companded.shape} from {part.shape}; is this the survey the bundle was made for?"
+            )
         return self.encode(quantise(companded, bundle.input.scale, bundle.input.zero_point))

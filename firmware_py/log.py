@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -13,19 +14,29 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+class LogError(OSError):
+    """The log cannot be opened."""
+
+
 class Log:
-    """One JSON object a line, to a file or to standard error."""
+    """One JSON object a line, to a file or to standard error. Raises ``LogError`` when it cannot be opened."""
 
     def __init__(self, path: Path | None) -> None:
         self._stream: TextIO = sys.stderr
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("a", buffering=1)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = path.open("a", buffering=1)
+            except OSError as error:
+                raise LogError(f"{path}: cannot be written ({error.strerror}); mend [run] log") from None
 
     def write(self, what: str, **values: Any) -> None:
-        self._stream.write(json.dumps({"what": what, "at_us": now_us(), **values}) + "\n")
-        self._stream.flush()
+        # A log that has no room any more must not stop the records.
+        with contextlib.suppress(OSError):
+            self._stream.write(json.dumps({"what": what, "at_us": now_us(), **values}) + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
         if self._stream is not sys.stderr:
-            self._stream.close()
+            with contextlib.suppress(OSError):
+                self._stream.close()

@@ -13,6 +13,7 @@ from firmware_py import packet
 from firmware_py.bundle import Bundle, BundleError, load_bundle
 from firmware_py.compand import GatherError
 from firmware_py.config import NodeConfig
+from firmware_py.curve import read_curve_keys
 from firmware_py.encoder import Encoder
 from firmware_py.link import Link
 from firmware_py.link_zmq import ZmqLink
@@ -26,10 +27,15 @@ IDLE_S = 0.05
 
 def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
     """Which receivers of the bundle's survey this device records. Raises ``BundleError``."""
-    survey = bundle.manifest["acquisition"]
-    n_receivers = len(survey["receiver_cells"])
-    shape = (len(survey["source_cells"]), int(survey["n_time"]), n_receivers)
-    groups = survey["device_receivers"]
+    try:
+        survey = bundle.manifest["acquisition"]
+        n_receivers = len(survey["receiver_cells"])
+        shape = (len(survey["source_cells"]), int(survey["n_time"]), n_receivers)
+        groups = survey["device_receivers"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.folder}: the manifest's acquisition is not whole ({error!r}); convert again"
+        ) from None
     chosen = config.node.receivers
     if not chosen:
         if config.node.device >= len(groups):
@@ -43,8 +49,8 @@ def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
     outside = min(chosen) < 0 or max(chosen) >= n_receivers
     if outside or len(set(chosen)) < len(chosen) or len(chosen) > bundle.width:
         raise BundleError(
-            f"[node] receivers: expected at most {bundle.width} different ones of 0 to {n_receivers - 1}, "
-            f"got {len(chosen)} from {min(chosen)} to {max(chosen)}; mend node.toml"
+            f"[node] receivers: expected at most {bundle.width} of 0 to {n_receivers - 1}, each once, "
+            f"got {len(chosen)} from {min(chosen)} to {max(chosen)}"
         )
     return Selection(shape, chosen)
 
@@ -55,6 +61,15 @@ def open_source(config: NodeConfig, selection: Selection, position: int) -> File
     if source.kind == "files":
         return FileSource(list(source.paths), selection, source.interval_s, source.limit, position)
     return FolderSource(source.path, selection, source.poll_s)
+
+
+def open_link(config: NodeConfig) -> Link:
+    """The configured link, encrypted where keys are given. Raises ``LinkError``."""
+    link = config.link
+    curve = None
+    if link.server_key and link.public_key and link.secret_key:
+        curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
+    return ZmqLink(link.endpoint, f"epic-{config.node.device}", curve)
 
 
 class Node:
@@ -72,7 +87,7 @@ class Node:
         )
         self.source = open_source(config, selection, self.spool.counter("position"))
         self.log = Log(config.run.log)
-        self.link: Link = ZmqLink(config.link.endpoint, f"epic-{config.node.device}")
+        self.link = open_link(config)
         self.stopping = False
         self.refusals: list[str] = []
         self._recorded = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -105,12 +106,20 @@ class FileSource:
         raise GatherError(f"{recording.path}: event {recording.event}: {reason}")
 
 
+def _event(path: Path) -> int:
+    """The last number in a file's name; -1 without one."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else -1
+
+
 class FolderSource:
     """Watches a folder: ``NAME<number>.npy`` is the gather of event <number>.
 
-    A file counts once its size has not changed between two polls and it loads whole. It moves to
-    ``sent/`` when its record is in the spool, to ``rejected/`` (with a ``.txt`` that says why) when it
-    cannot be encoded: one bad file does not stop a device in the field.
+    A file counts once its size and time of change are the same at two polls: a program that may pause while
+    it writes gives a hidden name (``.NAME``) and renames. It moves to ``sent/`` when its record is in the
+    spool, to ``rejected/`` (with a ``.txt`` that says why) when it cannot be encoded: one bad file does not
+    stop a device in the field. A power cut between spool and ``sent/`` records the event twice; the centre
+    then takes the later one.
     """
 
     exhausted = False
@@ -122,7 +131,7 @@ class FolderSource:
         self._selection = selection
         self._poll_s = poll_s
         self._due = 0.0
-        self._sizes: dict[Path, int] = {}
+        self._seen: dict[Path, tuple[int, int]] = {}
         # Handed out, and not yet moved by ``done`` or ``reject``.
         self._taken: set[Path] = set()
         self._ready: Iterator[Path] = iter(())
@@ -139,9 +148,14 @@ class FolderSource:
         if path is None or not path.exists():
             return None
         self._taken.add(path)
-        event = int(re.findall(r"\d+", path.stem)[-1])
+        event = _event(path)
         recording = Recording(event, path.stat().st_mtime_ns // 1000, np.empty((0, 0, 0)), path)
         try:
+            if not 0 <= event < 1 << 32:
+                raise GatherError(
+                    f"{path}: expected a name that ends in the event's number, 0 to {(1 << 32) - 1}, "
+                    "such as shot-0001.npy"
+                )
             gathers = open_gathers(path)
             if len(gathers) != 1:
                 raise GatherError(f"{path}: expected one gather a file, got {len(gathers)}")
@@ -152,16 +166,18 @@ class FolderSource:
         return Recording(event, recording.sample_time_us, part, path)
 
     def _settled(self) -> list[Path]:
-        sizes = {
-            path: path.stat().st_size
-            for path in self._folder.glob("*.npy")
-            if re.search(r"\d", path.stem) and not path.name.startswith(".")
-        }
+        seen = {}
+        for path in self._folder.glob("*.npy"):
+            # Hidden names are how programs write before they rename, so a file may be gone again.
+            if not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):
+                    state = path.stat()
+                    seen[path] = (state.st_size, state.st_mtime_ns)
         settled = [
-            path for path, size in sizes.items() if self._sizes.get(path) == size and path not in self._taken
+            path for path, state in seen.items() if self._seen.get(path) == state and path not in self._taken
         ]
-        self._sizes = sizes
-        return sorted(settled, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
+        self._seen = seen
+        return sorted(settled, key=_event)
 
     def done(self, recording: Recording) -> None:
         self._move(recording.path, "sent")
@@ -174,6 +190,6 @@ class FolderSource:
         folder = self._folder / to
         folder.mkdir(exist_ok=True)
         os.replace(path, folder / path.name)
-        self._sizes.pop(path, None)
+        self._seen.pop(path, None)
         self._taken.discard(path)
         return folder / path.name

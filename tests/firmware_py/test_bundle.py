@@ -55,6 +55,7 @@ def test_a_damaged_file_is_named(bundle, damage):
             "leaves the bundle's folder",
         ),
         ({"input": {"shape": [1]}}, "not a whole manifest"),
+        ({"output": {"shape": [8], "scale": 1, "zero_point": 0}}, r"expected input .* output \(1, latent\)"),
         ({"companding": {"k": 0, "c": 1, "thin": 1}}, "not a whole manifest"),
     ],
 )
@@ -91,3 +92,13 @@ def test_a_model_that_is_not_what_the_manifest_says(bundle):
     edit(bundle, input={**bundle.manifest["input"], "scale": 0.5})
     with pytest.raises(EncoderError, match=r"input is int8 .* the manifest says int8 .*0.5"):
         Encoder(load_bundle(bundle.folder))
+
+
+def test_a_recording_of_another_survey(bundle, gathers):
+    with pytest.raises(GatherError, match=r"expected what thins to \(10, 3, 2\).*got \(5, 3, 2\)"):
+        Encoder(bundle).encode_recording(gathers[0, :, :50, :3])
+
+
+def test_the_runtime_says_nothing_of_its_own(bundle, capfd):
+    Encoder(bundle)
+    assert capfd.readouterr() == ("", "")

@@ -53,6 +53,11 @@ def test_samples_that_are_not_finite(bad):
         compand(part, COMPANDING, 14)
 
 
+def test_samples_beyond_single_precision():
+    with pytest.raises(GatherError, match="got 1 NaN or infinite"):
+        compand(np.array([[[1e300], [1.0]]]), Companding(1.0, 1.0, 1), 1)
+
+
 @pytest.mark.parametrize("shape", [(20, 3), (1, 5, 20, 3), (5, 20, 15)])
 def test_wrong_shapes(shape):
     with pytest.raises(GatherError, match="expected"):

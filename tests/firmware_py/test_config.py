@@ -31,7 +31,9 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path):
 
 def test_everything_can_be_said(tmp_path):
     text = GOOD.replace("device = 2", "device = 2\nsurvey = 9\nreceivers = [28, 41]\nspool_records = 5")
-    config = load(tmp_path, text + 'interval_s = 1\nlimit = 3\n[run]\nexit_when_drained = true\nlog = "n.jsonl"')
+    config = load(
+        tmp_path, text + 'interval_s = 1\nlimit = 3\n[run]\nexit_when_drained = true\nlog = "n.jsonl"'
+    )
     assert config.node.receivers == (28, 41)
     assert config.source.interval_s == 1.0
     assert config.run.log == tmp_path / "n.jsonl"
@@ -51,8 +53,11 @@ def test_everything_can_be_said(tmp_path):
         ('kind = "files"', 'kind = "tape"', r"""\[source\] kind: expected "files" or "folder", got 'tape'"""),
         ('paths = ["a.npy"]', "", "expected at least one .npy file to replay"),
         ('paths = ["a.npy"]', "paths = [1]", r"\[source\] paths: expected tuple\[path, ...\], got \[1\]"),
-        ("5557\"", '5557"\nresend_s = 0', r"\[link\] resend_s: expected more than 0, got 0.0"),
-        ("5557\"", '5557"\nkind = "pigeon"', r"""\[link\] kind: expected "zmq", got 'pigeon'"""),
+        ('5557"', '5557"\nserver_key = "k"', "expected server_key, public_key and secret_key, or none"),
+        ('["a.npy"]', '["a.npy"]\nlimit = -1', r"\[source\] limit: expected 0 \(no limit\) or more, got -1"),
+        ('["a.npy"]', '["a.npy"]\ninterval_s = nan', r"\[source\] interval_s: expected 0 or more, got nan"),
+        ('5557"', '5557"\nresend_s = 0', r"\[link\] resend_s: expected more than 0, got 0.0"),
+        ('5557"', '5557"\nkind = "pigeon"', r"""\[link\] kind: expected "zmq", got 'pigeon'"""),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, message):
@@ -63,4 +68,10 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 
 def test_no_file(tmp_path):
     with pytest.raises(ConfigError, match=r"node.toml: cannot be read \(No such file"):
+        load_config(tmp_path / "node.toml")
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "node.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"node.toml: not text in UTF-8"):
         load_config(tmp_path / "node.toml")

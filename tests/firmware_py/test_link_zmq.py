@@ -5,16 +5,37 @@ import zmq
 from waiting import wait_until
 from wire import CountingProxy
 
+from firmware_py.curve import CurveKeys, read_curve_keys
 from firmware_py.link import LinkError
 from firmware_py.link_zmq import ZmqLink, frame_bytes
+
+CENTRE_PUBLIC, CENTRE_SECRET = zmq.curve_keypair()
+DEVICE_PUBLIC, DEVICE_SECRET = zmq.curve_keypair()
+
+
+def make_router(context, secret=None):
+    socket = context.socket(zmq.ROUTER)
+    socket.linger = 0
+    if secret:
+        socket.curve_server = True
+        socket.curve_secretkey = secret
+    socket.bind("tcp://127.0.0.1:*")
+    return socket
 
 
 @pytest.fixture
 def router():
     context = zmq.Context()
-    socket = context.socket(zmq.ROUTER)
-    socket.linger = 0
-    socket.bind("tcp://127.0.0.1:*")
+    socket = make_router(context)
+    yield socket
+    socket.close()
+    context.term()
+
+
+@pytest.fixture
+def secure_router():
+    context = zmq.Context()
+    socket = make_router(context, CENTRE_SECRET)
     yield socket
     socket.close()
     context.term()
@@ -24,11 +45,13 @@ def port_of(socket) -> int:
     return int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
 
 
-def test_records_pass_whole_both_ways_and_bytes_are_those_on_the_wire(router):
+@pytest.mark.parametrize("curve", [None, CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET)])
+def test_records_pass_whole_both_ways_and_bytes_are_those_on_the_wire(curve, request):
     """Handshake, long and short frames: counted exactly as a proxy on the line counts them."""
+    router = request.getfixturevalue("secure_router" if curve else "router")
     proxy = CountingProxy(port_of(router))
-    link = ZmqLink(f"tcp://127.0.0.1:{proxy.port}", "epic-3")
-    records = [b"x" * 166, b"y" * 300, b"z" * 255, b""]
+    link = ZmqLink(f"tcp://127.0.0.1:{proxy.port}", "epic-3", curve)
+    records = [b"x" * 166, b"y" * 300, b"z" * 255, b"w" * 223, b""]
     for record in records:
         wait_until(lambda record=record: link.send(record), what="a connection")
     for record in records:
@@ -38,11 +61,53 @@ def test_records_pass_whole_both_ways_and_bytes_are_those_on_the_wire(router):
     assert [link.receive(5.0) for _ in records] == [record[::-1] for record in records]
     assert link.receive(0.05) is None
     counted = link.statistics
-    assert (counted.records_sent, counted.records_received) == (4, 4)
+    assert (counted.records_sent, counted.records_received) == (5, 5)
     wait_until(lambda: proxy.up_bytes == counted.bytes_sent, 2.0, f"{counted} against {proxy.up_bytes} up")
     wait_until(lambda: proxy.down_bytes == counted.bytes_received, 2.0, f"{counted}, {proxy.down_bytes} down")
     link.close()
     proxy.close()
+
+
+def test_a_centre_with_another_key_gets_nothing(secure_router):
+    stranger, _ = zmq.curve_keypair()
+    link = ZmqLink(
+        f"tcp://127.0.0.1:{port_of(secure_router)}",
+        "epic-3",
+        CurveKeys(stranger, DEVICE_PUBLIC, DEVICE_SECRET),
+    )
+    monitor = secure_router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    assert monitor.poll(5000), "the device connected"
+    assert not link.send(b"record")
+    assert link.receive(0.2) is None
+    assert not link.send(b"record")
+    link.close()
+    monitor.close()
+
+
+def write_keys(folder, server=CENTRE_PUBLIC, public=DEVICE_PUBLIC, secret=DEVICE_SECRET):
+    paths = [folder / name for name in ("server.key", "device.key", "device.secret")]
+    for path, key in zip(paths, (server, public, secret), strict=True):
+        path.write_bytes(key + b"\n")
+    return paths
+
+
+def test_keys_from_files(tmp_path):
+    assert read_curve_keys(*write_keys(tmp_path)) == CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET)
+
+
+@pytest.mark.parametrize("bad", [b"", b"short", b"~" * 40, b"#" * 40, b"\xff" * 40, CENTRE_PUBLIC * 2])
+def test_a_file_that_is_no_key(tmp_path, bad):
+    with pytest.raises(LinkError, match=r"server.key: expected a CURVE key of 40 Z85 characters"):
+        read_curve_keys(*write_keys(tmp_path, server=bad))
+
+
+def test_keys_that_are_no_pair_or_not_there(tmp_path):
+    paths = write_keys(tmp_path, public=CENTRE_PUBLIC)
+    with pytest.raises(LinkError, match=r"device.key: not the public key of .*device.secret"):
+        read_curve_keys(*paths)
+    paths[2].unlink()
+    with pytest.raises(LinkError, match=r"device.secret: cannot be read \(No such file"):
+        read_curve_keys(*paths)
 
 
 def test_nothing_is_queued_for_a_centre_that_is_not_there():

@@ -96,3 +96,33 @@ def test_a_bad_file_is_set_aside_with_its_reason(tmp_path, gathers):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(GatherError, match="no such folder"):
         FolderSource(tmp_path / "nowhere", MINE, 0.0)
+
+
+@pytest.mark.parametrize("name", ["shot-20261124112345.npy", "shot.npy"])
+def test_a_name_without_a_usable_event_number_is_set_aside(tmp_path, gathers, name):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    save(tmp_path / name, gathers[0])
+    save(tmp_path / "4294967295.npy", gathers[0])
+    assert [recording.event for recording in drain(source)] == [4294967295]
+    reason = (tmp_path / "rejected" / name).with_suffix(".txt").read_text()
+    assert "expected a name that ends in the event's number, 0 to 4294967295" in reason
+
+
+def test_a_file_filled_in_place_waits_until_it_rests(tmp_path, gathers):
+    """A file may have its whole size from the start; then its time of change tells."""
+    source = FolderSource(tmp_path, MINE, 0.0)
+    path = save(tmp_path / "7.npy", np.zeros(SHAPE, np.float32))
+    os.utime(path, ns=(1, 1))
+    assert source.poll() is None
+    save(path, gathers[0])
+    os.utime(path, ns=(2, 2))
+    assert source.poll() is None
+    np.testing.assert_array_equal(source.poll().part, gathers[0][:, :, 3:])
+
+
+def test_a_hidden_name_is_not_a_recording_until_it_is_renamed(tmp_path, gathers):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    save(tmp_path / ".5.npy", gathers[0])
+    assert drain(source) == []
+    (tmp_path / ".5.npy").rename(tmp_path / "5.npy")
+    assert [recording.event for recording in drain(source)] == [5]

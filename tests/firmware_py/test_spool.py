@@ -93,3 +93,38 @@ def test_what_was_reported_kept_survives_sigkill(tmp_path):
     kept = [(record.boot, record.sequence) for record in spool.waiting(100000)]
     assert set(reported) <= set(kept)
     assert len(set(kept)) == len(kept) == spool.counter("position")
+
+
+def test_refused_records_are_bounded_too_and_go_before_waiting_ones(tmp_path):
+    spool = Spool(tmp_path / "spool.sqlite", 3)
+    for _ in range(10):
+        sequence = spool.next_sequence()
+        spool.append(sequence, b"data")
+        if sequence != 1:
+            spool.set_aside(1, sequence, "unknown encoder")
+    assert sequences(spool) == [(1, 1)]
+    assert spool.counter("dropped") == 0
+    for _ in range(3):
+        spool.append(spool.next_sequence(), b"data")
+    assert sequences(spool) == [(1, 11), (1, 12), (1, 13)]
+    assert spool.counter("dropped") == 1
+
+
+def test_a_fresh_spool_starts_at_the_boot_it_is_told_and_counts_on(tmp_path):
+    for expected in (500, 501):
+        spool = Spool(tmp_path / "spool.sqlite", 3, first_boot=500)
+        assert spool.boot == expected
+        spool.close()
+
+
+def test_a_full_disk_is_named_and_leaves_the_spool_as_it_was(tmp_path):
+    spool = Spool(tmp_path / "spool.sqlite", 1000)
+    spool.append(spool.next_sequence(), b"kept")
+    (pages,) = spool._database.execute("PRAGMA page_count").fetchone()
+    spool._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(SpoolError, match="is full.*make room on the disk"):
+        for _ in range(100):
+            spool.append(spool.next_sequence(), bytes(1000))
+    kept = sequences(spool)
+    assert kept[0] == (1, 1)
+    assert spool.acknowledge(1, (1,)) == 1
