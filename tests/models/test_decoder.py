@@ -1,0 +1,74 @@
+"""The decoder as the centre runs it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from small_survey import SURVEY
+
+from models.decoder import DecoderError, load_decoder, save_decoder
+from models.fusion import DecoderConfig, build_decoder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    keras.utils.set_random_seed(0)
+    config = DecoderConfig(3, 16, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1)
+    build_decoder(config).save(tmp_path / "decoder.keras")
+    save_decoder(tmp_path / "decoder", tmp_path / "decoder.keras", "ab" * 8, 0.05, 3, SURVEY)
+    return tmp_path / "decoder"
+
+
+def latents(seed=0):
+    return np.random.default_rng(seed).integers(-128, 128, (3, 16)).astype(np.int8)
+
+
+def test_maps_are_in_metres_per_second_within_the_surveys_bounds(folder):
+    decoder = load_decoder(folder)
+    assert (decoder.n_devices, decoder.latent, decoder.model_hash) == (3, 16, "ab" * 8)
+    velocity, uncertainty = decoder.decode(latents(), np.ones(3, bool))
+    assert velocity.shape == uncertainty.shape == SURVEY.map_shape
+    assert 1500 <= velocity.min() <= velocity.max() <= 4500
+    assert uncertainty.min() > 0
+
+
+def test_int8_latents_are_dequantised_with_the_encoders_scale(folder):
+    decoder = load_decoder(folder)
+    floats = (latents().astype(np.float32) - 3) * 0.05
+    velocity, uncertainty = decoder.decode_float(floats[None], np.ones((1, 3)))
+    once = decoder.decode(latents(), np.ones(3, bool))
+    np.testing.assert_allclose(velocity[0], once[0], atol=0.5)
+    np.testing.assert_allclose(uncertainty[0], once[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("present", [[1, 0, 0], [0, 1, 1], [1, 1, 0]])
+def test_any_subset_decodes_and_absent_latents_do_not_matter(folder, present):
+    decoder = load_decoder(folder)
+    present = np.array(present, bool)
+    changed = latents()
+    changed[~present] = 77
+    np.testing.assert_allclose(decoder.decode(latents(), present)[0], decoder.decode(changed, present)[0], atol=0.5)
+
+
+def test_what_cannot_be_decoded_is_said(folder):
+    decoder = load_decoder(folder)
+    with pytest.raises(DecoderError, match="at least one heard"):
+        decoder.decode(latents(), np.zeros(3, bool))
+    with pytest.raises(DecoderError, match=r"expected int8 latents \(3, 16\), got float64 \(3, 16\)"):
+        decoder.decode(latents().astype(float), np.ones(3, bool))
+    with pytest.raises(DecoderError, match=r"got int8 \(2, 16\)"):
+        decoder.decode(latents()[:2], np.ones(3, bool))
+
+
+def test_a_damaged_or_foreign_folder_is_refused(folder, tmp_path):
+    with pytest.raises(DecoderError, match="not found; expected a decoder folder"):
+        load_decoder(tmp_path / "nowhere")
+    weights = folder / "decoder.keras"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DecoderError, match=r"SHA-256 is .* the file is damaged or from another model"):
+        load_decoder(folder)
+    about = folder / "decoder.json"
+    about.write_text(json.dumps({"format": "epic-decoder/1"}))
+    with pytest.raises(DecoderError, match="not a decoder description"):
+        load_decoder(folder)

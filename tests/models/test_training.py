@@ -1,0 +1,147 @@
+"""Training: it learns, it resumes after a kill, it says what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from small_survey import SURVEY, write_data
+from waiting import wait_until
+
+from models.data import DataError, load_thinned
+from models.evaluate import evaluate_run
+from models.run import read_config, split_watched, start_run
+from models.training import Budget, TrainingError, load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
+    """A short finished run and its metrics."""
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    metrics = start_run("epic", [data], folder, Budget(batch=16, epochs=25), latent=16, acquisition=SURVEY)
+    return folder, metrics
+
+
+def test_a_run_learns_and_leaves_everything(run, data):
+    folder, metrics = run
+    names = {path.name for path in folder.iterdir()}
+    wanted = {"config.json", "history.jsonl", "curves.png", "encoder.keras", "decoder.keras", "metrics.json"}
+    assert wanted | {"checkpoint", "companding.json"} <= names
+    held_out = load_thinned([data], SURVEY, 10)
+    mean_map_mae = np.abs(held_out.maps - held_out.maps.mean(axis=0)).mean()
+    assert metrics["families"]["all"]["mae"] < 0.75 * mean_map_mae
+    assert metrics["epoch"] >= 25
+
+
+def test_history_ends_annealed(run):
+    rows = [json.loads(line) for line in (run[0] / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["learning_rate"] < 1e-6
+    assert "validation_mae" in rows[-1]
+
+
+def test_evaluation_refuses_the_training_data_and_scores_held_out_data(run, data, tmp_path):
+    with pytest.raises(TrainingError, match="was trained on; give held-out data"):
+        evaluate_run(run[0], [data])
+    held_out = write_data(tmp_path / "held-out", 20, seed=9)
+    table = evaluate_run(run[0], [held_out])
+    assert table["flatvel_a"]["count"] == table["all"]["count"] == 20
+    assert table["all"]["mae_mps"] == pytest.approx(1500 * table["all"]["mae"])
+    assert -1 <= table["all"]["ssim"] <= 1
+    with_one_missing = evaluate_run(run[0], [held_out], missing=(1,))
+    assert with_one_missing["all"]["mae"] != table["all"]["mae"]
+    with pytest.raises(TrainingError, match="cannot leave out devices"):
+        evaluate_run(run[0], [held_out], missing=(0, 1, 2))
+
+
+def test_watched_samples_are_not_trained_on():
+    watched, training = split_watched(1000)
+    assert len(watched) == 20
+    assert not set(watched) & set(training)
+
+
+def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
+    keras.utils.set_random_seed(5)
+    start_run(
+        "epic",
+        [data],
+        tmp_path / "second",
+        Budget(batch=16, epochs=0.1, learning_rate=1e-9),
+        latent=16,
+        start_from=run[0],
+        acquisition=SURVEY,
+    )
+    first, second = (load_checkpoint(folder) for folder in (run[0], tmp_path / "second"))
+    pairs = zip(first.trainable_weights, second.trainable_weights, strict=True)
+    assert all(np.allclose(a.numpy(), b.numpy(), atol=1e-5) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "unet"}, "expected one of epic, inversionnet; got 'unet'"),
+        ({"thin": 20}, "another survey or thinning"),
+        ({"latent": 8}, "a latent of 16, not 8"),
+    ],
+)
+def test_a_run_cannot_become_another(run, data, changes, message):
+    arguments = {"kind": "epic", "latent": 16, "thin": 10, **changes}
+    with pytest.raises(TrainingError, match=message):
+        start_run(
+            arguments["kind"],
+            [data],
+            run[0],
+            Budget(epochs=1),
+            thin=arguments["thin"],
+            latent=arguments["latent"],
+            acquisition=SURVEY,
+        )
+
+
+def test_no_data(tmp_path):
+    with pytest.raises(DataError, match="make some with `epic data generate`"):
+        load_thinned([tmp_path], SURVEY, 10)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import models.training
+from models.run import start_run
+from models.training import Budget
+from small_survey import SURVEY
+models.training.CHECKPOINT_INTERVAL_S = 0.0
+start_run("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),
+          latent=16, acquisition=SURVEY)
+"""
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(data, tmp_path):
+    out = tmp_path / "run"
+    support = os.path.dirname(sys.modules["small_survey"].__file__)
+
+    def start(epochs):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, support, str(data), str(out), str(epochs)])
+
+    child = start(10_000)
+    history = out / "history.jsonl"
+    wait_until(lambda: history.exists() and history.read_text().count("\n") > 3, 120, "a few checkpoints")
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    reached = json.loads(history.read_text().splitlines()[-1])
+    # A budget that is spent already: resuming finishes at once, from where the run was.
+    assert start(0.01).wait() == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert reached["step"] - 1 <= metrics["step"] <= reached["step"] + 1
+    assert read_config(out).kind == "epic"
+    assert (out / "encoder.keras").exists()
