@@ -1,0 +1,51 @@
+"""``packet`` and ``framing`` keep to what MicroPython has; nothing here needs a MicroPython."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOM = Path(__file__).parents[2] / "firmware_py"
+MODULES = {"struct", "binascii"}
+
+
+def foreign(source: str) -> list[str]:
+    """What in a module's source stock MicroPython lacks, or this project keeps out of these two files."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name not in MODULES]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(f"from {node.module}")
+        elif isinstance(node, (ast.AnnAssign, ast.JoinedStr, ast.Match)):
+            found.append(type(node).__name__)
+        elif isinstance(node, ast.FunctionDef) and (node.decorator_list or node.returns):
+            found.append(f"decorated or annotated {node.name}")
+        elif isinstance(node, ast.arg) and node.annotation:
+            found.append(f"annotated {node.arg}")
+        elif isinstance(node, ast.ClassDef) and (node.decorator_list or node.keywords):
+            found.append(f"decorated {node.name}")
+    return found
+
+
+@pytest.mark.parametrize("name", ["packet.py", "framing.py"])
+def test_only_what_micropython_has(name):
+    assert foreign((ROOM / name).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import enum",
+        "from dataclasses import dataclass",
+        "from __future__ import annotations",
+        "x: int = 1",
+        "def f(x: int): pass",
+        "def f() -> int: pass",
+        "f'{x!r:>10}'",
+        "@dataclass\nclass A: pass",
+        "class A(metaclass=M): pass",
+    ],
+)
+def test_a_planted_violation_is_found(source):
+    assert foreign(source)
