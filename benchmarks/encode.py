@@ -1,0 +1,105 @@
+"""How long a device takes from a recording to its latent, on one core and without TensorFlow: runs on a board.
+
+    python benchmarks/encode.py [--bundle DIR] [--runs 500] [--json]
+
+The median is the figure to quote; the 95th percentile says how noisy the machine was. `inference.py` has
+the decoder and InversionNet beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Before numpy is imported, which starts its threads then.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+
+from firmware_py.bundle import Bundle, BundleError, load_bundle
+from firmware_py.compand import compand, quantise
+from firmware_py.encoder import Encoder, EncoderError
+
+ROOT = Path(__file__).resolve().parent.parent
+WARM_UP_RUNS = 10
+
+
+def find_bundle(folder: Path | None) -> Bundle:
+    """The bundle in ``folder``, or the only one in ``models/zoo``. Raises ``BundleError``."""
+    if folder is None:
+        found = sorted(ROOT.glob("models/zoo/*/bundle"))
+        if len(found) != 1:
+            raise BundleError(
+                f"{ROOT / 'models/zoo'}: expected one released bundle, found {len(found)}; give --bundle"
+            )
+        folder = found[0]
+    return load_bundle(folder)
+
+
+def measure(work: Callable[[], object], runs: int) -> dict[str, float]:
+    """Median and 95th percentile of ``work``'s time in ms."""
+    for _ in range(WARM_UP_RUNS):
+        work()
+    times_ms = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        times_ms.append((time.perf_counter() - started) * 1000)
+    return {
+        "median_ms": round(float(np.median(times_ms)), 4),
+        "p95_ms": round(float(np.percentile(times_ms, 95)), 4),
+    }
+
+
+def benchmark(bundle: Bundle, runs: int) -> dict[str, dict[str, float]]:
+    """Times of the two halves of encoding and of both together, on noise of a recording's size."""
+    _, n_time, width, n_sources = bundle.input.shape
+    encoder = Encoder(bundle)
+    part = np.random.default_rng(0).normal(size=(n_sources, n_time * bundle.companding.thin, width))
+    part = part.astype(np.float32)
+
+    def prepare() -> np.ndarray:
+        companded = compand(part, bundle.companding, width)
+        return quantise(companded, bundle.input.scale, bundle.input.zero_point)
+
+    ready = prepare()
+    return {
+        "compand and quantise": measure(prepare, runs),
+        "encode": measure(lambda: encoder.encode(ready), runs),
+        "recording to latent": measure(lambda: encoder.encode_recording(part), runs),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", type=Path, help="bundle folder (default: the only one in models/zoo)")
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    # The runtime is told one thread; this keeps the kernel from moving that thread about.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if given.runs < 1:
+        parser.error(f"--runs: expected at least 1, got {given.runs}")
+    try:
+        bundle = find_bundle(given.bundle)
+        results = benchmark(bundle, given.runs)
+    except (BundleError, EncoderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.json:
+        print(json.dumps({"bundle": bundle.name, "runs": given.runs, **results}))
+        return 0
+    print(f"{bundle.name} {bundle.model_hash.hex()}, one core, {given.runs} runs")
+    for what, row in results.items():
+        print(f"{what:<21} median {row['median_ms']:7.3f} ms   95th percentile {row['p95_ms']:7.3f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
