@@ -81,15 +81,18 @@ class Decoder:
         return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
 
 
-def compile_network(network: keras.Model):
-    """``network`` as one compiled function: eager calls cost 30-60 times as much (DESIGN section 6)."""
+def compile_network(network: keras.Model, xla: bool = True):
+    """``network`` as one compiled function: eager calls cost 30-60 times as much (DESIGN section 6).
+
+    XLA halves the decoder's time on a CPU; networks of large convolutions are faster without it.
+    """
     if keras.backend.backend() == "jax":
         import jax
 
         return jax.jit(lambda inputs: network(inputs, training=False))
     import tensorflow as tf
 
-    return tf.function(lambda inputs: network(inputs, training=False), autograph=False)
+    return tf.function(lambda inputs: network(inputs, training=False), jit_compile=xla, autograph=False)
 
 
 def save_decoder(

@@ -68,8 +68,8 @@ def _print(results: dict) -> None:
     from rich.table import Table
 
     console = Console()
-    # Piped output has no width of its own; the table needs about a hundred columns.
-    console.width = max(console.width, 100)
+    # Piped output has no width of its own; the table needs 104 columns.
+    console.width = max(console.width, 104)
     table = Table(title=f"model {results['model']}; times in ms", box=SIMPLE_HEAD)
     for name in (
         "event",
@@ -84,7 +84,7 @@ def _print(results: dict) -> None:
         "SSIM",
     ):
         table.add_column(name, justify="left" if name == "family" else "right", no_wrap=True)
-    table.add_column("data misfit", justify="right")
+    table.add_column("misfit", justify="right", no_wrap=True)
     for row in results["events"]:
         cells = [row["event"], row["family"], row["bytes"]]
         cells += [f"{row['ms'][step]:.1f}" for step in ("encode", "link", "assemble", "decode")]

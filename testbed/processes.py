@@ -60,6 +60,15 @@ class Process:
             time.sleep(0.02)
         raise TestbedError(f"{self.name}: not {what} within {timeout_s:.0f} s; see {self._errors.parent}")
 
+    def wait(self, timeout_s: float = 30.0) -> None:
+        """Until the process ends by itself. Raises ``TestbedError`` when it does not, or ends badly."""
+        try:
+            self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TestbedError(f"{self.name}: still running {timeout_s:.0f} s after its last event") from None
+        if self.exit_code:
+            raise TestbedError(f"{self.name}: {self.complaint()}")
+
     def end(self, timeout_s: float = 15.0) -> None:
         """Ask the process to end, and make it end when it does not."""
         if self.exit_code is None:

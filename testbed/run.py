@@ -100,10 +100,10 @@ def run_testbed(
             _start_device(processes, model, out, device, endpoint) for device in range(acquisition.n_devices)
         ]
         _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
-        for process in [*devices, centre]:
-            process.end()
-            if process.exit_code:
-                raise TestbedError(f"{process.name}: {process.complaint()}")
+        for process in devices:
+            process.wait()
+        centre.end()
+        centre.wait()
     on_step("drawing")
     maps = {stored.event: stored for stored in Store(out / "central").newest()}
     rows = account(devices, out / "central", maps, events, acquisition)
