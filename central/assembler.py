@@ -12,12 +12,13 @@ Key = tuple[int, int, bytes]
 
 @dataclass
 class Event:
-    """Latents of one event so far; the newest of each device counts."""
+    """Latents of one event so far; of each device the newest in its own order counts."""
 
     key: Key
     n_devices: int
     due_s: float
     latents: dict[int, Journalled] = field(default_factory=dict)
+    last_record: int = 0
     emitted_through: int = 0
     replaced: int = 0
 
@@ -26,13 +27,9 @@ class Event:
         return len(self.latents) == self.n_devices
 
     @property
-    def last_record(self) -> int:
-        return max(latent.id for latent in self.latents.values())
-
-    @property
     def fresh(self) -> bool:
-        """Holds a latent that no map was drawn from yet."""
-        return bool(self.latents) and self.last_record > self.emitted_through
+        """Uses a latent that no map was drawn from yet."""
+        return any(latent.id > self.emitted_through for latent in self.latents.values())
 
 
 class Assembler:
@@ -40,58 +37,90 @@ class Assembler:
 
     A latent that comes after its event was emitted starts a new deadline, and the event is emitted
     again, complete or not. Emitted events are forgotten after a while; the journal has them still.
+    Latents are handed over in the order of their ``id``, and ``now_s`` never goes back.
     """
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._events: dict[Key, Event] = {}
+        # Every event waits equally long, so this stays in order of ``due_s`` by appending.
+        self._waiting: dict[Key, Event] = {}
+        self._emitted: dict[Key, Event] = {}
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._waiting) + len(self._emitted)
 
     def knows(self, key: Key) -> bool:
-        return key in self._events
+        return key in self._waiting or key in self._emitted
 
     def restore(
         self, latents: Iterable[Journalled], n_devices: int, emitted_through: int, now_s: float
     ) -> None:
-        """Take up an event from the journal as it stood when a map was last drawn from it."""
+        """Take up an event from the journal; a map was drawn from its records up to ``emitted_through``."""
         for latent in latents:
-            self._place(latent, n_devices, now_s).emitted_through = emitted_through
+            event = self._event(latent.key, n_devices, now_s)
+            event.emitted_through = emitted_through
+            _place(event, latent)
+            self._file(event, now_s)
 
     def add(self, latent: Journalled, n_devices: int, now_s: float) -> Event | None:
         """Take a latent in; returns its event if that is complete now (and so to be decoded)."""
-        known = self._events.get(latent.key)
-        late = known is not None and not known.fresh
-        event = self._place(latent, n_devices, now_s)
-        if late:
-            event.due_s = now_s + self._deadline_s
+        event = self._event(latent.key, n_devices, now_s)
+        _place(event, latent)
+        self._file(event, now_s)
         if event.complete and event.fresh:
-            event.emitted_through = event.last_record
+            self._emit(event)
             return event
         return None
 
-    def _place(self, latent: Journalled, n_devices: int, now_s: float) -> Event:
-        event = self._events.get(latent.key)
-        if event is None:
-            event = Event(latent.key, n_devices, now_s + self._deadline_s)
-            self._events[latent.key] = event
-        older = event.latents.get(latent.device)
-        if older is None or older.id < latent.id:
-            event.replaced += older is not None
-            event.latents[latent.device] = latent
-        return event
-
     def due(self, now_s: float) -> list[Event]:
         """Incomplete events whose deadline has passed; forgets what was emitted long ago."""
-        ready = [event for event in self._events.values() if event.fresh and event.due_s <= now_s]
+        ready = []
+        for event in self._waiting.values():
+            if event.due_s > now_s:
+                break
+            ready.append(event)
         for event in ready:
-            event.emitted_through = event.last_record
+            self._emit(event)
         forgotten_s = now_s - 10 * self._deadline_s
-        for key in [k for k, e in self._events.items() if not e.fresh and e.due_s < forgotten_s]:
-            del self._events[key]
+        while self._emitted and (oldest := next(iter(self._emitted.values()))).due_s < forgotten_s:
+            del self._emitted[oldest.key]
         return ready
 
     def next_due_s(self) -> float | None:
         """When ``due`` will next return an event, on the caller's clock."""
-        return min((event.due_s for event in self._events.values() if event.fresh), default=None)
+        return next((event.due_s for event in self._waiting.values()), None)
+
+    def retry(self, event: Event, now_s: float) -> None:
+        """Emit ``event`` again after another deadline: what was emitted came to nothing."""
+        event.emitted_through = 0
+        self._file(event, now_s)
+
+    def _event(self, key: Key, n_devices: int, now_s: float) -> Event:
+        known = self._waiting.get(key) or self._emitted.get(key)
+        return known or Event(key, n_devices, now_s + self._deadline_s)
+
+    def _file(self, event: Event, now_s: float) -> None:
+        """Put ``event`` where it belongs; one that was emitted and is fresh again gets a new deadline."""
+        if event.key in self._waiting:
+            return
+        known = self._emitted.pop(event.key, None)
+        if known:
+            event.due_s = now_s + self._deadline_s
+        (self._waiting if event.fresh else self._emitted)[event.key] = event
+
+    def _emit(self, event: Event) -> None:
+        event.emitted_through = event.last_record
+        self._waiting.pop(event.key, None)
+        self._emitted[event.key] = event
+
+
+def _place(event: Event, latent: Journalled) -> None:
+    if latent.id <= event.last_record:
+        # At a start the journal and the receiver may both hand over the same record.
+        return
+    event.last_record = latent.id
+    held = event.latents.get(latent.device)
+    if held is not None:
+        event.replaced += 1
+    if held is None or held.order < latent.order:
+        event.latents[latent.device] = latent

@@ -21,7 +21,10 @@ app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="central.toml")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-SurveyOption = Annotated[int | None, typer.Option(help="Number of the survey, where there are several.")]
+SurveyOption = Annotated[
+    int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")
+]
+EventArgument = Annotated[int, typer.Argument(min=0, max=0xFFFFFFFF, help="Number of the event.")]
 
 
 class DecoderLoadError(RuntimeError):
@@ -46,7 +49,12 @@ def run(config: ConfigOption) -> None:
     from firmware_py.log import Log
     from models.decoder import DecoderError
 
-    log = Log(settings.central.log)
+    try:
+        log = Log(settings.central.log)
+    except OSError:
+        raise ConfigError(
+            f"{config}: central.log: {settings.central.log} cannot be written; name a file in a writable folder"
+        ) from None
     try:
         decoders = load_models(settings)
     except DecoderError as error:
@@ -56,8 +64,10 @@ def run(config: ConfigOption) -> None:
         signal.signal(number, service.stop)
     if settings.central.log:
         typer.echo(f"listening on {service.receiver.endpoint}, log in {settings.central.log}; Ctrl-C ends it")
-    service.run()
-    log.close()
+    try:
+        service.run()
+    finally:
+        log.close()
 
 
 def _summary(stored: StoredMap) -> dict:
@@ -98,7 +108,9 @@ def list_maps(config: ConfigOption, survey: SurveyOption = None, as_json: JsonOp
 
 
 @app.command()
-def show(event: int, config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False) -> None:
+def show(
+    event: EventArgument, config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False
+) -> None:
     """One event's newest map and where it comes from."""
     stored = Store(load_config(config).central.data_dir).get(event, survey)
     content = {**_summary(stored), "provenance": stored.provenance}
@@ -112,7 +124,7 @@ def show(event: int, config: ConfigOption, survey: SurveyOption = None, as_json:
 
 @app.command()
 def export(
-    event: int,
+    event: EventArgument,
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write.")],
     kind: Annotated[str, typer.Option("--format", help=" | ".join(FORMATS))] = "netcdf",

@@ -21,8 +21,8 @@ class CentralSection(_Section):
 
     listen: str = Field(pattern=r"^(tcp|ipc)://.+")
     data_dir: Path
-    deadline_s: float = Field(default=10.0, gt=0)
-    pictures: bool = True
+    deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False, strict=True)
+    pictures: bool = Field(default=True, strict=True)
     log: Path | None = None
 
 
@@ -46,14 +46,17 @@ def load_config(path: Path) -> CentralConfig:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give --config a central.toml"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
     try:
         config = CentralConfig.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {place}: {first['msg']}, got {first.get('input')!r}") from None
+        problem = {"extra_forbidden": "not a key of central.toml", "missing": "required, and missing"}.get(
+            first["type"], f"{first['msg']}, got {first['input']!r}"
+        )
+        raise ConfigError(f"{path}: {place}: {problem}") from None
     base = path.resolve().parent
     central = config.central.model_copy(
         update={

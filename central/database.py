@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 FILE_NAME = "central.sqlite"
+LOCK_NAME = "central.lock"
 
 # Maps are blobs beside their provenance (20 kB each), so that a map and what is said about it are
 # committed together or not at all.
@@ -51,6 +56,7 @@ def connect(data_dir: Path, create: bool = False) -> sqlite3.Connection:
     path = data_dir / FILE_NAME
     if not create and not path.exists():
         raise StoreError(f"{path}: not found; expected the data_dir of a centre that has run")
+    database = None
     try:
         if create:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -59,7 +65,52 @@ def connect(data_dir: Path, create: bool = False) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(_SCHEMA)
     except (sqlite3.Error, OSError) as error:
+        if database:
+            database.close()
         raise StoreError(
-            f"{path}: cannot be opened ({error}); expected a writable folder with room"
+            f"{path}: cannot be opened ({error}); expected a writable folder with room, "
+            "and in it no file or the one of a centre"
         ) from None
     return database
+
+
+@contextlib.contextmanager
+def reported(what: str) -> Iterator[None]:
+    """What SQLite raises within becomes a ``StoreError`` that begins with ``what``."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{what} ({error}); is the disk full, or {FILE_NAME} damaged?") from None
+
+
+@contextlib.contextmanager
+def transaction(database: sqlite3.Connection, what: str) -> Iterator[None]:
+    """All that is written within, or none of it. Raises ``StoreError`` that begins with ``what``."""
+    with reported(what):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        except BaseException:
+            # SQLite has rolled back by itself after some errors.
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+
+
+def lock(data_dir: Path) -> IO[bytes]:
+    """Claim ``data_dir`` for this process until the file returned is closed (or the process ends).
+
+    Raises ``StoreError`` when another centre has it: two would draw every map twice.
+    """
+    path = data_dir / LOCK_NAME
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.strerror}); expected a writable folder") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise StoreError(f"{data_dir}: another centre is at work there; give each its own data_dir") from None
+    return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,8 @@ def export_map(stored: StoredMap, kind: str, out: Path) -> None:
         raise ExportError(f"export: expected one of {', '.join(FORMATS)}; got {kind!r}")
     if not out.parent.is_dir():
         raise ExportError(f"{out}: no such folder {out.parent}; create it first")
+    if out.is_dir():
+        raise ExportError(f"{out}: is a folder; give the name of a file in it")
     acquisition = Acquisition.from_dict(stored.provenance["acquisition"])
     temporary = out.with_name(f".{out.name}.tmp")
     try:
@@ -47,7 +50,8 @@ def export_map(stored: StoredMap, kind: str, out: Path) -> None:
     except OSError as error:
         raise ExportError(f"{out}: cannot be written ({error})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _dataset(stored: StoredMap, acquisition: Acquisition):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from central.database import StoreError, connect
+from central.database import connect, reported, transaction
 from firmware_py.packet import Record
 
 
@@ -20,6 +19,8 @@ class Journalled:
     event: int
     model_hash: bytes
     device: int
+    boot: int
+    sequence: int
     sample_time_us: int
     received_us: int
     wire_bytes: int
@@ -30,8 +31,27 @@ class Journalled:
         """The event it belongs to: (survey, event, model hash). Models never mix."""
         return (self.survey, self.event, self.model_hash)
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Place in its device's own order, whatever order the link delivered in."""
+        return (self.boot, self.sequence)
 
-_COLUMNS = "id, survey, event, model_hash, device, sample_time_us, received_us, wire_bytes, payload"
+
+@dataclass(frozen=True)
+class Committed:
+    """What became of a group: the ``new`` ones, and by place in the group those in ``conflict``.
+
+    A conflict has the number of a record that is there already and another content: two devices under
+    one number, or one that lost its count. The journal keeps what it has.
+    """
+
+    new: list[Journalled]
+    conflicts: set[int]
+
+
+_COLUMNS = (
+    "id, survey, event, model_hash, device, boot, sequence, sample_time_us, received_us, wire_bytes, payload"
+)
 
 
 class Journal:
@@ -40,68 +60,67 @@ class Journal:
     def __init__(self, data_dir: Path) -> None:
         self._database = connect(data_dir, create=True)
 
-    def commit(self, records: Sequence[tuple[Record, int, int]]) -> list[Journalled]:
-        """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction; returns the new ones.
+    def commit(self, records: Sequence[tuple[Record, int, int]]) -> Committed:
+        """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction.
 
         A record that is there already is left as it is. Raises ``StoreError`` (a full disk, say) with
         nothing of the group kept.
         """
-        new = []
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            for record, received_us, wire_bytes in records:
-                cursor = self._database.execute(
-                    "INSERT OR IGNORE INTO record (survey, device, boot, sequence, event, model_hash,"
-                    " sample_time_us, received_us, wire_bytes, payload) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        record.survey,
-                        record.device,
-                        record.boot,
-                        record.sequence,
-                        record.event,
-                        record.model_hash,
-                        record.sample_time_us,
-                        received_us,
-                        wire_bytes,
-                        record.payload,
-                    ),
-                )
-                if cursor.rowcount == 1:
-                    new.append(
-                        Journalled(
-                            cursor.lastrowid or 0,
-                            record.survey,
-                            record.event,
-                            record.model_hash,
-                            record.device,
-                            record.sample_time_us,
-                            received_us,
-                            wire_bytes,
-                            record.payload,
-                        )
-                    )
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise StoreError(f"journal: cannot commit {len(records)} records ({error}); make room") from None
-        return new
+        new: list[Journalled] = []
+        conflicts: set[int] = set()
+        with transaction(self._database, f"journal: cannot commit {len(records)} records"):
+            for place, (record, received_us, wire_bytes) in enumerate(records):
+                latent = self._insert(record, received_us, wire_bytes)
+                if latent:
+                    new.append(latent)
+                elif not self._holds(record):
+                    conflicts.add(place)
+        return Committed(new, conflicts)
+
+    def _insert(self, record: Record, received_us: int, wire_bytes: int) -> Journalled | None:
+        values = (
+            record.survey,
+            record.event,
+            record.model_hash,
+            record.device,
+            record.boot,
+            record.sequence,
+            record.sample_time_us,
+            received_us,
+            wire_bytes,
+            record.payload,
+        )
+        cursor = self._database.execute(
+            f"INSERT OR IGNORE INTO record ({_COLUMNS}) VALUES (NULL,?,?,?,?,?,?,?,?,?,?)", values
+        )
+        return Journalled(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
+
+    def _holds(self, record: Record) -> bool:
+        """Whether the record kept under this number is this one."""
+        kept = self._database.execute(
+            "SELECT event, model_hash, payload FROM record"
+            " WHERE survey = ? AND device = ? AND boot = ? AND sequence = ?",
+            (record.survey, record.device, record.boot, record.sequence),
+        ).fetchone()
+        return kept == (record.event, record.model_hash, record.payload)
 
     def of_event(self, key: tuple[int, int, bytes]) -> list[Journalled]:
         """Every latent of an event, in order of arrival."""
-        rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM record WHERE survey = ? AND event = ? AND model_hash = ? ORDER BY id",
-            key,
-        )
-        return [Journalled(*row) for row in rows]
+        return self._read("survey = ? AND event = ? AND model_hash = ?", key)
 
     def undecoded(self) -> list[Journalled]:
-        """Latents of events whose newest latent is in no map yet: what a restart has to finish."""
-        rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM record AS r WHERE r.id > coalesce((SELECT max(last_record) FROM map AS m"
-            " WHERE m.survey = r.survey AND m.event = r.event AND m.model_hash = r.model_hash), 0) ORDER BY id"
+        """Latents that came after the last map of their event was drawn: what a restart has to finish."""
+        return self._read(
+            "id > coalesce((SELECT max(last_record) FROM map AS m WHERE m.survey = record.survey"
+            " AND m.event = record.event AND m.model_hash = record.model_hash), 0)"
         )
-        return [Journalled(*row) for row in rows]
+
+    def _read(self, condition: str, values: tuple = ()) -> list[Journalled]:
+        with reported("journal: cannot be read"):
+            rows = self._database.execute(
+                f"SELECT {_COLUMNS} FROM record WHERE {condition} ORDER BY id", values
+            )
+            return [Journalled(*row) for row in rows]
 
     def close(self) -> None:
         self._database.close()

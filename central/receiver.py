@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from firmware_py.log import Log, now_us
 HIGH_WATER_MARK = 64
 GROUP_RECORDS = 256
 POLL_MS = 100
+# Later times (the year 9999) cannot be written as a date; such a clock is not set.
+LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
 
 
 class ReceiverError(OSError):
@@ -67,21 +70,24 @@ class Receiver:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise ReceiverError(
-                f"{endpoint}: cannot listen there ({error}); is another centre running? "
-                "Choose another port in [central] listen"
-            ) from None
+            if error.errno == errno.EADDRINUSE:
+                advice = "is another centre running? Choose another port in [central] listen"
+            else:
+                advice = "expected tcp://address:port of this machine in [central] listen"
+            raise ReceiverError(f"{endpoint}: cannot listen there ({error}); {advice}") from None
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Receive until ``stopping``; what is committed is acknowledged before it returns."""
-        journal = Journal(self._data_dir)
         try:
-            while not stopping():
-                if self._socket.poll(POLL_MS):
-                    self._take(journal, self._drain())
+            journal = Journal(self._data_dir)
+            try:
+                while not stopping():
+                    if self._socket.poll(POLL_MS):
+                        self._take(journal, self._drain())
+            finally:
+                journal.close()
         finally:
-            journal.close()
             self.close()
 
     def close(self) -> None:
@@ -106,8 +112,7 @@ class Receiver:
                 self._count("damaged", reason=str(error))
                 continue
             if reason := self._objection(record):
-                self._count("refused", device=record.device, event=record.event, reason=reason)
-                self._send(peer, packet.refuse(record, reason))
+                self._refuse(peer, record, reason)
                 continue
             group.append((peer, record, now_us(), wire_bytes))
         return group
@@ -127,6 +132,8 @@ class Receiver:
             return f"device {record.device} is not of this survey's 0 to {model.n_devices - 1}"
         if len(record.payload) != model.latent:
             return f"expected a latent of {model.latent} bytes, got {len(record.payload)}"
+        if record.sample_time_us > LAST_SAMPLE_TIME_US:
+            return f"sample time {record.sample_time_us} us is past the year 9999; set the device's clock"
         return None
 
     def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
@@ -134,21 +141,33 @@ class Receiver:
         if not group:
             return
         try:
-            new = journal.commit([entry[1:] for entry in group])
+            committed = journal.commit([entry[1:] for entry in group])
         except StoreError as error:
             # Unacknowledged, they stay in the devices' spools and come again.
             self._count("not_kept", records=len(group), reason=str(error))
             time.sleep(POLL_MS / 1000)
             return
-        self.counts["records"] += len(new)
-        self.counts["duplicates"] += len(group) - len(new)
+        self.counts["records"] += len(committed.new)
+        self.counts["duplicates"] += len(group) - len(committed.new) - len(committed.conflicts)
         answers: dict[tuple[bytes, int, int, int], list[packet.Record]] = {}
-        for peer, record, _, _ in group:
-            answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
+        for place, (peer, record, _, _) in enumerate(group):
+            if place in committed.conflicts:
+                self._refuse(
+                    peer,
+                    record,
+                    f"another record is kept as device {record.device}, boot {record.boot}, sequence "
+                    f"{record.sequence}; has another device this number, or this one lost its state?",
+                )
+            else:
+                answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
         for (peer, *_), records in answers.items():
             self._send(peer, packet.acknowledge(records[0], [r.sequence for r in records[1:]]))
-        for latent in new:
+        for latent in committed.new:
             self._deliver(latent)
+
+    def _refuse(self, peer: bytes, record: packet.Record, reason: str) -> None:
+        self._count("refused", device=record.device, event=record.event, reason=reason)
+        self._send(peer, packet.refuse(record, reason))
 
     def _send(self, peer: bytes, record: packet.Record) -> None:
         data = packet.encode_record(record)

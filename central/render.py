@@ -70,8 +70,12 @@ def _mark_devices(axis, acquisition: Acquisition, heard: Sequence[int]) -> None:
 
 def _save(figure, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=90, format="png")
-    os.replace(temporary, path)
+    try:
+        figure.savefig(temporary, dpi=90, format="png")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def draw_map(

@@ -15,12 +15,15 @@ import numpy as np
 
 from central.assembler import Assembler, Event
 from central.config import CentralConfig
+from central.database import StoreError, lock
 from central.journal import Journal, Journalled
 from central.receiver import Expected, Receiver
 from central.store import Store
 from firmware_py.bundle import BundleError, load_bundle
 from firmware_py.log import Log, now_us
 from physics.acquisition import Acquisition
+
+PICTURES_WAITING = 100
 
 
 class MapDecoder(Protocol):
@@ -52,6 +55,10 @@ def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
                 f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
                 "give a bundle and a decoder of one conversion"
             )
+        if bundle.model_hash in decoders:
+            raise BundleError(
+                f"{section.bundle}: encoder {bundle.model_hash.hex()} has a [[model]] already; remove one"
+            )
         silence = np.zeros((decoder.n_devices, decoder.latent), np.int8)
         decoder.decode(silence, np.ones(decoder.n_devices, bool))
         decoders[bundle.model_hash] = decoder
@@ -67,11 +74,18 @@ class Service:
         self._log = log
         self._stop = threading.Event()
         self._inbox: queue.SimpleQueue[Journalled | None] = queue.SimpleQueue()
-        self._pictures: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=100)
+        self._pictures: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
+        self._lock = lock(self._config.data_dir)
         expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
-        self.receiver = Receiver(self._config.listen, self._config.data_dir, expected, self._inbox.put, log)
+        try:
+            self.receiver = Receiver(
+                self._config.listen, self._config.data_dir, expected, self._inbox.put, log
+            )
+        except BaseException:
+            self._lock.close()
+            raise
         self.failure: BaseException | None = None
 
     def stop(self, *_: object) -> None:
@@ -79,7 +93,12 @@ class Service:
         self._stop.set()
 
     def run(self) -> None:
-        """Work until ``stop``: then what was received is decoded and stored before this returns."""
+        """Work until ``stop``; may be called once.
+
+        Then every complete event is decoded and stored before this returns; one that still waits for
+        devices is in the journal, and is taken up by the next start. Raises ``StoreError`` when the
+        centre's file cannot be read.
+        """
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
         decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
@@ -95,11 +114,12 @@ class Service:
         decoding.join()
         self._pictures.put(None)
         drawing.join(timeout=30.0)
+        self._lock.close()
         self._log.write("stopped", **self.receiver.counts)
         if self.failure:
             raise self.failure
 
-    def _guard(self, work) -> None:
+    def _guard(self, work: Callable[[], None]) -> None:
         """A thread that dies must not leave the centre half alive."""
         try:
             work()
@@ -128,15 +148,18 @@ class Service:
                         break
                     self._take(arrived, assembler, journal, store)
                 for event in assembler.due(time.monotonic()):
-                    self._draw_map(event, store)
+                    self._finish(event, assembler, store)
         finally:
             journal.close()
             store.close()
 
     def _take(self, latent: Journalled, assembler: Assembler, journal: Journal, store: Store) -> None:
         decoder = self._decoders.get(latent.model_hash)
-        if decoder is None:
-            self._log.write("undecodable", event=latent.event, model_hash=latent.model_hash.hex())
+        # Only what an earlier run kept: the model may have been taken out of the configuration since.
+        if decoder is None or latent.device >= decoder.n_devices or len(latent.payload) != decoder.latent:
+            self._log.write(
+                "undecodable", event=latent.event, device=latent.device, model_hash=latent.model_hash.hex()
+            )
             return
         now_s = time.monotonic()
         if not assembler.knows(latent.key):
@@ -144,7 +167,19 @@ class Service:
             assembler.restore(earlier, decoder.n_devices, store.emitted_through(latent.key), now_s)
         event = assembler.add(latent, decoder.n_devices, now_s)
         if event:
+            self._finish(event, assembler, store)
+
+    def _finish(self, event: Event, assembler: Assembler, store: Store) -> None:
+        """Draw and keep a map of ``event``; one bad event or a full disk does not end the centre."""
+        survey, number, _ = event.key
+        try:
             self._draw_map(event, store)
+        except StoreError as error:
+            self._log.write("map_not_kept", survey=survey, event=number, reason=str(error))
+            assembler.retry(event, time.monotonic())
+        except Exception as error:
+            # The latents stay in the journal; the next start tries again.
+            self._log.write("map_failed", survey=survey, event=number, reason=repr(error))
 
     def _draw_map(self, event: Event, store: Store) -> None:
         survey, number, model_hash = event.key
@@ -188,9 +223,9 @@ class Service:
             path = self._config.data_dir / "pictures" / f"survey{survey}-event{number:06d}.png"
             maps = (velocity[0], uncertainty[0])
             heard = sorted(event.latents)
-            try:
-                self._pictures.put_nowait(partial(self._draw_picture, path, maps, decoder.acquisition, heard))
-            except queue.Full:
+            if self._pictures.qsize() < PICTURES_WAITING:
+                self._pictures.put(partial(self._draw_picture, path, maps, decoder.acquisition, heard))
+            else:
                 # A picture can be drawn from the store at any time; decoding must not wait for it.
                 self._log.write("picture_skipped", survey=survey, event=number)
 
@@ -206,8 +241,8 @@ class Service:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draw_map(path, *maps, acquisition, heard, title=path.stem)
-        except OSError as error:
-            self._log.write("picture_failed", path=str(path), reason=str(error))
+        except Exception as error:
+            self._log.write("picture_failed", path=str(path), reason=repr(error))
 
 
 def _software() -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from central.database import StoreError, connect
+from central.database import StoreError, connect, reported, transaction
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,19 @@ class Store:
         uncertainty_mps: np.ndarray,
         provenance: dict[str, Any],
     ) -> int:
-        """Commit a map ``(nz, nx)`` drawn from the records up to ``last_record``; returns its revision (from 1)."""
+        """Commit a map ``(nz, nx)`` drawn from the records up to ``last_record``; returns its revision (from 1).
+
+        Raises ``StoreError`` with nothing kept.
+        """
         nz, nx = velocity_mps.shape
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            (revision,) = database.execute(
+        survey, event, _ = key
+        with transaction(self._database, f"store: cannot keep a map of survey {survey}, event {event}"):
+            (revision,) = self._database.execute(
                 "SELECT coalesce(max(revision), 0) + 1 FROM map"
                 " WHERE survey = ? AND event = ? AND model_hash = ?",
                 key,
             ).fetchone()
-            database.execute(
+            self._database.execute(
                 "INSERT INTO map VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *key,
@@ -69,36 +72,37 @@ class Store:
                     np.ascontiguousarray(uncertainty_mps, np.float32).tobytes(),
                 ),
             )
-            database.execute("COMMIT")
-        except BaseException:
-            database.execute("ROLLBACK")
-            raise
         return revision
 
-    def newest(self, survey: int | None = None) -> list[StoredMap]:
-        """The newest revision of every event, in order of event."""
-        rows = self._database.execute(
-            "SELECT survey, event, model_hash, max(revision), partial, provenance, n_depth, n_width,"
-            " velocity, uncertainty FROM map WHERE ?1 IS NULL OR survey = ?1"
-            " GROUP BY survey, event, model_hash ORDER BY survey, event",
-            (survey,),
-        )
-        return [_stored(row) for row in rows]
+    def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
+        """The newest revision of every event, in order of event; read as they are asked for."""
+        with reported("store: cannot be read"):
+            rows = self._database.execute(
+                "SELECT survey, event, model_hash, max(revision), partial, provenance, n_depth, n_width,"
+                " velocity, uncertainty FROM map WHERE ?1 IS NULL OR survey = ?1"
+                " GROUP BY survey, event, model_hash ORDER BY survey, event",
+                (survey,),
+            )
+            for row in rows:
+                yield _stored(row)
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
         """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
-        rows = self._database.execute(
-            "SELECT survey, event, model_hash, revision, partial, provenance, n_depth, n_width, velocity,"
-            " uncertainty FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
-            " ORDER BY last_record DESC",
-            (event, survey),
-        ).fetchall()
-        if not rows:
+        with reported("store: cannot be read"):
+            rows = self._database.execute(
+                "SELECT survey, event, model_hash, revision, partial, provenance, n_depth, n_width, velocity,"
+                " uncertainty FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
+                " ORDER BY last_record DESC, revision DESC",
+                (event, survey),
+            ).fetchall()
             count, low, high = self._database.execute(
-                "SELECT count(DISTINCT event), min(event), max(event) FROM map"
+                "SELECT count(DISTINCT event), min(event), max(event) FROM map WHERE ?1 IS NULL OR survey = ?1",
+                (survey,),
             ).fetchone()
+        if not rows:
             held = f"{count} events from {low} to {high}" if count else "no event yet"
-            raise StoreError(f"event {event}: not in the store, which holds {held}")
+            where = "the store" if survey is None else f"survey {survey} of the store"
+            raise StoreError(f"event {event}: not in {where}, which holds {held}")
         if len({row[0] for row in rows}) > 1:
             raise StoreError(
                 f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
@@ -107,10 +111,12 @@ class Store:
 
     def emitted_through(self, key: tuple[int, int, bytes]) -> int:
         """Id of the last record that a map of this event was drawn from; 0 without a map."""
-        return self._database.execute(
-            "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ? AND model_hash = ?",
-            key,
-        ).fetchone()[0]
+        with reported("store: cannot be read"):
+            return self._database.execute(
+                "SELECT coalesce(max(last_record), 0) FROM map"
+                " WHERE survey = ? AND event = ? AND model_hash = ?",
+                key,
+            ).fetchone()[0]
 
     def close(self) -> None:
         self._database.close()
