@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -181,20 +182,38 @@ def test_a_refused_record_is_set_aside_and_not_sent_again(tmp_path, config):
     assert [record.sequence for record in centre.records].count(2) == 1
 
 
-def test_a_replay_waits_for_room_where_a_field_device_drops_the_oldest(tmp_path, config, gathers):
-    with FakeCentre(lambda record: None) as centre:
-        with Running(config(centre.endpoint, spool_records=3)) as running:
-            wait_until(lambda: running.node._recorded == 3, what="spool full")
-            wait_until(lambda: len(centre.records) > 3, what="the loop went round")
-        assert (running.statistics["recorded"], running.statistics["dropped"]) == (3, 0)
-        (tmp_path / "in").mkdir()
+def test_a_replay_waits_for_room_in_the_spool(config):
+    with (
+        FakeCentre(lambda record: None) as centre,
+        Running(config(centre.endpoint, spool_records=3)) as running,
+    ):
+        wait_until(lambda: len(centre.records) > 3, what="the loop to go round")
+    assert (running.statistics["recorded"], running.statistics["dropped"]) == (3, 0)
+
+
+def test_a_field_device_drops_the_oldest_record_and_thinks_no_more_of_it(tmp_path, config, gathers):
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    folder = SourceSection("folder", path=incoming, poll_s=0.01)
+    with (
+        FakeCentre(lambda record: None) as centre,
+        Running(config(centre.endpoint, source=folder, spool_records=3)) as running,
+    ):
         for k, gather in enumerate(gathers, start=1):
-            np.save(tmp_path / "in" / f"{k}.npy", gather)
-        folder = SourceSection("folder", path=tmp_path / "in", poll_s=0.01)
-        field = config(centre.endpoint, source=folder, spool_records=3, state_dir=tmp_path / "field")
-        with Running(field) as running:
-            wait_until(lambda: running.node._recorded == 4, what="all recorded")
+            np.save(incoming / f"{k}.npy", gather)
+            wait_until(lambda k=k: k in {r.event for r in centre.records}, what=f"event {k}")
     assert (running.statistics["waiting"], running.statistics["dropped"]) == (3, 1)
+    assert {sequence for _, sequence in running.node._in_flight} == {2, 3, 4}
+
+
+def test_a_lost_state_folder_never_uses_a_boot_again(tmp_path, config, monkeypatch):
+    """Else the centre would take new records for old ones, and acknowledge them unread."""
+    with FakeCentre() as centre:
+        for _ in range(3):
+            before = Node(config(centre.endpoint, state_dir=tmp_path / "a")).run()["boot"]
+        clock = time.time() + 60
+        monkeypatch.setattr(time, "time", lambda: clock)
+        assert Node(config(centre.endpoint, state_dir=tmp_path / "b")).run()["boot"] > before
 
 
 def test_garbage_from_the_centre_is_noted_and_survived(tmp_path, config):
