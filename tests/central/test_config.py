@@ -1,0 +1,82 @@
+"""central.toml: every mistake names its key; relative paths belong to the file's folder."""
+
+from pathlib import Path
+
+import pytest
+
+from central.config import ConfigError, load_config
+
+GOOD = """
+[central]
+listen = "tcp://127.0.0.1:5557"
+data_dir = "data"
+log = "logs/central.jsonl"
+[[model]]
+bundle = "zoo/bundle"
+decoder = "/elsewhere/decoder"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "central.toml"
+    path.write_text(text)
+    return path
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    path = write(tmp_path / "conf", GOOD)
+    monkeypatch.chdir(tmp_path)
+    config = load_config(path.relative_to(tmp_path))
+    assert config.central.data_dir == tmp_path / "conf/data"
+    assert config.central.log == tmp_path / "conf/logs/central.jsonl"
+    assert config.model[0].bundle == tmp_path / "conf/zoo/bundle"
+    assert config.model[0].decoder == Path("/elsewhere/decoder")
+
+
+def test_what_is_left_out_has_a_value(tmp_path):
+    central = load_config(write(tmp_path, GOOD.replace('log = "logs/central.jsonl"\n', ""))).central
+    assert (central.deadline_s, central.pictures, central.log) == (10.0, True, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('listen = "tcp://127.0.0.1:5557"', "", "central.listen: required"),
+        ("tcp://127", "http://127", "central.listen"),
+        ('"tcp://127.0.0.1:5557"', "5557", "central.listen"),
+        ('data_dir = "data"', "", "central.data_dir: required"),
+        ('data_dir = "data"', "data_dir = 3", "central.data_dir"),
+        ("[[model]]", "deadline_s = 0\n[[model]]", "central.deadline_s"),
+        ("[[model]]", "deadline_s = inf\n[[model]]", "central.deadline_s"),
+        ("[[model]]", 'deadline_s = "10"\n[[model]]', "central.deadline_s"),
+        ("[[model]]", "deadline_s = true\n[[model]]", "central.deadline_s"),
+        ("[[model]]", 'pictures = "no"\n[[model]]', "central.pictures"),
+        ("[[model]]", "dead_line_s = 1\n[[model]]", "central.dead_line_s: not a key"),
+        ("[central]", "[centre]", "central: required"),
+        ("[[model]]", "[model]", "model"),
+        ("[[model]]", "[[models]]", "model: required"),
+        ('bundle = "zoo/bundle"', "", "model.0.bundle: required"),
+        ('decoder = "/elsewhere/decoder"', "decoder = 1", "model.0.decoder"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_key(tmp_path, old, new, key):
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert f"{path}: {key}" in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "nothing.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_config(write(tmp_path, "[central"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_config(tmp_path / "binary.toml")

@@ -1,0 +1,156 @@
+"""The journal: each record once, a group whole or not at all."""
+
+import resource
+import sqlite3
+
+import numpy as np
+import pytest
+from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
+
+from central.database import FILE_NAME, StoreError, connect, lock
+from central.journal import Journal
+from central.store import Store
+
+KEY = (1, 1, MODEL_HASH)
+
+
+@pytest.fixture
+def journal(data_dir):
+    opened = Journal(data_dir)
+    yield opened
+    opened.close()
+
+
+def group(*records):
+    return [(record, 1000 + i, 56) for i, record in enumerate(records)]
+
+
+def test_a_record_comes_back_as_it_was(journal, data_dir):
+    record = latent_record(device=3, event=1, sequence=9, boot=4_000_000_000, value=-7)
+    (new,) = journal.commit([(record, 123, 56)]).new
+    reopened = Journal(data_dir)
+    assert reopened.of_event(KEY) == [new]
+    reopened.close()
+    assert (new.device, new.order, new.received_us, new.wire_bytes) == (3, (4_000_000_000, 9), 123, 56)
+    assert new.payload == np.full(LATENT, -7, np.int8).tobytes()
+    assert new.key == KEY
+
+
+def test_the_same_record_again_is_not_new_even_within_a_group(journal):
+    record = latent_record()
+    assert len(journal.commit(group(record, record)).new) == 1
+    again = journal.commit(group(record))
+    assert (again.new, again.conflicts) == ([], set())
+    assert len(journal.of_event(KEY)) == 1
+
+
+@pytest.mark.parametrize("change", [{"survey": 2}, {"device": 1}, {"boot": 2}, {"sequence": 2}])
+def test_each_part_of_the_number_makes_another_record(journal, change):
+    committed = journal.commit(group(latent_record(), latent_record(**change)))
+    assert len(committed.new) == 2
+
+
+@pytest.mark.parametrize("change", [{"value": 1}, {"event": 2}, {"model_hash": OTHER_HASH}])
+def test_other_content_under_a_number_in_use_is_a_conflict_and_changes_nothing(journal, change):
+    (kept,) = journal.commit(group(latent_record())).new
+    committed = journal.commit(group(latent_record(sequence=2), latent_record(**change)))
+    assert len(committed.new) == 1
+    assert committed.conflicts == {1}
+    assert journal.of_event(KEY)[0] == kept
+
+
+def test_a_group_that_fails_half_way_keeps_nothing(journal, data_dir):
+    other = connect(data_dir)
+    other.execute(
+        "CREATE TRIGGER fail BEFORE INSERT ON record WHEN new.sequence = 3"
+        " BEGIN SELECT RAISE(ABORT, 'no room'); END"
+    )
+    records = group(*(latent_record(sequence=s) for s in (1, 2, 3, 4)))
+    with pytest.raises(StoreError, match="cannot commit 4 records.*no room"):
+        journal.commit(records)
+    assert journal.of_event(KEY) == []
+    other.execute("DROP TRIGGER fail")
+    other.close()
+    assert len(journal.commit(records).new) == 4
+
+
+def test_a_full_disk_is_reported_and_what_comes_after_it_is_kept(journal, data_dir):
+    wal = data_dir / f"{FILE_NAME}-wal"
+    records = group(*(latent_record(sequence=s) for s in range(1, 2000)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size + 8192, hard))
+    try:
+        with pytest.raises(StoreError, match="cannot commit 1999 records"):
+            journal.commit(records)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert journal.of_event(KEY) == []
+    assert len(journal.commit(records).new) == 1999
+
+
+def test_a_number_that_sqlite_cannot_hold_leaves_the_journal_usable(journal):
+    with pytest.raises(OverflowError):
+        journal.commit(group(latent_record(), latent_record(sequence=2, sample_time_us=1 << 63)))
+    assert len(journal.commit(group(latent_record())).new) == 1
+
+
+def test_a_group_is_one_transaction_for_every_reader(journal, data_dir):
+    reader = connect(data_dir)
+    seen = []
+    journal._database.set_trace_callback(
+        lambda _: seen.append(reader.execute("SELECT count(*) FROM record").fetchone()[0])
+    )
+    journal.commit(group(*(latent_record(sequence=s) for s in (1, 2, 3))))
+    journal._database.set_trace_callback(None)
+    assert len(seen) >= 5
+    assert set(seen) == {0}
+    assert reader.execute("SELECT count(*) FROM record").fetchone() == (3,)
+    reader.close()
+
+
+def test_undecoded_is_what_came_after_the_last_map_of_its_event(journal, data_dir):
+    first, second, third, other_model, other_survey = journal.commit(
+        group(
+            latent_record(device=0),
+            latent_record(device=1),
+            latent_record(device=0, event=2, sequence=2),
+            latent_record(device=0, sequence=3, model_hash=OTHER_HASH),
+            latent_record(device=0, survey=2),
+        )
+    ).new
+    assert journal.undecoded() == [first, second, third, other_model, other_survey]
+    store = Store(data_dir)
+    tile = np.ones((2, 2), np.float32)
+    store.put(KEY, first.id, True, tile, tile, {})
+    assert journal.undecoded() == [second, third, other_model, other_survey]
+    store.put(KEY, second.id, True, tile, tile, {})
+    assert journal.undecoded() == [third, other_model, other_survey]
+    store.close()
+
+
+def test_a_file_that_is_no_store_is_a_store_error(tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b"not a database, whatever its name says" * 100)
+    with pytest.raises(StoreError, match=f"{FILE_NAME}: cannot be opened"):
+        Journal(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Journal(tmp_path / "file" / "data")
+
+
+def test_a_damaged_file_is_a_store_error_when_it_is_read(journal, data_dir):
+    journal.commit(group(latent_record()))
+    vandal = sqlite3.connect(data_dir / FILE_NAME)
+    vandal.execute("DROP TABLE record")
+    vandal.close()
+    with pytest.raises(StoreError, match="cannot be read"):
+        journal.undecoded()
+
+
+def test_a_folder_has_one_centre_at_a_time(data_dir):
+    held = lock(data_dir)
+    with pytest.raises(StoreError, match="another centre"):
+        lock(data_dir)
+    held.close()
+    lock(data_dir).close()
+    with pytest.raises(StoreError, match="cannot be opened"):
+        lock(data_dir / "nowhere")
