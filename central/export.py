@@ -28,11 +28,18 @@ def export_map(stored: StoredMap, kind: str, out: Path) -> None:
     """
     if kind not in FORMATS:
         raise ExportError(f"export: expected one of {', '.join(FORMATS)}; got {kind!r}")
-    if not out.parent.is_dir():
-        raise ExportError(f"{out}: no such folder {out.parent}; create it first")
-    if out.is_dir():
-        raise ExportError(f"{out}: is a folder; give the name of a file in it")
     acquisition = Acquisition.from_dict(stored.provenance["acquisition"])
+    try:
+        if not out.parent.is_dir():
+            raise ExportError(f"{out}: no such folder {out.parent}; create it first")
+        if out.is_dir():
+            raise ExportError(f"{out}: is a folder; give the name of a file in it")
+        _write(stored, kind, out, acquisition)
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _write(stored: StoredMap, kind: str, out: Path, acquisition: Acquisition) -> None:
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         if kind == "npy":
@@ -47,8 +54,6 @@ def export_map(stored: StoredMap, kind: str, out: Path) -> None:
             heard = stored.provenance["devices"]
             draw_map(temporary, stored.velocity_mps, stored.uncertainty_mps, acquisition, heard, title)
         os.replace(temporary, out)
-    except OSError as error:
-        raise ExportError(f"{out}: cannot be written ({error})") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""Maps for other programs."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray
+from fake_decoder import MODEL_HASH, SURVEY
+
+from central.export import FORMATS, ExportError, export_map
+
+
+def test_npy_holds_velocity_then_uncertainty(fill, tmp_path):
+    stored = fill()
+    export_map(stored, "npy", tmp_path / "map.npy")
+    array = np.load(tmp_path / "map.npy")
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, [stored.velocity_mps, stored.uncertainty_mps])
+
+
+def test_netcdf_says_units_axes_and_where_it_comes_from(fill, tmp_path):
+    stored = fill(event=7)
+    export_map(stored, "netcdf", tmp_path / "map.nc")
+    with xarray.open_dataset(tmp_path / "map.nc") as dataset:
+        assert dict(dataset.sizes) == {"depth": SURVEY.n_depth, "distance": SURVEY.n_width}
+        np.testing.assert_array_equal(dataset.velocity, stored.velocity_mps)
+        np.testing.assert_array_equal(dataset.uncertainty, stored.uncertainty_mps)
+        assert dataset.velocity.units == dataset.uncertainty.units == "m s-1"
+        assert dataset.depth.units == dataset.distance.units == "m"
+        assert dataset.depth.positive == "down"
+        # The first cell of 10 m has its centre 5 m down.
+        assert dataset.depth.values[[0, -1]].tolist() == [5.0, 695.0]
+        assert float(dataset.velocity.sel(distance=5.0, depth=5.0)) == stored.velocity_mps[0, 0]
+        assert dataset.attrs["Conventions"] == "CF-1.11"
+        assert (dataset.attrs["survey"], dataset.attrs["event"], dataset.attrs["revision"]) == (1, 7, 1)
+        assert json.loads(dataset.attrs["provenance"]) == stored.provenance
+        assert stored.provenance["model_hash"] == MODEL_HASH.hex()
+
+
+def test_png_is_a_picture(fill, tmp_path):
+    export_map(fill(), "png", tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_file_is_replaced_whole_and_nothing_else_is_left(fill, tmp_path, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "map").write_text("of yesterday")
+    export_map(fill(), kind, out / "map")
+    assert [path.name for path in out.iterdir()] == ["map"]
+    assert (out / "map").read_bytes() != b"of yesterday"
+
+
+def test_an_unknown_format_names_the_known_ones(fill, tmp_path):
+    with pytest.raises(ExportError, match="expected one of npy, netcdf, png; got 'segy'"):
+        export_map(fill(), "segy", tmp_path / "map.segy")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("nowhere/map", "no such folder"),
+        ("file/map", "no such folder"),
+        ("folder", "is a folder"),
+        ("n" * 300, "cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_and_left_as_it_was(fill, tmp_path, kind, out, message):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    stored = fill()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ExportError, match=message):
+        export_map(stored, kind, tmp_path / out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_device_that_takes_no_files_is_said(fill, kind):
+    """/proc refuses new files even to root, which a folder without write permission would not."""
+    from pathlib import Path
+
+    with pytest.raises(ExportError, match="/proc/map: cannot be written"):
+        export_map(fill(), kind, Path("/proc/map"))
