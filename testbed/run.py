@@ -53,7 +53,7 @@ def find_model(folder: Path | None, device_bundle: Path | None = None) -> Model:
 def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[Sample]:
     """``count`` events from OpenFWI gather files (with the maps beside them), or the shipped ones.
 
-    Fewer gathers than ``count`` are replayed from the start. Raises ``OpenFWIFileError``, ``SamplesError``.
+    Fewer gathers than ``count`` are replayed from the start; 0 takes every gather once. Raises ``OpenFWIFileError``, ``SamplesError``.
     """
     if not data:
         samples = load_samples()
@@ -62,7 +62,7 @@ def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[
         for path in data:
             pair = open_pair(path, acquisition)
             gathers, maps = pair.gathers(), pair.maps() if pair.map_path else None
-            for i in range(min(len(gathers), count - len(samples))):
+            for i in range(min(len(gathers), count - len(samples)) if count else len(gathers)):
                 map_mps = None if maps is None else np.asarray(maps[i, 0])
                 samples.append(Sample(pair.family, np.asarray(gathers[i], np.float32), map_mps))
     count = count or len(samples)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def load_samples(path: Path = SHIPPED) -> list[Sample]:
                     zip(file["families"], file["steps"], file["maps_mps"], strict=True)
                 )
             ]
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, SamplesError):
             raise
         raise SamplesError(f"{path}: not a whole sample file ({error}); copy it again") from None
