@@ -53,7 +53,8 @@ def find_model(folder: Path | None, device_bundle: Path | None = None) -> Model:
 def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[Sample]:
     """``count`` events from OpenFWI gather files (with the maps beside them), or the shipped ones.
 
-    Fewer gathers than ``count`` are replayed from the start; 0 takes every gather once. Raises ``OpenFWIFileError``, ``SamplesError``.
+    Fewer gathers than ``count`` are replayed from the start; 0 takes every gather once.
+    Raises ``OpenFWIFileError``, ``SamplesError``.
     """
     if not data:
         samples = load_samples()
