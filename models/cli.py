@@ -109,7 +109,7 @@ def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table("family", "samples", "MAE", "MAE m/s", "RMSE", "SSIM", title=title)
+    drawn = Table("family", "samples", "MAE", "MAE m/s", "RMSE", "SSIM", "MAE of mean map", title=title)
     for family, row in table.items():
         drawn.add_row(
             family,
@@ -118,5 +118,6 @@ def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:
             f"{row['mae_mps']:.0f}",
             f"{row['rmse']:.4f}",
             f"{row['ssim']:.3f}",
+            f"{row['mean_map_mae']:.4f}",
         )
     Console().print(drawn)

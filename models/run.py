@@ -193,7 +193,11 @@ def assemble(
 
 
 def score(drawn: np.ndarray, thinned: ThinnedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
-    """Per family and over all: normalised ``mae``, ``rmse``, ``ssim``, ``mae_mps``, sample count."""
+    """Per family and over all: normalised ``mae``, ``rmse``, ``ssim``, ``mae_mps``, sample count.
+
+    ``mean_map_mae`` is the error of the mean of the family's true maps, drawn for every sample: what can be
+    had without looking at any recording.
+    """
     truth, families = thinned.maps[indices], thinned.families[indices]
     a = thinned.acquisition
     half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
@@ -207,5 +211,6 @@ def score(drawn: np.ndarray, thinned: ThinnedSet, indices: np.ndarray) -> dict[s
             "mae_mps": float(mae(p, t)) * half_range_mps,
             "rmse": float(rmse(p, t)),
             "ssim": float(ssim(p, t)),
+            "mean_map_mae": float(np.abs(t - t.mean(axis=0)).mean()),
         }
     return table

@@ -68,8 +68,8 @@ def _print(results: dict) -> None:
     from rich.table import Table
 
     console = Console()
-    # Piped output has no width of its own; the table needs 104 columns.
-    console.width = max(console.width, 104)
+    # Piped output has no width of its own; the table needs 108 columns.
+    console.width = max(console.width, 108)
     table = Table(title=f"model {results['model']}; times in ms", box=SIMPLE_HEAD)
     for name in (
         "event",

@@ -48,7 +48,9 @@ def test_any_subset_decodes_and_absent_latents_do_not_matter(folder, present):
     present = np.array(present, bool)
     changed = latents()
     changed[~present] = 77
-    np.testing.assert_allclose(decoder.decode(latents(), present)[0], decoder.decode(changed, present)[0], atol=0.5)
+    np.testing.assert_allclose(
+        decoder.decode(latents(), present)[0], decoder.decode(changed, present)[0], atol=0.5
+    )
 
 
 def test_what_cannot_be_decoded_is_said(folder):

@@ -57,10 +57,20 @@ def test_evaluation_refuses_the_training_data_and_scores_held_out_data(run, data
     assert table["flatvel_a"]["count"] == table["all"]["count"] == 20
     assert table["all"]["mae_mps"] == pytest.approx(1500 * table["all"]["mae"])
     assert -1 <= table["all"]["ssim"] <= 1
+    assert 0 < table["all"]["mean_map_mae"] < 1
     with_one_missing = evaluate_run(run[0], [held_out], missing=(1,))
     assert with_one_missing["all"]["mae"] != table["all"]["mae"]
     with pytest.raises(TrainingError, match="cannot leave out devices"):
         evaluate_run(run[0], [held_out], missing=(0, 1, 2))
+
+
+def test_the_baseline_trains_on_the_same_data(data, tmp_path):
+    metrics = start_run("inversionnet", [data], tmp_path, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
+    assert metrics["step"] >= 1
+    assert (tmp_path / "inversionnet.keras").exists()
+    assert read_config(tmp_path).log_range is not None
+    held_out = write_data(tmp_path / "held-out", 4, seed=9)
+    assert evaluate_run(tmp_path, [held_out])["all"]["count"] == 4
 
 
 def test_watched_samples_are_not_trained_on():

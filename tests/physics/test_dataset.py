@@ -1,0 +1,118 @@
+"""Data sets: reproducible whatever the number of workers, resumable, and never half there."""
+
+import json
+
+import numpy as np
+import pytest
+
+import physics.dataset
+from physics.acquisition import Acquisition
+from physics.dataset import DatasetError, generate_dataset
+from physics.families import generate_map
+from physics.modelling import model_gathers
+from physics.openfwi_files import find_pairs
+
+pytest.importorskip("deepwave", reason="needs the physics extra")
+
+SURVEY = Acquisition.from_dict(
+    {
+        **Acquisition.openfwi().to_dict(),
+        "n_depth": 40,
+        "n_width": 20,
+        "n_time": 30,
+        "source_cells": [0, 19],
+        "receiver_cells": list(range(20)),
+        "device_receivers": [list(range(10)), list(range(10, 20))],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    monkeypatch.setattr(physics.dataset, "CHUNK_SAMPLES", 2)
+    monkeypatch.setattr(physics.dataset, "FILE_SAMPLES", 5)
+
+
+def generate(out, count=7, **changes):
+    arguments = {"seed": 4, "engine": "deepwave", "workers": 1, **changes}
+    return generate_dataset(["flatvel_a", "curvefault_b"], count, out=out, acquisition=SURVEY, **arguments)
+
+
+def contents(out):
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.npy"))}
+
+
+def test_files_are_the_benchmarks_and_hold_what_the_seed_says(tmp_path):
+    files = generate(tmp_path)
+    assert [path.name for path in files] == ["data1.npy", "data2.npy", "seis6_1_0.npy", "seis6_1_1.npy"]
+    pairs = find_pairs(tmp_path, SURVEY)
+    assert [len(pair) for pair in pairs] == [5, 2, 5, 2]
+    second = next(pair for pair in pairs if pair.gather_path.name == "data2.npy")
+    expected = generate_map("flatvel_a", 4, 6, SURVEY)
+    np.testing.assert_array_equal(second.maps()[1], expected)
+    np.testing.assert_array_equal(second.gathers()[1], model_gathers(expected[None], SURVEY, "deepwave")[0])
+
+
+def test_the_manifest_says_how_it_was_made(tmp_path):
+    generate(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["seed"], manifest["engine"], manifest["count"]) == (4, "deepwave", 7)
+    assert Acquisition.from_dict(manifest["acquisition"]) == SURVEY
+    assert "deepwave" in manifest["versions"]
+
+
+def test_two_workers_make_the_same_files_as_one(tmp_path):
+    generate(tmp_path / "one")
+    generate(tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    generate(tmp_path / "whole")
+    work, done = physics.dataset._work, []
+
+    def dies_in_the_middle(chunk):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(chunk)
+        return work(chunk)
+
+    monkeypatch.setattr(physics.dataset, "_work", dies_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path / "cut")
+    worked = []
+    monkeypatch.setattr(physics.dataset, "_work", lambda chunk: worked.append(chunk) or work(chunk))
+    progress = []
+    generate(tmp_path / "cut", on_progress=lambda now, total: progress.append((now, total)))
+    assert len(worked) == 8 - 4
+    assert progress[-1] == (14, 14)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert not (tmp_path / "cut" / ".parts").exists()
+
+
+def test_a_finished_set_is_left_as_it_is(tmp_path, monkeypatch):
+    generate(tmp_path)
+    monkeypatch.setattr(physics.dataset, "_work", lambda chunk: pytest.fail("worked again"))
+    assert len(generate(tmp_path)) == 4
+
+
+def test_another_part_of_the_sequence(tmp_path):
+    generate(tmp_path, count=2, first=100)
+    pair = find_pairs(tmp_path, SURVEY)[1]
+    assert pair.family == "flatvel_a"
+    np.testing.assert_array_equal(pair.maps()[0], generate_map("flatvel_a", 4, 100, SURVEY))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, r"holds another data set \(seed differ\); choose an empty folder"),
+        ({"count": 8}, r"holds another data set \(count differ\)"),
+        ({"count": 0}, "expected count >= 1"),
+        ({"workers": 0}, "workers >= 1"),
+    ],
+)
+def test_what_cannot_be_done_is_said(tmp_path, changes, message):
+    generate(tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        generate(tmp_path, **changes)
