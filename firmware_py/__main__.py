@@ -45,8 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(given.config)
         return _check(config, given.json) if given.command == "check" else _run(config, given.json)
     except ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
+
+
+def _complain(message: str) -> None:
+    """One line, whatever a library or the centre put into its own message."""
+    print("error:", *message.split(), file=sys.stderr)
 
 
 def _check(config: NodeConfig, as_json: bool) -> int:
@@ -77,10 +82,7 @@ def _run(config: NodeConfig, as_json: bool) -> int:
             f"{statistics['bytes_received']} received"
         )
     if node.refusals:
-        print(
-            f"error: the centre refused {len(node.refusals)} of this device's records: {node.refusals[0]}",
-            file=sys.stderr,
-        )
+        _complain(f"the centre refused {len(node.refusals)} of this device's records: {node.refusals[0]}")
         return 3
     return 0
 

@@ -59,6 +59,13 @@ def _sha256(data: bytes) -> str:
 def load_bundle(folder: Path | str) -> Bundle:
     """Read and verify a bundle folder. Raises ``BundleError`` and trusts nothing that it has not checked."""
     folder = Path(folder)
+    try:
+        return _verify(folder)
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be read ({error.strerror}); copy the bundle again") from None
+
+
+def _verify(folder: Path) -> Bundle:
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(f"{path}: not found; expected a bundle folder as `epic convert` writes it")

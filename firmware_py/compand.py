@@ -63,7 +63,13 @@ def compand(part: np.ndarray, companding: Companding, width: int) -> np.ndarray:
     if not np.isfinite(part).all():
         bad = int(np.size(part) - np.isfinite(part).sum())
         raise GatherError(f"gather: expected finite samples, got {bad} NaN or infinite; mend the recording")
-    compressed = compress(thin_samples(part, companding.thin, axis=1), companding).transpose(1, 2, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        compressed = compress(thin_samples(part, companding.thin, axis=1), companding).transpose(1, 2, 0)
+    if not np.isfinite(compressed).all():
+        raise GatherError(
+            f"gather: expected samples that float32 can add up, got up to {np.abs(part).max():.3g}; "
+            "mend the recording"
+        )
     out = np.zeros((compressed.shape[0], width, compressed.shape[2]), np.float32)
     out[:, : compressed.shape[1]] = compressed
     return out

@@ -59,7 +59,13 @@ class Encoder:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._interpreter = _interpreter(str(bundle.encoder_path))
-        (given,), (taken,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise EncoderError(
+                f"{bundle.encoder_path}: expected one input and one output, got {len(inputs)} and "
+                f"{len(outputs)}; convert again"
+            )
+        given, taken = inputs[0], outputs[0]
         for name, tensor, expected in (("input", given, bundle.input), ("output", taken, bundle.output)):
             scale, zero_point = tensor["quantization"]
             if (

@@ -31,7 +31,9 @@ def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
         survey = bundle.manifest["acquisition"]
         n_receivers = len(survey["receiver_cells"])
         shape = (len(survey["source_cells"]), int(survey["n_time"]), n_receivers)
-        groups = survey["device_receivers"]
+        groups = [tuple(int(r) for r in group) for group in survey["device_receivers"]]
+        if not all(groups):
+            raise ValueError("a device without receivers")
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{bundle.folder}: the manifest's acquisition is not whole ({error!r}); convert again"
@@ -43,8 +45,10 @@ def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
                 f"{bundle.folder}: made for devices 0 to {len(groups) - 1}, this is device "
                 f"{config.node.device}; give [node] receivers, or mend [node] device"
             )
-        chosen = tuple(groups[config.node.device])
-    elif len(chosen) == 2 and chosen[0] < chosen[1]:
+        chosen = groups[config.node.device]
+    elif len(chosen) == 2:
+        if chosen[0] > chosen[1]:
+            raise BundleError(f"[node] receivers: expected [first, last], got {list(chosen)}; swap them")
         chosen = tuple(range(chosen[0], chosen[1] + 1))
     outside = min(chosen) < 0 or max(chosen) >= n_receivers
     if outside or len(set(chosen)) < len(chosen) or len(chosen) > bundle.width:
@@ -83,7 +87,10 @@ class Node:
         # A state folder that was lost must not start again at boot 1: the centre would take new records
         # for those it has, and acknowledge them unread. The clock is past every boot counted up before.
         self.spool = Spool(
-            config.node.state_dir / "spool.sqlite", config.node.spool_records, first_boot=int(time.time())
+            config.node.state_dir / "spool.sqlite",
+            config.node.spool_records,
+            first_boot=int(time.time()),
+            device=config.node.device,
         )
         self.source = open_source(config, selection, self.spool.counter("position"))
         self.log = Log(config.run.log)

@@ -31,8 +31,11 @@ def open_gathers(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise GatherError(f"{path}: not found; expected a .npy file of gathers") from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:
+        # A damaged header makes numpy's reader fail as its parser, tokenizer or memory map happens to.
         raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
+    if not isinstance(array, np.ndarray):
+        raise GatherError(f"{path}: expected a .npy file of gathers, got an archive; save one array a file")
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4 or array.dtype.kind != "f":
@@ -145,11 +148,15 @@ class FolderSource:
             self._due = time.monotonic() + self._poll_s
             self._ready = iter(self._settled())
             path = next(self._ready, None)
-        if path is None or not path.exists():
+        if path is None:
+            return None
+        try:
+            sample_time_us = path.stat().st_mtime_ns // 1000
+        except FileNotFoundError:
             return None
         self._taken.add(path)
         event = _event(path)
-        recording = Recording(event, path.stat().st_mtime_ns // 1000, np.empty((0, 0, 0)), path)
+        recording = Recording(event, sample_time_us, np.empty((0, 0, 0)), path)
         try:
             if not 0 <= event < 1 << 32:
                 raise GatherError(
@@ -163,7 +170,7 @@ class FolderSource:
         except GatherError as error:
             self.reject(recording, str(error))
             return None
-        return Recording(event, recording.sample_time_us, part, path)
+        return Recording(event, sample_time_us, part, path)
 
     def _settled(self) -> list[Path]:
         seen = {}
@@ -183,13 +190,21 @@ class FolderSource:
         self._move(recording.path, "sent")
 
     def reject(self, recording: Recording, reason: str) -> None:
-        target = self._move(recording.path, "rejected")
-        target.with_suffix(".txt").write_text(reason + "\n")
+        self._move(recording.path, "rejected", reason)
 
-    def _move(self, path: Path, to: str) -> Path:
+    def _move(self, path: Path, to: str, reason: str = "") -> None:
+        """Raises ``GatherError`` for a folder that nothing can be moved in: each file would come again."""
         folder = self._folder / to
-        folder.mkdir(exist_ok=True)
-        os.replace(path, folder / path.name)
+        try:
+            folder.mkdir(exist_ok=True)
+            # Whoever took the file away meanwhile has spared us the moving.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, folder / path.name)
+            if reason:
+                (folder / path.name).with_suffix(".txt").write_text(reason + "\n")
+        except OSError as error:
+            raise GatherError(
+                f"{path}: cannot be moved to {to}/ ({error.strerror}); make the folder writable, with room"
+            ) from None
         self._seen.pop(path, None)
         self._taken.discard(path)
-        return folder / path.name

@@ -7,11 +7,13 @@ counted: a fresh recording is worth more than an old one to whoever watches the 
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 
 class SpoolError(OSError):
@@ -27,14 +29,32 @@ class Spooled:
     data: bytes
 
 
-class Spool:
-    """A durable, bounded queue. ``boot`` goes up by one each time it is opened, from ``first_boot``."""
+def _lock(path: Path) -> IO[bytes]:
+    """Claim a spool for this process until the file returned is closed, or the process ends."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SpoolError(
+            f"{path}: another device is at work there; stop it, or give each its own [node] state_dir"
+        ) from None
+    return file
 
-    def __init__(self, path: Path, max_records: int, first_boot: int = 1) -> None:
+
+class Spool:
+    """A durable, bounded queue. ``boot`` goes up by one each time it is opened, from ``first_boot``.
+
+    It is one ``device``'s and open in one process: two would share the position in a replay, and each would
+    leave out what the other had recorded.
+    """
+
+    def __init__(self, path: Path, max_records: int, first_boot: int = 1, device: int = 0) -> None:
         self._path = path
         self._max_records = max_records
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path.with_suffix(".lock"))
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
@@ -45,11 +65,22 @@ class Spool:
                 "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
             )
             self._database.execute("INSERT OR IGNORE INTO counter VALUES ('boot', ?)", (first_boot - 1,))
-            self.boot = self._add("boot", 1)
+            self._database.execute("INSERT OR IGNORE INTO counter VALUES ('device', ?)", (device,))
+            owner = self.counter("device")
+            if owner == device:
+                self.boot = self._add("boot", 1)
+        except SpoolError:
+            raise
         except (sqlite3.Error, OSError) as error:
             raise SpoolError(
                 f"{path}: cannot keep a spool there ({error}); expected a writable folder with room"
             ) from None
+        if owner != device:
+            self.close()
+            raise SpoolError(
+                f"{path}: belongs to device {owner}, this is device {device}; "
+                "give each device its own [node] state_dir"
+            )
         self._sequence = 0
 
     @contextmanager
@@ -64,6 +95,13 @@ class Spool:
                 self._database.execute("ROLLBACK")
             raise SpoolError(f"{self._path}: cannot be written ({error}); make room on the disk") from None
 
+    def _read(self, query: str, *values: object) -> list[tuple]:
+        """Rows of a query. Raises ``SpoolError`` when the disk fails."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise SpoolError(f"{self._path}: cannot be read ({error}); replace the disk") from None
+
     def _add(self, name: str, amount: int) -> int:
         (value,) = self._database.execute(
             "INSERT INTO counter VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = value + ?2 RETURNING value",
@@ -73,8 +111,8 @@ class Spool:
 
     def counter(self, name: str) -> int:
         """A counter kept over restarts: ``boot``, ``dropped``, ``position``."""
-        row = self._database.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else 0
+        rows = self._read("SELECT value FROM counter WHERE name = ?", name)
+        return rows[0][0] if rows else 0
 
     def next_sequence(self) -> int:
         """The number of the next record of this boot."""
@@ -104,15 +142,15 @@ class Spool:
 
     def waiting(self, limit: int) -> list[Spooled]:
         """The oldest records that are neither acknowledged nor refused."""
-        rows = self._database.execute(
+        rows = self._read(
             "SELECT boot, sequence, data FROM record WHERE refused IS NULL ORDER BY boot, sequence LIMIT ?",
-            (limit,),
+            limit,
         )
         return [Spooled(*row) for row in rows]
 
     def __len__(self) -> int:
         """Records waiting for their acknowledgement."""
-        return self._database.execute("SELECT count(*) FROM record WHERE refused IS NULL").fetchone()[0]
+        return self._read("SELECT count(*) FROM record WHERE refused IS NULL")[0][0]
 
     def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> int:
         """Forget records that the centre has; returns how many were here."""
@@ -134,3 +172,4 @@ class Spool:
 
     def close(self) -> None:
         self._database.close()
+        self._lock.close()

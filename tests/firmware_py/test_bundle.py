@@ -1,5 +1,6 @@
 """A bundle is trusted only when every file in it is what its manifest says."""
 
+import errno
 import json
 
 import numpy as np
@@ -70,6 +71,15 @@ def test_no_bundle_and_no_json(tmp_path, bundle):
         load_bundle(tmp_path / "nothing")
     (bundle.folder / "manifest.json").write_text("{")
     with pytest.raises(BundleError, match="not a whole manifest"):
+        load_bundle(bundle.folder)
+
+
+def test_a_bundle_on_a_failing_disk(bundle, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(type(bundle.folder), "read_bytes", fail)
+    with pytest.raises(BundleError, match=r"bundle: cannot be read \(Input/output error\)"):
         load_bundle(bundle.folder)
 
 

@@ -83,3 +83,15 @@ def test_halves_round_to_even():
 def test_impossible_companding(values):
     with pytest.raises(ValueError, match="expected k > 0, c > 0, thin >= 1"):
         Companding(*values)
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=40), st.floats(0.1, 1000))
+def test_companding_keeps_the_order_of_samples(samples, k):
+    part = np.sort(np.array(samples, np.float32))[None, :, None]
+    assert (np.diff(compand(part, Companding(k, 5.0, 1), 1)[:, 0, 0]) >= 0).all()
+
+
+def test_samples_that_single_precision_cannot_add_up():
+    part = np.full((1, 20, 1), 3e38, np.float32)
+    with pytest.raises(GatherError, match=r"float32 can add up, got up to 3e\+38"):
+        compand(part, COMPANDING, 1)

@@ -14,6 +14,7 @@ from firmware_py.bundle import BundleError
 from firmware_py.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection
 from firmware_py.encoder import Encoder
 from firmware_py.node import Node, select_receivers
+from firmware_py.spool import SpoolError
 
 TIMEOUT_S = 20.0
 
@@ -216,6 +217,14 @@ def test_a_lost_state_folder_never_uses_a_boot_again(tmp_path, config, monkeypat
         assert Node(config(centre.endpoint, state_dir=tmp_path / "b")).run()["boot"] > before
 
 
+def test_two_devices_never_share_a_state_folder(config):
+    """They would share the position in the replay, and one would leave out what the other recorded."""
+    with FakeCentre() as centre:
+        Node(config(centre.endpoint)).run()
+        with pytest.raises(SpoolError, match=r"belongs to device 1, this is device 0"):
+            Node(config(centre.endpoint, device=0))
+
+
 def test_garbage_from_the_centre_is_noted_and_survived(tmp_path, config):
     answered = []
 
@@ -232,13 +241,13 @@ def test_garbage_from_the_centre_is_noted_and_survived(tmp_path, config):
 
 @pytest.mark.parametrize(
     ("receivers", "expected"),
-    [((), (3, 4, 5)), ((0, 2), (0, 1, 2)), ((5,), (5,)), ((0, 2, 4), (0, 2, 4))],
+    [((), (3, 4, 5)), ((0, 2), (0, 1, 2)), ((5,), (5,)), ((2, 2), (2,)), ((0, 2, 4), (0, 2, 4))],
 )
 def test_receivers_of_a_device(config, bundle, receivers, expected):
     assert select_receivers(config("tcp://127.0.0.1:9", receivers=receivers), bundle).receivers == expected
 
 
-@pytest.mark.parametrize("receivers", [(0, 3), (4, 6), (-1, 1), (4, 5, 6), (2, 2)])
+@pytest.mark.parametrize("receivers", [(0, 3), (4, 6), (-1, 1), (4, 5, 6), (2, 2, 3), (5, 3)])
 def test_receivers_that_cannot_be(config, bundle, receivers):
     with pytest.raises(BundleError, match=r"\[node\] receivers: expected"):
         select_receivers(config("tcp://127.0.0.1:9", receivers=receivers), bundle)

@@ -118,7 +118,7 @@ def test_a_device_stops_on_request_and_keeps_what_it_has(start, number):
 
 
 def test_a_refusal_ends_the_run_with_its_reason(start):
-    with FakeCentre(lambda record: packet.refuse(record, "encoder unknown; install the bundle")) as centre:
+    with FakeCentre(lambda record: packet.refuse(record, "encoder unknown;\ninstall the bundle")) as centre:
         code, _, errors = finish(start(centre.endpoint))
     assert code == 3
     assert errors == (

@@ -7,7 +7,7 @@ import pytest
 from tiny import SHAPE
 
 from firmware_py.compand import GatherError
-from firmware_py.source import FileSource, FolderSource, Selection
+from firmware_py.source import FileSource, FolderSource, Selection, open_gathers
 
 MINE = Selection(SHAPE, (3, 4, 5))
 
@@ -126,3 +126,51 @@ def test_a_hidden_name_is_not_a_recording_until_it_is_renamed(tmp_path, gathers)
     assert drain(source) == []
     (tmp_path / ".5.npy").rename(tmp_path / "5.npy")
     assert [recording.event for recording in drain(source)] == [5]
+
+
+def test_no_damage_to_a_header_gets_past_as_another_error(tmp_path, gathers):
+    """numpy's reader fails in many ways, and one bad file must not stop a device in the field."""
+    whole = save(tmp_path / "good.npy", gathers[:1]).read_bytes()
+    header, path = whole[:128], tmp_path / "bad.npy"
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(header)
+        for _ in range(int(rng.integers(1, 6))):
+            damaged[rng.integers(len(header))] = rng.choice(list(b"9(', ,\0\xff{"))
+        path.write_bytes(bytes(damaged) + whole[128:])
+        try:
+            open_gathers(path)
+        except GatherError:
+            refused += 1
+    assert refused > 250
+
+
+def test_an_archive_is_not_an_array(tmp_path, gathers):
+    np.savez(tmp_path / "a.npz", gathers)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(GatherError, match=r"a.npy: expected a .npy file of gathers, got an archive"):
+        open_gathers(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("how", ["done", "reject"])
+def test_a_folder_nothing_can_be_moved_in_is_an_error(tmp_path, gathers, how):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    save(tmp_path / "1.npy", gathers[0])
+    (recording,) = drain(source)
+    for name in ("sent", "rejected"):
+        (tmp_path / name).write_text("a file where the folder should be")
+    with pytest.raises(GatherError, match=r"1.npy: cannot be moved to .*; make the folder writable"):
+        source.done(recording) if how == "done" else source.reject(recording, "why")
+
+
+def test_a_file_that_is_taken_away_is_passed_over(tmp_path, gathers):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    for event in (1, 2, 3):
+        save(tmp_path / f"{event}.npy", gathers[0])
+    assert source.poll() is None
+    first = source.poll()
+    (tmp_path / "1.npy").unlink()
+    (tmp_path / "2.npy").unlink()
+    source.done(first)
+    assert [recording.event for recording in drain(source)] == [3]

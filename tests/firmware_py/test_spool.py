@@ -128,3 +128,31 @@ def test_a_full_disk_is_named_and_leaves_the_spool_as_it_was(tmp_path):
     kept = sequences(spool)
     assert kept[0] == (1, 1)
     assert spool.acknowledge(1, (1,)) == 1
+
+
+def test_a_spool_is_one_devices_in_one_process(tmp_path):
+    path = tmp_path / "spool.sqlite"
+    spool = Spool(path, 3, device=1)
+    with pytest.raises(SpoolError, match="another device is at work there"):
+        Spool(path, 3, device=1)
+    spool.close()
+    with pytest.raises(SpoolError, match="belongs to device 1, this is device 2; give each device its own"):
+        Spool(path, 3, device=2)
+    again = Spool(path, 3, device=1)
+    assert again.boot == 2, "who was turned away has not counted"
+
+
+def test_a_disk_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "spool.sqlite"
+    spool = Spool(path, 1000)
+    for _ in range(50):
+        spool.append(spool.next_sequence(), bytes(1000))
+    spool.close()
+    spool = Spool(path, 1000)
+    spool._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    spool._database.execute("PRAGMA cache_size = 0")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(SpoolError, match="cannot be read .*replace the disk"):
+        spool.waiting(1000)
