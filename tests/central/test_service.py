@@ -122,7 +122,7 @@ def test_five_devices_make_one_map_with_where_it_comes_from(start, send):
     assert provenance["acquisition"] == SURVEY.to_dict()
     times = [provenance[f"{step}_us"] for step in ("first_received", "last_received", "assembled", "decoded")]
     assert times == sorted(times)
-    (line,) = centre.logged("map")
+    (line,) = wait_until(lambda: centre.logged("map"), what="log of the map")
     assert (line["event"], line["revision"], line["partial"]) == (1, 1, False)
 
 
@@ -244,10 +244,13 @@ def test_latents_of_a_model_that_was_taken_away_are_said_and_kept(start, send):
 
 def test_a_store_that_breaks_ends_the_centre_with_its_error(start, send):
     centre = start()
+    # Opening the file makes missing tables: a first map shows that every thread has opened it.
+    send(centre, *of_devices(0, 1, 2, 3, 4))
+    wait_until(lambda: centre.logged("map"), what="first map")
     disk = connect(centre.folder)
     disk.execute("DROP TABLE map")
     disk.close()
-    send(centre, *of_devices(0))
+    send(centre, *of_devices(0, event=2))
     wait_until(lambda: centre.error, what="end of the centre")
     assert "cannot be read" in str(centre.error)
 
