@@ -1,5 +1,9 @@
 """``node.toml``: every mistake is named."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 from firmware_py.config import ConfigError, load_config
@@ -75,3 +79,17 @@ def test_a_file_that_is_not_text(tmp_path):
     (tmp_path / "node.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"node.toml: not text in UTF-8"):
         load_config(tmp_path / "node.toml")
+
+
+def test_the_readme_names_every_key_with_its_default(tmp_path):
+    readme = (Path(__file__).parents[2] / "firmware_py" / "README.md").read_text()
+    example = readme[readme.index("    [node]") : readme.index("**What happens")].replace("    ", "")
+    short = load(tmp_path, example)
+    defaults = [line for line in example.splitlines() if re.match(r"# \w+ = ", line) and "e.g." not in line]
+    assert load(tmp_path, example.replace("\n# ", "\n")) != short, "the examples differ from the defaults"
+    for line in defaults:
+        example = example.replace(line, line.removeprefix("# "))
+    assert load(tmp_path, example) == short
+    for section in dataclasses.fields(short):
+        for key in dataclasses.fields(getattr(short, section.name)):
+            assert re.search(rf"^(# )?{key.name} = ", example, re.M), f"[{section.name}] {key.name}"
