@@ -78,7 +78,10 @@ class InversionNetBatches:
     def __init__(self, pairs: list[OpenFWIPair], data: ThinnedSet, log_range: tuple[float, float]) -> None:
         self.data = data
         self.log_range = log_range
-        self._rows = [(pair.gathers(), i) for pair in pairs for i in range(len(pair))]
+        # Each file is opened once: a memory-map holds a file handle, and a large set has many samples.
+        self._rows = [
+            (gathers, i) for gathers in (pair.gathers() for pair in pairs) for i in range(len(gathers))
+        ]
 
     def __len__(self) -> int:
         return len(self.data)
