@@ -19,6 +19,8 @@ def _check(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
         raise MetricError(
             f"metrics: expected two stacks of maps of one shape, got {predicted.shape} and {true.shape}"
         )
+    if not predicted.size:
+        raise MetricError(f"metrics: expected at least one map, got {predicted.shape}")
     return predicted, true
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from physics.acquisition import Acquisition
 
 ENGINES = ("openfwi", "deepwave")
+# Beyond this, second order in time with fourth in space grows without bound in 2-D: sqrt(3 / 8).
+_STABLE_CELLS_A_STEP = (3.0 / 8.0) ** 0.5
 
 
 class ModellingError(ValueError):
@@ -30,8 +32,14 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
             f"modelling: expected maps (n, {', '.join(map(str, acquisition.map_shape))}), "
             f"got {velocity_mps.shape}"
         )
-    if not np.isfinite(velocity_mps).all() or velocity_mps.min() <= 0:
-        raise ModellingError("modelling: expected finite, positive velocities in m/s")
+    if not len(velocity_mps) or not np.isfinite(velocity_mps).all() or velocity_mps.min() <= 0:
+        raise ModellingError("modelling: expected at least one map of finite, positive velocities in m/s")
+    fastest_mps = _STABLE_CELLS_A_STEP * acquisition.dx_m / acquisition.dt_s
+    if velocity_mps.max() >= fastest_mps:
+        raise ModellingError(
+            f"modelling: expected at most {fastest_mps:.0f} m/s for steps of {acquisition.dt_s * 1e3:g} ms on "
+            f"{acquisition.dx_m:g} m, got {velocity_mps.max():.0f}; take a shorter step or larger cells"
+        )
     if engine not in ENGINES:
         raise ModellingError(f"modelling: expected engine {' or '.join(ENGINES)}, got {engine!r}")
     try:

@@ -28,3 +28,10 @@ def scale_gather(gather: np.ndarray, log_range: tuple[float, float]) -> np.ndarr
     """Log-transformed gather scaled so that ``log_range`` (of the data set, after the transform) is [-1, 1]."""
     low, high = log_range
     return 2.0 * (log_transform(gather) - low) / (high - low) - 1.0
+
+
+def unscale_gather(scaled: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
+    """The gather again; the inverse of ``scale_gather``."""
+    low, high = log_range
+    logarithmic = (scaled + 1.0) / 2.0 * (high - low) + low
+    return np.sign(logarithmic) * np.expm1(np.abs(logarithmic))
