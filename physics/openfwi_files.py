@@ -93,7 +93,10 @@ def _open(path: Path, sample_shape: tuple[int, ...], what: str) -> np.ndarray:
         raise OpenFWIFileError(f"{path}: not found; expected an OpenFWI .npy file of {what}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an .npz archive under another name")
+    # numpy raises whatever its parser of the header meets: TokenError, OverflowError and more.
+    except Exception as error:
         raise OpenFWIFileError(
             f"{path}: not a whole .npy file ({error}); it may be truncated, copy or download it again"
         ) from None

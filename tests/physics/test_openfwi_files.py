@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from physics.acquisition import Acquisition
 from physics.openfwi_files import (
@@ -90,6 +92,28 @@ def test_empty_file(pair):
     pair[0].write_bytes(b"")
     with pytest.raises(OpenFWIFileError, match="not a whole"):
         open_gathers(pair[0], SURVEY)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.integers(0, 127), st.integers(0, 255), min_size=1, max_size=4))
+@example(changes={116: 0x28})
+def test_a_damaged_header_is_a_file_error_or_harmless(tmp_path, changes):
+    path = write(tmp_path, "damaged.npy", (3, *SURVEY.gather_shape))
+    data = bytearray(path.read_bytes())
+    for offset, value in changes.items():
+        data[offset] = value
+    path.write_bytes(data)
+    try:
+        assert open_gathers(path, SURVEY).shape[1:] == SURVEY.gather_shape
+    except OpenFWIFileError as error:
+        assert str(path) in str(error)
+
+
+def test_an_archive_is_no_gather_file(tmp_path):
+    with (tmp_path / "data1.npy").open("wb") as file:
+        np.savez(file, gather=np.zeros(3))
+    with pytest.raises(OpenFWIFileError, match="archive under another name"):
+        open_gathers(tmp_path / "data1.npy", SURVEY)
 
 
 def test_wrong_shape_and_type(tmp_path):
