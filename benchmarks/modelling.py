@@ -1,6 +1,6 @@
 """How long five shots take to model, both engines in one run, one core each.
 
-    python benchmarks/modelling.py [--runs 5] [--json]
+python benchmarks/modelling.py [--runs 5] [--json]
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Log:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = path.open("a", buffering=1)
             except OSError as error:
-                raise LogError(f"{path}: cannot be written ({error.strerror}); choose a file that can be written") from None
+                raise LogError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
 
     def write(self, what: str, **values: Any) -> None:
         # A log that has no room any more must not stop the records.
