@@ -9,6 +9,7 @@ import numpy as np
 
 from firmware_py.compand import Companding
 from models.data import ThinnedSet, device_parts, mirrored
+from physics.normalise import scale_gather
 from physics.openfwi_files import OpenFWIPair
 
 # One sample in three trains with devices missing, so that any subset decodes.
@@ -101,8 +102,5 @@ class InversionNetBatches:
 
 def log_scaled(gathers: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
     """The benchmark's input: ``(n, S, T, R)`` raw -> ``(n, T, R, S)`` in about [-1, 1]."""
-    from physics.normalise import log_transform
-
-    low, high = log_range
-    scaled = 2.0 * (log_transform(gathers.astype(np.float32)) - low) / (high - low) - 1.0
+    scaled = scale_gather(gathers.astype(np.float32), log_range)
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), dtype=np.float32)

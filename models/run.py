@@ -22,6 +22,7 @@ from models.network import build_network, map_loss, map_mae
 from models.training import Budget, TrainingError, load_checkpoint, predict, train, write_json
 from physics.acquisition import Acquisition
 from physics.metrics import mae, rmse, ssim
+from physics.normalise import log_transform
 from physics.openfwi_files import find_pairs
 
 KINDS = ("epic", "inversionnet")
@@ -162,7 +163,7 @@ def _measure_companding(data: list[Path], acquisition: Acquisition, thin: int, r
 
 def _log_range(thinned: ThinnedSet, training: np.ndarray) -> list[float]:
     values = thinned.gathers[training[:: max(1, len(training) // 2000)]].astype(np.float32)
-    transformed = np.sign(values) * np.log1p(np.abs(values))
+    transformed = log_transform(values)
     return [float(transformed.min()), float(transformed.max())]
 
 
