@@ -147,8 +147,10 @@ def _gather_path(out: Path, family: str, file_index: int) -> Path:
 
 
 def _run(chunks: list[_Chunk], workers: int) -> Iterator[_Chunk]:
-    pending = [chunk for chunk in chunks if not chunk.path("map").exists()]
-    yield from (chunk for chunk in chunks if chunk.path("map").exists())
+    # Both lists before the first one is yielded: assembling a file takes the chunks' own files away.
+    there = [chunk for chunk in chunks if chunk.path("map").exists()]
+    pending = [chunk for chunk in chunks if chunk not in there]
+    yield from there
     if workers == 1:
         yield from map(_work, pending)
         return

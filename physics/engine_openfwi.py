@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from physics.acquisition import Acquisition
+from physics.modelling import ModellingError
 from physics.wavelet import ricker
 
 PAD_CELLS = 120
@@ -236,15 +237,21 @@ def _edge_pad(velocity):
 
 @lru_cache(maxsize=8)
 def compiled(acquisition: Acquisition, fastest_mps: float = inf) -> Callable:
-    """``record`` for one survey and bound, compiled once by XLA."""
+    """``record`` for one survey and bound, compiled once by XLA. Raises ``ModellingError`` under PyTorch."""
 
     def function(velocity_mps):
         return record(velocity_mps, acquisition, fastest_mps)
 
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend == "jax":
         import jax
 
         return jax.jit(function)
+    if backend != "tensorflow":
+        raise ModellingError(
+            f"modelling: engine openfwi expected Keras on tensorflow or jax, got {backend}; "
+            "set KERAS_BACKEND or take engine deepwave"
+        )
     import tensorflow as tf
 
     # Autograph has nothing to rewrite here, and warns of what it cannot read.

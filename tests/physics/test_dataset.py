@@ -47,10 +47,12 @@ def test_files_are_the_benchmarks_and_hold_what_the_seed_says(tmp_path):
     assert [path.name for path in files] == ["data1.npy", "data2.npy", "seis6_1_0.npy", "seis6_1_1.npy"]
     pairs = find_pairs(tmp_path, SURVEY)
     assert [len(pair) for pair in pairs] == [5, 2, 5, 2]
-    second = next(pair for pair in pairs if pair.gather_path.name == "data2.npy")
-    expected = generate_map("flatvel_a", 4, 6, SURVEY)
-    np.testing.assert_array_equal(second.maps()[1], expected)
-    np.testing.assert_array_equal(second.gathers()[1], model_gathers(expected[None], SURVEY, "deepwave")[0])
+    for family in ("flatvel_a", "curvefault_b"):
+        own = [pair for pair in pairs if pair.family == family]
+        expected = np.stack([generate_map(family, 4, index, SURVEY) for index in range(7)])
+        np.testing.assert_array_equal(np.concatenate([pair.maps() for pair in own]), expected)
+        gathers = model_gathers(expected, SURVEY, "deepwave")
+        np.testing.assert_array_equal(np.concatenate([pair.gathers() for pair in own]), gathers)
 
 
 def test_the_manifest_says_how_it_was_made(tmp_path):
@@ -88,6 +90,21 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     assert progress[-1] == (14, 14)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     assert not (tmp_path / "cut" / ".parts").exists()
+
+
+def test_a_run_cut_before_its_files_were_assembled_goes_on(tmp_path, monkeypatch):
+    generate(tmp_path / "whole")
+
+    def dies(out, chunks):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(physics.dataset, "_assemble", dies)
+        generate(tmp_path / "cut")
+    progress = []
+    generate(tmp_path / "cut", on_progress=lambda now, total: progress.append((now, total)))
+    assert progress[-1] == (14, 14)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_a_finished_set_is_left_as_it_is(tmp_path, monkeypatch):
