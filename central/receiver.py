@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,11 @@ GROUP_RECORDS = 256
 POLL_MS = 100
 # Later times (the year 9999) cannot be written as a date; such a clock is not set.
 LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
+
+
+# What the centre answers to a control record (hello, health, update) of so many bytes on the wire. Called
+# on the receiver's thread between two groups: it must be quick.
+Handler = Callable[[packet.Record, int], Iterable[packet.Record]]
 
 
 class ReceiverError(OSError):
@@ -46,7 +51,9 @@ class Receiver:
         models: Mapping[bytes, Expected],
         deliver: Callable[[Journalled], None],
         log: Log,
+        handlers: Mapping[int, Handler] | None = None,
     ) -> None:
+        self._handlers = handlers or {}
         self._data_dir = data_dir
         self._models = models
         self._deliver = deliver
@@ -110,6 +117,10 @@ class Receiver:
                 record = packet.decode_record(parts[0])
             except packet.PacketError as error:
                 self._count("damaged", reason=str(error))
+                continue
+            if handler := self._handlers.get(record.type):
+                for answer in handler(record, wire_bytes):
+                    self._send(peer, answer)
                 continue
             if reason := self._objection(record):
                 self._refuse(peer, record, reason)

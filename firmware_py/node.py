@@ -20,6 +20,7 @@ from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
 from firmware_py.source import FileSource, FolderSource, Recording, Selection
 from firmware_py.spool import Spool
+from firmware_py.talker import Talker
 
 RESEND_MAX_S = 30.0
 IDLE_S = 0.05
@@ -95,6 +96,7 @@ class Node:
         self.source = open_source(config, selection, self.spool.counter("position"))
         self.log = Log(config.run.log)
         self.link = open_link(config)
+        self.talkers: list[Talker] = []
         self.stopping = False
         self.refusals: list[str] = []
         self._recorded = 0
@@ -125,6 +127,7 @@ class Node:
                 if recording is not None:
                     self._record(recording)
                 self._send_waiting()
+                self._talk()
                 self._listen(0.0 if recording is not None else IDLE_S)
                 if self.config.run.exit_when_drained and self.source.exhausted and not len(self.spool):
                     break
@@ -188,6 +191,13 @@ class Node:
             self._in_flight[key] = (now, wait_s)
             self.log.write("sent", boot=key[0], sequence=key[1], again=sent is not None)
 
+    def _talk(self) -> None:
+        for talker in self.talkers:
+            record = talker.say(time.monotonic())
+            # What cannot go now is not kept: the talker says it again, or something newer.
+            if record is not None and self.link.send(packet.encode_record(record)):
+                self.log.write("said", type=record.type, bytes=len(record.payload))
+
     def _listen(self, timeout_s: float) -> None:
         """Take in what the centre says; waits only for the first of it."""
         while (data := self.link.receive(timeout_s)) is not None:
@@ -200,6 +210,9 @@ class Node:
                     self._forget(record.boot, packet.acknowledged_sequences(record))
                 elif record.type == packet.REFUSAL:
                     self._refused(record)
+                else:
+                    for talker in self.talkers:
+                        talker.hear(record, time.monotonic())
             except packet.PacketError as error:
                 self.log.write("ignored", reason=str(error))
 
