@@ -31,13 +31,14 @@ class CurveKeys:
 
 def read_curve_keys(server_key: Path, public_key: Path, secret_key: Path) -> CurveKeys:
     """Keys from files, one a file. Raises ``LinkError`` for a file that is no key, or for no pair."""
-    keys = CurveKeys(_read(server_key), _read(public_key), _read(secret_key))
+    keys = CurveKeys(read_key(server_key), read_key(public_key), read_key(secret_key))
     if zmq.curve_public(keys.secret) != keys.public:
         raise LinkError(f"{public_key}: not the public key of {secret_key}; copy the pair again")
     return keys
 
 
-def _read(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
+    """A key from its file, Z85. Raises ``LinkError`` when it cannot be read or is none."""
     try:
         key = path.read_bytes().strip()
     except OSError as error:
