@@ -14,6 +14,7 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
     "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
     "central": ("central.cli", "The central node: receive latents, draw maps.", "central"),
+    "keys": ("central.keys_cli", "Keys of the centre, its devices and gateways.", "central"),
     "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
 }
 

@@ -13,6 +13,7 @@ import typer
 from central.config import ConfigError, load_config
 from central.database import StoreError
 from central.export import FORMATS, ExportError, export_map
+from central.keys import KeysError
 from central.receiver import ReceiverError
 from central.store import Store, StoredMap
 from firmware_py.bundle import BundleError
@@ -36,15 +37,19 @@ ERRORS: tuple[type[Exception], ...] = (
     ConfigError,
     DecoderLoadError,
     ExportError,
+    KeysError,
     ReceiverError,
     StoreError,
 )
 
 
 @app.command()
-def run(config: ConfigOption) -> None:
+def run(
+    config: ConfigOption,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Without keys; on loopback only.")] = False,
+) -> None:
     """Start the centre; Ctrl-C ends it once everything received is stored."""
-    settings = load_config(config)
+    settings = load_config(config, insecure)
     from central.service import Service, load_models
     from firmware_py.log import Log
     from models.decoder import DecoderError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from pathlib import Path
 
@@ -17,10 +18,15 @@ class _Section(BaseModel):
 
 
 class CentralSection(_Section):
-    """Where to listen and where to keep; an event waits ``deadline_s`` for its last device."""
+    """Where to listen and where to keep; an event waits ``deadline_s`` for its last device.
+
+    ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
+    """
 
     listen: str = Field(pattern=r"^(tcp|ipc)://.+")
     data_dir: Path
+    keys: Path | None = None
+    insecure: bool = Field(default=False, strict=True)
     deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False, strict=True)
     pictures: bool = Field(default=True, strict=True)
     log: Path | None = None
@@ -38,8 +44,11 @@ class CentralConfig(_Section):
     model: list[ModelSection] = Field(min_length=1)
 
 
-def load_config(path: Path) -> CentralConfig:
-    """Read ``central.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``."""
+def load_config(path: Path, insecure: bool = False) -> CentralConfig:
+    """Read ``central.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``.
+
+    ``insecure`` has the effect of the key of that name.
+    """
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
@@ -58,11 +67,41 @@ def load_config(path: Path) -> CentralConfig:
         )
         raise ConfigError(f"{path}: {place}: {problem}") from None
     base = path.resolve().parent
+    if insecure:
+        config = config.model_copy(update={"central": config.central.model_copy(update={"insecure": True})})
+    _check_security(path, config.central)
     central = config.central.model_copy(
         update={
             "data_dir": base / config.central.data_dir,
+            "keys": config.central.keys and base / config.central.keys,
             "log": config.central.log and base / config.central.log,
         }
     )
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
     return CentralConfig(central=central, model=models)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach ``address`` (tcp://host:port, host:port or ipc://path)."""
+    if address.startswith("ipc://"):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_security(path: Path, central: CentralSection) -> None:
+    if central.insecure and central.keys:
+        raise ConfigError(f"{path}: central: keys and insecure exclude each other; remove one")
+    if not central.insecure and not central.keys:
+        raise ConfigError(
+            f"{path}: central.keys: missing; make the centre's and the devices' keys with `epic keys new`, or, "
+            "for a trial on this machine alone, say insecure = true"
+        )
+    if central.insecure and not is_loopback(central.listen):
+        raise ConfigError(
+            f"{path}: central.insecure: only on loopback (tcp://127.0.0.1:port), not on {central.listen}, "
+            "where anybody could send; make keys with `epic keys new`"
+        )

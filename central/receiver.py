@@ -12,13 +12,18 @@ from pathlib import Path
 import zmq
 
 from central.database import StoreError
+from central.guard import OWN_THREAD, Guard
 from central.journal import Journal, Journalled
+from central.keys import Identity
 from firmware_py import packet
+from firmware_py.curve import MESSAGE_BYTES
 from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, frame_bytes
 from firmware_py.log import Log, now_us
 
 HIGH_WATER_MARK = 64
 GROUP_RECORDS = 256
+# Where gateways on threads of this process connect to, within the receiver's context.
+GATEWAYS = "inproc://gateways"
 POLL_MS = 100
 # Later times (the year 9999) cannot be written as a date; such a clock is not set.
 LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
@@ -52,15 +57,18 @@ class Receiver:
         deliver: Callable[[Journalled], None],
         log: Log,
         handlers: Mapping[int, Handler] | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        """``guard`` lets in whom its keys allow; without one, whoever connects is believed."""
         self._handlers = handlers or {}
+        self._guard = guard
         self._data_dir = data_dir
         self._models = models
         self._deliver = deliver
         self._log = log
         self.counts: Counter[str] = Counter()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
+        self.context = zmq.Context()
+        self._socket = self.context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.SNDHWM, HIGH_WATER_MARK),
             (zmq.RCVHWM, HIGH_WATER_MARK),
@@ -74,7 +82,11 @@ class Receiver:
         # A device that comes back under its name takes over from its dead connection.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:
+            if guard:
+                guard.protect(self._socket, self.context)
             self._socket.bind(endpoint)
+            self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            self._socket.bind(GATEWAYS)
         except zmq.ZMQError as error:
             self.close()
             if error.errno == errno.EADDRINUSE:
@@ -82,7 +94,6 @@ class Receiver:
             else:
                 advice = "expected tcp://address:port of this machine in [central] listen"
             raise ReceiverError(f"{endpoint}: cannot listen there ({error}); {advice}") from None
-        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Receive until ``stopping``; what is committed is acknowledged before it returns."""
@@ -99,24 +110,40 @@ class Receiver:
 
     def close(self) -> None:
         self._socket.close()
-        self._context.term()
+        if self._guard:
+            self._guard.close()
+        self.context.term()
+
+    @property
+    def _secured_bytes(self) -> int:
+        return MESSAGE_BYTES if self._guard else 0
 
     def _drain(self) -> list[tuple[bytes, packet.Record, int, int]]:
         """What is waiting, at most a group: (peer, record, received_us, wire bytes)."""
         group: list[tuple[bytes, packet.Record, int, int]] = []
         while len(group) < GROUP_RECORDS:
             try:
-                peer, *parts = self._socket.recv_multipart(zmq.DONTWAIT)
+                peer_frame, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 break
-            wire_bytes = sum(frame_bytes(len(part)) for part in parts)
+            peer = peer_frame.bytes
+            wire_bytes = sum(frame_bytes(len(frame) + self._secured_bytes) for frame in frames)
             self.counts["bytes_received"] += wire_bytes
+            sender = self._guard.sender(frames[-1]) if self._guard else OWN_THREAD
+            if sender is None:
+                # No answer: a refusal would make a device that is let in again set the record aside.
+                self._count("not_allowed")
+                continue
             try:
-                if len(parts) != 1:
-                    raise packet.PacketError(f"message: expected one frame, got {len(parts)}")
-                record = packet.decode_record(parts[0])
+                if len(frames) != 1:
+                    raise packet.PacketError(f"message: expected one frame, got {len(frames)}")
+                record = packet.decode_record(frames[0].bytes)
             except packet.PacketError as error:
-                self._count("damaged", reason=str(error))
+                self._count("damaged", sender=sender.name, reason=str(error))
+                continue
+            if reason := self._impostor(sender, record):
+                self.counts["impostors"] += 1
+                self._refuse(peer, record, reason)
                 continue
             if handler := self._handlers.get(record.type):
                 for answer in handler(record, wire_bytes):
@@ -127,6 +154,16 @@ class Receiver:
                 continue
             group.append((peer, record, now_us(), wire_bytes))
         return group
+
+    @staticmethod
+    def _impostor(sender: Identity, record: packet.Record) -> str | None:
+        """Why ``sender`` may not have sent ``record``: a device is who its key says, not who it says."""
+        if sender.may_speak_for(record.survey, record.device):
+            return None
+        return (
+            f"the key is {sender.name}'s, the record says survey {record.survey}, device {record.device}; "
+            "give each device its own keys"
+        )
 
     def _objection(self, record: packet.Record) -> str | None:
         """Why ``record`` can never become part of a map; None if it can."""
@@ -184,7 +221,7 @@ class Receiver:
         data = packet.encode_record(record)
         try:
             self._socket.send_multipart([peer, data], zmq.DONTWAIT)
-            self.counts["bytes_sent"] += frame_bytes(len(data))
+            self.counts["bytes_sent"] += frame_bytes(len(data) + self._secured_bytes)
         except zmq.ZMQError:
             # Gone or not reading: it will send the record again, and is answered then.
             self.counts["unanswered"] += 1

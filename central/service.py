@@ -16,6 +16,7 @@ import numpy as np
 from central.assembler import Assembler, Event
 from central.config import CentralConfig
 from central.database import StoreError, lock
+from central.guard import Guard
 from central.journal import Journal, Journalled
 from central.receiver import Expected, Receiver
 from central.store import Store
@@ -81,7 +82,12 @@ class Service:
         expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
         try:
             self.receiver = Receiver(
-                self._config.listen, self._config.data_dir, expected, self._inbox.put, log
+                self._config.listen,
+                self._config.data_dir,
+                expected,
+                self._inbox.put,
+                log,
+                guard=Guard(self._config.keys) if self._config.keys else None,
             )
         except BaseException:
             self._lock.close()
@@ -105,6 +111,8 @@ class Service:
         drawing.start()
         decoding.start()
         receiving.start()
+        if not self._config.keys:
+            self._log.write("insecure", reason="no keys: whoever can connect on this machine is believed")
         self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass

@@ -45,6 +45,7 @@ def run(
     model: Annotated[Path | None, typer.Option(help="Folder with bundle/ and decoder/.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle for the devices.")] = None,
     port: Annotated[int, typer.Option(help="Port of the centre; 0 takes a free one.")] = 0,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Links without keys and encryption.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Replay gathers through five device processes and a central one; draw the maps."""
@@ -54,7 +55,7 @@ def run(
 
     with Console(stderr=True).status("preparing") as status:
         results = run_testbed(
-            find_model(model, bundle), data or [], events, out, port, on_step=lambda step: status.update(step)
+            find_model(model, bundle), data or [], events, out, port, insecure, on_step=status.update
         )
     if as_json:
         typer.echo(json.dumps(results))
@@ -94,6 +95,7 @@ def _print(results: dict) -> None:
     total = results["total"]
     steps = ", ".join(f"{step.replace('_', ' ')} {value} ms" for step, value in total["median_ms"].items())
     console.print(f"Median latency: {steps}.")
+    console.print(f"Links: {results['links']}.")
     console.print(
         f"{total['maps']} maps from devices {total['devices_heard']}, {total['lost']} records lost; "
         f"{total['bytes_an_event']:.0f} bytes an event against {total['raw_bytes_an_event']:,} raw: "

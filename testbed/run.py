@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from central.keys import allow, new_keys
 from central.render import Row, draw_comparison
 from central.store import Store, StoredMap
 from firmware_py.bundle import load_bundle
@@ -76,11 +77,13 @@ def run_testbed(
     count: int,
     out: Path,
     port: int = 0,
+    insecure: bool = False,
     timeout_s: float = 60.0,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Replay ``count`` events through five device processes and a centre; returns the results.
 
+    The links are CURVE with keys made for the run, or in the clear when ``insecure``.
     ``out`` becomes the run folder: ``results.json``, ``maps-*.png``, and each process's configuration
     and log. Raises ``TestbedError`` with what the failing process said, and the errors of its inputs.
     """
@@ -94,11 +97,13 @@ def run_testbed(
             gathers[i] = event.gather
     with Processes() as processes:
         on_step("starting the centre")
-        centre = _start_centre(processes, model, out, port)
+        keys = None if insecure else _make_keys(out / "keys", acquisition.n_devices)
+        centre = _start_centre(processes, model, out, port, keys)
         endpoint = centre.wait_for("ready", START_TIMEOUT_S)["endpoint"]
         on_step(f"{acquisition.n_devices} devices send")
         devices = [
-            _start_device(processes, model, out, device, endpoint) for device in range(acquisition.n_devices)
+            _start_device(processes, model, out, device, endpoint, keys)
+            for device in range(acquisition.n_devices)
         ]
         _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
         for process in devices:
@@ -109,7 +114,14 @@ def run_testbed(
     maps = {stored.event: stored for stored in Store(out / "central").newest()}
     rows = account(devices, out / "central", maps, events, acquisition)
     _draw(out, events, maps, acquisition)
-    results = {**rows, "model": bundle.name, "model_hash": bundle.model_hash.hex(), "folder": str(out)}
+    links = "zmq in the clear" if insecure else "zmq with CURVE"
+    results = {
+        **rows,
+        "links": links,
+        "model": bundle.name,
+        "model_hash": bundle.model_hash.hex(),
+        "folder": str(out),
+    }
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results
 
@@ -136,22 +148,40 @@ def _prepare(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _start_centre(processes: Processes, model: Model, out: Path, port: int) -> Process:
+def _make_keys(folder: Path, n_devices: int) -> Path:
+    for device in range(n_devices):
+        new_keys(folder, f"device-{device}")
+        allow(folder, f"device-{device}")
+    return folder
+
+
+def _start_centre(processes: Processes, model: Model, out: Path, port: int, keys: Path | None) -> Process:
     config = out / "central.toml"
+    security = f'keys = "{keys.name}"' if keys else "insecure = true"
     listen = f"tcp://127.0.0.1:{port or '*'}"
     config.write_text(
-        f'[central]\nlisten = "{listen}"\ndata_dir = "central"\nlog = "central.jsonl"\npictures = false\n'
+        f'[central]\nlisten = "{listen}"\n{security}\ndata_dir = "central"\nlog = "central.jsonl"\n'
+        f"pictures = false\n"
         f'[[model]]\nbundle = "{model.bundle.resolve()}"\ndecoder = "{model.decoder.resolve()}"\n'
     )
     return processes.start("central", ["-m", "epic", "central", "run", "--config", str(config)], out)
 
 
-def _start_device(processes: Processes, model: Model, out: Path, device: int, endpoint: str) -> Process:
+def _start_device(
+    processes: Processes, model: Model, out: Path, device: int, endpoint: str, keys: Path | None
+) -> Process:
     name = f"device{device}"
     config = out / f"{name}.toml"
+    own = f"keys/device-{device}"
+    security = (
+        f'server_key = "{own}/centre.public"\npublic_key = "{own}/device-{device}.public"\n'
+        f'secret_key = "{own}/device-{device}.secret"\n'
+        if keys
+        else "insecure = true\n"
+    )
     config.write_text(
         f'[node]\ndevice = {device}\nstate_dir = "{name}"\nbundle = "{model.device_bundle.resolve()}"\n'
-        f'[link]\nendpoint = "{endpoint}"\n'
+        f'[link]\nendpoint = "{endpoint}"\n{security}'
         f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {INTERVAL_S}\n'
         f'[run]\nexit_when_drained = true\nlog = "{name}.jsonl"\n'
     )

@@ -19,7 +19,7 @@ def config(tmp_path, data_dir):
     """A central.toml beside the store."""
     path = tmp_path / "central.toml"
     path.write_text(
-        f'[central]\nlisten = "tcp://127.0.0.1:*"\ndata_dir = "{data_dir.name}"\n'
+        f'[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "{data_dir.name}"\n'
         '[[model]]\nbundle = "bundle"\ndecoder = "decoder"\n'
     )
     return path

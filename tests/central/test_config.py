@@ -9,6 +9,7 @@ from central.config import ConfigError, load_config
 GOOD = """
 [central]
 listen = "tcp://127.0.0.1:5557"
+keys = "keys"
 data_dir = "data"
 log = "logs/central.jsonl"
 [[model]]
@@ -68,6 +69,25 @@ def test_a_mistake_names_the_file_and_the_key(tmp_path, old, new, key):
     message = str(caught.value)
     assert f"{path}: {key}" in message
     assert "\n" not in message
+
+
+def test_only_loopback_may_do_without_keys(tmp_path):
+    trial = GOOD.replace('keys = "keys"', "insecure = true")
+    assert load_config(write(tmp_path, trial)).central.insecure
+    for address in ("tcp://localhost:5557", "tcp://[::1]:5557", "ipc://centre.sock"):
+        load_config(write(tmp_path, trial.replace("tcp://127.0.0.1:5557", address)))
+    for address in ("tcp://0.0.0.0:5557", "tcp://*:5557", "tcp://192.168.1.4:5557", "tcp://centre:5557"):
+        with pytest.raises(ConfigError, match="only on loopback"):
+            load_config(write(tmp_path, trial.replace("tcp://127.0.0.1:5557", address)))
+
+
+def test_without_keys_and_without_saying_so_is_an_error(tmp_path):
+    silent = write(tmp_path, GOOD.replace('keys = "keys"\n', ""))
+    with pytest.raises(ConfigError, match="epic keys new"):
+        load_config(silent)
+    assert load_config(silent, insecure=True).central.insecure
+    with pytest.raises(ConfigError, match="exclude each other"):
+        load_config(write(tmp_path, GOOD), insecure=True)
 
 
 def test_a_file_that_is_none(tmp_path):

@@ -1,0 +1,149 @@
+"""Who may speak at the centre's door: real CURVE connections, keys withdrawn while they are open."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+import zmq
+from fake_decoder import LATENT, MODEL_HASH, latent_record
+
+from central import keys
+from central.guard import Guard
+from central.journal import Journal
+from central.keys import KeyRing, KeysError
+from central.receiver import GATEWAYS, Expected, Receiver
+from firmware_py import packet
+from firmware_py.curve import read_curve_keys
+from firmware_py.link_zmq import ZmqLink
+from firmware_py.log import Log
+
+MODELS = {MODEL_HASH: Expected(n_devices=5, latent=LATENT)}
+
+
+@pytest.fixture
+def key_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(KeyRing, "REFRESH_S", 0.05)
+    for name in ("device-0", "device-1", "gateway-a"):
+        keys.new_keys(tmp_path / "keys", name)
+        keys.allow(tmp_path / "keys", name)
+    return tmp_path / "keys"
+
+
+@contextmanager
+def centre(key_folder, data_dir):
+    stop = threading.Event()
+    receiver = Receiver(
+        "tcp://127.0.0.1:*", data_dir, MODELS, lambda latent: None, Log(None), guard=Guard(key_folder)
+    )
+    thread = threading.Thread(target=receiver.run, args=(stop.is_set,))
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def link(receiver, key_folder, name):
+    own = key_folder / name
+    curve = read_curve_keys(own / "centre.public", own / f"{name}.public", own / f"{name}.secret")
+    opened = ZmqLink(receiver.endpoint, name, curve)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def ask(opened, record, timeout_s=20.0):
+    """Send as soon as the link is up; the answer, or None when none comes in time."""
+    data = packet.encode_record(record)
+    for _ in range(int(timeout_s / 0.02)):
+        if opened.send(data):
+            break
+        opened.receive(0.02)
+    answer = opened.receive(timeout_s)
+    return None if answer is None else packet.decode_record(answer)
+
+
+def kept(data_dir):
+    journal = Journal(data_dir)
+    try:
+        return [(row.device, row.sequence) for row in journal.undecoded()]
+    finally:
+        journal.close()
+
+
+def test_a_device_with_its_key_is_kept_and_acknowledged(key_folder, data_dir):
+    with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "device-1") as opened:
+        assert ask(opened, latent_record(device=1)).type == packet.ACK
+    assert kept(data_dir) == [(1, 1)]
+
+
+def test_a_record_that_claims_another_device_is_refused_and_counted(key_folder, data_dir):
+    with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "device-1") as opened:
+        answer = ask(opened, latent_record(device=0))
+        assert answer.type == packet.REFUSAL
+        assert b"the key is device-1's" in answer.payload
+        assert receiver.counts["impostors"] == 1
+    assert kept(data_dir) == []
+
+
+def test_a_gateway_speaks_for_its_devices(key_folder, data_dir):
+    with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "gateway-a") as opened:
+        assert ask(opened, latent_record(device=0)).type == packet.ACK
+        assert ask(opened, latent_record(device=1)).type == packet.ACK
+
+
+def test_a_thread_of_the_centre_needs_no_key(key_folder, data_dir):
+    with centre(key_folder, data_dir) as receiver:
+        own = receiver.context.socket(zmq.DEALER)
+        own.connect(GATEWAYS)
+        own.send(packet.encode_record(latent_record(device=1)))
+        assert own.poll(20_000)
+        own.close()
+    assert kept(data_dir) == [(1, 1)]
+
+
+def test_strangers_get_nowhere(key_folder, data_dir, tmp_path, dealers):
+    keys.new_keys(tmp_path / "other", "device-1")
+    (tmp_path / "other/device-1/centre.public").write_bytes((key_folder / "centre.public").read_bytes())
+    with centre(key_folder, data_dir) as receiver:
+        in_clear = dealers(receiver.endpoint)
+        in_clear.send(latent_record(device=1))
+        with link(receiver, tmp_path / "other", "device-1") as unknown:
+            assert not unknown.send(b"anything")
+            assert unknown.receive(0.3) is None
+            assert not unknown.send(b"anything")
+        # The door is still open for those who may.
+        with link(receiver, key_folder, "device-0") as opened:
+            assert ask(opened, latent_record(device=0)).type == packet.ACK
+        assert in_clear.answer(0.1) is None
+    assert kept(data_dir) == [(0, 1)]
+
+
+def test_a_revocation_holds_on_a_connection_that_is_open(key_folder, data_dir):
+    with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "device-1") as opened:
+        assert ask(opened, latent_record(device=1, sequence=1)).type == packet.ACK
+        keys.revoke(key_folder, "device-1")
+        refused_at = None
+        for sequence in range(2, 200):
+            if ask(opened, latent_record(device=1, sequence=sequence), timeout_s=0.2) is None:
+                refused_at = sequence
+                break
+        assert refused_at is not None
+        assert receiver.counts["not_allowed"] >= 1
+        # Let in again, the same connection goes on: nothing was set aside.
+        keys.allow(key_folder, "device-1")
+        for _ in range(100):
+            if ask(opened, latent_record(device=1, sequence=refused_at), timeout_s=0.2):
+                break
+        else:
+            pytest.fail("not let in again")
+    assert (1, refused_at) in kept(data_dir)
+
+
+def test_a_centre_whose_keys_do_not_load_does_not_listen(key_folder):
+    (key_folder / "centre.secret").unlink()
+    with pytest.raises(KeysError, match=r"centre\.secret"):
+        Guard(key_folder)

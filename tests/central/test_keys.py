@@ -1,0 +1,135 @@
+"""The key folder: who is let in, and that no half or exposed key ever counts."""
+
+import json
+import stat
+
+import pytest
+import typer.testing
+import zmq
+
+from central import keys
+from central.keys import KeyRing, KeysError
+from central.keys_cli import app
+
+
+@pytest.fixture
+def folder(tmp_path):
+    keys.new_keys(tmp_path / "keys", "device-3")
+    return tmp_path / "keys"
+
+
+def public(folder, name):
+    return (folder / name / f"{name}.public").read_bytes().strip()
+
+
+def fresh(folder) -> KeyRing:
+    return KeyRing(folder)
+
+
+def test_what_is_made_is_a_pair_that_only_its_owner_can_read(folder):
+    own = folder / "device-3"
+    assert zmq.curve_public((own / "device-3.secret").read_bytes().strip()) == public(folder, "device-3")
+    assert (own / "centre.public").read_bytes() == (folder / "centre.public").read_bytes()
+    for path in folder.rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o644 if path.suffix == ".public" else 0o600), path
+
+
+def test_nobody_is_let_in_until_allowed_and_nobody_after_being_revoked(folder):
+    key = public(folder, "device-3")
+    assert fresh(folder).identity(key) is None
+    keys.allow(folder, "device-3")
+    assert fresh(folder).identity(key) == keys.Identity("device-3", 1, 3)
+    assert len(fresh(folder).secret(1, 3)) == keys.SECRET_BYTES
+    gone = keys.revoke(folder, "device-3")
+    assert fresh(folder).identity(key) is None
+    assert fresh(folder).secret(1, 3) is None
+    assert gone.read_bytes().strip() == key
+
+
+def test_a_running_ring_sees_a_revocation(folder, monkeypatch):
+    monkeypatch.setattr(KeyRing, "REFRESH_S", 0.0)
+    keys.allow(folder, "device-3")
+    ring = fresh(folder)
+    key = public(folder, "device-3")
+    assert ring.identity(key)
+    keys.revoke(folder, "device-3")
+    assert ring.identity(key) is None
+
+
+def test_a_key_damaged_while_the_centre_runs_lets_nobody_in(folder, monkeypatch):
+    monkeypatch.setattr(KeyRing, "REFRESH_S", 0.0)
+    keys.allow(folder, "device-3")
+    ring = fresh(folder)
+    (folder / "allowed/device-3.public").write_bytes(b"short")
+    assert ring.identity(public(folder, "device-3")) is None
+
+
+def test_names_stand_for_one_device_each():
+    assert keys.identify("device-0") == keys.Identity("device-0", 1, 0)
+    assert keys.identify("survey-2-device-7") == keys.Identity("survey-2-device-7", 2, 7)
+    gateway = keys.identify("gateway-north")
+    assert gateway.may_speak_for(9, 9)
+    assert not keys.identify("device-0").may_speak_for(2, 0)
+    for name in ("device-07", "survey-1-device-7", "device-65536", "device", "../centre", "Device-1", "gateway-"):
+        with pytest.raises(KeysError, match="write device-7|expected"):
+            keys.identify(name)
+
+
+def test_one_key_cannot_be_two_devices(folder):
+    keys.allow(folder, "device-3")
+    keys.new_keys(folder, "device-4")
+    (folder / "device-4/device-4.public").write_bytes(public(folder, "device-3"))
+    with pytest.raises(KeysError, match="device-3's"):
+        keys.allow(folder, "device-4")
+
+
+def test_keys_that_are_there_are_never_replaced(folder):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(KeysError, match="is there already"):
+        keys.new_keys(folder, "device-3")
+    with pytest.raises(KeysError, match="is there already"):
+        keys.new_centre(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_centre_does_not_take_keys_that_are_missing_exposed_or_no_pair(folder, tmp_path):
+    keys.read_centre(folder)
+    with pytest.raises(KeysError, match="epic keys new centre"):
+        keys.read_centre(tmp_path / "nowhere")
+    (folder / "centre.secret").chmod(0o644)
+    with pytest.raises(KeysError, match="chmod 600"):
+        keys.read_centre(folder)
+    (folder / "centre.secret").chmod(0o600)
+    (folder / "centre.public").write_bytes(public(folder, "device-3"))
+    with pytest.raises(KeysError, match="pair"):
+        keys.read_centre(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"zz", b"00" * 31, b"\xff" * 64])
+def test_a_mac_secret_that_is_none_is_refused_by_name(folder, content):
+    (folder / "device-3/device-3.mac").write_bytes(content)
+    with pytest.raises(KeysError, match=r"device-3\.mac: expected 32 bytes"):
+        keys.allow(folder, "device-3")
+
+
+def test_the_command_line(tmp_path):
+    runner = typer.testing.CliRunner()
+
+    def epic_keys(*arguments):
+        result = runner.invoke(app, [*arguments, "--keys", str(tmp_path / "k")])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    epic_keys("new", "centre")
+    epic_keys("new", "device-3")
+    epic_keys("new", "gateway-a")
+    epic_keys("allow", "device-3")
+    epic_keys("allow", "gateway-a")
+    epic_keys("revoke", "gateway-a")
+    rows = json.loads(epic_keys("list", "--json"))
+    assert [(row["name"], row["state"], row["mac"]) for row in rows] == [
+        ("device-3", "allowed", True),
+        ("gateway-a", "revoked", False),
+    ]
+    assert "device-3" in epic_keys("list")
