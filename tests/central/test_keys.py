@@ -71,7 +71,15 @@ def test_names_stand_for_one_device_each():
     gateway = keys.identify("gateway-north")
     assert gateway.may_speak_for(9, 9)
     assert not keys.identify("device-0").may_speak_for(2, 0)
-    for name in ("device-07", "survey-1-device-7", "device-65536", "device", "../centre", "Device-1", "gateway-"):
+    for name in (
+        "device-07",
+        "survey-1-device-7",
+        "device-65536",
+        "device",
+        "../centre",
+        "Device-1",
+        "gateway-",
+    ):
         with pytest.raises(KeysError, match="write device-7|expected"):
             keys.identify(name)
 
