@@ -1,18 +1,20 @@
-"""Records on byte streams (serial, TCP): COBS(record + CRC-32) 0x00; runs on MicroPython and CPython.
+"""Records on byte streams (serial, TCP): COBS(record + seal) 0x00; runs on MicroPython and CPython.
 
-COBS (Cheshire & Baker, IEEE/ACM Trans. Networking 1999) removes zeros, so a zero always ends a frame and
-a receiver that joins in the middle, or after garbage, is back in step at the next one.
+The seal is a CRC-32 or a MAC (``seal.py``). COBS (Cheshire & Baker, IEEE/ACM Trans. Networking 1999)
+removes zeros, so a zero always ends a frame and a receiver that joins in the middle, or after garbage, is
+back in step at the next one.
 """
 
-import binascii
-import struct
+from firmware_py.seal import Crc, SealError, UnauthenticError
 
-# The largest record, its CRC, COBS' one byte in 254 and its first.
-MAX_FRAME_BYTES = 38 + 65535 + 4 + 260
+# The largest record, its MAC, COBS' one byte in 254 and its first.
+MAX_FRAME_BYTES = 38 + 65535 + 8 + 260
+
+CRC = Crc()
 
 
 class FramingError(ValueError):
-    """Bytes that are no frame: broken COBS or a wrong CRC."""
+    """Bytes that are no frame: broken COBS."""
 
 
 def cobs_encode(data):
@@ -58,31 +60,30 @@ def cobs_decode(data):
     return bytes(out)
 
 
-def encode_frame(record_bytes):
+def encode_frame(record_bytes, seal=CRC):
     """A record as it goes over a byte stream, closing zero included."""
-    crc = struct.pack("<I", binascii.crc32(record_bytes) & 0xFFFFFFFF)
-    return cobs_encode(record_bytes + crc) + b"\0"
+    return cobs_encode(seal.close(record_bytes)) + b"\0"
 
 
-def decode_frame(frame):
-    """Record bytes of a frame without its closing zero. Raises ``FramingError``."""
-    data = cobs_decode(frame)
-    if len(data) < 4:
-        raise FramingError("frame: expected a CRC of 4 bytes, got %d bytes in all" % len(data))
-    body = data[:-4]
-    if struct.unpack("<I", data[-4:])[0] != binascii.crc32(body) & 0xFFFFFFFF:
-        raise FramingError("frame: CRC does not fit its %d bytes" % len(body))
-    return body
+def decode_frame(frame, open_seal=CRC.open):
+    """Record bytes of a frame without its closing zero. Raises ``FramingError``, ``SealError``."""
+    return open_seal(cobs_decode(frame))
 
 
 class Deframer:
-    """Records out of a stream of bytes that comes in pieces; what is damaged is counted and passed over."""
+    """Records out of a stream of bytes that comes in pieces; what is damaged is counted and passed over.
 
-    def __init__(self, max_frame_bytes=MAX_FRAME_BYTES):
+    ``open_seal`` takes the bytes of a frame and returns the record's, or raises ``SealError``: a seal's
+    ``open``, or, where several devices share a line, a function that looks up whose seal it must be.
+    """
+
+    def __init__(self, open_seal=CRC.open, max_frame_bytes=MAX_FRAME_BYTES):
+        self._open_seal = open_seal
         self._buffer = bytearray()
         self._max_frame_bytes = max_frame_bytes
         self._overlong = False
         self.damaged_frames = 0
+        self.unauthentic_frames = 0
 
     def feed(self, data):
         """Record bytes of every whole, undamaged frame that ``data`` completes, in order."""
@@ -111,6 +112,8 @@ class Deframer:
             self.damaged_frames += 1
         elif frame:
             try:
-                records.append(decode_frame(frame))
-            except FramingError:
+                records.append(decode_frame(frame, self._open_seal))
+            except UnauthenticError:
+                self.unauthentic_frames += 1
+            except (FramingError, SealError):
                 self.damaged_frames += 1

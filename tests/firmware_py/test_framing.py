@@ -1,10 +1,13 @@
 """Framing on byte streams: against the reference COBS, through garbage, within bounds."""
 
+import hmac
+
 import pytest
 from cobs import cobs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firmware_py import packet
 from firmware_py.framing import (
     Deframer,
     FramingError,
@@ -13,6 +16,10 @@ from firmware_py.framing import (
     decode_frame,
     encode_frame,
 )
+from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac, SealError, UnauthenticError
+
+SECRET = bytes(range(32))
+SEALS = [Crc(), Mac(SECRET, UPLINK)]
 
 # Runs of non-zeros around 254 are where COBS is hard.
 blocks = st.one_of(
@@ -59,14 +66,38 @@ def test_back_in_step_after_garbage(garbage, body):
     assert deframer.feed(encode_frame(body)) == [body]
 
 
-@given(blocks, st.data())
-def test_a_flipped_bit_is_never_accepted_as_the_record(body, data):
-    frame = bytearray(encode_frame(body)[:-1])
+@pytest.mark.parametrize("seal", SEALS, ids=["crc", "mac"])
+@given(body=blocks, data=st.data())
+def test_a_flipped_bit_is_never_accepted_as_the_record(seal, body, data):
+    frame = bytearray(encode_frame(body, seal)[:-1])
     bit = data.draw(st.integers(0, 8 * len(frame) - 1))
     frame[bit // 8] ^= 1 << bit % 8
-    deframer = Deframer()
+    deframer = Deframer(seal.open)
     got = deframer.feed(bytes(frame) + b"\0")
     assert got == []
+
+
+@given(st.binary(max_size=300))
+def test_the_mac_is_hmac_sha256_over_direction_and_record(body):
+    expected = hmac.digest(SECRET, UPLINK + body, "sha256")[:8]
+    assert Mac(SECRET, UPLINK).close(body) == body + expected
+
+
+@given(st.binary(max_size=200))
+def test_a_record_does_not_pass_for_another_direction_or_device(body):
+    sealed = Mac(SECRET, UPLINK).close(body)
+    for other in (Mac(SECRET, DOWNLINK), Mac(bytes(32), UPLINK)):
+        deframer = Deframer(other.open)
+        assert deframer.feed(cobs_encode(sealed) + b"\0") == []
+        assert deframer.unauthentic_frames == 1
+
+
+def test_a_record_and_its_acknowledgement_fit_20_ms_of_a_serial_line():
+    latent = packet.Record(packet.LATENT, 4, 1, 2**32 - 1, 2**32 - 1, payload=bytes(range(128)))
+    there = encode_frame(packet.encode_record(latent), Mac(SECRET, UPLINK))
+    back = encode_frame(packet.encode_record(packet.acknowledge(latent)), Mac(SECRET, DOWNLINK))
+    # 8N1 sends ten bits for a byte.
+    assert 10 * (len(there) + len(back)) / 115_200 <= 0.020
 
 
 def test_an_endless_frame_is_forgotten_and_counted():
@@ -78,6 +109,8 @@ def test_an_endless_frame_is_forgotten_and_counted():
     assert deframer.damaged_frames == 1
 
 
-def test_a_frame_too_short_for_its_crc():
-    with pytest.raises(FramingError, match="CRC of 4 bytes, got 2"):
+def test_a_frame_too_short_for_its_seal():
+    with pytest.raises(SealError):
         decode_frame(cobs_encode(b"ab"))
+    with pytest.raises(UnauthenticError):
+        decode_frame(cobs_encode(b"ab"), Mac(SECRET, UPLINK).open)
