@@ -99,7 +99,7 @@ def measure_starts(bundle: Bundle, starts: int) -> dict[str, float]:
             port = centre.bind_to_random_port("tcp://127.0.0.1")
             (folder / "node.toml").write_text(
                 f"[node]\ndevice = 0\nbundle = {json.dumps(str(bundle.folder.resolve()))}\n"
-                f'state_dir = "state-{k}"\n[link]\nendpoint = "tcp://127.0.0.1:{port}"\n'
+                f'state_dir = "state-{k}"\n[link]\nendpoint = "tcp://127.0.0.1:{port}"\ninsecure = true\n'
                 '[source]\nkind = "files"\npaths = ["gathers.npy"]\n[run]\nlog = "node.jsonl"\n'
             )
             started = time.perf_counter()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from firmware_py.config import is_loopback
 
 
 class ConfigError(ValueError):
@@ -79,17 +80,6 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
     )
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
     return CentralConfig(central=central, model=models)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach ``address`` (tcp://host:port, host:port or ipc://path)."""
-    if address.startswith("ipc://"):
-        return True
-    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_security(path: Path, central: CentralSection) -> None:

@@ -19,16 +19,17 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
-from firmware_py.curve import KEY_CHARACTERS, read_key
+from firmware_py.keys import check_private, read_key, read_secret
 from firmware_py.link import LinkError
+from firmware_py.seal import SECRET_BYTES
 
 CENTRE = "centre"
-SECRET_BYTES = 32
 _NAME = re.compile(
     r"(?:survey-(?P<survey>\d{1,5})-)?device-(?P<device>\d{1,5})|gateway-[a-z0-9][a-z0-9-]{0,40}"
 )
@@ -118,7 +119,7 @@ def allow(keys_dir: Path, name: str, source: Path | None = None) -> list[Path]:
     files = [allowed / f"{name}.public"]
     mac = source / f"{name}.mac"
     if mac.exists():
-        _read_secret(mac)
+        _checked(read_secret, mac)
         files.append(allowed / mac.name)
         _write(files[-1], mac.read_bytes(), 0o600, replace=True)
     _write(files[0], public, 0o644, replace=True)
@@ -205,7 +206,7 @@ class KeyRing:
                 identities[read_key(path)] = identity
                 mac = path.with_suffix(".mac")
                 if identity.survey is not None and identity.device is not None and mac.exists():
-                    mac_secrets[identity.survey, identity.device] = _read_secret(mac)
+                    mac_secrets[identity.survey, identity.device] = read_secret(mac)
             except (KeysError, LinkError) as error:
                 if first:
                     raise KeysError(str(error)) from None
@@ -221,31 +222,21 @@ def read_centre(keys_dir: Path) -> tuple[bytes, bytes]:
         raise KeysError(f"{error}; make the centre's keys with: epic keys new {CENTRE}") from None
     if zmq.curve_public(secret) != public:
         raise KeysError(f"{secret_path}: does not belong to {CENTRE}.public; restore the pair")
-    _check_mode(secret_path)
+    _checked(check_private, secret_path)
     return public, secret
 
 
-def _check_mode(path: Path) -> None:
-    if path.stat().st_mode & 0o077:
-        raise KeysError(f"{path}: others may read it; run: chmod 600 {path}")
-
-
-def _read_secret(path: Path) -> bytes:
-    _check_mode(path)
+def _checked(check: Callable[[Path], object], path: Path) -> None:
     try:
-        secret = bytes.fromhex(path.read_text().strip())
-    except (OSError, ValueError):
-        secret = b""
-    if len(secret) != SECRET_BYTES:
-        raise KeysError(f"{path}: expected {SECRET_BYTES} bytes in hex; make it with: epic keys new")
-    return secret
+        check(path)
+    except LinkError as error:
+        raise KeysError(str(error)) from None
 
 
 def _new_pair(folder: Path, name: str) -> None:
     if (folder / f"{name}.secret").exists():
         raise KeysError(f"{folder / name}.secret: is there already; devices trust it, so it is not replaced")
     public, secret = zmq.curve_keypair()
-    assert len(public) == KEY_CHARACTERS
     _write(folder / f"{name}.secret", secret, 0o600)
     _write(folder / f"{name}.public", public, 0o644)
 

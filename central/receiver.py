@@ -16,8 +16,7 @@ from central.guard import OWN_THREAD, Guard
 from central.journal import Journal, Journalled
 from central.keys import Identity
 from firmware_py import packet
-from firmware_py.curve import MESSAGE_BYTES
-from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, frame_bytes
+from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
 from firmware_py.log import Log, now_us
 
 HIGH_WATER_MARK = 64
@@ -79,8 +78,6 @@ class Receiver:
             (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
         ):
             self._socket.setsockopt(option, value)
-        # A device that comes back under its name takes over from its dead connection.
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:
             if guard:
                 guard.protect(self._socket, self.context)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+LINK_KINDS = ("zmq", "tcp", "serial")
 
 
 class ConfigError(ValueError):
@@ -29,14 +32,19 @@ class NodeSection:
 class LinkSection:
     """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later.
 
-    The keys are files of 40 characters (Z85), as ``zmq.curve_keypair`` makes them: with them the link is
-    encrypted, the device knows its centre and the centre its device.
+    ``kind`` is zmq (``endpoint`` tcp://host:port), tcp (host:port of a gateway) or serial (a port such as
+    /dev/ttyACM0, at ``baud``). The keys are files that ``epic keys new`` made: over ZeroMQ three, with which
+    the link is encrypted, the device knows its centre and the centre its device; over tcp and serial
+    ``secret``, with which each record is sealed. ``insecure`` does without, for trials.
     """
 
     endpoint: str
     kind: str = "zmq"
     resend_s: float = 2.0
     window: int = 16
+    baud: int = 115_200
+    insecure: bool = False
+    secret: Path | None = None
     server_key: Path | None = None
     public_key: Path | None = None
     secret_key: Path | None = None
@@ -145,7 +153,8 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("node", "device", config.node.device, 0 <= config.node.device < 1 << 16, "0 to 65535"),
         ("node", "survey", config.node.survey, 0 <= config.node.survey < 1 << 16, "0 to 65535"),
         ("node", "spool_records", config.node.spool_records, config.node.spool_records >= 1, "at least 1"),
-        ("link", "kind", config.link.kind, config.link.kind == "zmq", '"zmq"'),
+        ("link", "kind", config.link.kind, config.link.kind in LINK_KINDS, " or ".join(LINK_KINDS)),
+        ("link", "baud", config.link.baud, config.link.baud > 0, "more than 0"),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),
         ("link", "window", config.link.window, 1 <= config.link.window <= 1000, "1 to 1000"),
         ("source", "interval_s", config.source.interval_s, config.source.interval_s >= 0, "0 or more"),
@@ -161,8 +170,47 @@ def _check(path: Path, config: NodeConfig) -> None:
     ):
         if not good:
             raise ConfigError(f"{path}: [{section}] {key}: expected {expected}, got {value!r}")
-    keys = (config.link.server_key, config.link.public_key, config.link.secret_key)
-    if any(keys) and not all(keys):
-        raise ConfigError(f"{path}: [link] expected server_key, public_key and secret_key, or none of them")
+    _check_security(path, config.link)
     if config.source.kind == "files" and not config.source.paths:
         raise ConfigError(f"{path}: [source] paths: expected at least one .npy file to replay")
+
+
+def _check_security(path: Path, link: LinkSection) -> None:
+    curve = {
+        "server_key": link.server_key,
+        "public_key": link.public_key,
+        "secret_key": link.secret_key,
+    }
+    needed, others = (
+        (curve, {"secret": link.secret}) if link.kind == "zmq" else ({"secret": link.secret}, curve)
+    )
+    if misplaced := [name for name, value in others.items() if value]:
+        raise ConfigError(
+            f"{path}: [link] {misplaced[0]}: not for kind {link.kind!r}; it takes {', '.join(needed)}"
+        )
+    given = [name for name, value in needed.items() if value]
+    if given and link.insecure:
+        raise ConfigError(f"{path}: [link] {given[0]} and insecure exclude each other; remove one")
+    if given and len(given) < len(needed):
+        raise ConfigError(f"{path}: [link] expected {', '.join(needed)}, got only {', '.join(given)}")
+    if not given and not link.insecure:
+        raise ConfigError(
+            f"{path}: [link] {', '.join(needed)}: missing; copy what `epic keys new device-N` made at the "
+            "centre, or, for a trial on this machine alone, say insecure = true"
+        )
+    if link.insecure and link.kind != "serial" and not is_loopback(link.endpoint):
+        raise ConfigError(
+            f"{path}: [link] insecure: only to this machine (127.0.0.1), not to {link.endpoint}; "
+            "copy keys that `epic keys new device-N` made at the centre"
+        )
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether ``endpoint`` (tcp://host:port, host:port or ipc://path) is of this machine alone."""
+    if endpoint.startswith(("ipc://", "inproc://")):
+        return True
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

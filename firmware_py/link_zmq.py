@@ -5,7 +5,7 @@ send to a peer that is not connected is refused at once, and the spool keeps wha
 
 What is counted is ZMTP 3.1 (RFC 37) as it leaves TCP's payload, each way:
 
-    a connection   64 (greeting) + a frame of READY with Socket-Type and Identity
+    a connection   64 (greeting) + a frame of READY with Socket-Type and an empty Identity
     a record       flags (1) + length (1 up to 255, else 8) + record; no delimiter, no routing id: a DEALER
                    sends neither, and the ROUTER keeps the device's id to itself
     with CURVE     33 more in each record's body; HELLO and INITIATE, or WELCOME and READY, a connection
@@ -17,14 +17,7 @@ from __future__ import annotations
 
 import zmq
 
-from firmware_py.curve import (
-    HELLO_BYTES,
-    INITIATE_BYTES,
-    MESSAGE_BYTES,
-    READY_BYTES,
-    WELCOME_BYTES,
-    CurveKeys,
-)
+from firmware_py.keys import CurveKeys
 from firmware_py.link import LinkError, LinkStatistics
 
 HIGH_WATER_MARK = 32
@@ -33,6 +26,13 @@ RECONNECT_MAX_MS = 30_000
 LINGER_MS = 500
 MAX_MESSAGE_BYTES = 1 << 20
 GREETING_BYTES = 64
+# CurveZMQ (RFC 26)
+# around each body: the command's name, a nonce, the box's authenticator, the frame's flags.
+MESSAGE_BYTES = 8 + 8 + 16 + 1
+# The device's first commands are HELLO and INITIATE, the centre's WELCOME and READY; of INITIATE and READY
+# this is what comes before their properties.
+HELLO_BYTES, INITIATE_BYTES = 200, 257
+WELCOME_BYTES, READY_BYTES = 168, 30
 
 
 def frame_bytes(body: int) -> int:
@@ -40,13 +40,13 @@ def frame_bytes(body: int) -> int:
     return body + (2 if body <= 255 else 9)
 
 
-def handshake_bytes(socket_type: str, identity: bytes, curve: bool = False) -> int:
+def handshake_bytes(socket_type: str, curve: bool = False) -> int:
     """Bytes one side, DEALER or ROUTER, sends to open a ZMTP connection: greeting and commands."""
 
     def prop(name: str, value: int) -> int:
         return 1 + len(name) + 4 + value
 
-    properties = prop("Socket-Type", len(socket_type)) + prop("Identity", len(identity))
+    properties = prop("Socket-Type", len(socket_type)) + prop("Identity", 0)
     if not curve:
         return GREETING_BYTES + frame_bytes(1 + len("READY") + properties)
     first, second = (HELLO_BYTES, INITIATE_BYTES) if socket_type == "DEALER" else (WELCOME_BYTES, READY_BYTES)
@@ -54,14 +54,16 @@ def handshake_bytes(socket_type: str, identity: bytes, curve: bool = False) -> i
 
 
 class ZmqLink:
-    """``Link`` over ZeroMQ; ``identity`` names the device to the centre's ROUTER, ``curve`` proves it."""
+    """``Link`` over ZeroMQ, encrypted and authenticated with ``curve``.
 
-    def __init__(self, endpoint: str, identity: str, curve: CurveKeys | None = None) -> None:
+    The connection gets its routing id from the centre: one that a peer chose could be another's.
+    """
+
+    def __init__(self, endpoint: str, curve: CurveKeys | None = None) -> None:
         self.statistics = LinkStatistics()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in (
-            (zmq.IDENTITY, identity.encode()),
             (zmq.SNDHWM, HIGH_WATER_MARK),
             (zmq.RCVHWM, HIGH_WATER_MARK),
             (zmq.LINGER, LINGER_MS),
@@ -78,7 +80,6 @@ class ZmqLink:
             self._socket.curve_publickey = curve.public
             self._socket.curve_secretkey = curve.secret
         self._curve = curve is not None
-        self._identity = identity.encode()
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         try:
             self._socket.connect(endpoint)
@@ -112,8 +113,8 @@ class ZmqLink:
     def _count_handshakes(self) -> None:
         while self._monitor.poll(0):
             self._monitor.recv_multipart()
-            self.statistics.bytes_sent += handshake_bytes("DEALER", self._identity, self._curve)
-            self.statistics.bytes_received += handshake_bytes("ROUTER", b"", self._curve)
+            self.statistics.bytes_sent += handshake_bytes("DEALER", self._curve)
+            self.statistics.bytes_received += handshake_bytes("ROUTER", self._curve)
 
     def close(self) -> None:
         self._count_handshakes()

@@ -13,8 +13,8 @@ from firmware_py import packet
 from firmware_py.bundle import Bundle, BundleError, load_bundle
 from firmware_py.compand import GatherError
 from firmware_py.config import NodeConfig
-from firmware_py.curve import read_curve_keys
 from firmware_py.encoder import Encoder
+from firmware_py.keys import read_curve_keys
 from firmware_py.link import Link
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
@@ -74,7 +74,7 @@ def open_link(config: NodeConfig) -> Link:
     curve = None
     if link.server_key and link.public_key and link.secret_key:
         curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
-    return ZmqLink(link.endpoint, f"epic-{config.node.device}", curve)
+    return ZmqLink(link.endpoint, curve)
 
 
 class Node:

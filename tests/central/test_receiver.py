@@ -75,7 +75,7 @@ def test_a_record_is_on_the_disk_when_it_is_acknowledged(running, dealer, data_d
 
 
 def test_wire_bytes_are_those_the_device_counts(running, data_dir):
-    link = ZmqLink(running.receiver.endpoint, "epic-0")
+    link = ZmqLink(running.receiver.endpoint)
     data = packet.encode_record(latent_record())
     wait_until(lambda: link.send(data), what="connection")
     assert link.receive(20.0) is not None

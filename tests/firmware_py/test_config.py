@@ -14,6 +14,7 @@ device = 2
 bundle = "bundle"
 [link]
 endpoint = "tcp://127.0.0.1:5557"
+insecure = true
 [source]
 kind = "files"
 paths = ["a.npy"]
@@ -57,11 +58,34 @@ def test_everything_can_be_said(tmp_path):
         ('kind = "files"', 'kind = "tape"', r"""\[source\] kind: expected "files" or "folder", got 'tape'"""),
         ('paths = ["a.npy"]', "", "expected at least one .npy file to replay"),
         ('paths = ["a.npy"]', "paths = [1]", r"\[source\] paths: expected tuple\[path, ...\], got \[1\]"),
-        ('5557"', '5557"\nserver_key = "k"', "expected server_key, public_key and secret_key, or none"),
+        ("insecure = true", "", "copy what `epic keys new device-N` made"),
+        (
+            "insecure = true",
+            'server_key = "k"',
+            "expected server_key, public_key, secret_key, got only server_key",
+        ),
+        ("insecure = true", 'secret = "k"', "secret: not for kind 'zmq'"),
+        (
+            "insecure = true",
+            'insecure = true\npublic_key = "k"',
+            "public_key and insecure exclude each other",
+        ),
+        ("127.0.0.1", "192.0.2.1", "only to this machine"),
+        (
+            "insecure = true",
+            'kind = "tcp"\nserver_key = "k"',
+            "server_key: not for kind 'tcp'; it takes secret",
+        ),
+        ("insecure = true", 'kind = "serial"', r"\[link\] secret: missing"),
+        ("insecure = true", "insecure = true\nbaud = 0", r"\[link\] baud: expected more than 0"),
         ('["a.npy"]', '["a.npy"]\nlimit = -1', r"\[source\] limit: expected 0 \(no limit\) or more, got -1"),
         ('["a.npy"]', '["a.npy"]\ninterval_s = nan', r"\[source\] interval_s: expected 0 or more, got nan"),
         ('5557"', '5557"\nresend_s = 0', r"\[link\] resend_s: expected more than 0, got 0.0"),
-        ('5557"', '5557"\nkind = "pigeon"', r"""\[link\] kind: expected "zmq", got 'pigeon'"""),
+        (
+            '5557"',
+            '5557"\nkind = "pigeon"',
+            r"""\[link\] kind: expected zmq or tcp or serial, got 'pigeon'""",
+        ),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, message):
@@ -85,8 +109,13 @@ def test_the_readme_names_every_key_with_its_default(tmp_path):
     readme = (Path(__file__).parents[2] / "firmware_py" / "README.md").read_text()
     example = readme[readme.index("    [node]") : readme.index("**What happens")].replace("    ", "")
     short = load(tmp_path, example)
-    defaults = [line for line in example.splitlines() if re.match(r"# \w+ = ", line) and "e.g." not in line]
-    assert load(tmp_path, example.replace("\n# ", "\n")) != short, "the examples differ from the defaults"
+    defaults = [
+        line
+        for line in example.splitlines()
+        if re.match(r"# \w+ = ", line) and not re.search("# (e.g.|or:)", line)
+    ]
+    without = "\n".join(line for line in example.splitlines() if "# or:" not in line)
+    assert load(tmp_path, without.replace("\n# ", "\n")) != short, "the examples differ from the defaults"
     for line in defaults:
         example = example.replace(line, line.removeprefix("# "))
     assert load(tmp_path, example) == short

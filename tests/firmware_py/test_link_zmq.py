@@ -5,7 +5,7 @@ import zmq
 from waiting import wait_until
 from wire import CountingProxy
 
-from firmware_py.curve import CurveKeys, read_curve_keys
+from firmware_py.keys import CurveKeys, read_curve_keys, read_secret
 from firmware_py.link import LinkError
 from firmware_py.link_zmq import ZmqLink, frame_bytes
 
@@ -50,13 +50,13 @@ def test_records_pass_whole_both_ways_and_bytes_are_those_on_the_wire(curve, req
     """Handshake, long and short frames: counted exactly as a proxy on the line counts them."""
     router = request.getfixturevalue("secure_router" if curve else "router")
     proxy = CountingProxy(port_of(router))
-    link = ZmqLink(f"tcp://127.0.0.1:{proxy.port}", "epic-3", curve)
+    link = ZmqLink(f"tcp://127.0.0.1:{proxy.port}", curve)
     records = [b"x" * 166, b"y" * 300, b"z" * 255, b"w" * 223, b""]
     for record in records:
         wait_until(lambda record=record: link.send(record), what="a connection")
     for record in records:
         peer, body = router.recv_multipart()
-        assert (peer, body) == (b"epic-3", record)
+        assert body == record
         router.send_multipart([peer, body[::-1]])
     assert [link.receive(5.0) for _ in records] == [record[::-1] for record in records]
     assert link.receive(0.05) is None
@@ -72,7 +72,6 @@ def test_a_centre_with_another_key_gets_nothing(secure_router):
     stranger, _ = zmq.curve_keypair()
     link = ZmqLink(
         f"tcp://127.0.0.1:{port_of(secure_router)}",
-        "epic-3",
         CurveKeys(stranger, DEVICE_PUBLIC, DEVICE_SECRET),
     )
     monitor = secure_router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -88,6 +87,7 @@ def write_keys(folder, server=CENTRE_PUBLIC, public=DEVICE_PUBLIC, secret=DEVICE
     paths = [folder / name for name in ("server.key", "device.key", "device.secret")]
     for path, key in zip(paths, (server, public, secret), strict=True):
         path.write_bytes(key + b"\n")
+    paths[2].chmod(0o600)
     return paths
 
 
@@ -110,8 +110,31 @@ def test_keys_that_are_no_pair_or_not_there(tmp_path):
         read_curve_keys(*paths)
 
 
+def test_a_secret_key_that_others_may_read(tmp_path):
+    paths = write_keys(tmp_path)
+    paths[2].chmod(0o640)
+    with pytest.raises(LinkError, match="chmod 600"):
+        read_curve_keys(*paths)
+
+
+def test_a_mac_secret_from_its_file(tmp_path):
+    path = tmp_path / "device-3.mac"
+    with pytest.raises(LinkError, match="cannot be read"):
+        read_secret(path)
+    for bad in ("", "zz", "00" * 31):
+        path.write_text(bad)
+        path.chmod(0o600)
+        with pytest.raises(LinkError, match="expected 32 bytes in hex"):
+            read_secret(path)
+    path.write_text("ab" * 32 + "\n")
+    assert read_secret(path) == b"\xab" * 32
+    path.chmod(0o604)
+    with pytest.raises(LinkError, match="chmod 600"):
+        read_secret(path)
+
+
 def test_nothing_is_queued_for_a_centre_that_is_not_there():
-    link = ZmqLink("tcp://127.0.0.1:9", "epic-1")
+    link = ZmqLink("tcp://127.0.0.1:9")
     assert not link.send(b"record")
     assert link.receive(0.01) is None
     assert link.statistics.records_sent == 0
@@ -119,7 +142,7 @@ def test_nothing_is_queued_for_a_centre_that_is_not_there():
 
 
 def test_a_centre_that_reads_nothing_is_noticed_within_a_bounded_queue(router):
-    link = ZmqLink(router.getsockopt_string(zmq.LAST_ENDPOINT), "epic-1")
+    link = ZmqLink(router.getsockopt_string(zmq.LAST_ENDPOINT))
     wait_until(lambda: link.send(b"first"), what="a connection")
     sent = 1
     while sent < 100_000 and link.send(bytes(20_000)):
@@ -130,7 +153,7 @@ def test_a_centre_that_reads_nothing_is_noticed_within_a_bounded_queue(router):
 
 def test_an_endpoint_that_is_none():
     with pytest.raises(LinkError, match="expected tcp://host:port"):
-        ZmqLink("wifi", "epic-1")
+        ZmqLink("wifi")
 
 
 def test_frame_sizes_are_zmtps():

@@ -23,7 +23,7 @@ def start(tmp_path, bundle, gathers):
     def _start(endpoint="tcp://127.0.0.1:9", node="", source="", options=(), command="run"):
         (tmp_path / "node.toml").write_text(
             f'[node]\ndevice = 1\nbundle = "bundle"\n{node}\n'
-            f'[link]\nendpoint = "{endpoint}"\nresend_s = 0.2\n'
+            f'[link]\nendpoint = "{endpoint}"\ninsecure = true\nresend_s = 0.2\n'
             f'[source]\nkind = "files"\npaths = ["gathers.npy"]\n{source}\n'
             '[run]\nexit_when_drained = true\nlog = "node.jsonl"\n'
         )

@@ -29,7 +29,6 @@ class FakeCentre:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         for option, value in (options or {}).items():
             self._socket.setsockopt(option, value)
         self._socket.bind(endpoint)

@@ -1,4 +1,4 @@
-"""CURVE keys of a ZeroMQ link, and what CurveZMQ (RFC 26) adds on the wire."""
+"""A device's keys, as `epic keys new` made them: a CURVE pair (ZeroMQ), a MAC secret (tcp and serial)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ import zmq
 from zmq.utils import z85
 
 from firmware_py.link import LinkError
+from firmware_py.seal import SECRET_BYTES
 
 KEY_CHARACTERS = 40
-# Around each body: the command's name, a nonce, the box's authenticator, the frame's flags.
-MESSAGE_BYTES = 8 + 8 + 16 + 1
-# The device's first commands are HELLO and INITIATE, the centre's WELCOME and READY; of INITIATE and READY
-# this is what comes before their properties.
-HELLO_BYTES, INITIATE_BYTES = 200, 257
-WELCOME_BYTES, READY_BYTES = 168, 30
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,7 @@ class CurveKeys:
 
 def read_curve_keys(server_key: Path, public_key: Path, secret_key: Path) -> CurveKeys:
     """Keys from files, one a file. Raises ``LinkError`` for a file that is no key, or for no pair."""
+    check_private(secret_key)
     keys = CurveKeys(read_key(server_key), read_key(public_key), read_key(secret_key))
     if zmq.curve_public(keys.secret) != keys.public:
         raise LinkError(f"{public_key}: not the public key of {secret_key}; copy the pair again")
@@ -51,3 +47,23 @@ def read_key(path: Path) -> bytes:
     if not whole:
         raise LinkError(f"{path}: expected a CURVE key of {KEY_CHARACTERS} Z85 characters")
     return key
+
+
+def read_secret(path: Path) -> bytes:
+    """A MAC secret of 32 bytes from its file, hex. Raises ``LinkError``; also when others may read it."""
+    check_private(path)
+    try:
+        secret = bytes.fromhex(path.read_text().strip())
+    except OSError as error:
+        raise LinkError(f"{path}: cannot be read ({error.strerror}); expected a MAC secret") from None
+    except ValueError:
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        raise LinkError(f"{path}: expected {SECRET_BYTES} bytes in hex; make it with: epic keys new")
+    return secret
+
+
+def check_private(path: Path) -> None:
+    """Raises ``LinkError`` when others than its owner may read a file that is there."""
+    if path.exists() and path.stat().st_mode & 0o077:
+        raise LinkError(f"{path}: others may read it; run: chmod 600 {path}")
