@@ -12,16 +12,25 @@ class LinkError(OSError):
 
 @dataclass
 class LinkStatistics:
-    """Counters of one link; bytes include what the transport adds, as far as it can be known."""
+    """Counters of one link; bytes include what the transport adds, as far as it can be known.
+
+    ``fault`` says why the link is down, and is empty while it is not, or is not known to be.
+    """
 
     records_sent: int = 0
     records_received: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    damaged: int = 0
+    fault: str = ""
 
 
 class Link(Protocol):
-    """A way to the centre. Records are whole: a link delivers all of one, or none of it."""
+    """A way to the centre. Records are whole: a link delivers all of one, or none of it.
+
+    A link that is down comes back by itself, within ``send`` and ``receive``, which never wait longer than
+    they were told to. After ``close`` both raise ``LinkError``.
+    """
 
     @property
     def statistics(self) -> LinkStatistics: ...

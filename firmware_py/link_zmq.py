@@ -90,6 +90,7 @@ class ZmqLink:
             ) from None
 
     def send(self, record: bytes) -> bool:
+        self._refuse_if_closed()
         try:
             self._socket.send(record, zmq.DONTWAIT)
         except zmq.Again:
@@ -99,6 +100,7 @@ class ZmqLink:
         return True
 
     def receive(self, timeout_s: float) -> bytes | None:
+        self._refuse_if_closed()
         if not self._socket.poll(int(timeout_s * 1000)):
             self._count_handshakes()
             return None
@@ -116,7 +118,13 @@ class ZmqLink:
             self.statistics.bytes_sent += handshake_bytes("DEALER", self._curve)
             self.statistics.bytes_received += handshake_bytes("ROUTER", self._curve)
 
+    def _refuse_if_closed(self) -> None:
+        if self._socket.closed:
+            raise LinkError("link: closed; open another")
+
     def close(self) -> None:
+        if self._socket.closed:
+            return
         self._count_handshakes()
         self._socket.disable_monitor()
         self._monitor.close(0)

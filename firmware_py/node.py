@@ -7,6 +7,7 @@ cut nor a dead link loses it. One thread: encoding takes about a millisecond.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from firmware_py import packet
@@ -14,10 +15,13 @@ from firmware_py.bundle import Bundle, BundleError, load_bundle
 from firmware_py.compand import GatherError
 from firmware_py.config import NodeConfig
 from firmware_py.encoder import Encoder
-from firmware_py.keys import read_curve_keys
+from firmware_py.keys import read_curve_keys, read_secret
 from firmware_py.link import Link
+from firmware_py.link_stream import Seal, StreamLink
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
+from firmware_py.port import SerialPort, TcpPort, split_endpoint
+from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.source import FileSource, FolderSource, Recording, Selection
 from firmware_py.spool import Spool
 from firmware_py.talker import Talker
@@ -69,12 +73,22 @@ def open_source(config: NodeConfig, selection: Selection, position: int) -> File
 
 
 def open_link(config: NodeConfig) -> Link:
-    """The configured link, encrypted where keys are given. Raises ``LinkError``."""
+    """The configured link, with keys unless configured without. Raises ``LinkError``."""
     link = config.link
-    curve = None
-    if link.server_key and link.public_key and link.secret_key:
-        curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
-    return ZmqLink(link.endpoint, curve)
+    if link.kind == "zmq":
+        curve = None
+        if link.server_key and link.public_key and link.secret_key:
+            curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
+        return ZmqLink(link.endpoint, curve)
+    seals: tuple[Seal, Seal] = (Crc(), Crc())
+    if link.secret:
+        secret = read_secret(link.secret)
+        seals = (Mac(secret, UPLINK), Mac(secret, DOWNLINK))
+    if link.kind == "tcp":
+        split_endpoint(link.endpoint)
+        return StreamLink(partial(TcpPort.connect, link.endpoint), *seals)
+    # 8N1: ten bits a byte.
+    return StreamLink(partial(SerialPort, link.endpoint, link.baud), *seals, bytes_per_s=link.baud / 10)
 
 
 class Node:
@@ -99,6 +113,7 @@ class Node:
         self.talkers: list[Talker] = []
         self.stopping = False
         self.refusals: list[str] = []
+        self._fault = ""
         self._recorded = 0
         self._acknowledged = 0
         # (boot, sequence) -> (time of the last sending, seconds to wait for its acknowledgement)
@@ -186,10 +201,17 @@ class Node:
             if sent and now - sent[0] < sent[1]:
                 continue
             if not self.link.send(spooled.data):
+                self._report_fault()
                 return
             wait_s = min(2 * sent[1], RESEND_MAX_S) if sent else self.config.link.resend_s
             self._in_flight[key] = (now, wait_s)
             self.log.write("sent", boot=key[0], sequence=key[1], again=sent is not None)
+
+    def _report_fault(self) -> None:
+        fault = self.link.statistics.fault
+        if fault and fault != self._fault:
+            self.log.write("link_down", reason=fault)
+        self._fault = fault
 
     def _talk(self) -> None:
         for talker in self.talkers:
