@@ -16,7 +16,7 @@ from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
 from convert.release import model_hash, staged_release
 from convert.run_folder import read_run, read_samples
-from convert.verify import Verification, check_gate, float_latents, verify
+from convert.verify import Verification, check_gate, float_latents, golden_vectors, verify
 from models.data import DataError
 from models.decoder import load_decoder, save_decoder
 from models.training import TrainingError
@@ -118,6 +118,7 @@ def convert_run(
                 "operators": graph.operator_counts,
                 "budget": limits.target,
             },
+            vectors=golden_vectors(model, graph, samples),
             c_array=c_array,
         )
         stage.publish()

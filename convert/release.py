@@ -18,7 +18,7 @@ from convert.c_array import c_header, c_source
 from convert.errors import ConversionError
 from convert.run_folder import Run
 from firmware_py.bundle import create_bundle
-from firmware_py.encoder import Encoder
+from firmware_py.selftest import VECTORS, self_test
 
 # A file that shows a folder to be of a former conversion, which alone may be replaced.
 MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}
@@ -50,9 +50,10 @@ class Stage:
         decoder_sha256: str,
         arena_bytes: int | None,
         metrics: dict[str, Any],
+        vectors: bytes,
         c_array: bool,
     ) -> None:
-        """Write the encoder and its manifest, and open both as a device does."""
+        """Write the encoder, its golden vectors and its manifest, and test them as a device does."""
         fields = {
             "name": self.out.resolve().name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -65,13 +66,13 @@ class Stage:
             "metrics": metrics,
             "versions": _versions(),
         }
-        extra = {}
+        extra = {VECTORS: vectors}
         if c_array:
-            extra = {
+            extra |= {
                 "encoder.h": c_header(model_hash(model)).encode(),
                 "encoder.cc": c_source(model).encode(),
             }
-        Encoder(create_bundle(self.bundle, model, fields, extra))
+        self_test(create_bundle(self.bundle, model, fields, extra))
 
     def publish(self) -> None:
         """Move both folders to ``out``; what was there before is put back if that fails."""

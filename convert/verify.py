@@ -16,6 +16,7 @@ from boards.graph import Graph
 from convert import litert, tflm
 from convert.errors import ConversionError
 from firmware_py.compand import dequantise, quantise
+from firmware_py.selftest import encode_vectors
 from models.decoder import Decoder
 from physics.normalise import normalise_velocity
 
@@ -25,6 +26,8 @@ MAX_MAE_COST_PERCENT = 3.0
 # rescales in floating point and is further off (two steps after six layers), so it is not held to this.
 MAX_RUNTIME_DIFFERENCE_LSB = 1
 DECODE_BATCH = 16
+# About 4 kB each in the bundle, which may have to go over a serial line.
+GOLDEN_VECTORS = 3
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,16 @@ def verify(
         xnnpack=compare(in_litert, in_kernels),
         tflm=agreement,
         input_at_limit_fraction=float(np.mean((codes == -128) | (codes == 127))),
+    )
+
+
+def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> bytes:
+    """``vectors.npz`` of the bundle: a few held-out parts and their latents in both arithmetics."""
+    parts = held_out.parts.reshape(-1, *held_out.parts.shape[2:])
+    chosen = parts[:: max(1, len(parts) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
+    codes = quantise(chosen, *_quantisation(graph.inputs[0]))
+    return encode_vectors(
+        codes, np.stack([litert.run(model, codes), litert.run(model, codes, xnnpack=False)])
     )
 
 

@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[str, ...] | None] = {
         "firmware_py.bundle",
         "firmware_py.compand",
         "firmware_py.encoder",
+        "firmware_py.selftest",
     ),
     "central": ("models", "physics", "firmware_py"),
     "testbed": None,

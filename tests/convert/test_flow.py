@@ -9,8 +9,10 @@ from boards.profiles import Figure, load_board  # noqa: E402
 from convert import tflm  # noqa: E402
 from convert.errors import BudgetError, ConversionError  # noqa: E402
 from convert.flow import convert_run  # noqa: E402
+from convert.verify import GOLDEN_VECTORS  # noqa: E402
 from firmware_py.bundle import load_bundle  # noqa: E402
 from firmware_py.encoder import Encoder  # noqa: E402
+from firmware_py.selftest import read_vectors  # noqa: E402
 from models.decoder import load_decoder  # noqa: E402
 
 
@@ -59,6 +61,13 @@ def test_the_manifest_says_what_was_measured(converted, tiny_run):
 
 
 @pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
+def test_the_golden_vectors_hold_both_arithmetics_of_held_out_parts(converted):
+    inputs, latents = read_vectors(load_bundle(converted.out / "bundle"))
+    assert len(inputs) == GOLDEN_VECTORS
+    assert latents.shape == (2, GOLDEN_VECTORS, latents.shape[2])
+    assert len(np.unique(latents[0], axis=0)) == GOLDEN_VECTORS, "each part has a latent of its own"
+
+
 def test_the_arena_and_the_second_runtime_are_in_the_manifest(converted):
     manifest = json.loads((converted.out / "bundle" / "manifest.json").read_text())
     assert manifest["arena_bytes"] == converted.arena_bytes > 1000
