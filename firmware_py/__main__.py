@@ -10,8 +10,10 @@ import argparse
 import json
 import signal
 import sys
+import threading
 from pathlib import Path
 
+from firmware_py.archive import ArchiveError
 from firmware_py.bundle import BundleError
 from firmware_py.check import check
 from firmware_py.compand import GatherError
@@ -20,9 +22,21 @@ from firmware_py.encoder import EncoderError
 from firmware_py.link import LinkError
 from firmware_py.log import LogError
 from firmware_py.node import Node
+from firmware_py.run import run_device
+from firmware_py.slots import SlotsError
 from firmware_py.spool import SpoolError
 
-ERRORS = (BundleError, ConfigError, EncoderError, GatherError, LinkError, LogError, SpoolError)
+ERRORS = (
+    ArchiveError,
+    BundleError,
+    ConfigError,
+    EncoderError,
+    GatherError,
+    LinkError,
+    LogError,
+    SlotsError,
+    SpoolError,
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -68,10 +82,20 @@ def _check(config: NodeConfig, as_json: bool) -> int:
 
 
 def _run(config: NodeConfig, as_json: bool) -> int:
-    node = Node(config)
-    for number in SIGNALS:
-        signal.signal(number, node.stop)
-    statistics = node.run()
+    asked_to_stop = threading.Event()
+
+    def stop_on_signals(node: Node) -> None:
+        def stop(*_: object) -> None:
+            asked_to_stop.set()
+            node.stop()
+
+        for number in SIGNALS:
+            signal.signal(number, stop)
+        # Asked between the node before an update and the one after it.
+        if asked_to_stop.is_set():
+            node.stop()
+
+    node, statistics = run_device(config, stop_on_signals)
     if as_json:
         print(json.dumps(statistics))
     else:

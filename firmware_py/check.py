@@ -7,18 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from firmware_py.archive import read_verify_key
 from firmware_py.bundle import load_bundle
 from firmware_py.config import NodeConfig
 from firmware_py.encoder import Encoder
 from firmware_py.node import open_source, select_receivers
+from firmware_py.slots import bundle_in_use
 
 
 def check(config: NodeConfig) -> dict[str, Any]:
     """Load the bundle, encode one silent gather, open the source; leaves the spool alone.
 
-    Raises the errors of the bundle, the encoder and the source.
+    Raises the errors of the bundle, the encoder, the source and the signing key.
     """
-    bundle = load_bundle(config.node.bundle)
+    folder = config.node.bundle
+    if config.update:
+        read_verify_key(config.update.key)
+        folder = bundle_in_use(config.node.state_dir / "slots", folder)
+    bundle = load_bundle(folder)
     encoder = Encoder(bundle)
     selection = select_receivers(config, bundle)
     silence = np.zeros((*selection.shape[:2], len(selection.receivers)), np.float32)

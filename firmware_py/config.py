@@ -71,11 +71,26 @@ class RunSection:
 
 
 @dataclass(frozen=True)
+class UpdateSection:
+    """Take new bundles over the link, signed with the secret half of ``key``, a public signing key's file.
+
+    ``board`` names this device's board, for updates that are not for every board. A new bundle that the
+    centre has not answered within ``trial_s`` is gone back from. [node] bundle is what the device starts
+    from; bundles in use are kept in state_dir/slots.
+    """
+
+    key: Path
+    board: str = ""
+    trial_s: float = 600.0
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     node: NodeSection
     link: LinkSection
     source: SourceSection
     run: RunSection = field(default_factory=RunSection)
+    update: UpdateSection | None = None
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -92,6 +107,8 @@ def load_config(path: Path) -> NodeConfig:
         raise ConfigError(f"{path}: not TOML ({error})") from None
     sections = {}
     for entry in dataclasses.fields(NodeConfig):
+        if entry.name not in content and entry.name == "update":
+            continue
         if entry.name not in content and entry.name != "run":
             raise ConfigError(f"{path}: section [{entry.name}] is missing")
         kind = _SECTIONS[entry.name]
@@ -108,6 +125,7 @@ _SECTIONS: dict[str, Any] = {
     "link": LinkSection,
     "source": SourceSection,
     "run": RunSection,
+    "update": UpdateSection,
 }
 
 
@@ -170,6 +188,10 @@ def _check(path: Path, config: NodeConfig) -> None:
     ):
         if not good:
             raise ConfigError(f"{path}: [{section}] {key}: expected {expected}, got {value!r}")
+    if config.update and not 0 < config.update.trial_s < float("inf"):
+        raise ConfigError(
+            f"{path}: [update] trial_s: expected seconds, more than 0, got {config.update.trial_s!r}"
+        )
     _check_security(path, config.link)
     if config.source.kind == "files" and not config.source.paths:
         raise ConfigError(f"{path}: [source] paths: expected at least one .npy file to replay")

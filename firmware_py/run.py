@@ -1,0 +1,75 @@
+"""A device from start to end, over every bundle that an update brings it: the loop around ``Node``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from firmware_py import packet
+from firmware_py.archive import read_verify_key
+from firmware_py.bundle import Bundle, BundleError
+from firmware_py.config import NodeConfig
+from firmware_py.encoder import EncoderError
+from firmware_py.node import Node, select_receivers
+from firmware_py.selftest import self_test
+from firmware_py.slots import Slots
+from firmware_py.update import Terms, Updater
+
+# A serial line is shared with the records: a question and its answer are about 0.1 s at 115200 baud.
+SERIAL_CHUNK_BYTES = 1024
+CHUNK_BYTES = 4096
+
+
+def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[Node, dict[str, Any]]:
+    """Run until stopped or drained; returns the last ``Node`` and its statistics.
+
+    ``on_start`` is called with each node before it runs: one after each update and each roll-back. Raises the
+    errors of ``Node``, ``ArchiveError`` for a signing key that is none, ``SlotsError``.
+    """
+    if config.update is None:
+        node = Node(config)
+        on_start(node)
+        return node, node.run()
+    key = read_verify_key(config.update.key)
+    chunk_bytes = SERIAL_CHUNK_BYTES if config.link.kind == "serial" else CHUNK_BYTES
+    terms = Terms(key, config.update.board, chunk_bytes, config.update.trial_s)
+    slots = Slots(config.node.state_dir / "slots", config.node.bundle)
+    try:
+        while True:
+            node, updater = _start(config, slots, terms)
+            on_start(node)
+            statistics = node.run()
+            if not updater.restarting:
+                return node, statistics
+    finally:
+        slots.close()
+
+
+def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Updater]:
+    """A node on the bundle in use; one on trial that cannot even start is gone back from."""
+    while True:
+        folder = slots.start()
+        try:
+            node = Node(replace(config, node=replace(config.node, bundle=folder)))
+            break
+        except (BundleError, EncoderError) as error:
+            if not slots.on_trial:
+                raise
+            slots.roll_back(str(error))
+    header = packet.Record(
+        packet.UPDATE,
+        config.node.device,
+        config.node.survey,
+        node.spool.boot,
+        sequence=0,
+        model_hash=node.bundle.model_hash,
+    )
+
+    def test(bundle: Bundle) -> None:
+        select_receivers(config, bundle)
+        self_test(bundle)
+
+    updater = Updater(slots, terms, header, test, node.stop, node.log.write)
+    node.talkers.append(updater)
+    return node, updater
