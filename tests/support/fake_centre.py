@@ -15,11 +15,14 @@ def acknowledge_all(record: packet.Record) -> packet.Record | None:
 
 
 class FakeCentre:
-    """A ROUTER on a thread; ``answer`` maps a record to its answer or None. ``records`` is what arrived."""
+    """A ROUTER on a thread; ``answer`` maps a record to its answer, several, or None.
+
+    ``records`` is what arrived.
+    """
 
     def __init__(
         self,
-        answer: Callable[[packet.Record], packet.Record | None] = acknowledge_all,
+        answer: Callable[[packet.Record], packet.Record | list[packet.Record] | None] = acknowledge_all,
         endpoint: str = "tcp://127.0.0.1:*",
         options: dict[int, bytes | int] | None = None,
     ) -> None:
@@ -43,8 +46,9 @@ class FakeCentre:
             peer, data = self._socket.recv_multipart()
             record = packet.decode_record(data)
             self.records.append(record)
-            if answer := self.answer(record):
-                self._socket.send_multipart([peer, packet.encode_record(answer)])
+            answer = self.answer(record) or []
+            for one in answer if isinstance(answer, list) else [answer]:
+                self._socket.send_multipart([peer, packet.encode_record(one)])
 
     def close(self) -> None:
         self._stopping.set()
