@@ -60,6 +60,10 @@ class Process:
             time.sleep(0.02)
         raise TestbedError(f"{self.name}: not {what} within {timeout_s:.0f} s; see {self._errors.parent}")
 
+    def signal(self, number: int) -> None:
+        """Send the process a signal; one that has ended gets none."""
+        self._child.send_signal(number)
+
     def wait(self, timeout_s: float = 30.0) -> None:
         """Until the process ends by itself. Raises ``TestbedError`` when it does not, or ends badly."""
         try:
@@ -68,6 +72,11 @@ class Process:
             raise TestbedError(f"{self.name}: still running {timeout_s:.0f} s after its last event") from None
         if self.exit_code:
             raise TestbedError(f"{self.name}: {self.complaint()}")
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        self._child.kill()
+        self._child.wait()
 
     def end(self, timeout_s: float = 15.0) -> None:
         """Ask the process to end, and make it end when it does not."""
