@@ -50,7 +50,8 @@ def run(
 ) -> None:
     """Start the centre; Ctrl-C ends it once everything received is stored."""
     settings = load_config(config, insecure)
-    from central.service import Service, load_models
+    from central.decoders import load_models
+    from central.service import Service
     from firmware_py.log import Log
     from models.decoder import DecoderError
 

@@ -168,7 +168,8 @@ class Receiver:
             return f"records of type {record.type} are not taken here"
         model = self._models.get(record.model_hash)
         if model is None:
-            known = ", ".join(sorted(h.hex() for h in self._models))
+            # A list at once: a rollout may add a model meanwhile.
+            known = ", ".join(sorted(h.hex() for h in list(self._models)))
             return (
                 f"this device's encoder {record.model_hash.hex()} is none of the centre's ({known}); "
                 "install the bundle that belongs to the centre's decoder"

@@ -9,69 +9,38 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from central.assembler import Assembler, Event
-from central.config import CentralConfig
+from central.config import CentralConfig, ModelSection
 from central.database import StoreError, lock
+from central.decoders import MapDecoder, load_release
 from central.guard import Guard
 from central.journal import Journal, Journalled
 from central.receiver import Expected, Receiver
+from central.rollout import Rollouts
 from central.store import Store
-from firmware_py.bundle import BundleError, load_bundle
+from firmware_py import packet
 from firmware_py.log import Log, now_us
 from physics.acquisition import Acquisition
 
 PICTURES_WAITING = 100
 
 
-class MapDecoder(Protocol):
-    """What the centre asks of a decoder; ``models.decoder.Decoder`` is one."""
-
-    n_devices: int
-    latent: int
-    sha256: str
-    acquisition: Acquisition
-
-    def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
-    """Decoders by model hash, each checked against its bundle and compiled by a first decode.
-
-    Raises ``BundleError`` or ``models.decoder.DecoderError``.
-    """
-    from models.decoder import load_decoder
-
-    decoders: dict[bytes, MapDecoder] = {}
-    for section in config.model:
-        bundle = load_bundle(section.bundle)
-        decoder = load_decoder(section.decoder)
-        expected = bundle.manifest.get("decoder_sha256")
-        if decoder.sha256 != expected or decoder.model_hash != bundle.model_hash.hex():
-            raise BundleError(
-                f"{section.decoder}: decoder {decoder.sha256[:16]}… of encoder {decoder.model_hash} does not "
-                f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
-                "give a bundle and a decoder of one conversion"
-            )
-        if bundle.model_hash in decoders:
-            raise BundleError(
-                f"{section.bundle}: encoder {bundle.model_hash.hex()} has a [[model]] already; remove one"
-            )
-        silence = np.zeros((decoder.n_devices, decoder.latent), np.int8)
-        decoder.decode(silence, np.ones(decoder.n_devices, bool))
-        decoders[bundle.model_hash] = decoder
-    return decoders
-
-
 class Service:
     """Receiver, assembler, decoder and pictures around one data folder."""
 
-    def __init__(self, config: CentralConfig, decoders: Mapping[bytes, MapDecoder], log: Log) -> None:
+    def __init__(
+        self,
+        config: CentralConfig,
+        decoders: Mapping[bytes, MapDecoder],
+        log: Log,
+        load: Callable[[ModelSection], tuple[bytes, MapDecoder]] | None = None,
+    ) -> None:
+        """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them."""
         self._config = config.central
-        self._decoders = decoders
+        self._decoders = dict(decoders)
         self._log = log
         self._stop = threading.Event()
         self._inbox: queue.SimpleQueue[Journalled | None] = queue.SimpleQueue()
@@ -79,14 +48,19 @@ class Service:
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
         self._lock = lock(self._config.data_dir)
-        expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
+        self._expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
+        self._rollouts = Rollouts(
+            self._config.data_dir, self._decoders, load or load_release, self._adopt, log
+        )
         try:
+            self._rollouts.restore()
             self.receiver = Receiver(
                 self._config.listen,
                 self._config.data_dir,
-                expected,
+                self._expected,
                 self._inbox.put,
                 log,
+                handlers={packet.UPDATE: self._rollouts.handle},
                 guard=Guard(self._config.keys) if self._config.keys else None,
             )
         except BaseException:
@@ -108,16 +82,20 @@ class Service:
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
         decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
+        watching = partial(self._rollouts.watch, self._stop)
+        rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
         drawing.start()
         decoding.start()
         receiving.start()
         if not self._config.keys:
             self._log.write("insecure", reason="no keys: whoever can connect on this machine is believed")
         self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
+        rolling.start()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass
         self._stop.set()
         receiving.join()
+        rolling.join()
         self._inbox.put(None)
         decoding.join()
         self._pictures.put(None)
@@ -134,6 +112,11 @@ class Service:
         except BaseException as error:
             self.failure = error
             self._stop.set()
+
+    def _adopt(self, model_hash: bytes, decoder: MapDecoder) -> None:
+        """The decoder first: what the receiver lets in can be decoded."""
+        self._decoders[model_hash] = decoder
+        self._expected[model_hash] = Expected(decoder.n_devices, decoder.latent)
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)

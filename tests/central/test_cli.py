@@ -169,13 +169,13 @@ def test_run_that_cannot_start_is_one_line(config, line, message):
 
 RUN_WITH_A_FAKE_DECODER = """
 import sys, types
-import central.service
+import central.decoders
 from fake_decoder import MODEL_HASH, FakeDecoder
 import epic
 decoders = types.ModuleType("models.decoder")
 decoders.DecoderError = ValueError
 sys.modules["models.decoder"] = decoders
-central.service.load_models = lambda config: {MODEL_HASH: FakeDecoder()}
+central.decoders.load_models = lambda config: {MODEL_HASH: FakeDecoder()}
 sys.exit(epic.main(["central", "run", "--config", sys.argv[1]]))
 """
 

@@ -9,7 +9,7 @@ from fake_decoder import FakeDecoder
 from tiny import ENCODER, bundle_fields
 
 from central.config import CentralConfig
-from central.service import load_models
+from central.decoders import load_models
 from firmware_py.bundle import BundleError, create_bundle
 
 

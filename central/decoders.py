@@ -1,0 +1,56 @@
+"""The decoders of the centre's models, each with the bundle it belongs to."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from central.config import CentralConfig, ModelSection
+from firmware_py.bundle import BundleError, load_bundle
+from physics.acquisition import Acquisition
+
+
+class MapDecoder(Protocol):
+    """What the centre asks of a decoder; ``models.decoder.Decoder`` is one."""
+
+    n_devices: int
+    latent: int
+    sha256: str
+    acquisition: Acquisition
+
+    def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
+    """Decoders by model hash, of every [[model]]. Raises ``BundleError`` or ``models.decoder.DecoderError``."""
+    decoders: dict[bytes, MapDecoder] = {}
+    for section in config.model:
+        model_hash, decoder = load_release(section)
+        if model_hash in decoders:
+            raise BundleError(
+                f"{section.bundle}: encoder {model_hash.hex()} has a [[model]] already; remove one"
+            )
+        decoders[model_hash] = decoder
+    return decoders
+
+
+def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:
+    """Model hash and decoder, checked against its bundle and compiled by a first decode.
+
+    Raises ``BundleError`` or ``models.decoder.DecoderError``.
+    """
+    from models.decoder import load_decoder
+
+    bundle = load_bundle(section.bundle)
+    decoder = load_decoder(section.decoder)
+    expected = bundle.manifest.get("decoder_sha256")
+    if decoder.sha256 != expected or decoder.model_hash != bundle.model_hash.hex():
+        raise BundleError(
+            f"{section.decoder}: decoder {decoder.sha256[:16]}… of encoder {decoder.model_hash} does not "
+            f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
+            "give a bundle and a decoder of one conversion"
+        )
+    silence = np.zeros((decoder.n_devices, decoder.latent), np.int8)
+    decoder.decode(silence, np.ones(decoder.n_devices, bool))
+    return bundle.model_hash, decoder
