@@ -15,6 +15,8 @@ from central.database import StoreError
 from central.export import FORMATS, ExportError, export_map
 from central.keys import KeysError
 from central.receiver import ReceiverError
+from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
+from central.rollout_cli import rollout
 from central.store import Store, StoredMap
 from firmware_py.bundle import BundleError
 
@@ -40,7 +42,10 @@ ERRORS: tuple[type[Exception], ...] = (
     KeysError,
     ReceiverError,
     StoreError,
+    *ROLLOUT_ERRORS,
 )
+
+app.command()(rollout)
 
 
 @app.command()
