@@ -36,6 +36,9 @@ from firmware_py.update_messages import (
 
 RETRY_MIN_S = 2.0
 RETRY_MAX_S = 60.0
+# What is in use is said again this often: the answer may bring an offer. Health records, where they are sent,
+# bring it sooner.
+REPORT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Updater:
         self._log = log
         self._sequence = 0
         self._heard = False
+        self._report_again_s = 0.0
         self._complaint: Report | None = None
         self._download: Download | None = None
         self._statement: Statement | None = None
@@ -106,6 +110,8 @@ class Updater:
                 self._leave()
         if self._download and self._download.complete:
             self._install(self._download)
+        if self._heard and not self._download and now_s >= self._report_again_s:
+            self._heard = False
         message = None if self.restarting or now_s < self._due_s else self._next()
         if message is None:
             return None
@@ -143,7 +149,7 @@ class Updater:
             return
         message = decode_message(record.payload)
         if isinstance(message, Heard):
-            self._was_heard(message.version)
+            self._was_heard(message.version, now_s)
         elif isinstance(message, Offer):
             self._offered(message)
         elif isinstance(message, Chunk):
@@ -157,7 +163,7 @@ class Updater:
         self._due_s = float("-inf")
         self._wait_s = RETRY_MIN_S
 
-    def _was_heard(self, version: int) -> None:
+    def _was_heard(self, version: int, now_s: float) -> None:
         said = self._next()
         if not isinstance(said, Report) or said.version != version:
             return
@@ -167,6 +173,7 @@ class Updater:
             self._slots.told()
         else:
             self._heard = True
+            self._report_again_s = now_s + REPORT_S
             if self._slots.on_trial:
                 self._slots.confirm()
                 self._log("update_confirmed", version=version)
