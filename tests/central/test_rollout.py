@@ -1,0 +1,304 @@
+"""Rollouts at the centre: who is offered what, when, and what stops it. Devices are messages here."""
+
+import hashlib
+import json
+import threading
+
+import pytest
+from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
+from releases import KEY, make_release
+from waiting import wait_until
+
+from central import rollout as module
+from central.journal import Journal
+from central.rollout import Rollouts
+from central.rollout_store import DeviceState, RolloutError, RolloutStore
+from firmware_py import packet
+from firmware_py.archive import split_archive, unpack, verify_statement
+from firmware_py.bundle import load_bundle
+from firmware_py.log import Log
+from firmware_py.update_messages import (
+    Chunk,
+    Gone,
+    Heard,
+    Offer,
+    Report,
+    Want,
+    decode_message,
+    encode_message,
+)
+
+
+def make_model(folder, name="new", **options):
+    """A released model: bundle and decoder of one conversion, as far as the command looks."""
+    bundle = load_bundle(make_release(folder / "bundle", name, **options))
+    (folder / "decoder").mkdir()
+    (folder / "decoder" / "decoder.json").write_text(json.dumps({"model_hash": bundle.model_hash.hex()}))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    return make_model(tmp_path / "model")
+
+
+class Centre:
+    """The rollouts of a centre at work, and devices that speak to it."""
+
+    def __init__(self, data_dir, load):
+        self.data_dir = data_dir
+        self.models = {MODEL_HASH: FakeDecoder()}
+        self.log_path = data_dir / "log.jsonl"
+        self.rollouts = Rollouts(data_dir, self.models, load, self.models.__setitem__, Log(self.log_path))
+        self.rollouts.restore()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self.rollouts.watch, args=(self._stopping,))
+        self._thread.start()
+
+    def stop(self):
+        self._stopping.set()
+        self._thread.join()
+
+    def stored(self, version=None):
+        store = RolloutStore(self.data_dir)
+        try:
+            return next(r for r in store.rollouts() if version in (None, r.version))
+        finally:
+            store.close()
+
+    def kept(self, device):
+        """What is on the disk of a device."""
+        return self.stored().devices.get((1, device), DeviceState("none"))
+
+    def wait_for_state(self, device, state):
+        wait_until(lambda: self.kept(device).state == state, what=f"{state} on the disk")
+
+    def took_up(self, version):
+        lines = map(json.loads, self.log_path.read_text().splitlines())
+        return any(line["what"] == "rollout" and line["version"] == version for line in lines)
+
+    def tell(self, device, message, model_hash=MODEL_HASH):
+        """The answers to a device's message."""
+        record = packet.Record(
+            packet.UPDATE, device, 1, 1, 1, model_hash=model_hash, payload=encode_message(message)
+        )
+        answers = self.rollouts.handle(record, 100)
+        assert all((a.type, a.device, a.survey) == (packet.UPDATE, device, 1) for a in answers)
+        return [decode_message(answer.payload) for answer in answers]
+
+    def asks(self, device, running=0):
+        """What a device is offered when it says what it runs; None for nothing."""
+        heard, *offers = self.tell(device, Report("running", running))
+        assert heard == Heard(running)
+        return offers[0] if offers else None
+
+    def health(self, device):
+        record = packet.Record(packet.HEALTH, device, 1, 1, 1, model_hash=MODEL_HASH)
+        answer = self.rollouts.offer(record)
+        return answer and decode_message(answer.payload)
+
+    def deliver(self, device, model_hash, boot=1):
+        journal = Journal(self.data_dir)
+        record = latent_record(device=device, model_hash=model_hash, boot=boot)
+        journal.commit([(record, module.now_us(), 100)])
+        journal.close()
+
+
+@pytest.fixture
+def centre(data_dir, monkeypatch):
+    """Starts centres on ``data_dir``; ``centre(load)``."""
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    running = []
+
+    def start(load=lambda section: (load_bundle(section.bundle).model_hash, FakeDecoder())):
+        running.append(Centre(data_dir, load))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+def roll_out(centre, folder, version=None, canaries=0, boards=()):
+    """Make a rollout and wait until the centre has taken it up; returns its version."""
+    store = RolloutStore(centre.data_dir)
+    try:
+        made = store.create(folder, KEY, version, canaries, boards)
+    finally:
+        store.close()
+    wait_until(lambda: centre.took_up(made), what="take-up")
+    return made
+
+
+def test_nothing_is_offered_before_a_rollout(centre):
+    one = centre()
+    assert one.asks(0) is None
+    assert one.health(0) is None
+
+
+def test_a_device_gets_the_archive_piece_by_piece_after_the_decoder_is_there(centre, model, tmp_path):
+    one = centre()
+    roll_out(one, model)
+    new_hash = load_bundle(model / "bundle").model_hash
+    assert set(one.models) == {MODEL_HASH, new_hash}, "the old decoder stays"
+    offer = one.asks(3)
+    assert isinstance(offer, Offer)
+    statement = verify_statement(offer.statement, offer.signature, KEY.verify_key)
+    assert (offer.version, statement.version, statement.model_hash) == (1, 1, new_hash)
+    archive = b""
+    while len(archive) < offer.archive_bytes:
+        (chunk,) = one.tell(3, Want(offer.sha256, len(archive), 1000))
+        assert isinstance(chunk, Chunk)
+        assert chunk.offset == len(archive)
+        archive += chunk.data
+    assert hashlib.sha256(archive).digest() == offer.sha256
+    assert split_archive(archive)[:2] == (offer.statement, offer.signature)
+    unpack(archive, KEY.verify_key, tmp_path / "unpacked")
+    wait_until(lambda: one.kept(3).bytes == len(archive), what="progress on the disk")
+    assert one.tell(3, Report("running", 1), new_hash) == [Heard(1)]
+    one.wait_for_state(3, "running")
+
+
+def test_health_records_bring_the_offer_but_not_to_a_busy_or_finished_device(centre, model):
+    one = centre()
+    roll_out(one, model)
+    offer = one.health(3)
+    assert isinstance(offer, Offer)
+    one.tell(3, Want(offer.sha256, 0, 100))
+    assert one.health(3) is None, "it is downloading"
+    assert one.asks(3) == offer, "it has started again, and goes on"
+    one.tell(3, Report("running", 1))
+    assert one.health(3) is None
+    assert one.asks(3, running=1) is None
+
+
+def test_canaries_first_and_the_rest_when_they_deliver(centre, model):
+    one = centre()
+    roll_out(one, model, canaries=2)
+    new_hash = load_bundle(model / "bundle").model_hash
+    offer = one.asks(0)
+    assert one.asks(1) == offer
+    assert one.asks(2) is None
+    assert one.tell(2, Want(offer.sha256, 0, 100)) == [Gone(offer.sha256)]
+    for device in (0, 1):
+        one.tell(device, Report("running", 1), new_hash)
+    one.deliver(0, new_hash)
+    one.deliver(1, MODEL_HASH)
+    one.wait_for_state(1, "running")
+    assert one.stored().stage == "canary", "one canary has delivered nothing of the new model"
+    assert one.asks(2) is None
+    one.deliver(1, new_hash, boot=2)
+    wait_until(lambda: one.stored().stage == "all", what="the rest")
+    assert one.asks(2) == offer
+
+
+def test_a_failed_device_stops_the_rollout_and_says_why(centre, model):
+    one = centre()
+    roll_out(one, model)
+    offer = one.asks(0)
+    one.asks(1)
+    assert one.tell(0, Report("failed", 1, "golden vectors")) == [Heard(1)]
+    assert one.asks(2) is None
+    assert one.tell(1, Want(offer.sha256, 0, 100)) == [Gone(offer.sha256)]
+    assert one.asks(0) is None
+    wait_until(lambda: one.stored().stage == "stopped", what="stop on the disk")
+    assert one.stored().reason == "device 0 of survey 1: golden vectors"
+    assert one.kept(0).reason == "golden vectors"
+    assert one.tell(1, Report("running", 1)) == [Heard(1)], "who has it already is heard all the same"
+    one.wait_for_state(1, "running")
+
+
+def test_a_device_that_declines_stops_nothing_and_is_no_canary(centre, model):
+    one = centre()
+    roll_out(one, model, canaries=1, boards=["esp32-s3"])
+    one.asks(0)
+    assert one.tell(0, Report("declined", 1, "for esp32-s3")) == [Heard(1)]
+    assert one.asks(1) is not None
+    assert one.asks(0) is None
+    assert one.asks(2) is None
+    one.wait_for_state(0, "declined")
+    assert one.stored().stage == "canary"
+
+
+def test_a_device_of_an_unknown_model_is_not_heard_so_that_it_goes_back(centre):
+    assert centre().tell(0, Report("running", 9), b"unknown!") == []
+
+
+def test_a_model_that_cannot_be_loaded_is_offered_to_nobody(centre, model):
+    def load(section):
+        raise ValueError("no such layer")
+
+    one = centre(load)
+    store = RolloutStore(one.data_dir)
+    store.create(model, KEY, None, 0)
+    store.close()
+    wait_until(lambda: one.stored().stage == "stopped", what="stop")
+    assert one.stored().reason == "its decoder cannot be loaded: no such layer"
+    assert one.asks(0) is None
+
+
+def test_a_new_rollout_takes_the_place_of_the_one_before(centre, model, tmp_path):
+    one = centre()
+    roll_out(one, model)
+    before = one.asks(0)
+    roll_out(one, make_model(tmp_path / "next", "next", encoder=b"another"), version=5)
+    after = one.asks(0)
+    assert (before.version, after.version) == (1, 5)
+    assert one.tell(0, Want(before.sha256, 0, 100)) == [Gone(before.sha256)]
+    assert one.stored(1).stage == "superseded"
+
+
+def test_after_a_restart_of_the_centre_everything_goes_on(centre, model, tmp_path):
+    one = centre()
+    roll_out(one, model, canaries=1)
+    old_hash = load_bundle(model / "bundle").model_hash
+    one.asks(0)
+    one.tell(0, Report("running", 1), old_hash)
+    one.deliver(0, old_hash)
+    roll_out(one, make_model(tmp_path / "next", "next", encoder=b"another"), canaries=1)
+    one.asks(4)
+    one.stop()
+    again = centre()
+    next_hash = load_bundle(tmp_path / "next" / "bundle").model_hash
+    assert set(again.models) == {MODEL_HASH, old_hash, next_hash}, "records of the former may still come"
+    assert again.asks(4).version == 2
+    assert again.asks(0, running=1) is None, "device 4 is the canary still"
+
+
+def test_a_former_model_without_records_is_not_loaded_again(centre, model, tmp_path):
+    one = centre()
+    roll_out(one, model)
+    roll_out(one, make_model(tmp_path / "next", "next", encoder=b"another"))
+    one.stop()
+    assert load_bundle(model / "bundle").model_hash not in centre().models
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff" * 40, encode_message(Gone(bytes(32)))])
+def test_what_is_no_question_is_not_answered(centre, payload):
+    record = packet.Record(packet.UPDATE, 0, 1, 1, 1, model_hash=MODEL_HASH, payload=payload)
+    assert centre().rollouts.handle(record, 60) == []
+
+
+def create(data_dir, folder, version=None):
+    store = RolloutStore(data_dir)
+    try:
+        return store.create(folder, KEY, version, 0)
+    finally:
+        store.close()
+
+
+def test_versions_only_go_up(data_dir, model):
+    assert create(data_dir, model, 4) == 4
+    assert create(data_dir, model) == 5
+    with pytest.raises(RolloutError, match="version 5: expected more than 5"):
+        create(data_dir, model, 5)
+    assert sorted(path.name for path in (data_dir / "rollouts").iterdir()) == ["4", "5"]
+
+
+def test_what_is_no_released_model_is_refused_with_nothing_left(data_dir, model, tmp_path):
+    with pytest.raises(RolloutError, match="expected a folder with bundle/ and decoder/"):
+        create(data_dir, tmp_path / "none")
+    (model / "decoder" / "decoder.json").write_text('{"model_hash": "0123"}')
+    with pytest.raises(RolloutError, match="the decoder is of encoder 0123"):
+        create(data_dir, model)
+    assert not (data_dir / "rollouts").exists()
