@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from central.keys import CENTRE, KeysError, allow, list_keys, new_centre, new_keys, revoke
+from central.signing import SigningError, new_signing_key
 
 app = typer.Typer(help="Keys of the centre, its devices and gateways.", no_args_is_help=True)
 
-ERRORS: tuple[type[Exception], ...] = (KeysError,)
+ERRORS: tuple[type[Exception], ...] = (KeysError, SigningError)
 
 KeysOption = Annotated[Path, typer.Option("--keys", help="The centre's key folder.")]
 NameArgument = Annotated[str, typer.Argument(help="device-N, survey-S-device-N or gateway-NAME.")]
@@ -20,10 +21,22 @@ NameArgument = Annotated[str, typer.Argument(help="device-N, survey-S-device-N o
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help=f"device-N, survey-S-device-N, gateway-NAME, or {CENTRE}.")],
+    name: Annotated[
+        str | None, typer.Argument(help=f"device-N, survey-S-device-N, gateway-NAME, or {CENTRE}.")
+    ] = None,
     keys: KeysOption = Path("keys"),
+    signing: Annotated[
+        bool, typer.Option("--signing", help="The key that updates are signed with, instead.")
+    ] = False,
 ) -> None:
     """Make keys, in a folder to copy to the device or gateway; nobody is let in yet."""
+    if signing == bool(name):
+        raise KeysError("expected a name or --signing, one of them; see: epic keys new --help")
+    if signing:
+        public, secret = new_signing_key(keys)
+        typer.echo(f"{public}: devices that take updates need this file; {secret} signs them, guard it")
+        return
+    assert name
     if name == CENTRE:
         typer.echo(f"{new_centre(keys)}: devices need this file; the secret one never leaves this machine")
         return

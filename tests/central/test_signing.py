@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 from tiny import ENCODER, bundle_fields
 
+import epic
 from central.signing import SigningError, new_signing_key, read_signing_key, sign_bundle
 from firmware_py.archive import (
     ArchiveError,
@@ -131,6 +132,18 @@ def test_a_signing_key_is_private_and_never_replaced(tmp_path):
     with pytest.raises(SigningError, match="is there already"):
         new_signing_key(tmp_path / "keys")
     assert secret.read_bytes() == before
+
+
+def test_epic_keys_makes_the_signing_key(tmp_path, capsys):
+    def new(*options):
+        return epic.main(["keys", "new", "--keys", str(tmp_path / "keys"), *options])
+
+    assert new("--signing") == 0
+    read_signing_key(tmp_path / "keys" / "signing.secret")
+    assert new("--signing") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert new() == new("device-1", "--signing") == 2
+    assert capsys.readouterr().err.count("error: expected a name or --signing") == 2
 
 
 def test_signing_keys_at_fault(tmp_path):
