@@ -15,6 +15,9 @@ Not counted, as it cannot be seen from here: heartbeats (9 + 7 bytes each way ev
 
 from __future__ import annotations
 
+import sys
+import time
+
 import zmq
 
 from firmware_py.keys import CurveKeys
@@ -26,6 +29,11 @@ RECONNECT_MAX_MS = 30_000
 LINGER_MS = 500
 MAX_MESSAGE_BYTES = 1 << 20
 GREETING_BYTES = 64
+# A connection that broke is tried again by ZeroMQ at once, with an event that says so; but not one on which it
+# could not make sense of the bytes: that session it ends for good, without a word.
+# (Never EVENT_HANDSHAKE_FAILED_PROTOCOL here: to watch for it keeps libzmq 4.3.5 from closing the connection.)
+WATCHED_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+REOPEN_MIN_S, REOPEN_MAX_S = 1.0, 30.0
 # CurveZMQ (RFC 26)
 # around each body: the command's name, a nonce, the box's authenticator, the frame's flags.
 MESSAGE_BYTES = 8 + 8 + 16 + 1
@@ -53,6 +61,28 @@ def handshake_bytes(socket_type: str, curve: bool = False) -> int:
     return GREETING_BYTES + frame_bytes(first) + frame_bytes(second + properties)
 
 
+def open_dealer(context: zmq.Context, curve: CurveKeys | None) -> zmq.Socket:
+    """A DEALER, not connected yet, that holds little, loses nothing in silence and comes back by itself."""
+    dealer = context.socket(zmq.DEALER)
+    for option, value in (
+        (zmq.SNDHWM, HIGH_WATER_MARK),
+        (zmq.RCVHWM, HIGH_WATER_MARK),
+        (zmq.LINGER, LINGER_MS),
+        (zmq.IMMEDIATE, 1),
+        (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+        (zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS),
+        (zmq.RECONNECT_IVL, 100),
+        (zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS),
+        (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+    ):
+        dealer.setsockopt(option, value)
+    if curve:
+        dealer.curve_serverkey = curve.server
+        dealer.curve_publickey = curve.public
+        dealer.curve_secretkey = curve.secret
+    return dealer
+
+
 class ZmqLink:
     """``Link`` over ZeroMQ, encrypted and authenticated with ``curve``.
 
@@ -62,38 +92,30 @@ class ZmqLink:
     def __init__(self, endpoint: str, curve: CurveKeys | None = None) -> None:
         self.statistics = LinkStatistics()
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.SNDHWM, HIGH_WATER_MARK),
-            (zmq.RCVHWM, HIGH_WATER_MARK),
-            (zmq.LINGER, LINGER_MS),
-            (zmq.IMMEDIATE, 1),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS),
-            (zmq.RECONNECT_IVL, 100),
-            (zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS),
-            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
-        ):
-            self._socket.setsockopt(option, value)
-        if curve:
-            self._socket.curve_serverkey = curve.server
-            self._socket.curve_publickey = curve.public
-            self._socket.curve_secretkey = curve.secret
-        self._curve = curve is not None
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._endpoint = endpoint
+        self._keys = curve
+        # When the connection was lost, until ZeroMQ says that it tries again.
+        self._lost_s: float | None = None
+        self._reopen_s = REOPEN_MIN_S
         try:
-            self._socket.connect(endpoint)
+            self._open()
         except zmq.ZMQError as error:
             self.close()
             raise LinkError(
                 f"link: cannot use endpoint {endpoint!r} ({error}); expected tcp://host:port"
             ) from None
 
+    def _open(self) -> None:
+        self._socket = open_dealer(self._context, self._keys)
+        self._monitor = self._socket.get_monitor_socket(WATCHED_EVENTS)
+        self._socket.connect(self._endpoint)
+
     def send(self, record: bytes) -> bool:
         self._refuse_if_closed()
         try:
             self._socket.send(record, zmq.DONTWAIT)
         except zmq.Again:
+            self._follow()
             return False
         self.statistics.records_sent += 1
         self.statistics.bytes_sent += self._wire_bytes(record)
@@ -102,7 +124,7 @@ class ZmqLink:
     def receive(self, timeout_s: float) -> bytes | None:
         self._refuse_if_closed()
         if not self._socket.poll(int(timeout_s * 1000)):
-            self._count_handshakes()
+            self._follow()
             return None
         parts = self._socket.recv_multipart()
         self.statistics.records_received += 1
@@ -110,13 +132,25 @@ class ZmqLink:
         return parts[-1]
 
     def _wire_bytes(self, body: bytes) -> int:
-        return frame_bytes(len(body) + (MESSAGE_BYTES if self._curve else 0))
+        return frame_bytes(len(body) + (MESSAGE_BYTES if self._keys else 0))
 
-    def _count_handshakes(self) -> None:
+    def _follow(self) -> None:
+        """Follow the connection's fate, and open another socket when ZeroMQ has given this one up."""
+        self._take_events()
+        if self._lost_s is not None and time.monotonic() - self._lost_s > self._reopen_s:
+            self._lost_s = None
+            self._reopen_s = min(2 * self._reopen_s, REOPEN_MAX_S)
+            self._shut(linger_ms=0)
+            self._open()
+
+    def _take_events(self) -> None:
         while self._monitor.poll(0):
-            self._monitor.recv_multipart()
-            self.statistics.bytes_sent += handshake_bytes("DEALER", self._curve)
-            self.statistics.bytes_received += handshake_bytes("ROUTER", self._curve)
+            event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
+            self._lost_s = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._reopen_s = REOPEN_MIN_S
+                self.statistics.bytes_sent += handshake_bytes("DEALER", self._keys is not None)
+                self.statistics.bytes_received += handshake_bytes("ROUTER", self._keys is not None)
 
     def _refuse_if_closed(self) -> None:
         if self._socket.closed:
@@ -125,8 +159,11 @@ class ZmqLink:
     def close(self) -> None:
         if self._socket.closed:
             return
-        self._count_handshakes()
+        self._take_events()
+        self._shut(LINGER_MS)
+        self._context.term()
+
+    def _shut(self, linger_ms: int) -> None:
         self._socket.disable_monitor()
         self._monitor.close(0)
-        self._socket.close()
-        self._context.term()
+        self._socket.close(linger_ms)

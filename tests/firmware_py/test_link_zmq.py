@@ -8,6 +8,7 @@ from wire import CountingProxy
 from firmware_py.keys import CurveKeys, read_curve_keys, read_secret
 from firmware_py.link import LinkError
 from firmware_py.link_zmq import ZmqLink, frame_bytes
+from testbed.proxy import Proxy
 
 CENTRE_PUBLIC, CENTRE_SECRET = zmq.curve_keypair()
 DEVICE_PUBLIC, DEVICE_SECRET = zmq.curve_keypair()
@@ -149,6 +150,28 @@ def test_a_centre_that_reads_nothing_is_noticed_within_a_bounded_queue(router):
         sent += 1
     assert sent < 5_000
     link.close()
+
+
+@pytest.mark.parametrize("curve", [None, CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET)])
+def test_a_link_whose_bytes_made_no_sense_comes_back(curve, request):
+    """After a protocol error ZeroMQ itself never connects again."""
+    router = request.getfixturevalue("secure_router" if curve else "router")
+    with Proxy(port_of(router)) as proxy:
+        link = ZmqLink(f"tcp://127.0.0.1:{proxy.port}", curve)
+        wait_until(lambda: link.send(b"before"), what="a connection")
+        peer, _ = router.recv_multipart()
+        proxy.down.bit_error_rate = 1.0
+        router.send_multipart([peer, b"answer"])
+        wait_until(lambda: proxy.connections == 0, what="the connection's end")
+        proxy.down.bit_error_rate = 0.0
+
+        def sent_again() -> bool:
+            assert link.receive(0.01) is None
+            return link.send(b"after")
+
+        wait_until(sent_again, what="another connection")
+        assert router.recv_multipart()[1] == b"after"
+        link.close()
 
 
 def test_an_endpoint_that_is_none():
