@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from central.config import ModelSection
 from central.database import StoreError
+from central.decoders import MapDecoder
 from central.rollout_store import (
     ALL,
     CANARY,
@@ -29,6 +29,7 @@ from central.rollout_store import (
 )
 from firmware_py import packet
 from firmware_py.archive import ArchiveError, split_archive
+from firmware_py.bundle import load_bundle
 from firmware_py.log import Log, now_us
 from firmware_py.update_messages import (
     FAILED,
@@ -48,31 +49,29 @@ POLL_S = 1.0
 # A device that asked this recently is busy with the update, and is not offered it again.
 BUSY_S = 60.0
 
-D = TypeVar("D")
-
 
 @dataclass
 class _Active:
-    """The rollout in progress; ``archive`` is all of it, some 100 kB."""
+    """The rollout in progress; ``archive`` is all of it, some 100 to 300 kB."""
 
     stored: StoredRollout
     archive: bytes
     offer: Offer
 
 
-class Rollouts(Generic[D]):
+class Rollouts:
     """What the centre does about updates. ``handle`` and ``offer`` are the receiver's, ``watch`` has a thread.
 
     ``load`` reads the decoder of a released model, ``adopt(model_hash, decoder)`` puts it to work; ``models``
-    are the hashes of those at work.
+    are those at work, by model hash.
     """
 
     def __init__(
         self,
         data_dir: Path,
-        models: Collection[bytes],
-        load: Callable[[ModelSection], tuple[bytes, D]],
-        adopt: Callable[[bytes, D], None],
+        models: Mapping[bytes, MapDecoder],
+        load: Callable[[ModelSection], tuple[bytes, MapDecoder]],
+        adopt: Callable[[bytes, MapDecoder], None],
         log: Log,
     ) -> None:
         self._data_dir = data_dir
@@ -195,13 +194,9 @@ class Rollouts(Generic[D]):
         devices = self._active.stored.devices
         known = devices.get(key)
         if known is None or known.state != state:
+            version = self._active.stored.version
             self._log.write(
-                "update",
-                survey=key[0],
-                device=key[1],
-                version=self._active.stored.version,
-                state=state,
-                reason=reason,
+                "update", survey=key[0], device=key[1], version=version, state=state, reason=reason
             )
         devices[key] = DeviceState(state, reason, done_bytes, now_us())
         self._changed.add(key)
@@ -237,10 +232,16 @@ class Rollouts(Generic[D]):
 
     def _load_model(self, rollout: StoredRollout) -> None:
         """Put the decoder of ``rollout`` to work. Raises ``RolloutError``."""
-        if rollout.model_hash in self._models:
-            return
+        section = model_section(self._data_dir, rollout.version)
         try:
-            model_hash, decoder = self._load(model_section(self._data_dir, rollout.version))
+            if at_work := self._models.get(rollout.model_hash):
+                expected = load_bundle(section.bundle).manifest.get("decoder_sha256")
+                if at_work.sha256 != expected:
+                    raise RolloutError(
+                        "another decoder of this encoder is at work; give that one, or retrain both"
+                    )
+                return
+            model_hash, decoder = self._load(section)
         except Exception as error:
             # The decoder's library raises what it will; the centre goes on with the models that it has.
             raise RolloutError(f"its decoder cannot be loaded: {error}") from None

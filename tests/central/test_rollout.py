@@ -248,6 +248,24 @@ def test_a_new_rollout_takes_the_place_of_the_one_before(centre, model, tmp_path
     assert one.stored(1).stage == "superseded"
 
 
+def test_the_way_back_is_the_older_model_under_a_new_version(centre, model, tmp_path):
+    one = centre()
+    decoder = FakeDecoder.sha256
+    first = make_model(tmp_path / "first", "first", encoder=b"another", decoder_sha256=decoder)
+    assert [roll_out(one, folder) for folder in (first, model, first)] == [1, 2, 3]
+    assert one.asks(0, running=2).version == 3
+
+
+def test_an_encoder_with_another_decoder_than_the_one_at_work_is_not_offered(centre, model):
+    one = centre()
+    one.models[load_bundle(model / "bundle").model_hash] = FakeDecoder()
+    store = RolloutStore(one.data_dir)
+    store.create(model, KEY, None, 0)
+    store.close()
+    wait_until(lambda: one.stored().stage == "stopped", what="stop")
+    assert "another decoder of this encoder is at work" in one.stored().reason
+
+
 def test_after_a_restart_of_the_centre_everything_goes_on(centre, model, tmp_path):
     one = centre()
     roll_out(one, model, canaries=1)
