@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,9 +41,35 @@ class ModelSection(_Section):
     decoder: Path
 
 
+class GatewaySection(_Section):
+    """Devices on serial ``ports`` (8N1 at ``baud``) and on plain TCP, ``tcp`` host:port.
+
+    In ``central.toml`` the centre itself serves them. A gateway on its own (``epic central gateway``) reaches
+    its ``centre`` as ``name``, with KEYS/NAME/; devices' MACs are checked by KEYS/allowed/.
+    """
+
+    ports: list[str] = []
+    baud: int = Field(default=115_200, gt=0, strict=True)
+    tcp: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    centre: str | None = Field(default=None, pattern=r"^(tcp|ipc)://.+")
+    name: str = Field(default="gateway-local", pattern=r"^gateway-")
+    keys: Path | None = None
+    insecure: bool = Field(default=False, strict=True)
+    log: Path | None = None
+
+
 class CentralConfig(_Section):
     central: CentralSection
     model: list[ModelSection] = Field(min_length=1)
+    gateway: GatewaySection | None = None
+
+
+class _GatewayFile(BaseModel):
+    """A gateway's own file, or the ``central.toml`` of the centre on the same machine."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    central: CentralSection | None = None
+    gateway: GatewaySection = GatewaySection()
 
 
 def load_config(path: Path, insecure: bool = False) -> CentralConfig:
@@ -50,23 +77,7 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
 
     ``insecure`` has the effect of the key of that name.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give --config a central.toml"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from None
-    try:
-        config = CentralConfig.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        problem = {"extra_forbidden": "not a key of central.toml", "missing": "required, and missing"}.get(
-            first["type"], f"{first['msg']}, got {first['input']!r}"
-        )
-        raise ConfigError(f"{path}: {place}: {problem}") from None
+    config = _read(path, CentralConfig)
     base = path.resolve().parent
     if insecure:
         config = config.model_copy(update={"central": config.central.model_copy(update={"insecure": True})})
@@ -79,7 +90,67 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
         }
     )
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
-    return CentralConfig(central=central, model=models)
+    return CentralConfig(central=central, model=models, gateway=config.gateway)
+
+
+def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) -> GatewaySection:
+    """Settings of a gateway on its own; ``ports`` and ``tcp``, where given, take the file's place.
+
+    Without ``centre`` and ``keys`` they are those of [central] in the same file. Raises ``ConfigError``.
+    """
+    file = _read(path, _GatewayFile)
+    own, central, base = file.gateway, file.central, path.resolve().parent
+    centre, keys = own.centre, own.keys
+    if central:
+        # Whoever listens on every address is reached on this machine's own.
+        centre = centre or central.listen.replace("//*:", "//127.0.0.1:").replace(
+            "//0.0.0.0:", "//127.0.0.1:"
+        )
+        keys = keys or central.keys
+    insecure = insecure or own.insecure or bool(central and central.insecure)
+    if not centre:
+        raise ConfigError(f"{path}: gateway.centre: missing; expected the centre's tcp://address:port")
+    if insecure == bool(keys):
+        raise ConfigError(f"{path}: gateway: expected either keys (a folder) or insecure = true")
+    section = own.model_copy(
+        update={
+            "ports": ports or own.ports,
+            "tcp": tcp or own.tcp,
+            "centre": centre,
+            "keys": keys and base / keys,
+            "insecure": insecure,
+            "log": own.log and base / own.log,
+        }
+    )
+    if not section.ports and not section.tcp:
+        raise ConfigError(f"{path}: gateway: no line to serve; give --port /dev/tty... or --tcp host:port")
+    if insecure and not (is_loopback(centre) and is_loopback(section.tcp or "localhost:0")):
+        raise ConfigError(
+            f"{path}: gateway.insecure: only between addresses of this machine, not {centre}, "
+            f"{section.tcp or ''}; make keys with `epic keys new {own.name}`"
+        )
+    return section
+
+
+_File = TypeVar("_File", bound=BaseModel)
+
+
+def _read(path: Path, model: type[_File]) -> _File:
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = {"extra_forbidden": "not a key of this file", "missing": "required, and missing"}.get(
+            first["type"], f"{first['msg']}, got {first['input']!r}"
+        )
+        raise ConfigError(f"{path}: {place}: {problem}") from None
 
 
 def _check_security(path: Path, central: CentralSection) -> None:

@@ -11,17 +11,22 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import zmq
 
 from central.assembler import Assembler, Event
 from central.config import CentralConfig, ModelSection
 from central.database import StoreError, lock
 from central.decoders import MapDecoder, load_release
+from central.gateway import Gateway
 from central.guard import Guard
 from central.journal import Journal, Journalled
-from central.receiver import Expected, Receiver
+from central.keys import KeyRing
+from central.line import Seals
+from central.receiver import GATEWAYS, Expected, Receiver
 from central.rollout import Rollouts
 from central.store import Store
 from firmware_py import packet
+from firmware_py.link_zmq import open_dealer
 from firmware_py.log import Log, now_us
 from physics.acquisition import Acquisition
 
@@ -40,6 +45,7 @@ class Service:
     ) -> None:
         """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them."""
         self._config = config.central
+        self._gateway: Gateway | None = None
         self._decoders = dict(decoders)
         self._log = log
         self._stop = threading.Event()
@@ -63,6 +69,9 @@ class Service:
                 handlers={packet.UPDATE: self._rollouts.handle},
                 guard=Guard(self._config.keys) if self._config.keys else None,
             )
+            if config.gateway:
+                keys = KeyRing(self._config.keys) if self._config.keys else None
+                self._gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
         except BaseException:
             self._lock.close()
             raise
@@ -82,11 +91,13 @@ class Service:
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
         decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
+        lines = threading.Thread(target=self._guard, args=(self._serve_lines,), name="gateway")
         watching = partial(self._rollouts.watch, self._stop)
         rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
         drawing.start()
         decoding.start()
         receiving.start()
+        lines.start()
         if not self._config.keys:
             self._log.write("insecure", reason="no keys: whoever can connect on this machine is believed")
         self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
@@ -94,6 +105,8 @@ class Service:
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass
         self._stop.set()
+        # Lines hold sockets of the receiver's context, which ends only when they have closed them.
+        lines.join()
         receiving.join()
         rolling.join()
         self._inbox.put(None)
@@ -112,6 +125,16 @@ class Service:
         except BaseException as error:
             self.failure = error
             self._stop.set()
+
+    def _own_line(self) -> zmq.Socket:
+        """A line's way to the receiver, within this process."""
+        upstream = open_dealer(self.receiver.context, None)
+        upstream.connect(GATEWAYS)
+        return upstream
+
+    def _serve_lines(self) -> None:
+        if self._gateway:
+            self._gateway.run(self._stop.is_set)
 
     def _adopt(self, model_hash: bytes, decoder: MapDecoder) -> None:
         """The decoder first: what the receiver lets in can be decoded."""
