@@ -48,6 +48,10 @@ class Connection:
         self.finishing = False
         self.closed = False
 
+    @property
+    def bit_errors(self) -> int:
+        return sum(way.shaper.bit_errors for way, _ in self._ways)
+
     def readers(self, now_s: float) -> list[socket.socket]:
         return [
             way.source

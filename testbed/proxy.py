@@ -40,6 +40,7 @@ class Proxy:
         self._target = ("127.0.0.1", target_port)
         self._rng = random.Random(seed)
         self._connections: list[Connection] = []
+        self._bit_errors = 0
         self._requests: queue.SimpleQueue[tuple[Callable[[], int], Future[int]]] = queue.SimpleQueue()
         self._closing = False
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -62,6 +63,11 @@ class Proxy:
     def connections(self) -> int:
         """Connections that are open through to the target."""
         return self._ask(lambda: len(self._whole()))
+
+    @property
+    def bit_errors(self) -> int:
+        """Bits that went wrong so far, both ways, of all connections."""
+        return self._ask(lambda: self._bit_errors + sum(c.bit_errors for c in self._connections))
 
     def cut(self, fin: bool = False) -> int:
         """End every connection, by RST or by FIN; what is on its way is lost. Returns how many there were."""
@@ -109,6 +115,7 @@ class Proxy:
             for connection in self._connections:
                 if not connection.closed:
                     connection.move(readable, now_s)
+            self._bit_errors += sum(c.bit_errors for c in self._connections if c.closed)
             self._connections = [c for c in self._connections if not c.closed]
 
     def _wait(self) -> set[socket.socket]:

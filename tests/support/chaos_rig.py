@@ -48,7 +48,6 @@ class Rig:
         centre_dir: Path | None = None,
         state_dir: Path | None = None,
         baud: int = 115_200,
-        bit_error_rate: float = 0.0,
         spool_records: int = 10_000,
         seed: int = 0,
     ) -> None:
@@ -70,7 +69,7 @@ class Rig:
         Journal(self.data_dir).close()
         port, gateway_port = free_port(), free_port()
         if self._kind == "serial":
-            self.lines = [Line(baud, bit_error_rate, seed + device) for device in range(n_devices)]
+            self.lines = [Line(baud, seed=seed + device) for device in range(n_devices)]
         else:
             target = gateway_port if self._kind == "tcp" else port
             self.proxies = [Proxy(target, seed=seed + device) for device in range(n_devices)]
@@ -130,12 +129,17 @@ class Rig:
         """(up, down) of every device's link."""
         return [(end.up, end.down) for end in (*self.proxies, *self.lines)]
 
+    def bit_errors(self) -> int:
+        """Bits that went wrong on the links so far."""
+        return sum(end.bit_errors for end in (*self.proxies, *self.lines))
+
     def journalled(self) -> int:
         """Records in the centre's journal."""
-        with sqlite3.connect(self.data_dir / "central.sqlite", timeout=10.0) as database:
-            (count,) = database.execute("SELECT count(*) FROM record").fetchone()
-        database.close()
-        return count
+        return self._count("SELECT count(*) FROM record")
+
+    def devices_heard(self) -> int:
+        """Devices with a record in the centre's journal."""
+        return self._count("SELECT count(DISTINCT device) FROM record")
 
     def finish(self, timeout_s: float = 300.0) -> Tally:
         """Wait until every device has drained and every map is drawn, end the centre, and count.
@@ -158,10 +162,14 @@ class Rig:
         return tally(self.world, logs, self.data_dir, self.events)
 
     def _maps(self) -> int:
-        with sqlite3.connect(self.data_dir / "central.sqlite", timeout=10.0) as database:
-            (count,) = database.execute("SELECT count(DISTINCT event) FROM map WHERE NOT partial").fetchone()
-        database.close()
-        return count
+        return self._count("SELECT count(DISTINCT event) FROM map WHERE NOT partial")
+
+    def _count(self, query: str) -> int:
+        database = sqlite3.connect(self.data_dir / "central.sqlite", timeout=10.0)
+        try:
+            return database.execute(query).fetchone()[0]
+        finally:
+            database.close()
 
     def _write_centre(self, port: int, gateway_port: int, baud: int) -> None:
         security = 'keys = "keys"' if self._secured else "insecure = true"

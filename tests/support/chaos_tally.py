@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
@@ -31,10 +32,9 @@ class Tally:
 
 def tally(world: World, device_logs: list[list[dict]], data_dir: Path, events: int) -> Tally:
     """Compare the journal with the recordings replayed, event by event, and with the devices' own logs."""
-    with sqlite3.connect(data_dir / "central.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(data_dir / "central.sqlite")) as database:
         rows = database.execute("SELECT device, boot, sequence, event, payload FROM record").fetchall()
         (complete,) = database.execute("SELECT count(DISTINCT event) FROM map WHERE NOT partial").fetchone()
-    database.close()
     latents = world.latents()
     kept = Counter((device, event) for device, _, _, event, _ in rows)
     expected = {(device, event) for device in range(world.n_devices) for event in range(1, events + 1)}

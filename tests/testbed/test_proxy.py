@@ -194,5 +194,6 @@ def test_bit_errors_damage_one_way(connect, proxy):
     near.sendall(bytes(10_000))
     wrong = sum(byte.bit_count() for byte in receive(far, 10_000))
     assert 500 < wrong < 1_100
+    assert proxy.bit_errors == wrong
     far.sendall(bytes(1_000))
     assert receive(near, 1_000) == bytes(1_000)
