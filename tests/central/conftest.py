@@ -14,10 +14,11 @@ from firmware_py import packet
 class Dealer:
     """A device's socket as a test drives it."""
 
-    def __init__(self, endpoint: str, identity: bytes = b"epic-0") -> None:
+    def __init__(self, endpoint: str, identity: bytes = b"") -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, identity)
+        if identity:
+            self._socket.setsockopt(zmq.IDENTITY, identity)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(endpoint)
 
@@ -41,10 +42,13 @@ class Dealer:
 
 @pytest.fixture
 def dealers():
-    """Opens devices' sockets: ``dealers(endpoint, identity)``; closes them after the test."""
+    """Opens devices' sockets, ``dealers(endpoint, identity)``; closes them after the test.
+
+    Without an identity a connection gets its name from the centre, as devices' do.
+    """
     opened = []
 
-    def open_dealer(endpoint: str, identity: bytes = b"epic-0") -> Dealer:
+    def open_dealer(endpoint: str, identity: bytes = b"") -> Dealer:
         opened.append(Dealer(endpoint, identity))
         return opened[-1]
 

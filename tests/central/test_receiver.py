@@ -202,12 +202,23 @@ def test_a_peer_that_speaks_no_zeromq_does_no_harm(running, dealer):
         assert dealer.answer().type == packet.ACK
 
 
-def test_a_device_that_comes_back_under_its_name_is_answered(running, dealers, dealer):
+def test_a_device_that_comes_back_is_answered_while_its_old_connection_stands(running, dealers, dealer):
     dealer.send(latent_record())
     assert dealer.answer() is not None
     again = dealers(running.receiver.endpoint)
     again.send(latent_record(boot=2))
     assert again.answer().boot == 2
+
+
+def test_a_peer_that_takes_the_name_of_a_connection_gets_none_of_its_answers(running, dealers):
+    first = dealers(running.receiver.endpoint, b"epic-0")
+    first.send(latent_record())
+    assert first.answer() is not None
+    thief = dealers(running.receiver.endpoint, b"epic-0")
+    thief.send(latent_record(boot=2))
+    assert thief.answer(0.5) is None
+    first.send(latent_record(boot=3))
+    assert first.answer().boot == 3
 
 
 def test_a_device_that_is_gone_costs_nothing_but_its_answer(running, dealers, data_dir):
