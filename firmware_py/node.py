@@ -25,8 +25,8 @@ from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.source import FileSource, FolderSource, Recording, Selection
 from firmware_py.spool import Spool
 from firmware_py.talker import Talker
+from firmware_py.window import Window
 
-RESEND_MAX_S = 30.0
 IDLE_S = 0.05
 
 
@@ -116,8 +116,7 @@ class Node:
         self._fault = ""
         self._recorded = 0
         self._acknowledged = 0
-        # (boot, sequence) -> (time of the last sending, seconds to wait for its acknowledgement)
-        self._in_flight: dict[tuple[int, int], tuple[float, float]] = {}
+        self.window = Window(self.spool, config.link.window, config.link.resend_s)
 
     def stop(self, *_: object) -> None:
         """Ask ``run`` to end after its current step (a signal handler)."""
@@ -178,6 +177,7 @@ class Node:
             latent.tobytes(),
         )
         self.spool.append(sequence, packet.encode_record(record), advance=1)
+        self.window.recorded(sequence)
         self.source.done(recording)
         self._recorded += 1
         self.log.write(
@@ -190,22 +190,12 @@ class Node:
 
     def _send_waiting(self) -> None:
         """Send what is new within the window, and what has waited too long for its acknowledgement."""
-        waiting = self.spool.waiting(self.config.link.window)
-        # What a full spool dropped will never be acknowledged.
-        keys = {(spooled.boot, spooled.sequence) for spooled in waiting}
-        self._in_flight = {key: sent for key, sent in self._in_flight.items() if key in keys}
-        for spooled in waiting:
-            key = (spooled.boot, spooled.sequence)
-            sent = self._in_flight.get(key)
-            now = time.monotonic()
-            if sent and now - sent[0] < sent[1]:
-                continue
+        for spooled in self.window.due():
             if not self.link.send(spooled.data):
                 self._report_fault()
                 return
-            wait_s = min(2 * sent[1], RESEND_MAX_S) if sent else self.config.link.resend_s
-            self._in_flight[key] = (now, wait_s)
-            self.log.write("sent", boot=key[0], sequence=key[1], again=sent is not None)
+            again = self.window.sent(spooled)
+            self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again)
 
     def _report_fault(self) -> None:
         fault = self.link.statistics.fault
@@ -241,12 +231,12 @@ class Node:
     def _forget(self, boot: int, sequences: tuple[int, ...]) -> None:
         self._acknowledged += self.spool.acknowledge(boot, sequences)
         for sequence in sequences:
-            if self._in_flight.pop((boot, sequence), None):
+            if self.window.answered(boot, sequence):
                 self.log.write("acknowledged", boot=boot, sequence=sequence)
 
     def _refused(self, record: packet.Record) -> None:
         reason = bytes(record.payload).decode("utf-8", "replace")
-        self._in_flight.pop((record.boot, record.sequence), None)
+        self.window.answered(record.boot, record.sequence)
         if self.spool.set_aside(record.boot, record.sequence, reason):
             self.refusals.append(reason)
             self.log.write("refused", boot=record.boot, sequence=record.sequence, reason=reason)

@@ -140,10 +140,18 @@ class Spool:
             if advance:
                 self._add("position", advance)
 
-    def waiting(self, limit: int) -> list[Spooled]:
-        """The oldest records that are neither acknowledged nor refused."""
+    def waiting(
+        self, limit: int, start: tuple[int, int] = (0, 0), end: tuple[int, int] = (1 << 32, 0)
+    ) -> list[Spooled]:
+        """The oldest records that are neither acknowledged nor refused, from (boot, sequence) ``start`` to
+        before ``end``.
+        """
         rows = self._read(
-            "SELECT boot, sequence, data FROM record WHERE refused IS NULL ORDER BY boot, sequence LIMIT ?",
+            "SELECT boot, sequence, data FROM record WHERE refused IS NULL"
+            " AND (boot, sequence) >= (?, ?) AND (boot, sequence) < (?, ?)"
+            " ORDER BY boot, sequence LIMIT ?",
+            *start,
+            *end,
             limit,
         )
         return [Spooled(*row) for row in rows]

@@ -204,7 +204,7 @@ def test_a_field_device_drops_the_oldest_record_and_thinks_no_more_of_it(tmp_pat
             np.save(incoming / f"{k}.npy", gather)
             wait_until(lambda k=k: k in {r.event for r in centre.records}, what=f"event {k}")
     assert (running.statistics["waiting"], running.statistics["dropped"]) == (3, 1)
-    assert {sequence for _, sequence in running.node._in_flight} == {2, 3, 4}
+    assert {sequence for _, sequence in running.node.window.in_flight} == {2, 3, 4}
 
 
 def test_a_lost_state_folder_never_uses_a_boot_again(tmp_path, config, monkeypatch):

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import firmware_py
 from firmware_py.spool import Spool, SpoolError
 
 
@@ -65,6 +67,7 @@ def test_a_folder_that_cannot_hold_a_spool(tmp_path):
 
 APPENDER = """
 import sys
+from pathlib import Path
 from pathlib import Path
 from firmware_py.spool import Spool
 spool = Spool(Path(sys.argv[1]), 100000)
@@ -156,3 +159,15 @@ def test_a_disk_that_cannot_be_read_is_named(tmp_path):
         file.write(b"\xff" * (path.stat().st_size - 4096))
     with pytest.raises(SpoolError, match="cannot be read .*replace the disk"):
         spool.waiting(1000)
+
+
+def test_the_spool_syncs_as_the_guide_says(tmp_path):
+    """The guide's promise about power cuts rests on these two settings of the connection that writes."""
+    spool = Spool(tmp_path / "spool.sqlite", 3)
+    settings = {
+        name: spool._database.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous")
+    }
+    assert settings == {"journal_mode": "wal", "synchronous": 2}
+    guide = (Path(firmware_py.__file__).parent / "README.md").read_text()
+    assert "`journal_mode = WAL` and `synchronous = FULL`" in guide
