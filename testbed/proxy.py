@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from testbed.proxied import Connection, Way, reset
-from testbed.shaping import Conditions, Shaper
+from testbed.shaping import Conditions, Medium, Shaper, Transfer
 
 # So that a slow link is felt by the sender, and is not hidden in the system's buffers.
 SOCKET_BUFFER_BYTES = 1 << 15
@@ -31,14 +31,18 @@ class Proxy:
     """Listens on ``port`` of the loopback, and connects to ``target_port`` there for each who comes.
 
     One thread moves every byte. The conditions ``up`` and ``down`` may be changed at any time, and so may
-    ``refusing``: who connects is then sent away with RST, as also when the target cannot be reached.
+    ``refusing``: who connects is then sent away with RST, as also when the target cannot be reached. Proxies
+    with one ``medium`` share its time, both ways. ``sent`` and ``received`` are what passed up and down.
     """
 
-    def __init__(self, target_port: int, port: int = 0, seed: int = 0) -> None:
+    def __init__(self, target_port: int, port: int = 0, seed: int = 0, medium: Medium | None = None) -> None:
         self.up, self.down = Conditions(), Conditions()
+        self.sent: list[Transfer] = []
+        self.received: list[Transfer] = []
         self.refusing = False
         self._target = ("127.0.0.1", target_port)
         self._rng = random.Random(seed)
+        self._medium = medium
         self._connections: list[Connection] = []
         self._bit_errors = 0
         self._requests: queue.SimpleQueue[tuple[Callable[[], int], Future[int]]] = queue.SimpleQueue()
@@ -149,8 +153,9 @@ class Proxy:
         for end in (near, far):
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ends = ((near, self.up, self.sent), (far, self.down, self.received))
         up, down = (
-            Way(end, conditions, Shaper(conditions, self._rng))
-            for end, conditions in ((near, self.up), (far, self.down))
+            Way(end, conditions, Shaper(conditions, self._rng, self._medium, transfers))
+            for end, conditions, transfers in ends
         )
         self._connections.append(Connection(up, down))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.shaping import BACKLOG_BYTES, BACKLOG_S, Conditions, Shaper
+from testbed.shaping import BACKLOG_BYTES, BACKLOG_S, Conditions, Medium, Shaper, Transfer
 
 
 def shaper(**conditions) -> Shaper:
@@ -124,3 +124,45 @@ def test_a_lifted_rate_holds_nothing_back():
     link.push(b"x", 1.0)
     assert link.ready_s(1.0) == 1.0
     assert link.pop(1.0) == b"x"
+
+
+def test_a_lost_segment_of_a_short_message_comes_a_time_out_and_a_round_trip_later():
+    link = shaper(delay_s=0.05, loss=0.5)
+    delays = []
+    for n in range(200):
+        link.push(b"x", 10.0 * n)
+        delays.append(round(link.due_s() - 10.0 * n, 6))
+        link.pop(10.0 * n + 9.0)
+    assert set(delays) >= {0.05, 0.35, 0.65}
+    assert delays.count(0.05) == pytest.approx(100, abs=25)
+
+
+def test_losses_hold_back_what_follows_and_lose_no_byte():
+    link = shaper(delay_s=0.05, loss=0.2)
+    data = bytes(range(256)) * 200
+    link.push(data, 0.0)
+    found = arrivals(link)
+    assert b"".join(piece for _, piece in found) == data
+    assert found[-1][0] >= 0.15, "many segments: one at least came a round trip late"
+    assert found[-1][0] < 0.25 + 0.05, "and none waited for a time-out"
+
+
+def test_links_that_share_a_medium_take_turns():
+    medium = Medium()
+    one, other = (Shaper(Conditions(1000.0), random.Random(0), medium) for _ in range(2))
+    one.push(bytes(100), 0.0)
+    other.push(bytes(100), 0.0)
+    assert arrivals(one)[-1][0] == pytest.approx(0.1)
+    assert arrivals(other)[-1][0] == pytest.approx(0.2)
+
+
+def test_transfers_are_noted_as_they_occupy_the_line():
+    transfers: list[Transfer] = []
+    link = Shaper(Conditions(1000.0, delay_s=5.0), random.Random(0), transfers=transfers)
+    link.push(bytes(100), 1.0)
+    link.push(bytes(100), 1.05)
+    link.push(bytes(50), 9.0)
+    assert [(round(t.start_s, 3), round(t.end_s, 3), t.size_bytes) for t in transfers] == [
+        (1.0, 1.2, 200),
+        (9.0, 9.05, 50),
+    ]

@@ -1,0 +1,77 @@
+"""Emulated links: what a message takes over each, measured through real sockets."""
+
+import socket
+import time
+
+import pytest
+
+from testbed.links import HEADER_BYTES, LINKS, LinkError, find_link, open_proxies, wire_bytes
+
+
+@pytest.fixture
+def server():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20.0)
+        yield listener
+
+
+def pass_through(proxy, server, size: int) -> float:
+    """Seconds until ``size`` bytes have come through."""
+    with socket.create_connection(("127.0.0.1", proxy.port)) as near, server.accept()[0] as far:
+        far.settimeout(60.0)
+        started_s = time.monotonic()
+        near.sendall(bytes(size))
+        left = size
+        while left:
+            left -= len(far.recv(left))
+        return time.monotonic() - started_s
+
+
+def test_every_profile_says_where_its_figures_come_from():
+    assert set(LINKS) == {"loopback", "wifi", "wifi-weak", "lte", "lte-weak", "lora-like", "serial-115200"}
+    assert all(profile.source and (profile.radio or name == "loopback") for name, profile in LINKS.items())
+
+
+@pytest.mark.parametrize(("name", "size"), [("lte", 280_000), ("wifi", 1_400_000), ("serial-115200", 5_000)])
+def test_a_transfer_takes_what_rate_and_delay_say(server, name, size):
+    profile = find_link(name)
+    expected_s = size / profile.up_bytes_per_s + profile.delay_s
+    (proxy,) = open_proxies(profile, server.getsockname()[1], 1)
+    with proxy:
+        took_s = pass_through(proxy, server, size)
+        on_air = sum(t.size_bytes for t in proxy.sent)
+    assert on_air == size
+    assert took_s >= 0.95 * expected_s, "never faster than the link"
+    # The upper bound is for a machine that is busy with other tests; benchmarks/links.py has the accuracy.
+    assert took_s < 1.5 * expected_s + 0.2
+
+
+def test_devices_on_one_channel_share_its_rate():
+    profile = find_link("wifi")
+    proxies = open_proxies(profile, 9, 3)
+    try:
+        free_s = {id(proxy._medium) for proxy in proxies}
+        assert len(free_s) == 1
+    finally:
+        for proxy in proxies:
+            proxy.close()
+
+
+def test_loss_takes_the_rate_that_tcp_makes_of_it():
+    """Mathis: 1,460 bytes, 75 ms, 1 %: 1460 / 0.075 * sqrt(150) = 238 kB/s."""
+    profile = find_link("lte")
+    (proxy,) = open_proxies(profile, 9, 1, loss=0.01)
+    proxy.close()
+    assert proxy.up.rate_bytes_per_s == pytest.approx(238_400, rel=0.01)
+    assert proxy.up.loss == 0.01
+
+
+def test_wire_bytes_count_segments_and_acknowledgements():
+    assert wire_bytes([100]) == 100 + 2 * HEADER_BYTES
+    assert wire_bytes([1460 * 4]) == 1460 * 4 + 6 * HEADER_BYTES
+    assert wire_bytes([]) == 0
+
+
+def test_an_unknown_link_is_told_what_there_is():
+    with pytest.raises(LinkError, match=r"expected one of loopback, wifi.*got 'wimax'"):
+        find_link("wimax")
