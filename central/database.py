@@ -14,6 +14,8 @@ LOCK_NAME = "central.lock"
 
 # Maps are blobs beside their provenance (20 kB each), so that a map and what is said about it are
 # committed together or not at all.
+# device_boot: what the journal has of each start of a device; its last four but one are of the record with the
+# highest number. scanned: gaps up to there are in the table gap.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
     id INTEGER PRIMARY KEY,
@@ -44,6 +46,38 @@ CREATE TABLE IF NOT EXISTS map (
     uncertainty BLOB NOT NULL,
     PRIMARY KEY (survey, event, model_hash, revision)
 );
+CREATE TABLE IF NOT EXISTS device_boot (
+    survey INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    highest INTEGER NOT NULL,
+    sample_time_us INTEGER NOT NULL,
+    received_us INTEGER NOT NULL,
+    model_hash BLOB NOT NULL,
+    scanned INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (survey, device, boot)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS device (
+    survey INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    heard_us INTEGER NOT NULL,
+    bytes_received INTEGER NOT NULL,
+    bytes_sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    refusal TEXT NOT NULL,
+    status TEXT NOT NULL,
+    PRIMARY KEY (survey, device)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gap (
+    survey INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    missing INTEGER NOT NULL,
+    PRIMARY KEY (survey, device, boot, first)
+) WITHOUT ROWID;
 """
 
 

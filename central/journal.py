@@ -49,6 +49,23 @@ class Committed:
     conflicts: set[int]
 
 
+# Once, for a file from before device_boot: what is in the journal already.
+_FILL_BOOTS = """
+INSERT INTO device_boot (survey, device, boot, records, highest, sample_time_us, received_us, model_hash)
+SELECT survey, device, boot, count(*), max(sequence), sample_time_us, received_us, model_hash FROM record
+WHERE NOT EXISTS (SELECT 1 FROM device_boot) GROUP BY survey, device, boot
+"""
+
+_COUNT_IN_BOOT = """
+INSERT INTO device_boot (survey, device, boot, records, highest, sample_time_us, received_us, model_hash)
+VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
+    records = records + excluded.records,
+    sample_time_us = iif(excluded.highest > highest, excluded.sample_time_us, sample_time_us),
+    received_us = iif(excluded.highest > highest, excluded.received_us, received_us),
+    model_hash = iif(excluded.highest > highest, excluded.model_hash, model_hash),
+    highest = max(highest, excluded.highest)
+"""
+
 _COLUMNS = (
     "id, survey, event, model_hash, device, boot, sequence, sample_time_us, received_us, wire_bytes, payload"
 )
@@ -59,6 +76,8 @@ class Journal:
 
     def __init__(self, data_dir: Path) -> None:
         self._database = connect(data_dir, create=True)
+        with transaction(self._database, "journal: cannot be brought up to date"):
+            self._database.execute(_FILL_BOOTS)
 
     def commit(self, records: Sequence[tuple[Record, int, int]]) -> Committed:
         """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction.
@@ -75,7 +94,23 @@ class Journal:
                     new.append(latent)
                 elif not self._holds(record):
                     conflicts.add(place)
+            self._count(new)
         return Committed(new, conflicts)
+
+    def _count(self, new: list[Journalled]) -> None:
+        """Once a group and boot, and in the group's transaction: what the centre knows of devices costs little."""
+        counts: dict[tuple[int, int, int], tuple[int, Journalled]] = {}
+        for latent in new:
+            key = (latent.survey, latent.device, latent.boot)
+            count, newest = counts.get(key, (0, latent))
+            counts[key] = (count + 1, latent if latent.sequence > newest.sequence else newest)
+        self._database.executemany(
+            _COUNT_IN_BOOT,
+            [
+                (*key, count, newest.sequence, newest.sample_time_us, newest.received_us, newest.model_hash)
+                for key, (count, newest) in counts.items()
+            ],
+        )
 
     def _insert(self, record: Record, received_us: int, wire_bytes: int) -> Journalled | None:
         values = (

@@ -1,0 +1,99 @@
+"""What the centre knows of its devices, from what is in its file."""
+
+import json
+from contextlib import closing
+
+import pytest
+from fake_decoder import MODEL_HASH, OTHER_HASH, latent_record
+
+from central.database import StoreError, connect
+from central.devices import LATE, ON_TIME, SILENT, devices, state_of
+from central.journal import Journal
+
+T0_US = 1_700_000_000_000_000
+
+
+def keep(data_dir, *records, received_us=T0_US + 3_000_000):
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(record, received_us, 60) for record in records])
+
+
+def test_nothing_is_known_before_anything_came(data_dir):
+    assert devices(data_dir) == []
+
+
+def test_a_folder_without_a_centre_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match="expected the data_dir of a centre that has run"):
+        devices(tmp_path)
+
+
+def test_the_newest_record_tells_lag_age_and_place(data_dir):
+    keep(
+        data_dir,
+        latent_record(device=2, boot=7, sequence=5, sample_time_us=T0_US),
+        latent_record(device=2, boot=7, sequence=4, sample_time_us=T0_US - 9_000_000, model_hash=OTHER_HASH),
+        latent_record(device=1, boot=1, sequence=1, sample_time_us=T0_US),
+    )
+    # Late, from before a restart: it counts, and changes nothing else.
+    keep(data_dir, latent_record(device=2, boot=6, sequence=90), received_us=T0_US + 8_000_000)
+    first, second = devices(data_dir, at_us=T0_US + 10_000_000)
+    assert (first.device, second.device) == (1, 2)
+    assert (second.boot, second.sequence, second.records) == (7, 5, 3)
+    assert (second.lag_s, second.age_s) == (3.0, 10.0)
+    assert second.model_hash == MODEL_HASH.hex()
+    assert second.queue_depth is second.temperature_c is second.clock_offset_s is None
+
+
+def test_groups_add_up_and_duplicates_count_once(data_dir):
+    for sequence in (1, 2, 2, 3):
+        keep(data_dir, latent_record(sequence=sequence))
+    (view,) = devices(data_dir)
+    assert (view.records, view.sequence) == (3, 3)
+
+
+def test_a_failed_group_counts_nothing(data_dir):
+    with closing(connect(data_dir)) as database:
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON record WHEN NEW.sequence = 2"
+            " BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+    with pytest.raises(StoreError):
+        keep(data_dir, latent_record(sequence=1), latent_record(sequence=2))
+    assert devices(data_dir) == []
+
+
+def test_a_file_from_before_devices_were_counted_is_counted_once(data_dir):
+    keep(data_dir, *(latent_record(device=3, sequence=s, boot=b) for b in (1, 2) for s in (1, 2, 3)))
+    with closing(connect(data_dir)) as database:
+        database.execute("DELETE FROM device_boot")
+    for _ in range(2):
+        Journal(data_dir).close()
+        (view,) = devices(data_dir)
+        assert (view.records, view.boot, view.sequence) == (6, 2, 3)
+
+
+def test_what_a_device_says_is_shown(data_dir):
+    status = {
+        "waiting": 4,
+        "temperature_mc": 41_250,
+        "clock_offset_us": -1500,
+        "disk_free_mib": 2,
+        "interval_s": 10,
+    }
+    with closing(connect(data_dir)) as database:
+        database.execute(
+            "INSERT INTO device VALUES (1, 0, ?, 100, 50, 2, 'why', ?)", (T0_US, json.dumps(status))
+        )
+    (view,) = devices(data_dir, at_us=T0_US + 31_000_000)
+    assert (view.queue_depth, view.temperature_c, view.clock_offset_s) == (4, 41.25, -0.0015)
+    assert (view.disk_free_bytes, view.bytes_received, view.bytes_sent) == (2 << 20, 100, 50)
+    assert (view.refused, view.refusal, view.records, view.lag_s) == (2, "why", 0, None)
+    assert view.state == LATE, "31 s without a word, by its own 10 s"
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "interval_s", "state"),
+    [(0, 60, ON_TIME), (180, 60, ON_TIME), (181, 60, LATE), (600, 60, LATE), (601, 60, SILENT), (6, 1, LATE)],
+)
+def test_states_are_ages(silent_s, interval_s, state):
+    assert state_of(silent_s, interval_s) == state
