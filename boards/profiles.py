@@ -65,9 +65,16 @@ class Links(_Strict):
 
 
 class Install(_Strict):
-    """How firmware and a bundle get onto the board."""
+    """How firmware and a bundle get onto the board.
+
+    ``by`` is what `epic board install` copies with; a board that is served by hand has only ``how``.
+    ``machines`` is what its `uname -m` may say, ``says_it_is`` how /proc/device-tree/model begins there.
+    """
 
     method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp"]
+    by: Literal["ssh", "mpremote", "hand"]
+    machines: tuple[Literal["aarch64", "x86_64"], ...] = ()
+    says_it_is: str = ""
     how: Annotated[str, Field(min_length=10)]
     source: Source
 
