@@ -191,11 +191,13 @@ class Node:
     def _send_waiting(self) -> None:
         """Send what is new within the window, and what has waited too long for its acknowledgement."""
         for spooled in self.window.due():
+            # Before it goes: the centre may have it before the log has.
+            sent_us = now_us()
             if not self.link.send(spooled.data):
                 self._report_fault()
                 return
             again = self.window.sent(spooled)
-            self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again)
+            self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again, sent_us=sent_us)
 
     def _report_fault(self) -> None:
         fault = self.link.statistics.fault

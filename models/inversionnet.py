@@ -29,6 +29,8 @@ _ENCODER = (
     (256, (3, 3), (1, 1), (1, 1)),
 )
 _BOTTLENECK = 512
+# The first blocks have kernels of one receiver: a device can compute them from its own part alone.
+SPLIT = 7
 _DECODER = (256, 128, 64, 32)
 
 
@@ -49,10 +51,41 @@ def build_inversionnet(acquisition: Acquisition) -> keras.Model:
             f"{acquisition.n_width}; use a survey of at most 80 x 80 cells"
         )
     gather = keras.Input((acquisition.n_time, acquisition.n_receivers, acquisition.n_sources), name="gather")
-    x = gather
-    for i, (filters, kernel, stride, pad) in enumerate(_ENCODER):
+    return keras.Model(gather, _draw(_down(gather, 0, len(_ENCODER)), acquisition), name="inversionnet")
+
+
+def build_device_half(acquisition: Acquisition) -> keras.Model:
+    """The blocks that look along time only, for one device: ``(batch, n_time, receivers, n_sources)`` ->
+    ``(batch, n_time / 16, receivers, 128)``. Of a trained network, ``copy_weights`` brings the weights."""
+    part = keras.Input(
+        (acquisition.n_time, acquisition.max_device_receivers, acquisition.n_sources), name="part"
+    )
+    return keras.Model(part, _down(part, 0, SPLIT), name="inversionnet_device")
+
+
+def build_central_half(acquisition: Acquisition) -> keras.Model:
+    """What is left of the network after ``build_device_half``, the devices' outputs side by side."""
+    n_time, channels = build_device_half(acquisition).output_shape[1::2]
+    inner = keras.Input((n_time, acquisition.n_receivers, channels), name="inner")
+    drawn = _draw(_down(inner, SPLIT, len(_ENCODER)), acquisition)
+    return keras.Model(inner, drawn, name="inversionnet_central")
+
+
+def copy_weights(whole: keras.Model, half: keras.Model) -> None:
+    """Give ``half`` the weights of the layers of the same names in ``whole``."""
+    for layer in half.layers:
+        if layer.weights:
+            layer.set_weights(whole.get_layer(layer.name).get_weights())
+
+
+def _down(x, first: int, last: int):
+    for i, (filters, kernel, stride, pad) in enumerate(_ENCODER[first:last], start=first):
         x = layers.ZeroPadding2D(pad, name=f"down{i}_pad")(x)
         x = _finish(layers.Conv2D(filters, kernel, stride, name=f"down{i}")(x), f"down{i}")
+    return x
+
+
+def _draw(x, acquisition: Acquisition):
     # What is left (8 x 9 for the benchmark) becomes one point.
     x = _finish(layers.Conv2D(_BOTTLENECK, x.shape[1:3], name="bottleneck")(x), "bottleneck")
     x = _finish(layers.Conv2DTranspose(_BOTTLENECK, 5, 2, name="up0")(x), "up0")
@@ -65,7 +98,7 @@ def build_inversionnet(acquisition: Acquisition) -> keras.Model:
     bottom, right = x.shape[1] - acquisition.n_depth - top, x.shape[2] - acquisition.n_width - left
     x = layers.Cropping2D(((top, bottom), (left, right)), name="crop")(x)
     x = _finish(layers.Conv2D(1, 3, padding="same", name="out")(x), "out", activation=False)
-    return keras.Model(gather, ops.tanh(x), name="inversionnet")
+    return ops.tanh(x)
 
 
 def count_parameters(network: keras.Model) -> int:

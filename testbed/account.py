@@ -73,7 +73,7 @@ def _sending(process: Process) -> dict[int, dict[str, float]]:
             events[recorded["event"]] = {
                 "recorded_us": recorded["recorded_us"],
                 "encode_ms": recorded["encode_s"] * 1000,
-                "sent_us": row["at_us"],
+                "sent_us": row["sent_us"],
             }
     return events
 

@@ -130,19 +130,20 @@ def find_link(name: str) -> LinkProfile:
     return LINKS[name]
 
 
-def open_proxies(
-    profile: LinkProfile, target_port: int, n_devices: int, loss: float | None = None
-) -> list[Proxy]:
-    """A proxy for each device's link to ``target_port`` of this machine; ``loss`` takes the profile's place."""
+def open_proxies(profile: LinkProfile, target_port: int, n_devices: int) -> list[Proxy]:
+    """A proxy for each device's link to ``target_port`` of this machine, under ``profile``'s conditions."""
     medium = Medium() if profile.shared else None
-    if loss is not None:
-        profile = LinkProfile(**{**vars(profile), "loss": loss})
     proxies = [Proxy(target_port, seed=device, medium=medium) for device in range(n_devices)]
+    set_conditions(proxies, profile)
+    return proxies
+
+
+def set_conditions(proxies: list[Proxy], profile: LinkProfile) -> None:
+    """What bytes meet from now on."""
     for proxy in proxies:
         for way, rate in ((proxy.up, profile.up_bytes_per_s), (proxy.down, profile.down_bytes_per_s)):
             way.rate_bytes_per_s = profile.rate_bytes_per_s(rate)
             way.delay_s, way.jitter_s, way.loss = profile.delay_s, profile.jitter_s, profile.loss
-    return proxies
 
 
 def wire_bytes(sizes: list[int]) -> int:

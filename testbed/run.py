@@ -91,18 +91,18 @@ def run_testbed(
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
     events = load_events(data, count, acquisition)
     _check_finite(events)
-    _prepare(out)
+    prepare_folder(out)
     with create_array(out / "gathers.npy", (len(events), *acquisition.gather_shape)) as gathers:
         for i, event in enumerate(events):
             gathers[i] = event.gather
     with Processes() as processes:
         on_step("starting the centre")
-        keys = None if insecure else _make_keys(out / "keys", acquisition.n_devices)
-        centre = _start_centre(processes, model, out, port, keys)
+        keys = None if insecure else make_keys(out / "keys", acquisition.n_devices)
+        centre = start_centre(processes, model, out, port, keys)
         endpoint = centre.wait_for("ready", START_TIMEOUT_S)["endpoint"]
         on_step(f"{acquisition.n_devices} devices send")
         devices = [
-            _start_device(processes, model, out, device, endpoint, keys)
+            start_device(processes, model, out, device, endpoint, keys)
             for device in range(acquisition.n_devices)
         ]
         _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
@@ -139,7 +139,7 @@ def _check_finite(events: list[Sample]) -> None:
             raise TestbedError(f"event {number}: {bad} samples are NaN or infinite; mend the recording")
 
 
-def _prepare(out: Path) -> None:
+def prepare_folder(out: Path) -> None:
     """An empty run folder; one of an earlier run is replaced, anything else is left alone."""
     if out.exists():
         if any(out.iterdir()) and not (out / "central.toml").exists():
@@ -148,28 +148,40 @@ def _prepare(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _make_keys(folder: Path, n_devices: int) -> Path:
+def make_keys(folder: Path, n_devices: int) -> Path:
+    """Keys of a centre and of its devices, all let in."""
     for device in range(n_devices):
         new_keys(folder, f"device-{device}")
         allow(folder, f"device-{device}")
     return folder
 
 
-def _start_centre(processes: Processes, model: Model, out: Path, port: int, keys: Path | None) -> Process:
+def start_centre(
+    processes: Processes, model: Model, out: Path, port: int, keys: Path | None, deadline_s: float = 10.0
+) -> Process:
+    """`epic central run` on ``port`` (0 is a free one), its configuration, log and data in ``out``."""
     config = out / "central.toml"
     security = f'keys = "{keys.name}"' if keys else "insecure = true"
     listen = f"tcp://127.0.0.1:{port or '*'}"
     config.write_text(
         f'[central]\nlisten = "{listen}"\n{security}\ndata_dir = "central"\nlog = "central.jsonl"\n'
-        f"pictures = false\n"
+        f"pictures = false\ndeadline_s = {deadline_s}\n"
         f'[[model]]\nbundle = "{model.bundle.resolve()}"\ndecoder = "{model.decoder.resolve()}"\n'
     )
     return processes.start("central", ["-m", "epic", "central", "run", "--config", str(config)], out)
 
 
-def _start_device(
-    processes: Processes, model: Model, out: Path, device: int, endpoint: str, keys: Path | None
+def start_device(
+    processes: Processes,
+    model: Model,
+    out: Path,
+    device: int,
+    endpoint: str,
+    keys: Path | None,
+    interval_s: float = INTERVAL_S,
+    limit: int = 0,
 ) -> Process:
+    """A device that replays ``out``/gathers.npy up to event ``limit`` (0: all), on from where it was."""
     name = f"device{device}"
     config = out / f"{name}.toml"
     own = f"keys/device-{device}"
@@ -182,7 +194,7 @@ def _start_device(
     config.write_text(
         f'[node]\ndevice = {device}\nstate_dir = "{name}"\nbundle = "{model.device_bundle.resolve()}"\n'
         f'[link]\nendpoint = "{endpoint}"\n{security}'
-        f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {INTERVAL_S}\n'
+        f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {interval_s}\nlimit = {limit}\n'
         f'[run]\nexit_when_drained = true\nlog = "{name}.jsonl"\n'
     )
     return processes.start(name, ["-m", "firmware_py", "run", "--config", str(config)], out)

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -59,8 +60,7 @@ def test_devices_on_one_channel_share_its_rate():
 
 def test_loss_takes_the_rate_that_tcp_makes_of_it():
     """Mathis: 1,460 bytes, 75 ms, 1 %: 1460 / 0.075 * sqrt(150) = 238 kB/s."""
-    profile = find_link("lte")
-    (proxy,) = open_proxies(profile, 9, 1, loss=0.01)
+    (proxy,) = open_proxies(replace(find_link("lte"), loss=0.01), 9, 1)
     proxy.close()
     assert proxy.up.rate_bytes_per_s == pytest.approx(238_400, rel=0.01)
     assert proxy.up.loss == 0.01
