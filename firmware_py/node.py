@@ -231,10 +231,10 @@ class Node:
                 self.log.write("ignored", reason=str(error))
 
     def _forget(self, boot: int, sequences: tuple[int, ...]) -> None:
-        self._acknowledged += self.spool.acknowledge(boot, sequences)
-        for sequence in sequences:
-            if self.window.answered(boot, sequence):
-                self.log.write("acknowledged", boot=boot, sequence=sequence)
+        for sequence in self.spool.acknowledge(boot, sequences):
+            self._acknowledged += 1
+            self.window.answered(boot, sequence)
+            self.log.write("acknowledged", boot=boot, sequence=sequence)
 
     def _refused(self, record: packet.Record) -> None:
         reason = bytes(record.payload).decode("utf-8", "replace")

@@ -160,14 +160,16 @@ class Spool:
         """Records waiting for their acknowledgement."""
         return self._read("SELECT count(*) FROM record WHERE refused IS NULL")[0][0]
 
-    def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> int:
-        """Forget records that the centre has; returns how many were here."""
+    def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> list[int]:
+        """Forget records that the centre has; returns those that were here."""
         with self._transaction() as database:
-            before = database.total_changes
-            database.executemany(
-                "DELETE FROM record WHERE boot = ? AND sequence = ?", [(boot, s) for s in sequences]
-            )
-            return database.total_changes - before
+            return [
+                sequence
+                for sequence in sequences
+                if database.execute(
+                    "DELETE FROM record WHERE boot = ? AND sequence = ?", (boot, sequence)
+                ).rowcount
+            ]
 
     def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
         """Stop sending a record that the centre refuses, but keep it; False if it was not waiting."""

@@ -49,7 +49,7 @@ class Window:
         border = self._first_fresh()
         fresh = self._spool.waiting(self._size, start=border)
         backlog = self._spool.waiting(self._size, end=border)
-        # What a full spool dropped will never be acknowledged.
+        # What a full spool dropped will never be acknowledged; what has aged without an answer joins the backlog's end.
         keys = {(spooled.boot, spooled.sequence) for spooled in (*fresh, *backlog)}
         self._in_flight = {key: sent for key, sent in self._in_flight.items() if key in keys}
         for records, room in ((fresh, self._size), (backlog, self._size - self._kept_for_fresh)):
@@ -66,9 +66,9 @@ class Window:
         self._in_flight[key] = (time.monotonic() + wait_s * random.uniform(0.75, 1.0), wait_s)
         return before is not None
 
-    def answered(self, boot: int, sequence: int) -> bool:
-        """The centre has spoken about a record; whether it was waited for."""
-        return self._in_flight.pop((boot, sequence), None) is not None
+    def answered(self, boot: int, sequence: int) -> None:
+        """The centre has spoken about a record: it makes room for another."""
+        self._in_flight.pop((boot, sequence), None)
 
     def _first_fresh(self) -> tuple[int, int]:
         """(boot, sequence) from which on records are fresh."""

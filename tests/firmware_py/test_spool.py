@@ -33,9 +33,9 @@ def test_acknowledging_is_idempotent_and_exact(tmp_path):
     spool = Spool(tmp_path / "spool.sqlite", 10)
     for _ in range(4):
         spool.append(spool.next_sequence(), b"data")
-    assert spool.acknowledge(1, (2, 3)) == 2
-    assert spool.acknowledge(1, (2, 3, 99)) == 0
-    assert spool.acknowledge(7, (1,)) == 0
+    assert spool.acknowledge(1, (2, 3)) == [2, 3]
+    assert spool.acknowledge(1, (2, 3, 99)) == []
+    assert spool.acknowledge(7, (1,)) == []
     assert sequences(spool) == [(1, 1), (1, 4)]
     assert len(spool) == 2
 
@@ -130,7 +130,7 @@ def test_a_full_disk_is_named_and_leaves_the_spool_as_it_was(tmp_path):
             spool.append(spool.next_sequence(), bytes(1000))
     kept = sequences(spool)
     assert kept[0] == (1, 1)
-    assert spool.acknowledge(1, (1,)) == 1
+    assert spool.acknowledge(1, (1,)) == [1]
 
 
 def test_a_spool_is_one_devices_in_one_process(tmp_path):

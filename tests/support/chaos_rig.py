@@ -34,7 +34,7 @@ class Rig:
     """All of a run in ``folder``. ``link`` is one of ``LINKS``; what follows a dash says how it is secured.
 
     ``interval_s`` is between a device's recordings. ``centre_dir`` and ``state_dir`` may be other disks;
-    devices' own state is ``state_dir``/device-N.
+    devices' own state is ``state_dir``/device-N. Without ``replay`` device N watches ``folder``/incoming-N.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class Rig:
         baud: int = 115_200,
         spool_records: int = 10_000,
         seed: int = 0,
+        replay: bool = True,
     ) -> None:
+        self._replay = replay
         self.folder, self.events, self.link = folder, events, link
         self.world = world or tiny_world(folder)
         self.data_dir = centre_dir or folder / "central"
@@ -94,6 +96,13 @@ class Rig:
 
     def device(self, device: int) -> Process:
         return self._processes[f"device{device}"]
+
+    def state_dir(self, device: int) -> Path:
+        return self._state_dir / f"device-{device}"
+
+    def incoming(self, device: int) -> Path:
+        """The folder that a device watches."""
+        return self.folder / f"incoming-{device}"
 
     def start(self) -> None:
         """The centre, and when it listens every device."""
@@ -202,13 +211,20 @@ class Rig:
             "tcp": lambda: f"127.0.0.1:{self.proxies[device].port}",
             "serial": lambda: self.lines[device].device_path,
         }[self._kind]()
-        repeats = -(-self.events // len(self.world.gathers))
+        if self._replay:
+            repeats = -(-self.events // len(self.world.gathers))
+            source = (
+                f'kind = "files"\npaths = {["gathers.npy"] * repeats}\n'
+                f"interval_s = {interval_s}\nlimit = {self.events}\n"
+            )
+        else:
+            self.incoming(device).mkdir()
+            source = f'kind = "folder"\npath = "{self.incoming(device)}"\npoll_s = 0.1\n'
         (self.folder / f"device{device}.toml").write_text(
-            f'[node]\ndevice = {device}\nstate_dir = "{self._state_dir}/device-{device}"\nbundle = "bundle"\n'
+            f'[node]\ndevice = {device}\nstate_dir = "{self.state_dir(device)}"\nbundle = "bundle"\n'
             f"spool_records = {spool_records}\n"
             f'[link]\nkind = "{self._kind}"\nendpoint = "{endpoint}"\nbaud = {baud}\n'
             f"resend_s = {resend_s}\n{security}"
-            f'[source]\nkind = "files"\npaths = {["gathers.npy"] * repeats}\n'
-            f"interval_s = {interval_s}\nlimit = {self.events}\n"
+            f"[source]\n{source}"
             f'[run]\nexit_when_drained = true\nlog = "device{device}.jsonl"\n'
         )
