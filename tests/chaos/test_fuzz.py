@@ -1,0 +1,58 @@
+"""A few thousand mutated inputs at every door; ``benchmarks/fuzz.py`` throws a million."""
+
+import struct
+
+import pytest
+from fuzz_targets import Door, FrameTarget, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
+
+from firmware_py import packet
+from firmware_py.framing import Deframer
+
+INPUTS = 2000
+
+
+@pytest.fixture
+def door(tmp_path):
+    door = Door(tmp_path)
+    yield door
+    door.close()
+
+
+def both_outcomes(target):
+    return target.counts["taken"] > INPUTS / 50 and target.counts["refused"] > INPUTS / 10
+
+
+@pytest.mark.parametrize("target", [PacketTarget, FrameTarget, MessageTarget])
+def test_a_decoder_takes_or_refuses_whatever_comes(target):
+    fuzzed = target(seed=1)
+    fuzzed.feed(INPUTS)
+    assert both_outcomes(fuzzed)
+
+
+@pytest.mark.parametrize("target", [GatewayTarget, ReceiverTarget])
+def test_the_centre_takes_or_refuses_whatever_comes(door, target):
+    fuzzed = target(1, door)
+    try:
+        fuzzed.feed(INPUTS)
+        assert both_outcomes(fuzzed)
+    finally:
+        fuzzed.close()
+
+
+def test_a_decoder_that_fails_in_another_way_is_found(monkeypatch):
+    decode = packet.decode_record
+
+    def hasty(data):
+        struct.unpack("<2s", data[:2])
+        return decode(data)
+
+    monkeypatch.setattr(packet, "decode_record", hasty)
+    with pytest.raises(struct.error):
+        PacketTarget(seed=1).feed(INPUTS)
+
+
+def test_a_frame_that_nobody_sealed_is_found(monkeypatch):
+    feed = Deframer.feed
+    monkeypatch.setattr(Deframer, "feed", lambda self, data: [*feed(self, data), b"forged"])
+    with pytest.raises(AssertionError, match="nobody had sealed"):
+        FrameTarget(seed=1).feed(INPUTS)
