@@ -32,7 +32,7 @@ def account(
     """
     statistics = [process.entries("statistics")[-1] for process in devices]
     both_ways = sum(row["bytes_sent"] + row["bytes_received"] for row in statistics)
-    sent = [_sending(process) for process in devices]
+    sent = [sending(process) for process in devices]
     journal = Journal(data_dir)
     rows = []
     try:
@@ -63,16 +63,21 @@ def account(
     return {"events": rows, "total": total}
 
 
-def _sending(process: Process) -> dict[int, dict[str, float]]:
+def sending(process: Process) -> dict[int, dict[str, float]]:
     """When a device recorded, encoded and first sent each event."""
-    by_sequence = {row["sequence"]: row for row in process.entries("recorded")}
     events: dict[int, dict[str, float]] = {}
-    for row in process.entries("sent"):
-        recorded = by_sequence.get(row["sequence"])
-        if recorded and not row["again"]:
-            events[recorded["event"]] = {
-                "recorded_us": recorded["recorded_us"],
-                "encode_ms": recorded["encode_s"] * 1000,
+    boot = 0
+    recorded: dict[int, dict] = {}
+    for row in process.entries():
+        if row["what"] == "started":
+            boot, recorded = row["boot"], {}
+        elif row["what"] == "recorded":
+            recorded[row["sequence"]] = row
+        elif row["what"] == "sent" and not row["again"] and row["boot"] == boot:
+            first = recorded[row["sequence"]]
+            events[first["event"]] = {
+                "recorded_us": first["recorded_us"],
+                "encode_ms": first["encode_s"] * 1000,
                 "sent_us": row["sent_us"],
             }
     return events

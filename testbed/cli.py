@@ -13,25 +13,24 @@ from firmware_py.bundle import BundleError
 from physics.acquisition import AcquisitionError
 from physics.modelling import ModellingError
 from physics.openfwi_files import OpenFWIFileError
+from testbed.links import LinkError
 from testbed.processes import TestbedError
 from testbed.samples import SamplesError
+from testbed.schemes import SchemeError
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
     BundleError,
+    LinkError,
     ModellingError,
     OpenFWIFileError,
     SamplesError,
+    SchemeError,
     StoreError,
     TestbedError,
 )
 
 app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps ``run`` a sub-command although it is the only one."""
 
 
 @app.command()
@@ -61,6 +60,68 @@ def run(
         typer.echo(json.dumps(results))
     else:
         _print(results)
+
+
+@app.command()
+def compare(
+    links: Annotated[str, typer.Option(help="Emulated links, with commas between.")] = "wifi,lte",
+    systems: Annotated[
+        str, typer.Option(help="What to compare, with commas between.")
+    ] = "epic,raw,raw-compressed,split,federated",
+    events: Annotated[int, typer.Option(min=1, help="Events under a link's own conditions.")] = 20,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="OpenFWI gather file; repeat for more. Default: shipped ones.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/compare"),
+    model: Annotated[Path | None, typer.Option(help="Folder with bundle/ and decoder/.")] = None,
+    trained: Annotated[
+        Path | None, typer.Option(help="Run of `epic train inversionnet`: the baselines' weights.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page to write, figures in images/ by it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """EPIC against baselines over emulated links: latency, bytes, energy, maps; with losses and a device missing."""
+    import shlex
+    import sys
+    from datetime import date
+
+    from rich.console import Console
+
+    from testbed.compare import compare as run_comparison
+    from testbed.compare_report import draw, ratios
+    from testbed.compare_report import page as written
+    from testbed.run import find_model
+
+    with Console(stderr=True).status("preparing") as status:
+        results = run_comparison(
+            systems.split(","),
+            links.split(","),
+            find_model(model),
+            data or [],
+            events,
+            out,
+            trained,
+            on_step=status.update,
+        )
+    results["ratios"] = ratios(results)
+    draw(results, out)
+    if page:
+        pictures = page.parent / "images"
+        pictures.mkdir(parents=True, exist_ok=True)
+        draw(results, pictures)
+        command = shlex.join(["epic", *sys.argv[1:]])
+        page.write_text(written(results, command, date.today().isoformat(), Path("images")))
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    for row in results["ratios"]:
+        times = ", ".join(
+            f"{name.replace('_', ' ')} {row[name]:,.1f}x" for name in row if name not in ("link", "against")
+        )
+        typer.echo(f"{row['link']}, against {row['against']}: {times}")
+    typer.echo(f"Results and figures in {out}.")
 
 
 def _print(results: dict) -> None:

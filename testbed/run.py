@@ -161,7 +161,7 @@ def start_centre(
 ) -> Process:
     """`epic central run` on ``port`` (0 is a free one), its configuration, log and data in ``out``."""
     config = out / "central.toml"
-    security = f'keys = "{keys.name}"' if keys else "insecure = true"
+    security = f'keys = "{keys.resolve()}"' if keys else "insecure = true"
     listen = f"tcp://127.0.0.1:{port or '*'}"
     config.write_text(
         f'[central]\nlisten = "{listen}"\n{security}\ndata_dir = "central"\nlog = "central.jsonl"\n'
@@ -184,7 +184,7 @@ def start_device(
     """A device that replays ``out``/gathers.npy up to event ``limit`` (0: all), on from where it was."""
     name = f"device{device}"
     config = out / f"{name}.toml"
-    own = f"keys/device-{device}"
+    own = f"{keys and keys.resolve()}/device-{device}"
     security = (
         f'server_key = "{own}/centre.public"\npublic_key = "{own}/device-{device}.public"\n'
         f'secret_key = "{own}/device-{device}.secret"\n'

@@ -1,0 +1,110 @@
+"""``epic testbed compare``: EPIC and its baselines, each a centre and five devices, over the same emulated links.
+
+Every run of a system over a link goes through the same conditions in turn: as it is, with 1 % and 5 % of TCP's
+segments lost, with one device missing. The link is a proxy for each device; everything that passes is timed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from firmware_py.bundle import load_bundle
+from physics.acquisition import Acquisition
+from testbed.compare_run import CONDITIONS, Comparison, Run, check_length
+from testbed.links import LinkProfile, find_link
+from testbed.processes import TestbedError
+from testbed.run import Model, load_events, make_keys, prepare_folder
+from testbed.schemes import SCHEMES, prepare
+
+SYSTEMS = ("epic", *SCHEMES)
+
+
+def compare(
+    systems: list[str],
+    links: list[str],
+    model: Model,
+    data: list[Path],
+    events: int,
+    out: Path,
+    trained: Path | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict:
+    """Run every system over every link; returns, and writes to ``out``/results.json, what was measured.
+
+    ``trained`` is a run of `epic train inversionnet` for the baselines' weights. Raises ``TestbedError``,
+    ``LinkError``, ``SchemeError`` and the errors of the inputs.
+    """
+    if unknown := sorted(set(systems) - set(SYSTEMS)):
+        raise TestbedError(f"compare: expected systems of {', '.join(SYSTEMS)}; got {unknown[0]!r}")
+    if events < 1:
+        raise TestbedError(f"compare: expected one event or more, got {events}")
+    profiles = [find_link(name) for name in links]
+    bundle = load_bundle(model.bundle)
+    acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+    counts = [max(min(events, 4), int(events * condition.share)) for condition in CONDITIONS]
+    sizes = _message_bytes(acquisition, bundle.output.shape[1])
+    for profile in profiles:
+        for system in systems:
+            check_length(system, profile, counts, sizes[system], acquisition.n_devices)
+    samples = load_events(data, sum(counts), acquisition)
+    prepare_folder(out)
+    (out / "central.toml").write_text("# of a comparison: each run has its own\n")
+    gathers = np.stack([sample.gather for sample in samples]).astype(np.float32)
+    on_step("preparing the baselines")
+    if set(systems) & set(SCHEMES):
+        prepare(out, gathers[:20], acquisition, trained)
+    comparison = Comparison(
+        out,
+        model,
+        acquisition,
+        make_keys(out / "keys", acquisition.n_devices),
+        gathers,
+        sizes,
+    )
+    results: dict = {
+        "events": events,
+        "model": bundle.name,
+        "trained_baselines": str(trained) if trained else None,
+        "links": {profile.name: _described(profile) for profile in profiles},
+        "runs": [],
+    }
+    for profile in profiles:
+        for system in systems:
+            accounts = Run(comparison, system, profile).conditions(counts, on_step)
+            truths = [sample.map_mps for sample in samples]
+            maps_count = system == "epic" or trained is not None
+            for condition, account in zip(CONDITIONS, accounts, strict=True):
+                results["runs"].append(
+                    {
+                        "system": system,
+                        "link": profile.name,
+                        "condition": condition.name,
+                        **account.summary(profile.radio, truths if maps_count else None, acquisition),
+                    }
+                )
+            (out / "results.json").write_text(json.dumps(results, indent=2))
+    return results
+
+
+def _message_bytes(acquisition: Acquisition, latent: int) -> dict[str, int]:
+    part = acquisition.n_sources * acquisition.n_time * acquisition.max_device_receivers
+    cells = acquisition.n_depth * acquisition.n_width
+    # Of the compressed: a bound, a tenth of the float32 samples.
+    return {
+        "epic": latent + 100,
+        "raw": 4 * part,
+        "raw-compressed": part // 2,
+        "split": 2 * part,
+        "federated": 2 * cells,
+    }
+
+
+def _described(profile: LinkProfile) -> dict:
+    described = asdict(profile)
+    described["up_bytes_per_s"] = profile.rate_bytes_per_s(profile.up_bytes_per_s)
+    return described

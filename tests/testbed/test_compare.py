@@ -1,0 +1,116 @@
+"""The comparison: figures worked out by hand, and a small one with real processes."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from physics.acquisition import Acquisition
+from testbed.compare import compare
+from testbed.compare_account import ConditionAccount, EventRow
+from testbed.compare_report import draw, page, ratios
+from testbed.compare_run import CONDITIONS
+from testbed.energy import LTE
+from testbed.links import LinkError
+from testbed.processes import TestbedError
+from testbed.run import find_model
+from testbed.shaping import Transfer
+
+SURVEY = Acquisition.openfwi()
+FLAT = np.zeros((70, 70), np.float32)
+
+
+def account(sizes=(1000, 1000)) -> ConditionAccount:
+    """Two events a minute apart, from one device: a transfer of a tenth of a second for each."""
+    now_s, offset_s = time.monotonic(), time.time() - time.monotonic()
+    starts = (now_s, now_s + 60.0)
+    rows = {
+        event: EventRow(
+            int((start + offset_s - 0.01) * 1e6),
+            {"encode": 1.0, "queue": 2.0, "link": 30.0 * event, "assemble": 4.0, "decode": 5.0},
+            [0],
+            FLAT,
+        )
+        for event, start in enumerate(starts, start=1)
+    }
+    sent = [Transfer(start, start + 0.1, size) for start, size in zip(starts, sizes, strict=True)]
+    return ConditionAccount(rows, [{"bytes_sent": 2000, "bytes_received": 100}], [(sent, [])])
+
+
+def test_latency_is_the_sum_of_its_parts():
+    summary = account().summary(None, None, SURVEY)
+    assert summary["median_ms"] == {"encode": 1.0, "queue": 2.0, "link": 45.0, "assemble": 4.0, "decode": 5.0}
+    assert summary["latency_median_ms"] == 57.0
+    assert summary["latency_p95_ms"] == pytest.approx(42 + 0.95 * 30)
+    assert (summary["socket_bytes_up"], summary["socket_bytes_down"]) == (1000, 50)
+    assert summary["link_bytes"] == 1000 + 2 * 52
+    assert summary["mae"] is None and "energy_mj" not in summary
+
+
+def test_energy_is_of_one_event_alone():
+    summary = account().summary(LTE, None, SURVEY)
+    assert summary["energy_mj"] == pytest.approx(0.1 * 1288.04 + 438.39 * 0.008, rel=1e-3)
+    awake_mj = summary["energy_with_tail_mj"] - summary["energy_mj"]
+    assert awake_mj == pytest.approx(0.2601 * 1210.7 + 11.576 * 1060.0, rel=1e-3)
+
+
+def test_maps_are_judged_where_the_truth_is_known():
+    truth = np.full((70, 70), 3000.0)
+    summary = account().summary(None, [truth, None], SURVEY)
+    assert summary["mae"] == 0.0, "3000 m/s is the middle of the scale"
+    assert account().summary(None, [truth + 150.0, None], SURVEY)["mae"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "said"),
+    [
+        ({"systems": ["epic", "carrier pigeon"]}, TestbedError, "expected systems of epic, raw,"),
+        ({"links": ["wimax"]}, LinkError, "expected one of loopback"),
+        ({"events": 0}, TestbedError, "expected one event or more, got 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(tmp_path, asked, error, said):
+    given = {"systems": ["epic"], "links": ["lte"], "model": find_model(None), "data": [], "events": 1}
+    with pytest.raises(error, match=said) as caught:
+        compare(**{**given, **asked}, out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_too_slow_for_a_system_is_told_before_anything_runs(tmp_path):
+    with pytest.raises(TestbedError, match=r"raw over lora-like would take \d+ minutes"):
+        compare(["raw"], ["lora-like"], find_model(None), [], 20, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One event of EPIC and of a baseline over LTE, under every condition."""
+    out = tmp_path_factory.mktemp("compare") / "out"
+    return compare(["epic", "raw-compressed"], ["lte"], find_model(None), [], 1, out), out
+
+
+def test_every_system_meets_every_condition_and_loses_nothing(results):
+    found, out = results
+    assert json.loads((out / "results.json").read_text())["runs"] == found["runs"]
+    assert [(run["system"], run["condition"]) for run in found["runs"]] == [
+        (system, condition.name) for system in ("epic", "raw-compressed") for condition in CONDITIONS
+    ]
+    for run in found["runs"]:
+        assert run["events"] == 1
+        assert run["devices"] == ([0, 1, 3, 4] if "missing" in run["condition"] else [0, 1, 2, 3, 4])
+        assert run["median_ms"]["link"] >= 34.0, "half a round trip at least"
+        assert (run["mae"] is None) == (run["system"] != "epic"), "untrained baselines have no map error"
+
+
+def test_epic_takes_less_of_everything(results):
+    (row,) = ratios(results[0])
+    assert row["socket_bytes_up"] > 20 and row["link_bytes"] > 10 and row["energy"] > 20
+
+
+def test_a_page_and_figures_are_made_of_the_results(results, tmp_path):
+    found, _ = results
+    assert [path.name for path in draw(found, tmp_path)] == ["testbed-latency.png", "testbed-energy.png"]
+    text = page(found, "epic testbed compare", "2026-11-25", tmp_path)
+    assert "| lte | raw-compressed | " in text
+    assert "weights not trained" in text
