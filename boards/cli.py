@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from boards.check import CheckError, check_bundle, compiler_note
+from boards.check import Assessment, CheckError, check_bundle
 from boards.graph import GraphError
 from boards.profiles import Board, BoardError, board_names, load_board
 from boards.sizes import format_size
@@ -66,36 +67,39 @@ def check(
     board: Annotated[str, typer.Option("--board", help="Board, as `epic board list` names it.")],
     as_json: Json = False,
 ) -> None:
-    """Say whether a bundle fits a board: file, arena, operators. Exit code 1 when it does not."""
+    """Say whether a bundle fits a board: file, arena, operators, accelerator. Exit code 1 when it does not."""
     profile = load_board(board)
-    verdicts = check_bundle(bundle, profile)
-    fits = all(verdict.fits is not False for verdict in verdicts)
-    note = compiler_note(profile)
+    found = check_bundle(bundle, profile)
     if as_json:
         report = {
             "board": board,
             "bundle": str(bundle),
-            "fits": fits,
-            "verdicts": [{"question": v.question, "fits": v.fits, "said": v.said} for v in verdicts],
-            "note": note,
+            "fits": found.fits,
+            "arena_bytes": found.arena_bytes,
+            "arena_source": found.arena_source,
+            "verdicts": [asdict(verdict) for verdict in found.verdicts],
+            "accelerator": found.accelerator,
             "status": profile.status,
             "status_note": profile.status_note,
         }
         typer.echo(json.dumps(report, indent=2))
     else:
-        table = Table("question", "answer", "", title=f"{bundle} on {profile.title}")
-        for verdict in verdicts:
-            table.add_row(
-                verdict.question,
-                {True: "fits", False: "DOES NOT FIT", None: "not known"}[verdict.fits],
-                verdict.said,
-            )
-        Console().print(table)
-        typer.echo(f"Status of this board: {profile.status}; {profile.status_note}.")
-        if note:
-            typer.echo(f"{note[0].upper()}{note[1:]}.")
-    if not fits:
+        _print_check(found, profile, bundle)
+    if found.fits is False:
         raise typer.Exit(1)
+
+
+def _print_check(found: Assessment, board: Board, bundle: Path) -> None:
+    table = Table("question", "answer", "", title=f"{bundle} on {board.title}")
+    for verdict in found.verdicts:
+        answer = {True: "fits", False: "DOES NOT FIT", None: "not known"}[verdict.fits]
+        table.add_row(
+            verdict.question, answer, f"{verdict.said}; {verdict.advice}" if verdict.advice else verdict.said
+        )
+    Console().print(table)
+    typer.echo(f"Status of this board: {board.status}; {board.status_note}.")
+    if found.fits is None:
+        typer.echo("Not everything could be checked here; what was fits.")
 
 
 def _rows(board: Board) -> list[tuple[str, str, str]]:
@@ -111,10 +115,14 @@ def _rows(board: Board) -> list[tuple[str, str, str]]:
         "model limit": board.model_limit,
     }
     for what, figure in figures.items():
-        if figure is not None:
-            note = f" ({figure.note})" if figure.note else ""
-            rows.append((what, format_size(figure.size), f"{figure.source}{note}"))
+        note = f" ({figure.note})" if figure.note else ""
+        rows.append((what, format_size(figure.size), f"{figure.source}{note}"))
     rows.append(("operators", ", ".join(board.operators.names), board.operators.source))
+    if board.kernels is not None:
+        rows.append(("kernels", board.kernels.name, board.kernels.source))
+    if board.compiler is not None:
+        command = " ".join((board.compiler.name, *board.compiler.options))
+        rows.append(("compiler", command, board.compiler.source))
     rows.append(("links", ", ".join(board.links.kinds), board.links.source))
     rows.append((f"install ({board.install.method})", board.install.how, board.install.source))
     rows += [(f"USB {usb.id}", usb.when, usb.source) for usb in board.usb]

@@ -24,6 +24,8 @@ ALLOWED_OPERATORS = frozenset(
 )
 # int32 carries biases and shapes; everything that is computed on is int8.
 ALLOWED_DTYPES = frozenset({"INT8", "INT32"})
+# Longer int32 constants are biases, whose values nobody asks for.
+MOST_VALUES = 8
 
 
 class GraphError(ValueError):
@@ -32,7 +34,10 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the graph. ``scale`` and ``zero_point`` are None where it has not just one."""
+    """One tensor of the graph. ``scale`` and ``zero_point`` are None where it has not just one.
+
+    ``values`` are those of a short int32 constant (axes, a shape), None of any other tensor.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -41,6 +46,7 @@ class Tensor:
     zero_point: int | None
     constant: bool
     dynamic: bool
+    values: tuple[int, ...] | None = None
 
     @property
     def elements(self) -> int:
@@ -51,14 +57,33 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One operator at work. ``stride`` and ``dilation`` are (along time, along receivers), 1 where it has none.
+
+    ``activation`` is what is fused into it, NONE or such as RELU.
+    """
+
+    operator: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    activation: str = "NONE"
+
+
+@dataclass(frozen=True)
 class Graph:
     """A .tflite model with one subgraph, in the order in which its operators run."""
 
-    operators: tuple[str, ...]
+    steps: tuple[Step, ...]
     tensors: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     file_bytes: int
+
+    @cached_property
+    def operators(self) -> tuple[str, ...]:
+        return tuple(step.operator for step in self.steps)
 
     @cached_property
     def operator_counts(self) -> dict[str, int]:
@@ -79,8 +104,10 @@ def read_graph(model: bytes) -> Graph:
         raise GraphError(
             f"expected a model of one subgraph, got {len(parsed.subgraphs)}; a device runs no control flow"
         )
-    operator_names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
-    type_names = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
+    operator_names, type_names, activation_names = (
+        {value: name for name, value in vars(kind).items() if name.isupper()}
+        for kind in (schema.BuiltinOperator, schema.TensorType, schema.ActivationFunctionType)
+    )
     graph = parsed.subgraphs[0]
 
     def tensor(index: int) -> Tensor:
@@ -88,15 +115,19 @@ def read_graph(model: bytes) -> Graph:
         scales = _as_list(raw.quantization.scale if raw.quantization else None)
         zero_points = _as_list(raw.quantization.zeroPoint if raw.quantization else None)
         single = len(scales) == 1
-        buffer = parsed.buffers[raw.buffer]
+        data = parsed.buffers[raw.buffer].data
+        constant = data is not None and len(data) > 0
+        dtype = type_names.get(raw.type, f"type {raw.type}")
+        short = constant and dtype == "INT32" and len(data) <= MOST_VALUES * 4
         return Tensor(
             name=raw.name.decode(errors="replace") if raw.name else f"tensor {index}",
             shape=tuple(int(side) for side in _as_list(raw.shape)),
-            dtype=type_names.get(raw.type, f"type {raw.type}"),
+            dtype=dtype,
             scale=float(scales[0]) if single else None,
             zero_point=int(zero_points[0]) if single and zero_points else None,
-            constant=buffer.data is not None and len(buffer.data) > 0,
+            constant=constant,
             dynamic=any(side < 0 for side in _as_list(raw.shapeSignature)),
+            values=tuple(memoryview(bytes(data)).cast("i")) if short else None,
         )
 
     def operator(raw: schema.OperatorT) -> str:
@@ -108,8 +139,23 @@ def read_graph(model: bytes) -> Graph:
         return operator_names.get(number, f"operator {number}")
 
     tensors = tuple(tensor(index) for index in range(len(graph.tensors)))
+
+    def step(raw: schema.OperatorT) -> Step:
+        def option(name: str, default: int) -> int:
+            return int(getattr(raw.builtinOptions, name, default))
+
+        return Step(
+            operator=operator(raw),
+            # An optional input that is left out has the index -1.
+            inputs=tuple(tensors[index] for index in _as_list(raw.inputs) if index >= 0),
+            outputs=tuple(tensors[index] for index in _as_list(raw.outputs)),
+            stride=(option("strideH", 1), option("strideW", 1)),
+            dilation=(option("dilationHFactor", 1), option("dilationWFactor", 1)),
+            activation=activation_names[option("fusedActivationFunction", 0)],
+        )
+
     return Graph(
-        operators=tuple(operator(raw) for raw in graph.operators or []),
+        steps=tuple(step(raw) for raw in graph.operators or []),
         tensors=tensors,
         inputs=tuple(tensors[index] for index in graph.inputs),
         outputs=tuple(tensors[index] for index in graph.outputs),

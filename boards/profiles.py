@@ -7,10 +7,18 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from boards.graph import ALLOWED_OPERATORS
-from boards.sizes import parse_size
+from boards.sizes import format_size, parse_size
 
 PROFILE_FOLDER = Path(__file__).parent
 
@@ -55,6 +63,21 @@ class Operators(_Strict):
         return names
 
 
+class Kernels(_Strict):
+    """What the board's TFLite-Micro multiplies with, which decides the scratch buffers in its arena."""
+
+    name: Literal["reference", "cmsis-nn", "esp-nn"]
+    source: Source
+
+
+class Compiler(_Strict):
+    """What compiles a model for the board's accelerator, and its options on the command line."""
+
+    name: Literal["vela", "edgetpu_compiler"]
+    options: tuple[str, ...] = ()
+    source: Source
+
+
 class Links(_Strict):
     """How the board can reach the centre."""
 
@@ -92,8 +115,9 @@ class Board(_Strict):
 
     ``arena_limit`` bounds the tensor arena and ``model_limit`` the encoder's file; either may be
     the project's own rule rather than a property of the chip, and then its source says so.
-    ``status`` is honest about what was tried: "run here" on such a machine, "verified in
-    emulation", or only "documented".
+    ``flash`` is where the model lies, a card or DDR where the board has no flash of its own.
+    ``status`` is honest about what was tried: "verified" by a run on such a machine, "verified in
+    emulation", or only "documented"; ``status_note`` says what was run.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -101,23 +125,40 @@ class Board(_Strict):
     kind: Literal["linux", "microcontroller"]
     processor: str
     runtime: Literal["litert", "tflite-runtime-edgetpu", "tflite-micro", "tflite-micro-edgetpu", "ethos-u"]
-    status: Literal["run here", "verified in emulation", "documented"]
+    status: Literal["verified", "verified in emulation", "documented"]
     status_note: Annotated[str, Field(min_length=10)]
     memory: Figure
-    flash: Figure | None = None
+    flash: Figure
     arena_limit: Figure
     model_limit: Figure
     operators: Operators
+    kernels: Kernels | None = None
+    compiler: Compiler | None = None
     links: Links
     install: Install
     usb: tuple[Usb, ...] = ()
 
-    @property
-    def compiled_for(self) -> str | None:
-        """The compiler whose output this board's accelerator needs, or None."""
-        if self.runtime.endswith("edgetpu"):
-            return "edgetpu_compiler"
-        return "vela" if self.runtime == "ethos-u" else None
+    @model_validator(mode="after")
+    def _fits_together(self) -> Board:
+        for limit, place in (("arena_limit", "memory"), ("model_limit", "flash")):
+            allowed, there = getattr(self, limit).size, getattr(self, place).size
+            if allowed > there:
+                raise ValueError(
+                    f"{limit}: expected at most the {format_size(there)} of {place}, got {format_size(allowed)}"
+                )
+        needed = {"ethos-u": "vela"}.get(
+            self.runtime, "edgetpu_compiler" if "edgetpu" in self.runtime else None
+        )
+        if needed != (self.compiler.name if self.compiler else None):
+            raise ValueError(
+                f"compiler: expected {needed!r} for the runtime {self.runtime!r}, got {self.compiler}"
+            )
+        if (self.kernels is not None) != (self.runtime == "tflite-micro"):
+            raise ValueError(
+                f"kernels: expected of the runtime 'tflite-micro' and of no other, got {self.kernels} "
+                f"for {self.runtime!r}"
+            )
+        return self
 
 
 def board_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
@@ -162,7 +203,8 @@ def _first_problem(error: ValidationError) -> str:
         return f"entry {where!r} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     given = "" if "got" in message else f", got {problem['input']!r}"
-    return f"{where}: {message[0].lower()}{message[1:]}{given}"
+    where = f"{where}: " if where else ""
+    return f"{where}{message[0].lower()}{message[1:]}{given}"
 
 
 def _inner_model(annotation: Any) -> Any:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from boards.graph import GraphError
 from boards.profiles import BoardError, load_board
+from boards.quiet import hold_output
 from convert.errors import ConversionError
-from convert.quiet import hold_output
 from firmware_py.bundle import BundleError
 from firmware_py.encoder import EncoderError
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boards.budget import SMALLEST, Limits, Verdict, check_budget, limits_of
-from boards.graph import Graph, GraphError, read_graph
+from boards.budget import SMALLEST, Verdict, limits_of
+from boards.check import assess
+from boards.graph import Graph, GraphError
 from boards.profiles import Board
-from boards.sizes import format_size
-from convert import tflm
 from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
 from convert.release import model_hash, staged_release
@@ -26,7 +25,11 @@ from physics.openfwi_files import OpenFWIFileError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made and measured. ``arena_bytes`` is None where TFLite-Micro is not installed."""
+    """What was made and measured.
+
+    ``arena_bytes`` is None where TFLite-Micro is not installed; ``accelerator`` says what was done for the
+    target's accelerator (``boards.check.Assessment``), None where it has none.
+    """
 
     out: Path
     target: str
@@ -36,6 +39,7 @@ class Conversion:
     arena_note: str
     verdicts: tuple[Verdict, ...]
     verification: Verification
+    accelerator: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
@@ -48,6 +52,7 @@ class Conversion:
             "arena_note": self.arena_note,
             "operators": self.graph.operator_counts,
             "budget": [{"question": v.question, "fits": v.fits, "said": v.said} for v in self.verdicts],
+            "accelerator": self.accelerator,
             **self.verification.to_dict(),
         }
 
@@ -64,7 +69,9 @@ def convert_run(
 
     The budget is that of ``board`` or, without one, of the smallest board (256 KiB model, 192 KiB
     arena). ``held_out`` are folders of OpenFWI files to measure on; without any, the samples that
-    training kept apart are used. ``c_array`` adds ``encoder.cc`` and ``encoder.h`` to the bundle.
+    training kept apart are used. ``c_array`` adds ``encoder.c`` and ``encoder.h`` to the bundle. What a
+    compiler of the board's accelerator made is added as ``encoder_vela.tflite`` or ``encoder_edgetpu.tflite``,
+    and is then what the C array holds.
 
     Raises ``ConversionError`` (or its kinds ``QuantisationError``, ``BudgetError``) saying what is
     wrong and what to do; ``out`` is untouched then.
@@ -80,15 +87,13 @@ def convert_run(
     on_step("quantising")
     float_latents(run.encoder, representative)
     model = quantise(run.encoder, representative)
+    on_step("measuring arena")
     try:
-        graph = read_graph(model)
+        found = assess(model, limits)
     except GraphError as error:
         raise QuantisationError(str(error)) from error
-    on_step("measuring arena")
-    arena_bytes = tflm.measure_arena_bytes(model) if tflm.available() else None
-    arena_note = f"measured in TFLite-Micro {tflm.version()}" if arena_bytes is not None else tflm.MISSING
-    verdicts = check_budget(graph, arena_bytes, limits)
-    _require(verdicts, limits)
+    _require(found.verdicts)
+    graph, arena_bytes = found.graph, found.arena_bytes
 
     output = graph.outputs[0]
     assert output.scale is not None and output.zero_point is not None
@@ -114,12 +119,14 @@ def convert_run(
             arena_bytes=arena_bytes,
             metrics={
                 **verification.to_dict(),
-                "arena": arena_note,
+                "arena": found.arena_source,
                 "operators": graph.operator_counts,
                 "budget": limits.target,
+                "accelerator": found.accelerator,
             },
             vectors=golden_vectors(model, graph, samples),
             c_array=c_array,
+            compiled=found.compiled,
         )
         stage.publish()
     return Conversion(
@@ -128,27 +135,16 @@ def convert_run(
         model_hash=model_hash(model),
         graph=graph,
         arena_bytes=arena_bytes,
-        arena_note=arena_note,
-        verdicts=verdicts,
+        arena_note=found.arena_source,
+        verdicts=found.verdicts,
+        accelerator=found.accelerator,
         verification=verification,
     )
 
 
-def _require(verdicts: tuple[Verdict, ...], limits: Limits) -> None:
+def _require(verdicts: tuple[Verdict, ...]) -> None:
     """Raise for the first thing that does not fit, saying what would make it fit."""
-    advice = {
-        "model file": (
-            f"to stay within {format_size(limits.model_bytes)} use fewer channels, a narrower bottleneck "
-            "before the latent, or a smaller --latent"
-        ),
-        "tensor arena": (
-            f"to stay within {format_size(limits.arena_bytes)} thin the input more (--thin) or give the "
-            "first convolution fewer channels or a longer stride: input and first feature map are "
-            "the largest term"
-        ),
-    }
     for verdict in verdicts:
         if verdict.fits is False:
-            if verdict.question in advice:
-                raise BudgetError(f"{verdict.question}: {verdict.said}; {advice[verdict.question]}")
-            raise QuantisationError(verdict.said)
+            kind = BudgetError if verdict.question in ("model file", "tensor arena") else QuantisationError
+            raise kind(f"{verdict.question}: {verdict.said}; {verdict.advice}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convert.quiet import hold_output
+from boards.quiet import hold_output
 
 
 def run(model: bytes, inputs: np.ndarray, xnnpack: bool = True) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from boards.quiet import hold_output
 from convert.errors import ConversionError, QuantisationError
-from convert.quiet import hold_output
 
 
 def rebuild_batch_one(encoder: Any) -> Any:
@@ -61,7 +61,7 @@ def quantise(encoder: Any, representative: np.ndarray) -> bytes:
         reason = str(error).strip().splitlines()
         raise QuantisationError(
             f"the TFLite converter refused the encoder: {reason[0] if reason else type(error).__name__}; "
-            "use only the operators listed in convert/operators.py"
+            "use only the operators listed in boards/graph.py"
         ) from error
     return bytes(model)
 

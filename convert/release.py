@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from boards.accelerator import Compiled
 from boards.graph import Graph, Tensor
-from convert.c_array import c_header, c_source
+from convert.c_array import HEADER, SOURCE, c_header, c_source
 from convert.errors import ConversionError
 from convert.run_folder import Run
 from firmware_py.bundle import create_bundle
@@ -22,7 +23,16 @@ from firmware_py.selftest import VECTORS, self_test
 
 # A file that shows a folder to be of a former conversion, which alone may be replaced.
 MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}
-PACKAGES = ("epic-fwi", "tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "tflite-micro", "numpy")
+PACKAGES = (
+    "epic-fwi",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "ai-edge-litert",
+    "tflite-micro",
+    "ethos-u-vela",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Stage:
         metrics: dict[str, Any],
         vectors: bytes,
         c_array: bool,
+        compiled: Compiled | None,
     ) -> None:
         """Write the encoder, its golden vectors and its manifest, and test them as a device does."""
         fields = {
@@ -67,10 +78,13 @@ class Stage:
             "versions": _versions(),
         }
         extra = {VECTORS: vectors}
+        if compiled is not None:
+            extra[f"encoder_{compiled.suffix}.tflite"] = compiled.model
         if c_array:
+            # The hash stays that of encoder.tflite, by which the centre knows the model.
             extra |= {
-                "encoder.h": c_header(model_hash(model)).encode(),
-                "encoder.cc": c_source(model).encode(),
+                HEADER: c_header(model_hash(model)).encode(),
+                SOURCE: c_source(compiled.model if compiled else model).encode(),
             }
         self_test(create_bundle(self.bundle, model, fields, extra))
 

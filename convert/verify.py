@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from boards import tflm
 from boards.graph import Graph
-from convert import litert, tflm
+from convert import litert
 from convert.errors import ConversionError
 from firmware_py.compand import dequantise, quantise
 from firmware_py.selftest import encode_vectors

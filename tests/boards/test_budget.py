@@ -1,33 +1,54 @@
 import pytest
 
-from boards.budget import SMALLEST, Limits, check_budget, limits_of
-from boards.graph import Graph, Tensor
+from boards.budget import (
+    SMALLEST,
+    Limits,
+    arena_verdict,
+    limits_of,
+    model_verdict,
+    operators_verdict,
+)
+from boards.graph import Graph, Step, Tensor
 from boards.profiles import load_board
 
-
-def graph(file_bytes=1000, operators=("CONV_2D", "RESHAPE"), dtype="INT8", dynamic=False):
-    ends = [Tensor(name, (1, 4), dtype, 0.1, 0, constant=False, dynamic=dynamic) for name in ("in", "out")]
-    return Graph(tuple(operators), tuple(ends), (ends[0],), (ends[1],), file_bytes)
+MEASURED = "measured in a test"
 
 
-def answers(verdicts):
-    return {verdict.question: verdict.fits for verdict in verdicts}
+def graph(operators=("CONV_2D", "RESHAPE"), dtype="INT8", dynamic=False):
+    ends = [
+        Tensor(name, (1, 4, 4, 4), dtype, 0.1, 0, constant=False, dynamic=dynamic) for name in ("in", "out")
+    ]
+    steps = tuple(Step(operator, (ends[0], ends[0]), (ends[1],)) for operator in operators)
+    return Graph(steps, tuple(ends), (ends[0],), (ends[1],), 1000)
 
 
 def test_what_is_within_every_limit_fits():
-    verdicts = check_budget(graph(256 * 1024), 192 * 1024, SMALLEST)
-    assert answers(verdicts) == {"model file": True, "tensor arena": True, "operators": True}
+    assert model_verdict(256 * 1024, SMALLEST).fits is True
+    assert arena_verdict(graph(), 192 * 1024, MEASURED, SMALLEST).fits is True
+    assert operators_verdict(graph(), SMALLEST).fits is True
 
 
 def test_one_byte_over_does_not_fit_and_is_said():
-    model, arena, _ = check_budget(graph(256 * 1024 + 1), 192 * 1024 + 1, SMALLEST)
+    model = model_verdict(256 * 1024 + 1, SMALLEST)
+    arena = arena_verdict(graph(), 192 * 1024 + 1, MEASURED, SMALLEST)
     assert model.fits is arena.fits is False
-    assert ", 1 B over the 256 KiB of the smallest board" in model.said
-    assert ", 1 B over the 192 KiB of the smallest board" in arena.said
+    assert ": 1 B over the 256 KiB of the smallest board" in model.said
+    assert ": 1 B over the 192 KiB of the smallest board" in arena.said
+    assert "fewer channels" in model.advice
+    assert "thin the input more" in arena.advice
+
+
+def test_scratch_buffers_can_be_what_is_too_many():
+    limits = Limits("a board", 10**6, 192 * 1024, kernels="cmsis-nn")
+    arena = arena_verdict(graph(), 192 * 1024 - 10, MEASURED, limits)
+    assert arena.fits is False
+    assert "B measured in a test and 272 B for scratch buffers of cmsis-nn: 262 B over" in arena.said
 
 
 def test_an_arena_that_was_not_measured_is_not_called_fitting():
-    assert answers(check_budget(graph(), None, SMALLEST))["tensor arena"] is None
+    verdict = arena_verdict(graph(), None, "not measured", SMALLEST)
+    assert verdict.fits is None
+    assert verdict.said == "not measured; the smallest board has 192 KiB"
 
 
 @pytest.mark.parametrize(
@@ -39,17 +60,19 @@ def test_an_arena_that_was_not_measured_is_not_called_fitting():
     ],
 )
 def test_an_encoder_the_runtime_cannot_take_is_refused(made, said):
-    verdict = check_budget(made, 1000, SMALLEST)[2]
+    verdict = operators_verdict(made, SMALLEST)
     assert verdict.fits is False
     assert said in verdict.said
 
 
 def test_an_operator_is_judged_by_the_board_at_hand():
     bare = Limits("a bare board", 10**6, 10**6, operators=frozenset({"CONV_2D"}))
-    assert check_budget(graph(), 1000, bare)[2].fits is False
+    assert operators_verdict(graph(), bare).fits is False
 
 
 def test_limits_are_those_of_the_profile():
     limits = limits_of(load_board("openmv-rt1062"))
     assert (limits.arena_bytes, limits.model_bytes) == (512 * 1024, 8 * 1024 * 1024)
     assert limits.target == "OpenMV Cam RT1062"
+    assert limits.kernels == "cmsis-nn"
+    assert limits.compiler is None

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from boards.profiles import PROFILE_FOLDER, BoardError, board_names, load_board
@@ -25,9 +27,10 @@ def test_the_promised_boards_are_there():
 @pytest.mark.parametrize("name", board_names())
 def test_each_profile_holds_together(name):
     board = load_board(name)
-    assert board.arena_limit.size <= board.memory.size
-    if board.flash is not None and board.kind == "linux":
-        assert board.model_limit.size <= board.flash.size
+    figures = [board.memory, board.flash, board.arena_limit, board.model_limit, board.operators, board.links]
+    assert all(figure.source for figure in [*figures, board.install, *board.usb])
+    # a status above "documented" names the test that ran
+    assert board.status == "documented" or re.search(r"tests/\S+\.py", board.status_note)
     # every board must at least take what every released encoder is budgeted for
     assert board.arena_limit.size >= 192 * 1024
     assert board.model_limit.size >= 256 * 1024
@@ -61,7 +64,31 @@ def test_an_unedited_copy_loads(edited):
             r"(unknown entry 'memory\.sise'; known here are size|'memory\.size' is missing)",
         ),
         ('kind = "micro', 'sort = "x"\nkind = "micro', r"unknown entry 'sort'; known here are name, title"),
-        ('status = "documented"', 'status = "certified"', r"status: .*'run here'.*got 'certified'"),
+        (
+            'status = "documented"',
+            'status = "certified"',
+            r"status: .*'verified in emulation'.*got 'certified'",
+        ),
+        (
+            'size = "192 KiB"',
+            'size = "1 MiB"',
+            r"toml: arena_limit: expected at most the 512 KiB of memory, got 1 MiB",
+        ),
+        (
+            'size = "8 MiB"',
+            'size = "64 KiB"',
+            r"model_limit: expected at most the 64 KiB of flash, got 256 KiB",
+        ),
+        (
+            'runtime = "tflite-micro"',
+            'runtime = "ethos-u"',
+            r"compiler: expected 'vela' for .*'ethos-u', got None",
+        ),
+        (
+            'runtime = "tflite-micro"',
+            'runtime = "litert"',
+            r"kernels: expected of the runtime 'tflite-micro' and of no",
+        ),
         (
             '"RELU6"',
             '"GELU"',

@@ -1,13 +1,17 @@
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras", reason="conversion needs the train extra")
 
+from boards import tflm  # noqa: E402
+from boards.graph import read_graph  # noqa: E402
 from boards.profiles import Figure, load_board  # noqa: E402
-from convert import tflm  # noqa: E402
-from convert.errors import BudgetError, ConversionError  # noqa: E402
+from convert.c_array import c_source  # noqa: E402
+from convert.errors import BudgetError, ConversionError, QuantisationError  # noqa: E402
 from convert.flow import convert_run  # noqa: E402
 from convert.verify import GOLDEN_VECTORS  # noqa: E402
 from firmware_py.bundle import load_bundle  # noqa: E402
@@ -85,14 +89,28 @@ def test_without_tflm_the_arena_is_null_and_says_why(tiny_run, tmp_path, monkeyp
     assert [v.fits for v in conversion.verdicts if v.question == "tensor arena"] == [None]
 
 
-def test_the_c_array_holds_the_model_byte_for_byte(converted):
-    source = (converted.out / "bundle" / "encoder.cc").read_text()
-    body = source[source.index("{") + 1 : source.index("}")]
-    assert (
-        bytes(int(value, 16) for value in body.replace(",", " ").split())
-        == (converted.out / "bundle" / "encoder.tflite").read_bytes()
+@pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("g++")), reason="needs gcc and g++")
+@pytest.mark.parametrize(("compiler", "standard"), [("gcc", "c11"), ("g++", "c++11")])
+def test_firmware_in_c_or_cpp_links_the_model_byte_for_byte(converted, tmp_path, compiler, standard):
+    bundle = converted.out / "bundle"
+    main = tmp_path / "main.c"
+    main.write_text(
+        '#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\n#include "encoder.h"\n'
+        f'int main(void) {{ if ((uintptr_t)epic_encoder % 16 || strcmp(EPIC_MODEL_HASH, "{converted.model_hash}"))'
+        " return 1;\n return fwrite(epic_encoder, 1, epic_encoder_bytes, stdout) != epic_encoder_bytes; }\n"
     )
-    assert converted.model_hash in (converted.out / "bundle" / "encoder.h").read_text()
+    build = [
+        compiler,
+        f"-std={standard}",
+        "-Wall",
+        "-Werror",
+        f"-I{bundle}",
+        str(main),
+        str(bundle / "encoder.c"),
+    ]
+    subprocess.run([*build, "-o", str(tmp_path / "main")], check=True, capture_output=True)
+    out = subprocess.run([str(tmp_path / "main")], check=True, capture_output=True).stdout
+    assert out == (bundle / "encoder.tflite").read_bytes()
 
 
 def test_converting_again_replaces_both_folders_and_nothing_else(converted, tiny_run):
@@ -208,7 +226,7 @@ def test_a_collapsed_encoder_is_refused_however_well_it_quantises(tiny_run, tmp_
 def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):
     small = load_board("esp32-s3").model_copy(update={"model_limit": Figure(size="1 KiB", source="a test")})
     with pytest.raises(
-        BudgetError, match=r"model file: [\d,]+ B, [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"
+        BudgetError, match=r"model file: [\d,]+ B: [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"
     ):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
     assert not (tmp_path / "out").exists()
@@ -219,6 +237,47 @@ def test_an_arena_too_big_for_the_board_says_what_to_do(tiny_run, tmp_path):
     small = load_board("esp32-s3").model_copy(update={"arena_limit": Figure(size="1 KiB", source="a test")})
     with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*thin the input more"):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
+
+
+def test_a_bundle_for_an_ethos_u_holds_what_vela_made(tiny_run, tmp_path):
+    pytest.importorskip("ethosu", reason="needs the extra vela")
+    conversion = convert_run(
+        tiny_run.folder, tmp_path / "out", load_board("corstone-300-ethos-u55"), c_array=True
+    )
+    bundle = load_bundle(tmp_path / "out" / "bundle")
+    done = bundle.manifest["metrics"]["accelerator"]
+    assert done == conversion.accelerator
+    assert (done["compiler"], done["done"], done["on_cpu"]) == ("vela", "compiled", [])
+    assert done["cycles"] > 0
+    compiled = (bundle.folder / "encoder_vela.tflite").read_bytes()
+    assert "CUSTOM:ethos-u" in read_graph(compiled).operators
+    assert c_source(compiled) == (bundle.folder / "encoder.c").read_text()
+    assert "ethos-u-vela" in bundle.manifest["versions"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_manifest_says_which_check_the_edge_tpu_had(
+    tiny_run, tmp_path, monkeypatch, compiled, fake_edgetpu
+):
+    if compiled:
+        fake_edgetpu([("CONV_2D", 2, "Mapped to Edge TPU"), ("FULLY_CONNECTED", 1, "Mapped to Edge TPU")])
+    else:
+        monkeypatch.setenv("PATH", "/nonexistent")
+    convert_run(tiny_run.folder, tmp_path / "out", load_board("coral-dev-board"))
+    bundle = load_bundle(tmp_path / "out" / "bundle")
+    done = bundle.manifest["metrics"]["accelerator"]
+    assert done["compiler"] == "edgetpu_compiler"
+    assert done["done"] == ("compiled" if compiled else "documented constraints")
+    assert ("encoder_edgetpu.tflite" in bundle.manifest["files"]) is compiled
+
+
+def test_an_operator_that_the_accelerator_does_not_take_is_named(tiny_run, tmp_path, fake_edgetpu):
+    fake_edgetpu([("CONV_2D", 2, "Mapped to Edge TPU"), ("FULLY_CONNECTED", 1, "Operation not supported")])
+    with pytest.raises(
+        QuantisationError, match=r"left on the CPU .*: 1 FULLY_CONNECTED \(Operation not supported\)"
+    ):
+        convert_run(tiny_run.folder, tmp_path / "out", load_board("coral-dev-board"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_whose_data_are_gone_is_refused(tiny_run, tmp_path):

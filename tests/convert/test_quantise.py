@@ -63,7 +63,7 @@ def test_a_layer_without_an_int8_form_is_refused():
 def test_a_float_model_is_refused(encoder):
     import tensorflow as tf
 
-    from convert.quiet import hold_output
+    from boards.quiet import hold_output
 
     with hold_output():
         model = tf.lite.TFLiteConverter.from_keras_model(rebuild_batch_one(encoder)).convert()

@@ -1,18 +1,17 @@
 import numpy as np
 import pytest
 
-from convert import litert, tflm
-from convert.errors import ConversionError
-from convert.quantise import quantise, rebuild_batch_one
-from convert.quiet import hold_output
+from boards import tflm
+from boards.quiet import hold_output
+from convert import litert
+from convert.quantise import rebuild_batch_one
 
 pytest.importorskip("tflite_micro", reason="needs the extra tflm (the TFLite-Micro interpreter)")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_encoder):
-    parts = np.random.default_rng(3).normal(scale=0.3, size=(8, 20, 10, 2)).astype(np.float32)
-    return quantise(tiny_encoder(), parts)
+def model(bundles):
+    return (bundles["small"] / "encoder.tflite").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +20,17 @@ def arena_bytes(model):
 
 
 def codes(n=6):
-    return np.random.default_rng(1).integers(-128, 128, size=(n, 20, 10, 2)).astype(np.int8)
+    return np.random.default_rng(1).integers(-128, 128, size=(n, 100, 14, 5)).astype(np.int8)
 
 
 def test_the_measured_arena_is_enough_and_a_step_less_is_not(model, arena_bytes):
-    assert tflm.run(model, codes(1), arena_bytes).shape == (1, 16)
+    assert tflm.run(model, codes(1), arena_bytes).shape == (1, 64)
     with pytest.raises(RuntimeError):
         tflm.run(model, codes(1), arena_bytes - 2 * tflm.ARENA_STEP_BYTES)
 
 
 def test_the_arena_holds_at_least_the_largest_pair_of_tensors(arena_bytes):
-    first_input, first_feature_map = 20 * 10 * 2, 10 * 10 * 8
+    first_input, first_feature_map = 100 * 14 * 5, 50 * 14 * 16
     assert arena_bytes > first_input + first_feature_map
 
 
@@ -56,5 +55,5 @@ def test_a_model_beyond_the_runtime_is_refused_with_its_reason():
     network = keras.Model(inputs, keras.ops.arctan2(inputs, inputs + 1))
     with hold_output():
         model = tf.lite.TFLiteConverter.from_keras_model(rebuild_batch_one(network)).convert()
-    with pytest.raises(ConversionError, match="TFLite-Micro cannot run the model: .*ATAN2"):
+    with pytest.raises(tflm.TflmError, match="TFLite-Micro cannot run the model: .*ATAN2"):
         tflm.measure_arena_bytes(model)

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from convert.errors import ConversionError
-from convert.quiet import hold_output
+from boards.quiet import hold_output
 
-MISSING = (
-    "the package tflite-micro is not installed (extra `tflm`); "
-    "the arena was not measured and TFLite-Micro not run"
-)
+MISSING = "the package tflite-micro is not installed (extra `tflm`)"
 # The interpreter aligns what it allocates to 16 bytes, so a finer answer means nothing.
 ARENA_STEP_BYTES = 16
 LARGEST_ARENA_BYTES = 64 * 1024 * 1024
+
+
+class TflmError(ValueError):
+    """TFLite-Micro cannot run a model at all."""
 
 
 def available() -> bool:
@@ -38,29 +38,33 @@ def version() -> str:
 def measure_arena_bytes(model: bytes) -> int:
     """The least tensor arena, in bytes, with which TFLite-Micro allocates and runs ``model``.
 
-    Found by trying sizes, so it holds whatever the interpreter's own report leaves out. Pointers
-    are 8 bytes here and 4 on a microcontroller: a device needs no more than this.
+    Found by allocating in arenas of many sizes, so it holds whatever the interpreter's own report leaves
+    out, and by running in the least. Pointers are 8 bytes here and 4 on a microcontroller: a device needs
+    no more than this, but for the scratch buffers of its own kernels (``boards/scratch.py``).
 
-    Raises ``ConversionError`` when the interpreter cannot run the model at any size.
+    Raises ``TflmError`` when the interpreter cannot run the model at any size.
     """
 
-    def runs_in(arena_bytes: int) -> bool:
+    def allocates_in(arena_bytes: int) -> bool:
         with hold_output():
             try:
-                _prepared(model, arena_bytes).invoke()
+                _prepared(model, arena_bytes)
             except RuntimeError:
                 return False
         return True
 
     highest = 4096
-    while not runs_in(highest):
+    while not allocates_in(highest):
         highest *= 2
         if highest > LARGEST_ARENA_BYTES:
-            raise ConversionError(
-                f"TFLite-Micro cannot run the model: {_failure(model)}; "
-                "an operator or a shape in it is beyond that runtime"
-            )
-    return _least(runs_in, highest // 2 if highest > 4096 else 0, highest)
+            raise TflmError(_refused(_failure(model)))
+    least = _least(allocates_in, highest // 2 if highest > 4096 else 0, highest)
+    with hold_output() as log:
+        try:
+            _prepared(model, least).invoke()
+        except RuntimeError:
+            raise TflmError(_refused((log.lines() or ["it gave no reason"])[0])) from None
+    return least
 
 
 def run(model: bytes, inputs: np.ndarray, arena_bytes: int) -> np.ndarray:
@@ -94,6 +98,10 @@ def _least(holds: Callable[[int], bool], too_low: int, enough: int) -> int:
         else:
             too_low = middle
     return enough
+
+
+def _refused(reason: str) -> str:
+    return f"TFLite-Micro cannot run the model: {reason}; an operator or a shape in it is beyond that runtime"
 
 
 def _failure(model: bytes) -> str:

@@ -1,0 +1,43 @@
+"""Bundles of untrained encoders of three sizes, made as `epic convert` makes them."""
+
+import numpy as np
+import pytest
+
+# Blocks as models.encoder has them: filters, kernel and stride (time, receivers).
+SIZES = {
+    # What the smallest board is meant for.
+    "small": {"n_time": 100, "latent": 64, "blocks": ((16, 5, 3, 2, 1), (24, 3, 3, 2, 2), (32, 3, 3, 2, 2))},
+    # Few weights and long feature maps: an arena between the 496 KiB of one camera and the 512 KiB of another.
+    "long": {"n_time": 400, "latent": 64, "blocks": ((72, 3, 3, 1, 1), (72, 3, 3, 2, 2), (24, 3, 3, 3, 2))},
+    # A short arena and a weight for every pair of 4,200 features and 256 latents: over 1 MiB of file.
+    "heavy": {"n_time": 100, "latent": 256, "blocks": ((24, 7, 3, 4, 2),)},
+}
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    """``{name: folder}`` of ``SIZES``, with the arena that was measured stated in the manifest."""
+    keras = pytest.importorskip("keras", reason="needs the train extra to make an encoder")
+    pytest.importorskip("tflite_micro", reason="needs the extra tflm (the TFLite-Micro interpreter)")
+    from boards import tflm
+    from boards.graph import read_graph
+    from convert.quantise import quantise
+    from firmware_py.bundle import create_bundle
+    from models.encoder import EncoderConfig, build_encoder
+
+    made = {}
+    for name, size in SIZES.items():
+        keras.utils.set_random_seed(0)
+        config = EncoderConfig(n_receivers=14, n_sources=5, **size)
+        parts = np.random.default_rng(0).normal(scale=0.3, size=(2, config.n_time, 14, 5)).astype(np.float32)
+        model = quantise(build_encoder(config), parts)
+        graph = read_graph(model)
+        fields = {
+            side: {"shape": list(tensor.shape), "scale": tensor.scale, "zero_point": tensor.zero_point}
+            for side, tensor in (("input", graph.inputs[0]), ("output", graph.outputs[0]))
+        }
+        fields |= {"companding": {"k": 20.0, "c": 7.6, "thin": 1000 // config.n_time}}
+        fields |= {"arena_bytes": tflm.measure_arena_bytes(model)}
+        made[name] = tmp_path_factory.mktemp(name) / "bundle"
+        create_bundle(made[name], model, fields)
+    return made
