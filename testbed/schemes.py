@@ -207,8 +207,8 @@ def _joined_activations(
 def _to_float(network) -> bytes:
     import tensorflow as tf
 
+    from boards.quiet import hold_output
     from convert.quantise import rebuild_batch_one
-    from convert.quiet import hold_output
 
     converter = tf.lite.TFLiteConverter.from_keras_model(rebuild_batch_one(network))
     with hold_output():
