@@ -36,6 +36,10 @@ class Process:
     def exit_code(self) -> int | None:
         return self._child.poll()
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def complaint(self) -> str:
         """The last line the process wrote to standard error."""
         lines = self._errors.read_text(errors="replace").strip().splitlines()
