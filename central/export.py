@@ -1,10 +1,12 @@
-"""Maps for other programs: npy, NetCDF with CF names, PNG."""
+"""Maps for other programs: npy, NetCDF with CF names, Zarr, SEG-Y, PNG."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from central.store import StoredMap
 from physics.acquisition import Acquisition
 
-FORMATS = ("npy", "netcdf", "png")
+FORMATS = ("npy", "netcdf", "zarr", "segy", "png")
 
 
 class ExportError(ValueError):
@@ -23,7 +25,9 @@ def export_map(stored: StoredMap, kind: str, out: Path) -> None:
     """Write ``stored`` to ``out``; the file appears when whole.
 
     npy: float32 ``(2, nz, nx)``, velocity then uncertainty, m/s. netcdf: the same as variables with
-    axes in metres and the provenance as attributes (CF-1.11). png: the picture.
+    axes in metres and the provenance as attributes (CF-1.11). zarr: that as a store in one zip file. segy: a
+    trace a column, depth in place of time (sample interval in millimetres), velocity as inline 1 and
+    uncertainty as inline 2. png: the picture. zarr and segy need the extra ``geo``.
     Raises ``ExportError``.
     """
     if kind not in FORMATS:
@@ -47,6 +51,10 @@ def _write(stored: StoredMap, kind: str, out: Path, acquisition: Acquisition) ->
                 np.save(file, np.stack([stored.velocity_mps, stored.uncertainty_mps]))
         elif kind == "netcdf":
             _dataset(stored, acquisition).to_netcdf(temporary, engine="h5netcdf")
+        elif kind == "zarr":
+            _write_zarr(_dataset(stored, acquisition), temporary)
+        elif kind == "segy":
+            _write_segy(stored, acquisition, temporary)
         else:
             from central.render import draw_map
 
@@ -57,6 +65,56 @@ def _write(stored: StoredMap, kind: str, out: Path, acquisition: Acquisition) ->
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _write_zarr(dataset, path: Path) -> None:
+    # A zip cannot replace what xarray writes twice, so the store is made as a folder first.
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as zipped:
+        dataset.to_zarr(folder, consolidated=False)
+        for member in sorted(Path(folder).rglob("*")):
+            if member.is_file():
+                zipped.write(member, member.relative_to(folder))
+
+
+def _write_segy(stored: StoredMap, acquisition: Acquisition, path: Path) -> None:
+    import segyio
+
+    nz, nx = stored.velocity_mps.shape
+    dx_mm = round(1000 * acquisition.dx_m)
+    spec = segyio.spec()
+    spec.format, spec.sorting = 5, 2
+    spec.samples = (np.arange(nz) + 0.5) * acquisition.dx_m
+    spec.ilines, spec.xlines = [1, 2], np.arange(1, nx + 1)
+    with segyio.create(path, spec) as file:
+        file.text[0] = _text_header(stored, dx_mm)
+        file.bin[segyio.BinField.Interval] = dx_mm
+        for inline, values in enumerate((stored.velocity_mps, stored.uncertainty_mps), start=1):
+            for column in range(nx):
+                trace = (inline - 1) * nx + column
+                x_mm = round((column + 0.5) * dx_mm)
+                file.header[trace] = {
+                    segyio.TraceField.INLINE_3D: inline,
+                    segyio.TraceField.CROSSLINE_3D: column + 1,
+                    segyio.TraceField.CDP_X: x_mm,
+                    segyio.TraceField.SourceGroupScalar: -1000,
+                    segyio.TraceField.TRACE_SAMPLE_INTERVAL: dx_mm,
+                }
+                file.trace[trace] = np.ascontiguousarray(values[:, column], np.float32)
+
+
+def _text_header(stored: StoredMap, dx_mm: int) -> str:
+    import segyio
+
+    devices = ", ".join(map(str, stored.provenance["devices"]))
+    lines = (
+        "Seismic velocity from distributed full-waveform inversion (EPIC)",
+        f"survey {stored.survey}, event {stored.event}, revision {stored.revision}",
+        f"devices heard: {devices}{' (partial)' if stored.partial else ''}",
+        f"model {stored.provenance['model_hash']}",
+        "inline 1: P-wave velocity, m/s; inline 2: its expected absolute error, m/s",
+        f"samples are depth, from half a cell down, {dx_mm} mm apart; CDP X is the column's centre",
+    )
+    return segyio.tools.create_text_header(dict(enumerate(lines, start=1)))
 
 
 def _dataset(stored: StoredMap, acquisition: Acquisition):

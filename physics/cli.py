@@ -12,12 +12,14 @@ import typer
 from physics.acquisition import Acquisition, AcquisitionError
 from physics.dataset import DatasetError, generate_dataset
 from physics.families import FAMILIES, UnknownFamilyError, check_family
+from physics.field_files import FieldFileError
 from physics.modelling import ModellingError
-from physics.openfwi_files import OpenFWIFileError
+from physics.openfwi_files import OpenFWIFileError, create_array
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
     DatasetError,
+    FieldFileError,
     UnknownFamilyError,
     OpenFWIFileError,
     ModellingError,
@@ -62,6 +64,37 @@ def generate(
         typer.echo(json.dumps({"files": [str(path) for path in files], "samples": count * len(names)}))
     else:
         typer.echo(f"{count * len(names)} samples in {len(files)} files under {out}")
+
+
+@app.command("import")
+def import_field_file(
+    path: Annotated[Path, typer.Argument(help="SEG-Y (.sgy, .segy) or miniSEED (.mseed) file of one event.")],
+    out: Annotated[Path, typer.Option(help=".npy file to write; its steps go beside it as .json.")],
+    geometry: Annotated[
+        Path | None, typer.Option(help="miniSEED: TOML with `receivers` (SEED ids) and `shots` (times).")
+    ] = None,
+    origin_x_m: Annotated[
+        float | None, typer.Option(help="SEG-Y: x of the survey's first cell; default: the first receiver's.")
+    ] = None,
+    gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
+) -> None:
+    """Put a field recording on the survey's grid, as `epic testbed run --data` and devices take it."""
+    from physics.field_files import read_field_gather
+
+    acquisition = Acquisition.openfwi()
+    read = read_field_gather(path, acquisition, geometry, origin_x_m, gain)
+    if out.suffix != ".npy" or not out.parent.is_dir():
+        raise FieldFileError(f"{out}: expected a .npy file in a folder that exists")
+    with create_array(out, acquisition.gather_shape) as array:
+        array[:] = read.gather
+    steps = out.with_suffix(".json")
+    steps.write_text(json.dumps({"source": str(path), "steps": read.steps}, indent=2) + "\n")
+    for step in read.steps:
+        typer.echo(step)
+    peak = float(abs(read.gather).max())
+    typer.echo(
+        f"{out}: peak {peak:.3g}. The released model knows gathers with peaks of 20 to 60; see --gain."
+    )
 
 
 @app.command()

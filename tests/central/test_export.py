@@ -37,6 +37,30 @@ def test_netcdf_says_units_axes_and_where_it_comes_from(fill, tmp_path):
         assert stored.provenance["model_hash"] == MODEL_HASH.hex()
 
 
+def test_zarr_is_the_same_data_set_in_one_file(fill, tmp_path):
+    zarr = pytest.importorskip("zarr", reason="the extra geo is not installed")
+    stored = fill(event=7)
+    export_map(stored, "zarr", tmp_path / "map.zarr.zip")
+    export_map(stored, "netcdf", tmp_path / "map.nc")
+    with zarr.storage.ZipStore(tmp_path / "map.zarr.zip", mode="r") as zipped:
+        dataset = xarray.open_zarr(zipped, consolidated=False).load()
+    with xarray.open_dataset(tmp_path / "map.nc") as other:
+        xarray.testing.assert_identical(dataset, other.load())
+
+
+def test_segy_has_a_trace_for_each_column_and_both_maps(fill, tmp_path):
+    segyio = pytest.importorskip("segyio", reason="the extra geo is not installed")
+    stored = fill(event=7)
+    export_map(stored, "segy", tmp_path / "map.sgy")
+    with segyio.open(tmp_path / "map.sgy") as file:
+        np.testing.assert_array_equal(file.iline[1].T, stored.velocity_mps)
+        np.testing.assert_array_equal(file.iline[2].T, stored.uncertainty_mps)
+        assert segyio.tools.dt(file) == 10_000, "10 m, in millimetres"
+        last = file.header[SURVEY.n_width - 1]
+        assert last[segyio.TraceField.CDP_X] / -last[segyio.TraceField.SourceGroupScalar] == 695.0
+        assert b"event 7" in bytes(file.text[0])
+
+
 def test_png_is_a_picture(fill, tmp_path):
     export_map(fill(), "png", tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
@@ -53,8 +77,8 @@ def test_the_file_is_replaced_whole_and_nothing_else_is_left(fill, tmp_path, kin
 
 
 def test_an_unknown_format_names_the_known_ones(fill, tmp_path):
-    with pytest.raises(ExportError, match="expected one of npy, netcdf, png; got 'segy'"):
-        export_map(fill(), "segy", tmp_path / "map.segy")
+    with pytest.raises(ExportError, match="expected one of npy, netcdf, zarr, segy, png; got 'bmp'"):
+        export_map(fill(), "bmp", tmp_path / "map.bmp")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
