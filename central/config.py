@@ -23,6 +23,7 @@ class CentralSection(_Section):
     """Where to listen and where to keep; an event waits ``deadline_s`` for its last device.
 
     ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
+    ``decode_workers`` processes draw the maps, 0 the centre's own.
     """
 
     listen: str = Field(pattern=r"^(tcp|ipc)://.+")
@@ -31,6 +32,7 @@ class CentralSection(_Section):
     insecure: bool = Field(default=False, strict=True)
     deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False, strict=True)
     pictures: bool = Field(default=True, strict=True)
+    decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
     log: Path | None = None
 
 

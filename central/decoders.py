@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +19,11 @@ class MapDecoder(Protocol):
     latent: int
     sha256: str
     acquisition: Acquisition
+    folder: Path
 
-    def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def decode_batch(
+        self, latents_int8: np.ndarray, present: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
@@ -51,6 +55,6 @@ def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:
             f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
             "give a bundle and a decoder of one conversion"
         )
-    silence = np.zeros((decoder.n_devices, decoder.latent), np.int8)
-    decoder.decode(silence, np.ones(decoder.n_devices, bool))
+    silence = np.zeros((1, decoder.n_devices, decoder.latent), np.int8)
+    decoder.decode_batch(silence, np.ones((1, decoder.n_devices), bool))
     return bundle.model_hash, decoder

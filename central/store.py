@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,47 +31,52 @@ class StoredMap:
     uncertainty_mps: np.ndarray
 
 
+@dataclass(frozen=True)
+class NewMap:
+    """A map to keep, ``(nz, nx)`` float32 in m/s, drawn from the records of ``key`` up to ``last_record``."""
+
+    key: tuple[int, int, bytes]
+    last_record: int
+    partial: bool
+    velocity_mps: np.ndarray
+    uncertainty_mps: np.ndarray
+    provenance: dict[str, Any]
+
+
 class Store:
     """One thread's view of the maps."""
 
     def __init__(self, data_dir: Path, create: bool = False) -> None:
         self._database = connect(data_dir, create)
 
-    def put(
-        self,
-        key: tuple[int, int, bytes],
-        last_record: int,
-        partial: bool,
-        velocity_mps: np.ndarray,
-        uncertainty_mps: np.ndarray,
-        provenance: dict[str, Any],
-    ) -> int:
-        """Commit a map ``(nz, nx)`` drawn from the records up to ``last_record``; returns its revision (from 1).
+    def put(self, maps: Sequence[NewMap]) -> list[int]:
+        """Commit maps in one transaction; returns their revisions (from 1).
 
         Raises ``StoreError`` with nothing kept.
         """
-        nz, nx = velocity_mps.shape
-        survey, event, _ = key
-        with transaction(self._database, f"store: cannot keep a map of survey {survey}, event {event}"):
-            (revision,) = self._database.execute(
-                "SELECT coalesce(max(revision), 0) + 1 FROM map"
-                " WHERE survey = ? AND event = ? AND model_hash = ?",
-                key,
-            ).fetchone()
-            self._database.execute(
-                "INSERT INTO map VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    *key,
-                    revision,
-                    last_record,
-                    partial,
-                    json.dumps(provenance),
-                    nz,
-                    nx,
-                    np.ascontiguousarray(velocity_mps, np.float32).tobytes(),
-                    np.ascontiguousarray(uncertainty_mps, np.float32).tobytes(),
-                ),
-            )
+        what = ", ".join(f"survey {survey}, event {event}" for survey, event, _ in (m.key for m in maps[:3]))
+        with transaction(self._database, f"store: cannot keep {len(maps)} maps ({what})"):
+            return [self._insert(entry) for entry in maps]
+
+    def _insert(self, entry: NewMap) -> int:
+        (revision,) = self._database.execute(
+            "SELECT coalesce(max(revision), 0) + 1 FROM map"
+            " WHERE survey = ? AND event = ? AND model_hash = ?",
+            entry.key,
+        ).fetchone()
+        self._database.execute(
+            "INSERT INTO map VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                *entry.key,
+                revision,
+                entry.last_record,
+                entry.partial,
+                json.dumps(entry.provenance),
+                *entry.velocity_mps.shape,
+                np.ascontiguousarray(entry.velocity_mps, np.float32).tobytes(),
+                np.ascontiguousarray(entry.uncertainty_mps, np.float32).tobytes(),
+            ),
+        )
         return revision
 
     def newest(self, survey: int | None = None) -> Iterator[StoredMap]:

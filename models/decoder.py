@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import keras
@@ -16,6 +17,9 @@ from models.training import write_json
 from physics.acquisition import Acquisition
 from physics.normalise import denormalise_velocity
 
+# Events that are drawn in one call, and the least for which that is worth it.
+WIDE, WIDE_FROM = 16, 8
+
 
 class DecoderError(ValueError):
     """A decoder folder is missing, damaged, or does not fit what it is asked to decode."""
@@ -25,10 +29,11 @@ class Decoder:
     """Maps from latents.
 
     ``n_devices``, ``latent``, ``model_hash`` (hex, of the encoder it was trained with), ``acquisition``,
-    ``sha256`` of the weights.
+    ``sha256`` of the weights, the ``folder`` it came from.
     """
 
-    def __init__(self, network: keras.Model, description: dict, sha256: str) -> None:
+    def __init__(self, network: keras.Model, description: dict, sha256: str, folder: Path) -> None:
+        self.folder = folder
         self.acquisition = Acquisition.from_dict(description["acquisition"])
         self.model_hash: str = description["model_hash"]
         self.sha256 = sha256
@@ -37,6 +42,7 @@ class Decoder:
         self._zero_point = np.float32(description["latent_zero_point"])
         self._positions = self.acquisition.device_positions()[None]
         self._call = compile_network(network)
+        self._wide: threading.Thread | None = None
 
     def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Draw one event.
@@ -47,20 +53,47 @@ class Decoder:
 
         Raises ``DecoderError`` on a wrong shape or type, or when no device was heard.
         """
+        velocity, uncertainty = self.decode_batch(np.asarray(latents_int8)[None], np.asarray(present)[None])
+        return velocity[0], uncertainty[0]
+
+    def decode_batch(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As ``decode`` for many events: ``(n, n_devices, latent)``, ``(n, n_devices)`` -> ``(n, 1, nz, nx)`` each.
+
+        Events are drawn ``WIDE`` at a time, at a third of the time each, once there have been so many that the
+        network was compiled for it, which goes on beside the first ones.
+        """
         present = np.asarray(present, dtype=bool)
-        if latents_int8.shape != (self.n_devices, self.latent) or latents_int8.dtype != np.int8:
+        expected = (self.n_devices, self.latent)
+        if latents_int8.ndim != 3 or latents_int8.shape[1:] != expected or latents_int8.dtype != np.int8:
             raise DecoderError(
-                f"decode: expected int8 latents {(self.n_devices, self.latent)}, "
-                f"got {latents_int8.dtype} {latents_int8.shape}"
+                f"decode: expected int8 latents {expected}, got {latents_int8.dtype} {latents_int8.shape[1:]}"
             )
-        if present.shape != (self.n_devices,) or not present.any():
+        if present.shape != latents_int8.shape[:2] or not present.any(axis=1).all():
             raise DecoderError(
                 f"decode: expected a mask of {self.n_devices} devices with at least one heard, got {present}"
             )
         latents = (latents_int8.astype(np.float32) - self._zero_point) * self._scale
         latents[~present] = 0.0
-        velocity, log_scale = self.decode_float(latents[None], present[None])
-        return velocity[0], log_scale[0]
+        drawn = []
+        step = WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1
+        for start in range(0, len(latents), step):
+            some, heard = latents[start : start + step], present[start : start + step]
+            # Always the same size: each new one would compile again.
+            fill = ((0, step - len(some)), (0, 0))
+            velocity, uncertainty = self.decode_float(
+                np.pad(some, (*fill, (0, 0))), np.pad(heard, fill, constant_values=True)
+            )
+            drawn.append((velocity[: len(some)], uncertainty[: len(some)]))
+        velocities, uncertainties = zip(*drawn, strict=True)
+        return np.concatenate(velocities), np.concatenate(uncertainties)
+
+    def _is_wide(self) -> bool:
+        if self._wide is None:
+            silence = np.zeros((WIDE, self.n_devices, self.latent), np.float32)
+            heard = np.ones((WIDE, self.n_devices), bool)
+            self._wide = threading.Thread(target=self.decode_float, args=(silence, heard), daemon=True)
+            self._wide.start()
+        return not self._wide.is_alive()
 
     def decode_float(self, latents: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As ``decode`` for float latents of a batch: ``(n, n_devices, latent)``, ``(n, n_devices)`` ->
@@ -140,4 +173,4 @@ def load_decoder(folder: Path | str) -> Decoder:
             f"{weights}: SHA-256 is {found[:16]}…, {about.name} says {expected[:16]}…; "
             "the file is damaged or from another model: copy the whole folder again"
         )
-    return Decoder(keras.models.load_model(weights, compile=False), description, found)
+    return Decoder(keras.models.load_model(weights, compile=False), description, found, folder)

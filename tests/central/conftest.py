@@ -7,7 +7,7 @@ import zmq
 from fake_decoder import MODEL_HASH, SURVEY, FakeDecoder, latent_record
 
 from central.journal import Journal
-from central.store import Store
+from central.store import NewMap, Store
 from firmware_py import packet
 
 
@@ -82,7 +82,8 @@ def fill(data_dir):
             "acquisition": SURVEY.to_dict(),
         }
         store = Store(data_dir)
-        store.put((survey, event, MODEL_HASH), 5 * event, False, maps[0][0], maps[1][0], provenance)
+        key = (survey, event, MODEL_HASH)
+        store.put([NewMap(key, 5 * event, False, maps[0][0], maps[1][0], provenance)])
         stored = store.get(event, survey)
         store.close()
         return stored

@@ -9,7 +9,7 @@ from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
 
 from central.database import FILE_NAME, StoreError, connect, lock
 from central.journal import Journal
-from central.store import Store
+from central.store import NewMap, Store
 
 KEY = (1, 1, MODEL_HASH)
 
@@ -121,9 +121,9 @@ def test_undecoded_is_what_came_after_the_last_map_of_its_event(journal, data_di
     assert journal.undecoded() == [first, second, third, other_model, other_survey]
     store = Store(data_dir)
     tile = np.ones((2, 2), np.float32)
-    store.put(KEY, first.id, True, tile, tile, {})
+    store.put([NewMap(KEY, first.id, True, tile, tile, {})])
     assert journal.undecoded() == [second, third, other_model, other_survey]
-    store.put(KEY, second.id, True, tile, tile, {})
+    store.put([NewMap(KEY, second.id, True, tile, tile, {})])
     assert journal.undecoded() == [third, other_model, other_survey]
     store.close()
 

@@ -155,6 +155,32 @@ def test_stop_draws_every_complete_event_that_was_acknowledged(start, send):
     assert line["records"] == 100
 
 
+def test_events_that_wait_are_drawn_together_and_a_bad_one_spoils_no_other(start, send):
+    """The first event holds the decoder up until all are there; one of those cannot be decoded."""
+    batches = []
+    go_on = threading.Event()
+
+    class Together(FakeDecoder):
+        def decode_batch(self, latents_int8, present):
+            batches.append(len(latents_int8))
+            go_on.wait(20.0)
+            if (latents_int8[:, 0, 0] == 99).any():
+                raise ArithmeticError("these latents I cannot")
+            return super().decode_batch(latents_int8, present)
+
+    centre = start(Together())
+    for event in range(1, 8):
+        send(centre, *of_devices(1, 2, 3, 4, event=event))
+        send(centre, latent_record(event=event, sequence=event, value=99 if event == 5 else event))
+    go_on.set()
+    wait_until(lambda: len(centre.maps()) == 6, what="six maps")
+    assert batches[0] == 1 and batches[1] > 1
+    assert sorted(centre.maps()) == [1, 2, 3, 4, 6, 7]
+    assert columns(centre.maps()[4]) == [4, 2, 3, 4, 5]
+    (line,) = centre.logged("map_failed")
+    assert line["event"] == 5
+
+
 def test_what_waited_for_a_device_at_the_stop_is_finished_after_the_next_start(start, send):
     centre = start()
     send(centre, *of_devices(0, 1, 2))

@@ -7,7 +7,7 @@ import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH
 
 from central.database import FILE_NAME, StoreError, connect
-from central.store import Store
+from central.store import NewMap, Store
 
 
 @pytest.fixture
@@ -19,9 +19,8 @@ def store(data_dir):
 
 def put(store, event=1, survey=1, model_hash=MODEL_HASH, last_record=1, value=2000.0, partial=False):
     velocity = value + np.arange(6.0).reshape(2, 3)
-    return store.put(
-        (survey, event, model_hash), last_record, partial, velocity, velocity / 10, {"by": value}
-    )
+    entry = NewMap((survey, event, model_hash), last_record, partial, velocity, velocity / 10, {"by": value})
+    return store.put([entry])[0]
 
 
 def test_a_map_comes_back_as_it_was(store):
@@ -43,6 +42,21 @@ def test_revisions_count_up_by_event_and_the_newest_is_shown(store):
     newest = [(m.survey, m.event, m.revision, m.provenance["by"]) for m in store.newest()]
     assert newest == [(1, 1, 2, 2005.0), (1, 2, 1, 2000.0), (2, 1, 1, 2000.0)]
     assert [m.survey for m in store.newest(survey=2)] == [2]
+
+
+def test_maps_put_together_are_all_kept_or_none(store, data_dir):
+    tile = np.ones((2, 3), np.float32)
+    entries = [NewMap((1, event, MODEL_HASH), event, False, tile, tile, {}) for event in (1, 2, 2)]
+    assert store.put(entries) == [1, 1, 2]
+    disk = connect(data_dir)
+    disk.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON map WHEN NEW.event = 9 BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
+    disk.close()
+    entries = [NewMap((1, event, MODEL_HASH), event, False, tile, tile, {}) for event in (8, 9)]
+    with pytest.raises(StoreError, match="cannot keep 2 maps .survey 1, event 8, survey 1, event 9"):
+        store.put(entries)
+    assert [stored.event for stored in store.newest()] == [1, 2]
 
 
 def test_of_two_models_the_one_that_drew_last_is_shown(store):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_survey import SURVEY
 
-from models.decoder import DecoderError, load_decoder, save_decoder
+from models.decoder import WIDE, WIDE_FROM, DecoderError, load_decoder, save_decoder
 from models.fusion import DecoderConfig, build_decoder
 
 
@@ -40,6 +40,23 @@ def test_int8_latents_are_dequantised_with_the_encoders_scale(folder):
     once = decoder.decode(latents(), np.ones(3, bool))
     np.testing.assert_allclose(velocity[0], once[0], atol=0.5)
     np.testing.assert_allclose(uncertainty[0], once[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, WIDE_FROM - 1, WIDE, WIDE + 3])
+def test_many_events_are_drawn_as_each_alone_before_and_after_they_are_drawn_together(folder, n):
+    decoder = load_decoder(folder)
+    many = np.stack([latents(seed) for seed in range(n)])
+    present = np.ones((n, 3), bool)
+    present[0, 1] = False
+    alone = [decoder.decode(*row) for row in zip(many, present, strict=True)]
+    first = decoder.decode_batch(many, present)
+    if decoder._wide:
+        decoder._wide.join()
+    again = decoder.decode_batch(many, present)
+    for maps in (first, again):
+        np.testing.assert_allclose(maps[0], [velocity for velocity, _ in alone], atol=0.5)
+        np.testing.assert_allclose(maps[1], [uncertainty for _, uncertainty in alone], rtol=1e-3)
+    assert (decoder._wide is not None) == (n >= WIDE_FROM), "a quiet centre never pays for it"
 
 
 @pytest.mark.parametrize("present", [[1, 0, 0], [0, 1, 1], [1, 1, 0]])

@@ -1,0 +1,101 @@
+"""Decoding in processes of their own: the same maps, and a process that dies loses none."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+
+import keras
+import numpy as np
+import pytest
+from fake_decoder import latent_record
+from small_survey import SURVEY
+from waiting import wait_until
+
+from central.decoding import Decoding
+from central.journal import Journal
+from central.store import Store
+from central.workers import Workers
+from firmware_py.log import Log
+from models.decoder import load_decoder, save_decoder
+from models.fusion import DecoderConfig, build_decoder
+
+MODEL_HASH = bytes.fromhex("ab" * 8)
+LATENT = 16
+EVENTS = 12
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decoder")
+    keras.utils.set_random_seed(0)
+    config = DecoderConfig(3, LATENT, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1)
+    build_decoder(config).save(folder / "decoder.keras")
+    save_decoder(folder / "decoder", folder / "decoder.keras", MODEL_HASH.hex(), 0.05, 3, SURVEY)
+    return load_decoder(folder / "decoder")
+
+
+@pytest.fixture
+def journalled(data_dir):
+    """Three devices' latents of every event, in the journal."""
+    rng = np.random.default_rng(0)
+    records = [
+        latent_record(
+            device,
+            event,
+            event,
+            model_hash=MODEL_HASH,
+            payload=rng.integers(-128, 128, LATENT).astype(np.int8).tobytes(),
+        )
+        for event in range(1, EVENTS + 1)
+        for device in range(3)
+    ]
+    journal = Journal(data_dir)
+    new = journal.commit([(record, 1_700_000_000_000_000, 200) for record in records]).new
+    journal.close()
+    return new
+
+
+@pytest.fixture
+def decoding(data_dir, decoder, tmp_path):
+    """Starts the work on a thread with so many workers: ``(inbox, thread)``."""
+    inbox = queue.SimpleQueue()
+    threads = []
+
+    def start(count):
+        log = Log(tmp_path / "central.jsonl")
+        workers = Workers(count) if count else None
+        work = Decoding(data_dir, 0.5, {MODEL_HASH: decoder}, inbox, log, lambda picture: None, workers)
+        threads.append(threading.Thread(target=work.run))
+        threads[-1].start()
+        return threads[-1]
+
+    yield start
+    inbox.put(None)
+    for thread in threads:
+        thread.join()
+
+
+def maps(data_dir):
+    store = Store(data_dir)
+    found = {stored.event: stored.velocity_mps for stored in store.newest()}
+    store.close()
+    return found
+
+
+def test_workers_draw_what_the_centre_itself_draws(data_dir, journalled, decoding, decoder):
+    decoding(1)
+    wait_until(lambda: len(maps(data_dir)) == EVENTS, timeout_s=120.0, what="maps")
+    for event, drawn in maps(data_dir).items():
+        latents = [np.frombuffer(row.payload, np.int8) for row in journalled if row.event == event]
+        alone, _ = decoder.decode(np.stack(latents), np.ones(3, bool))
+        np.testing.assert_allclose(drawn, alone[0], atol=0.5)
+
+
+def test_a_worker_that_is_killed_costs_no_map(data_dir, journalled, decoding, tmp_path):
+    decoding(1)
+    (worker,) = wait_until(multiprocessing.active_children, timeout_s=60.0, what="a worker")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_until(lambda: len(maps(data_dir)) == EVENTS, timeout_s=120.0, what="maps")
+    assert "worker_lost" in (tmp_path / "central.jsonl").read_text()
