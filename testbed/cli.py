@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ ERRORS: tuple[type[Exception], ...] = (
     TestbedError,
 )
 
+# An emulated device is some fifty times slower, and five of them share this machine's cores.
+EMULATED_TIMEOUT_S = 600.0
+
 app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_help=True)
 
 
@@ -45,21 +48,51 @@ def run(
     bundle: Annotated[Path | None, typer.Option(help="Another bundle for the devices.")] = None,
     port: Annotated[int, typer.Option(help="Port of the centre; 0 takes a free one.")] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Links without keys and encryption.")] = False,
+    device_arch: Annotated[
+        Literal["native", "arm64"],
+        typer.Option(help="Processor of the devices; arm64 is emulated, see `epic testbed arm64`."),
+    ] = "native",
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Replay gathers through five device processes and a central one; draw the maps."""
     from rich.console import Console
 
+    from testbed import arm64
+    from testbed.processes import NATIVE
     from testbed.run import find_model, run_testbed
 
+    emulated = device_arch == "arm64"
     with Console(stderr=True).status("preparing") as status:
         results = run_testbed(
-            find_model(model, bundle), data or [], events, out, port, insecure, on_step=status.update
+            find_model(model, bundle),
+            data or [],
+            events,
+            out,
+            port,
+            insecure,
+            timeout_s=EMULATED_TIMEOUT_S if emulated else 60.0,
+            devices_on=arm64.runtime() if emulated else NATIVE,
+            on_step=status.update,
         )
     if as_json:
         typer.echo(json.dumps(results))
     else:
         _print(results)
+
+
+@app.command("arm64")
+def prepare_arm64() -> None:
+    """Unpack an arm64 Python and a device's aarch64 wheels into out/arm64, for `run --device-arch arm64`.
+
+    Through apt and pip, on Debian 12; root is not needed. What is there already is left.
+    """
+    from rich.console import Console
+
+    from testbed import arm64
+
+    with Console(stderr=True).status("preparing") as status:
+        arm64.prepare(on_step=status.update)
+    typer.echo(f"{arm64.FOLDER} holds an arm64 device. Next: epic testbed run --device-arch arm64")
 
 
 @app.command()
@@ -156,7 +189,7 @@ def _print(results: dict) -> None:
     total = results["total"]
     steps = ", ".join(f"{step.replace('_', ' ')} {value} ms" for step, value in total["median_ms"].items())
     console.print(f"Median latency: {steps}.")
-    console.print(f"Links: {results['links']}.")
+    console.print(f"Links: {results['links']}. Devices: {results['devices_on']}.")
     console.print(
         f"{total['maps']} maps from devices {total['devices_heard']}, {total['lost']} records lost; "
         f"{total['bytes_an_event']:.0f} bytes an event against {total['raw_bytes_an_event']:,} raw: "

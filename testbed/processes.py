@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -17,16 +18,29 @@ class TestbedError(RuntimeError):
     __test__ = False
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a process's Python: the command before its arguments, its environment (None inherits this one's)."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str] | None
+    description: str
+
+
+NATIVE = Runtime((sys.executable,), None, "this machine's own processor")
+
+
 class Process:
     """A child process whose standard error goes to a file; ``log`` is its own JSON log."""
 
-    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], folder: Path, runtime: Runtime = NATIVE) -> None:
         self.name = name
         self.log = folder / f"{name}.jsonl"
         self._errors = folder / f"{name}.stderr"
         with self._errors.open("wb") as errors:
             self._child = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*runtime.command, *arguments],
+                env=runtime.environment,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
@@ -99,8 +113,8 @@ class Processes:
     def __init__(self) -> None:
         self._all: list[Process] = []
 
-    def start(self, name: str, arguments: list[str], folder: Path) -> Process:
-        process = Process(name, arguments, folder)
+    def start(self, name: str, arguments: list[str], folder: Path, runtime: Runtime = NATIVE) -> Process:
+        process = Process(name, arguments, folder, runtime)
         self._all.append(process)
         return process
 

@@ -19,7 +19,7 @@ from physics.acquisition import Acquisition
 from physics.modelling import model_gathers
 from physics.openfwi_files import create_array, open_pair
 from testbed.account import account
-from testbed.processes import Process, Processes, TestbedError
+from testbed.processes import NATIVE, Process, Processes, Runtime, TestbedError
 from testbed.samples import Sample, load_samples
 
 ZOO = Path(__file__).parent.parent / "models" / "zoo"
@@ -79,11 +79,13 @@ def run_testbed(
     port: int = 0,
     insecure: bool = False,
     timeout_s: float = 60.0,
+    devices_on: Runtime = NATIVE,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Replay ``count`` events through five device processes and a centre; returns the results.
 
-    The links are CURVE with keys made for the run, or in the clear when ``insecure``.
+    The links are CURVE with keys made for the run, or in the clear when ``insecure``. ``devices_on`` runs the
+    devices' processes: natively, or emulated (``testbed.arm64.runtime``).
     ``out`` becomes the run folder: ``results.json``, ``maps-*.png``, and each process's configuration
     and log. Raises ``TestbedError`` with what the failing process said, and the errors of its inputs.
     """
@@ -102,7 +104,7 @@ def run_testbed(
         endpoint = centre.wait_for("ready", START_TIMEOUT_S)["endpoint"]
         on_step(f"{acquisition.n_devices} devices send")
         devices = [
-            start_device(processes, model, out, device, endpoint, keys)
+            start_device(processes, model, out, device, endpoint, keys, runtime=devices_on)
             for device in range(acquisition.n_devices)
         ]
         _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
@@ -118,6 +120,7 @@ def run_testbed(
     results = {
         **rows,
         "links": links,
+        "devices_on": devices_on.description,
         "model": bundle.name,
         "model_hash": bundle.model_hash.hex(),
         "folder": str(out),
@@ -180,6 +183,7 @@ def start_device(
     keys: Path | None,
     interval_s: float = INTERVAL_S,
     limit: int = 0,
+    runtime: Runtime = NATIVE,
 ) -> Process:
     """A device that replays ``out``/gathers.npy up to event ``limit`` (0: all), on from where it was."""
     name = f"device{device}"
@@ -197,7 +201,7 @@ def start_device(
         f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {interval_s}\nlimit = {limit}\n'
         f'[run]\nexit_when_drained = true\nlog = "{name}.jsonl"\n'
     )
-    return processes.start(name, ["-m", "firmware_py", "run", "--config", str(config)], out)
+    return processes.start(name, ["-m", "firmware_py", "run", "--config", str(config)], out, runtime)
 
 
 def _wait_for_maps(

@@ -1,0 +1,57 @@
+"""TFLite-Micro's interpreter, as a microcontroller runs it, against LiteRT on the released encoder and 200 gathers."""
+
+import numpy as np
+import pytest
+
+from boards import tflm
+from convert import litert
+from convert.verify import compare
+from firmware_py.bundle import load_bundle
+from firmware_py.compand import compand, quantise
+from physics.acquisition import Acquisition
+from testbed.run import find_model
+from testbed.samples import load_samples
+
+RELEASED = find_model(None).bundle
+GATHERS = 200
+# Recordings are never twice as strong or as noisy: gains, and noise relative to the gather's own.
+VARIANTS = ((1.0, 0.0), (0.5, 0.0), (2.0, 0.0), (1.0, 0.001), (1.0, 0.01))
+
+
+@pytest.fixture(scope="module")
+def codes():
+    """int8 input of every device for 200 gathers: the shipped ones, mirrored, scaled and with noise."""
+    bundle = load_bundle(RELEASED)
+    acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+    rng = np.random.default_rng(0)
+    shipped = [sample.gather for sample in load_samples()]
+    gathers = [
+        gain * gather + noise * gather.std() * rng.normal(size=gather.shape)
+        for gather in [*shipped, *(gather[::-1, :, ::-1] for gather in shipped)]
+        for gain, noise in VARIANTS
+    ]
+    assert len(gathers) == GATHERS
+    parts = [gather[:, :, list(group)] for gather in gathers for group in acquisition.device_receivers]
+    return np.stack(
+        [
+            quantise(
+                compand(part, bundle.companding, bundle.width), bundle.input.scale, bundle.input.zero_point
+            )
+            for part in parts
+        ]
+    )
+
+
+@pytest.mark.emulated
+@pytest.mark.skipif(not tflm.available(), reason=tflm.MISSING)
+def test_tflite_micro_gives_the_latents_of_litert_within_one_step(codes):
+    model = (RELEASED / "encoder.tflite").read_bytes()
+    kernels = litert.run(model, codes, xnnpack=False)
+    apart = compare(tflm.run(model, codes, tflm.measure_arena_bytes(model)), kernels)
+    assert apart.latents == 5 * GATHERS
+    assert apart.max_difference_lsb <= 1
+    assert apart.differing_fraction < 0.01
+    # Latents that hardly differ from one another would be near each other whatever was computed.
+    assert kernels.std(axis=0).mean() > 5
+    # XNNPACK rescales in floating point: more values differ, still by a step or two (docs/results/boards.md).
+    assert compare(litert.run(model, codes), kernels).max_difference_lsb <= 2
