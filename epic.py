@@ -15,6 +15,7 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
     "central": ("central.cli", "The central node: receive latents, draw maps.", "central"),
     "keys": ("central.keys_cli", "Keys of the centre, its devices and gateways.", "central"),
+    "doctor": ("central.doctor_cli", "Look an installation over and say what to mend.", "central"),
     "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
 }
 

@@ -1,0 +1,249 @@
+"""``epic doctor``: whether a centre can run here as configured, and what to mend where it cannot.
+
+Nothing is changed; a centre that is at work is left alone and recognised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from central.config import CentralConfig, ConfigError, load_config
+from central.database import FILE_NAME, StoreError, connect, lock
+from central.keys import KeyRing, KeysError, list_keys, read_centre
+from firmware_py.bundle import BundleError, load_bundle
+from firmware_py.port import split_endpoint
+
+WELL, DOUBTFUL, AMISS = "well", "doubtful", "amiss"
+# The package that stands for each extra, and what it is for.
+EXTRAS = {
+    "central": ("keras", "decoding maps"),
+    "edge": ("ai-edge-litert", "running a device here"),
+    "geo": ("segyio", "SEG-Y, miniSEED, Zarr"),
+    "physics": ("deepwave", "the faster modelling engine"),
+    "tflm": ("tflite-micro", "measuring arenas"),
+}
+LITTLE_ROOM_BYTES = 1 << 30
+# A record of a device and its map are about 30 kB in the store.
+SLOW_FSYNC_S = 0.05
+FSYNCS = 5
+# The clock of a machine without a battery begins somewhere before this.
+EARLIEST_YEAR = 2026
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``state`` is well, doubtful or amiss; ``advice`` says what to mend, if anything."""
+
+    about: str
+    state: str
+    said: str
+    advice: str = ""
+
+
+def examine(config_path: Path | None) -> list[Finding]:
+    """Everything that can be said of this installation and, with ``config_path``, of a centre's configuration."""
+    findings = [_python(), *_extras(), *_clock()]
+    if config_path is None:
+        return findings
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        return [
+            *findings,
+            Finding("configuration", AMISS, str(error), "mend the file; see central/README.md"),
+        ]
+    findings.append(Finding("configuration", WELL, str(config_path)))
+    checks: tuple[Callable[[CentralConfig], Iterator[Finding]], ...] = (
+        _keys,
+        _models,
+        _endpoint,
+        _gateway,
+        _disk,
+        _store,
+    )
+    return [*findings, *(finding for check in checks for finding in check(config))]
+
+
+def _python() -> Finding:
+    version = sys.version.split()[0]
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Finding("Python", WELL, version)
+    return Finding("Python", AMISS, version, "install Python 3.11, 3.12 or 3.13")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, (package, use) in EXTRAS.items():
+        try:
+            yield Finding(f"extra {extra}", WELL, f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            state = AMISS if extra == "central" else DOUBTFUL
+            yield Finding(
+                f"extra {extra}",
+                state,
+                f"not installed ({use})",
+                f"pip install 'epic-fwi[{extra}]', if needed",
+            )
+
+
+def _clock() -> Iterator[Finding]:
+    now = time.gmtime()
+    said = time.strftime("%Y-%m-%d %H:%M:%S UTC", now)
+    if now.tm_year < EARLIEST_YEAR:
+        yield Finding("clock", AMISS, said, "set the clock: times of records and boot numbers come from it")
+    elif Path("/run/systemd/timesync/synchronized").exists() or shutil.which("chronyc"):
+        yield Finding("clock", WELL, f"{said}, kept by a time service")
+    else:
+        yield Finding(
+            "clock", DOUBTFUL, said, "no time service was found; install chrony or systemd-timesyncd"
+        )
+
+
+def _keys(config: CentralConfig) -> Iterator[Finding]:
+    folder = config.central.keys
+    if folder is None:
+        yield Finding(
+            "keys", DOUBTFUL, "none: whoever can connect on this machine is believed", "epic keys new centre"
+        )
+        return
+    try:
+        read_centre(folder)
+        KeyRing(folder)
+        names = [row["name"] for row in list_keys(folder) if row["state"] == "allowed"]
+    except KeysError as error:
+        yield Finding("keys", AMISS, str(error), "epic keys list shows what is there")
+        return
+    if names:
+        yield Finding("keys", WELL, f"{len(names)} let in: {', '.join(names[:5])}{' …' if names[5:] else ''}")
+    else:
+        yield Finding(
+            "keys", DOUBTFUL, "nobody is let in", "epic keys new device-0, then epic keys allow device-0"
+        )
+
+
+def _models(config: CentralConfig) -> Iterator[Finding]:
+    for section in config.model:
+        about = f"model {section.bundle}"
+        try:
+            bundle = load_bundle(section.bundle)
+        except BundleError as error:
+            yield Finding(about, AMISS, str(error), "copy the whole folder again, or convert again")
+            continue
+        weights = section.decoder / "decoder.keras"
+        if weights.is_file():
+            yield Finding(about, WELL, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
+        else:
+            yield Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
+
+
+def _endpoint(config: CentralConfig) -> Iterator[Finding]:
+    listen = config.central.listen
+    if _at_work(config.central.data_dir):
+        yield Finding("centre", WELL, "is at work with this configuration's data")
+    elif listen.startswith("tcp://") and not listen.endswith(":*"):
+        yield _bindable("endpoint", listen.removeprefix("tcp://").replace("*:", "0.0.0.0:"))
+
+
+def _gateway(config: CentralConfig) -> Iterator[Finding]:
+    section = config.gateway
+    if section is None:
+        return
+    for path in section.ports:
+        if not Path(path).exists():
+            yield Finding(
+                f"port {path}", DOUBTFUL, "is not there now", "plug it in; it is found when it comes"
+            )
+        elif os.access(path, os.R_OK | os.W_OK):
+            yield Finding(f"port {path}", WELL, "can be opened")
+        else:
+            yield Finding(
+                f"port {path}", AMISS, "may not be opened by this user", "add the user to the group dialout"
+            )
+    if section.tcp and not _at_work(config.central.data_dir):
+        yield _bindable("gateway", section.tcp)
+
+
+def _bindable(about: str, endpoint: str) -> Finding:
+    host, port = split_endpoint(endpoint)
+    try:
+        with socket.create_server((host, port)):
+            return Finding(about, WELL, f"{endpoint} is free")
+    except OSError as error:
+        return Finding(
+            about, AMISS, f"{endpoint}: {error.strerror}", "end what listens there, or choose another port"
+        )
+
+
+def _at_work(data_dir: Path) -> bool:
+    if not (data_dir / FILE_NAME).exists():
+        return False
+    try:
+        lock(data_dir).close()
+    except StoreError:
+        return True
+    return False
+
+
+def _disk(config: CentralConfig) -> Iterator[Finding]:
+    folder = config.central.data_dir
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    said = f"{free / 1e9:.1f} GB free for {config.central.data_dir}"
+    if not os.access(folder, os.W_OK):
+        yield Finding("disk", AMISS, f"{folder} may not be written by this user", "change its owner")
+        return
+    if free < LITTLE_ROOM_BYTES:
+        yield Finding("disk", DOUBTFUL, said, "make room: what cannot be kept is not acknowledged")
+    else:
+        yield Finding("disk", WELL, said)
+    fsync_s = _fsync_s(folder)
+    if fsync_s > SLOW_FSYNC_S:
+        yield Finding(
+            "commit",
+            DOUBTFUL,
+            f"{1000 * fsync_s:.0f} ms to have 4 kB on the disk",
+            "a faster disk takes more records",
+        )
+    else:
+        yield Finding("commit", WELL, f"{1000 * fsync_s:.1f} ms to have 4 kB on the disk")
+
+
+def _fsync_s(folder: Path) -> float:
+    times_s = []
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
+        for _ in range(FSYNCS):
+            file.write(bytes(4096))
+            file.flush()
+            started_s = time.perf_counter()
+            os.fsync(file.fileno())
+            times_s.append(time.perf_counter() - started_s)
+    return sorted(times_s)[FSYNCS // 2]
+
+
+def _store(config: CentralConfig) -> Iterator[Finding]:
+    try:
+        with contextlib.closing(connect(config.central.data_dir)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            counts = [
+                database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("record", "map")
+            ]
+    except StoreError as error:
+        if (config.central.data_dir / FILE_NAME).exists():
+            yield Finding("store", AMISS, str(error), "restore it from a backup")
+        else:
+            yield Finding("store", WELL, "none yet: the first run makes it")
+        return
+    if found == "ok":
+        yield Finding("store", WELL, f"{counts[0]} records, {counts[1]} maps; SQLite finds no damage")
+    else:
+        yield Finding("store", AMISS, f"damaged: {found}", "restore it from a backup")

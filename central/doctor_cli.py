@@ -1,0 +1,41 @@
+"""``epic doctor``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look an installation over and say what to mend.")
+
+ERRORS: tuple[type[Exception], ...] = ()
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="central.toml of the centre to look at.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look over installation, clock and, with --config, keys, models, ports, disk and store. Exit 1: amiss."""
+    from central.doctor import AMISS, DOUBTFUL, WELL, examine
+
+    findings = examine(config)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        marks = {WELL: "[green]well    [/]", DOUBTFUL: "[yellow]doubtful[/]", AMISS: "[red]amiss   [/]"}
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(soft_wrap=True)
+        for finding in findings:
+            console.print(f"{marks[finding.state]}  {escape(finding.about)}: {escape(finding.said)}")
+            if finding.advice:
+                console.print(f"          → {escape(finding.advice)}")
+    if any(finding.state == AMISS for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,51 @@
+"""The files a centre is deployed with hold together; no engine or init system is needed to see that."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "central" / "deploy"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_the_unit_is_one_that_systemd_understands(tmp_path):
+    unit = (DEPLOY / "epic-central.service").read_text()
+    # What it runs is not installed here; everything else is checked as it is.
+    (tmp_path / "epic-central.service").write_text(unit.replace("/opt/epic/.venv/bin/epic", "/bin/true"))
+    found = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "epic-central.service")],
+        capture_output=True,
+        text=True,
+        env={"SYSTEMD_LOG_LEVEL": "warning", "PATH": "/usr/bin:/bin"},
+    )
+    said = [line for line in found.stderr.splitlines() if "epic-central.service" in line]
+    assert said == []
+
+
+def test_a_wrong_unit_would_be_found(tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    (tmp_path / "wrong.service").write_text("[Service]\nExecStart=/bin/true\nProtectEverything=yes\n")
+    found = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "wrong.service")],
+        capture_output=True,
+        text=True,
+    )
+    assert "ProtectEverything" in found.stderr
+
+
+def test_compose_builds_from_a_dockerfile_that_copies_what_is_there():
+    (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
+    context = (DEPLOY / service["build"]["context"]).resolve()
+    assert context == ROOT
+    dockerfile = (context / service["build"]["dockerfile"]).read_text()
+    copied = [
+        word for line in dockerfile.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]
+    ]
+    assert all((ROOT / name).exists() for name in copied)
+    packages = [path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+    assert set(packages) <= set(copied), "a room that is not copied is not installed"
