@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+TIMEOUT_S = 600
 
 
 class CompilerError(ValueError):
@@ -43,3 +47,19 @@ class Compiled:
             "cycles": self.cycles,
             "inference_ms": self.inference_ms,
         }
+
+
+def run_compiler(name: str, command: list[str], makes: Path) -> str:
+    """What the compiler prints when it has made the file ``makes`` in its folder, where it is run.
+
+    Raises ``CompilerError`` with its last line when it fails, makes nothing or does not end.
+    """
+    try:
+        ran = subprocess.run(command, cwd=makes.parent, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise CompilerError(f"{name} failed: no end after {TIMEOUT_S} s") from None
+    said = ran.stdout + ran.stderr
+    if ran.returncode or not makes.exists():
+        lines = [line for line in said.splitlines() if line.strip()]
+        raise CompilerError(f"{name} failed: {lines[-1] if lines else f'exit code {ran.returncode}'}")
+    return said

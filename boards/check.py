@@ -66,7 +66,12 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
     """
     graph = read_graph(model)
     operators = operators_verdict(graph, limits)
-    arena_bytes, source = _arena(model, stated_arena_bytes)
+    try:
+        arena_bytes, source = _arena(model, stated_arena_bytes)
+        arena = arena_verdict(graph, arena_bytes, source, limits)
+    except tflm.TflmError as error:
+        arena_bytes, source = None, str(error)
+        arena = Verdict("tensor arena", False, source, "replace or shrink the layer it names")
     verdicts = [operators]
     compiled, accelerator = None, None
     if limits.compiler is not None and operators.fits:
@@ -75,22 +80,18 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
     if compiled is not None and compiled.sram_bytes is not None:
         # The NPU's own plan of the arena, in place of the one that the processor alone would have.
         arena = arena_verdict(graph, compiled.sram_bytes, f"planned by {compiled.compiler}", limits)
-    else:
-        arena = arena_verdict(graph, arena_bytes, source, limits)
     file = model_verdict(len(compiled.model) if compiled else graph.file_bytes, limits)
     return Assessment(graph, arena_bytes, source, (file, arena, *verdicts), compiled, accelerator)
 
 
 def _arena(model: bytes, stated_bytes: int | None) -> tuple[int | None, str]:
+    """The arena and where it is from. Raises ``TflmError`` when TFLite-Micro is here and cannot run the model."""
     if not tflm.available():
         return (
             stated_bytes,
             NOT_MEASURED if stated_bytes is None else "as the manifest states (not measured here)",
         )
-    try:
-        measured = tflm.measure_arena_bytes(model)
-    except tflm.TflmError as error:
-        return None, str(error)
+    measured = tflm.measure_arena_bytes(model)
     source = f"measured in TFLite-Micro {tflm.version()}"
     if stated_bytes not in (None, measured):
         source += f" (the manifest states {stated_bytes:,} B)"

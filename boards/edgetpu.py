@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
-from boards.accelerator import Compiled, CompilerError
+from boards.accelerator import Compiled, CompilerError, run_compiler
 from boards.graph import Graph, Step, Tensor
 
 COMPILER = "edgetpu_compiler"
 MISSING = f"{COMPILER} is not on PATH"
 MAPPED = "Mapped to Edge TPU"
-TIMEOUT_S = 600
 
 _VERSION = re.compile(r"Edge TPU Compiler version (\S+)")
 # A row of the operation log: name, count, status, with two spaces or more between.
@@ -79,18 +77,10 @@ def compile_encoder(model: bytes) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="epic-edgetpu-") as name:
         folder = Path(name)
         (folder / "encoder.tflite").write_bytes(model)
-        ran = subprocess.run(
-            [COMPILER, "-s", "-o", str(folder), str(folder / "encoder.tflite")],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        said = ran.stdout + ran.stderr
         compiled, log = folder / "encoder_edgetpu.tflite", folder / "encoder_edgetpu.log"
-        if ran.returncode or not compiled.exists():
-            lines = [line for line in said.splitlines() if line.strip()]
-            raise CompilerError(f"{COMPILER} failed: {lines[-1] if lines else f'exit code {ran.returncode}'}")
+        said = run_compiler(
+            COMPILER, [COMPILER, "-s", "-o", str(folder), str(folder / "encoder.tflite")], makes=compiled
+        )
         text = log.read_text() if log.exists() else said
         result = compiled.read_bytes()
     return read_log(text, said, result)

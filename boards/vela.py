@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import subprocess
 import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from boards.accelerator import Compiled, CompilerError
+from boards.accelerator import Compiled, CompilerError, run_compiler
 from boards.graph import read_graph
 
 MISSING = "the package ethos-u-vela is not installed (extra `vela`)"
 NPU_OPERATOR = "CUSTOM:ethos-u"
-TIMEOUT_S = 300
 
 
 def available() -> bool:
@@ -37,13 +35,12 @@ def compile_encoder(model: bytes, options: tuple[str, ...], sram_bytes: int) -> 
             "-c",
             "import sys; from ethosu.vela.vela import main; sys.exit(main(sys.argv[1:]))",
         ]
-        command += ["encoder.tflite", *options, "--arena-cache-size", str(sram_bytes), "--output-dir", "out"]
-        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
-        summaries = list((folder / "out").glob("encoder_summary_*.csv"))
-        compiled = folder / "out" / "encoder_vela.tflite"
-        if ran.returncode or len(summaries) != 1 or not compiled.exists():
-            said = [line for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
-            raise CompilerError(f"Vela failed: {said[-1] if said else f'exit code {ran.returncode}'}")
+        command += ["encoder.tflite", *options, "--arena-cache-size", str(sram_bytes), "--output-dir", "."]
+        compiled = folder / "encoder_vela.tflite"
+        run_compiler("Vela", command, makes=compiled)
+        summaries = list(folder.glob("encoder_summary_*.csv"))
+        if len(summaries) != 1:
+            raise CompilerError(f"Vela failed: expected one summary of it, got {len(summaries)}")
         with summaries[0].open(newline="") as file:
             *_, summary = csv.DictReader(file)
         result = compiled.read_bytes()

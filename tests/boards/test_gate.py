@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boards import edgetpu, tflm, vela
+from boards.accelerator import CompilerError
 from boards.check import check_bundle
 from boards.cli import ERRORS, app
 from boards.profiles import board_names, load_board
@@ -58,7 +59,9 @@ def test_the_table_has_every_board_and_one_bundle_is_too_big_for_half_of_them():
 
 
 @pytest.mark.parametrize(("board", "bundle", "expected"), CASES)
-def test_the_verdict_is_right(bundles, board, bundle, expected):
+def test_the_verdict_is_right(bundles, board, bundle, expected, monkeypatch):
+    # The table is of the documented constraints, also on a machine that has the compiler.
+    monkeypatch.setattr(edgetpu, "available", lambda: False)
     if board == "corstone-300-ethos-u55" and not vela.available():
         pytest.skip(vela.MISSING)
     result = check(bundles[bundle], board, "--json")
@@ -112,6 +115,16 @@ def test_without_tflm_the_manifests_figure_is_used_and_said_to_be(bundles, tmp_p
     assert nothing["arena_source"].startswith("not measured: the package tflite-micro is not installed")
 
 
+def test_a_model_that_tflm_cannot_run_does_not_fit_and_its_reason_is_given(bundles, monkeypatch):
+    def refuse(model):
+        raise tflm.TflmError("TFLite-Micro cannot run the model: unsupported stride")
+
+    monkeypatch.setattr(tflm, "measure_arena_bytes", refuse)
+    found = report(bundles["small"], "esp32-s3")
+    assert failed(found) == ("tensor arena",)
+    assert "unsupported stride" in found["arena_source"]
+
+
 @pytest.mark.parametrize("stated", ["36800", -1, 1.5])
 def test_an_arena_that_is_no_number_of_bytes_is_refused(bundles, tmp_path, stated):
     result = check(edited(bundles["small"], tmp_path, arena_bytes=stated), "esp32-s3")
@@ -151,6 +164,14 @@ def test_what_vela_leaves_on_the_cpu_is_named(bundles):
         if v["question"] == "Ethos-U"
     )
     assert verdict["said"] == "left on the CPU by vela: CONV_2D"
+
+
+@pytest.mark.skipif(not vela.available(), reason=vela.MISSING)
+def test_what_vela_says_when_it_fails_is_passed_on(bundles):
+    model = (bundles["small"] / "encoder.tflite").read_bytes()
+    with pytest.raises(CompilerError, match=r"Vela failed: .*ethos-u99.*") as caught:
+        vela.compile_encoder(model, ("--accelerator-config", "ethos-u99"), 2**20)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_its_compiler_the_edge_tpu_has_its_constraints_checked(bundles, monkeypatch):
