@@ -26,7 +26,7 @@ def codes():
     rng = np.random.default_rng(0)
     shipped = [sample.gather for sample in load_samples()]
     gathers = [
-        gain * gather + noise * gather.std() * rng.normal(size=gather.shape)
+        gain * gather + (noise * gather.std() * rng.normal(size=gather.shape) if noise else 0)
         for gather in [*shipped, *(gather[::-1, :, ::-1] for gather in shipped)]
         for gain, noise in VARIANTS
     ]
