@@ -11,6 +11,7 @@ from pathlib import Path
 
 import zmq
 
+from central.connections import Connections
 from central.database import StoreError
 from central.guard import OWN_THREAD, Guard
 from central.journal import Journal, Journalled
@@ -24,6 +25,8 @@ GROUP_RECORDS = 256
 # Where gateways on threads of this process connect to, within the receiver's context.
 GATEWAYS = "inproc://gateways"
 POLL_MS = 100
+# Who has not shown a key by then is sent away (a handshake is four messages, 0.7 kB).
+HANDSHAKE_MS = 10_000
 # Later times (the year 9999) cannot be written as a date; such a clock is not set.
 LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
 
@@ -76,8 +79,10 @@ class Receiver:
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS),
             (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
         ):
             self._socket.setsockopt(option, value)
+        self._connections = Connections(self._socket, self.counts, log)
         try:
             if guard:
                 guard.protect(self._socket, self.context)
@@ -100,12 +105,14 @@ class Receiver:
                 while not stopping():
                     if self._socket.poll(POLL_MS):
                         self._take(journal, self._drain())
+                    self._connections.follow()
             finally:
                 journal.close()
         finally:
             self.close()
 
     def close(self) -> None:
+        self._connections.close()
         self._socket.close()
         if self._guard:
             self._guard.close()
@@ -116,9 +123,12 @@ class Receiver:
         return MESSAGE_BYTES if self._guard else 0
 
     def _drain(self) -> list[tuple[bytes, packet.Record, int, int]]:
-        """What is waiting, at most a group: (peer, record, received_us, wire bytes)."""
+        """What is waiting, at most a group: (peer, record, received_us, wire bytes).
+
+        Of messages, not of good records: who sends without sense and without pause must not hold up the rest.
+        """
         group: list[tuple[bytes, packet.Record, int, int]] = []
-        while len(group) < GROUP_RECORDS:
+        for _ in range(GROUP_RECORDS):
             try:
                 peer_frame, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:

@@ -10,6 +10,7 @@ from functools import partial
 import zmq
 
 from central.config import CentralConfig, ModelSection
+from central.connections import allow_many_connections
 from central.database import lock
 from central.decoders import MapDecoder, load_release
 from central.decoding import Decoding, MapPicture
@@ -93,6 +94,7 @@ class Service:
         devices is in the journal, and is taken up by the next start. Raises ``StoreError`` when the
         centre's file cannot be read.
         """
+        allow_many_connections()
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
         decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)

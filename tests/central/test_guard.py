@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import zmq
 from fake_decoder import LATENT, MODEL_HASH, latent_record
+from waiting import wait_until
 
 from central import keys
 from central.guard import Guard
@@ -119,6 +120,7 @@ def test_strangers_get_nowhere(key_folder, data_dir, tmp_path, dealers):
         with link(receiver, key_folder, "device-0") as opened:
             assert ask(opened, latent_record(device=0)).type == packet.ACK
         assert in_clear.answer(0.1) is None
+        wait_until(lambda: receiver.counts["turned_away"] >= 2, what="the count of who was not let in")
     assert kept(data_dir) == [(0, 1)]
 
 

@@ -1,5 +1,6 @@
 """The receiver over real sockets: nothing is acknowledged that is not on the disk."""
 
+import socket
 import threading
 
 import pytest
@@ -7,6 +8,7 @@ import zmq
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
 from waiting import wait_until
 
+from central import receiver as module
 from central.database import connect
 from central.journal import Journal
 from central.receiver import Expected, Receiver, ReceiverError
@@ -193,13 +195,41 @@ def test_garbage_is_counted_and_the_next_record_is_taken(running, dealer, data_d
 
 
 def test_a_peer_that_speaks_no_zeromq_does_no_harm(running, dealer):
-    import socket
-
     port = int(running.receiver.endpoint.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\nHost: centre\r\n\r\n" * 50)
         dealer.send(latent_record())
         assert dealer.answer().type == packet.ACK
+
+
+def test_a_connection_that_says_nothing_is_sent_away_and_counted(tmp_path, data_dir, monkeypatch):
+    monkeypatch.setattr(module, "HANDSHAKE_MS", 100)
+    running = Running(data_dir, tmp_path / "log.jsonl")
+    running.start()
+    port = int(running.receiver.endpoint.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+        # The greeting, and the end.
+        while silent.recv(100):
+            pass
+    wait_until(lambda: running.counts["disconnected"] == 1, what="the end of it")
+    running.stop()
+    assert running.counts["turned_away"] == 1
+    assert '"what": "turned_away", ' in (tmp_path / "log.jsonl").read_text()
+
+
+def test_messages_without_sense_do_not_hold_up_a_group(stopped, dealer, monkeypatch):
+    monkeypatch.setattr(module, "GROUP_RECORDS", 3)
+    for _ in range(10):
+        dealer.send_bytes(b"no record")
+    dealer.send(latent_record())
+    receiver = stopped.receiver
+    groups = []
+    while not groups or not groups[-1]:
+        assert receiver._socket.poll(20_000)
+        before = stopped.counts["damaged"]
+        groups.append(receiver._drain())
+        assert stopped.counts["damaged"] - before <= 3
+    assert len(groups) >= 4
 
 
 def test_a_device_that_comes_back_is_answered_while_its_old_connection_stands(running, dealers, dealer):
