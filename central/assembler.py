@@ -36,7 +36,7 @@ class Assembler:
     """Collects latents until an event is complete or ``deadline_s`` has passed since its first.
 
     A latent that comes after its event was emitted starts a new deadline, and the event is emitted
-    again, complete or not. Emitted events are forgotten after a while; the journal has them still.
+    again, complete or not. Emitted events are forgotten another ``deadline_s`` later; the journal has them still.
     Latents are handed over in the order of their ``id``, and ``now_s`` never goes back.
     """
 
@@ -81,7 +81,7 @@ class Assembler:
             ready.append(event)
         for event in ready:
             self._emit(event)
-        forgotten_s = now_s - 10 * self._deadline_s
+        forgotten_s = now_s - self._deadline_s
         while self._emitted and (oldest := next(iter(self._emitted.values()))).due_s < forgotten_s:
             del self._emitted[oldest.key]
         return ready

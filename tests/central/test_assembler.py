@@ -137,8 +137,9 @@ def test_an_emission_that_came_to_nothing_is_made_again_after_a_deadline():
 def test_emitted_events_are_forgotten_and_waiting_ones_are_not():
     assembler = Assembler(DEADLINE_S)
     feed(assembler, range(N))
-    assembler.add(latent(6, 0, event=2), N, 119.0)
+    assembler.add(latent(6, 0, event=2), N, 19.0)
+    assembler.due(19.9)
     assert len(assembler) == 2
-    assembler.due(120.1)
+    assembler.due(20.1)
     assert not assembler.knows((1, 1, MODEL_HASH))
     assert assembler.knows((1, 2, MODEL_HASH))
