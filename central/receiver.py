@@ -25,6 +25,8 @@ GROUP_RECORDS = 256
 # Where gateways on threads of this process connect to, within the receiver's context.
 GATEWAYS = "inproc://gateways"
 POLL_MS = 100
+# Lines in the log of one kind of refusal within so long; a device gone mad must not fill the disk with them.
+LOG_LINES, LOG_S = 100, 10.0
 # Who has not shown a key by then is sent away (a handshake is four messages, 0.7 kB).
 HANDSHAKE_MS = 10_000
 # Later times (the year 9999) cannot be written as a date; such a clock is not set.
@@ -69,6 +71,8 @@ class Receiver:
         self._deliver = deliver
         self._log = log
         self.counts: Counter[str] = Counter()
+        self._lines: Counter[str] = Counter()
+        self._lines_from_s = 0.0
         self.context = zmq.Context()
         self._socket = self.context.socket(zmq.ROUTER)
         for option, value in (
@@ -236,4 +240,12 @@ class Receiver:
 
     def _count(self, what: str, **values: object) -> None:
         self.counts[what] += 1
-        self._log.write(what, **values)
+        now_s = time.monotonic()
+        if now_s - self._lines_from_s > LOG_S:
+            if unwritten := sum(max(lines - LOG_LINES, 0) for lines in self._lines.values()):
+                self._log.write("unwritten", lines=unwritten)
+            self._lines.clear()
+            self._lines_from_s = now_s
+        self._lines[what] += 1
+        if self._lines[what] <= LOG_LINES:
+            self._log.write(what, **values)

@@ -1,5 +1,6 @@
 """The receiver over real sockets: nothing is acknowledged that is not on the disk."""
 
+import json
 import socket
 import threading
 
@@ -230,6 +231,25 @@ def test_messages_without_sense_do_not_hold_up_a_group(stopped, dealer, monkeypa
         groups.append(receiver._drain())
         assert stopped.counts["damaged"] - before <= 3
     assert len(groups) >= 4
+
+
+def test_a_flood_of_refusals_fills_no_log(stopped, dealer, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOG_LINES", 3)
+    monkeypatch.setattr(module, "LOG_S", 1e6)
+    stopped.start()
+
+    def flood(messages):
+        before = stopped.counts["damaged"]
+        for _ in range(messages):
+            dealer.send_bytes(b"no record")
+        wait_until(lambda: stopped.counts["damaged"] == before + messages, what="all of them")
+
+    flood(10)
+    monkeypatch.setattr(module, "LOG_S", 0.0)
+    flood(1)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["what"] for row in rows] == ["damaged"] * 3 + ["unwritten", "damaged"]
+    assert rows[3]["lines"] == 7
 
 
 def test_a_device_that_comes_back_is_answered_while_its_old_connection_stands(running, dealers, dealer):
