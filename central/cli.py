@@ -14,6 +14,7 @@ from central.config import ConfigError, load_config
 from central.database import StoreError
 from central.export import FORMATS, ExportError, export_map
 from central.keys import KeysError
+from central.page.cli import page
 from central.receiver import ReceiverError
 from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
 from central.rollout_cli import rollout
@@ -46,6 +47,7 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 
 app.command()(rollout)
+app.command()(page)
 
 
 @app.command()

@@ -9,6 +9,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from firmware_py.config import is_loopback
+from firmware_py.keys import check_private
+from firmware_py.link import LinkError
+
+# Too long to be tried out over a network.
+MIN_TOKEN = 16
 
 
 class ConfigError(ValueError):
@@ -23,6 +28,7 @@ class CentralSection(_Section):
     """Where to listen and where to keep; an event waits ``deadline_s`` for its last device.
 
     ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
+    ``page`` is where the operator's page listens, host:port; off loopback only with a token.
     ``decode_workers`` processes draw the maps, 0 the centre's own.
     """
 
@@ -34,6 +40,26 @@ class CentralSection(_Section):
     pictures: bool = Field(default=True, strict=True)
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
     log: Path | None = None
+    page: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    page_token: str | None = Field(default=None, min_length=MIN_TOKEN)
+    page_token_file: Path | None = None
+
+    def read_page_token(self) -> str | None:
+        """What a browser must know to see the page; None for a page of this machine alone.
+
+        Raises ``ConfigError`` when the file that is to hold it does not.
+        """
+        path = self.page_token_file
+        if path is None:
+            return self.page_token
+        try:
+            check_private(path)
+            token = path.read_text().strip()
+        except (LinkError, OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"central.page_token_file: {error}") from None
+        if len(token) < MIN_TOKEN:
+            raise ConfigError(f"{path}: expected a token of at least {MIN_TOKEN} characters")
+        return token
 
 
 class ModelSection(_Section):
@@ -84,11 +110,13 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
     if insecure:
         config = config.model_copy(update={"central": config.central.model_copy(update={"insecure": True})})
     _check_security(path, config.central)
+    _check_page(path, config.central)
     central = config.central.model_copy(
         update={
             "data_dir": base / config.central.data_dir,
             "keys": config.central.keys and base / config.central.keys,
             "log": config.central.log and base / config.central.log,
+            "page_token_file": config.central.page_token_file and base / config.central.page_token_file,
         }
     )
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
@@ -167,4 +195,15 @@ def _check_security(path: Path, central: CentralSection) -> None:
         raise ConfigError(
             f"{path}: central.insecure: only on loopback (tcp://127.0.0.1:port), not on {central.listen}, "
             "where anybody could send; make keys with `epic keys new`"
+        )
+
+
+def _check_page(path: Path, central: CentralSection) -> None:
+    if central.page_token and central.page_token_file:
+        raise ConfigError(f"{path}: central: page_token and page_token_file exclude each other; remove one")
+    token = central.page_token or central.page_token_file
+    if central.page and not token and not is_loopback(central.page):
+        raise ConfigError(
+            f"{path}: central.page: without page_token or page_token_file only on loopback (127.0.0.1:8080), "
+            f"not on {central.page}, where anybody could look"
         )

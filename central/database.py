@@ -80,6 +80,18 @@ CREATE TABLE IF NOT EXISTS gap (
 ) WITHOUT ROWID;
 """
 
+# 1 where somebody should look at a map; what its provenance has under these names says why.
+FLAGGED = (
+    "(coalesce(json_extract(provenance, '$.replaced'), 0) > 0"
+    " OR coalesce(json_array_length(provenance, '$.flags'), 0) > 0)"
+)
+# The last drawn of a survey, or of the few that are partial or flagged, among very many.
+_INDEXES = f"""
+CREATE INDEX IF NOT EXISTS map_of_survey ON map (survey);
+CREATE INDEX IF NOT EXISTS map_partial ON map (partial) WHERE partial = 1;
+CREATE INDEX IF NOT EXISTS map_flagged ON map ({FLAGGED});
+"""
+
 
 class StoreError(RuntimeError):
     """The centre's file cannot be opened or written, or does not hold what was asked for."""
@@ -97,7 +109,7 @@ def connect(data_dir: Path, create: bool = False) -> sqlite3.Connection:
         database = sqlite3.connect(path, timeout=10.0, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        database.executescript(_SCHEMA)
+        database.executescript(_SCHEMA + _INDEXES)
     except (sqlite3.Error, OSError) as error:
         if database:
             database.close()

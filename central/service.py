@@ -6,10 +6,11 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import zmq
 
-from central.config import CentralConfig, ModelSection
+from central.config import CentralConfig, CentralSection, ModelSection
 from central.connections import allow_many_connections
 from central.database import lock
 from central.decoders import MapDecoder, load_release
@@ -25,6 +26,9 @@ from central.workers import Workers
 from firmware_py import packet
 from firmware_py.link_zmq import open_dealer
 from firmware_py.log import Log
+
+if TYPE_CHECKING:
+    from central.page.server import PageServer
 
 PICTURES_WAITING = 100
 
@@ -78,6 +82,7 @@ class Service:
             if config.gateway:
                 keys = KeyRing(self._config.keys) if self._config.keys else None
                 self._gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
+            self._page = self._own_page(config.central)
         except BaseException:
             self._lock.close()
             raise
@@ -98,6 +103,7 @@ class Service:
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
         decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
+        page = threading.Thread(target=self._serve_page, name="page", daemon=True)
         lines = threading.Thread(target=self._guard, args=(self._serve_lines,), name="gateway")
         watching = partial(self._rollouts.watch, self._stop)
         rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
@@ -109,6 +115,7 @@ class Service:
             self._log.write("insecure", reason="no keys: whoever can connect on this machine is believed")
         self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
         rolling.start()
+        page.start()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass
         self._stop.set()
@@ -120,6 +127,7 @@ class Service:
         decoding.join()
         self._pictures.put(None)
         drawing.join(timeout=30.0)
+        page.join(timeout=10.0)
         self._lock.close()
         self._log.write("stopped", **self.receiver.counts)
         if self.failure:
@@ -138,6 +146,17 @@ class Service:
         upstream = open_dealer(self.receiver.context, None)
         upstream.connect(GATEWAYS)
         return upstream
+
+    def _own_page(self, central: CentralSection) -> PageServer | None:
+        if not central.page:
+            return None
+        from central.page.server import PageServer
+
+        return PageServer(central, central.page, self._log, running=True)
+
+    def _serve_page(self) -> None:
+        if self._page:
+            self._page.run(self._stop)
 
     def _serve_lines(self) -> None:
         if self._gateway:

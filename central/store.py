@@ -43,6 +43,12 @@ class NewMap:
     provenance: dict[str, Any]
 
 
+# What ``stored_map`` makes a map of.
+MAP_COLUMNS = (
+    "survey, event, model_hash, revision, partial, provenance, n_depth, n_width, velocity, uncertainty"
+)
+
+
 class Store:
     """One thread's view of the maps."""
 
@@ -89,14 +95,13 @@ class Store:
                 (survey,),
             )
             for row in rows:
-                yield _stored(row)
+                yield stored_map(row)
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
         """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
         with reported("store: cannot be read"):
             rows = self._database.execute(
-                "SELECT survey, event, model_hash, revision, partial, provenance, n_depth, n_width, velocity,"
-                " uncertainty FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
+                f"SELECT {MAP_COLUMNS} FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
                 " ORDER BY last_record DESC, revision DESC",
                 (event, survey),
             ).fetchall()
@@ -112,7 +117,7 @@ class Store:
             raise StoreError(
                 f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
             )
-        return _stored(rows[0])
+        return stored_map(rows[0])
 
     def emitted_through(self, key: tuple[int, int, bytes]) -> int:
         """Id of the last record that a map of this event was drawn from; 0 without a map."""
@@ -127,7 +132,8 @@ class Store:
         self._database.close()
 
 
-def _stored(row: tuple) -> StoredMap:
+def stored_map(row: tuple) -> StoredMap:
+    """The map of a row of ``MAP_COLUMNS``."""
     survey, event, model_hash, revision, partial, provenance, nz, nx, velocity, uncertainty = row
     return StoredMap(
         survey,

@@ -238,3 +238,29 @@ def test_looking_at_the_store_imports_no_tensorflow(config, fill):
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_the_page_is_served_over_a_store_without_a_centre(config, fill):
+    """In a process of its own, until a signal."""
+    import urllib.request
+
+    fill(event=7)
+    config.write_text(config.read_text().replace("[[model]]", 'page = "127.0.0.1:0"\n[[model]]'))
+    command = [sys.executable, "-m", "epic", "central", "page", "--config", str(config)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        address = json.loads(process.stderr.readline())["address"]
+        with urllib.request.urlopen(f"{address}api/events", timeout=20) as answer:
+            assert [row["event"] for row in json.load(answer)["events"]] == [7]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_page_without_a_store_is_one_line(config, data_dir, capsys):
+    (data_dir / "central.sqlite").unlink()
+    assert central("page", "--config", config) == 2
+    assert "not found; expected the data_dir of a centre" in complaint(capsys)

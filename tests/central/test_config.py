@@ -90,6 +90,43 @@ def test_without_keys_and_without_saying_so_is_an_error(tmp_path):
         load_config(write(tmp_path, GOOD), insecure=True)
 
 
+def test_a_page_for_others_needs_a_token(tmp_path):
+    """Without one only on loopback."""
+
+    def load(lines):
+        return load_config(write(tmp_path, GOOD.replace("[[model]]", lines + "\n[[model]]"))).central
+
+    assert load("").page is None
+    assert load('page = "127.0.0.1:8080"').read_page_token() is None
+    assert load('page = "[::1]:8080"').page == "[::1]:8080"
+    with pytest.raises(ConfigError, match=r"central.page: without page_token .* not on 0.0.0.0:8080"):
+        load('page = "0.0.0.0:8080"')
+    assert (
+        load('page = "0.0.0.0:8080"\npage_token = "0123456789abcdef"').read_page_token() == "0123456789abcdef"
+    )
+    with pytest.raises(ConfigError, match="central.page_token"):
+        load('page = "0.0.0.0:8080"\npage_token = "short"')
+    with pytest.raises(ConfigError, match="exclude each other"):
+        load('page_token = "0123456789abcdef"\npage_token_file = "token"')
+
+
+def test_a_token_file_is_private_and_long_enough(tmp_path):
+    token = tmp_path / "token"
+    lines = 'page = "0.0.0.0:8080"\npage_token_file = "token"\n[[model]]'
+    central = load_config(write(tmp_path, GOOD.replace("[[model]]", lines))).central
+    with pytest.raises(ConfigError, match="central.page_token_file: "):
+        central.read_page_token()
+    token.write_text("0123456789abcdef\n")
+    token.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        central.read_page_token()
+    token.chmod(0o600)
+    assert central.read_page_token() == "0123456789abcdef"
+    token.write_text("short\n")
+    with pytest.raises(ConfigError, match="at least 16 characters"):
+        central.read_page_token()
+
+
 def test_a_file_that_is_none(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "nothing.toml")

@@ -1,0 +1,31 @@
+"""``epic central page``: the page over the store of a centre, whether that runs or not."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from central.config import load_config
+
+ADDRESS = "127.0.0.1:8080"
+
+
+def page(config: Annotated[Path, typer.Option("--config", help="central.toml")]) -> None:
+    """Serve the page over what the centre has stored; Ctrl-C ends it. The centre need not run."""
+    central = load_config(config).central
+    from central.page.archive import Archive
+    from central.page.server import PageServer
+    from firmware_py.log import Log
+
+    Archive(central.data_dir).close()
+    server = PageServer(central, central.page or ADDRESS, Log(None), running=False)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    serving = threading.Thread(target=server.run, args=(stop,), name="page")
+    serving.start()
+    serving.join()

@@ -1,0 +1,79 @@
+// The devices along the line, and how far a rollout has got.
+
+import { bytes, count, element, span, utc } from "./format.js";
+
+const STATES = { "on time": "good", late: "warn", silent: "bad" };
+
+function fill(table, columns, rows) {
+  table.tBodies[0].replaceChildren(
+    ...rows.map((cells) => {
+      const row = document.createElement("tr");
+      cells.forEach(([text, name = ""], i) => {
+        const cell = element("td", text, name);
+        cell.dataset.label = columns[i];
+        row.append(cell);
+      });
+      return row;
+    }),
+  );
+}
+
+const titles = (table) => [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+
+/** "0–130 m" from the survey of a map, where that is of the device's survey. */
+function stretch(device, map) {
+  const survey = map?.survey === device.survey ? map.provenance.acquisition : null;
+  const receivers = survey?.device_receivers[device.device];
+  if (!receivers) return "–";
+  const cells = receivers.map((i) => survey.receiver_cells[i] * survey.dx_m);
+  return `${Math.min(...cells)}–${Math.max(...cells)} m`;
+}
+
+/** `nowUs` is the centre's clock. */
+export function showDevices(devices, nowUs, map) {
+  const table = document.getElementById("devices");
+  document.getElementById("d-none").hidden = devices.length > 0;
+  table.hidden = devices.length === 0;
+  const several = new Set(devices.map((d) => d.survey)).size > 1;
+  const known = (value, show) => (value === null || value === undefined ? "–" : show(value));
+  fill(
+    table,
+    titles(table),
+    devices.map((d) => [
+      [several ? `${d.survey} / ${d.device}` : `${d.device}`],
+      [d.refusal ? `${d.state}, refused: ${d.refusal}` : d.state, STATES[d.state]],
+      [`${span(Math.max(nowUs - d.last_heard_us, 0) / 1e6)} ago`],
+      [stretch(d, map)],
+      [known(d.lag_s, span), "n"],
+      [count(d.loss + (d.dropped ?? 0)), d.loss + (d.dropped ?? 0) ? "n bad" : "n"],
+      [known(d.queue_depth, count), "n"],
+      [known(d.model_hash, (hash) => hash.slice(0, 8)), "code"],
+      [known(d.temperature_c, (c) => `${c.toFixed(1)} °C`), "n"],
+      [known(d.bytes_received || null, bytes), "n"],
+    ]),
+  );
+}
+
+/** The newest rollout; null before the first. */
+export function showRollout(rollout) {
+  document.getElementById("rollout-card").hidden = !rollout;
+  if (!rollout) return;
+  const stage = { canary: `${rollout.canaries} first`, all: "all devices", stopped: "stopped", superseded: "superseded" }[rollout.stage];
+  const reason = rollout.reason ? ` (${rollout.reason})` : "";
+  document.getElementById("r-text").textContent =
+    `Version ${rollout.version}, ${rollout.name} ${rollout.model_hash}: ${stage}${reason}; since ${utc(rollout.created_us)} UTC`;
+  const table = document.getElementById("rollout");
+  table.hidden = rollout.devices.length === 0;
+  const names = { running: "good", failed: "bad", declined: "warn" };
+  fill(
+    table,
+    titles(table),
+    rollout.devices.map((d) => [
+      [`${d.survey} / ${d.device}`],
+      [d.state, names[d.state] ?? ""],
+      [bytes(d.bytes), "n"],
+      [utc(d.changed_us)],
+      [d.reason || "–"],
+    ]),
+  );
+}

@@ -1,0 +1,396 @@
+"""The page's addresses: what they answer, to whom, and what is said to those who ask wrongly."""
+
+import asyncio
+import json
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, latent_record
+from starlette.testclient import TestClient
+from waiting import wait_until
+
+from central.config import CentralSection
+from central.journal import Journal
+from central.page.app import build_app
+from central.page.archive import Archive
+from central.page.feed import MAX_LISTENERS, Feed
+from central.page.server import PageServer
+from central.page.totals import Totals
+from central.rollout_store import RolloutStore
+from central.store import NewMap, Store
+from firmware_py.log import Log
+
+TOKEN = "a-token-of-enough-characters"
+RAW_BYTES = SURVEY.n_sources * SURVEY.n_time * 4
+
+
+@pytest.fixture
+def put(data_dir):
+    """Puts a map into the store: ``put(event, devices=..., ...)``."""
+
+    def put_map(
+        event, devices=(0, 1, 2, 3, 4), survey=1, model=MODEL_HASH, velocity_mps=2000.0, **provenance
+    ):
+        shape = SURVEY.map_shape[1:]
+        content = {
+            "devices": list(devices),
+            "model_hash": model.hex(),
+            "sample_time_us": 1_700_000_000_000_000 + event,
+            "received_bytes": 200 * len(devices),
+            "acquisition": SURVEY.to_dict(),
+            **provenance,
+        }
+        velocity = np.full(shape, velocity_mps, np.float32)
+        velocity[0, 1] = 1600.0
+        new = NewMap(
+            (survey, event, model),
+            5 * event,
+            len(devices) < SURVEY.n_devices,
+            velocity,
+            np.full(shape, 80.0, np.float32),
+            content,
+        )
+        with closing(Store(data_dir)) as store:
+            store.put([new])
+
+    return put_map
+
+
+@pytest.fixture
+def open_page(data_dir, tmp_path):
+    """A client of the page over ``data_dir``: ``open_page(token)``."""
+
+    def open_client(token=None, base_url="http://127.0.0.1:8080"):
+        log, totals = Log(tmp_path / "page.jsonl"), Totals()
+        feed = Feed(data_dir, totals, log, running=True)
+        return TestClient(build_app(data_dir, token, feed, totals, log), base_url=base_url)
+
+    return open_client
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()
+
+
+def error(answer, status):
+    """The one line of an answer that refuses."""
+    assert answer.status_code == status, answer.text
+    (line,) = answer.json()["error"].splitlines()
+    return line
+
+
+def test_the_page_and_its_files_come_with_their_types_and_a_strict_policy(page):
+    types = {
+        "/": "text/html",
+        "/static/page.css": "text/css",
+        "/static/page.js": "text/javascript",
+        "/static/icon.svg": "image/svg+xml",
+    }
+    for path, kind in types.items():
+        answer = page.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert page.get(path, headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+
+def test_no_file_of_the_page_names_another_host():
+    from central.page.app import STATIC
+
+    for path in STATIC.iterdir():
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text and "https://" not in text, path
+
+
+def test_colours_are_those_of_the_pictures():
+    from cmcrameri import cm
+
+    from central.page.app import STATIC
+
+    text = (STATIC / "colours.js").read_text()
+    for name in ("batlow", "lajolla"):
+        table = text.split(f"{name}:")[1].split('"')[1]
+        wanted = [round(c * 255) for i in range(256) for c in getattr(cm, name)(i)[:3]]
+        assert list(bytes.fromhex(table)) == wanted
+
+
+def test_events_come_last_drawn_first_a_page_at_a_time(page, put):
+    for event in (5, 3, 9, 4):
+        put(event)
+    put(3, velocity_mps=2500.0)
+    first = page.get("/api/events", params={"size": 3}).json()
+    assert [row["event"] for row in first["events"]] == [3, 4, 9]
+    row = first["events"][0]
+    assert (row["revision"], row["n_devices"], row["partial"]) == (2, 5, False)
+    assert (row["received_bytes"], row["raw_bytes"]) == (1000, RAW_BYTES * SURVEY.n_receivers)
+    assert "preview" not in row and "consistency" not in row
+    rest = page.get("/api/events", params={"size": 3, "before": first["before"]}).json()
+    assert [row["event"] for row in rest["events"]] == [5]
+    assert rest["before"] is None
+
+
+def test_partial_and_flagged_events_and_one_survey_alone(page, put):
+    put(1)
+    put(2, devices=(0, 1))
+    put(3, replaced=1)
+    put(4, flags=["the map does not explain the latents"], consistency=0.31)
+    put(5, devices=(0,))
+    put(5)
+    put(6, survey=2)
+
+    def events(**query):
+        return [row["event"] for row in page.get("/api/events", params=query).json()["events"]]
+
+    assert events(only="partial") == [2]
+    assert events(only="flagged") == [4, 3]
+    assert events(survey=2) == [6]
+    row = page.get("/api/events/1/4").json()["maps"][0]
+    assert (row["flags"], row["consistency"]) == (["the map does not explain the latents"], 0.31)
+    totals = page.get("/api/totals").json()
+    assert totals == {
+        "events": 6,
+        "surveys": [{"survey": 1, "events": 5}, {"survey": 2, "events": 1}],
+        "partial": 1,
+        "flagged": 2,
+        "received_bytes": 5 * 1000 + 400,
+        "raw_bytes": RAW_BYTES * (5 * SURVEY.n_receivers + 28),
+        "counted": True,
+    }
+
+
+def test_a_preview_is_a_small_picture_of_the_section(page, put):
+    put(1, velocity_mps=4500.0)
+    (row,) = page.get("/api/events", params={"preview": 1}).json()["events"]
+    rows, columns = row["preview"]["shape"]
+    values = bytes.fromhex(row["preview"]["hex"])
+    assert rows == columns == len(values) ** 0.5
+    assert set(values) == {255}
+
+
+def test_an_event_has_all_its_maps_of_every_model(page, put):
+    put(7, devices=(0, 1, 2))
+    put(7, devices=(3,), model=OTHER_HASH)
+    put(7)
+    put(9)
+    content = page.get("/api/events/1/7").json()
+    assert [(m["model_hash"], m["revision"]) for m in content["maps"]] == [
+        (MODEL_HASH.hex(), 2),
+        (OTHER_HASH.hex(), 1),
+        (MODEL_HASH.hex(), 1),
+    ]
+    assert (content["previous"], content["next"]) == (None, 9)
+    assert content["maps"][0]["provenance"]["acquisition"] == SURVEY.to_dict()
+
+
+def test_a_map_comes_as_numbers_and_as_float32(page, put):
+    put(7, devices=(0, 1))
+    put(7, velocity_mps=3000.0)
+    content = page.get("/api/map/1/7").json()
+    assert content["velocity_mps"][0][:3] == [3000.0, 1600.0, 3000.0]
+    assert content["uncertainty_mps"][69][69] == 80.0
+    assert content["dx_m"] == SURVEY.dx_m
+    answer = page.get("/api/map/1/7", params={"format": "float32", "id": 1})
+    assert answer.headers["x-epic-shape"] == "2,70,70"
+    assert (answer.headers["x-epic-id"], answer.headers["x-epic-partial"]) == ("1", "true")
+    velocity, uncertainty = np.frombuffer(answer.content, "<f4").reshape(2, 70, 70)
+    assert (velocity[0, 0], velocity[0, 1], uncertainty[3, 3]) == (2000.0, 1600.0, 80.0)
+
+
+def test_devices_and_rollout(page, data_dir):
+    assert page.get("/api/devices").json() == []
+    assert page.get("/api/rollout").json() == []
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=2, sequence=1), 1_700_000_000_500_000, 100)])
+    (device,) = page.get("/api/devices").json()
+    assert (device["survey"], device["device"], device["records"]) == (1, 2, 1)
+    assert device["state"] == "silent"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "line"),
+    [
+        ("/api/events/1/8", 404, "survey 1, event 8: not in the store, which holds events from 7 to 7 of it"),
+        ("/api/events/3/7", 404, "which holds nothing of that survey"),
+        ("/api/events/99999999999999999999/7", 404, "a survey is at most 65535"),
+        ("/api/map/1/99999999999", 404, "an event at most 4294967295"),
+        ("/api/map/1/7?id=12", 404, "has no map 12; its maps are [1]"),
+        ("/api/map/1/7?id=none", 400, "id: expected a whole number from 1"),
+        ("/api/map/1/7?format=segy", 400, "format: expected one of json, float32, got 'segy'"),
+        ("/api/events?before=99999999999999999999999", 400, "before: expected a whole number"),
+        ("/api/events?before=-1", 400, "before: expected a whole number"),
+        ("/api/events?size=100000", 400, "size: expected a whole number from 1 to 200, got '100000'"),
+        ("/api/events?only=good", 400, "only: expected one of all, partial, flagged, got 'good'"),
+        ("/api/events?survey=70000", 400, "survey: expected a whole number from 0 to 65535"),
+        ("/api/events/1/seven", 404, "no such address"),
+        ("/static/../app.py", 404, "no such address"),
+    ],
+)
+def test_what_is_not_there_or_not_sense_is_one_line(page, put, path, status, line):
+    put(7)
+    assert line in error(page.get(path), status)
+
+
+def test_nothing_can_be_changed(page):
+    assert "only GET" in error(page.post("/api/events"), 405)
+
+
+def test_a_store_that_is_gone_is_503_and_what_fails_500(page, data_dir, monkeypatch, tmp_path):
+    def fail(*_):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Archive, "devices", fail)
+    assert "the page failed" in error(page.get("/api/devices"), 500)
+    assert "planted" in (tmp_path / "page.jsonl").read_text()
+    (data_dir / "central.sqlite").unlink()
+    assert "not found" in error(page.get("/api/events"), 503)
+
+
+def test_without_a_token_only_names_of_this_machine_are_answered(open_page):
+    for host in ("127.0.0.1:8080", "localhost:8080", "[::1]:8080", "localhost"):
+        assert open_page(base_url=f"http://{host}").get("/").status_code == 200
+    assert "answers to localhost" in error(open_page(base_url="http://evil.example:8080").get("/"), 421)
+
+
+def test_a_token_is_asked_for_and_taken_in_three_ways(open_page):
+    page = open_page(TOKEN, "http://centre.example:8080")
+    assert "needs its token" in error(page.get("/api/events"), 401)
+    assert "needs its token" in error(page.get("/api/stream"), 401)
+    assert "not the token" in error(page.get("/api/events", params={"token": "x" * 20}), 401)
+    wrong = {"authorization": f"Bearer {TOKEN}x"}
+    assert "not the token" in error(page.get("/api/events", headers=wrong), 401)
+    assert page.get("/api/events", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert page.get("/api/events", params={"token": TOKEN}).status_code == 200
+    browser = {"accept": "text/html"}
+    asked = page.get("/", headers=browser)
+    assert asked.status_code == 401 and "<form" in asked.text
+    entered = page.get("/", params={"token": TOKEN}, headers=browser, follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    cookie = entered.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and TOKEN not in cookie
+    assert page.get("/", headers=browser).status_code == 200
+    page.cookies.set("epic-page", "0" * 64)
+    page.cookies.clear()
+    page.cookies.set("epic-page", "0" * 64)
+    assert page.get("/", headers=browser).status_code == 401
+
+
+async def news(feed, *kinds):
+    """Frames of the feed until each of ``kinds`` was there: {kind: content}."""
+    found = {}
+    async for text in feed.listen():
+        for frame in filter(None, text.split("\n\n")):
+            kind, data = frame.split("\n")
+            found[kind.removeprefix("event: ")] = json.loads(data.removeprefix("data: "))
+        if found.keys() >= set(kinds):
+            return found
+    return found
+
+
+def test_a_listener_hears_what_there_is_and_then_what_comes(data_dir, put, tmp_path):
+    put(1)
+    feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=True)
+    stop = threading.Event()
+    watching = threading.Thread(target=feed.watch, args=(stop.wait,))
+    watching.start()
+
+    async def follow():
+        async with asyncio.timeout(30):
+            first = await news(feed, "alive", "totals", "section", "devices", "rollout")
+            put(2, devices=(0, 4))
+            while (second := await news(feed, "section", "totals"))["section"]["event"] != 2:
+                pass
+            return first, second
+
+    try:
+        first, second = asyncio.run(follow())
+    finally:
+        stop.set()
+        watching.join()
+    assert first["alive"]["running"] is True
+    assert (first["section"]["event"], first["totals"]["events"]) == (1, 1)
+    assert first["rollout"] is None
+    assert (second["section"]["partial"], second["section"]["devices"]) == (True, [0, 4])
+
+
+def test_listeners_are_not_without_number(data_dir, tmp_path):
+    async def listen_all():
+        feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=True)
+        streams = [feed.listen() for _ in range(MAX_LISTENERS)]
+        for stream in streams:
+            await anext(stream)
+        full = feed.full
+        for stream in streams:
+            await stream.aclose()
+        return full, feed.full
+
+    assert asyncio.run(listen_all()) == (True, False)
+
+
+@pytest.fixture
+def serve(data_dir, tmp_path):
+    """Runs a page's server on a thread: ``serve(address)`` returns what reads its log."""
+    stop, threads = threading.Event(), []
+    log = tmp_path / "server.jsonl"
+
+    def start(address):
+        section = CentralSection(listen="tcp://127.0.0.1:*", data_dir=data_dir)
+        server = PageServer(section, address, Log(log), running=True)
+        threads.append(threading.Thread(target=server.run, args=(stop,)))
+        threads[-1].start()
+
+        def logged(what):
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            return [line for line in lines if line["what"] == what]
+
+        return logged
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+def test_the_server_pushes_and_ends_with_a_browser_on_the_line(serve, put):
+    import httpx
+
+    put(3)
+    logged = serve("127.0.0.1:0")
+    (line,) = wait_until(lambda: logged("page"), what="page")
+    with httpx.Client(base_url=line["address"], timeout=20) as client:
+        assert client.get("/").status_code == 200
+        with client.stream("GET", "/api/stream") as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            found = (
+                text for text in answer.iter_lines() if text.startswith("data: ") and '"event": 3' in text
+            )
+            assert json.loads(next(found).removeprefix("data: "))["event"] == 3
+
+
+def test_a_port_in_use_is_said_once_and_ends_nothing(serve):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        logged = serve(address)
+        (line,) = wait_until(lambda: logged("page_failed"), what="complaint")
+    assert line["reason"].startswith(f"{address}: cannot listen there")
+
+
+def test_the_rollout_is_told_with_its_devices(page, data_dir):
+    from central.rollout_store import DeviceState
+
+    with closing(RolloutStore(data_dir)) as store:
+        store._database.execute(
+            "INSERT INTO rollout VALUES (4, 'mixed', ?, 1, 1, 'canary', '')", (MODEL_HASH,)
+        )
+        store.keep_states(4, {(1, 2): DeviceState("downloading", "", 512, 9)})
+    (rollout,) = page.get("/api/rollout").json()
+    assert (rollout["version"], rollout["stage"], rollout["model_hash"]) == (4, "canary", MODEL_HASH.hex())
+    assert rollout["devices"] == [
+        {"survey": 1, "device": 2, "state": "downloading", "reason": "", "bytes": 512, "changed_us": 9}
+    ]
