@@ -81,15 +81,16 @@ CREATE TABLE IF NOT EXISTS gap (
 """
 
 # 1 where somebody should look at a map; what its provenance has under these names says why.
+# (What is no JSON to SQLite, a NaN, must not keep a map from being stored.)
 FLAGGED = (
-    "(coalesce(json_extract(provenance, '$.replaced'), 0) > 0"
-    " OR coalesce(json_array_length(provenance, '$.flags'), 0) > 0)"
+    "(CASE WHEN json_valid(provenance) THEN coalesce(json_extract(provenance, '$.replaced'), 0) > 0"
+    " OR coalesce(json_array_length(provenance, '$.flags'), 0) > 0 ELSE 0 END)"
 )
 # The last drawn of a survey, or of the few that are partial or flagged, among very many.
 _INDEXES = f"""
 CREATE INDEX IF NOT EXISTS map_of_survey ON map (survey);
-CREATE INDEX IF NOT EXISTS map_partial ON map (partial) WHERE partial = 1;
-CREATE INDEX IF NOT EXISTS map_flagged ON map ({FLAGGED});
+CREATE INDEX IF NOT EXISTS partial_map ON map (partial) WHERE partial = 1;
+CREATE INDEX IF NOT EXISTS flagged_map ON map ({FLAGGED});
 """
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 
 from central.database import StoreError
 from central.page.access import Access, Shield
-from central.page.archive import CHOICES, Archive, NotInStore, Section, detail, preview, summary
+from central.page.archive import CHOICES, Archive, NotInStore, Section, detail, preview, summary, to_json
 from central.page.feed import Feed, rollout_dict
 from central.page.totals import Totals
 from central.rollout_store import RolloutStore
@@ -38,6 +39,13 @@ FORMATS = ("json", "float32")
 
 class QueryError(ValueError):
     """Something after the ``?`` that is not what was expected there."""
+
+
+class Json(JSONResponse):
+    """An answer for programs."""
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content).encode()
 
 
 def build_app(data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log) -> ASGIApp:
@@ -64,7 +72,7 @@ def build_app(data_dir: Path, token: str | None, feed: Feed, totals: Totals, log
 
 def _refuse(status: int):
     async def answer(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=status)
+        return Json({"error": str(error)}, status_code=status)
 
     return answer
 
@@ -76,12 +84,12 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
         405: f"{request.method}: only GET and HEAD; the page changes nothing",
     }
     reason = reasons.get(error.status_code, error.detail)
-    return JSONResponse({"error": reason}, status_code=error.status_code, headers=error.headers)
+    return Json({"error": reason}, status_code=error.status_code, headers=error.headers)
 
 
 async def _refuse_failed(_: Request, __: Exception) -> Response:
     reason = "the page failed at this; the centre goes on, and its log says more"
-    return JSONResponse({"error": reason}, status_code=500)
+    return Json({"error": reason}, status_code=500)
 
 
 def _file(path: Path):
@@ -109,7 +117,7 @@ class _Views:
     def totals(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
             self._totals.refresh(archive)
-        return JSONResponse(self._totals.to_dict())
+        return Json(self._totals.to_dict())
 
     def events(self, request: Request) -> Response:
         query = request.query_params
@@ -125,7 +133,7 @@ class _Views:
         if query.get("preview"):
             for row, section in zip(rows, found, strict=False):
                 row["preview"] = preview(section)
-        return JSONResponse({"events": rows, "before": rows[-1]["id"] if len(found) > size else None})
+        return Json({"events": rows, "before": rows[-1]["id"] if len(found) > size else None})
 
     def event(self, request: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
@@ -133,7 +141,7 @@ class _Views:
             earlier, later = archive.beside(sections[0])
         maps = [detail(section) for section in sections]
         newest = sections[0].stored
-        return JSONResponse(
+        return Json(
             {
                 "survey": newest.survey,
                 "event": newest.event,
@@ -157,17 +165,15 @@ class _Views:
 
     def devices(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
-            return JSONResponse([asdict(view) for view in archive.devices(now_us())])
+            return Json([asdict(view) for view in archive.devices(now_us())])
 
     def rollout(self, _: Request) -> Response:
         with closing(RolloutStore(self._data_dir)) as store:
-            return JSONResponse([rollout_dict(rollout) for rollout in store.rollouts()])
+            return Json([rollout_dict(rollout) for rollout in store.rollouts()])
 
     async def stream(self, _: Request) -> Response:
         if self._feed.full:
-            return JSONResponse(
-                {"error": "too many browsers listen already; close some pages"}, status_code=503
-            )
+            return Json({"error": "too many browsers listen already; close some pages"}, status_code=503)
         return StreamingResponse(self._feed.listen(), media_type="text/event-stream")
 
 
@@ -194,7 +200,7 @@ def _json(section: Section, headers: dict[str, str]) -> Response:
         "velocity_mps": stored.velocity_mps.astype(float).round(1).tolist(),
         "uncertainty_mps": stored.uncertainty_mps.astype(float).round(1).tolist(),
     }
-    return JSONResponse(content, headers=headers)
+    return Json(content, headers=headers)
 
 
 def _number(query: Mapping[str, str], name: str, low: int, high: int) -> int | None:

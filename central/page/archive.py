@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def preview(section: Section) -> dict[str, Any]:
     survey = section.stored.provenance["acquisition"]
     low, high = survey["velocity_min_mps"], survey["velocity_max_mps"]
     step = -(-max(velocity.shape) // PREVIEW_CELLS)
-    few = np.clip((velocity[::step, ::step] - low) / (high - low), 0.0, 1.0)
+    few = np.clip((np.nan_to_num(velocity[::step, ::step]) - low) / (high - low), 0.0, 1.0)
     return {"shape": few.shape, "hex": np.round(few * 255).astype(np.uint8).tobytes().hex()}
 
 
@@ -107,6 +108,22 @@ class Account:
     flagged: int
     received_bytes: int
     raw_bytes: int
+
+
+def to_json(content: Any) -> str:
+    """JSON as browsers read it: what is not finite becomes null."""
+    try:
+        return json.dumps(content, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(content))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 class Archive:

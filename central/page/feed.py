@@ -14,7 +14,7 @@ from typing import Any
 
 from central.database import StoreError
 from central.devices import DeviceView
-from central.page.archive import Archive, detail
+from central.page.archive import Archive, detail, to_json
 from central.page.totals import Totals
 from central.rollout_store import RolloutStore, StoredRollout
 from firmware_py.log import Log, now_us
@@ -81,9 +81,11 @@ class Feed:
                     contextlib.closing(RolloutStore(self._data_dir)) as rollouts,
                 ):
                     self._look_on(archive, rollouts, stopping)
-            except StoreError as error:
-                if self._say("problem", str(error)):
-                    self._log.write("page_store", reason=str(error))
+            except Exception as error:
+                # Also what is no fault of the store's must neither end this thread nor go unseen.
+                reason = str(error) if isinstance(error, StoreError) else repr(error)
+                if self._say("problem", reason):
+                    self._log.write("page_store", reason=reason)
 
     def _look_on(self, archive: Archive, rollouts: RolloutStore, stopping: Callable[[float], bool]) -> None:
         seen = None
@@ -107,7 +109,7 @@ class Feed:
 
     def _say(self, kind: str, content: Any) -> bool:
         """Tell every listener, unless it is what was said before; returns whether it is new."""
-        text = json.dumps(content)
+        text = to_json(content)
         with self._lock:
             if self._said.get(kind) == text:
                 return False

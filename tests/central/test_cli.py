@@ -125,7 +125,7 @@ def test_a_centre_that_never_ran_is_one_line(config, capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "segy", "--out", "x"], "expected one of npy, netcdf, png; got 'segy'"),
+        (["--format", "geotiff", "--out", "x"], "expected one of npy, netcdf, zarr, segy, png; got 'geotiff'"),
         (["--out", "nowhere/x"], "no such folder nowhere"),
         (["--out", "."], "is a folder"),
     ],

@@ -234,6 +234,14 @@ def test_what_is_not_there_or_not_sense_is_one_line(page, put, path, status, lin
     assert line in error(page.get(path), status)
 
 
+def test_values_that_are_not_finite_are_null(page, put):
+    put(7, velocity_mps=np.nan, consistency=float("nan"), replaced=1)
+    (row,) = page.get("/api/events", params={"preview": 1}).json()["events"]
+    assert (row["velocity_mean_mps"], row["consistency"]) == (None, None)
+    assert page.get("/api/map/1/7").json()["velocity_mps"][0][:2] == [None, 1600.0]
+    assert page.get("/api/totals").json()["events"] == 1
+
+
 def test_nothing_can_be_changed(page):
     assert "only GET" in error(page.post("/api/events"), 405)
 
@@ -314,6 +322,35 @@ def test_a_listener_hears_what_there_is_and_then_what_comes(data_dir, put, tmp_p
     assert (first["section"]["event"], first["totals"]["events"]) == (1, 1)
     assert first["rollout"] is None
     assert (second["section"]["partial"], second["section"]["devices"]) == (True, [0, 4])
+
+
+def test_what_fails_while_looking_is_told_and_tried_again(data_dir, put, tmp_path, monkeypatch):
+    put(1)
+    totals = Totals()
+    refresh, failures = totals.refresh, iter([KeyError("planted")])
+
+    def fail_once(archive):
+        for failure in failures:
+            raise failure
+        refresh(archive)
+
+    monkeypatch.setattr(totals, "refresh", fail_once)
+    feed = Feed(data_dir, totals, Log(tmp_path / "page.jsonl"), running=True)
+    stop = threading.Event()
+    watching = threading.Thread(target=feed.watch, args=(stop.wait,))
+    watching.start()
+
+    async def follow():
+        async with asyncio.timeout(30):
+            return await news(feed, "section", "problem")
+
+    try:
+        found = asyncio.run(follow())
+    finally:
+        stop.set()
+        watching.join()
+    assert found["problem"] is None
+    assert "planted" in (tmp_path / "page.jsonl").read_text()
 
 
 def test_listeners_are_not_without_number(data_dir, tmp_path):
