@@ -125,7 +125,10 @@ def test_a_centre_that_never_ran_is_one_line(config, capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "geotiff", "--out", "x"], "expected one of npy, netcdf, zarr, segy, png; got 'geotiff'"),
+        (
+            ["--format", "geotiff", "--out", "x"],
+            "expected one of npy, netcdf, zarr, segy, png; got 'geotiff'",
+        ),
         (["--out", "nowhere/x"], "no such folder nowhere"),
         (["--out", "."], "is a folder"),
     ],
