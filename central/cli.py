@@ -13,7 +13,8 @@ import typer
 from central.config import ConfigError, load_config
 from central.database import StoreError
 from central.export import FORMATS, ExportError, export_map
-from central.keys import KeysError
+from central.gateway_cli import ERRORS as GATEWAY_ERRORS
+from central.gateway_cli import gateway
 from central.page.cli import page
 from central.receiver import ReceiverError
 from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
@@ -40,12 +41,13 @@ ERRORS: tuple[type[Exception], ...] = (
     ConfigError,
     DecoderLoadError,
     ExportError,
-    KeysError,
     ReceiverError,
     StoreError,
+    *GATEWAY_ERRORS,
     *ROLLOUT_ERRORS,
 )
 
+app.command()(gateway)
 app.command()(rollout)
 app.command()(page)
 

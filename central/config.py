@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import TypeVar
@@ -79,8 +80,8 @@ class GatewaySection(_Section):
     ports: list[str] = []
     baud: int = Field(default=115_200, gt=0, strict=True)
     tcp: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
-    centre: str | None = Field(default=None, pattern=r"^(tcp|ipc)://.+")
-    name: str = Field(default="gateway-local", pattern=r"^gateway-")
+    centre: str | None = Field(default=None, pattern=r"^(tcp://.+:\d{1,5}|ipc://.+)$")
+    name: str = Field(default="gateway-local", pattern=r"^gateway-[a-z0-9][a-z0-9-]{0,40}$")
     keys: Path | None = None
     insecure: bool = Field(default=False, strict=True)
     log: Path | None = None
@@ -120,6 +121,8 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
         }
     )
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
+    if config.gateway:
+        _check_own_gateway(path, config.central, config.gateway)
     return CentralConfig(central=central, model=models, gateway=config.gateway)
 
 
@@ -133,15 +136,18 @@ def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) 
     centre, keys = own.centre, own.keys
     if central:
         # Whoever listens on every address is reached on this machine's own.
-        centre = centre or central.listen.replace("//*:", "//127.0.0.1:").replace(
-            "//0.0.0.0:", "//127.0.0.1:"
-        )
+        centre = centre or re.sub(r"//(\*|0\.0\.0\.0|\[::\]):", "//127.0.0.1:", central.listen)
         keys = keys or central.keys
     insecure = insecure or own.insecure or bool(central and central.insecure)
-    if not centre:
+    if not centre or centre.endswith(":*"):
         raise ConfigError(f"{path}: gateway.centre: missing; expected the centre's tcp://address:port")
-    if insecure == bool(keys):
-        raise ConfigError(f"{path}: gateway: expected either keys (a folder) or insecure = true")
+    if insecure and keys:
+        raise ConfigError(f"{path}: gateway: keys and insecure exclude each other; remove one")
+    if not insecure and not keys:
+        raise ConfigError(
+            f"{path}: gateway.keys: missing; copy the folder with {own.name} that `epic keys new {own.name}` made "
+            "at the centre, or, for a trial on this machine alone, say insecure = true"
+        )
     section = own.model_copy(
         update={
             "ports": ports or own.ports,
@@ -154,11 +160,13 @@ def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) 
     )
     if not section.ports and not section.tcp:
         raise ConfigError(f"{path}: gateway: no line to serve; give --port /dev/tty... or --tcp host:port")
-    if insecure and not (is_loopback(centre) and is_loopback(section.tcp or "localhost:0")):
+    if insecure and not is_loopback(centre):
         raise ConfigError(
-            f"{path}: gateway.insecure: only between addresses of this machine, not {centre}, "
-            f"{section.tcp or ''}; make keys with `epic keys new {own.name}`"
+            f"{path}: gateway.insecure: only to a centre on this machine, not {centre}; "
+            f"make keys with `epic keys new {own.name}`"
         )
+    if insecure:
+        _check_insecure_tcp(path, section)
     return section
 
 
@@ -181,6 +189,25 @@ def _read(path: Path, model: type[_File]) -> _File:
             first["type"], f"{first['msg']}, got {first['input']!r}"
         )
         raise ConfigError(f"{path}: {place}: {problem}") from None
+
+
+def _check_own_gateway(path: Path, central: CentralSection, gateway: GatewaySection) -> None:
+    """[gateway] of a centre has the centre's keys, or is as insecure as the centre."""
+    for key in ("centre", "keys", "insecure"):
+        if getattr(gateway, key):
+            raise ConfigError(
+                f"{path}: gateway.{key}: for a gateway on its own; in a centre [central] says it. Remove it"
+            )
+    if central.insecure:
+        _check_insecure_tcp(path, gateway)
+
+
+def _check_insecure_tcp(path: Path, gateway: GatewaySection) -> None:
+    if gateway.tcp and not is_loopback(gateway.tcp):
+        raise ConfigError(
+            f"{path}: gateway.tcp: without keys only on loopback (127.0.0.1:port), not on {gateway.tcp}, where "
+            "anybody could send; make keys with `epic keys new`"
+        )
 
 
 def _check_security(path: Path, central: CentralSection) -> None:

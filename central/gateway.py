@@ -2,121 +2,150 @@
 
 from __future__ import annotations
 
-import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 
 import zmq
 
 from central.config import GatewaySection
+from central.door import Door, Visitor
 from central.line import Line, Seals
+from firmware_py.framing import Deframer
+from firmware_py.link import LinkError
 from firmware_py.link_stream import Backoff
+from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
-from firmware_py.port import PortError, SerialPort, TcpPort, split_endpoint
+from firmware_py.port import PortError, SerialPort, TcpPort
 
-MAX_CONNECTIONS = 256
-# Who says nothing good for so long after connecting does not belong here.
-AUTHENTIC_WITHIN_S = 30.0
-ACCEPT_S = 0.2
+# TCP connections of devices; with those that wait at the door they fit the 1,024 files of a process.
+MAX_CONNECTIONS = 128
+LOOK_S = 0.2
 
 
-class GatewayError(OSError):
-    """The gateway cannot listen where it was told to."""
+@dataclass
+class Connection:
+    """A device's TCP connection and the thread that serves it."""
+
+    port: TcpPort
+    line: Line
+    thread: threading.Thread = field(default_factory=threading.Thread)
+    displaced: bool = False
 
 
 class Gateway:
-    """All lines of one configuration. ``connect`` opens a line's own DEALER to the centre."""
+    """All lines of one configuration. ``connect`` opens a line's own link to the centre.
+
+    Raises ``DoorError`` when it cannot listen where it was told to.
+    """
 
     def __init__(
-        self, section: GatewaySection, seals: Seals, connect: Callable[[], zmq.Socket], log: Log
+        self, section: GatewaySection, seals: Seals, connect: Callable[[], ZmqLink], log: Log
     ) -> None:
         self._section = section
         self._seals = seals
         self._connect = connect
         self._log = log
-        self._listener: socket.socket | None = None
-        self.tcp_endpoint: str | None = None
-        if section.tcp:
-            host, number = split_endpoint(section.tcp)
-            try:
-                self._listener = socket.create_server((host, number), backlog=MAX_CONNECTIONS)
-            except OSError as error:
-                raise GatewayError(
-                    f"{section.tcp}: cannot listen there ({error.strerror}); expected host:port of this machine"
-                ) from None
-            self._listener.settimeout(ACCEPT_S)
-            self.tcp_endpoint = f"{host}:{self._listener.getsockname()[1]}"
+        self._connections: list[Connection] = []
+        self._failure: BaseException | None = None
+        self.door = Door(section.tcp, seals.open, log) if section.tcp else None
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Serve every line until ``stopping``; a port that is not there, or vanishes, is tried again."""
-        threads = [
-            threading.Thread(target=self._serve_port, args=(path, stopping), name=path)
-            for path in self._section.ports
-        ]
-        if self._listener:
-            threads.append(threading.Thread(target=self._accept, args=(self._listener, stopping), name="tcp"))
+
+        def ending() -> bool:
+            return self._failure is not None or stopping()
+
+        work: dict[str, Callable[[], None]] = {
+            path: partial(self._serve_port, path, ending) for path in self._section.ports
+        }
+        if self.door:
+            work["door"] = partial(self.door.run, ending, partial(self._admit, ending))
+        threads = [threading.Thread(target=self._guard, args=(do,), name=name) for name, do in work.items()]
+        self._log.write(
+            "gateway",
+            ports=self._section.ports,
+            baud=self._section.baud,
+            tcp=self.door.endpoint if self.door else None,
+        )
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        for connection in self._connections:
+            connection.thread.join()
+        if self._failure:
+            raise self._failure
 
-    def _serve_port(self, path: str, stopping: Callable[[], bool]) -> None:
+    def close(self) -> None:
+        """Stop listening, if ``run`` is not to be called."""
+        if self.door:
+            self.door.close()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """A thread that dies must not leave a gateway without its lines."""
+        try:
+            work()
+        except BaseException as error:
+            self._failure = error
+
+    def _serve_port(self, path: str, ending: Callable[[], bool]) -> None:
         backoff = Backoff()
         complaint = ""
-        upstream = self._connect()
-        line = Line(path, self._seals, upstream, self._log)
-        wait = threading.Event()
-        try:
-            while not stopping():
+        with closing(self._connect()) as upstream:
+            line = Line(path, self._seals, upstream, self._log, self._section.baud / 10)
+            while not ending():
                 if due_s := backoff.due_in_s():
-                    wait.wait(min(due_s, ACCEPT_S))
+                    time.sleep(min(due_s, LOOK_S))
                     continue
                 try:
                     with closing(SerialPort(path, self._section.baud)) as port:
                         self._log.write("line_open", name=path, baud=self._section.baud)
                         complaint = ""
                         backoff.succeeded()
-                        line.serve(port, stopping)
+                        line.serve(port, ending)
                 except PortError as error:
                     backoff.failed()
                     # Once for each reason: a port may be away for weeks.
                     if str(error) != complaint:
                         complaint = str(error)
                         self._log.write("line_down", name=path, reason=complaint)
-        finally:
-            upstream.close()
 
-    def _accept(self, listener: socket.socket, stopping: Callable[[], bool]) -> None:
-        connections: list[threading.Thread] = []
+    def _admit(self, ending: Callable[[], bool], visitor: Visitor, records: list[bytes]) -> None:
+        """Give a device that has shown itself a line, and a thread, of its own."""
+        self._connections = [one for one in self._connections if one.thread.is_alive()]
+        if len(self._connections) >= MAX_CONNECTIONS:
+            # Whoever plays one record again and again must not hold a place for ever.
+            quietest = min(self._connections, key=lambda one: one.line.heard_s)
+            quietest.displaced = True
+            quietest.port.hang_up()
+            quietest.thread.join()
         try:
-            while not stopping():
-                try:
-                    connection, address = listener.accept()
-                except TimeoutError:
-                    continue
-                connections = [thread for thread in connections if thread.is_alive()]
-                if len(connections) >= MAX_CONNECTIONS:
-                    self._log.write("line_refused", name=str(address), reason=f"{MAX_CONNECTIONS} are open")
-                    connection.close()
-                    continue
-                name = f"{address[0]}:{address[1]}"
-                serve = partial(self._serve_connection, TcpPort(connection, name), name, stopping)
-                connections.append(threading.Thread(target=serve, name=name))
-                connections[-1].start()
-        finally:
-            listener.close()
-            for thread in connections:
-                thread.join()
+            line = Line(visitor.name, self._seals, self._connect(), self._log)
+        except (LinkError, zmq.ZMQError) as error:
+            visitor.port.close()
+            self._log.write("line_down", name=visitor.name, reason=str(error))
+            return
+        connection = Connection(visitor.port, line)
+        serve = partial(self._serve_connection, connection, visitor.deframer, records, ending)
+        connection.thread = threading.Thread(target=serve, name=visitor.name)
+        self._connections.append(connection)
+        connection.thread.start()
 
-    def _serve_connection(self, port: TcpPort, name: str, stopping: Callable[[], bool]) -> None:
-        upstream = self._connect()
-        self._log.write("line_open", name=name)
-        try:
-            with closing(port):
-                Line(name, self._seals, upstream, self._log).serve(port, stopping, AUTHENTIC_WITHIN_S)
-        except PortError as error:
-            self._log.write("line_down", name=name, reason=str(error))
-        finally:
-            upstream.close()
+    def _serve_connection(
+        self, connection: Connection, deframer: Deframer, first: list[bytes], ending: Callable[[], bool]
+    ) -> None:
+        line = connection.line
+        self._log.write("line_open", name=line.name)
+        with closing(line.upstream), closing(connection.port):
+            try:
+                line.serve(connection.port, ending, deframer, first)
+            except PortError as error:
+                reason = "made room for another device" if connection.displaced else str(error)
+                self._log.write("line_down", name=line.name, reason=reason)
+            except Exception as error:
+                # What one peer brought about ends its own line only.
+                self._log.write("line_failed", name=line.name, reason=repr(error))

@@ -6,22 +6,23 @@ acknowledgement has come back down the line; whatever is lost in between, it sen
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import zmq
 
 from central.keys import KeyRing
+from central.outbox import Outbox
 from firmware_py import packet
 from firmware_py.framing import Deframer, encode_frame
+from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
-from firmware_py.port import Port, PortError
+from firmware_py.port import Port
 from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac, SealError, UnauthenticError
 
-POLL_MS = 200
-# Answers that a device does not read are dropped beyond this; it asks again.
-OUT_BYTES = 1 << 16
+POLL_S = 0.2
 # Counters go to the log this often, if they have changed.
 REPORT_S = 10.0
 
@@ -41,6 +42,7 @@ class Seals:
             record = packet.decode_record(data[: -Mac.size])
         except packet.PacketError as error:
             raise SealError(str(error)) from None
+        # The secret is that of the device which the record names: nobody else's opens it.
         secret = self._keys.secret(record.survey, record.device)
         if secret is None:
             raise UnauthenticError(f"survey {record.survey}, device {record.device} has no MAC secret here")
@@ -55,78 +57,85 @@ class Seals:
         return encode_frame(record_bytes, Mac(secret, DOWNLINK)) if secret else b""
 
 
-class Line:
-    """Serves one open port until it ends; ``upstream`` is a DEALER of this thread's own."""
+class CountLog:
+    """Counters that are written to the log every ``REPORT_S``, when they have changed."""
 
-    def __init__(self, name: str, seals: Seals, upstream: zmq.Socket, log: Log) -> None:
-        self.name = name
+    def __init__(self, log: Log, what: str, name: str) -> None:
         self.counts: Counter[str] = Counter()
-        self._seals = seals
-        self._upstream = upstream
-        self._log = log
+        self._log, self._what, self._name = log, what, name
         self._reported: Counter[str] = Counter()
         self._report_at_s = 0.0
 
-    def serve(
-        self, port: Port, stopping: Callable[[], bool], authentic_within_s: float | None = None
-    ) -> None:
-        """Hand records on and answers back until ``stopping``. Raises ``PortError`` when the port is gone.
-
-        A peer that has sent no good record ``authentic_within_s`` after it came is sent away.
-        """
-        deframer = Deframer(self._seals.open)
-        out = bytearray(b"\0")
-        opened_s = time.monotonic()
-        heard = False
-        try:
-            while not stopping():
-                poller = zmq.Poller()
-                poller.register(port.fileno(), zmq.POLLIN | (zmq.POLLOUT if out else 0))
-                poller.register(self._upstream, zmq.POLLIN)
-                ready = dict(poller.poll(POLL_MS))
-                if ready.get(port.fileno(), 0) & ~zmq.POLLOUT:
-                    heard |= self._hand_on(deframer, port.read())
-                if self._upstream in ready:
-                    self._take_answers(out)
-                if out and (written := port.write(out)):
-                    del out[:written]
-                    self.counts["bytes_sent"] += written
-                if authentic_within_s and not heard and time.monotonic() - opened_s > authentic_within_s:
-                    raise PortError(f"no good record within {authentic_within_s:.0f} s")
-                self._report()
-        finally:
-            self._report(now=True)
-
-    def _hand_on(self, deframer: Deframer, data: bytes) -> bool:
+    def feed(self, deframer: Deframer, data: bytes) -> list[bytes]:
+        """Records that ``data`` completes; counts what was damaged and what had another's MAC."""
         self.counts["bytes_received"] += len(data)
         before = (deframer.damaged_frames, deframer.unauthentic_frames)
         records = deframer.feed(data)
         self.counts["damaged"] += deframer.damaged_frames - before[0]
         self.counts["unauthentic"] += deframer.unauthentic_frames - before[1]
-        for record in records:
-            try:
-                self._upstream.send(record, zmq.DONTWAIT)
-                self.counts["records"] += 1
-            except zmq.Again:
-                self.counts["centre_away"] += 1
-        return bool(records)
+        return records
 
-    def _take_answers(self, out: bytearray) -> None:
-        while True:
-            try:
-                answer = self._upstream.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            frame = self._seals.frame(answer)
-            if len(out) + len(frame) <= OUT_BYTES:
-                out += frame
-                self.counts["answers"] += 1
-            else:
-                self.counts["answers_unread"] += 1
-
-    def _report(self, now: bool = False) -> None:
+    def report(self, now: bool = False) -> None:
+        """Write, if it is time; ``now``, if anything is new."""
         due = now or time.monotonic() >= self._report_at_s
         if due and self.counts != self._reported:
             self._reported = self.counts.copy()
             self._report_at_s = time.monotonic() + REPORT_S
-            self._log.write("line", name=self.name, **self.counts)
+            self._log.write(self._what, name=self._name, **self.counts)
+
+
+class Line:
+    """Serves one open port until it ends; ``upstream`` is this thread's own link to the centre.
+
+    ``heard_s`` is when the last good record came, by the monotonic clock.
+    """
+
+    def __init__(
+        self, name: str, seals: Seals, upstream: ZmqLink, log: Log, bytes_per_s: float = math.inf
+    ) -> None:
+        self.name = name
+        self.heard_s = time.monotonic()
+        self._counted = CountLog(log, "line", name)
+        self.counts = self._counted.counts
+        self._seals = seals
+        self.upstream = upstream
+        self._bytes_per_s = bytes_per_s
+
+    def serve(
+        self,
+        port: Port,
+        stopping: Callable[[], bool],
+        deframer: Deframer | None = None,
+        first: Iterable[bytes] = (),
+    ) -> None:
+        """Hand records on and answers back until ``stopping``. Raises ``PortError`` when the port is gone.
+
+        ``deframer`` goes on where another reader of this port stopped, which found the records ``first``.
+        """
+        deframer = deframer or Deframer(self._seals.open)
+        outbox = Outbox(self._seals.frame, self._bytes_per_s)
+        try:
+            self._hand_on(first)
+            while not stopping():
+                wait_s = outbox.wait_s()
+                poller = zmq.Poller()
+                poller.register(port.fileno(), zmq.POLLIN | (zmq.POLLOUT if wait_s == 0.0 else 0))
+                poller.register(self.upstream.socket, zmq.POLLIN)
+                ready = dict(poller.poll(math.ceil(1000 * min(wait_s or POLL_S, POLL_S))))
+                if ready.get(port.fileno(), 0) & ~zmq.POLLOUT:
+                    self._hand_on(self._counted.feed(deframer, port.read()))
+                self._take_answers(outbox)
+                self.counts["bytes_sent"] += outbox.write(port)
+                self._counted.report()
+        finally:
+            self._counted.report(now=True)
+
+    def _hand_on(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.heard_s = time.monotonic()
+            self.counts["records" if self.upstream.send(record) else "not_handed_on"] += 1
+
+    def _take_answers(self, outbox: Outbox) -> None:
+        # Asked even when nothing waits: that is when a link finds out what has become of its connection.
+        while (answer := self.upstream.receive(0.0)) is not None:
+            self.counts["answers" if outbox.add(answer) else "answers_unread"] += 1

@@ -152,6 +152,9 @@ class Receiver:
             except packet.PacketError as error:
                 self._count("damaged", sender=sender.name, reason=str(error))
                 continue
+            if self._guard and not self._guard.knows(sender, record.survey, record.device):
+                self._count("not_allowed")
+                continue
             if reason := self._impostor(sender, record):
                 self.counts["impostors"] += 1
                 self._refuse(peer, record, reason)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import zmq
-
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.connections import allow_many_connections
 from central.database import lock
@@ -24,7 +22,7 @@ from central.receiver import GATEWAYS, Expected, Receiver
 from central.rollout import Rollouts
 from central.workers import Workers
 from firmware_py import packet
-from firmware_py.link_zmq import open_dealer
+from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
 
 if TYPE_CHECKING:
@@ -81,7 +79,11 @@ class Service:
             )
             if config.gateway:
                 keys = KeyRing(self._config.keys) if self._config.keys else None
-                self._gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
+                try:
+                    self._gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
+                except BaseException:
+                    self.receiver.close()
+                    raise
             self._page = self._own_page(config.central)
         except BaseException:
             self._lock.close()
@@ -141,11 +143,9 @@ class Service:
             self.failure = error
             self._stop.set()
 
-    def _own_line(self) -> zmq.Socket:
+    def _own_line(self) -> ZmqLink:
         """A line's way to the receiver, within this process."""
-        upstream = open_dealer(self.receiver.context, None)
-        upstream.connect(GATEWAYS)
-        return upstream
+        return ZmqLink(GATEWAYS, context=self.receiver.context)
 
     def _own_page(self, central: CentralSection) -> PageServer | None:
         if not central.page:

@@ -47,6 +47,27 @@ class Backoff:
         self._wait_s = RETRY_MIN_S
 
 
+class Pace:
+    """How much of what was written is still on the line, by its speed (``bytes_per_s``).
+
+    A driver knows its own queue, but not what an adapter or a pseudo-terminal has taken in beyond it.
+    """
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_s = 0.0
+
+    def wrote(self, n_bytes: int) -> None:
+        self._free_s = max(self._free_s, time.monotonic()) + n_bytes / self._bytes_per_s
+
+    def waiting_s(self) -> float:
+        """Until all of it has left."""
+        return max(self._free_s - time.monotonic(), 0.0)
+
+    def waiting_bytes(self) -> float:
+        return self.waiting_s() * self._bytes_per_s
+
+
 class StreamLink:
     """``Link`` over what ``open_port`` opens; opened again, with back-off, whenever it is lost.
 
@@ -64,7 +85,8 @@ class StreamLink:
         self._open_port = open_port
         self._send_seal = send_seal
         self._receive_seal = receive_seal
-        self._queue_bytes = QUEUE_S * bytes_per_s
+        self._bytes_per_s = bytes_per_s
+        self._pace = Pace(bytes_per_s)
         self._port: Port | None = None
         self._backoff = Backoff()
         self._out = bytearray()
@@ -79,9 +101,9 @@ class StreamLink:
         if port is None or not self._flush():
             return False
         # An empty queue takes any record, however long it is on the line.
-        waiting = len(self._out) + port.waiting_bytes()
+        waiting = len(self._out) + max(port.waiting_bytes(), self._pace.waiting_bytes())
         frame = encode_frame(record, self._send_seal)
-        if waiting and waiting + len(frame) > self._queue_bytes:
+        if waiting and waiting + len(frame) > QUEUE_S * self._bytes_per_s:
             return False
         self._out += frame
         self.statistics.records_sent += 1
@@ -128,6 +150,7 @@ class StreamLink:
             else:
                 # Ends whatever the other side heard of an earlier, broken frame.
                 self._out = bytearray(b"\0")
+                self._pace = Pace(self._bytes_per_s)
                 self._deframer = Deframer(self._receive_seal.open)
         return self._port
 
@@ -138,6 +161,7 @@ class StreamLink:
         try:
             while self._out and (written := self._port.write(self._out)):
                 del self._out[:written]
+                self._pace.wrote(written)
         except PortError as error:
             self._lose(error)
             return False

@@ -15,6 +15,7 @@ Not counted, as it cannot be seen from here: heartbeats (9 + 7 bytes each way ev
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -86,12 +87,16 @@ def open_dealer(context: zmq.Context, curve: CurveKeys | None) -> zmq.Socket:
 class ZmqLink:
     """``Link`` over ZeroMQ, encrypted and authenticated with ``curve``.
 
-    The connection gets its routing id from the centre: one that a peer chose could be another's.
+    The connection gets its routing id from the centre: one that a peer chose could be another's. Several
+    links may share a ``context``, which is then the caller's to terminate.
     """
 
-    def __init__(self, endpoint: str, curve: CurveKeys | None = None) -> None:
+    def __init__(
+        self, endpoint: str, curve: CurveKeys | None = None, context: zmq.Context | None = None
+    ) -> None:
         self.statistics = LinkStatistics()
-        self._context = zmq.Context()
+        self._context = context or zmq.Context()
+        self._owns_context = context is None
         self._endpoint = endpoint
         self._keys = curve
         # When the connection was lost, until ZeroMQ says that it tries again.
@@ -104,6 +109,11 @@ class ZmqLink:
             raise LinkError(
                 f"link: cannot use endpoint {endpoint!r} ({error}); expected tcp://host:port"
             ) from None
+
+    @property
+    def socket(self) -> zmq.Socket:
+        """For a poller, until the next ``send`` or ``receive``: either may open another."""
+        return self._socket
 
     def _open(self) -> None:
         self._socket = open_dealer(self._context, self._keys)
@@ -159,11 +169,15 @@ class ZmqLink:
     def close(self) -> None:
         if self._socket.closed:
             return
-        self._take_events()
+        # Of a context that is being terminated nothing is to be learnt any more.
+        with contextlib.suppress(zmq.ContextTerminated):
+            self._take_events()
         self._shut(LINGER_MS)
-        self._context.term()
+        if self._owns_context:
+            self._context.term()
 
     def _shut(self, linger_ms: int) -> None:
-        self._socket.disable_monitor()
+        with contextlib.suppress(zmq.ContextTerminated):
+            self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(linger_ms)

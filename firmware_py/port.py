@@ -47,7 +47,7 @@ class SerialPort:
     def __init__(self, path: str, baud: int) -> None:
         try:
             self._serial = serial.Serial(path, baud, timeout=0, write_timeout=0, exclusive=True)
-        except (serial.SerialException, OSError, ValueError) as error:
+        except (serial.SerialException, OSError, ValueError, termios.error) as error:
             raise PortError(f"{path}: cannot be opened ({_reason(error)})") from None
         self._path = path
 
@@ -157,6 +157,11 @@ class TcpPort:
 
     def waiting_bytes(self) -> int:
         return 0
+
+    def hang_up(self) -> None:
+        """End the connection under whoever is serving it, on another thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

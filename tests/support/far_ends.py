@@ -134,13 +134,12 @@ def zmq_ends(curve: bool) -> Iterator[Ends]:
 
 
 @contextlib.contextmanager
-def serial_ends(bytes_per_s: float = 11_520) -> Iterator[Ends]:
+def serial_ends() -> Iterator[Ends]:
     master, slave = pty.openpty()
     tty.setraw(slave)
     path = os.ttyname(slave)
-    near = StreamLink(
-        lambda: SerialPort(path, 115_200), Mac(SECRET, UPLINK), Mac(SECRET, DOWNLINK), bytes_per_s
-    )
+    # A pseudo-terminal has no pace of its own: whatever fits its buffer is there at once.
+    near = StreamLink(lambda: SerialPort(path, 115_200), Mac(SECRET, UPLINK), Mac(SECRET, DOWNLINK))
     far = StreamLink(lambda: FilePort(master), Mac(SECRET, DOWNLINK), Mac(SECRET, UPLINK))
     try:
         yield Ends(near, far, shout=lambda data: os.write(master, data))

@@ -24,7 +24,7 @@ from central.rollout import Rollouts
 from firmware_py import packet
 from firmware_py.framing import Deframer
 from firmware_py.keys import read_curve_keys, read_secret
-from firmware_py.link_zmq import MAX_MESSAGE_BYTES, open_dealer
+from firmware_py.link_zmq import MAX_MESSAGE_BYTES, ZmqLink, open_dealer
 from firmware_py.log import Log
 from firmware_py.packet import PacketError
 from firmware_py.port import TcpPort
@@ -244,8 +244,7 @@ class GatewayTarget:
         self._peer = socket.create_connection(listener.getsockname())
         self._port = TcpPort(listener.accept()[0], "fuzzer")
         listener.close()
-        self._upstream = open_dealer(door.receiver.context, None)
-        self._upstream.connect(GATEWAYS)
+        self._upstream = ZmqLink(GATEWAYS, context=door.receiver.context)
         self._line = Line("fuzzer", Seals(KeyRing(door.keys)), self._upstream, door.log)
         self._sent_bytes = 0
         self._stopping = threading.Event()
@@ -256,8 +255,8 @@ class GatewayTarget:
     @property
     def counts(self) -> Counter[str]:
         counts = self._line.counts
-        # Behind it, a record may still find no room (``centre_away``), as on any line that is flooded.
-        taken = counts["records"] + counts["centre_away"]
+        # Behind it, a record may still find no room (``not_handed_on``), as on any line that is flooded.
+        taken = counts["records"] + counts["not_handed_on"]
         return Counter(taken=taken, refused=counts["damaged"] + counts["unauthentic"])
 
     def _serve(self) -> None:
@@ -288,6 +287,6 @@ class GatewayTarget:
     def close(self) -> None:
         self._stopping.set()
         self._thread.join()
-        self._upstream.close(0)
+        self._upstream.close()
         self._port.close()
         self._peer.close()

@@ -1,0 +1,128 @@
+"""A centre's door with a gateway beside it, and devices at the far ends of its lines."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+
+from fake_decoder import LATENT, MODEL_HASH
+from waiting import wait_until
+
+from central import keys
+from central.config import GatewaySection
+from central.gateway import Gateway
+from central.guard import Guard
+from central.journal import Journal
+from central.keys import KeyRing
+from central.line import Seals
+from central.receiver import GATEWAYS, Expected, Receiver
+from firmware_py import packet
+from firmware_py.framing import Deframer, encode_frame
+from firmware_py.keys import read_secret
+from firmware_py.link import Link
+from firmware_py.link_stream import StreamLink
+from firmware_py.link_zmq import ZmqLink
+from firmware_py.log import Log
+from firmware_py.port import SerialPort, TcpPort
+from firmware_py.seal import DOWNLINK, UPLINK, Mac
+
+N_DEVICES = 5
+
+
+class GatewayCentre:
+    """Receiver and gateway on threads; devices 0 to 4 have keys in ``folder``/keys."""
+
+    def __init__(self, folder: Path, ports: list[str] | None = None, baud: int = 115_200) -> None:
+        self.keys = folder / "keys"
+        for device in range(N_DEVICES):
+            keys.new_keys(self.keys, f"device-{device}")
+            keys.allow(self.keys, f"device-{device}")
+        self._data_dir = folder / "data"
+        Journal(self._data_dir).close()
+        self._log_path = folder / "log.jsonl"
+        log = Log(self._log_path)
+        self.receiver = Receiver(
+            "tcp://127.0.0.1:*",
+            self._data_dir,
+            {MODEL_HASH: Expected(N_DEVICES, LATENT)},
+            lambda latent: None,
+            log,
+            guard=Guard(self.keys),
+        )
+        section = GatewaySection(ports=ports or [], baud=baud, tcp=None if ports else "127.0.0.1:0")
+        self.gateway = Gateway(
+            section, Seals(KeyRing(self.keys)), lambda: ZmqLink(GATEWAYS, context=self.receiver.context), log
+        )
+        self._running = []
+        for run in (self.gateway.run, self.receiver.run):
+            stop = threading.Event()
+            thread = threading.Thread(target=run, args=(stop.is_set,))
+            thread.start()
+            self._running.append((stop, thread))
+
+    def __enter__(self) -> GatewayCentre:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Lines first: they hold sockets of the receiver's context.
+        for stop, thread in self._running:
+            stop.set()
+            thread.join()
+
+    @property
+    def endpoint(self) -> str:
+        assert self.gateway.door
+        return self.gateway.door.endpoint
+
+    @property
+    def door(self) -> Counter[str]:
+        assert self.gateway.door
+        return self.gateway.door.counts
+
+    def secret(self, device: int) -> bytes:
+        return read_secret(self.keys / f"device-{device}" / f"device-{device}.mac")
+
+    def frame(self, record: packet.Record, device: int | None = None) -> bytes:
+        """As ``device`` (by default the record's) seals it."""
+        seal = Mac(self.secret(record.device if device is None else device), UPLINK)
+        return encode_frame(packet.encode_record(record), seal)
+
+    def answers(self, device: int) -> Deframer:
+        """Finds what is for ``device`` in the bytes that come down a line."""
+        return Deframer(Mac(self.secret(device), DOWNLINK).open)
+
+    def tcp_device(self, device: int, endpoint: str | None = None) -> StreamLink:
+        secret = self.secret(device)
+        return StreamLink(
+            lambda: TcpPort.connect(endpoint or self.endpoint), Mac(secret, UPLINK), Mac(secret, DOWNLINK)
+        )
+
+    def serial_device(self, device: int, path: str, baud: int = 115_200) -> StreamLink:
+        secret = self.secret(device)
+        seals = Mac(secret, UPLINK), Mac(secret, DOWNLINK)
+        return StreamLink(lambda: SerialPort(path, baud), *seals, bytes_per_s=baud / 10)
+
+    def kept(self) -> list[tuple[int, int]]:
+        """(device, sequence) of every record in the journal."""
+        journal = Journal(self._data_dir)
+        try:
+            return [(row.device, row.sequence) for row in journal.undecoded()]
+        finally:
+            journal.close()
+
+    def logged(self, what: str) -> list[dict]:
+        lines = [json.loads(line) for line in self._log_path.read_text().splitlines(keepends=True)]
+        return [line for line in lines if line["what"] == what]
+
+
+def deliver(link: Link, record: packet.Record, timeout_s: float = 60.0) -> packet.Record:
+    """Send until it is answered, as a device does; the answer."""
+    data = packet.encode_record(record)
+
+    def answered() -> bytes | None:
+        link.send(data)
+        return link.receive(1.0)
+
+    return packet.decode_record(wait_until(answered, timeout_s, "an answer"))
