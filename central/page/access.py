@@ -27,6 +27,7 @@ HEADERS = {
 }
 _ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>EPIC</title>
 <meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/static/page.css">
+<link rel="icon" href="/static/icon.svg">
 <form class="ask" action="/"><label for="token">This page needs the centre's token (page_token).</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>Open</button></form></html>"""
@@ -38,7 +39,7 @@ class Access:
     """Lets in who may see the page: with a ``token`` whoever has it, without one whoever is on this machine.
 
     The token comes as ``Authorization: Bearer``, as ``?token=`` (a browser is then given a cookie and sent to
-    the address without it), or as that cookie. Without a token the Host must be a name of loopback, so that
+    the page without it), or as that cookie. Without a token the Host must be a name of loopback, so that
     no page of another site can have a browser read this one under a name of its own.
     """
 
@@ -61,7 +62,7 @@ class Access:
         if given and self._is_token(given):
             if b"text/html" not in headers.get(b"accept", b""):
                 return None
-            answer = RedirectResponse(scope["path"], status_code=303)
+            answer = RedirectResponse("/", status_code=303)
             answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", max_age=30 * 86_400)
             return answer
         if kind.lower() == b"bearer" and self._is_token(bearer.strip()):

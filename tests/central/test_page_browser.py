@@ -102,7 +102,7 @@ def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse,
     send(2, 0, 1, 3, 4)
     wait_until(lambda: shown(browser, 2), timeout_s=60, what="next map, by itself")
     assert "partial" in browser.text("#s-badges")
-    assert "1 devices missing" in browser.value(label)
+    assert "1 device missing" in browser.value(label)
     assert browser.errors == []
 
 

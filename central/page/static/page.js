@@ -140,7 +140,8 @@ function draw() {
   shown.limits = { low, high };
   const common = { nz: a.n_depth, nx: a.n_width, survey: a, heard: map.devices };
   const size = `${a.n_width * a.dx_m} m long, ${a.n_depth * a.dx_m} m deep`;
-  const missing = map.partial ? `, ${map.n_devices - map.devices.length} devices missing` : "";
+  const absent = map.n_devices - map.devices.length;
+  const missing = absent ? `, ${absent} device${absent > 1 ? "s" : ""} missing` : "";
   velocity.show({ ...common, values: shown.velocity, low, high, label: `Velocity section of event ${map.event}, ${size}${missing}` });
   const most = Math.max(range(shown.uncertainty)[1], 1);
   uncertainty.show({ ...common, values: shown.uncertainty, low: 0, high: most, label: `Uncertainty of event ${map.event}, ${size}` });
