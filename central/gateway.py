@@ -89,6 +89,9 @@ class Gateway:
         """A thread that dies must not leave a gateway without its lines."""
         try:
             work()
+        except zmq.ContextTerminated:
+            # The centre in this process has ended, and says itself why.
+            return
         except BaseException as error:
             self._failure = error
 
@@ -146,6 +149,8 @@ class Gateway:
             except PortError as error:
                 reason = "made room for another device" if connection.displaced else str(error)
                 self._log.write("line_down", name=line.name, reason=reason)
+            except zmq.ContextTerminated:
+                return
             except Exception as error:
                 # What one peer brought about ends its own line only.
                 self._log.write("line_failed", name=line.name, reason=repr(error))

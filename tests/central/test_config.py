@@ -137,3 +137,19 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not TOML"):
         load_config(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("line", ['keys = "other"', 'centre = "tcp://127.0.0.1:1"', "insecure = true"])
+def test_a_gateway_in_the_centre_has_the_centres_security(tmp_path, line):
+    with_gateway = GOOD + '[gateway]\nports = ["/dev/ttyACM0"]\ntcp = "0.0.0.0:5558"\n'
+    gateway = load_config(write(tmp_path, with_gateway)).gateway
+    assert (gateway.ports, gateway.tcp, gateway.baud) == (["/dev/ttyACM0"], "0.0.0.0:5558", 115_200)
+    with pytest.raises(ConfigError, match=f"gateway.{line.split()[0]}: for a gateway on its own"):
+        load_config(write(tmp_path, with_gateway + line))
+
+
+def test_without_keys_a_gateway_listens_on_loopback_only(tmp_path):
+    trial = GOOD.replace('keys = "keys"', "insecure = true") + '[gateway]\ntcp = "127.0.0.1:5558"\n'
+    load_config(write(tmp_path, trial))
+    with pytest.raises(ConfigError, match="gateway.tcp: without keys only on loopback"):
+        load_config(write(tmp_path, trial.replace('tcp = "127.0.0.1', 'tcp = "0.0.0.0')))

@@ -96,6 +96,22 @@ def test_a_gateway_speaks_for_its_devices(key_folder, data_dir):
         assert ask(opened, latent_record(device=1)).type == packet.ACK
 
 
+def test_a_gateway_does_not_speak_for_a_device_that_is_not_let_in(key_folder, data_dir):
+    """It checks MACs by a copy of the key folder, which may be older than a revocation here."""
+    with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "gateway-a") as opened:
+        assert ask(opened, latent_record(device=2), timeout_s=0.5) is None, "never allowed"
+        assert ask(opened, latent_record(device=1)).type == packet.ACK
+        keys.revoke(key_folder, "device-1")
+        for sequence in range(2, 200):
+            if ask(opened, latent_record(device=1, sequence=sequence), timeout_s=0.2) is None:
+                break
+        else:
+            pytest.fail("still answered")
+        assert ask(opened, latent_record(device=0)).type == packet.ACK, "the others are"
+        assert receiver.counts["not_allowed"] == 2
+    assert (1, sequence) not in kept(data_dir)
+
+
 def test_a_thread_of_the_centre_needs_no_key(key_folder, data_dir):
     with centre(key_folder, data_dir) as receiver:
         own = receiver.context.socket(zmq.DEALER)

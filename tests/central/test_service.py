@@ -1,6 +1,9 @@
 """The centre at work: five devices make a map, four make one at the deadline, the fifth a better one."""
 
 import json
+import os
+import pty
+import socket
 import threading
 
 import numpy as np
@@ -9,7 +12,9 @@ from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, SURVEY, FakeDecoder, la
 from waiting import wait_until
 
 from central.config import CentralConfig
+from central.connections import Connections
 from central.database import StoreError, connect
+from central.door import DoorError
 from central.journal import Journal
 from central.service import Service
 from central.store import Store
@@ -297,3 +302,49 @@ def test_maps_put_by_events_of_two_surveys_stay_apart(start, send):
         (2, [1500.0]),
     ]
     store.close()
+
+
+@pytest.fixture
+def pty_port():
+    master, slave = pty.openpty()
+    yield os.ttyname(slave)
+    os.close(slave)
+    os.close(master)
+
+
+def test_a_receiver_that_ends_takes_the_gateways_lines_with_it(tmp_path, monkeypatch, pty_port):
+    """They hold sockets of its context, which it waits for."""
+
+    def broken(*_):
+        wait_until(lambda: '"line_open"' in log.read_text(), what="the line")
+        raise StoreError("the disk is gone")
+
+    log = tmp_path / "central.jsonl"
+    config = CentralConfig.model_validate(
+        {
+            "central": {"listen": "tcp://127.0.0.1:*", "data_dir": tmp_path / "data"},
+            "model": [{"bundle": tmp_path, "decoder": tmp_path}],
+            "gateway": {"ports": [pty_port], "tcp": "127.0.0.1:0"},
+        }
+    )
+    service = Service(config, {MODEL_HASH: FakeDecoder()}, Log(log))
+    monkeypatch.setattr(Connections, "follow", broken)
+    with pytest.raises(StoreError, match="the disk is gone"):
+        service.run()
+
+
+def test_a_gateway_that_cannot_listen_is_an_error_that_leaves_nothing_open(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = CentralConfig.model_validate(
+            {
+                "central": {"listen": "tcp://127.0.0.1:*", "data_dir": tmp_path / "data"},
+                "model": [{"bundle": tmp_path, "decoder": tmp_path}],
+                "gateway": {"tcp": f"127.0.0.1:{taken.getsockname()[1]}"},
+            }
+        )
+        with pytest.raises(DoorError, match="cannot listen there"):
+            Service(config, {MODEL_HASH: FakeDecoder()}, Log(tmp_path / "log.jsonl"))
+    # Neither the folder nor the port is held: the next start finds both free.
+    service = Service(config, {MODEL_HASH: FakeDecoder()}, Log(tmp_path / "log.jsonl"))
+    threading.Timer(0.5, service.stop).start()
+    service.run()
