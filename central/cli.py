@@ -12,6 +12,7 @@ import typer
 
 from central.config import ConfigError, load_config
 from central.database import StoreError
+from central.devices_cli import list_devices
 from central.export import FORMATS, ExportError, export_map
 from central.gateway_cli import ERRORS as GATEWAY_ERRORS
 from central.gateway_cli import gateway
@@ -48,6 +49,7 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 
 app.command()(gateway)
+app.command(name="devices")(list_devices)
 app.command()(rollout)
 app.command()(page)
 

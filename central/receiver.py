@@ -16,6 +16,7 @@ from central.database import StoreError
 from central.guard import OWN_THREAD, Guard
 from central.journal import Journal, Journalled
 from central.keys import Identity
+from central.traffic import Traffic
 from firmware_py import packet
 from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
 from firmware_py.log import Log, now_us
@@ -62,8 +63,12 @@ class Receiver:
         log: Log,
         handlers: Mapping[int, Handler] | None = None,
         guard: Guard | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
-        """``guard`` lets in whom its keys allow; without one, whoever connects is believed."""
+        """``guard`` lets in whom its keys allow; without one, whoever connects is believed.
+
+        What passes is counted in ``counts``, and of each device in ``traffic``.
+        """
         self._handlers = handlers or {}
         self._guard = guard
         self._data_dir = data_dir
@@ -71,6 +76,7 @@ class Receiver:
         self._deliver = deliver
         self._log = log
         self.counts: Counter[str] = Counter()
+        self._traffic = traffic or Traffic()
         self._lines: Counter[str] = Counter()
         self._lines_from_s = 0.0
         self.context = zmq.Context()
@@ -159,14 +165,17 @@ class Receiver:
                 self.counts["impostors"] += 1
                 self._refuse(peer, record, reason)
                 continue
+            received_us = now_us()
+            self._traffic.received((record.survey, record.device), received_us, wire_bytes)
             if handler := self._handlers.get(record.type):
                 for answer in handler(record, wire_bytes):
                     self._send(peer, answer)
                 continue
             if reason := self._objection(record):
+                self._traffic.refused((record.survey, record.device), reason)
                 self._refuse(peer, record, reason)
                 continue
-            group.append((peer, record, now_us(), wire_bytes))
+            group.append((peer, record, received_us, wire_bytes))
         return group
 
     @staticmethod
@@ -215,12 +224,12 @@ class Receiver:
         answers: dict[tuple[bytes, int, int, int], list[packet.Record]] = {}
         for place, (peer, record, _, _) in enumerate(group):
             if place in committed.conflicts:
-                self._refuse(
-                    peer,
-                    record,
+                reason = (
                     f"another record is kept as device {record.device}, boot {record.boot}, sequence "
-                    f"{record.sequence}; has another device this number, or this one lost its state?",
+                    f"{record.sequence}; has another device this number, or this one lost its state?"
                 )
+                self._traffic.refused((record.survey, record.device), reason)
+                self._refuse(peer, record, reason)
             else:
                 answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
         for (peer, *_), records in answers.items():
@@ -236,7 +245,9 @@ class Receiver:
         data = packet.encode_record(record)
         try:
             self._socket.send_multipart([peer, data], zmq.DONTWAIT)
-            self.counts["bytes_sent"] += frame_bytes(len(data) + self._secured_bytes)
+            wire_bytes = frame_bytes(len(data) + self._secured_bytes)
+            self.counts["bytes_sent"] += wire_bytes
+            self._traffic.sent((record.survey, record.device), wire_bytes)
         except zmq.ZMQError:
             # Gone or not reading: it will send the record again, and is answered then.
             self.counts["unanswered"] += 1

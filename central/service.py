@@ -13,6 +13,7 @@ from central.connections import allow_many_connections
 from central.database import lock
 from central.decoders import MapDecoder, load_release
 from central.decoding import Decoding, MapPicture
+from central.device_book import DeviceBook
 from central.gateway import Gateway
 from central.guard import Guard
 from central.journal import Journal, Journalled
@@ -68,14 +69,20 @@ class Service:
         )
         try:
             self._rollouts.restore()
+            self._book = DeviceBook(self._config.data_dir, self._rollouts.offer, log)
             self.receiver = Receiver(
                 self._config.listen,
                 self._config.data_dir,
                 self._expected,
                 self._inbox.put,
                 log,
-                handlers={packet.UPDATE: self._rollouts.handle},
+                handlers={
+                    packet.UPDATE: self._rollouts.handle,
+                    packet.HELLO: self._book.handle,
+                    packet.HEALTH: self._book.handle,
+                },
                 guard=Guard(self._config.keys) if self._config.keys else None,
+                traffic=self._book.traffic,
             )
             if config.gateway:
                 keys = KeyRing(self._config.keys) if self._config.keys else None
@@ -107,6 +114,10 @@ class Service:
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
         page = threading.Thread(target=self._serve_page, name="page", daemon=True)
         lines = threading.Thread(target=self._guard, args=(self._serve_lines,), name="gateway")
+        received = threading.Event()
+        keeping = threading.Thread(
+            target=self._guard, args=(partial(self._book.watch, received),), name="devices"
+        )
         watching = partial(self._rollouts.watch, self._stop)
         rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
         drawing.start()
@@ -117,6 +128,7 @@ class Service:
             self._log.write("insecure", reason="no keys: whoever can connect on this machine is believed")
         self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
         rolling.start()
+        keeping.start()
         page.start()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass
@@ -125,6 +137,8 @@ class Service:
         lines.join()
         receiving.join()
         rolling.join()
+        received.set()
+        keeping.join()
         self._inbox.put(None)
         decoding.join()
         self._pictures.put(None)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from firmware_py.health_messages import MAX_INTERVAL_S
+
 LINK_KINDS = ("zmq", "tcp", "serial")
 
 
@@ -71,6 +73,13 @@ class RunSection:
 
 
 @dataclass(frozen=True)
+class HealthSection:
+    """How often the device tells the centre how it is; one that misses three times counts as late."""
+
+    interval_s: int = 60
+
+
+@dataclass(frozen=True)
 class UpdateSection:
     """Take new bundles over the link, signed with the secret half of ``key``, a public signing key's file.
 
@@ -91,6 +100,7 @@ class NodeConfig:
     source: SourceSection
     run: RunSection = field(default_factory=RunSection)
     update: UpdateSection | None = None
+    health: HealthSection = field(default_factory=HealthSection)
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -109,7 +119,7 @@ def load_config(path: Path) -> NodeConfig:
     for entry in dataclasses.fields(NodeConfig):
         if entry.name not in content and entry.name == "update":
             continue
-        if entry.name not in content and entry.name != "run":
+        if entry.name not in content and entry.name not in ("run", "health"):
             raise ConfigError(f"{path}: section [{entry.name}] is missing")
         kind = _SECTIONS[entry.name]
         sections[entry.name] = _section(path, entry.name, kind, content.pop(entry.name, {}))
@@ -125,6 +135,7 @@ _SECTIONS: dict[str, Any] = {
     "link": LinkSection,
     "source": SourceSection,
     "run": RunSection,
+    "health": HealthSection,
     "update": UpdateSection,
 }
 
@@ -178,6 +189,13 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("source", "interval_s", config.source.interval_s, config.source.interval_s >= 0, "0 or more"),
         ("source", "limit", config.source.limit, config.source.limit >= 0, "0 (no limit) or more"),
         ("source", "poll_s", config.source.poll_s, config.source.poll_s >= 0, "0 or more"),
+        (
+            "health",
+            "interval_s",
+            config.health.interval_s,
+            1 <= config.health.interval_s <= MAX_INTERVAL_S,
+            f"1 to {MAX_INTERVAL_S}",
+        ),
         (
             "source",
             "kind",

@@ -14,7 +14,8 @@ class LinkError(OSError):
 class LinkStatistics:
     """Counters of one link; bytes include what the transport adds, as far as it can be known.
 
-    ``fault`` says why the link is down, and is empty while it is not, or is not known to be.
+    ``connections`` is how often the way was opened. ``fault`` says why the link is down, and is empty while it is
+    not, or is not known to be.
     """
 
     records_sent: int = 0
@@ -22,6 +23,7 @@ class LinkStatistics:
     bytes_sent: int = 0
     bytes_received: int = 0
     damaged: int = 0
+    connections: int = 0
     fault: str = ""
 
 

@@ -148,6 +148,7 @@ class StreamLink:
             except PortError as error:
                 self._lose(error)
             else:
+                self.statistics.connections += 1
                 # Ends whatever the other side heard of an earlier, broken frame.
                 self._out = bytearray(b"\0")
                 self._pace = Pace(self._bytes_per_s)

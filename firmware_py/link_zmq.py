@@ -159,6 +159,7 @@ class ZmqLink:
             self._lost_s = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._reopen_s = REOPEN_MIN_S
+                self.statistics.connections += 1
                 self.statistics.bytes_sent += handshake_bytes("DEALER", self._keys is not None)
                 self.statistics.bytes_received += handshake_bytes("ROUTER", self._keys is not None)
 

@@ -116,6 +116,9 @@ class Node:
         self._fault = ""
         self._recorded = 0
         self._acknowledged = 0
+        # (boot, sequence); before the first, of no boot.
+        self._newest_acknowledged = (0, 0)
+        self._encode_s: float | None = None
         self.window = Window(self.spool, config.link.window, config.link.resend_s)
 
     def stop(self, *_: object) -> None:
@@ -149,6 +152,23 @@ class Node:
             statistics = self._close()
         return statistics
 
+    def status(self) -> dict[str, Any]:
+        """What a health record says of this node: fields of ``health_messages.Health``."""
+        next_sequence = self._recorded + 1
+        oldest = self.spool.waiting(1)
+        boot, sequence = self._newest_acknowledged
+        return {
+            "waiting": len(self.spool),
+            "dropped": self.spool.counter("dropped"),
+            "refused": len(self.refusals),
+            "next_sequence": next_sequence,
+            "acknowledged_boot": boot or None,
+            "acknowledged_sequence": sequence or None,
+            "first_boot": oldest[0].boot if oldest else self.spool.boot,
+            "first_sequence": oldest[0].sequence if oldest else next_sequence,
+            "encode_us": None if self._encode_s is None else int(self._encode_s * 1e6),
+        }
+
     def _has_room(self) -> bool:
         """A replay waits for room in the spool, as it can; a field recording drops the oldest record."""
         replay = self.config.source.kind == "files"
@@ -163,7 +183,7 @@ class Node:
             self.log.write("rejected", event=recording.event, reason=str(error))
             self.source.reject(recording, str(error))
             return
-        encode_s = time.perf_counter() - started
+        encode_s = self._encode_s = time.perf_counter() - started
         sequence = self.spool.next_sequence()
         record = packet.Record(
             packet.LATENT,
@@ -233,6 +253,7 @@ class Node:
     def _forget(self, boot: int, sequences: tuple[int, ...]) -> None:
         for sequence in self.spool.acknowledge(boot, sequences):
             self._acknowledged += 1
+            self._newest_acknowledged = max(self._newest_acknowledged, (boot, sequence))
             self.window.answered(boot, sequence)
             self.log.write("acknowledged", boot=boot, sequence=sequence)
 

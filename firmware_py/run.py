@@ -11,6 +11,7 @@ from firmware_py.archive import read_verify_key
 from firmware_py.bundle import Bundle, BundleError
 from firmware_py.config import NodeConfig
 from firmware_py.encoder import EncoderError
+from firmware_py.health import HealthTalker, board_name
 from firmware_py.node import Node, select_receivers
 from firmware_py.selftest import self_test
 from firmware_py.slots import Slots
@@ -29,6 +30,7 @@ def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[No
     """
     if config.update is None:
         node = Node(config)
+        node.talkers.append(_health(config, node, node.status))
         on_start(node)
         return node, node.run()
     key = read_verify_key(config.update.key)
@@ -57,7 +59,24 @@ def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Update
             if not slots.on_trial:
                 raise
             slots.roll_back(str(error))
-    header = packet.Record(
+
+    def test(bundle: Bundle) -> None:
+        select_receivers(config, bundle)
+        self_test(bundle)
+
+    updater = Updater(slots, terms, _header(config, node), test, node.stop, node.log.write)
+
+    def status() -> dict[str, Any]:
+        update = updater.status()
+        return {**node.status(), "update_version": update["version"], "update_state": update["state"]}
+
+    node.talkers += [updater, _health(config, node, status)]
+    return node, updater
+
+
+def _header(config: NodeConfig, node: Node) -> packet.Record:
+    """What the control records of ``node`` have in common."""
+    return packet.Record(
         packet.UPDATE,
         config.node.device,
         config.node.survey,
@@ -66,10 +85,14 @@ def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Update
         model_hash=node.bundle.model_hash,
     )
 
-    def test(bundle: Bundle) -> None:
-        select_receivers(config, bundle)
-        self_test(bundle)
 
-    updater = Updater(slots, terms, header, test, node.stop, node.log.write)
-    node.talkers.append(updater)
-    return node, updater
+def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthTalker:
+    return HealthTalker(
+        _header(config, node),
+        config.health.interval_s,
+        (config.update and config.update.board) or board_name(),
+        config.node.spool_records,
+        config.node.state_dir,
+        node.link.statistics,
+        status,
+    )

@@ -17,7 +17,7 @@ def acknowledge_all(record: packet.Record) -> packet.Record | None:
 class FakeCentre:
     """A ROUTER on a thread; ``answer`` maps a record to its answer, several, or None.
 
-    ``records`` is what arrived.
+    ``records`` is what arrived, but for what devices say of themselves: that is in ``said``, and is not answered.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class FakeCentre:
         options: dict[int, bytes | int] | None = None,
     ) -> None:
         self.records: list[packet.Record] = []
+        self.said: list[packet.Record] = []
         self.answer = answer
         self._stopping = threading.Event()
         self._context = zmq.Context()
@@ -45,6 +46,9 @@ class FakeCentre:
                 continue
             peer, data = self._socket.recv_multipart()
             record = packet.decode_record(data)
+            if record.type in (packet.HELLO, packet.HEALTH):
+                self.said.append(record)
+                continue
             self.records.append(record)
             answer = self.answer(record) or []
             for one in answer if isinstance(answer, list) else [answer]:

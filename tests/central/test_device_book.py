@@ -1,0 +1,187 @@
+"""What devices say of themselves reaches the disk; what is hostile or played again does not."""
+
+import json
+import threading
+from contextlib import closing
+
+import pytest
+from fake_decoder import MODEL_HASH
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from waiting import wait_until
+
+from central import device_book
+from central.database import StoreError, connect
+from central.device_book import DeviceBook
+from central.devices import devices
+from central.traffic import MAX_DEVICES, Traffic
+from firmware_py import packet
+from firmware_py.health_messages import Health, Hello, encode_health
+from firmware_py.log import Log, now_us
+
+HEALTHY = Health(30, 100, waiting=4, dropped=2, refused=0, next_sequence=9, temperature_mc=41_000)
+
+
+def said(message=HEALTHY, device=3, boot=1, sequence=1, payload=None):
+    kind = packet.HELLO if isinstance(message, Hello) else packet.HEALTH
+    payload = encode_health(message) if payload is None else payload
+    return packet.Record(kind, device, 1, boot, sequence, model_hash=MODEL_HASH, payload=payload)
+
+
+class Book:
+    """A book whose ``offers`` are on offer, and the file it writes to."""
+
+    def __init__(self, data_dir):
+        self.data_dir = data_dir
+        self.offer = None
+        self.asked = []
+        self.log_path = data_dir / "log.jsonl"
+        self.open()
+
+    def open(self):
+        """As after a restart of the centre."""
+        self.book = DeviceBook(self.data_dir, self._offered, Log(self.log_path))
+        self.traffic = self.book.traffic
+
+    def _offered(self, record):
+        self.asked.append(record.device)
+        return self.offer
+
+    def hear(self, record):
+        return list(self.book.handle(record, 100))
+
+    def keep(self):
+        with closing(connect(self.data_dir)) as database:
+            self.book.keep(database)
+        return {view.device: view for view in devices(self.data_dir)}
+
+
+@pytest.fixture
+def book(data_dir):
+    return Book(data_dir)
+
+
+def test_the_answer_is_the_centres_clock(book):
+    before_us = now_us()
+    (answer,) = book.hear(said(sequence=7, boot=5))
+    assert (answer.type, answer.device, answer.survey, answer.boot, answer.sequence) == (
+        packet.HEALTH,
+        3,
+        1,
+        5,
+        7,
+    )
+    assert before_us <= answer.sample_time_us <= now_us()
+    assert answer.payload == b""
+
+
+def test_hello_and_health_come_together(book):
+    book.hear(said(Hello("0.1.0", "a board", 30, 10_000, 4, update_version=7)))
+    book.hear(said(sequence=2))
+    view = book.keep()[3]
+    assert (view.firmware, view.board, view.interval_s) == ("0.1.0", "a board", 30)
+    assert (view.queue_depth, view.dropped, view.temperature_c) == (4, 2, 41.0)
+    assert view.model_hash == MODEL_HASH.hex()
+
+
+def test_what_a_device_says_no_more_is_known_no_more(book):
+    book.hear(said())
+    assert book.keep()[3].temperature_c == 41.0
+    book.hear(said(Health(30, 160, 0, 2, 0, 9), sequence=2))
+    view = book.keep()[3]
+    assert (view.temperature_c, view.queue_depth) == (None, 0)
+
+
+@pytest.mark.parametrize(("boot", "sequence"), [(5, 7), (5, 6), (4, 90)])
+def test_what_is_played_again_changes_nothing_even_after_a_restart(book, boot, sequence):
+    book.hear(said(boot=5, sequence=7))
+    book.keep()
+    for _ in range(2):
+        assert book.hear(said(Health(30, 1, 999, 0, 0, 1), boot=boot, sequence=sequence)) == []
+        assert book.keep()[3].queue_depth == 4
+        book.open()
+    assert book.hear(said(boot=6, sequence=1))
+
+
+def test_an_update_is_offered_to_who_takes_updates_and_is_not_at_one(book):
+    book.offer = packet.Record(packet.UPDATE, 3, 1, 1, 1)
+    assert len(book.hear(said(sequence=1))) == 1, "it has no place for updates, and none among the canaries"
+    for number, state in enumerate(("downloading", "trial"), 2):
+        assert (
+            len(
+                book.hear(
+                    said(Health(30, 1, 0, 0, 0, 1, update_version=1, update_state=state), sequence=number)
+                )
+            )
+            == 1
+        )
+    assert book.asked == []
+    idle = Health(30, 1, 0, 0, 0, 1, update_version=1, update_state="idle")
+    assert book.hear(said(idle, sequence=8))[1] == book.offer
+    assert book.hear(said(Hello("0", "b", 30, 1, 0, update_version=1), sequence=9))[1] == book.offer
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=80))
+def test_a_hostile_payload_is_no_news(book, payload):
+    record = said(payload=payload)
+    for kind in (packet.HELLO, packet.HEALTH):
+        record.type = kind
+        book.hear(record)
+    assert all(view.records == 0 for view in book.keep().values())
+
+
+def test_a_hostile_payload_is_logged_and_not_answered(book):
+    assert book.hear(said(payload=b"\x9b\x7f" + b"\xff" * 7)) == []
+    assert book.keep() == {}
+    (line,) = map(json.loads, book.log_path.read_text().splitlines())
+    assert (line["what"], line["device"]) == ("damaged", 3)
+
+
+def test_traffic_adds_up_over_looks(book):
+    for _ in range(2):
+        book.traffic.received((1, 3), 5_000_000, 100)
+        book.traffic.sent((1, 3), 40)
+        book.traffic.refused((1, 3), "first")
+        book.traffic.refused((1, 3), "why")
+        view = book.keep()[3]
+    assert (view.bytes_received, view.bytes_sent, view.refused, view.refusal) == (200, 80, 4, "why")
+    assert view.last_heard_us == 5_000_000
+    book.traffic.received((1, 3), 6_000_000, 1)
+    assert book.keep()[3].refusal == "why"
+
+
+def test_what_the_disk_did_not_take_is_kept_the_next_time(book, data_dir):
+    with closing(connect(data_dir)) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON device BEGIN SELECT RAISE(ABORT, 'full'); END")
+        book.traffic.received((1, 3), 5, 100)
+        book.hear(said())
+        with pytest.raises(StoreError):
+            book.keep()
+        book.traffic.received((1, 3), 6, 100)
+        book.hear(said(Hello("0.1.0", "a board", 30, 1, 0), sequence=2))
+        database.execute("DROP TRIGGER full")
+    view = book.keep()[3]
+    assert (view.bytes_received, view.last_heard_us) == (200, 6)
+    assert (view.temperature_c, view.board) == (41.0, "a board")
+
+
+def test_devices_that_were_made_up_do_not_fill_the_memory():
+    traffic = Traffic()
+    for device in range(MAX_DEVICES + 100):
+        traffic.received((0, device), 1, 10)
+    assert len(traffic.take()) == MAX_DEVICES
+
+
+def test_watching_keeps_what_comes_and_what_came_last(book, monkeypatch):
+    monkeypatch.setattr(device_book, "POLL_S", 0.05)
+    stopping = threading.Event()
+    thread = threading.Thread(target=book.book.watch, args=(stopping,))
+    thread.start()
+    book.traffic.received((1, 3), 5, 100)
+    wait_until(lambda: devices(book.data_dir), what="the first look")
+    monkeypatch.setattr(device_book, "POLL_S", 60)
+    book.traffic.received((1, 4), 5, 100)
+    stopping.set()
+    thread.join()
+    assert [view.device for view in devices(book.data_dir)] == [3, 4]

@@ -1,0 +1,123 @@
+"""Numbers that never came: told once, and told again when they have."""
+
+import json
+from contextlib import closing
+
+import pytest
+from fake_decoder import latent_record
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from central.database import connect
+from central.devices import Gap, devices
+from central.gaps import GAP_AFTER_S, MAX_GAPS, GapWatch
+from central.journal import Journal
+from firmware_py.log import Log
+
+LATER_US = int(GAP_AFTER_S * 1e6)
+
+
+class Field:
+    """A journal at ``at_us``, and the watch over it."""
+
+    def __init__(self, data_dir):
+        self.data_dir = data_dir
+        self.at_us = 1_000_000_000_000
+        self.log_path = data_dir / "log.jsonl"
+        self.restart()
+
+    def restart(self):
+        self.watch = GapWatch(Log(self.log_path))
+
+    def receive(self, *sequences, boot=7, device=2):
+        records = [latent_record(device=device, boot=boot, sequence=s, event=s) for s in sequences]
+        with closing(Journal(self.data_dir)) as journal:
+            journal.commit([(record, self.at_us, 60) for record in records])
+
+    def look(self, later_us=LATER_US):
+        """What is told when so much time has passed: (what, boot, first, last)."""
+        self.at_us += later_us
+        before = self.log_path.read_text().count("\n")
+        with closing(connect(self.data_dir)) as database:
+            self.watch.look(database, self.at_us)
+        lines = list(map(json.loads, self.log_path.read_text().splitlines()[before:]))
+        return [(line["what"], line["boot"], line["first"], line["last"]) for line in lines]
+
+    def view(self):
+        (view,) = devices(self.data_dir)
+        return view
+
+
+@pytest.fixture
+def field(data_dir):
+    return Field(data_dir)
+
+
+def test_a_gap_is_told_once_and_once_more_when_it_is_filled(field):
+    field.receive(1, 2, 6, 7)
+    assert field.look() == [("gap", 7, 3, 5)]
+    assert field.look() == []
+    assert (field.view().loss, field.view().gaps) == (3, (Gap(7, 3, 5, 3),))
+    field.receive(4)
+    assert field.look() == []
+    assert field.view().gaps == (Gap(7, 3, 5, 2),)
+    field.receive(3, 5)
+    assert field.look() == [("gap_filled", 7, 3, 5)]
+    assert (field.view().loss, field.view().gaps) == (0, ())
+
+
+def test_what_is_only_out_of_order_is_no_gap(field):
+    field.receive(1, 4)
+    assert field.look(LATER_US - 1) == []
+    field.receive(2, 3)
+    assert field.look() == []
+    assert field.view().loss == 0
+
+
+def test_numbers_begin_at_one_in_every_boot(field):
+    field.receive(3, boot=7)
+    field.receive(1, 3, boot=8)
+    assert field.look() == [("gap", 7, 1, 2), ("gap", 8, 2, 2)]
+    assert field.view().loss == 3
+
+
+def test_a_restart_of_the_centre_tells_nothing_twice_and_forgets_no_gap(field):
+    field.receive(1, 3, 4)
+    assert field.look() == [("gap", 7, 2, 2)]
+    field.restart()
+    assert field.look() == []
+    field.receive(2, 6)
+    field.restart()
+    assert sorted(field.look()) == [("gap", 7, 5, 5), ("gap_filled", 7, 2, 2)]
+
+
+def test_holes_without_end_do_not_fill_the_table_and_are_all_counted(field):
+    n = 3 * MAX_GAPS
+    field.receive(*range(2, 2 * n + 1, 2))
+    assert len(field.look()) == n
+    assert (field.view().loss, len(field.view().gaps)) == (n, MAX_GAPS)
+    field.receive(*range(2 * n + 2, 2 * n + 11, 2))
+    field.look()
+    assert (field.view().loss, len(field.view().gaps)) == (n + 5, MAX_GAPS)
+    field.receive(*range(1, 2 * n + 11, 2))
+    field.look()
+    assert (field.view().loss, field.view().gaps) == (0, ())
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=6), st.data())
+def test_loss_is_what_is_missing_below_the_highest(tmp_path_factory, groups, data):
+    data_dir = tmp_path_factory.mktemp("gaps") / "data"
+    Journal(data_dir).close()
+    field = Field(data_dir)
+    had = set()
+    for group in groups:
+        field.receive(*group)
+        had |= set(group)
+        if data.draw(st.booleans()):
+            field.restart()
+        field.look()
+        missing = set(range(1, max(had))) - had
+        assert field.view().loss == len(missing)
+        told = {n for gap in field.view().gaps for n in range(gap.first, gap.last + 1)}
+        assert missing <= told

@@ -1,0 +1,151 @@
+"""A real device and a real centre: hello, health, clocks, and `epic central devices` while both are at work."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from fake_decoder import FakeDecoder, latent_record
+from releases import make_release
+from tiny import ENCODER, SHAPE
+from waiting import wait_until
+
+import epic
+from central import device_book, gaps
+from central.config import load_config as load_central
+from central.devices import devices
+from central.service import Service
+from firmware_py import __version__, health, node
+from firmware_py.bundle import load_bundle
+from firmware_py.config import load_config as load_node
+from firmware_py.log import Log, now_us
+from firmware_py.run import run_device
+
+AHEAD_US = 5_000_000
+
+
+class TinyDecoder(FakeDecoder):
+    """For the tiny encoder's latents, of as many devices as the test has."""
+
+    n_devices = 3
+    latent = 8
+
+
+@pytest.fixture
+def centre(tmp_path, monkeypatch):
+    """A centre at work in ``tmp_path``; returns the path of its configuration and its service."""
+    monkeypatch.setattr(device_book, "POLL_S", 0.05)
+    make_release(tmp_path / "bundle", "tiny", ENCODER)
+    config = tmp_path / "central.toml"
+    config.write_text(
+        '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\ndeadline_s = 60.0\n'
+        'pictures = false\n[[model]]\nbundle = "bundle"\ndecoder = "-"\n'
+    )
+    model_hash = load_bundle(tmp_path / "bundle").model_hash
+    service = Service(load_central(config), {model_hash: TinyDecoder()}, Log(tmp_path / "central.jsonl"))
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    yield config, service
+    service.stop()
+    thread.join()
+
+
+@pytest.fixture
+def device(tmp_path, centre):
+    """A device at work on the folder ``incoming``, whose clock is ``AHEAD_US`` behind the centre's."""
+    path = tmp_path / "node.toml"
+    path.write_text(
+        '[node]\ndevice = 1\nbundle = "bundle"\nreceivers = [0, 2]\n'
+        f'[link]\nendpoint = "{centre[1].receiver.endpoint}"\ninsecure = true\n'
+        '[source]\nkind = "folder"\npath = "incoming"\npoll_s = 0.05\n'
+        '[health]\ninterval_s = 1\n[run]\nlog = "node.jsonl"\n'
+    )
+    (tmp_path / "incoming").mkdir()
+    nodes = []
+    thread = threading.Thread(target=run_device, args=(load_node(path), nodes.append))
+    thread.start()
+    wait_until(lambda: nodes, 60, "the device")
+    yield nodes[0]
+    nodes[0].stop()
+    thread.join()
+
+
+@pytest.fixture
+def slow_clock(monkeypatch):
+    for module in (health, node):
+        monkeypatch.setattr(module, "now_us", lambda: now_us() - AHEAD_US)
+
+
+def record(folder, event):
+    part = folder / f"event{event:06d}.npy"
+    np.save(part, np.full(SHAPE, float(event), np.float32))
+    part.rename(folder / "incoming" / part.name)
+
+
+def shown(config, capsys, *options):
+    capsys.readouterr()
+    assert epic.main(["central", "devices", "--config", str(config), *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_nothing_is_shown_before_a_device_is_heard(centre, capsys):
+    assert shown(centre[0], capsys) == "no device was heard yet\n"
+
+
+def test_a_device_is_known_by_what_it_sends(slow_clock, centre, device, tmp_path, capsys):
+    record(tmp_path, 1)
+    record(tmp_path, 2)
+
+    def known():
+        for view in json.loads(shown(centre[0], capsys, "--json")):
+            if view["records"] == 2 and view["clock_offset_s"] is not None and view["encode_s"]:
+                return view
+        return None
+
+    view = wait_until(known, 60, "two records and a health")
+    assert (view["survey"], view["device"], view["state"]) == (1, 1, "on time")
+    assert (view["boot"], view["sequence"], view["loss"], view["gaps"]) == (device.spool.boot, 2, 0, [])
+    assert view["model_hash"] == load_bundle(tmp_path / "bundle").model_hash.hex()
+    assert view["firmware"] == __version__
+    assert abs(view["clock_offset_s"] - AHEAD_US / 1e6) <= view["round_trip_s"]
+    assert view["bytes_received"] > 2 * (38 + 8)
+    assert view["bytes_sent"] > 0
+    assert view["disk_free_bytes"] > 0
+    table = shown(centre[0], capsys)
+    assert "on time" in table
+    assert view["model_hash"] in table
+    assert shown(centre[0], capsys, "--survey", "2") == "no device was heard yet\n"
+
+
+def test_what_is_refused_and_what_is_missing_is_said(centre, dealers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gaps, "GAP_AFTER_S", 0.0)
+    model_hash = load_bundle(tmp_path / "bundle").model_hash
+    dealer = dealers(centre[1].receiver.endpoint)
+    for sequence in (1, 5):
+        dealer.send(latent_record(device=2, sequence=sequence, model_hash=model_hash, payload=bytes(8)))
+        assert dealer.answer()
+    dealer.send(latent_record(device=2, sequence=6, payload=bytes(8)))
+    assert b"none of the centre's" in dealer.answer().payload
+    data_dir = tmp_path / "data"
+    wait_until(lambda: [(v.loss, v.refused) for v in devices(data_dir)] == [(3, 1)], 60, "gap and refusal")
+    table = shown(centre[0], capsys)
+    assert "survey 1, device 2: gap in boot 1: 2 to 4, 3 missing" in table
+    assert "none of the centre's" in table
+    for sequence in (2, 3, 4):
+        dealer.send(latent_record(device=2, sequence=sequence, model_hash=model_hash, payload=bytes(8)))
+    wait_until(lambda: devices(data_dir)[0].loss == 0, 60, "the gap's end")
+    log = [json.loads(line) for line in (tmp_path / "central.jsonl").read_text().splitlines()]
+    told = [
+        (line["what"], line["boot"], line["first"], line["last"]) for line in log if "gap" in line["what"]
+    ]
+    assert told == [("gap", 1, 2, 4), ("gap_filled", 1, 2, 4)]
+
+
+def test_a_new_connection_brings_a_hello(centre, device, tmp_path):
+    def hellos():
+        said = [json.loads(line) for line in (tmp_path / "node.jsonl").read_text().splitlines()]
+        return sum(line["what"] == "said" and line["type"] == 3 for line in said)
+
+    before = wait_until(hellos, 60, "the first hello")
+    device.link.statistics.connections += 1
+    wait_until(lambda: hellos() > before, 60, "another hello")

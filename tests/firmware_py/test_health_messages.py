@@ -1,0 +1,98 @@
+"""HELLO and HEALTH payloads: there and back, and whatever else may come."""
+
+from dataclasses import fields
+
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from firmware_py import packet
+from firmware_py.health_messages import MAX_BYTES, Health, Hello, decode_health, encode_health
+from firmware_py.packet import PacketError
+
+numbers = st.integers(0, (1 << 53) - 1)
+signed = st.integers(-(1 << 53) + 1, (1 << 53) - 1)
+intervals = st.integers(1, 86_400)
+text = st.text(max_size=16)
+hellos = st.builds(Hello, text, text, intervals, numbers, numbers, update_version=st.none() | numbers)
+healths = st.builds(
+    Health,
+    intervals,
+    *[numbers] * 5,
+    **{
+        name: st.none() | (signed if name in ("temperature_mc", "clock_offset_us") else numbers)
+        for name in [field.name for field in fields(Health)][6:-1]
+    },
+    update_state=st.none() | text,
+)
+messages = hellos | healths
+
+LONG_RUNNING = Health(
+    60, 40_000_000, 10_000, 1_000_000, 3, 5_000_000, 1_764_000_000, 4_999_990, 1_764_000_000, 4_990_001,
+    2_500, 71_250, 58_000, 3_400, -1_500_000, 31_000, 17, "downloading",
+)  # fmt: skip
+
+
+@given(messages)
+def test_there_and_back(message):
+    assert decode_health(encode_health(message), type(message)) == message
+
+
+@settings(max_examples=500)
+@given(
+    st.one_of(st.binary(max_size=64), messages.map(encode_health)),
+    st.sampled_from([Hello, Health]),
+    st.data(),
+)
+def test_whatever_comes_is_a_message_or_an_error(payload, kind, data):
+    changed = bytearray(payload)
+    for _ in range(data.draw(st.integers(0, 3)) if changed else 0):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        message = decode_health(bytes(changed), kind)
+    except PacketError:
+        return
+    assert decode_health(encode_health(message), kind) == message
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x81" * (MAX_BYTES - 1) + b"\x00",
+        bytes(MAX_BYTES + 1),
+        b"",
+        b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff",
+        cbor2.dumps({"interval_s": 60}),
+        cbor2.dumps([]),
+        cbor2.dumps([60, 1, 1, 1, 1]),
+        cbor2.dumps([0, 1, 1, 1, 1, 1]),
+        cbor2.dumps([86_401, 1, 1, 1, 1, 1]),
+        cbor2.dumps([60, True, 1, 1, 1, 1]),
+        cbor2.dumps([60, -1, 1, 1, 1, 1]),
+        cbor2.dumps([60, 1.5, 1, 1, 1, 1]),
+        cbor2.dumps([60, 1 << 53, 1, 1, 1, 1]),
+        cbor2.dumps([60, None, 1, 1, 1, 1]),
+        cbor2.dumps([60, 1, 1, 1, 1, 1, *[None] * 11, "x" * 65]),
+        cbor2.dumps([60, 1, 1, 1, 1, 1, *[None] * 11, b"idle"]),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(payload):
+    with pytest.raises(PacketError, match="^health: "):
+        decode_health(payload, Health)
+
+
+def test_last_fields_may_be_absent_and_those_of_a_newer_device_are_left_out():
+    short = Health(60, 1, 2, 3, 4, 5)
+    assert decode_health(cbor2.dumps([60, 1, 2, 3, 4, 5]), Health) == short
+    assert decode_health(cbor2.dumps([*vars(short).values(), "mood", {"good": [1]}]), Health) == short
+
+
+def test_long_text_is_cut_to_whole_characters():
+    hello = decode_health(encode_health(Hello("0.1.0", "é" * 100, 60, 1, 0)), Hello)
+    assert hello.board == "é" * 32
+
+
+def test_health_is_cheap_on_a_slow_line():
+    """Header, MAC and framing included; a latent of 128 values is about 180 bytes."""
+    assert packet.HEADER_BYTES + len(encode_health(LONG_RUNNING)) + 8 + 3 < 150
