@@ -25,9 +25,9 @@ def account(
 ) -> dict[str, Any]:
     """``{"events": [...], "total": {...}}``: times in ms, bytes with every header and acknowledgement.
 
-    Bytes are those of ZeroMQ's protocol over TCP in both directions; connection set-up and
-    acknowledgements are spread evenly over the events. TCP and IP headers are not counted, for neither
-    side. Latency: encode (slowest device), link (from sending to the centre having it, slowest
+    Bytes are those of ZeroMQ's protocol over TCP in both directions; connection set-up, acknowledgements
+    and what devices say of themselves are spread evenly over the events. TCP and IP headers are not counted,
+    for neither side. Latency: encode (slowest device), link (from sending to the centre having it, slowest
     device), assemble (waiting in the centre), decode; in all, from the last device's recording on.
     """
     statistics = [process.entries("statistics")[-1] for process in devices]
