@@ -4,9 +4,9 @@
 
 Honest records with bits flipped, cut, spliced, doubled, with header fields and lengths that lie; frames with
 broken COBS and frames whole and sealed with a record that is wrong; CBOR that announces more than it has. Shares:
-30 % ``packet``, 25 % ``framing`` with both seals, 10 % ``update_messages``, 15 % through a gateway's line into the
-receiver behind it, 20 % into the receiver's ROUTER over TCP with CURVE, where one input in 1,000 is a connection that
-does not speak ZeroMQ. A batch that takes longer than ``HANG_S`` ends the run with every thread's stack.
+30 % ``packet``, 25 % ``framing`` with both seals, 10 % update and health messages, 15 % through a gateway's line into
+the receiver behind it, 20 % into the receiver's ROUTER over TCP with CURVE, where one input in 1,000 is a connection
+that does not speak ZeroMQ. A batch that takes longer than ``HANG_S`` ends the run with every thread's stack.
 """
 
 from __future__ import annotations

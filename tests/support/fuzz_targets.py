@@ -9,6 +9,7 @@ import contextlib
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -16,6 +17,7 @@ from fake_decoder import LATENT, MODEL_HASH, FakeDecoder, latent_record
 from mutations import Mutator
 from waiting import wait_until
 
+from central.device_book import DeviceBook
 from central.guard import Guard
 from central.keys import KeyRing, allow, new_keys
 from central.line import Line, Seals
@@ -23,6 +25,7 @@ from central.receiver import GATEWAYS, Expected, Receiver
 from central.rollout import Rollouts
 from firmware_py import packet
 from firmware_py.framing import Deframer
+from firmware_py.health_messages import Health, Hello, decode_health, encode_health
 from firmware_py.keys import read_curve_keys, read_secret
 from firmware_py.link_zmq import MAX_MESSAGE_BYTES, ZmqLink, open_dealer
 from firmware_py.log import Log
@@ -60,21 +63,28 @@ class PacketTarget:
 
 
 class MessageTarget:
-    """``update_messages``: a message or a ``PacketError``."""
+    """``update_messages`` and ``health_messages``: a message or a ``PacketError``."""
 
     def __init__(self, seed: int) -> None:
         self.counts: Counter[str] = Counter()
-        self._mutator = Mutator(seed)
+        self._mutator = mutator = Mutator(seed)
+        # What makes such messages, reads them and writes them.
+        self._kinds: tuple[tuple[Callable, Callable, Callable], ...] = (
+            (mutator.message, decode_message, encode_message),
+            (mutator.hello, lambda data: decode_health(data, Hello), encode_health),
+            (mutator.health, lambda data: decode_health(data, Health), encode_health),
+        )
 
     def feed(self, inputs: int) -> None:
         for _ in range(inputs):
-            data = self._mutator.mutated_message()
+            honest, decode, encode = self._mutator.rng.choice(self._kinds)
+            data = self._mutator.mutated_message(honest)
             try:
-                message = decode_message(data)
+                message = decode(data)
             except PacketError:
                 self.counts["refused"] += 1
                 continue
-            if decode_message(encode_message(message)) != message:
+            if decode(encode(message)) != message:
                 raise AssertionError(f"{data.hex()} was read as something else")
             self.counts["taken"] += 1
 
@@ -114,7 +124,7 @@ class FrameTarget:
 
 
 class Door:
-    """A receiver on a thread with its guard, journal and handler of updates, and keys for one device."""
+    """A receiver on a thread with its guard, journal and handlers of updates and health, and keys for one device."""
 
     def __init__(self, folder: Path) -> None:
         self.own = new_keys(folder / "keys", DEVICE)
@@ -129,14 +139,20 @@ class Door:
             raise AssertionError("no rollout is there to load")
 
         rollouts = Rollouts(data_dir, decoders, never, never, self.log)
+        book = DeviceBook(data_dir, rollouts.offer, self.log)
         self.receiver = Receiver(
             "tcp://127.0.0.1:*",
             data_dir,
             models,
             lambda latent: None,
             self.log,
-            handlers={packet.UPDATE: rollouts.handle},
+            handlers={
+                packet.UPDATE: rollouts.handle,
+                packet.HELLO: book.handle,
+                packet.HEALTH: book.handle,
+            },
             guard=Guard(self.keys),
+            traffic=book.traffic,
         )
         self._stopping = threading.Event()
         self.failure: BaseException | None = None

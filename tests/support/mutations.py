@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 
 from fake_decoder import LATENT, MODEL_HASH
 
 from firmware_py import packet
 from firmware_py.archive import SIGNATURE_BYTES
 from firmware_py.framing import cobs_encode
+from firmware_py.health_messages import Health, Hello, encode_health
 from firmware_py.link_stream import Seal
 from firmware_py.update_messages import Chunk, Gone, Heard, Offer, Report, Want, encode_message
 
@@ -48,6 +50,8 @@ class Mutator:
             packet.LATENT: lambda: rng.randbytes(LATENT),
             packet.ACK: lambda: rng.randbytes(4 * rng.randrange(20)),
             packet.UPDATE: self.message,
+            packet.HELLO: self.hello,
+            packet.HEALTH: self.health,
         }.get(kind, lambda: rng.randbytes(rng.randrange(60)))()
         return packet.encode_record(
             packet.Record(
@@ -86,6 +90,17 @@ class Mutator:
             )
         )
 
+    def hello(self) -> bytes:
+        """The payload of a HELLO record."""
+        return encode_health(Hello("0.1.0", "generic-linux", self.rng.randint(1, 600), 10_000, 3))
+
+    def health(self) -> bytes:
+        """The payload of a HEALTH record."""
+        numbers = [self.rng.randrange(1 << 20) for _ in range(4)]
+        return encode_health(
+            Health(60, *numbers, next_sequence=self._sequence, temperature_mc=40_000, update_state="running")
+        )
+
     def mutated_record(self) -> bytes:
         """A record with one to four mutations, some of which only a reader of its fields can tell."""
         data = bytearray(self.record())
@@ -96,15 +111,15 @@ class Mutator:
                 data = self.mutated(data, self.record)
         return bytes(data)
 
-    def mutated_message(self) -> bytes:
-        """CBOR with one to four mutations."""
-        data = bytearray(self.message())
+    def mutated_message(self, honest: Callable[[], bytes]) -> bytes:
+        """CBOR that ``honest`` makes, with one to four mutations."""
+        data = bytearray(honest())
         for _ in range(self.rng.randint(1, 4)):
             if self.rng.random() < 0.2:
                 place = self.rng.randint(0, len(data))
                 data[place : place + self.rng.randrange(4)] = self.rng.choice(CBOR_LIES)
             else:
-                data = self.mutated(data, self.message)
+                data = self.mutated(data, honest)
         return bytes(data)
 
     def mutated_frame(self, seal: Seal) -> tuple[bytes, bytes]:
@@ -118,7 +133,7 @@ class Mutator:
             frame[0:1] = bytes([self.rng.choice(TELLING_BYTES)])
         return record, bytes(frame)
 
-    def mutated(self, data: bytearray, other) -> bytearray:
+    def mutated(self, data: bytearray, other: Callable[[], bytes]) -> bytearray:
         """One mutation of ``data``; ``other`` makes what it may be spliced with."""
         rng = self.rng
         a, b = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
