@@ -16,6 +16,7 @@ from central.devices_cli import list_devices
 from central.export import FORMATS, ExportError, export_map
 from central.gateway_cli import ERRORS as GATEWAY_ERRORS
 from central.gateway_cli import gateway
+from central.metrics import MetricsError
 from central.page.cli import page
 from central.receiver import ReceiverError
 from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
@@ -42,6 +43,7 @@ ERRORS: tuple[type[Exception], ...] = (
     ConfigError,
     DecoderLoadError,
     ExportError,
+    MetricsError,
     ReceiverError,
     StoreError,
     *GATEWAY_ERRORS,

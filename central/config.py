@@ -29,6 +29,7 @@ class CentralSection(_Section):
     """Where to listen and where to keep; an event waits ``deadline_s`` for its last device.
 
     ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
+    ``metrics`` is where Prometheus asks, host:port of this machine alone.
     ``page`` is where the operator's page listens, host:port; off loopback only with a token.
     ``decode_workers`` processes draw the maps, 0 the centre's own.
     """
@@ -41,6 +42,7 @@ class CentralSection(_Section):
     pictures: bool = Field(default=True, strict=True)
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
     log: Path | None = None
+    metrics: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page_token: str | None = Field(default=None, min_length=MIN_TOKEN)
     page_token_file: Path | None = None
@@ -112,6 +114,7 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
         config = config.model_copy(update={"central": config.central.model_copy(update={"insecure": True})})
     _check_security(path, config.central)
     _check_page(path, config.central)
+    _check_metrics(path, config.central)
     central = config.central.model_copy(
         update={
             "data_dir": base / config.central.data_dir,
@@ -233,4 +236,12 @@ def _check_page(path: Path, central: CentralSection) -> None:
         raise ConfigError(
             f"{path}: central.page: without page_token or page_token_file only on loopback (127.0.0.1:8080), "
             f"not on {central.page}, where anybody could look"
+        )
+
+
+def _check_metrics(path: Path, central: CentralSection) -> None:
+    if central.metrics and not is_loopback(central.metrics):
+        raise ConfigError(
+            f"{path}: central.metrics: only on loopback (127.0.0.1:9108), not on {central.metrics}, where anybody "
+            "could look; put a proxy with a password before it"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -44,6 +45,8 @@ class Decoding:
     """Work of one thread; ``inbox`` brings latents in the order of the journal, and None to end.
 
     ``decoders`` may grow while it works. ``workers`` are processes that decode, None for this thread itself.
+    ``counts`` tells maps that are complete, partial, failed and not_kept; ``on_decoded`` is told of each how
+    many seconds its decoding took.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Decoding:
         log: Log,
         on_map: Callable[[MapPicture], None],
         workers: Workers | None = None,
+        on_decoded: Callable[[float], None] = lambda decode_s: None,
     ) -> None:
         self._data_dir = data_dir
         self._assembler = Assembler(deadline_s)
@@ -63,6 +67,8 @@ class Decoding:
         self._log = log
         self._on_map = on_map
         self._workers = workers
+        self._on_decoded = on_decoded
+        self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
         """Draw what an earlier run left, then what arrives, until the inbox ends and all of it is stored."""
@@ -166,6 +172,7 @@ class Decoding:
             for event in events:
                 self._draw([event], decoder)
             return
+        self.counts["failed"] += 1
         survey, number, _ = events[0].key
         # The latents stay in the journal; the next start tries again.
         self._log.write("map_failed", survey=survey, event=number, reason=repr(error))
@@ -197,6 +204,7 @@ class Decoding:
         try:
             revisions = self._store.put(entries)
         except StoreError as error:
+            self.counts["not_kept"] += len(events)
             for event in events:
                 survey, number, _ = event.key
                 self._log.write("map_not_kept", survey=survey, event=number, reason=str(error))
@@ -205,6 +213,8 @@ class Decoding:
         for entry, revision in zip(entries, revisions, strict=True):
             survey, number, _ = entry.key
             heard = entry.provenance["devices"]
+            self.counts["partial" if entry.partial else "complete"] += 1
+            self._on_decoded((decoded_us - assembled_us) / 1e6)
             self._log.write(
                 "map",
                 survey=survey,

@@ -83,6 +83,7 @@ class DeviceBook:
                 "said_sequence": record.sequence,
                 "model_hash": record.model_hash.hex(),
             }
+        self.traffic.heard([key], now_us())
         answer = packet.Record(record.type, record.device, record.survey, *number, sample_time_us=now_us())
         # Only to who takes updates, and is not at one: an offer is a place among the canaries.
         takes_update = said.update_version is not None and getattr(said, "update_state", "idle") == "idle"

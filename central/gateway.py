@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -50,6 +51,9 @@ class Gateway:
         self._connect = connect
         self._log = log
         self._connections: list[Connection] = []
+        self._lock = threading.Lock()
+        self._lines: list[Line] = []
+        self._ended: dict[str, Counter[str]] = {}
         self._failure: BaseException | None = None
         self.door = Door(section.tcp, seals.open, log) if section.tcp else None
 
@@ -80,6 +84,31 @@ class Gateway:
         if self._failure:
             raise self._failure
 
+    def counts(self) -> dict[str, Counter[str]]:
+        """Since the start: of each serial port, of the TCP connections together, of the door before them."""
+        with self._lock:
+            found = {name: Counter(counts) for name, counts in self._ended.items()}
+            for line in self._lines:
+                found.setdefault(self._label(line), Counter()).update(line.counts.copy())
+        if self.door:
+            found["door"] = self.door.counts.copy()
+        return found
+
+    def _label(self, line: Line) -> str:
+        return line.name if line.name in self._section.ports else "tcp"
+
+    @contextmanager
+    def _counted(self, line: Line) -> Iterator[None]:
+        """``line`` is among those that count while it is served; what it has counted stays."""
+        with self._lock:
+            self._lines.append(line)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lines.remove(line)
+                self._ended.setdefault(self._label(line), Counter()).update(line.counts)
+
     def close(self) -> None:
         """Stop listening, if ``run`` is not to be called."""
         if self.door:
@@ -98,8 +127,9 @@ class Gateway:
     def _serve_port(self, path: str, ending: Callable[[], bool]) -> None:
         backoff = Backoff()
         complaint = ""
-        with closing(self._connect()) as upstream:
-            line = Line(path, self._seals, upstream, self._log, self._section.baud / 10)
+        upstream = self._connect()
+        line = Line(path, self._seals, upstream, self._log, self._section.baud / 10)
+        with closing(upstream), self._counted(line):
             while not ending():
                 if due_s := backoff.due_in_s():
                     time.sleep(min(due_s, LOOK_S))
@@ -143,7 +173,7 @@ class Gateway:
     ) -> None:
         line = connection.line
         self._log.write("line_open", name=line.name)
-        with closing(line.upstream), closing(connection.port):
+        with closing(line.upstream), closing(connection.port), self._counted(line):
             try:
                 line.serve(connection.port, ending, deframer, first)
             except PortError as error:

@@ -166,13 +166,13 @@ class Receiver:
                 self._refuse(peer, record, reason)
                 continue
             received_us = now_us()
-            self._traffic.received((record.survey, record.device), received_us, wire_bytes)
+            self._traffic.received((record.survey, record.device), wire_bytes)
             if handler := self._handlers.get(record.type):
                 for answer in handler(record, wire_bytes):
                     self._send(peer, answer)
                 continue
             if reason := self._objection(record):
-                self._traffic.refused((record.survey, record.device), reason)
+                self._traffic.refused((record.survey, record.device), reason, received_us)
                 self._refuse(peer, record, reason)
                 continue
             group.append((peer, record, received_us, wire_bytes))
@@ -222,13 +222,14 @@ class Receiver:
         self.counts["records"] += len(committed.new)
         self.counts["duplicates"] += len(group) - len(committed.new) - len(committed.conflicts)
         answers: dict[tuple[bytes, int, int, int], list[packet.Record]] = {}
-        for place, (peer, record, _, _) in enumerate(group):
+        self._traffic.heard({(latent.survey, latent.device) for latent in committed.new}, group[-1][2])
+        for place, (peer, record, received_us, _) in enumerate(group):
             if place in committed.conflicts:
                 reason = (
                     f"another record is kept as device {record.device}, boot {record.boot}, sequence "
                     f"{record.sequence}; has another device this number, or this one lost its state?"
                 )
-                self._traffic.refused((record.survey, record.device), reason)
+                self._traffic.refused((record.survey, record.device), reason, received_us)
                 self._refuse(peer, record, reason)
             else:
                 answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)

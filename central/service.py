@@ -19,6 +19,7 @@ from central.guard import Guard
 from central.journal import Journal, Journalled
 from central.keys import KeyRing
 from central.line import Seals
+from central.metrics import Live, MetricsServer, decode_histogram
 from central.receiver import GATEWAYS, Expected, Receiver
 from central.rollout import Rollouts
 from central.workers import Workers
@@ -33,7 +34,7 @@ PICTURES_WAITING = 100
 
 
 class Service:
-    """Receiver, assembler, decoder and pictures around one data folder."""
+    """Receiver, assembler, decoder and pictures around one data folder; ``live`` is what it counts of itself."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Service:
     ) -> None:
         """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them."""
         self._config = config.central
-        self._gateway: Gateway | None = None
+        self.gateway: Gateway | None = None
         self._decoders = dict(decoders)
         self._log = log
         self._stop = threading.Event()
@@ -55,6 +56,7 @@ class Service:
         self._lock = lock(self._config.data_dir)
         self._expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
         workers = self._config.decode_workers
+        decode_s = decode_histogram()
         self._decoding = Decoding(
             self._config.data_dir,
             self._config.deadline_s,
@@ -63,6 +65,7 @@ class Service:
             log,
             self._on_map,
             Workers(workers) if workers else None,
+            decode_s.observe,
         )
         self._rollouts = Rollouts(
             self._config.data_dir, self._decoders, load or load_release, self._adopt, log
@@ -84,13 +87,24 @@ class Service:
                 guard=Guard(self._config.keys) if self._config.keys else None,
                 traffic=self._book.traffic,
             )
-            if config.gateway:
-                keys = KeyRing(self._config.keys) if self._config.keys else None
-                try:
-                    self._gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
-                except BaseException:
-                    self.receiver.close()
-                    raise
+            try:
+                if config.gateway:
+                    keys = KeyRing(self._config.keys) if self._config.keys else None
+                    self.gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
+                self.live = Live(
+                    self.receiver.counts,
+                    self._decoding.counts,
+                    self._inbox.qsize,
+                    self.gateway.counts if self.gateway else dict,
+                    decode_s,
+                )
+                metrics = config.central.metrics
+                self.metrics = MetricsServer(metrics, self._config.data_dir, self.live) if metrics else None
+            except BaseException:
+                if self.gateway:
+                    self.gateway.close()
+                self.receiver.close()
+                raise
             self._page = self._own_page(config.central)
         except BaseException:
             self._lock.close()
@@ -144,6 +158,8 @@ class Service:
         self._pictures.put(None)
         drawing.join(timeout=30.0)
         page.join(timeout=10.0)
+        if self.metrics:
+            self.metrics.close()
         self._lock.close()
         self._log.write("stopped", **self.receiver.counts)
         if self.failure:
@@ -173,8 +189,8 @@ class Service:
             self._page.run(self._stop)
 
     def _serve_lines(self) -> None:
-        if self._gateway:
-            self._gateway.run(self._stop.is_set)
+        if self.gateway:
+            self.gateway.run(self._stop.is_set)
 
     def _adopt(self, model_hash: bytes, decoder: MapDecoder) -> None:
         """The decoder first: what the receiver lets in can be decoded."""

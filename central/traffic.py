@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Whoever is believed without keys could speak for 2**32 devices.
@@ -13,7 +14,10 @@ Key = tuple[int, int]
 
 @dataclass
 class Passed:
-    """Of one device since it was last taken: when it was heard, bytes on the wire, refusals and why the last."""
+    """Of one device since it was last taken: when it was heard, bytes on the wire, refusals and why the last.
+
+    A record that may have been played again counts its bytes, and is no word of the device.
+    """
 
     heard_us: int = 0
     bytes_received: int = 0
@@ -29,11 +33,16 @@ class Traffic:
         self._lock = threading.Lock()
         self._passed: dict[Key, Passed] = {}
 
-    def received(self, key: Key, heard_us: int, wire_bytes: int) -> None:
+    def received(self, key: Key, wire_bytes: int) -> None:
         with self._lock:
             if passed := self._of(key):
-                passed.heard_us = heard_us
                 passed.bytes_received += wire_bytes
+
+    def heard(self, keys: Iterable[Key], at_us: int) -> None:
+        with self._lock:
+            for key in keys:
+                if passed := self._of(key):
+                    passed.heard_us = at_us
 
     def sent(self, key: Key, wire_bytes: int) -> None:
         """What goes to an impostor is not its victim's: who was not heard is not counted."""
@@ -41,9 +50,10 @@ class Traffic:
             if passed := self._passed.get(key):
                 passed.bytes_sent += wire_bytes
 
-    def refused(self, key: Key, reason: str) -> None:
+    def refused(self, key: Key, reason: str, at_us: int) -> None:
         with self._lock:
             if passed := self._of(key):
+                passed.heard_us = at_us
                 passed.refused += 1
                 passed.refusal = reason
 

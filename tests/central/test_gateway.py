@@ -81,6 +81,16 @@ def test_several_serial_ports_at_once_each_hear_their_own(tmp_path):
     assert lines == {one.centre_path: pytest.approx(5, abs=1), two.centre_path: pytest.approx(5, abs=1)}
 
 
+def test_what_connections_counted_stays_when_they_have_ended(centre):
+    for sequence in (1, 2):
+        with closing(centre.tcp_device(2)) as device:
+            deliver(device, latent_record(device=2, sequence=sequence))
+        wait_until(lambda n=sequence: len(centre.logged("line_down")) == n, PATIENCE_S, "the end")
+    counts = centre.gateway.counts()
+    assert counts["tcp"]["records"] == 2
+    assert counts["door"]["admitted"] == 2
+
+
 def test_two_devices_on_one_line_are_told_apart_by_their_secrets(tmp_path):
     """A radio that carries several devices: each is who its MAC says."""
     with Line() as line, GatewayCentre(tmp_path, [line.centre_path]) as centre:

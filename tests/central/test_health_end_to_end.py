@@ -33,13 +33,14 @@ class TinyDecoder(FakeDecoder):
 
 @pytest.fixture
 def centre(tmp_path, monkeypatch):
-    """A centre at work in ``tmp_path``; returns the path of its configuration and its service."""
+    """A centre with a gateway at work in ``tmp_path``; returns the path of its configuration and its service."""
     monkeypatch.setattr(device_book, "POLL_S", 0.05)
     make_release(tmp_path / "bundle", "tiny", ENCODER)
     config = tmp_path / "central.toml"
     config.write_text(
         '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\ndeadline_s = 60.0\n'
         'pictures = false\n[[model]]\nbundle = "bundle"\ndecoder = "-"\n'
+        '[gateway]\ntcp = "127.0.0.1:0"\n'
     )
     model_hash = load_bundle(tmp_path / "bundle").model_hash
     service = Service(load_central(config), {model_hash: TinyDecoder()}, Log(tmp_path / "central.jsonl"))
@@ -50,13 +51,15 @@ def centre(tmp_path, monkeypatch):
     thread.join()
 
 
-@pytest.fixture
-def device(tmp_path, centre):
-    """A device at work on the folder ``incoming``, whose clock is ``AHEAD_US`` behind the centre's."""
+@pytest.fixture(params=["zmq", "tcp"])
+def device(tmp_path, centre, request):
+    """A device at work on the folder ``incoming``."""
+    service = centre[1]
+    endpoints = {"zmq": service.receiver.endpoint, "tcp": service.gateway.door.endpoint}
     path = tmp_path / "node.toml"
     path.write_text(
         '[node]\ndevice = 1\nbundle = "bundle"\nreceivers = [0, 2]\n'
-        f'[link]\nendpoint = "{centre[1].receiver.endpoint}"\ninsecure = true\n'
+        f'[link]\nkind = "{request.param}"\nendpoint = "{endpoints[request.param]}"\ninsecure = true\n'
         '[source]\nkind = "folder"\npath = "incoming"\npoll_s = 0.05\n'
         '[health]\ninterval_s = 1\n[run]\nlog = "node.jsonl"\n'
     )
@@ -72,6 +75,7 @@ def device(tmp_path, centre):
 
 @pytest.fixture
 def slow_clock(monkeypatch):
+    """The device's clock is ``AHEAD_US`` behind the centre's."""
     for module in (health, node):
         monkeypatch.setattr(module, "now_us", lambda: now_us() - AHEAD_US)
 
@@ -149,3 +153,21 @@ def test_a_new_connection_brings_a_hello(centre, device, tmp_path):
     before = wait_until(hellos, 60, "the first hello")
     device.link.statistics.connections += 1
     wait_until(lambda: hellos() > before, 60, "another hello")
+
+
+def test_a_record_played_again_is_no_sign_of_life(centre, dealers, tmp_path):
+    model_hash = load_bundle(tmp_path / "bundle").model_hash
+    record = latent_record(device=2, model_hash=model_hash, payload=bytes(8))
+    dealer = dealers(centre[1].receiver.endpoint)
+
+    def known(bytes_more_than):
+        (view,) = devices(tmp_path / "data") or [None]
+        return view if view and view.bytes_received > bytes_more_than else None
+
+    dealer.send(record)
+    assert dealer.answer()
+    first = wait_until(lambda: known(0), 60, "the device")
+    dealer.send(record)
+    assert dealer.answer()
+    again = wait_until(lambda: known(first.bytes_received), 60, "its record once more")
+    assert again.last_heard_us == first.last_heard_us
