@@ -56,13 +56,13 @@ class Field:
         self._threads = [threading.Thread(target=self.service.run)]
         self._threads[0].start()
 
-    def start_device(self, device):
+    def start_device(self, device, health_s=60):
         path = self.folder / f"node{device}.toml"
         path.write_text(
             f'[node]\ndevice = {device}\nbundle = "old"\nstate_dir = "state{device}"\nreceivers = [0, 2]\n'
             f'[link]\nendpoint = "{self.service.receiver.endpoint}"\ninsecure = true\n'
             f'[source]\nkind = "folder"\npath = "incoming{device}"\npoll_s = 0.05\n'
-            f'[update]\nkey = "signing.public"\n[run]\nlog = "node{device}.jsonl"\n'
+            f'[health]\ninterval_s = {health_s}\n[update]\nkey = "signing.public"\n[run]\nlog = "node{device}.jsonl"\n'
         )
         (self.folder / f"incoming{device}").mkdir()
         config = load_node(path)
@@ -163,6 +163,18 @@ def test_encoders_and_decoder_change_together_one_canary_first(field, tmp_path, 
     assert {device: field.models_of(device)[-1] for device in range(3)} == dict.fromkeys(range(3), new_hash)
 
 
+def test_an_offer_comes_with_the_answer_to_a_health_record(field, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(update, "REPORT_S", 300.0)
+    new_hash = make_model(tmp_path / "model")
+    field.start_device(0, health_s=1)
+    field.record(1, 0)
+    wait_until(lambda: field.models_of(0), 60, "its first record")
+    assert roll_out(field, str(tmp_path / "model"), "--canary", "0") == 0
+    wait_until(lambda: status(field, capsys)[1] == {0: "running"}, 60, "the update")
+    field.record(2, 0)
+    wait_until(lambda: field.models_of(0)[-1] == new_hash, 60, "a record of the new model")
+
+
 def test_a_bundle_that_fails_on_the_canary_reaches_nobody_else(field, tmp_path, capsys):
     wrong = encode_vectors(np.zeros((1, 10, 3, 2), np.int8), np.full((1, 1, 8), 127, np.int8))
     make_model(tmp_path / "model", files={VECTORS: wrong})
@@ -199,5 +211,5 @@ def test_what_the_command_cannot_do_is_one_line(field, tmp_path, capsys):
     assert "by the operator" in capsys.readouterr().out
     field.start_device(0)
     log = tmp_path / "node0.jsonl"
-    wait_until(lambda: log.read_text().count('"said"') >= 3, 60, "a device that asked")
+    wait_until(lambda: log.read_text().count('"type": 5') >= 3, 60, "a device that asked")
     assert status(field, capsys)[:2] == ("stopped", {})
