@@ -9,6 +9,7 @@ import numpy as np
 
 from firmware_py.compand import Companding
 from models.data import ThinnedSet, device_parts, mirrored
+from models.faults import FAULTY_SHARE, add_faults
 from physics.normalise import scale_gather
 from physics.openfwi_files import OpenFWIPair
 
@@ -31,12 +32,18 @@ class EpicBatches:
         return len(self.data)
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
-        """Augmented batch: mirrored with probability a half, devices dropped out."""
+        """Augmented batch: mirrored with probability a half, with the field's faults and noise, devices
+        dropped out."""
         gathers, maps = self.data.gathers[indices], self.data.maps[indices]
         flip = rng.random(len(indices)) < 0.5
         gathers, maps = gathers.copy(), maps.copy()
         gathers[flip], maps[flip] = mirrored(gathers[flip], maps[flip])
-        mask = drop_devices(len(indices), self.data.acquisition.n_devices, rng)
+        gathers = gathers.astype(np.float32)
+        acquisition = self.data.acquisition
+        faulty = rng.random(len(indices)) < FAULTY_SHARE
+        sample_s = acquisition.dt_s * self.companding.thin
+        gathers[faulty] = add_faults(gathers[faulty], acquisition, sample_s, rng)
+        mask = drop_devices(len(indices), acquisition.n_devices, rng)
         return self._inputs(add_noise(gathers, rng), mask), maps[..., None]
 
     def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
@@ -50,8 +57,8 @@ class EpicBatches:
 
 
 def add_noise(gathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White noise on a share of thinned gathers ``(n, T', R, S)``, its level log-uniform; float32."""
-    noisy = gathers.astype(np.float32)
+    """White noise on a share of thinned gathers ``(n, T', R, S)`` float32, its level log-uniform."""
+    noisy = gathers.copy()
     for row in np.flatnonzero(rng.random(len(gathers)) < NOISE_SHARE):
         level = np.exp(rng.uniform(np.log(NOISE_MIN), np.log(NOISE_MAX)))
         noisy[row] += level * rng.standard_normal(gathers.shape[1:], dtype=np.float32)

@@ -47,9 +47,12 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
     batch: int = 32,
     learning_rate: float = 1.5e-3,
-    latent: Annotated[int, typer.Option(help="Bytes a device sends an event.")] = 128,
+    encoder: Annotated[str, typer.Option(help="Size of the encoder: micro, small or base.")] = "small",
     thin: Annotated[int, typer.Option(help="Samples averaged into one before encoding.")] = 10,
-    start_from: Annotated[Path | None, typer.Option(help="Run whose weights to begin with.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Run or released model to begin with.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Arithmetic of training: float32, or mixed_bfloat16 where it is faster.")
+    ] = "float32",
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -61,7 +64,14 @@ def train(
     limit_threads(threads)
     from models.run import start_run
 
-    budget = Budget(batch=batch, learning_rate=learning_rate, minutes=minutes, epochs=epochs, seed=seed)
+    budget = Budget(
+        batch=batch,
+        learning_rate=learning_rate,
+        minutes=minutes,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+    )
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         loading = bar.add_task("loading", total=None)
@@ -80,7 +90,7 @@ def train(
             out,
             budget,
             thin=thin,
-            latent=latent,
+            encoder=encoder,
             start_from=start_from,
             on_progress=on_progress,
             on_load=on_load,

@@ -76,7 +76,8 @@ def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
             for i in range(0, len(gathers), 50)
         ]
     )
-    temporary = cache.with_suffix(".tmp.npy")
+    # Named after the process: several runs may begin on the same data at once.
+    temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
     np.save(temporary, thinned)
     os.replace(temporary, cache)
     return thinned

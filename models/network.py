@@ -58,7 +58,7 @@ def map_loss(truth, drawn):
     ``truth (batch, nz, nx, 1)``, ``drawn (batch, nz, nx, 2)``. The residual is held constant in the
     likelihood, so the scale learns from the map's errors without trading them for a larger scale.
     """
-    residual = ops.abs(truth - drawn[..., :1])
+    residual = ops.abs(ops.subtract(truth, drawn[..., :1]))
     log_scale = ops.clip(drawn[..., 1:], -7.0, 2.0)
     likelihood = ops.stop_gradient(residual) * ops.exp(-log_scale) + log_scale
     return ops.mean(residual) + UNCERTAINTY_WEIGHT * ops.mean(likelihood)
@@ -67,4 +67,4 @@ def map_loss(truth, drawn):
 @keras.saving.register_keras_serializable("epic")
 def map_mae(truth, drawn):
     """Normalised MAE of the map (1 is 1500 m/s)."""
-    return ops.mean(ops.abs(truth - drawn[..., :1]))
+    return ops.mean(ops.abs(ops.subtract(truth, drawn[..., :1])))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from firmware_py.compand import Companding
 from models.batches import EpicBatches, InversionNetBatches
 from models.companding import choose_companding
 from models.data import ThinnedSet, load_thinned
-from models.encoder import EncoderConfig
+from models.encoder import PRESETS, EncoderConfig, encoder_preset
 from models.fusion import DecoderConfig
 from models.inversionnet import build_inversionnet
 from models.network import build_network, map_loss, map_mae
-from models.training import Budget, TrainingError, load_checkpoint, predict, train, write_json
+from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
+from models.warm_start import Origin, begin_with, read_origin
 from physics.acquisition import Acquisition
 from physics.metrics import mae, rmse, ssim
 from physics.normalise import log_transform
@@ -30,6 +32,8 @@ KINDS = ("epic", "inversionnet")
 WATCH_EVERY = 50
 WATCH_MOST = 300
 COMPANDING_GATHERS = 64
+# On so many the batch normalisation of a released encoder is measured anew.
+ORIGIN_GATHERS = 200
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def start_run(
     run: Path,
     budget: Budget,
     thin: int = 10,
-    latent: int = 128,
+    encoder: str = "small",
     start_from: Path | None = None,
     acquisition: Acquisition | None = None,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
@@ -62,21 +66,30 @@ def start_run(
     """Train ``kind`` ("epic" or "inversionnet") on OpenFWI folders ``data`` into the folder ``run``.
 
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
-    its budget and data, which may grow). ``start_from`` is an earlier run whose weights a new run begins
-    with. Returns the metrics of the watched samples. Raises
-    ``TrainingError``, ``DataError``.
+    its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``. ``start_from`` is
+    an earlier run or a released model with whose weights and companding a new EPIC run begins (see
+    ``models.warm_start``). Returns the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
         raise TrainingError(f"train: expected one of {', '.join(KINDS)}; got {kind!r}")
+    if encoder not in PRESETS:
+        raise TrainingError(f"train: expected an encoder of {', '.join(PRESETS)}; got {encoder!r}")
+    if start_from is not None and kind != "epic":
+        raise TrainingError("train: only an EPIC run can begin with earlier weights; leave out --start-from")
     acquisition = acquisition or Acquisition.openfwi()
+    origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
     thinned = load_thinned(data, acquisition, thin, on_load)
     watched, training = split_watched(len(thinned))
-    config = _configure(kind, data, run, budget, thin, latent, acquisition, thinned, training)
+    config = _configure(kind, data, run, budget, thin, encoder, origin, acquisition, thinned, training)
     write_json(run / "config.json", asdict(config))
-    network, batches, parts = assemble(config, thinned, acquisition)
-    if start_from is not None:
-        network.set_weights(load_checkpoint(start_from).get_weights())
+    with computing_in(budget.precision):
+        network, batches, parts = assemble(config, thinned, acquisition)
+    if origin is not None:
+        seen = batches.plain(training[:: max(1, len(training) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0][
+            "parts"
+        ]
+        begin_with(origin, parts["encoder"], parts["decoder"], seen.reshape(-1, *seen.shape[2:]))
     network.compile(
         keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
         loss=map_loss if kind == "epic" else "mae",
@@ -84,6 +97,9 @@ def start_run(
         jit_compile=keras.backend.backend() == "jax",
     )
     progress = train(network, batches, watched, training, budget, run, on_progress)
+    weights = network.get_weights()
+    network, batches, parts = assemble(config, thinned, acquisition)
+    network.set_weights(weights)
     for name, part in parts.items():
         temporary = run / f"{name}.new.keras"
         part.save(temporary)
@@ -101,6 +117,17 @@ def start_run(
     return metrics
 
 
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Networks built inside compute in ``precision``; their weights are float32 in any case."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:
     """``(watched, training)`` indices of ``n`` samples."""
     indices = np.arange(n)
@@ -115,7 +142,8 @@ def _configure(
     run: Path,
     budget: Budget,
     thin: int,
-    latent: int,
+    encoder: str,
+    origin: Origin | None,
     acquisition: Acquisition,
     thinned: ThinnedSet,
     training: np.ndarray,
@@ -126,8 +154,6 @@ def _configure(
         raise TrainingError(
             f"{run}: holds a run of {found.kind} with another survey or thinning; choose an empty folder"
         )
-    if found and found.encoder and found.encoder["latent"] != latent:
-        raise TrainingError(f"{run}: holds a run with a latent of {found.encoder['latent']}, not {latent}")
     common: dict[str, Any] = {
         "kind": kind,
         "data": [str(folder) for folder in data],
@@ -138,16 +164,20 @@ def _configure(
     if kind == "inversionnet":
         log_range = found.log_range if found else _log_range(thinned, training)
         return RunConfig(**common, companding=None, encoder=None, decoder=None, log_range=log_range)
-    companding = found.companding if found else _measure_companding(data, acquisition, thin, run)
-    encoder = EncoderConfig(
-        n_time=acquisition.n_time // thin,
-        n_receivers=acquisition.max_device_receivers,
-        n_sources=acquisition.n_sources,
-        latent=latent,
-    )
-    decoder = DecoderConfig(acquisition.n_devices, latent, acquisition.n_depth, acquisition.n_width)
+    if found:
+        companding = found.companding
+    elif origin:
+        companding = origin.companding.to_dict()
+    else:
+        companding = _measure_companding(data, acquisition, thin, run)
+    if companding and companding["thin"] != thin:
+        raise TrainingError(f"train: begins with a network for --thin {companding['thin']}, not {thin}")
+    shape = encoder_preset(encoder, acquisition, thin)
+    if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
+        raise TrainingError(f"{run}: holds a run of another encoder than {encoder!r}; choose an empty folder")
+    decoder = DecoderConfig(acquisition.n_devices, shape.latent, acquisition.n_depth, acquisition.n_width)
     return RunConfig(
-        **common, companding=companding, encoder=asdict(encoder), decoder=asdict(decoder), log_range=None
+        **common, companding=companding, encoder=asdict(shape), decoder=asdict(decoder), log_range=None
     )
 
 
@@ -185,9 +215,8 @@ def assemble(
         low, high = config.log_range or (0.0, 1.0)
         return network, InversionNetBatches(pairs, thinned, (low, high)), {"inversionnet": network}
     assert config.encoder and config.decoder and config.companding
-    encoder_values = {**config.encoder, "blocks": tuple(tuple(block) for block in config.encoder["blocks"])}
     network, encoder, decoder = build_network(
-        acquisition, EncoderConfig(**encoder_values), DecoderConfig(**config.decoder)
+        acquisition, EncoderConfig.from_dict(config.encoder), DecoderConfig(**config.decoder)
     )
     batches = EpicBatches(thinned, Companding.from_dict(config.companding))
     return network, batches, {"encoder": encoder, "decoder": decoder}

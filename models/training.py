@@ -21,6 +21,7 @@ import numpy as np
 
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 class TrainingError(ValueError):
@@ -29,7 +30,10 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given."""
+    """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given.
+
+    ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it.
+    """
 
     batch: int = 32
     learning_rate: float = 1.5e-3
@@ -37,12 +41,17 @@ class Budget:
     minutes: float | None = None
     epochs: float | None = None
     seed: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):
             raise TrainingError("budget: expected either --minutes or --epochs; give one of them")
         if (self.minutes or self.epochs or 0) <= 0 or self.batch < 1:
             raise TrainingError("budget: expected a positive duration and batch")
+        if self.precision not in PRECISIONS:
+            raise TrainingError(
+                f"budget: expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}"
+            )
 
 
 def learning_rate_at(share: float, peak: float) -> float:
@@ -187,6 +196,11 @@ def _checkpoint_folder(run: Path) -> Path | None:
         if (folder / "progress.json").exists():
             return folder
     return None
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run in this folder has something to resume from."""
+    return _checkpoint_folder(run) is not None
 
 
 def load_checkpoint(run: Path) -> keras.Model:

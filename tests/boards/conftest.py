@@ -3,14 +3,22 @@
 import numpy as np
 import pytest
 
-# Blocks as models.encoder has them: filters, kernel and stride (time, receivers).
+# Filters, kernel and stride (time, receivers) of each convolution.
 SIZES = {
     # What the smallest board is meant for.
-    "small": {"n_time": 100, "latent": 64, "blocks": ((16, 5, 3, 2, 1), (24, 3, 3, 2, 2), (32, 3, 3, 2, 2))},
+    "small": {
+        "n_time": 100,
+        "latent": 64,
+        "stages": ((16, (5, 3), (2, 1)), (24, (3, 3), (2, 2)), (32, (3, 3), (2, 2))),
+    },
     # Few weights and long feature maps: an arena between the 496 KiB of one camera and the 512 KiB of another.
-    "long": {"n_time": 400, "latent": 64, "blocks": ((72, 3, 3, 1, 1), (72, 3, 3, 2, 2), (24, 3, 3, 3, 2))},
+    "long": {
+        "n_time": 400,
+        "latent": 64,
+        "stages": ((72, (3, 3), (1, 1)), (72, (3, 3), (2, 2)), (24, (3, 3), (3, 2))),
+    },
     # A short arena and a weight for every pair of 4,200 features and 256 latents: over 1 MiB of file.
-    "heavy": {"n_time": 100, "latent": 256, "blocks": ((24, 7, 3, 4, 2),)},
+    "heavy": {"n_time": 100, "latent": 256, "stages": ((24, (7, 3), (4, 2)),)},
 }
 
 
@@ -23,12 +31,13 @@ def bundles(tmp_path_factory):
     from boards.graph import read_graph
     from convert.quantise import quantise
     from firmware_py.bundle import create_bundle
-    from models.encoder import EncoderConfig, build_encoder
+    from models.encoder import EncoderConfig, Stage, build_encoder
 
     made = {}
     for name, size in SIZES.items():
         keras.utils.set_random_seed(0)
-        config = EncoderConfig(n_receivers=14, n_sources=5, **size)
+        stages = tuple(Stage(*stage) for stage in size["stages"])
+        config = EncoderConfig(size["n_time"], 14, 5, size["latent"], stages, bottleneck=24)
         parts = np.random.default_rng(0).normal(scale=0.3, size=(2, config.n_time, 14, 5)).astype(np.float32)
         model = quantise(build_encoder(config), parts)
         graph = read_graph(model)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from boards import tflm
+from boards.arena_probe import ARENA_STEP_BYTES, least_arena_bytes
 from boards.quiet import hold_output
 from convert import litert
 from convert.quantise import rebuild_batch_one
@@ -26,7 +27,13 @@ def codes(n=6):
 def test_the_measured_arena_is_enough_and_a_step_less_is_not(model, arena_bytes):
     assert tflm.run(model, codes(1), arena_bytes).shape == (1, 64)
     with pytest.raises(RuntimeError):
-        tflm.run(model, codes(1), arena_bytes - 2 * tflm.ARENA_STEP_BYTES)
+        tflm.run(model, codes(1), arena_bytes - 2 * ARENA_STEP_BYTES)
+
+
+@pytest.mark.parametrize("needed", [1, 4096, 4097, 36_800, 1_000_001])
+def test_the_search_finds_the_least_arena(needed):
+    found = least_arena_bytes(lambda arena_bytes: arena_bytes >= needed)
+    assert needed <= found < needed + ARENA_STEP_BYTES and found % ARENA_STEP_BYTES == 0
 
 
 def test_the_arena_holds_at_least_the_largest_pair_of_tensors(arena_bytes):

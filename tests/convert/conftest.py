@@ -42,13 +42,10 @@ def tiny_acquisition() -> Acquisition:
 
 
 def build_tiny_encoder():
-    from models.encoder import EncoderConfig, build_encoder
+    from models.encoder import EncoderConfig, Stage, build_encoder
 
-    return build_encoder(
-        EncoderConfig(
-            n_time=20, n_receivers=10, n_sources=2, latent=LATENT, blocks=((8, 3, 3, 2, 1), (8, 3, 3, 2, 2))
-        )
-    )
+    stages = (Stage(8, (3, 3), (2, 1), residuals=1), Stage(8, (3, 3), (2, 2)))
+    return build_encoder(EncoderConfig(20, 10, 2, LATENT, stages, bottleneck=24))
 
 
 @pytest.fixture(scope="session")

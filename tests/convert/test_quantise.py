@@ -28,7 +28,8 @@ def test_the_model_is_int8_static_and_of_allowed_operators(model):
     assert graph.inputs[0].dtype == graph.outputs[0].dtype == "INT8"
     assert graph.inputs[0].shape == (1, 20, 10, 2)
     assert graph.outputs[0].shape == (1, 16)
-    assert set(graph.operators) == {"CONV_2D", "RESHAPE", "FULLY_CONNECTED"}
+    expected = {"ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "RESHAPE", "FULLY_CONNECTED"}
+    assert set(graph.operators) == expected
 
 
 def test_the_same_network_and_data_give_the_same_bytes(encoder, model):

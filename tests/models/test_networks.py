@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.encoder import EncoderConfig, build_encoder
+from models.encoder import PRESETS, EncoderConfig, Stage, build_encoder, encoder_preset
 from models.fusion import DecoderConfig, build_decoder, fourier_features
 from models.inversionnet import build_inversionnet, count_parameters
 from models.network import build_network, map_loss
@@ -27,16 +27,22 @@ def draw(decoder, latents, mask, positions=None):
     return np.asarray(decoder(inputs)["velocity"])
 
 
-def test_encoder_uses_only_operators_every_target_has_in_int8():
-    network = build_encoder(EncoderConfig(100, 14, 5))
-    allowed = {"InputLayer", "Conv2D", "BatchNormalization", "ReLU", "Flatten", "Dense"}
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_encoder_has_only_layers_that_every_target_takes_in_int8(name):
+    network = build_encoder(encoder_preset(name, SMALL, 10))
+    allowed = {
+        "InputLayer",
+        "Conv2D",
+        "DepthwiseConv2D",
+        "BatchNormalization",
+        "ReLU",
+        "Add",
+        "Flatten",
+        "Dense",
+    }
     assert {type(layer).__name__ for layer in network.layers} <= allowed
     assert all(max(layer.strides) <= 3 for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
-    assert network.output_shape == (None, 128)
-
-
-def test_encoder_weights_fit_the_smallest_board():
-    assert build_encoder(EncoderConfig(100, 14, 5)).count_params() < 256 * 1024
+    assert network.output_shape == (None, PRESETS[name][0])
 
 
 def test_absent_devices_do_not_touch_the_map(decoder):
@@ -91,7 +97,7 @@ def test_inversionnet_has_the_published_size():
 
 def test_network_feeds_each_device_through_the_same_encoder():
     keras.utils.set_random_seed(2)
-    encoder = EncoderConfig(20, 14, 5, latent=16, blocks=((8, 3, 3, 2, 2),), bottleneck=4)
+    encoder = EncoderConfig(20, 14, 5, latent=16, stages=(Stage(8, (3, 3), (2, 2)),), bottleneck=4)
     config = DecoderConfig(N_DEVICES, 16, 70, 70, width=16, heads=2, self_layers=1, cross_layers=1)
     network, encode, decode = build_network(SMALL, encoder, config)
     parts = np.random.default_rng(0).normal(size=(2, N_DEVICES, 20, 14, 5)).astype("f")

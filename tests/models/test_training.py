@@ -28,7 +28,9 @@ def run(tmp_path_factory, data):
     """A short finished run and its metrics."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    metrics = start_run("epic", [data], folder, Budget(batch=16, epochs=25), latent=16, acquisition=SURVEY)
+    metrics = start_run(
+        "epic", [data], folder, Budget(batch=16, epochs=25), encoder="micro", acquisition=SURVEY
+    )
     return folder, metrics
 
 
@@ -86,7 +88,7 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
         [data],
         tmp_path / "second",
         Budget(batch=16, epochs=0.1, learning_rate=1e-9),
-        latent=16,
+        encoder="micro",
         start_from=run[0],
         acquisition=SURVEY,
     )
@@ -100,11 +102,12 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
     [
         ({"kind": "unet"}, "expected one of epic, inversionnet; got 'unet'"),
         ({"thin": 20}, "another survey or thinning"),
-        ({"latent": 8}, "a latent of 16, not 8"),
+        ({"encoder": "small"}, "a run of another encoder than 'small'"),
+        ({"encoder": "tiny"}, "expected an encoder of micro, small, base; got 'tiny'"),
     ],
 )
 def test_a_run_cannot_become_another(run, data, changes, message):
-    arguments = {"kind": "epic", "latent": 16, "thin": 10, **changes}
+    arguments = {"kind": "epic", "encoder": "micro", "thin": 10, **changes}
     with pytest.raises(TrainingError, match=message):
         start_run(
             arguments["kind"],
@@ -112,7 +115,7 @@ def test_a_run_cannot_become_another(run, data, changes, message):
             run[0],
             Budget(epochs=1),
             thin=arguments["thin"],
-            latent=arguments["latent"],
+            encoder=arguments["encoder"],
             acquisition=SURVEY,
         )
 
@@ -132,7 +135,7 @@ from models.training import Budget
 from small_survey import SURVEY
 models.training.CHECKPOINT_INTERVAL_S = 0.0
 start_run("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),
-          latent=16, acquisition=SURVEY)
+          encoder="micro", acquisition=SURVEY)
 """
 
 

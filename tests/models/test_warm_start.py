@@ -1,0 +1,80 @@
+"""A run that begins with another's weights begins where that one ended, also when it is larger."""
+
+import keras
+import numpy as np
+import pytest
+
+from firmware_py.bundle import load_bundle
+from firmware_py.compand import Companding, compand, dequantise
+from firmware_py.encoder import Encoder
+from models.encoder import EncoderConfig, Stage, build_encoder, encoder_preset
+from models.fusion import DecoderConfig, build_decoder
+from models.training import TrainingError
+from models.warm_start import Origin, begin_with, grown, read_origin
+from physics.acquisition import Acquisition
+from testbed.run import find_model
+from testbed.samples import load_samples
+
+PARTS = np.random.default_rng(0).normal(scale=0.3, size=(6, 20, 7, 2)).astype(np.float32)
+
+
+def encoder_config(filters=8, latent=16, residuals=0):
+    return EncoderConfig(20, 7, 2, latent, (Stage(filters, (3, 3), (2, 2), residuals),), bottleneck=4)
+
+
+def origin_of(encoder, decoder):
+    def named(network):
+        return {"/".join(v.path.split("/")[-2:]): np.array(v) for v in network.weights}
+
+    return Origin(named(encoder), named(decoder), Companding(20.0, 7.6, 10), folded=False)
+
+
+def test_residual_blocks_begin_as_the_identity():
+    keras.utils.set_random_seed(0)
+    plain = build_encoder(encoder_config())
+    decoder = build_decoder(DecoderConfig(3, 16, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1))
+    deeper = build_encoder(encoder_config(residuals=2))
+    begin_with(origin_of(plain, decoder), deeper, decoder, PARTS)
+    np.testing.assert_allclose(deeper(PARTS), plain(PARTS), atol=1e-5)
+
+
+def test_a_wider_network_begins_with_the_narrower_ones_latent():
+    keras.utils.set_random_seed(0)
+    narrow = build_encoder(encoder_config())
+    decoder = build_decoder(DecoderConfig(3, 24, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1))
+    wide = build_encoder(encoder_config(filters=12, latent=24))
+    begin_with(origin_of(narrow, decoder), wide, decoder, PARTS)
+    np.testing.assert_allclose(np.asarray(wide(PARTS))[:, :16], np.asarray(narrow(PARTS)), atol=1e-5)
+
+
+def test_grown_keeps_the_old_corner_and_lets_nothing_new_into_it():
+    old, fresh = np.ones((3, 3, 2, 4)), np.full((3, 3, 5, 6), 7.0)
+    result = grown(old, fresh)
+    assert (result[..., :2, :4] == 1).all()
+    assert (result[..., 2:, :4] == 0).all()
+    assert (result[..., 4:] == 7).all()
+
+
+def test_a_released_model_is_read_back_from_its_int8_file():
+    """Folded normalisation, int8 kernels: the float network made of them encodes as the int8 one does."""
+    model = find_model(None)
+    bundle = load_bundle(model.bundle)
+    origin = read_origin(model.bundle.parent)
+    assert origin.folded and origin.companding == bundle.companding
+    acquisition = Acquisition.openfwi()
+    config = encoder_preset("small", acquisition, bundle.companding.thin)
+    decoder = build_decoder(DecoderConfig(5, config.latent, 70, 70))
+    encoder = build_encoder(config)
+    samples = [sample.gather[:, :, :14] for sample in load_samples()]
+    parts = np.stack([compand(part, bundle.companding, 14) for part in samples])
+    begin_with(origin, encoder, decoder, parts)
+    floats = np.asarray(encoder(parts))
+    codes = np.stack([Encoder(bundle).encode_recording(part) for part in samples])
+    latents = dequantise(codes, bundle.output.scale, bundle.output.zero_point)
+    noise = np.mean((floats - latents) ** 2) / np.mean((latents - latents.mean(axis=0)) ** 2)
+    assert noise < 0.05, "13 dB at least: what int8 rounds off and no more"
+
+
+def test_what_holds_no_weights_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="expected a run folder .* or a released model"):
+        read_origin(tmp_path)
