@@ -103,13 +103,44 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
     data: Annotated[list[Path], typer.Option(help="Held-out OpenFWI folder; repeat for more.")],
     missing: Annotated[list[int] | None, typer.Option(help="A device not heard; repeat for more.")] = None,
+    physics: Annotated[
+        int,
+        typer.Option(
+            help="Instead: model so many predicted maps, and hold their latents against the recorded."
+        ),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Print MAE, RMSE and SSIM of a run on held-out data, family by family."""
+    if physics:
+        _evaluate_physics(run, data, physics, as_json)
+        return
     from models.evaluate import evaluate_run
 
     table = evaluate_run(run, data, tuple(missing or ()))
     _print_table(table, f"{run.name} on held-out data", as_json, {"families": table})
+
+
+def _evaluate_physics(run: Path, data: list[Path], count: int, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from models.consistency import measure_consistency
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("modelling", total=count)
+        found = measure_consistency(run, data, count, lambda done, total: bar.update(task, completed=done))
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(
+        f"Latent distance, in standard deviations, of {count} samples (median): true map {found['truth']:.3f}, "
+        f"predicted map {found['predicted']:.3f}, predicted map and another sample {found['unrelated']:.3f}."
+    )
+    typer.echo(
+        f"Rank correlation of a map's distance with its error: {found['correlation']:.2f}. MAE {found['mae']:.4f}; of "
+        f"the tenth with the largest distance {found['mae_of_flagged']:.4f}."
+    )
 
 
 def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:

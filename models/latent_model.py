@@ -1,0 +1,77 @@
+"""From a velocity map to the latents that devices would send: wave equation, companding, the float encoder.
+
+With it a map is held against what was received, a check that costs no byte. Everything is differentiable Keras,
+so the same chain can carry a gradient back to the map (full-waveform inversion from latents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from firmware_py.compand import Companding
+from physics.acquisition import Acquisition
+from physics.engine_openfwi import record
+
+
+class LatentModel:
+    """``encoder`` (float, Keras) of a survey's devices; ``spread (latent,)`` is each value's standard deviation
+    over training gathers, the unit in which latents are compared."""
+
+    def __init__(
+        self, encoder: keras.Model, companding: Companding, acquisition: Acquisition, spread: np.ndarray
+    ) -> None:
+        self.acquisition = acquisition
+        self.spread = spread.astype(np.float32)
+        self._encoder = encoder
+        self._companding = companding
+        groups = acquisition.device_receivers
+        # A device with fewer receivers has zeros for the rest, as on the device: they are taken from beyond the last.
+        self._receivers = np.array(
+            [
+                (*group, *[acquisition.n_receivers] * (acquisition.max_device_receivers - len(group)))
+                for group in groups
+            ]
+        )
+        self._latents: Callable | None = None
+
+    def latents(self, velocity_mps: np.ndarray) -> np.ndarray:
+        """What devices would send of a map ``(nz, nx)``: ``(n_devices, latent)`` float32. Compiled once."""
+        if self._latents is None:
+            self._latents = compiled(self.trace)
+        return np.asarray(self._latents(np.asarray(velocity_mps, np.float32)))
+
+    def trace(self, velocity_mps):
+        """``latents`` as a backend tensor, for a compiled function or a gradient."""
+        a, thin = self.acquisition, self._companding.thin
+        gather = record(velocity_mps, a, a.velocity_max_mps)
+        n_thinned = a.n_time // thin
+        blocks = ops.reshape(gather[:, : n_thinned * thin], (a.n_sources, n_thinned, thin, a.n_receivers))
+        companded = ops.arcsinh(self._companding.k * ops.mean(blocks, axis=2)) / self._companding.c
+        padded = ops.pad(companded, ((0, 0), (0, 0), (0, 1)))
+        parts = ops.take(padded, self._receivers, axis=2)
+        return self._encoder(ops.transpose(parts, (2, 1, 3, 0)), training=False)
+
+    def distance(self, latents, received, present):
+        """Root mean square of the difference in units of ``spread``, over the devices ``present (n_devices,)``.
+
+        0 is a perfect match; latents of an unrelated gather are about 1.4 apart. Traceable.
+        """
+        square = ops.mean(ops.square((latents - received) / self.spread), axis=1)
+        weight = ops.cast(present, "float32")
+        # The root has no gradient at a perfect match.
+        return ops.sqrt(ops.sum(square * weight) / ops.sum(weight) + 1e-12)
+
+
+def compiled(function: Callable) -> Callable:
+    """``function`` of arrays, compiled by XLA under TensorFlow or JAX."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
