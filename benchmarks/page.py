@@ -70,7 +70,7 @@ def benchmark(folder: Path, loads: int, events: int) -> dict[str, float]:
     log = folder / "log.jsonl"
     section = CentralSection(listen="tcp://127.0.0.1:*", data_dir=folder / "data")
     stop = threading.Event()
-    server = PageServer(section, "127.0.0.1:0", Log(log), running=False)
+    server = PageServer(section, "127.0.0.1:0", Log(log), live=None)
     serving = threading.Thread(target=server.run, args=(stop,))
     serving.start()
     try:

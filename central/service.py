@@ -98,6 +98,7 @@ class Service:
                     self.gateway.counts if self.gateway else dict,
                     decode_s,
                 )
+                self._page = self._own_page(config.central)
                 metrics = config.central.metrics
                 self.metrics = MetricsServer(metrics, self._config.data_dir, self.live) if metrics else None
             except BaseException:
@@ -105,7 +106,6 @@ class Service:
                     self.gateway.close()
                 self.receiver.close()
                 raise
-            self._page = self._own_page(config.central)
         except BaseException:
             self._lock.close()
             raise
@@ -182,7 +182,7 @@ class Service:
             return None
         from central.page.server import PageServer
 
-        return PageServer(central, central.page, self._log, running=True)
+        return PageServer(central, central.page, self._log, self.live)
 
     def _serve_page(self) -> None:
         if self._page:

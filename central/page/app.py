@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from central.database import StoreError
+from central.metrics import Live, metrics_text
 from central.page.access import Access, Shield
 from central.page.archive import CHOICES, Archive, NotInStore, Section, detail, preview, summary, to_json
 from central.page.feed import Feed, rollout_dict
@@ -48,9 +50,11 @@ class Json(JSONResponse):
         return to_json(content).encode()
 
 
-def build_app(data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log) -> ASGIApp:
+def build_app(
+    data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log, live: Live | None
+) -> ASGIApp:
     """The page over the store in ``data_dir``, for whoever has ``token`` (None: whoever is on this machine)."""
-    views = _Views(data_dir, feed, totals)
+    views = _Views(data_dir, feed, totals, live)
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in TYPES}
     routes = [
         Route("/", _file(files["index.html"])),
@@ -62,6 +66,7 @@ def build_app(data_dir: Path, token: str | None, feed: Feed, totals: Totals, log
         Route("/api/devices", views.devices),
         Route("/api/rollout", views.rollout),
         Route("/api/stream", views.stream),
+        Route("/metrics", views.metrics),
     ]
     refusals: dict = {NotInStore: _refuse(404), QueryError: _refuse(400), StoreError: _refuse(503)}
     app = Starlette(
@@ -109,10 +114,11 @@ def _file(path: Path):
 class _Views:
     """What each address answers; Starlette calls these on worker threads, each with its own connection."""
 
-    def __init__(self, data_dir: Path, feed: Feed, totals: Totals) -> None:
+    def __init__(self, data_dir: Path, feed: Feed, totals: Totals, live: Live | None) -> None:
         self._data_dir = data_dir
         self._feed = feed
         self._totals = totals
+        self._live = live
 
     def totals(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
@@ -170,6 +176,9 @@ class _Views:
     def rollout(self, _: Request) -> Response:
         with closing(RolloutStore(self._data_dir)) as store:
             return Json([rollout_dict(rollout) for rollout in store.rollouts()])
+
+    def metrics(self, _: Request) -> Response:
+        return Response(metrics_text(self._data_dir, self._live), media_type=CONTENT_TYPE_LATEST)
 
     async def stream(self, _: Request) -> Response:
         if self._feed.full:

@@ -22,7 +22,7 @@ def page(config: Annotated[Path, typer.Option("--config", help="central.toml")])
     from firmware_py.log import Log
 
     Archive(central.data_dir).close()
-    server = PageServer(central, central.page or ADDRESS, Log(None), running=False)
+    server = PageServer(central, central.page or ADDRESS, Log(None), live=None)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from central.config import CentralSection
+from central.metrics import Live
 from central.page.app import build_app
 from central.page.feed import Feed
 from central.page.totals import Totals
@@ -25,13 +26,13 @@ LAST_ANSWERS_S = 2
 class PageServer:
     """Serves the page at ``central.page`` until it is told to end; what goes wrong with it ends nothing else."""
 
-    def __init__(self, central: CentralSection, address: str, log: Log, running: bool) -> None:
-        """``running`` is whether a centre is at work in this process. Raises ``ConfigError`` for a token file."""
+    def __init__(self, central: CentralSection, address: str, log: Log, live: Live | None) -> None:
+        """``live`` is of the centre at work in this process, if one is. Raises ``ConfigError`` for a token file."""
         self._data_dir: Path = central.data_dir
         self._address = address
         self._token = central.read_page_token()
         self._log = log
-        self._running = running
+        self._live = live
         self._complaint = ""
 
     def run(self, stop: threading.Event) -> None:
@@ -49,10 +50,10 @@ class PageServer:
 
     async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
         totals = Totals()
-        feed = Feed(self._data_dir, totals, self._log, self._running)
+        feed = Feed(self._data_dir, totals, self._log, running=self._live is not None)
         server = uvicorn.Server(
             uvicorn.Config(
-                build_app(self._data_dir, self._token, feed, totals, self._log),
+                build_app(self._data_dir, self._token, feed, totals, self._log, self._live),
                 access_log=False,
                 date_header=False,
                 lifespan="off",

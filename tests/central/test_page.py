@@ -65,7 +65,7 @@ def open_page(data_dir, tmp_path):
     def open_client(token=None, base_url="http://127.0.0.1:8080"):
         log, totals = Log(tmp_path / "page.jsonl"), Totals()
         feed = Feed(data_dir, totals, log, running=True)
-        return TestClient(build_app(data_dir, token, feed, totals, log), base_url=base_url)
+        return TestClient(build_app(data_dir, token, feed, totals, log, live=None), base_url=base_url)
 
     return open_client
 
@@ -208,6 +208,14 @@ def test_devices_and_rollout(page, data_dir):
     (device,) = page.get("/api/devices").json()
     assert (device["survey"], device["device"], device["records"]) == (1, 2, 1)
     assert device["state"] == "silent"
+
+
+def test_metrics_are_the_centres_for_whoever_may_see_the_page(page, open_page, put):
+    put(1)
+    answer = page.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "epic_store_up 1.0" in answer.text.splitlines()
+    assert open_page(TOKEN).get("/metrics").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -377,7 +385,7 @@ def serve(data_dir, tmp_path):
 
     def start(address):
         section = CentralSection(listen="tcp://127.0.0.1:*", data_dir=data_dir)
-        server = PageServer(section, address, Log(log), running=True)
+        server = PageServer(section, address, Log(log), live=None)
         threads.append(threading.Thread(target=server.run, args=(stop,)))
         threads[-1].start()
 
