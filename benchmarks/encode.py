@@ -31,20 +31,9 @@ from firmware_py.compand import compand, quantise
 from firmware_py.encoder import Encoder, EncoderError
 
 ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = ROOT / "models" / "zoo" / "epic-small-128" / "bundle"
 WARM_UP_RUNS = 10
 START_TIMEOUT_S = 30
-
-
-def find_bundle(folder: Path | None) -> Bundle:
-    """The bundle in ``folder``, or the only one in ``models/zoo``. Raises ``BundleError``."""
-    if folder is None:
-        found = sorted(ROOT.glob("models/zoo/*/bundle"))
-        if len(found) != 1:
-            raise BundleError(
-                f"{ROOT / 'models/zoo'}: expected one released bundle, found {len(found)}; give --bundle"
-            )
-        folder = found[0]
-    return load_bundle(folder)
 
 
 def measure(work: Callable[[], object], runs: int) -> dict[str, float]:
@@ -123,7 +112,7 @@ def measure_starts(bundle: Bundle, starts: int) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundle", type=Path, help="bundle folder (default: the only one in models/zoo)")
+    parser.add_argument("--bundle", type=Path, default=DEFAULT, help="bundle folder")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--starts", type=int, default=5, help="starts of the device's process; 0 for none")
     parser.add_argument("--json", action="store_true")
@@ -136,7 +125,7 @@ def main() -> int:
     if given.starts < 0:
         parser.error(f"--starts: expected 0 or more, got {given.starts}")
     try:
-        bundle = find_bundle(given.bundle)
+        bundle = load_bundle(given.bundle)
         results = benchmark(bundle, given.runs)
         if given.starts:
             results["start to first record"] = measure_starts(bundle, given.starts)

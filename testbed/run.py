@@ -22,7 +22,7 @@ from testbed.account import account
 from testbed.processes import NATIVE, Process, Processes, Runtime, TestbedError
 from testbed.samples import Sample, load_samples
 
-ZOO = Path(__file__).parent.parent / "models" / "zoo"
+DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
 ROWS_A_PICTURE = 10
 START_TIMEOUT_S = 60.0
 # Between events, so that latency is that of an event and not of a queue of them.
@@ -39,14 +39,8 @@ class Model:
 
 
 def find_model(folder: Path | None, device_bundle: Path | None = None) -> Model:
-    """The model in ``folder``, or the only one in ``models/zoo``. Raises ``TestbedError``."""
-    if folder is None:
-        entries = sorted(path.parent for path in ZOO.glob("*/bundle"))
-        if len(entries) != 1:
-            raise TestbedError(
-                f"{ZOO}: expected one released model, found {len(entries)}; choose one with --model"
-            )
-        folder = entries[0]
+    """The model in ``folder``, or the one that a microcontroller can carry, of ``models/zoo``."""
+    folder = folder or DEFAULT_MODEL
     bundle = folder / "bundle"
     return Model(device_bundle or bundle, bundle, folder / "decoder")
 

@@ -105,7 +105,8 @@ def test_every_system_meets_every_condition_and_loses_nothing(results):
 
 def test_epic_takes_less_of_everything(results):
     (row,) = ratios(results[0])
-    assert row["socket_bytes_up"] > 20 and row["link_bytes"] > 10 and row["energy"] > 20
+    # One event bears the whole handshake, hello and health of five connections.
+    assert row["socket_bytes_up"] > 10 and row["link_bytes"] > 5 and row["energy"] > 10
 
 
 def test_a_page_and_figures_are_made_of_the_results(results, tmp_path):

@@ -10,10 +10,10 @@ import pytest
 
 import epic
 from firmware_py.bundle import create_bundle, load_bundle
-from testbed.run import ZOO
+from testbed.run import DEFAULT_MODEL
 from testbed.samples import load_samples
 
-(RELEASED,) = (path.parent for path in ZOO.glob("*/bundle"))
+RELEASED = DEFAULT_MODEL
 
 
 def run(capsys, *arguments: str) -> tuple[int, dict | None, str]:
