@@ -13,13 +13,18 @@ from rich.table import Table
 
 from boards.check import Assessment, CheckError, check_bundle
 from boards.graph import GraphError
+from boards.install_cli import add_commands
 from boards.profiles import Board, BoardError, board_names, load_board
+from boards.shell import InstallError
 from boards.sizes import format_size
 from firmware_py.bundle import BundleError
 
-ERRORS: tuple[type[Exception], ...] = (BoardError, BundleError, CheckError, GraphError)
+ERRORS: tuple[type[Exception], ...] = (BoardError, BundleError, CheckError, GraphError, InstallError)
 
-app = typer.Typer(help="Boards: what each carries, and whether a bundle fits.", no_args_is_help=True)
+app = typer.Typer(
+    help="Boards: what each carries, whether a bundle fits, and how it gets there.", no_args_is_help=True
+)
+add_commands(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

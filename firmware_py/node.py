@@ -24,6 +24,7 @@ from firmware_py.port import SerialPort, TcpPort, split_endpoint
 from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.source import FileSource, FolderSource, Recording, Selection
 from firmware_py.spool import Spool
+from firmware_py.supervisor import Supervisor
 from firmware_py.talker import Talker
 from firmware_py.window import Window
 
@@ -138,8 +139,10 @@ class Node:
             model_hash=self.bundle.model_hash.hex(),
             waiting=len(self.spool),
         )
+        supervisor = Supervisor()
         try:
             while not self.stopping:
+                supervisor.alive(time.monotonic())
                 recording = self.source.poll() if self._has_room() else None
                 if recording is not None:
                     self._record(recording)

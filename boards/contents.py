@@ -1,0 +1,84 @@
+"""What lands on a Linux board, file by file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import firmware_py
+from boards.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, Layout, sysusers, tmpfiles, unit
+from boards.profiles import Board
+from boards.settings import Settings, key_files, node_toml
+from firmware_py.bundle import MANIFEST, load_bundle
+
+FORMAT = "epic-installed/1"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be installed. Without ``wheels``, packages come from the registry."""
+
+    board: Board
+    bundle: Path
+    settings: Settings
+    wheels: Path | None = None
+    start: bool = True
+
+
+@dataclass(frozen=True)
+class Content:
+    data: bytes
+    mode: int = 0o644
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def contents(order: Order, layout: Layout) -> dict[str, Content]:
+    """Every file that lands on the board but for the packages, by its path there. Raises ``InstallError``."""
+    settings = order.settings
+    files = {
+        f"{PREFIX}/firmware_py/{path.name}": Content(path.read_bytes())
+        for path in sorted(Path(firmware_py.__file__).parent.glob("*.py"))
+    }
+    bundle = load_bundle(order.bundle)
+    for name in (*bundle.manifest["files"], MANIFEST):
+        files[f"{PREFIX}/bundle/{name}"] = Content((order.bundle / name).read_bytes())
+    for key in key_files(settings):
+        files[key.path] = Content(key.content, 0o600 if key.private else 0o644)
+    files[f"{PREFIX}/node.toml"] = Content(node_toml(settings, order.board.name, layout).encode())
+    port = settings.endpoint if settings.kind == "serial" else ""
+    writable = "" if settings.replay or settings.incoming.startswith(f"{STATE}/") else settings.incoming
+    files[UNIT] = Content(unit(layout, settings.device, port, writable).encode())
+    files[SYSUSERS] = Content(sysusers(layout).encode())
+    files[TMPFILES] = Content(tmpfiles(layout).encode())
+    return files
+
+
+def record(order: Order, files: dict[str, Content], links: dict[str, str], environment: str) -> bytes:
+    """What is installed, for `status`, `uninstall` and the next installation."""
+    bundle = load_bundle(order.bundle)
+    firmware = [files[path].sha256 for path in sorted(files) if "/firmware_py/" in path]
+    record = {
+        "format": FORMAT,
+        "board": order.board.name,
+        "device": order.settings.device,
+        "survey": order.settings.survey,
+        "bundle": bundle.name,
+        "model_hash": bundle.model_hash.hex(),
+        "firmware": digest(*firmware)[:12],
+        "environment": environment,
+        "paths": sorted((*files, *links)),
+    }
+    return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def digest(*parts: str) -> str:
+    return digest_of(" ".join(parts).encode())
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,140 @@
+"""Where things land on a Linux board, and the texts that the system reads there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "/opt/epic"
+STATE = "/var/lib/epic"
+CACHE = "/var/cache/epic"
+SERVICE = "epic-device"
+USER = "epic"
+SYSTEM = "/etc/systemd/system"
+WATCHDOG_S = 60
+# The process takes about 60 MB (docs/results/boards.md); what takes twice the promised 120 MB has gone wrong.
+MEMORY_MAX = "240M"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths as the device sees them: ``seen_from`` is empty, or the plain folder that stands for the root."""
+
+    seen_from: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seen_from", self.seen_from.rstrip("/"))
+
+    def seen(self, path: str) -> str:
+        return self.seen_from + path
+
+    @property
+    def command(self) -> list[str]:
+        """``python -m firmware_py`` as the service runs it, without its sub-command."""
+        return [self.seen(f"{PREFIX}/venv/bin/python"), "-m", "firmware_py"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        # /opt is read-only to the service: compiled modules go to its cache, or each start would compile anew.
+        return {"PYTHONPATH": self.seen(PREFIX), "PYTHONPYCACHEPREFIX": self.seen(CACHE)}
+
+    @property
+    def config(self) -> str:
+        return self.seen(f"{PREFIX}/node.toml")
+
+    def run_argv(self, command: str, *options: str) -> list[str]:
+        """The device outside its service: ``command`` is run or check."""
+        environment = [f"{name}={value}" for name, value in self.environment.items()]
+        return ["env", *environment, *self.command, command, "--config", self.config, *options]
+
+
+UNIT = f"{SYSTEM}/{SERVICE}.service"
+WANTED = f"{SYSTEM}/multi-user.target.wants/{SERVICE}.service"
+SYSUSERS = "/etc/sysusers.d/epic.conf"
+TMPFILES = "/etc/tmpfiles.d/epic.conf"
+INSTALLED = f"{PREFIX}/installed.json"
+STAGING = f"{PREFIX}/staging"
+# There from the first change of an installation until its last step is done.
+UNFINISHED = f"{PREFIX}/unfinished"
+
+
+def unit(layout: Layout, device: int, serial_port: str = "", writable: str = "") -> str:
+    """The systemd unit. ``serial_port`` is the one device file it may open, if any; ``writable`` a folder of
+    recordings outside of /var/lib/epic."""
+    environment = "\n".join(f"Environment={name}={value}" for name, value in layout.environment.items())
+    command = " ".join([*layout.command, "run", "--config", layout.config])
+    if serial_port:
+        devices = f"DevicePolicy=closed\nDeviceAllow={serial_port} rw\nSupplementaryGroups=dialout"
+        families = "AF_UNIX"
+    else:
+        devices = "PrivateDevices=yes"
+        families = "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
+    paths = f"\nReadWritePaths={writable}" if writable else ""
+    return f"""\
+# Written by `epic board install`; the next one replaces it. Changes: systemctl edit {SERVICE}
+[Unit]
+Description=EPIC device {device}
+Wants=network-online.target
+After=network-online.target time-sync.target
+# It has to come back however often it fails: nobody is there to start it.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={command}
+WorkingDirectory={layout.seen(PREFIX)}
+{environment}
+Restart=on-failure
+RestartSec=10
+TimeoutStartSec=180
+WatchdogSec={WATCHDOG_S}
+User={USER}
+Group={USER}
+StateDirectory=epic
+CacheDirectory=epic
+MemoryMax={MEMORY_MAX}
+UMask=0027
+
+ProtectSystem=strict{paths}
+ProtectHome=yes
+PrivateTmp=yes
+{devices}
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+RemoveIPC=yes
+LockPersonality=yes
+RestrictAddressFamilies={families}
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def sysusers(layout: Layout) -> str:
+    """The device's own user; systemd makes it, at the latest when the board starts."""
+    return f'u {USER} - "EPIC device" {layout.seen(STATE)}\n'
+
+
+def tmpfiles(layout: Layout) -> str:
+    """Folders and owners. Whoever records needs the group epic to put files into incoming/."""
+    prefix, state, cache = (layout.seen(path) for path in (PREFIX, STATE, CACHE))
+    return f"""\
+d {state} 0755 {USER} {USER}
+d {state}/incoming 2770 {USER} {USER}
+d {cache} 0755 {USER} {USER}
+z {prefix}/keys 0750 root {USER}
+z {prefix}/keys/*.secret 0600 {USER} {USER}
+z {prefix}/keys/*.mac 0600 {USER} {USER}
+"""

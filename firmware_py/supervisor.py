@@ -1,0 +1,42 @@
+"""What systemd wants to hear from a service of ``Type=notify``: that it is ready, and that it is alive.
+
+The protocol is one datagram to the socket in $NOTIFY_SOCKET (sd_notify(3)). Without the variable, as when a
+person starts the device, nothing is said.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Supervisor:
+    """Tells systemd; a message that does not get through is no reason for a device to stop."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        # A name that begins with @ is in the abstract namespace, which the kernel writes with a zero byte.
+        self._address = environment.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        interval_s = int(environment.get("WATCHDOG_USEC") or 0) / 1e6
+        # Four signs of life in the time in which systemd wants one.
+        self._every_s = interval_s / 4 if interval_s else float("inf")
+        self._due_s = float("-inf")
+        self._ready = False
+
+    def alive(self, now_s: float) -> None:
+        """To be called in every turn of the loop; ``now_s`` is monotonic. The first call says ready."""
+        if not self._address:
+            return
+        # What did not get through is said again in the next turn.
+        self._ready = self._ready or self._say("READY=1")
+        if self._every_s < float("inf") and now_s >= self._due_s and self._say("WATCHDOG=1"):
+            self._due_s = now_s + self._every_s
+
+    def _say(self, message: str) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+                out.setblocking(False)
+                out.sendto(message.encode(), self._address)
+        except OSError:
+            return False
+        return True
