@@ -1,4 +1,4 @@
-"""`epic board install|run|status|logs|uninstall`: a device on a board, over ssh, a serial port, or in a folder."""
+"""`epic board install|run|status|logs|uninstall`: a device on a Linux board, over ssh, or in a root folder."""
 
 from __future__ import annotations
 

@@ -190,8 +190,8 @@ def _stream(argv: list[str]) -> int:
 _ADVICE = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "its host key is another than last time; if the board was installed anew: ssh-keygen -R {address}; "
-        "if not, something else answers at this address",
+        "its host key is another than last time; if the board was installed anew, remove its old line from "
+        "known_hosts (ssh {host} names file and line); if not, something else answers at this address",
     ),
     (
         "Host key verification failed",
