@@ -211,10 +211,9 @@ _ADVICE = (
 
 def explain(host: str, said: str) -> str:
     """One line on why ssh failed, from what it said."""
-    address = host.rpartition("@")[2]
     for sign, advice in _ADVICE:
         if sign in said:
-            return f"{host}: {advice.format(host=host, address=address)}"
+            return f"{host}: {advice.format(host=host)}"
     lines = [line for line in said.splitlines() if line.strip()]
     reason = lines[-1].strip() if lines else "no message"
     return f"{host}: the connection was lost ({reason}); run the same command again, it goes on where it was"
