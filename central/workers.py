@@ -51,10 +51,9 @@ class Workers:
 
     def submit(self, decoder: MapDecoder, latents: np.ndarray, present: np.ndarray, given: Any) -> None:
         """Have a batch ``(n, n_devices, latent)`` decoded; waits while the processes have enough to do."""
-        while len(self._given) >= GIVEN_EACH * self._count:
-            wait(self._given, return_when=FIRST_COMPLETED)
-            if any(future.done() for future in self._given):
-                break
+        at_work = [future for future in self._given if not future.done()]
+        while len(at_work) >= GIVEN_EACH * self._count:
+            at_work = list(wait(at_work, return_when=FIRST_COMPLETED).not_done)
         try:
             self._pool = self._pool or ProcessPoolExecutor(self._count, mp_context=get_context("spawn"))
             self._given[self._pool.submit(_decode, decoder.folder, latents, present)] = given
@@ -63,21 +62,29 @@ class Workers:
             self._forget_pool()
 
     def finished(self, all_of_it: bool = False) -> Iterator[Drawn]:
-        """What has been drawn since it was asked last; ``all_of_it`` waits for everything given."""
-        if all_of_it:
-            wait(self._given)
-        while self._refused:
-            yield self._refused.pop()
-        for future in [future for future in self._given if future.done()]:
-            given = self._given.pop(future)
-            error = future.exception()
-            if error is None:
-                yield Drawn(given, future.result())
-            else:
-                lost = isinstance(error, BrokenProcessPool)
-                if lost:
-                    self._forget_pool()
-                yield Drawn(given, error=error, lost=lost)
+        """What has been drawn since it was asked last.
+
+        ``all_of_it`` waits for everything given, also for what is given while this is read.
+        """
+        while True:
+            if all_of_it:
+                wait(self._given)
+            while self._refused:
+                yield self._refused.pop()
+            for future in [future for future in self._given if future.done()]:
+                yield self._drawn(future)
+            if not (all_of_it and self.busy):
+                return
+
+    def _drawn(self, future: Future) -> Drawn:
+        given = self._given.pop(future)
+        error = future.exception()
+        if error is None:
+            return Drawn(given, future.result())
+        lost = isinstance(error, BrokenProcessPool)
+        if lost:
+            self._forget_pool()
+        return Drawn(given, error=error, lost=lost)
 
     def close(self) -> None:
         """End the processes; what they were given and is not finished is lost."""

@@ -16,7 +16,7 @@ from waiting import wait_until
 from central.decoding import Decoding
 from central.journal import Journal
 from central.store import Store
-from central.workers import Workers
+from central.workers import GIVEN_EACH, Workers
 from firmware_py.log import Log
 from models.decoder import load_decoder, save_decoder
 from models.fusion import DecoderConfig, build_decoder
@@ -91,6 +91,30 @@ def test_workers_draw_what_the_centre_itself_draws(data_dir, journalled, decodin
         latents = [np.frombuffer(row.payload, np.int8) for row in journalled if row.event == event]
         alone, _ = decoder.decode(np.stack(latents), np.ones(3, bool))
         np.testing.assert_allclose(drawn, alone[0], atol=0.5)
+
+
+def test_what_is_given_while_the_rest_is_awaited_is_awaited_too(decoder):
+    """As when one event of a batch cannot be drawn, and each is drawn alone: also while the centre ends."""
+    workers = Workers(1)
+    good = np.zeros((1, 3, LATENT), np.int8)
+    everyone = np.ones((1, 3), bool)
+    workers.submit(decoder, good, np.zeros((1, 3), bool), "nobody heard")
+    came = []
+    for drawn in workers.finished(all_of_it=True):
+        came.append((drawn.given, drawn.error is None))
+        if drawn.error:
+            workers.submit(decoder, good, everyone, "again")
+    workers.close()
+    assert came == [("nobody heard", False), ("again", True)]
+
+
+def test_no_more_is_given_than_the_processes_can_have_before_them(decoder):
+    workers = Workers(1)
+    for number in range(8):
+        workers.submit(decoder, np.zeros((1, 3, LATENT), np.int8), np.ones((1, 3), bool), number)
+        assert sum(not future.done() for future in workers._given) <= GIVEN_EACH
+    assert sorted(drawn.given for drawn in workers.finished(all_of_it=True)) == list(range(8))
+    workers.close()
 
 
 def test_a_worker_that_is_killed_costs_no_map(data_dir, journalled, decoding, tmp_path):
