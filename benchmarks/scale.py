@@ -25,7 +25,7 @@ from central.store import Store
 from firmware_py import packet
 from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.encoder import Encoder
-from firmware_py.keys import read_curve_keys
+from firmware_py.keys import read_key_folder
 from firmware_py.link_zmq import open_dealer
 from firmware_py.log import now_us
 from testbed.processes import Processes
@@ -54,9 +54,7 @@ class Fleet:
     def __init__(self, endpoint: str, keys: Path, surveys: int, bundle: Bundle, payloads: list[list[bytes]]):
         self._context = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 4096)
-        curve = read_curve_keys(
-            keys / NAME / "centre.public", keys / NAME / f"{NAME}.public", keys / NAME / f"{NAME}.secret"
-        )
+        curve = read_key_folder(keys / NAME)
         self._bundle, self._payloads = bundle, payloads
         self._n_devices = len(payloads[0])
         self._poller = zmq.Poller()

@@ -32,7 +32,7 @@ from tiny import ENCODER, bundle_fields
 from central.keys import allow, new_keys
 from firmware_py import packet
 from firmware_py.bundle import Bundle, create_bundle
-from firmware_py.keys import read_curve_keys
+from firmware_py.keys import read_key_folder
 from firmware_py.link_zmq import open_dealer
 from firmware_py.log import now_us
 from testbed.processes import Process
@@ -51,10 +51,7 @@ class Device:
     def __init__(
         self, context: zmq.Context, endpoint: str, keys: Path, number: int, model_hash: bytes
     ) -> None:
-        name = f"device-{number}"
-        own = keys / name
-        curve = read_curve_keys(own / "centre.public", own / f"{name}.public", own / f"{name}.secret")
-        self.socket = open_dealer(context, curve)
+        self.socket = open_dealer(context, read_key_folder(keys / f"device-{number}"))
         self.socket.connect(endpoint)
         self._number, self._model_hash = number, model_hash
         self._waiting: deque[tuple[int, bytes]] = deque()

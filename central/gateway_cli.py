@@ -13,7 +13,7 @@ import typer
 from central.config import ConfigError, GatewaySection, load_gateway
 from central.door import DoorError
 from central.keys import KeyRing, KeysError
-from firmware_py.keys import CurveKeys, read_curve_keys
+from firmware_py.keys import CurveKeys, read_key_folder
 from firmware_py.link import LinkError
 from firmware_py.log import Log, LogError
 
@@ -60,11 +60,8 @@ def _keys(section: GatewaySection) -> tuple[CurveKeys | None, KeyRing | None]:
     """Who the gateway is to its centre, and its devices' MAC secrets; (None, None) when insecure."""
     if section.keys is None:
         return None, None
-    own = section.keys / section.name
     try:
-        curve = read_curve_keys(
-            own / "centre.public", own / f"{section.name}.public", own / f"{section.name}.secret"
-        )
+        curve = read_key_folder(section.keys / section.name)
     except LinkError as error:
         raise KeysError(f"{error}; make it at the centre with: epic keys new {section.name}") from None
     return curve, KeyRing(section.keys)

@@ -33,6 +33,12 @@ def read_curve_keys(server_key: Path, public_key: Path, secret_key: Path) -> Cur
     return keys
 
 
+def read_key_folder(folder: Path) -> CurveKeys:
+    """The keys in KEYS/NAME, as `epic keys new NAME` made it. Raises ``LinkError``."""
+    own = folder / folder.name
+    return read_curve_keys(folder / "centre.public", own.with_suffix(".public"), own.with_suffix(".secret"))
+
+
 def read_key(path: Path) -> bytes:
     """A key from its file, Z85. Raises ``LinkError`` when it cannot be read or is none."""
     try:

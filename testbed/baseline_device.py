@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from firmware_py.keys import CurveKeys, read_curve_keys
+from firmware_py.keys import read_key_folder
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
 from testbed.schemes import device_encoder
@@ -54,7 +54,7 @@ def run(config: BaselineDevice) -> None:
     encode = device_encoder(config.scheme, Path(config.folder), config.receivers)
     gathers = np.load(config.gathers, mmap_mode="r")
     log = Log(Path(config.log))
-    link = ZmqLink(config.endpoint, _keys(config))
+    link = ZmqLink(config.endpoint, read_key_folder(Path(config.keys)) if config.keys else None)
     # The first call of an interpreter allocates: not part of any event.
     encode(np.array(gathers[config.first - 1][:, :, config.receivers]))
     due_s = time.monotonic()
@@ -96,15 +96,6 @@ def _turn(folder: Path) -> Iterator[None]:
     with (folder / "turn.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _keys(config: BaselineDevice) -> CurveKeys | None:
-    if config.keys is None:
-        return None
-    folder = Path(config.keys)
-    return read_curve_keys(
-        folder / "centre.public", folder / f"{folder.name}.public", folder / f"{folder.name}.secret"
-    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from central.journal import Journal
 from central.keys import KeyRing, KeysError
 from central.receiver import GATEWAYS, Expected, Receiver
 from firmware_py import packet
-from firmware_py.keys import read_curve_keys
+from firmware_py.keys import read_key_folder
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
 
@@ -47,9 +47,7 @@ def centre(key_folder, data_dir):
 
 @contextmanager
 def link(receiver, key_folder, name):
-    own = key_folder / name
-    curve = read_curve_keys(own / "centre.public", own / f"{name}.public", own / f"{name}.secret")
-    opened = ZmqLink(receiver.endpoint, curve)
+    opened = ZmqLink(receiver.endpoint, read_key_folder(key_folder / name))
     try:
         yield opened
     finally:

@@ -26,7 +26,7 @@ from central.rollout import Rollouts
 from firmware_py import packet
 from firmware_py.framing import Deframer
 from firmware_py.health_messages import Health, Hello, decode_health, encode_health
-from firmware_py.keys import read_curve_keys, read_secret
+from firmware_py.keys import read_key_folder, read_secret
 from firmware_py.link_zmq import MAX_MESSAGE_BYTES, ZmqLink, open_dealer
 from firmware_py.log import Log
 from firmware_py.packet import PacketError
@@ -186,9 +186,7 @@ class ReceiverTarget:
         self._mutator = Mutator(seed)
         self._probe = 0
         self._context = zmq.Context()
-        own = door.own
-        curve = read_curve_keys(own / "centre.public", own / f"{DEVICE}.public", own / f"{DEVICE}.secret")
-        self._dealer = open_dealer(self._context, curve)
+        self._dealer = open_dealer(self._context, read_key_folder(door.own))
         self._dealer.setsockopt(zmq.SNDTIMEO, int(1000 * TIMEOUT_S))
         self._dealer.connect(door.receiver.endpoint)
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from firmware_py import packet
-from firmware_py.keys import read_curve_keys, read_secret
+from firmware_py.keys import read_key_folder, read_secret
 from firmware_py.link import Link
 from firmware_py.link_stream import StreamLink
 from firmware_py.link_zmq import ZmqLink
@@ -28,13 +28,9 @@ TICK_S = 0.005
 def open_link(keys: Path, device: int, zmq_endpoint: str, tcp_endpoint: str, over: str) -> Link:
     """A device's link with its own keys; ``over`` is zmq or tcp."""
     name = f"device-{device}"
-    own = keys / name
     if over == "zmq":
-        return ZmqLink(
-            zmq_endpoint,
-            read_curve_keys(own / "centre.public", own / f"{name}.public", own / f"{name}.secret"),
-        )
-    secret = read_secret(own / f"{name}.mac")
+        return ZmqLink(zmq_endpoint, read_key_folder(keys / name))
+    secret = read_secret(keys / name / f"{name}.mac")
     return StreamLink(partial(TcpPort.connect, tcp_endpoint), Mac(secret, UPLINK), Mac(secret, DOWNLINK))
 
 
