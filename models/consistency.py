@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from firmware_py.compand import Companding
-from models.data import device_parts, load_thinned
+from models.data import device_parts
+from models.evaluate import load_held_out
 from models.latent_model import LatentModel
 from models.run import read_config
 from models.training import TrainingError
-from physics.acquisition import Acquisition
 from physics.normalise import denormalise_velocity
 
 # Of the maps with the largest distance, a share that a threshold would flag.
@@ -36,11 +36,9 @@ def measure_consistency(
     config = read_config(run)
     if config.kind != "epic" or config.companding is None:
         raise TrainingError(f"{run}: expected a run of `epic train epic`, got one of {config.kind!r}")
-    acquisition, companding = (
-        Acquisition.from_dict(config.acquisition),
-        Companding.from_dict(config.companding),
-    )
-    held_out = load_thinned(data, acquisition, config.thin)
+    companding = Companding.from_dict(config.companding)
+    held_out = load_held_out(config, data)
+    acquisition = held_out.acquisition
     if not 3 <= count <= len(held_out):
         raise TrainingError(
             f"evaluate: expected 3 to {len(held_out)} samples for the physics check, got {count}"

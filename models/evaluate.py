@@ -7,8 +7,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from models.data import load_thinned
-from models.run import assemble, read_config, score
+from models.data import ThinnedSet, load_thinned
+from models.run import RunConfig, assemble, read_config, score
 from models.training import TrainingError, predict
 from physics.acquisition import Acquisition
 
@@ -20,10 +20,8 @@ def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> 
     Raises ``TrainingError`` for a run that has no weights yet, ``DataError`` for missing data.
     """
     config = read_config(run)
-    acquisition = Acquisition.from_dict(config.acquisition)
-    held_out = load_thinned(data, acquisition, config.thin)
-    if clash := sorted({str(Path(d).resolve()) for d in config.data} & {str(d.resolve()) for d in data}):
-        raise TrainingError(f"evaluate: {', '.join(clash)} was trained on; give held-out data")
+    held_out = load_held_out(config, data)
+    acquisition = held_out.acquisition
     config = type(config)(**{**vars(config), "data": [str(folder) for folder in data]})
     network, batches, parts = assemble(config, held_out, acquisition)
     for name, part in parts.items():
@@ -35,6 +33,14 @@ def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> 
     if missing:
         batches = _WithMissing(batches, missing)
     return score(predict(network, batches, indices)[..., 0], held_out, indices)
+
+
+def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:
+    """The samples under ``data`` for a run of ``config``. Raises ``TrainingError`` if it was trained on them."""
+    held_out = load_thinned(data, Acquisition.from_dict(config.acquisition), config.thin)
+    if clash := sorted({str(Path(d).resolve()) for d in config.data} & {str(d.resolve()) for d in data}):
+        raise TrainingError(f"evaluate: {', '.join(clash)} was trained on; give held-out data")
+    return held_out
 
 
 class _WithMissing:

@@ -14,7 +14,7 @@ from keras import ops
 
 from firmware_py.compand import Companding
 from physics.acquisition import Acquisition
-from physics.engine_openfwi import record
+from physics.engine_openfwi import compile_function, record
 
 
 class LatentModel:
@@ -41,7 +41,7 @@ class LatentModel:
     def latents(self, velocity_mps: np.ndarray) -> np.ndarray:
         """What devices would send of a map ``(nz, nx)``: ``(n_devices, latent)`` float32. Compiled once."""
         if self._latents is None:
-            self._latents = compiled(self.trace)
+            self._latents = compile_function(self.trace)
         return np.asarray(self._latents(np.asarray(velocity_mps, np.float32)))
 
     def trace(self, velocity_mps):
@@ -64,14 +64,3 @@ class LatentModel:
         weight = ops.cast(present, "float32")
         # The root has no gradient at a perfect match.
         return ops.sqrt(ops.sum(square * weight) / ops.sum(weight) + 1e-12)
-
-
-def compiled(function: Callable) -> Callable:
-    """``function`` of arrays, compiled by XLA under TensorFlow or JAX."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import tensorflow as tf
-
-    return tf.function(function, jit_compile=True, autograph=False)

@@ -238,10 +238,11 @@ def _edge_pad(velocity):
 @lru_cache(maxsize=8)
 def compiled(acquisition: Acquisition, fastest_mps: float = inf) -> Callable:
     """``record`` for one survey and bound, compiled once by XLA. Raises ``ModellingError`` under PyTorch."""
+    return compile_function(lambda velocity_mps: record(velocity_mps, acquisition, fastest_mps))
 
-    def function(velocity_mps):
-        return record(velocity_mps, acquisition, fastest_mps)
 
+def compile_function(function: Callable) -> Callable:
+    """``function`` of arrays with ``record`` in it, compiled by XLA. Raises ``ModellingError`` under PyTorch."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

@@ -66,5 +66,7 @@ def test_a_run_is_measured_and_the_truth_fits_best(tmp_path):
     found = measure_consistency(tmp_path / "run", [tmp_path / "held-out"], 3)
     assert found["truth"] < 0.1 < found["predicted"]
     assert found["samples"] == 3 and -1 <= found["correlation"] <= 1
+    with pytest.raises(TrainingError, match="was trained on; give held-out data"):
+        measure_consistency(tmp_path / "run", [tmp_path / "data"], 3)
     with pytest.raises(TrainingError, match="expected 3 to 3 samples"):
         measure_consistency(tmp_path / "run", [tmp_path / "held-out"], 4)
