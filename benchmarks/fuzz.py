@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
-import os
 import sys
 import tempfile
 import time
@@ -23,16 +22,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from fuzz_targets import Door, FrameTarget, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
 
+from testbed.processes import resident_mib
+
 SHARES = {"packet": 0.30, "framing": 0.25, "messages": 0.10, "gateway": 0.15, "receiver": 0.20}
 ROUNDS = 100
 # Before memory is first read, as interpreter and libraries take their own at the start.
 WARM_UP_ROUNDS = 5
 HANG_S = 120.0
-
-
-def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def fuzz(folder: Path, inputs: int, seed: int) -> dict:

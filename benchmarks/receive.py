@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import zmq
 
+from central.doctor import fsync_s
 from central.journal import Journal
 from central.receiver import Expected, Receiver
 from firmware_py import packet
@@ -28,6 +28,7 @@ from firmware_py.log import Log, now_us
 MODEL_HASH = bytes(8)
 LATENT = 128
 TIMEOUT_S = 120.0
+FSYNCS = 20
 
 
 class Device:
@@ -64,19 +65,6 @@ class Device:
             self.waits_s.append(time.perf_counter() - self._sent_s.pop(sequence))
 
 
-def fsync_ms(folder: Path, runs: int = 20) -> float:
-    """Median time of writing 4 KiB to a file in ``folder`` and having it on the disk."""
-    times_s = []
-    with (folder / "fsync").open("wb") as file:
-        for _ in range(runs):
-            file.write(bytes(4096))
-            file.flush()
-            started = time.perf_counter()
-            os.fsync(file.fileno())
-            times_s.append(time.perf_counter() - started)
-    return statistics.median(times_s) * 1000
-
-
 def exchange(endpoint: str, devices: int, count: int, window: int) -> tuple[float, list[float]]:
     """Seconds until every record is acknowledged, and each record's wait. Raises ``TimeoutError``."""
     context = zmq.Context()
@@ -103,7 +91,7 @@ def exchange(endpoint: str, devices: int, count: int, window: int) -> tuple[floa
 
 def benchmark(folder: Path, devices: int, records: int, window: int) -> dict[str, float]:
     """The figures of one run in an empty ``folder``; what is in the journal at the end is counted."""
-    disk_ms = fsync_ms(folder)
+    disk_ms = 1000 * fsync_s(folder, FSYNCS)
     models = {MODEL_HASH: Expected(devices, LATENT)}
     delivered: list = []
     log = Log(folder / "log.jsonl")

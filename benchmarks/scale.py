@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py [--devices 5,50,500] [--events-per-s 100] [--seconds 20] [--model ZOO_DIR] [--json]
 
-The centre is `epic central run` in a process of its own with keys; the devices are DEALERs in this one, let in as
-one gateway. They send the latents of the shipped gathers, the five of an event at once, events evenly spread
+The centre is `epic central run` in a process of its own; the devices are DEALERs in this one, each with its own
+CURVE key. They send the latents of the shipped gathers, the five of an event at once, events evenly spread
 over time. Latency is from sending to the map being in the store. Every event must have a complete map.
 Last line: what 500 devices come to, or the most that was asked for.
 """
@@ -15,6 +15,7 @@ import json
 import statistics
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,17 @@ from central.store import Store
 from firmware_py import packet
 from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.encoder import Encoder
-from firmware_py.keys import read_key_folder
+from firmware_py.keys import device_name, read_key_folder
 from firmware_py.link_zmq import open_dealer
 from firmware_py.log import now_us
-from testbed.processes import Processes
+from testbed.processes import Processes, resident_mib
 from testbed.run import Model, find_model, start_centre
 from testbed.samples import load_samples
 
-NAME = "gateway-scale"
 START_TIMEOUT_S = 90.0
 WARM_UP_EVENTS = 10
 RESEND_S = 2.0
+DRAIN_S = 120.0
 
 
 def latents(bundle: Bundle) -> list[list[bytes]]:
@@ -54,15 +55,14 @@ class Fleet:
     def __init__(self, endpoint: str, keys: Path, surveys: int, bundle: Bundle, payloads: list[list[bytes]]):
         self._context = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 4096)
-        curve = read_key_folder(keys / NAME)
         self._bundle, self._payloads = bundle, payloads
         self._n_devices = len(payloads[0])
         self._poller = zmq.Poller()
         self._sockets = []
         self._unacknowledged: dict[tuple[int, int, int], tuple[zmq.Socket, bytes, float]] = {}
         self._sequences = [0] * surveys
-        for _ in range(surveys * self._n_devices):
-            socket = open_dealer(self._context, curve)
+        for survey, device in product(range(1, surveys + 1), range(self._n_devices)):
+            socket = open_dealer(self._context, read_key_folder(keys / device_name(survey, device)))
             socket.setsockopt(zmq.RCVHWM, 1000)
             socket.setsockopt(zmq.SNDHWM, 1000)
             socket.connect(endpoint)
@@ -115,16 +115,18 @@ class Fleet:
                 self._unacknowledged[key] = (socket, data, now_s)
         return len(self._unacknowledged)
 
+    def drain(self) -> None:
+        """Send and listen until everything is acknowledged. Raises ``TimeoutError``."""
+        until_s = time.monotonic() + DRAIN_S
+        while waiting := self.send_again():
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"{waiting} records are not acknowledged after {DRAIN_S:.0f} s")
+            self.listen(time.monotonic() + 0.1)
+
     def close(self) -> None:
         for socket in self._sockets:
             socket.close(0)
         self._context.term()
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    (line,) = [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("VmRSS")]
-    return int(line.split()[1]) / 1024
 
 
 def benchmark(
@@ -134,8 +136,9 @@ def benchmark(
     bundle = load_bundle(model.bundle)
     surveys = devices // len(payloads[0])
     keys = folder / "keys"
-    new_keys(keys, NAME)
-    allow(keys, NAME)
+    for survey, device in product(range(1, surveys + 1), range(len(payloads[0]))):
+        new_keys(keys, device_name(survey, device))
+        allow(keys, device_name(survey, device))
     events = int(events_per_s * seconds)
     with Processes() as processes:
         centre = start_centre(processes, model, folder, 0, keys)
@@ -143,9 +146,8 @@ def benchmark(
         fleet = Fleet(endpoint, keys, surveys, bundle, payloads)
         for event in range(WARM_UP_EVENTS):
             fleet.send(event % surveys)
-        while fleet.send_again():
-            fleet.listen(time.monotonic() + 0.1)
-        memory_before = memory_mb(centre.pid)
+        fleet.drain()
+        memory_before = resident_mib(centre.pid)
         began_us, started_s = now_us(), time.monotonic()
         late_s = 0.0
         for event in range(events):
@@ -153,10 +155,9 @@ def benchmark(
             fleet.listen(due_s)
             late_s = max(late_s, time.monotonic() - due_s)
             fleet.send(event % surveys)
-        while fleet.send_again():
-            fleet.listen(time.monotonic() + 0.1)
+        fleet.drain()
         fleet.close()
-        memory_after = memory_mb(centre.pid)
+        memory_after = resident_mib(centre.pid)
         centre.end(timeout_s=120.0)
     stored = list(Store(folder / "central").newest())
     complete = [map_ for map_ in stored if not map_.partial]

@@ -35,7 +35,7 @@ from firmware_py.bundle import Bundle, create_bundle
 from firmware_py.keys import read_key_folder
 from firmware_py.link_zmq import open_dealer
 from firmware_py.log import now_us
-from testbed.processes import Process
+from testbed.processes import Process, resident_mib
 
 CENTRE = Path(__file__).parents[1] / "tests" / "support" / "centre_process.py"
 LATENT = 128
@@ -135,8 +135,7 @@ class Centre:
         return create_bundle(folder / "bundle", ENCODER, fields)
 
     def resident_mib(self) -> float:
-        pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident_mib(self._pid)
 
     def busy_s(self) -> float:
         fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()

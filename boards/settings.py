@@ -12,7 +12,7 @@ from boards.layout import PREFIX, STATE, Layout
 from boards.shell import InstallError
 from firmware_py.archive import ArchiveError, read_verify_key
 from firmware_py.config import ConfigError, load_config
-from firmware_py.keys import read_curve_keys, read_secret
+from firmware_py.keys import device_name, read_curve_keys, read_secret
 from firmware_py.link import LinkError
 
 CENTRE = "centre"
@@ -51,7 +51,7 @@ class Settings:
     @property
     def name(self) -> str:
         """As `epic keys` names the device."""
-        return f"device-{self.device}" if self.survey == 1 else f"survey-{self.survey}-device-{self.device}"
+        return device_name(self.survey, self.device)
 
 
 @dataclass(frozen=True)

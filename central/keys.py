@@ -25,7 +25,7 @@ from pathlib import Path
 
 import zmq
 
-from firmware_py.keys import check_private, read_key, read_secret
+from firmware_py.keys import check_private, device_name, read_key, read_secret
 from firmware_py.link import LinkError
 from firmware_py.seal import SECRET_BYTES
 
@@ -62,7 +62,7 @@ def identify(name: str) -> Identity:
     if max(survey, device) > 0xFFFF:
         raise KeysError(f"{name}: expected a survey and a device of 0 to 65535")
     # One device must not have two names, or revoking one would leave the other.
-    plain = f"device-{device}" if survey == 1 else f"survey-{survey}-device-{device}"
+    plain = device_name(survey, device)
     if name != plain:
         raise KeysError(f"{name}: write {plain}")
     return Identity(name, survey, device)

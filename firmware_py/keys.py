@@ -33,6 +33,11 @@ def read_curve_keys(server_key: Path, public_key: Path, secret_key: Path) -> Cur
     return keys
 
 
+def device_name(survey: int, device: int) -> str:
+    """As `epic keys` names a device."""
+    return f"device-{device}" if survey == 1 else f"survey-{survey}-device-{device}"
+
+
 def read_key_folder(folder: Path) -> CurveKeys:
     """The keys in KEYS/NAME, as `epic keys new NAME` made it. Raises ``LinkError``."""
     own = folder / folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +29,12 @@ class Runtime:
 
 
 NATIVE = Runtime((sys.executable,), None, "this machine's own processor")
+
+
+def resident_mib(pid: int | str = "self") -> float:
+    """Memory of a process that is in RAM."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
 
 
 class Process:
