@@ -11,7 +11,7 @@ SERVICE = "epic-device"
 USER = "epic"
 SYSTEM = "/etc/systemd/system"
 WATCHDOG_S = 60
-# The process takes about 60 MB (docs/results/boards.md); what takes twice the promised 120 MB has gone wrong.
+# The process is to take 120 MB at most; what takes twice that has gone wrong.
 MEMORY_MAX = "240M"
 
 

@@ -124,7 +124,7 @@ class Service:
         """
         allow_many_connections()
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
-        decoding = threading.Thread(target=self._guard, args=(self._decode,), name="decoder")
+        decoding = threading.Thread(target=self._guard, args=(self._decoding.run,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
         page = threading.Thread(target=self._serve_page, name="page", daemon=True)
         lines = threading.Thread(target=self._guard, args=(self._serve_lines,), name="gateway")
@@ -199,9 +199,6 @@ class Service:
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)
-
-    def _decode(self) -> None:
-        self._decoding.run()
 
     def _on_map(self, picture: MapPicture) -> None:
         if not self._config.pictures:
