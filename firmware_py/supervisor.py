@@ -16,7 +16,8 @@ class Supervisor:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         # A name that begins with @ is in the abstract namespace, which the kernel writes with a zero byte.
-        self._address = environment.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
         interval_s = int(environment.get("WATCHDOG_USEC") or 0) / 1e6
         # Four signs of life in the time in which systemd wants one.
         self._every_s = interval_s / 4 if interval_s else float("inf")
