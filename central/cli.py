@@ -119,7 +119,7 @@ def list_maps(config: ConfigOption, survey: SurveyOption = None, as_json: JsonOp
     table = Table("survey", "event", "revision", "devices", "sampled (UTC)", "mean m/s", "uncertainty m/s")
     for row in rows:
         devices = ",".join(map(str, row["devices"])) + (" (partial)" if row["partial"] else "")
-        cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19])
+        cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19].replace("T", " "))
         table.add_row(
             *map(str, cells), f"{row['velocity_mean_mps']:.0f}", f"{row['uncertainty_mean_mps']:.0f}"
         )

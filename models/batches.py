@@ -10,6 +10,7 @@ import numpy as np
 from firmware_py.compand import Companding
 from models.data import ThinnedSet, device_parts, mirrored
 from models.faults import FAULTY_SHARE, add_faults
+from physics.acquisition import Acquisition
 from physics.normalise import scale_gather
 from physics.openfwi_files import OpenFWIPair
 
@@ -27,15 +28,16 @@ class EpicBatches:
     def __init__(self, data: ThinnedSet, companding: Companding) -> None:
         self.data = data
         self.companding = companding
+        self._mirrored_share = mirrored_share(data.acquisition)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
-        """Augmented batch: mirrored with probability a half, with the field's faults and noise, devices
-        dropped out."""
+        """Augmented batch: mirrored with probability a half where the survey allows it, with the field's faults
+        and noise, devices dropped out."""
         gathers, maps = self.data.gathers[indices], self.data.maps[indices]
-        flip = rng.random(len(indices)) < 0.5
+        flip = rng.random(len(indices)) < self._mirrored_share
         gathers, maps = gathers.copy(), maps.copy()
         gathers[flip], maps[flip] = mirrored(gathers[flip], maps[flip])
         gathers = gathers.astype(np.float32)
@@ -54,6 +56,11 @@ class EpicBatches:
     def _inputs(self, gathers: np.ndarray, mask: np.ndarray) -> dict:
         parts = device_parts(gathers, self.data.acquisition, self.companding)
         return {"parts": parts, "mask": mask}
+
+
+def mirrored_share(acquisition: Acquisition) -> float:
+    """Of the samples, how many are shown mirrored: none of a survey that looks otherwise from behind."""
+    return 0.5 if acquisition.looks_alike_mirrored() else 0.0
 
 
 def add_noise(gathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -86,6 +93,7 @@ class InversionNetBatches:
     def __init__(self, pairs: list[OpenFWIPair], data: ThinnedSet, log_range: tuple[float, float]) -> None:
         self.data = data
         self.log_range = log_range
+        self._mirrored_share = mirrored_share(data.acquisition)
         # Each file is opened once: a memory-map holds a file handle, and a large set has many samples.
         self._rows = [
             (gathers, i) for gathers in (pair.gathers() for pair in pairs) for i in range(len(gathers))
@@ -96,7 +104,7 @@ class InversionNetBatches:
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         gathers, maps = self.plain(indices)
-        flip = rng.random(len(indices)) < 0.5
+        flip = rng.random(len(indices)) < self._mirrored_share
         gathers[flip] = gathers[flip][:, :, ::-1, ::-1]
         maps = maps.copy()
         maps[flip] = maps[flip][:, :, ::-1]

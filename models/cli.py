@@ -13,6 +13,7 @@ from models.data import DataError
 from models.training import Budget, TrainingError
 from physics.acquisition import AcquisitionError
 from physics.openfwi_files import OpenFWIFileError
+from physics.survey_file import read_survey
 
 ERRORS: tuple[type[Exception], ...] = (
     TrainingError,
@@ -53,6 +54,10 @@ def train(
     precision: Annotated[
         str, typer.Option(help="Arithmetic of training: float32, or mixed_bfloat16 where it is faster.")
     ] = "float32",
+    survey: Annotated[
+        Path | None,
+        typer.Option(help="survey.toml; default: what the data were made for, else OpenFWI's survey."),
+    ] = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -92,6 +97,7 @@ def train(
             thin=thin,
             encoder=encoder,
             start_from=start_from,
+            acquisition=read_survey(survey) if survey else None,
             on_progress=on_progress,
             on_load=on_load,
         )

@@ -6,6 +6,7 @@ samples fits into memory as float16 (70 kB a sample instead of 1.4 MB).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,8 +45,16 @@ def load_thinned(
 ) -> ThinnedSet:
     """Every gather-map pair under ``folders``, thinned by ``thin`` (see ``firmware_py.compand``).
 
-    Raises ``DataError`` when there are none, ``OpenFWIFileError`` for files that are not OpenFWI's.
+    Raises ``DataError`` when there are none or they were made for another survey, ``OpenFWIFileError`` for
+    files that are not OpenFWI's.
     """
+    for folder in folders:
+        made_for = survey_of(folder)
+        if made_for is not None and not made_for.records_as(acquisition):
+            raise DataError(
+                f"{folder}: was made for another survey; make data with `epic data generate --survey`, or take its "
+                "own survey with --survey FOLDER/manifest.json"
+            )
     pairs = [pair for folder in folders for pair in find_pairs(folder, acquisition)]
     if not pairs:
         raise DataError(
@@ -59,6 +68,17 @@ def load_thinned(
         families.extend([pair.family] * len(file_maps))
         on_progress(i + 1, len(pairs))
     return ThinnedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition)
+
+
+def survey_of(folder: Path) -> Acquisition | None:
+    """The survey that ``epic data generate`` made ``folder`` for; None for data from elsewhere."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        return Acquisition.from_dict(json.loads(path.read_text())["acquisition"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not the manifest of a data set ({error}); copy the folder again") from None
 
 
 def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from firmware_py.compand import Companding
 from models.batches import EpicBatches, InversionNetBatches
 from models.companding import choose_companding
-from models.data import ThinnedSet, load_thinned
+from models.data import ThinnedSet, load_thinned, survey_of
 from models.encoder import PRESETS, EncoderConfig, encoder_preset
 from models.fusion import DecoderConfig
 from models.inversionnet import build_inversionnet
@@ -68,7 +68,8 @@ def start_run(
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
     its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``. ``start_from`` is
     an earlier run or a released model with whose weights and companding a new EPIC run begins (see
-    ``models.warm_start``). Returns the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
+    ``models.warm_start``). ``acquisition`` is by default that of the run being resumed, else what ``data`` were made
+    for. Returns the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
         raise TrainingError(f"train: expected one of {', '.join(KINDS)}; got {kind!r}")
@@ -76,7 +77,7 @@ def start_run(
         raise TrainingError(f"train: expected an encoder of {', '.join(PRESETS)}; got {encoder!r}")
     if start_from is not None and kind != "epic":
         raise TrainingError("train: only an EPIC run can begin with earlier weights; leave out --start-from")
-    acquisition = acquisition or Acquisition.openfwi()
+    acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
     thinned = load_thinned(data, acquisition, thin, on_load)
@@ -115,6 +116,14 @@ def start_run(
 
     draw_curves(run)
     return metrics
+
+
+def _survey_of(run: Path, data: list[Path]) -> Acquisition:
+    if (run / "config.json").exists():
+        return Acquisition.from_dict(read_config(run).acquisition)
+    found = [survey for folder in data if (survey := survey_of(folder)) is not None]
+    # Data without a manifest are the benchmark's own; load_thinned refuses those of different surveys.
+    return found[0] if found else Acquisition.openfwi()
 
 
 @contextlib.contextmanager
@@ -210,7 +219,10 @@ def assemble(
 ) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
     """``(network, batches, parts to save by name)`` of a run's configuration."""
     if config.kind == "inversionnet":
-        network = build_inversionnet(acquisition)
+        try:
+            network = build_inversionnet(acquisition)
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
         pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), acquisition)]
         low, high = config.log_range or (0.0, 1.0)
         return network, InversionNetBatches(pairs, thinned, (low, high)), {"inversionnet": network}

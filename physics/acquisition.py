@@ -14,12 +14,6 @@ class AcquisitionError(ValueError):
     """A survey description contradicts itself."""
 
 
-def _split_evenly(n_receivers: int, n_devices: int) -> tuple[tuple[int, ...], ...]:
-    """Contiguous groups whose sizes differ by at most one."""
-    parts = np.array_split(np.arange(n_receivers), n_devices)
-    return tuple(tuple(int(i) for i in part) for part in parts)
-
-
 @dataclass(frozen=True)
 class Acquisition:
     """Geometry and clock of a 2-D surface survey.
@@ -80,8 +74,14 @@ class Acquisition:
             receiver_cells=tuple(range(n_width)),
             source_row=1,
             receiver_row=1,
-            device_receivers=_split_evenly(n_width, n_devices),
+            device_receivers=cls.split_evenly(n_width, n_devices),
         )
+
+    @staticmethod
+    def split_evenly(n_receivers: int, n_devices: int) -> tuple[tuple[int, ...], ...]:
+        """Contiguous groups of receivers, one a device, whose sizes differ by at most one."""
+        parts = np.array_split(np.arange(n_receivers), n_devices)
+        return tuple(tuple(int(i) for i in part) for part in parts)
 
     @property
     def n_sources(self) -> int:
@@ -109,6 +109,26 @@ class Acquisition:
     def map_shape(self) -> tuple[int, int, int]:
         """``(1, n_depth, n_width)``."""
         return (1, self.n_depth, self.n_width)
+
+    def records_as(self, other: Acquisition) -> bool:
+        """Whether a gather of this survey is one of ``other``: the same but for devices and velocity bounds."""
+        return all(
+            getattr(self, f.name) == getattr(other, f.name)
+            for f in fields(self)
+            if f.name not in ("device_receivers", "velocity_min_mps", "velocity_max_mps")
+        )
+
+    def looks_alike_mirrored(self, within_cells: int = 1) -> bool:
+        """Whether the survey seen from behind is itself: sources and receivers within ``within_cells`` of their places.
+
+        The benchmark's third source stands half a cell left of the middle, a cell from its mirror image.
+        """
+        for cells in (self.source_cells, self.receiver_cells):
+            seen = sorted(cells)
+            turned = [self.n_width - 1 - cell for cell in reversed(seen)]
+            if max(abs(a - b) for a, b in zip(seen, turned, strict=True)) > within_cells:
+                return False
+        return True
 
     def device_positions(self) -> np.ndarray:
         """Where each device stands on the line: ``(n_devices, 2)`` float32.

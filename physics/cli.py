@@ -15,6 +15,7 @@ from physics.families import FAMILIES, UnknownFamilyError, check_family
 from physics.field_files import FieldFileError
 from physics.modelling import ModellingError
 from physics.openfwi_files import OpenFWIFileError, create_array
+from physics.survey_file import read_survey
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
@@ -24,6 +25,17 @@ ERRORS: tuple[type[Exception], ...] = (
     OpenFWIFileError,
     ModellingError,
 )
+
+SurveyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--survey", help="survey.toml, or a bundle's or data set's manifest.json; default: OpenFWI's survey."
+    ),
+]
+# Loudest samples of gathers that the released model was trained on.
+RELEASED_PEAKS = (20, 60)
+# Fewer cells a wavelength than in the benchmark, and modelled waves spread out visibly.
+FEW_CELLS = 8
 
 app = typer.Typer(help="Make and look at data sets in OpenFWI's layout.", no_args_is_help=True)
 
@@ -39,12 +51,14 @@ def generate(
         str, typer.Option(help="openfwi (the benchmark's own scheme) or deepwave (faster).")
     ] = "openfwi",
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one a core.")] = 0,
+    survey: SurveyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw velocity maps and model their gathers; writes OpenFWI files and a manifest."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    acquisition = _survey(survey)
     names = list(FAMILIES) if families == ["all"] else [check_family(name) for name in families]
     columns = (TextColumn("modelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -55,7 +69,7 @@ def generate(
             seed,
             engine,
             out,
-            Acquisition.openfwi(),
+            acquisition,
             workers=workers or os.cpu_count() or 1,
             first=first,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -77,11 +91,12 @@ def import_field_file(
         float | None, typer.Option(help="SEG-Y: x of the survey's first cell; default: the first receiver's.")
     ] = None,
     gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
+    survey: SurveyOption = None,
 ) -> None:
     """Put a field recording on the survey's grid, as `epic testbed run --data` and devices take it."""
     from physics.field_files import read_field_gather
 
-    acquisition = Acquisition.openfwi()
+    acquisition = _survey(survey)
     read = read_field_gather(path, acquisition, geometry, origin_x_m, gain)
     if out.suffix != ".npy" or not out.parent.is_dir():
         raise FieldFileError(f"{out}: expected a .npy file in a folder that exists")
@@ -92,9 +107,12 @@ def import_field_file(
     for step in read.steps:
         typer.echo(step)
     peak = float(abs(read.gather).max())
-    typer.echo(
-        f"{out}: peak {peak:.3g}. The released model knows gathers with peaks of 20 to 60; see --gain."
-    )
+    low, high = RELEASED_PEAKS
+    typer.echo(f"{out}: peak {peak:.3g}; the released model knows gathers with peaks of {low} to {high}")
+    if not low <= peak <= high:
+        typer.echo(
+            f"note: its maps would be wrong. Import again with --gain {gain * (low + high) / 2 / peak:.2g}"
+        )
 
 
 @app.command()
@@ -102,9 +120,43 @@ def sheet(
     out: Annotated[Path, typer.Argument(help="PNG to write.")],
     seed: int = 0,
     columns: int = 8,
+    survey: SurveyOption = None,
 ) -> None:
     """Draw maps of all ten families on one sheet, to be looked at."""
     from physics.sheet import draw_sheet
 
-    draw_sheet(out, seed, columns, Acquisition.openfwi())
+    draw_sheet(out, seed, columns, _survey(survey))
     typer.echo(f"{len(FAMILIES) * columns} maps in {out}")
+
+
+@app.command("survey")
+def show_survey(
+    path: Annotated[Path, typer.Argument(help="survey.toml, or a bundle's or data set's manifest.json.")],
+) -> None:
+    """Check a survey and say what follows from it, before data are made for it."""
+    a = read_survey(path)
+    wavelength_m = a.velocity_min_mps / a.peak_frequency_hz
+    typer.echo(
+        f"map        {a.n_depth} x {a.n_width} cells of {a.dx_m:g} m, "
+        f"{a.velocity_min_mps:g} to {a.velocity_max_mps:g} m/s"
+    )
+    typer.echo(
+        f"record     {a.n_time} samples of {1e3 * a.dt_s:g} ms; shortest wavelength at {a.peak_frequency_hz:g} Hz: "
+        f"{wavelength_m:.0f} m, {wavelength_m / a.dx_m:.1f} cells"
+    )
+    typer.echo(f"sources    {a.n_sources} at {', '.join(f'{a.dx_m * c:g}' for c in a.source_cells)} m")
+    typer.echo(
+        f"receivers  {a.n_receivers} from {a.dx_m * a.receiver_cells[0]:g} to {a.dx_m * a.receiver_cells[-1]:g} m"
+    )
+    for device, group in enumerate(a.device_receivers):
+        first, last = (a.dx_m * a.receiver_cells[i] for i in (group[0], group[-1]))
+        typer.echo(f"device {device:<3} receivers {group[0]} to {group[-1]}, {first:g} to {last:g} m")
+    if wavelength_m < FEW_CELLS * a.dx_m:
+        typer.echo(
+            f"note: expected at least {FEW_CELLS} cells a wavelength; waves will disperse. Take smaller cells or a "
+            "lower frequency"
+        )
+
+
+def _survey(path: Path | None) -> Acquisition:
+    return read_survey(path) if path else Acquisition.openfwi()

@@ -17,6 +17,11 @@ class ModellingError(ValueError):
     """Maps that cannot be modelled, or an engine that is not there."""
 
 
+def fastest_stable_mps(acquisition: Acquisition) -> float:
+    """The velocity, m/s, from which on the benchmark's scheme is unstable with this step and these cells."""
+    return _STABLE_CELLS_A_STEP * acquisition.dx_m / acquisition.dt_s
+
+
 def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: str = "openfwi") -> np.ndarray:
     """Gathers of constant-density acoustic maps.
 
@@ -34,7 +39,7 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
         )
     if not len(velocity_mps) or not np.isfinite(velocity_mps).all() or velocity_mps.min() <= 0:
         raise ModellingError("modelling: expected at least one map of finite, positive velocities in m/s")
-    fastest_mps = _STABLE_CELLS_A_STEP * acquisition.dx_m / acquisition.dt_s
+    fastest_mps = fastest_stable_mps(acquisition)
     if velocity_mps.max() >= fastest_mps:
         raise ModellingError(
             f"modelling: expected at most {fastest_mps:.0f} m/s for steps of {acquisition.dt_s * 1e3:g} ms on "

@@ -191,8 +191,18 @@ def _print(results: dict) -> None:
     console.print(f"Median latency: {steps}.")
     console.print(f"Links: {results['links']}. Devices: {results['devices_on']}.")
     console.print(
-        f"{total['maps']} maps from devices {total['devices_heard']}, {total['lost']} records lost; "
+        f"{total['maps']} map{'s' * (total['maps'] != 1)} from devices {total['devices_heard']}, "
+        f"{total['lost']} records lost; "
         f"{total['bytes_an_event']:.0f} bytes an event against {total['raw_bytes_an_event']:,} raw: "
         f"{total['times_fewer_bytes']:.0f} times fewer."
     )
+    if any(row["misfit"] is not None for row in results["events"]):
+        console.print(
+            "misfit: the wave equation's answer to the map against the recording, relative; for gathers without a "
+            "true map."
+        )
+    config = f"{results['folder']}/central.toml"
     console.print(f"Pictures and logs in {results['folder']}.")
+    console.print(
+        f"Next: epic central list --config {config}, epic central page --config {config}", soft_wrap=True
+    )

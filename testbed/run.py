@@ -20,7 +20,7 @@ from physics.modelling import model_gathers
 from physics.openfwi_files import create_array, open_pair
 from testbed.account import account
 from testbed.processes import NATIVE, Process, Processes, Runtime, TestbedError
-from testbed.samples import Sample, load_samples
+from testbed.samples import Sample, SamplesError, load_samples
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
 ROWS_A_PICTURE = 10
@@ -53,6 +53,11 @@ def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[
     """
     if not data:
         samples = load_samples()
+        if samples[0].gather.shape != acquisition.gather_shape:
+            raise SamplesError(
+                f"samples: the shipped gathers are {samples[0].gather.shape}, the model's survey records "
+                f"{acquisition.gather_shape}; give gathers of its own with --data"
+            )
     else:
         samples = []
         for path in data:

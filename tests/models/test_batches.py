@@ -94,3 +94,18 @@ def test_learning_rate_warms_up_and_ends_at_zero():
 def test_budget_wants_one_positive_duration(wrong):
     with pytest.raises(TrainingError, match="budget"):
         Budget(**wrong)
+
+
+def test_a_survey_that_looks_otherwise_from_behind_is_never_mirrored():
+    survey = Acquisition.from_dict({**SURVEY.to_dict(), "source_cells": [0, 5, 10, 15, 20]})
+    data = some_set(40)
+    lopsided = ThinnedSet(data.gathers, data.maps, data.families, survey)
+    companding = Companding(k=50.0, c=8.0, thin=10)
+    everyone = np.arange(40)
+
+    def mirrored_of(which):
+        maps = EpicBatches(which, companding).training(everyone, np.random.default_rng(0))[1][..., 0]
+        return int(np.sum(np.any(maps != data.maps, axis=(1, 2))))
+
+    assert mirrored_of(lopsided) == 0
+    assert 5 < mirrored_of(data) < 35

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from models.data import DataError, load_thinned
 from models.evaluate import evaluate_run
 from models.run import read_config, split_watched, start_run
 from models.training import Budget, TrainingError, load_checkpoint
+from physics.acquisition import Acquisition
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,28 @@ def test_evaluation_refuses_the_training_data_and_scores_held_out_data(run, data
     assert with_one_missing["all"]["mae"] != table["all"]["mae"]
     with pytest.raises(TrainingError, match="cannot leave out devices"):
         evaluate_run(run[0], [held_out], missing=(0, 1, 2))
+
+
+def test_the_survey_is_that_of_the_data(data, run, tmp_path):
+    """Without being told, a run takes the survey that its data were made for; data of another are refused."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    other = Acquisition.from_dict({**SURVEY.to_dict(), "dx_m": 5.0})
+    write_manifest = (folder / "manifest.json").write_text
+    write_manifest(json.dumps({"acquisition": SURVEY.to_dict()}))
+    started = tmp_path / "run"
+    start_run("epic", [folder], started, Budget(batch=16, epochs=0.2), encoder="micro")
+    assert Acquisition.from_dict(read_config(started).acquisition) == SURVEY
+    write_manifest(json.dumps({"acquisition": other.to_dict()}))
+    with pytest.raises(DataError, match="was made for another survey"):
+        evaluate_run(run[0], [folder])
+    # Another number of devices records the same gathers.
+    one_device = Acquisition.from_dict({**SURVEY.to_dict(), "device_receivers": [list(range(20))]})
+    write_manifest(json.dumps({"acquisition": one_device.to_dict()}))
+    assert len(load_thinned([folder], SURVEY, 10)) == 100
+    write_manifest("{")
+    with pytest.raises(DataError, match="not the manifest of a data set"):
+        load_thinned([folder], SURVEY, 10)
 
 
 def test_the_baseline_trains_on_the_same_data(data, tmp_path):

@@ -176,7 +176,10 @@ def test_a_segy_file_becomes_a_gather_with_its_steps(tmp_path, gather, capsys):
     assert epic.main(["data", "import", str(path), "--out", str(tmp_path / "mine.npy"), "--gain", "30"]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "mine.npy"), 30 * gather)
     assert json.loads((tmp_path / "mine.json").read_text())["steps"][1] == "multiplied by 30"
-    assert "peak 30" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "peak 30" in out and "note:" not in out
+    assert epic.main(["data", "import", str(path), "--out", str(tmp_path / "mine.npy"), "--gain", "0.5"]) == 0
+    assert "Import again with --gain 40" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,17 @@ def test_a_gather_without_a_map_gets_its_data_misfit(capsys, tmp_path):
     assert (tmp_path / "run" / "maps-1.png").stat().st_size > 10_000
 
 
+def test_the_shipped_gathers_are_not_of_every_survey(capsys, tmp_path):
+    shutil.copytree(RELEASED, tmp_path / "model")
+    manifest = tmp_path / "model" / "bundle" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["acquisition"]["n_time"] = 800
+    manifest.write_text(json.dumps(content))
+    code, _, error = run(capsys, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"))
+    assert code == 2 and "give gathers of its own with --data" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_device_with_another_encoder_is_refused_by_name(capsys, tmp_path):
     released = load_bundle(RELEASED / "bundle")
     # A flatbuffer ignores what follows it: the same network, another file, another hash.
