@@ -244,7 +244,7 @@ def _provenance(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us
         "replaced": event.replaced,
         "model_hash": event.key[2].hex(),
         "decoder_sha256": decoder.sha256,
-        "sample_time_us": min(record.sample_time_us for record in records),
+        "sample_time_us": min(record.sampled_us for record in records),
         "first_received_us": min(record.received_us for record in records),
         "last_received_us": max(record.received_us for record in records),
         "assembled_us": assembled_us,

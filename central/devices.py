@@ -117,6 +117,8 @@ def _view(
     heard_us, bytes_received, bytes_sent, refused, refusal, text = passed or (0, 0, 0, 0, "", "{}")
     said: dict[str, Any] = json.loads(text)
     last_heard_us = max(heard_us, latent_us or 0)
+    # A device without a clock yet records when its record arrives.
+    sample_us = sample_us or latent_us
     interval_s = said.get("interval_s") or INTERVAL_S
     return DeviceView(
         *key,

@@ -27,6 +27,11 @@ class Journalled:
     payload: bytes
 
     @property
+    def sampled_us(self) -> int:
+        """When it was recorded; when it arrived, of a device that had no clock yet."""
+        return self.sample_time_us or self.received_us
+
+    @property
     def key(self) -> tuple[int, int, bytes]:
         """The event it belongs to: (survey, event, model hash). Models never mix."""
         return (self.survey, self.event, self.model_hash)

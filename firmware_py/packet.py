@@ -11,7 +11,7 @@ Little-endian, 38 bytes of header, then the payload. New fields are appended, ne
     8      4    boot      increases by one each time a device starts
     12     4    sequence  from 1 within a boot
     16     4    event
-    20     8    sample time, microseconds since 1970
+    20     8    sample time, microseconds since 1970; 0 while the device has no clock
     28     8    model hash: first 8 bytes of the encoder's SHA-256
     36     2    payload length
     38     ...  payload

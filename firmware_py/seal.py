@@ -31,9 +31,13 @@ class Crc:
 
     size = 4
 
+    def tag(self, record_bytes):
+        """The 4 bytes that follow a record."""
+        return struct.pack("<I", binascii.crc32(record_bytes) & 0xFFFFFFFF)
+
     def close(self, record_bytes):
         """``record_bytes`` and its checksum."""
-        return record_bytes + struct.pack("<I", binascii.crc32(record_bytes) & 0xFFFFFFFF)
+        return record_bytes + self.tag(record_bytes)
 
     def open(self, data):
         """Record bytes out of ``data``. Raises ``SealError``."""
@@ -56,7 +60,8 @@ class Mac:
         self._inner = bytes(byte ^ 0x36 for byte in padded) + direction
         self._outer = bytes(byte ^ 0x5C for byte in padded)
 
-    def _mac(self, record_bytes):
+    def tag(self, record_bytes):
+        """The 8 bytes that follow a record."""
         # Bytes are joined once: MicroPython's sha256 takes any buffer, and has no copy().
         inner = hashlib.sha256(self._inner)
         inner.update(record_bytes)
@@ -66,17 +71,17 @@ class Mac:
 
     def close(self, record_bytes):
         """``record_bytes`` and its MAC."""
-        return record_bytes + self._mac(record_bytes)
+        return record_bytes + self.tag(record_bytes)
 
     def open(self, data):
         """Record bytes out of ``data``. Raises ``UnauthenticError``."""
         body = data[: -self.size]
-        if len(data) < self.size or not _same(self._mac(body), data[-self.size :]):
+        if len(data) < self.size or not same_bytes(self.tag(body), data[-self.size :]):
             raise UnauthenticError("frame: the MAC is not that of this device's secret")
         return body
 
 
-def _same(a, b):
+def same_bytes(a, b):
     """Equality in a time that does not tell where two differ."""
     difference = len(a) ^ len(b)
     for x, y in zip(a, b):  # noqa: B905 (MicroPython's zip has no strict)

@@ -27,6 +27,12 @@ def test_a_folder_without_a_centre_is_an_error(tmp_path):
         devices(tmp_path)
 
 
+def test_a_device_without_a_clock_records_when_its_record_arrives(data_dir):
+    keep(data_dir, latent_record(sample_time_us=0), received_us=T0_US)
+    (view,) = devices(data_dir, at_us=T0_US + 10_000_000)
+    assert (view.lag_s, view.age_s) == (0.0, 10.0)
+
+
 def test_the_newest_record_tells_lag_age_and_place(data_dir):
     keep(
         data_dir,

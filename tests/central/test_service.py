@@ -111,6 +111,13 @@ def heard(centre, devices, event=1):
     return stored if stored and stored.provenance["devices"] == devices else None
 
 
+def test_a_map_of_devices_without_a_clock_is_dated_by_their_arrival(start, send):
+    centre = start()
+    send(centre, *(latent_record(device=d, sample_time_us=0) for d in range(5)))
+    provenance = wait_until(lambda: centre.maps().get(1), what="map").provenance
+    assert provenance["sample_time_us"] == provenance["first_received_us"]
+
+
 def test_five_devices_make_one_map_with_where_it_comes_from(start, send):
     centre = start()
     records = of_devices(3, 1, 4, 0, 2)

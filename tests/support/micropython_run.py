@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RUNNER = Path(__file__).parent / "micropython" / "run.mjs"
 PACKAGE = Path("node_modules/@micropython/micropython-webassembly-pyscript/micropython.mjs")
+STAND_INS = RUNNER.parent / "board"
 ROOM = ROOT / "firmware_py"
+# Beside firmware_py/micropython, what a microcontroller needs; framing.py is for its tests.
+SHARED = ("__init__.py", "packet.py", "seal.py", "framing.py")
 
 
 def find_micropython() -> Path:
@@ -21,13 +24,25 @@ def find_micropython() -> Path:
     return folder / PACKAGE
 
 
+def prepare(board: Path, script: str) -> None:
+    """Put the device's code and ``script`` on a board, with stand-ins for its hardware: ``machine`` and ``ml``."""
+    for path in (*ROOM.glob("micropython/*.py"), *(ROOM / name for name in SHARED)):
+        target = board / path.relative_to(ROOM.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for path in STAND_INS.glob("*.py"):
+        shutil.copy(path, board)
+    (board / "main.py").write_text("import quiet_time\nquiet_time.install()\n" + script)
+
+
+def command(board: Path, line: str = "") -> list[str]:
+    """What runs a prepared board; ``line`` is its serial port."""
+    return ["node", str(RUNNER), str(find_micropython()), str(board), "main.py", *([line] if line else [])]
+
+
 def run(board: Path, script: str, timeout_s: float = 120.0) -> str:
-    """What ``script`` prints with ``board`` as its flash, which gets the wire code of the device."""
-    (board / "firmware_py").mkdir(exist_ok=True)
-    for name in ("__init__.py", "packet.py", "framing.py", "seal.py"):
-        shutil.copy(ROOM / name, board / "firmware_py")
-    (board / "main.py").write_text(script)
-    command = ["node", str(RUNNER), str(find_micropython()), str(board), "main.py"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    """What ``script`` prints with ``board`` as its flash, which gets the code of the device."""
+    prepare(board, script)
+    done = subprocess.run(command(board), capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -17,8 +17,9 @@ const mp = await loadMicroPython({
 });
 const { FS } = mp;
 
-// Emscripten numbers errors as WASI does.
-const WASI = { EACCES: 2, EAGAIN: 6, EEXIST: 20, EISDIR: 31, ENOENT: 44, ENOSPC: 51, ENOTDIR: 54, ENOTEMPTY: 55 };
+// Emscripten numbers errors as WASI does; but EAGAIN has to be MicroPython's own, by which it knows that what
+// it has read so far is all there is.
+const WASI = { EACCES: 2, EAGAIN: 11, EEXIST: 20, EISDIR: 31, ENOENT: 44, ENOSPC: 51, ENOTDIR: 54, ENOTEMPTY: 55 };
 
 function attempt(call) {
   try {

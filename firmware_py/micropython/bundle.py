@@ -1,0 +1,80 @@
+"""A bundle on a board: the numbers of its manifest, and its encoder, verified by SHA-256."""
+
+import binascii
+import gc
+import hashlib
+import json
+
+FORMAT = "epic-bundle/1"
+CHUNK_BYTES = 512
+
+
+class BundleError(ValueError):
+    """A bundle is missing, damaged, or not one."""
+
+
+class Bundle:
+    """What of a bundle the device's loop needs. ``model_hash`` is the first 8 bytes of the encoder's SHA-256."""
+
+    def __init__(self, manifest, encoder_path):
+        self.encoder_path = encoder_path
+        self.model_hash = binascii.unhexlify(manifest["model_hash"])
+        _, self.time, self.width, self.sources = manifest["input"]["shape"]
+        self.input_scale = float(manifest["input"]["scale"])
+        self.input_zero_point = int(manifest["input"]["zero_point"])
+        _, self.latent = manifest["output"]["shape"]
+        self.output_scale = float(manifest["output"]["scale"])
+        self.output_zero_point = int(manifest["output"]["zero_point"])
+        self.k = float(manifest["companding"]["k"])
+        self.c = float(manifest["companding"]["c"])
+        self.thin = int(manifest["companding"]["thin"])
+        survey = manifest["acquisition"]
+        self.samples = int(survey["n_time"])
+        # How many receivers each device of the survey has.
+        self.receivers = [len(group) for group in survey["device_receivers"]]
+        if not (self.k > 0 and self.c > 0 and self.thin > 0 and len(self.model_hash) == 8):
+            raise ValueError("companding or model_hash")
+        if self.samples // self.thin != self.time or len(survey["source_cells"]) != self.sources:
+            raise ValueError("acquisition is not that of the input")
+
+
+def load_bundle(folder):
+    """Read and verify a bundle folder. Raises ``BundleError``."""
+    path = folder + "/manifest.json"
+    encoder_path = folder + "/encoder.tflite"
+    try:
+        with open(path) as file:
+            manifest = json.load(file)
+        if manifest["format"] != FORMAT:
+            raise BundleError("%s: expected format %s, got %s" % (path, FORMAT, manifest["format"]))
+        bundle = Bundle(manifest, encoder_path)
+        expected = manifest["files"]["encoder.tflite"]["sha256"]
+    except BundleError:
+        raise
+    except OSError:
+        raise BundleError("%s: not found; copy the bundle that `epic convert` wrote" % path) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError("%s: not a whole manifest (%r); copy the bundle again" % (path, error)) from None
+    del manifest
+    gc.collect()
+    found = _sha256(encoder_path)
+    if found != expected or found[:16] != binascii.hexlify(bundle.model_hash).decode():
+        raise BundleError(
+            "%s: SHA-256 is %s..., the manifest says %s...; the file is damaged or another's, copy it again"
+            % (encoder_path, found[:16], expected[:16])
+        )
+    return bundle
+
+
+def _sha256(path):
+    """SHA-256 of a file in hex, read in small pieces."""
+    digest = hashlib.sha256()
+    chunk = bytearray(CHUNK_BYTES)
+    view = memoryview(chunk)
+    try:
+        with open(path, "rb") as file:
+            while n := file.readinto(chunk):
+                digest.update(view[:n])
+    except OSError:
+        raise BundleError("%s: not found, but the manifest names it; copy the bundle again" % path) from None
+    return binascii.hexlify(digest.digest()).decode()

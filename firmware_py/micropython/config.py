@@ -1,0 +1,104 @@
+"""``device.json``: what a device is told. JSON, as MicroPython has no TOML; names and units are ``node.toml``'s.
+
+Every key and its default; a key without one must be there:
+
+    {"device": 0, "survey": 1, "board": "openmv-rt1062",
+     "bundle": "bundle", "secret": "device-0.mac", "insecure": false,
+     "link": {"kind": "uart", "port": 1, "baud": 115200, "window": 8, "resend_ms": 2000},
+     "source": {"kind": "replay", "path": "gathers.npy", "step": 0.001, "interval_ms": 0},
+     "spool": {"path": "spool.bin", "records": 256},
+     "health": {"interval_s": 60}}
+
+``link`` kinds are uart and usb (a second USB serial port). ``source`` kinds are replay, and module, with ``name``
+in the place of ``path``, ``step`` and ``interval_ms``: see ``source.py``.
+"""
+
+import binascii
+import json
+
+SECRET_BYTES = 32
+_NEEDED = "needed"
+_SECTIONS = {
+    "link": {"kind": _NEEDED, "port": 1, "baud": 115_200, "window": 8, "resend_ms": 2000},
+    "source": {"kind": _NEEDED, "path": "", "step": 0.0, "interval_ms": 0, "name": ""},
+    "spool": {"path": "spool.bin", "records": 256},
+    "health": {"interval_s": 60},
+}
+_TOP = {"device": _NEEDED, "survey": 1, "board": "", "bundle": "bundle", "secret": "", "insecure": False}
+_KINDS = {"link": ("uart", "usb"), "source": ("replay", "module")}
+_RANGES = (
+    ("", "device", 0, 65535),
+    ("", "survey", 0, 65535),
+    ("link", "port", 0, 15),
+    ("link", "baud", 1200, 4_000_000),
+    ("link", "window", 1, 255),
+    ("link", "resend_ms", 50, 30_000),
+    ("source", "interval_ms", 0, 86_400_000),
+    ("spool", "records", 2, 65535),
+    ("health", "interval_s", 1, 86_400),
+)
+
+
+class ConfigError(ValueError):
+    """``device.json``, or what it names, is missing, damaged, or says something impossible."""
+
+
+def load_config(path):
+    """A dict as above, whole. Raises ``ConfigError``."""
+    try:
+        with open(path) as file:
+            given = json.load(file)
+    except OSError:
+        raise ConfigError("%s: not found; copy the board's configuration" % path) from None
+    except ValueError:
+        raise ConfigError("%s: not JSON" % path) from None
+    config = _section(path, "", _TOP, given, _SECTIONS)
+    for name, known in _SECTIONS.items():
+        config[name] = _section(path, name, known, given.get(name, {}), ())
+    for name, kinds in _KINDS.items():
+        if config[name]["kind"] not in kinds:
+            raise ConfigError(
+                "%s: expected %s kind of %s, got %r" % (path, name, kinds, config[name]["kind"])
+            )
+    for section, name, low, high in _RANGES:
+        value = (config[section] if section else config)[name]
+        if not low <= value <= high:
+            raise ConfigError(
+                "%s: %s %s: expected %d to %d, got %d" % (path, section, name, low, high, value)
+            )
+    if bool(config["secret"]) == config["insecure"]:
+        raise ConfigError('%s: expected a secret, or "insecure": true and none' % path)
+    return config
+
+
+def _section(path, name, known, given, sections):
+    if not isinstance(given, dict):
+        raise ConfigError("%s: expected {...} as %s, got %r" % (path, name or "a whole", given))
+    for key in given:
+        if key not in known and key not in sections:
+            raise ConfigError("%s: unknown %s %s; known are %s" % (path, name, key, ", ".join(sorted(known))))
+    result = {}
+    for key, default in known.items():
+        value = given.get(key, default)
+        if value is _NEEDED:
+            raise ConfigError("%s: %s %s is missing" % (path, name, key))
+        # A device's number has no default to take its type from; a step may be written as a whole number.
+        kind = str if key == "kind" else int if default is _NEEDED else type(default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError("%s: %s %s: expected %s, got %r" % (path, name, key, kind.__name__, value))
+        result[key] = value
+    return result
+
+
+def read_secret(path):
+    """A MAC secret of 32 bytes from its file, hex, as `epic keys new` made it. Raises ``ConfigError``."""
+    try:
+        with open(path) as file:
+            secret = binascii.unhexlify(file.read().strip())
+    except OSError:
+        raise ConfigError("%s: not found; expected a MAC secret, made with: epic keys new" % path) from None
+    except ValueError:
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        raise ConfigError("%s: expected %d bytes in hex, made with: epic keys new" % (path, SECRET_BYTES))
+    return secret

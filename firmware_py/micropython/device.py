@@ -1,0 +1,166 @@
+"""The device's loop: record, encode, spool, send, and send again until the centre has it.
+
+As ``firmware_py/node.py`` on Linux, in fixed buffers. A turn in which nothing is recorded takes no memory; a record
+takes what its MAC, its numbers above 2**30 and the runtime's answer are made of, and gives it back.
+"""
+
+import struct
+import time
+
+from firmware_py import packet
+from firmware_py.micropython.spool import MAX_RECORD_BYTES
+from firmware_py.micropython.wire import Inbox, frame_bytes, frame_into, opened, seal_into
+
+IDLE_MS = 5
+# Where boot and sequence stand in a record.
+_BOOT_AT = 8
+_SEQUENCE_AT = 12
+
+
+class Device:
+    """``header`` is a record with this device's device, survey, boot and model hash; ``seals`` its two."""
+
+    def __init__(self, header, seals, compander, model, source, spool, window, line, clock, feed):
+        self._header = header
+        self._up, self._down = seals
+        self._compander = compander
+        self._model = model
+        self._source = source
+        self._spool = spool
+        self._window = window
+        self._line = line
+        self._clock = clock
+        self._feed = feed
+        self._inbox = Inbox(line)
+        self._latent = bytearray(model.latent)
+        self._size = packet.HEADER_BYTES + model.latent
+        # One buffer for whatever is sealed to go out, one for its frame.
+        self._sealed = bytearray(MAX_RECORD_BYTES + self._up.size)
+        self._frame = bytearray(frame_bytes(len(self._sealed)))
+        self._owner = struct.pack("<HH", header.device, header.survey)
+        self._sequence = 0
+        self._refused = 0
+        self._acknowledged = None
+        self._encode_us = None
+        self.health = None
+
+    def turn(self):
+        """One turn of the loop; False when there was nothing to do."""
+        busy = False
+        if self._source.poll():
+            self._record()
+            busy = True
+        now_ms = time.ticks_ms()
+        slot = self._window.due(now_ms)
+        if slot >= 0:
+            busy = True
+            self._send_slot(slot, now_ms)
+        if self.health and self.health.due(now_ms):
+            data = self.health.say()
+            self._sealed[: len(data)] = data
+            self._send(len(data))
+        while n := self._inbox.poll():
+            self._hear(n)
+            busy = True
+        return busy
+
+    def run(self):
+        """Turn for ever."""
+        while True:
+            self._feed()
+            if not self.turn():
+                time.sleep_ms(IDLE_MS)
+
+    def status(self):
+        """What ``health`` says of this device."""
+        key = (self._header.boot, self._sequence + 1)
+        first = self._spool.first_key() or key
+        spool = self._spool
+        return (
+            spool.waiting,
+            spool.dropped,
+            self._refused,
+            key[1],
+            self._acknowledged,
+            first,
+            self._encode_us,
+        )
+
+    def _record(self):
+        event = self._source.event
+        sample_time_us = self._clock.now_us()
+        self._compander.set_step(self._source.step)
+        if not self._compander.fill(self._source, self._feed):
+            print("event %d: the recording broke off" % event)
+            return
+        started_ms = time.ticks_ms()
+        self._model.encode(self._compander.input, self._latent)
+        self._encode_us = 1000 * time.ticks_diff(time.ticks_ms(), started_ms)
+        self._sequence += 1
+        header = self._header
+        record = self._spool.record
+        struct.pack_into(
+            packet.HEADER,
+            record,
+            0,
+            packet.MAGIC,
+            packet.VERSION,
+            packet.LATENT,
+            header.device,
+            header.survey,
+            header.boot,
+            self._sequence,
+            event,
+            sample_time_us,
+            header.model_hash,
+            len(self._latent),
+        )
+        for i in range(len(self._latent)):
+            record[packet.HEADER_BYTES + i] = self._latent[i]
+        self._window.recorded(self._spool.append(self._size))
+
+    def _send_slot(self, slot, now_ms):
+        size = self._spool.read(slot)
+        if not size:
+            return
+        for i in range(size):
+            self._sealed[i] = self._spool.record[i]
+        self._send(size)
+        # A line that takes nothing is no other than one that loses it: later again.
+        self._window.sent(slot, now_ms)
+
+    def _send(self, size):
+        n = frame_into(self._sealed, seal_into(self._up, self._sealed, size), self._frame)
+        self._line.send(self._frame, n)
+
+    def _hear(self, n):
+        """Take in what the centre says; what is not for this device, or not whole, is passed over."""
+        data = self._inbox.data
+        n = opened(self._down, data, n)
+        if n < packet.HEADER_BYTES or n != packet.HEADER_BYTES + (data[36] | data[37] << 8):
+            return
+        if data[0:2] != packet.MAGIC or data[2] != packet.VERSION or data[4:8] != self._owner:
+            return
+        kind = data[3]
+        if kind == packet.ACK:
+            self._forget(data, _SEQUENCE_AT)
+            for at in range(packet.HEADER_BYTES, n - 3, 4):
+                self._forget(data, at)
+        elif kind == packet.REFUSAL:
+            if self._forget(data, _SEQUENCE_AT):
+                self._refused += 1
+                print("refused: %s" % bytes(data[packet.HEADER_BYTES : n]).decode())
+        elif kind in (packet.HELLO, packet.HEALTH) and self.health:
+            record = packet.decode_record(memoryview(data)[:n])
+            if record.boot == self._header.boot:
+                self.health.hear(record)
+
+    def _forget(self, data, sequence_at):
+        slot = self._spool.find(data, _BOOT_AT, data, sequence_at)
+        if slot < 0:
+            return False
+        self._acknowledged = struct.unpack_from("<I", data, _BOOT_AT) + struct.unpack_from(
+            "<I", data, sequence_at
+        )
+        self._spool.forget(slot)
+        return True

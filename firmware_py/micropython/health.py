@@ -1,0 +1,115 @@
+"""HELLO until it is answered, HEALTH now and then: what ``health_messages.py`` says, from a microcontroller.
+
+What it cannot tell (temperature, disk, whole MiB of memory, updates) is null, as is a number too large to keep.
+"""
+
+import struct
+import time
+
+from firmware_py import __version__, packet
+
+RETRY_MS = 2000
+
+
+class Health:
+    """``status()`` gives waiting, dropped, refused, next_sequence, acknowledged (boot, sequence) or None, the
+    first that waits (boot, sequence), encode_us or None, in that order."""
+
+    def __init__(self, header, board, interval_s, spool_records, clock, status):
+        self._header = header
+        self._board = board
+        self._interval_s = interval_s
+        self._spool_records = spool_records
+        self._clock = clock
+        self._status = status
+        self._known = False
+        self._sequence = 0
+        self._asked_ms = time.ticks_ms()
+        self._asked_us = 0
+        self._wait_ms = 0
+        self._retry_ms = RETRY_MS
+        self._offset_us = None
+        self._round_trip_us = None
+        # Seconds, counted from turn to turn: ticks_ms comes round after days.
+        self._up_s = 0
+        self._second_ms = self._asked_ms
+
+    def due(self, now_ms):
+        """Whether there is something to say."""
+        while time.ticks_diff(now_ms, self._second_ms) >= 1000:
+            self._second_ms = time.ticks_add(self._second_ms, 1000)
+            self._up_s += 1
+        return time.ticks_diff(now_ms, self._asked_ms) >= self._wait_ms
+
+    def say(self):
+        """The record to send, as bytes; what cannot go is said again, or something newer."""
+        self._sequence += 1
+        self._asked_ms = time.ticks_ms()
+        self._asked_us = self._clock.now_us()
+        waiting, dropped, refused, next_sequence, acknowledged, first, encode_us = self._status()
+        if self._known:
+            self._wait_ms = 1000 * self._interval_s
+            kind = packet.HEALTH
+            content = [self._interval_s, self._up_s, waiting, dropped, refused, next_sequence]
+            content += acknowledged or (None, None)
+            content += first
+            content += [encode_us, None, None, None, self._offset_us, self._round_trip_us]
+        else:
+            self._wait_ms = min(self._retry_ms, 1000 * self._interval_s)
+            self._retry_ms = min(2 * self._retry_ms, 1000 * self._interval_s)
+            kind = packet.HELLO
+            content = [__version__, self._board, self._interval_s, self._spool_records, waiting]
+        header = self._header
+        return packet.encode_record(
+            packet.Record(
+                kind,
+                header.device,
+                header.survey,
+                header.boot,
+                self._sequence,
+                sample_time_us=self._asked_us,
+                model_hash=header.model_hash,
+                payload=cbor(content),
+            )
+        )
+
+    def hear(self, record):
+        """Take in the centre's clock from its answer, a record of this boot."""
+        if record.sequence != self._sequence or record.sample_time_us >= 1 << 53:
+            return
+        self._round_trip_us = 1000 * time.ticks_diff(time.ticks_ms(), self._asked_ms)
+        now_us = record.sample_time_us + self._round_trip_us // 2
+        # A device whose clock is the centre's has nothing to tell of the difference.
+        if self._clock.set_s():
+            self._offset_us = now_us - self._asked_us - self._round_trip_us
+        self._clock.heard(now_us)
+        if record.type == packet.HELLO:
+            self._known = True
+            self._wait_ms = 0
+
+
+def cbor(values):
+    """CBOR (RFC 8949) of a list of at most 23 whole numbers, short texts and None."""
+    out = bytearray([0x80 | len(values)])
+    for value in values:
+        if value is None:
+            out.append(0xF6)
+        elif isinstance(value, str):
+            text = value.encode()[:64]
+            out += _head(0x60, len(text))
+            out += text
+        else:
+            out += _head(0x00, value) if value >= 0 else _head(0x20, -1 - value)
+    return bytes(out)
+
+
+def _head(major, value):
+    if value < 24:
+        return bytes([major | value])
+    if value < 1 << 8:
+        return struct.pack(">BB", major | 24, value)
+    if value < 1 << 16:
+        return struct.pack(">BH", major | 25, value)
+    if value < 1 << 32:
+        return struct.pack(">BI", major | 26, value)
+    return struct.pack(">BQ", major | 27, value)

@@ -1,0 +1,72 @@
+"""The way to the centre: a UART, or a second USB serial port, with writes that end."""
+
+import time
+
+from firmware_py.micropython.config import ConfigError
+
+GIVE_UP_MS = 1000
+# What comes while a latent is encoded waits here: acknowledgements of 50 bytes.
+RECEIVED_BYTES = 1024
+
+
+def open_line(link):
+    """The port of section ``link``. Raises ``ConfigError`` when the board has no such port.
+
+    The first USB port is the prompt's (REPL): whoever types there must not be taken for a centre, nor records for
+    answers to him.
+    """
+    try:
+        if link["kind"] == "usb":
+            if link["port"] == 0:
+                raise ConfigError("link: usb port 0 is the prompt's; take port 1, or a uart")
+            from pyb import USB_VCP
+
+            return USB_VCP(link["port"])
+        from machine import UART
+
+        return UART(link["port"], baudrate=link["baud"], timeout=0, rxbuf=RECEIVED_BYTES)
+    except (ImportError, ValueError, OSError) as error:
+        raise ConfigError(
+            "link: no %s port %d on this board (%r)" % (link["kind"], link["port"], error)
+        ) from None
+
+
+class Line:
+    """``port`` with whole writes; ``readinto`` never waits, and returns None or 0 when nothing is there."""
+
+    def __init__(self, port, feed):
+        self._port = port
+        self._feed = feed
+        self._cut = False
+        self._zero = b"\0"
+
+    def readinto(self, buffer):
+        try:
+            return self._port.readinto(buffer)
+        except OSError:
+            # Nothing there, or nobody at the other end: the same to a device.
+            return None
+
+    def send(self, buffer, n):
+        """Write ``n`` bytes; False when the line takes no more for ``GIVE_UP_MS``."""
+        # What was cut off last time must not run into this.
+        if self._cut and not self._write(self._zero, 1):
+            return False
+        self._cut = not self._write(buffer, n)
+        return not self._cut
+
+    def _write(self, buffer, n):
+        started_ms = time.ticks_ms()
+        at = 0
+        while at < n:
+            try:
+                written = self._port.write(buffer, at, n - at) or 0
+            except OSError:
+                written = 0
+            at += written
+            if not written:
+                if time.ticks_diff(time.ticks_ms(), started_ms) > GIVE_UP_MS:
+                    return False
+                self._feed()
+                time.sleep_ms(1)
+        return True

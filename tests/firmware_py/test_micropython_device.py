@@ -1,0 +1,209 @@
+"""What the microcontroller's script says of a wrong configuration, and that its loop takes no memory."""
+
+import json
+
+import numpy as np
+import pytest
+from micropython_board import STEP, make_board
+from micropython_run import run
+from tiny import ENCODER, SHAPE, bundle_fields
+
+from firmware_py.bundle import create_bundle
+
+pytestmark = pytest.mark.emulated
+SECRET = bytes(range(32)).hex()
+COUNTS = np.random.default_rng(0).integers(-9000, 9000, (3, *SHAPE)).astype("<i2")
+
+
+@pytest.fixture
+def board(tmp_path):
+    bundle = create_bundle(tmp_path / "bundle", ENCODER, bundle_fields())
+    make_board(tmp_path / "board", bundle, 1, COUNTS, SECRET)
+    return tmp_path / "board"
+
+
+def change(board, **more):
+    path = board / "device.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+def start(board):
+    return run(board, "from firmware_py.micropython.start import start\nstart()\n").strip()
+
+
+REPLAY = {"kind": "replay", "path": "gathers.npy", "step": STEP}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"devise": 1}, "device.json: unknown  devise; known are"),
+        ({"device": "1"}, "device.json:  device: expected int, got '1'"),
+        ({"device": 2}, "device: expected 0 to 1, as in the bundle, got 2"),
+        ({"survey": 1 << 16}, "device.json:  survey: expected 0 to 65535, got 65536"),
+        ({"secret": ""}, "expected a secret, or"),
+        ({"insecure": True}, "expected a secret, or"),
+        ({"secret": "other.mac"}, "other.mac: not found; expected a MAC secret"),
+        ({"link": {}}, "device.json: link kind is missing"),
+        ({"link": {"kind": "lora"}}, "expected link kind of ('uart', 'usb'), got 'lora'"),
+        ({"link": {"kind": "uart", "port": 7}}, "link: no uart port 7 on this board"),
+        ({"link": {"kind": "usb", "port": 0}}, "link: usb port 0 is the prompt's; take port 1, or a uart"),
+        ({"link": {"kind": "usb", "port": 1}}, "link: no usb port 1 on this board"),
+        ({"source": {"kind": "module", "name": "adc"}}, "source: expected a module 'adc' with open_source"),
+        ({"source": {**REPLAY, "path": "no.npy"}}, "no.npy: cannot be read"),
+        ({"source": {**REPLAY, "path": "main.py"}}, "main.py: expected a .npy file, version 1"),
+        ({"spool": {"path": "spool.bin", "records": 1}}, "spool records: expected 2 to 65535, got 1"),
+        ({"bundle": "nowhere"}, "nowhere/manifest.json: not found; copy the bundle"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_and_leaves_the_prompt(board, more, said):
+    change(board, **more)
+    line = start(board)
+    assert line.startswith("epic: ") and said in line and "\n" not in line
+
+
+def test_a_file_that_is_not_json(board):
+    (board / "device.json").write_text('{"device": 1,')
+    assert start(board) == "epic: device.json: not JSON"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        (
+            "bundle/encoder.tflite",
+            lambda data: data[:-1] + b"x",
+            "the file is damaged or another's, copy it again",
+        ),
+        ("bundle/manifest.json", lambda data: data[:40], "not a whole manifest"),
+        (
+            "bundle/manifest.json",
+            lambda data: data.replace(b"epic-bundle/1", b"epic-bundle/9"),
+            "expected format",
+        ),
+        (
+            "bundle/manifest.json",
+            lambda data: data.replace(b'"n_time": 100', b'"n_time": 900'),
+            "acquisition is not",
+        ),
+        ("device.mac", lambda data: data[:-2], "device.mac: expected 32 bytes in hex"),
+        ("gathers.npy", lambda data: data[:-2], "gathers.npy: 3 gathers expected"),
+        (
+            "gathers.npy",
+            lambda data: data.replace(b"<i2", b"<f4"),
+            "gathers.npy: expected int16 (n, 2, 100, 3)",
+        ),
+    ],
+)
+def test_a_damaged_file_is_said(board, name, damage, said):
+    path = board / name
+    path.write_bytes(damage(path.read_bytes()))
+    assert said in start(board)
+
+
+def test_a_firmware_without_a_runtime_is_said(board):
+    lost = "import os\nos.remove('ml.py')\n"
+    script = lost + "from firmware_py.micropython.start import start\nstart()\n"
+    assert "install OpenMV's firmware" in run(board, script)
+
+
+def test_a_fault_in_the_loop_starts_the_board_anew(board):
+    """The flash fails under the spool: the record is not sent unkept, and the board resets."""
+    script = """
+import quiet_time
+quiet_time.sleep_ms = lambda ms: None
+from firmware_py.micropython import spool, start
+def fail(self, size):
+    raise spool.SpoolError("spool.bin: cannot be written")
+spool.Spool.append = fail
+start.open_line = lambda link: None
+try:
+    start.start()
+except SystemExit as error:
+    print(error)
+"""
+    assert run(board, script).splitlines() == [
+        "epic: SpoolError('spool.bin: cannot be written',); starting anew",
+        "reset",
+    ]
+
+
+# Runs the parts of a turn with the heap locked: whatever allocates raises MemoryError.
+UNDER_LOCK = """
+import micropython, time
+from firmware_py import packet
+from firmware_py.micropython import start
+from firmware_py.micropython.config import load_config
+from firmware_py.micropython.wire import frame_into
+
+class Line:
+    def __init__(self):
+        self.sent = 0
+        self.garbage = 40
+    def readinto(self, buffer):
+        if not self.garbage:
+            return None
+        self.garbage -= 1
+        for i in range(len(buffer)):
+            buffer[i] = (i * 37) & 0xff
+        return len(buffer)
+    def write(self, buffer, at, n):
+        self.sent += n
+        return n
+
+line = Line()
+start.open_line = lambda link: line
+device = start.build(load_config("device.json"), lambda: None)
+device.turn()
+line.sent = 0
+device._window._due_ms[0] = time.ticks_add(time.ticks_ms(), 100000)
+device.health._wait_ms = 100000
+
+def locked(what, call):
+    micropython.heap_lock()
+    try:
+        result = call()
+    except MemoryError:
+        result = "allocates"
+    micropython.heap_unlock()
+    print(what, result)
+
+def fill():
+    return device._compander.fill(device._source, device._feed)
+
+def frame():
+    return frame_into(device._sealed, device._size, device._frame)
+
+def write():
+    return device._line.send(device._frame, 60)
+
+def control():
+    return bytearray(9)
+
+locked("control", control)
+garbage = line.garbage
+locked("garbage", device._inbox.poll)
+print("read", garbage > line.garbage)
+line.garbage = 0
+device._source.event = 3
+locked("idle", device.turn)
+print("waiting", device._spool.waiting)
+device._source.event = 1
+device._source.poll()
+locked("fill", fill)
+locked("frame", frame)
+locked("write", write)
+"""
+
+
+def test_a_turn_that_records_nothing_takes_no_memory_nor_does_a_recording_before_its_encoder(board):
+    assert run(board, UNDER_LOCK).splitlines() == [
+        "control allocates",
+        "garbage 0",
+        "read True",
+        "idle False",
+        "waiting 1",
+        "fill True",
+        f"frame {38 + 8 + 2}",
+        "write True",
+    ]

@@ -1,0 +1,69 @@
+"""A board with the whole device on its flash, as `epic board install` would leave it, and the table of its encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from micropython_run import prepare
+
+from firmware_py.bundle import Bundle
+from firmware_py.compand import compand, quantise
+from firmware_py.encoder import Encoder
+
+STEP = 1e-3
+START = (Path(__file__).parents[2] / "firmware_py" / "micropython" / "main.py").read_text()
+
+
+def counts_of(gathers: np.ndarray) -> np.ndarray:
+    """Gathers as a digitiser gives them: int16 counts of ``STEP``."""
+    return np.clip(np.rint(gathers / STEP), -32768, 32767).astype("<i2")
+
+
+def receivers_of(bundle: Bundle, device: int) -> list[int]:
+    return bundle.manifest["acquisition"]["device_receivers"][device]
+
+
+def encoder_input(bundle: Bundle, part: np.ndarray) -> np.ndarray:
+    """What a Linux device gives its encoder for ``part (S, T, R)`` of counts."""
+    values = compand(part.astype(np.float32) * np.float32(STEP), bundle.companding, bundle.width)
+    return quantise(values, bundle.input.scale, bundle.input.zero_point)
+
+
+def make_board(
+    board: Path, bundle: Bundle, device: int, counts: np.ndarray, secret: str, **more: dict
+) -> list[bytes]:
+    """A board that replays this device's part of ``counts (n, S, T, R)``; the latents that must arrive.
+
+    ``more`` are further sections of ``device.json``.
+    """
+    board.mkdir()
+    prepare(board, START)
+    shutil.copytree(bundle.folder, board / "bundle")
+    part = np.ascontiguousarray(counts[..., receivers_of(bundle, device)])
+    np.save(board / "gathers.npy", part)
+    (board / "device.mac").write_text(secret)
+    config = {
+        "device": device,
+        "board": "node",
+        "secret": "device.mac",
+        "link": {"kind": "uart", "port": 1, "resend_ms": 500},
+        "source": {"kind": "replay", "path": "gathers.npy", "step": STEP},
+        **more,
+    }
+    (board / "device.json").write_text(json.dumps(config))
+    encoder = Encoder(bundle)
+    inputs = [encoder_input(bundle, one) for one in part]
+    latents = [encoder.encode(one).tobytes() for one in inputs]
+    keys = [hashlib.sha256(one.tobytes()).digest()[:8].hex() for one in inputs]
+    table = {
+        "input_bytes": int(np.prod(bundle.input.shape)),
+        "scale": bundle.output.scale,
+        "zero_point": bundle.output.zero_point,
+        "latents": dict(zip(keys, (latent.hex() for latent in latents), strict=True)),
+    }
+    (board / "bundle" / "table.json").write_text(json.dumps(table))
+    return latents
