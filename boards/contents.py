@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import firmware_py
-from boards.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, Layout, sysusers, tmpfiles, unit
+from boards.layout import PREFIX, SYSUSERS, TMPFILES, UNIT, Layout, sysusers, tmpfiles, unit
 from boards.profiles import Board
 from boards.settings import Settings, key_files, node_toml
 from firmware_py.bundle import MANIFEST, load_bundle
@@ -51,8 +51,8 @@ def contents(order: Order, layout: Layout) -> dict[str, Content]:
         files[key.path] = Content(key.content, 0o600 if key.private else 0o644)
     files[f"{PREFIX}/node.toml"] = Content(node_toml(settings, order.board.name, layout).encode())
     port = settings.endpoint if settings.kind == "serial" else ""
-    writable = "" if settings.replay or settings.incoming.startswith(f"{STATE}/") else settings.incoming
-    files[UNIT] = Content(unit(layout, settings.device, port, writable).encode())
+    text = unit(layout, settings.device, port, settings.incoming, settings.replay)
+    files[UNIT] = Content(text.encode())
     files[SYSUSERS] = Content(sysusers(layout).encode())
     files[TMPFILES] = Content(tmpfiles(layout).encode())
     return files

@@ -57,9 +57,9 @@ STAGING = f"{PREFIX}/staging"
 UNFINISHED = f"{PREFIX}/unfinished"
 
 
-def unit(layout: Layout, device: int, serial_port: str = "", writable: str = "") -> str:
-    """The systemd unit. ``serial_port`` is the one device file it may open, if any; ``writable`` a folder of
-    recordings outside of /var/lib/epic."""
+def unit(layout: Layout, device: int, serial_port: str, incoming: str, replay: tuple[str, ...]) -> str:
+    """The systemd unit. ``serial_port`` is the one device file it may open, if any; recordings come from the
+    folder ``incoming``, out of which it moves them, or from the files ``replay``."""
     environment = "\n".join(f"Environment={name}={value}" for name, value in layout.environment.items())
     command = " ".join([*layout.command, "run", "--config", layout.config])
     if serial_port:
@@ -68,7 +68,11 @@ def unit(layout: Layout, device: int, serial_port: str = "", writable: str = "")
     else:
         devices = "PrivateDevices=yes"
         families = "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
-    paths = f"\nReadWritePaths={writable}" if writable else ""
+    paths = "" if replay or _under(incoming, STATE) else f"\nReadWritePaths={incoming}"
+    # Recordings are seen where they are, also in places that a service is best not to see.
+    read = replay or (incoming,)
+    home = "read-only" if any(_under(path, "/home", "/root", "/run/user") for path in read) else "yes"
+    temporary = "no" if any(_under(path, "/tmp", "/var/tmp") for path in read) else "yes"
     return f"""\
 # Written by `epic board install`; the next one replaces it. Changes: systemctl edit {SERVICE}
 [Unit]
@@ -95,8 +99,8 @@ MemoryMax={MEMORY_MAX}
 UMask=0027
 
 ProtectSystem=strict{paths}
-ProtectHome=yes
-PrivateTmp=yes
+ProtectHome={home}
+PrivateTmp={temporary}
 {devices}
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -120,6 +124,10 @@ SystemCallFilter=~@privileged
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _under(path: str, *folders: str) -> bool:
+    return any(f"{path}/".startswith(f"{folder}/") for folder in folders)
 
 
 def sysusers(layout: Layout) -> str:

@@ -9,6 +9,8 @@ from boards.facts import gather_facts
 from boards.layout import CACHE, PREFIX, SERVICE, STATE, SYSUSERS, TMPFILES, UNIT, USER, WANTED
 from boards.shell import CommandError, InstallError, Shell, ask
 
+# What userdel(8) ends with.
+NO_SUCH_USER = 6
 _PROPERTIES = ("ActiveState", "SubState", "MainPID", "NRestarts", "MemoryCurrent", "ActiveEnterTimestamp")
 
 
@@ -54,8 +56,17 @@ def uninstall(shell: Shell, purge: bool) -> list[str]:
     if facts["systemd"]:
         shell.run(["systemctl", "daemon-reload"])
         if purge:
-            shell.run(["userdel", USER])
+            _remove_user(shell)
     return removed
+
+
+def _remove_user(shell: Shell) -> None:
+    try:
+        shell.run(["userdel", USER])
+    except CommandError as error:
+        # An installation that was cut off has made none yet.
+        if error.code != NO_SUCH_USER:
+            raise
 
 
 def logs_argv(shell: Shell, lines: int, follow: bool) -> list[str]:

@@ -101,7 +101,8 @@ class SshShell:
     """
 
     root = "/"
-    python = "python3"
+    # The system's own, which every user may run: a python3 of root's alone would be no good to the service.
+    python = "/usr/bin/python3"
 
     def __init__(self, host: str, config: Path | None = None) -> None:
         # A word that begins with a dash would be an option of ssh.

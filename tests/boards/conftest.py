@@ -1,7 +1,11 @@
-"""Bundles of untrained encoders of three sizes, made as `epic convert` makes them."""
+"""Bundles: of untrained encoders of three sizes, made as `epic convert` makes them, and a tiny one to install."""
 
 import numpy as np
 import pytest
+from tiny import ENCODER, bundle_fields
+
+from central.keys import new_keys
+from firmware_py.bundle import create_bundle
 
 # Filters, kernel and stride (time, receivers) of each convolution.
 SIZES = {
@@ -30,7 +34,6 @@ def bundles(tmp_path_factory):
     from boards import tflm
     from boards.graph import read_graph
     from convert.quantise import quantise
-    from firmware_py.bundle import create_bundle
     from models.encoder import EncoderConfig, Stage, build_encoder
 
     made = {}
@@ -50,3 +53,12 @@ def bundles(tmp_path_factory):
         made[name] = tmp_path_factory.mktemp(name) / "bundle"
         create_bundle(made[name], model, fields)
     return made
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """A folder with a tiny ``bundle`` and the ``keys`` of device 0."""
+    folder = tmp_path_factory.mktemp("parts")
+    create_bundle(folder / "bundle", ENCODER, bundle_fields())
+    new_keys(folder / "keys", "device-0")
+    return folder

@@ -1,0 +1,72 @@
+"""The systemd unit: one that systemd understands, that keeps the device in, and lets it do its work."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from boards.layout import STATE, Layout, unit
+
+KINDS = {
+    "network": ("", f"{STATE}/incoming", ()),
+    "serial": ("/dev/ttyAMA0", f"{STATE}/incoming", ()),
+    "a folder elsewhere": ("", "/srv/shots", ()),
+    "a folder in a home": ("", "/home/pi/shots", ()),
+    "a replay": ("", f"{STATE}/incoming", ("/tmp/gathers.npy",)),
+}
+
+
+def settings(kind: str) -> dict[str, str]:
+    lines = unit(Layout(), 3, *KINDS[kind]).splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_systemd_understands_it_and_finds_it_closed(kind, tmp_path):
+    path = tmp_path / "epic-device.service"
+    text = unit(Layout(), 3, *KINDS[kind])
+    path.write_text(re.sub("ExecStart=.*", "ExecStart=/bin/true", text))
+    verify = ["systemd-analyze", "verify", "--man=no", str(path)]
+    found = subprocess.run(verify, capture_output=True, text=True)
+    assert [line for line in found.stderr.splitlines() if "epic-device.service" in line] == []
+    # Exposure times ten; a service without any of this has 96.
+    rate = ["systemd-analyze", "security", "--offline=true", "--threshold=25", "--no-pager", str(path)]
+    rated = subprocess.run(rate, capture_output=True, text=True)
+    assert rated.returncode == 0, rated.stdout.splitlines()[-1]
+
+
+def test_it_watches_limits_and_restarts_the_device_under_a_user_of_its_own():
+    found = settings("network")
+    assert found["Type"] == "notify" and int(found["WatchdogSec"]) >= 10
+    assert found["Restart"] == "on-failure" and found["StartLimitIntervalSec"] == "0"
+    assert found["User"] == found["Group"] == "epic"
+    assert found["MemoryMax"] == "240M"
+    assert found["ProtectSystem"] == "strict" and found["StateDirectory"] == found["CacheDirectory"] == "epic"
+    assert {"AF_INET", "AF_INET6", "AF_UNIX"} <= set(found["RestrictAddressFamilies"].split())
+
+
+def test_a_serial_device_gets_its_port_and_the_group_that_may_use_it_and_no_network():
+    found = settings("serial")
+    assert found["DeviceAllow"] == "/dev/ttyAMA0 rw" and found["DevicePolicy"] == "closed"
+    assert found["SupplementaryGroups"] == "dialout" and "PrivateDevices" not in found
+    assert found["RestrictAddressFamilies"] == "AF_UNIX"
+
+
+@pytest.mark.parametrize(
+    ("kind", "writable", "home", "temporary"),
+    [
+        ("network", None, "yes", "yes"),
+        ("a folder elsewhere", "/srv/shots", "yes", "yes"),
+        ("a folder in a home", "/home/pi/shots", "read-only", "yes"),
+        ("a replay", None, "yes", "no"),
+    ],
+)
+def test_recordings_are_within_reach(kind, writable, home, temporary):
+    found = settings(kind)
+    assert (found.get("ReadWritePaths"), found["ProtectHome"], found["PrivateTmp"]) == (
+        writable,
+        home,
+        temporary,
+    )
