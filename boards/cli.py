@@ -128,6 +128,12 @@ def _rows(board: Board) -> list[tuple[str, str, str]]:
     if board.compiler is not None:
         command = " ".join((board.compiler.name, *board.compiler.options))
         rows.append(("compiler", command, board.compiler.source))
+    if board.speed is not None:
+        for what, measured, unit in (
+            ("MobileNet v1", board.speed.network, "ms in int8 on one core"),
+            ("7-zip", board.speed.code, "MIPS on one core"),
+        ):
+            rows.append((what, f"{measured.value:g} {unit}", measured.said))
     rows.append(("links", ", ".join(board.links.kinds), board.links.source))
     rows.append((f"install ({board.install.method})", board.install.how, board.install.source))
     rows += [(f"USB {usb.id}", usb.when, usb.source) for usb in board.usb]

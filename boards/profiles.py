@@ -87,6 +87,29 @@ class Links(_Strict):
     source: Source
 
 
+class Measured(_Strict):
+    """A figure of a published benchmark."""
+
+    value: Annotated[float, Field(gt=0)]
+    source: Source
+    note: str = ""
+
+    @property
+    def said(self) -> str:
+        return f"{self.source} ({self.note})" if self.note else self.source
+
+
+class Speed(_Strict):
+    """What one of the board's cores does.
+
+    ``network``: milliseconds of one inference of MobileNet v1 1.0 (224 x 224) in int8 on XNNPACK. ``code``: rating
+    of 7-zip's benchmark in MIPS.
+    """
+
+    network: Measured
+    code: Measured
+
+
 class Install(_Strict):
     """How firmware and a bundle get onto the board.
 
@@ -135,6 +158,7 @@ class Board(_Strict):
     kernels: Kernels | None = None
     compiler: Compiler | None = None
     links: Links
+    speed: Speed | None = None
     install: Install
     usb: tuple[Usb, ...] = ()
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from boards.profiles import BoardError
 from central.database import StoreError
 from firmware_py.bundle import BundleError
 from physics.acquisition import AcquisitionError
@@ -20,6 +21,7 @@ from testbed.schemes import SchemeError
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
+    BoardError,
     BundleError,
     LinkError,
     ModellingError,
@@ -110,6 +112,10 @@ def compare(
     trained: Annotated[
         Path | None, typer.Option(help="Run of `epic train inversionnet`: the baselines' weights.")
     ] = None,
+    board: Annotated[
+        str | None,
+        typer.Option(help="Devices encode as slowly as this board, as `epic board list` names it."),
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Markdown page to write, figures in images/ by it.")
     ] = None,
@@ -123,7 +129,7 @@ def compare(
     from rich.console import Console
 
     from testbed.compare import compare as run_comparison
-    from testbed.compare_report import draw, ratios
+    from testbed.compare_report import draw
     from testbed.compare_report import page as written
     from testbed.run import find_model
 
@@ -136,9 +142,9 @@ def compare(
             events,
             out,
             trained,
+            board,
             on_step=status.update,
         )
-    results["ratios"] = ratios(results)
     draw(results, out)
     if page:
         pictures = page.parent / "images"

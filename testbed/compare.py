@@ -7,6 +7,8 @@ segments lost, with one device missing. The link is a proxy for each device; eve
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +17,8 @@ import numpy as np
 
 from firmware_py.bundle import load_bundle
 from physics.acquisition import Acquisition
+from testbed.board_speed import slowdown
+from testbed.compare_report import ratios
 from testbed.compare_run import CONDITIONS, Comparison, Run, check_length
 from testbed.links import LinkProfile, find_link
 from testbed.processes import TestbedError
@@ -32,13 +36,16 @@ def compare(
     events: int,
     out: Path,
     trained: Path | None = None,
+    board: str | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Run every system over every link; returns, and writes to ``out``/results.json, what was measured.
 
-    ``trained`` is a run of `epic train inversionnet` for the baselines' weights. Raises ``TestbedError``,
-    ``LinkError``, ``SchemeError`` and the errors of the inputs.
+    ``trained`` is a run of `epic train inversionnet` for the baselines' weights. ``board``: devices encode as slowly
+    as that board would. Raises ``TestbedError``, ``LinkError``, ``SchemeError``, ``BoardError`` and the errors of the
+    inputs.
     """
+    began_s, began_load = time.monotonic(), os.getloadavg()[0]
     if unknown := sorted(set(systems) - set(SYSTEMS)):
         raise TestbedError(f"compare: expected systems of {', '.join(SYSTEMS)}; got {unknown[0]!r}")
     if events < 1:
@@ -52,6 +59,9 @@ def compare(
         for system in systems:
             check_length(system, profile, counts, sizes[system], acquisition.n_devices)
     samples = load_events(data, sum(counts), acquisition)
+    if board:
+        on_step(f"measuring this machine against a {board}")
+    slower = slowdown(board) if board else None
     prepare_folder(out)
     (out / "central.toml").write_text("# of a comparison: each run has its own\n")
     gathers = np.stack([sample.gather for sample in samples]).astype(np.float32)
@@ -70,6 +80,7 @@ def compare(
         "events": events,
         "model": bundle.name,
         "trained_baselines": str(trained) if trained else None,
+        "board": asdict(slower) if slower else None,
         "links": {profile.name: _described(profile) for profile in profiles},
         "runs": [],
     }
@@ -79,15 +90,24 @@ def compare(
             truths = [sample.map_mps for sample in samples]
             maps_count = system == "epic" or trained is not None
             for condition, account in zip(CONDITIONS, accounts, strict=True):
-                results["runs"].append(
-                    {
-                        "system": system,
-                        "link": profile.name,
-                        "condition": condition.name,
-                        **account.summary(profile.radio, truths if maps_count else None, acquisition),
-                    }
-                )
+                run = {
+                    "system": system,
+                    "link": profile.name,
+                    "condition": condition.name,
+                    **account.summary(profile.radio, truths if maps_count else None, acquisition),
+                }
+                if slower:
+                    run["on_board"] = account.slowed(slower.of(system)).latency()
+                results["runs"].append(run)
             (out / "results.json").write_text(json.dumps(results, indent=2))
+    results["ratios"] = ratios(results)
+    results["took_s"] = round(time.monotonic() - began_s)
+    results["load"] = {
+        "before": round(began_load, 1),
+        "after": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=2))
     return results
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +128,35 @@ class ConditionAccount:
     statistics: list[dict]
     transfers: list[tuple[list[Transfer], list[Transfer]]]
 
+    def slowed(self, factor: float) -> ConditionAccount:
+        """The same with devices that encode ``factor`` times as long."""
+        rows = {
+            event: replace(row, ms={**row.ms, "encode": row.ms["encode"] * factor})
+            for event, row in self.rows.items()
+        }
+        return replace(self, rows=rows)
+
+    def latency(self) -> dict[str, Any]:
+        """Milliseconds from recording to map, over the events."""
+        rows = list(self.rows.values())
+        totals = [row.in_all_ms for row in rows]
+        return {
+            "median_ms": {part: _median([row.ms[part] for row in rows]) for part in PARTS},
+            "latency_median_ms": _median(totals),
+            "latency_p95_ms": round(float(np.percentile(totals, 95)), 2),
+        }
+
     def summary(
         self, radio: Radio | None, truths: list[np.ndarray | None] | None, acquisition: Acquisition
     ) -> dict[str, Any]:
         """Figures of the condition; ``truths[e - 1]`` is event e's map in m/s, None without a trained network."""
-        rows = [self.rows[event] for event in sorted(self.rows)]
-        totals = [row.in_all_ms for row in rows]
+        rows = list(self.rows.values())
         socket_up = sum(row["bytes_sent"] for row in self.statistics)
         socket_down = sum(row["bytes_received"] for row in self.statistics)
         errors = self._errors(truths, acquisition) if truths else []
         summary: dict[str, Any] = {
             "events": len(rows),
-            "median_ms": {part: _median([row.ms[part] for row in rows]) for part in PARTS},
-            "latency_median_ms": _median(totals),
-            "latency_p95_ms": round(float(np.percentile(totals, 95)), 2),
+            **self.latency(),
             "devices": sorted({device for row in rows for device in row.devices}),
             "socket_bytes_up": round(socket_up / len(rows)),
             "socket_bytes_down": round(socket_down / len(rows)),

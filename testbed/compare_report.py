@@ -37,6 +37,9 @@ def ratios(results: dict) -> list[dict]:
             ):
                 if run.get(key) and runs["epic"].get(key):
                     row[name] = round(run[key] / runs["epic"][key], 1)
+            if "on_board" in run:
+                slow, epic = run["on_board"], runs["epic"]["on_board"]
+                row["latency_on_board"] = round(slow["latency_median_ms"] / epic["latency_median_ms"], 1)
             rows.append(row)
     return rows
 
@@ -105,7 +108,8 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "",
         f"Made by `{command}` on {date}. Model {results['model']}; {results['events']} events as it is, a quarter of "
         "that (4 at least) for each other condition; five device processes and a centre for every system, CURVE on "
-        "every link.",
+        f"every link. It took {results['took_s'] / 60:.1f} minutes on {results['load']['cores']} cores shared with "
+        f"other work, load average {results['load']['before']} before and {results['load']['after']} after.",
         "",
         "Baselines' maps: "
         + (f"trained, `{trained}`." if trained else "weights not trained, so times, bytes and energy only."),
@@ -144,6 +148,8 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         cells += [f"{run[key]:,.4g}" if key in run else "-" for key in ("energy_mj", "energy_with_tail_mj")]
         cells += ["-" if run[key] is None else f"{run[key]:.3f}" for key in ("mae", "ssim")]
         lines.append(f"| {' | '.join(cells)} |")
+    if results["board"]:
+        lines += _on_board(results)
     lines += ["", "## Links and radios", ""]
     for name, link in results["links"].items():
         radio = link["radio"]
@@ -153,10 +159,42 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "Assumptions: the radio is connected when an event begins (no promotion) in the first energy column; in the "
         "second each event stands alone, so that every radio is promoted and lives through one whole tail. Slow start "
         "is not emulated and a baseline neither writes to a disk nor waits for its turn on a processor: all three "
-        "spare the baselines. Encoders run at this machine's speed, one device at a time.",
+        "spare the baselines. Encoders run one device at a time, at this machine's speed.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _on_board(results: dict) -> list[str]:
+    """The section on devices as slow as a board."""
+    board = results["board"]
+    lines = [
+        "",
+        f"## Devices as slow as a {board['title']}",
+        "",
+        f"Encoding takes {board['network']} times as long for EPIC and {board['code']} times for the baselines: the "
+        f"board against this machine, one core each ({board['measured']}). The first factor is that of an int8 "
+        "network, which gains most from this machine's vector units, the second that of common code. Each stands "
+        "for a device's whole part, though EPIC's is partly common code, and split's and federated's are mostly "
+        "networks: both err against EPIC. All else is as fast as here, EPIC's commit to the disk too.",
+        "",
+        "| link | system | encode here, ms | encode there, ms | latency there, ms | times EPIC's |",
+        "|---|---|---|---|---|---|",
+    ]
+    times = {(row["link"], row["against"]): row["latency_on_board"] for row in ratios(results)}
+    for link in results["links"]:
+        for run in _as_it_is(results, link):
+            there = run["on_board"]
+            cells = [
+                link,
+                run["system"],
+                f"{run['median_ms']['encode']:.1f}",
+                f"{there['median_ms']['encode']:.1f}",
+            ]
+            ratio = times.get((link, run["system"]))
+            cells += [f"{there['latency_median_ms']:.1f}", f"{ratio:.1f}" if ratio else "-"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *(f"- {source}" for source in board["sources"])]
 
 
 def _axes(figure, count: int) -> list:

@@ -6,7 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from boards.profiles import BoardError
 from physics.acquisition import Acquisition
+from testbed.board_speed import rating_mips
 from testbed.compare import compare
 from testbed.compare_account import ConditionAccount, EventRow
 from testbed.compare_report import draw, page, ratios
@@ -48,6 +50,19 @@ def test_latency_is_the_sum_of_its_parts():
     assert summary["mae"] is None and "energy_mj" not in summary
 
 
+def test_a_slower_board_lengthens_encoding_and_nothing_else():
+    there = account().slowed(50.0)
+    assert there.latency()["median_ms"] == {
+        "encode": 50.0,
+        "queue": 2.0,
+        "link": 45.0,
+        "assemble": 4.0,
+        "decode": 5.0,
+    }
+    assert there.latency()["latency_median_ms"] == 57.0 + 49.0
+    assert there.summary(LTE, None, SURVEY)["energy_mj"] == account().summary(LTE, None, SURVEY)["energy_mj"]
+
+
 def test_energy_is_of_one_event_alone():
     summary = account().summary(LTE, None, SURVEY)
     assert summary["energy_mj"] == pytest.approx(0.1 * 1288.04 + 438.39 * 0.008, rel=1e-3)
@@ -67,6 +82,8 @@ def test_maps_are_judged_where_the_truth_is_known():
     [
         ({"systems": ["epic", "carrier pigeon"]}, TestbedError, "expected systems of epic, raw,"),
         ({"links": ["wimax"]}, LinkError, "expected one of loopback"),
+        ({"board": "esp32-s3"}, BoardError, "'esp32-s3': its profile has no published speed; raspberry-pi-4"),
+        ({"board": "abacus"}, BoardError, "no board 'abacus'"),
         ({"events": 0}, TestbedError, "expected one event or more, got 0"),
     ],
 )
@@ -85,9 +102,13 @@ def test_a_link_too_slow_for_a_system_is_told_before_anything_runs(tmp_path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """One event of EPIC and of a baseline over LTE, under every condition."""
+    """One event of EPIC and of a baseline over LTE, under every condition, for a board a hundred times slower."""
     out = tmp_path_factory.mktemp("compare") / "out"
-    return compare(["epic", "raw-compressed"], ["lte"], find_model(None), [], 1, out), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("testbed.board_speed.mobilenet_ms", lambda: 0.96)
+        patch.setattr("testbed.board_speed.seven_zip_mips", lambda: 14_400.0)
+        systems = ["epic", "raw-compressed"]
+        return compare(systems, ["lte"], find_model(None), [], 1, out, board="raspberry-pi-4"), out
 
 
 def test_every_system_meets_every_condition_and_loses_nothing(results):
@@ -109,9 +130,27 @@ def test_epic_takes_less_of_everything(results):
     assert row["socket_bytes_up"] > 10 and row["link_bytes"] > 5 and row["energy"] > 10
 
 
+def test_encoding_takes_a_boards_time(results):
+    found, _ = results
+    assert (found["board"]["network"], found["board"]["code"]) == (100.0, 10.0)
+    for run in found["runs"]:
+        here, there = run["median_ms"]["encode"], run["on_board"]["median_ms"]["encode"]
+        # Both are rounded to 0.01 ms.
+        assert there == pytest.approx(here * (100.0 if run["system"] == "epic" else 10.0), abs=0.6)
+        assert run["on_board"]["latency_median_ms"] > run["latency_median_ms"]
+
+
+def test_the_rating_of_seven_zip_is_that_of_the_time_it_got():
+    said = "Avr:  505 16 3137 492 | 6534 13 4241 558\nTot:             14   3689    525\n"
+    assert rating_mips(said) == 3689.0
+    with pytest.raises(BoardError, match="expected a line 'Tot"):
+        rating_mips("7-Zip\nBreak signaled\n")
+
+
 def test_a_page_and_figures_are_made_of_the_results(results, tmp_path):
     found, _ = results
     assert [path.name for path in draw(found, tmp_path)] == ["testbed-latency.png", "testbed-energy.png"]
     text = page(found, "epic testbed compare", "2026-11-25", tmp_path)
     assert "| lte | raw-compressed | " in text
     assert "weights not trained" in text
+    assert "## Devices as slow as a Raspberry Pi 4 Model B" in text and "sbc-bench" in text

@@ -1,0 +1,96 @@
+"""How much slower a board computes than this machine: the same benchmarks, on one core, on both.
+
+What is published for a board is ``[speed]`` of its profile; here it is measured. A network in int8 gains most
+from this machine's vector units, so EPIC's whole device part is slowed by that factor, and the baselines'
+by that of common code, which is less: where the truth lies between them, both err against EPIC.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from boards.profiles import BoardError, board_names, load_board
+
+INPUT_SHAPE = (224, 224, 3)
+# The fastest of many: the one that other processes disturbed least.
+REPEATS = 40
+SEVEN_ZIP = ("7z", "b", "1", "-mmt1", "-md22")
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """Times what it takes here: ``network`` for an int8 network, ``code`` for anything else; what that is from."""
+
+    board: str
+    title: str
+    network: float
+    code: float
+    measured: str
+    sources: tuple[str, ...]
+
+    def of(self, system: str) -> float:
+        """For the device part of a system of the comparison."""
+        return self.network if system == "epic" else self.code
+
+
+def slowdown(name: str) -> Slowdown:
+    """Of the board of that name against this machine, measured now. Raises ``BoardError``."""
+    board = load_board(name)
+    if board.speed is None:
+        known = [other for other in board_names() if load_board(other).speed]
+        raise BoardError(f"board {name!r}: its profile has no published speed; {', '.join(known)} has one")
+    rating, inference_ms = seven_zip_mips(), mobilenet_ms()
+    network, code = board.speed.network, board.speed.code
+    return Slowdown(
+        board.name,
+        board.title,
+        round(network.value / inference_ms, 1),
+        round(rating / code.value, 1),
+        f"MobileNet v1 in int8 {inference_ms:.2f} ms here, {network.value:g} ms there; 7-zip {rating:.0f} MIPS "
+        f"here, {code.value:g} there",
+        (network.said, code.said),
+    )
+
+
+def mobilenet_ms() -> float:
+    """Milliseconds of one inference of MobileNet v1 1.0 in int8 on one thread of this machine, weights random."""
+    import keras
+    from ai_edge_litert.interpreter import Interpreter
+
+    from boards.quiet import hold_output
+    from convert.quantise import quantise
+
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNet(input_shape=INPUT_SHAPE, weights=None)
+    images = np.random.default_rng(0).uniform(-1.0, 1.0, (2, *INPUT_SHAPE)).astype(np.float32)
+    with hold_output():
+        interpreter = Interpreter(model_content=quantise(network, images), num_threads=1)
+        interpreter.allocate_tensors()
+    times_s = []
+    for _ in range(REPEATS):
+        started_s = time.perf_counter()
+        interpreter.invoke()
+        times_s.append(time.perf_counter() - started_s)
+    return 1000 * min(times_s)
+
+
+def seven_zip_mips() -> float:
+    """Rating of 7-zip's benchmark on one thread, for the processor time it got. Raises ``BoardError``."""
+    if not shutil.which(SEVEN_ZIP[0]):
+        raise BoardError(f"{SEVEN_ZIP[0]}: not found; Debian's package p7zip-full has it")
+    said = subprocess.run(SEVEN_ZIP, capture_output=True, text=True, check=False).stdout
+    return rating_mips(said)
+
+
+def rating_mips(said: str) -> float:
+    """The column R/U of the last line of `7z b`. Raises ``BoardError``."""
+    total = re.search(r"^Tot:\s+\d+\s+(\d+)\s+\d+\s*$", said, re.MULTILINE)
+    if not total:
+        raise BoardError(f"{' '.join(SEVEN_ZIP)}: expected a line 'Tot: ...', got {said[-80:]!r}")
+    return float(total[1])
