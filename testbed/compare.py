@@ -24,6 +24,7 @@ from testbed.links import LinkProfile, find_link
 from testbed.processes import TestbedError
 from testbed.run import Model, load_events, make_keys, prepare_folder
 from testbed.schemes import SCHEMES, prepare
+from testbed.tbf import TbfError, cross_check
 
 SYSTEMS = ("epic", *SCHEMES)
 
@@ -82,6 +83,7 @@ def compare(
         "trained_baselines": str(trained) if trained else None,
         "board": asdict(slower) if slower else None,
         "links": {profile.name: _described(profile) for profile in profiles},
+        "tbf": _cross_checks(profiles, on_step),
         "runs": [],
     }
     for profile in profiles:
@@ -109,6 +111,15 @@ def compare(
     }
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results
+
+
+def _cross_checks(profiles: list[LinkProfile], on_step: Callable[[str], None]) -> list[dict] | str:
+    """The links' rates against the kernel's own shaper, or why there is none."""
+    on_step("holding the links against tbf")
+    try:
+        return [asdict(cross_check(profile)) for profile in profiles if profile.up_bytes_per_s]
+    except TbfError as error:
+        return str(error)
 
 
 def _message_bytes(acquisition: Acquisition, latent: int) -> dict[str, int]:

@@ -154,6 +154,7 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
     for name, link in results["links"].items():
         radio = link["radio"]
         lines.append(f"- **{name}**: {link['source']}." + (f" Radio: {radio['source']}." if radio else ""))
+    lines += ["", *_against_tbf(results["tbf"])]
     lines += [
         "",
         "Assumptions: the radio is connected when an event begins (no promotion) in the first energy column; in the "
@@ -163,6 +164,22 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _against_tbf(checks: list[dict] | str) -> list[str]:
+    if isinstance(checks, str):
+        return [f"The proxy's rates were not held against the kernel's shaper: {checks}."]
+    return [
+        "One TCP stream of a second towards the centre, before the runs, through the proxy and through `tbf`, the "
+        "kernel's own shaper, on a veth pair (Mbit/s of payload; delays were not compared):",
+        "",
+        "| link | asked | proxy | tbf |",
+        "|---|---|---|---|",
+        *(
+            f"| {check['link']} | {' | '.join(f'{8e-6 * check[key]:.3f}' for key in ('asked', 'proxy', 'tbf'))} |"
+            for check in checks
+        ),
+    ]
 
 
 def _on_board(results: dict) -> list[str]:
