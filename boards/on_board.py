@@ -9,6 +9,7 @@ Files arrive in STAGING/SHA256 and count only when they are whole. ``commit`` co
 then renames: what is installed is the old or the new, but for the milliseconds of the renames.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -86,7 +87,8 @@ def receive(request):
     kept = 0
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         for entry in archive:
-            aside = os.path.join(staging, ".incoming")
+            # One whose connection was lost may still wait here for the rest of its own.
+            aside = os.path.join(staging, ".incoming-%d" % os.getpid())
             digest = hashlib.sha256()
             with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 content = archive.extractfile(entry)
@@ -174,6 +176,20 @@ def remove(request):
     return {"removed": there}
 
 
+def _alone(root):
+    """Wait until nobody else changes things there: what a lost connection has begun may go on for a while."""
+    lock = os.open(root, os.O_RDONLY)
+    last_s = time.monotonic() + 60
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > last_s:
+                raise OSError("another installation is at work there; wait for its end") from None
+            time.sleep(0.1)
+
+
 def _at(root, path):
     return os.path.join(root, path.lstrip("/"))
 
@@ -251,7 +267,10 @@ OPERATIONS = {f.__name__: f for f in (facts, receive, environment, commit, remov
 
 if __name__ == "__main__":
     try:
-        answer = {"answer": OPERATIONS[sys.argv[1]](json.loads(sys.argv[2]))}
+        name, asked = sys.argv[1], json.loads(sys.argv[2])
+        if name in ("environment", "commit", "remove"):
+            _alone(asked["root"])
+        answer = {"answer": OPERATIONS[name](asked)}
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         answer = {"error": str(error)}
     print("\n" + json.dumps(answer))
