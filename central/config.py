@@ -228,6 +228,15 @@ def _check_security(path: Path, central: CentralSection) -> None:
         )
 
 
+def with_page(path: Path, central: CentralSection, address: str) -> CentralSection:
+    """``central`` with its page at ``address`` instead. Raises ``ConfigError``."""
+    if not re.fullmatch(r".+:\d{1,5}", address):
+        raise ConfigError(f"--listen: expected HOST:PORT, got {address!r}")
+    moved = central.model_copy(update={"page": address})
+    _check_page(path, moved)
+    return moved
+
+
 def _check_page(path: Path, central: CentralSection) -> None:
     if central.page_token and central.page_token_file:
         raise ConfigError(f"{path}: central: page_token and page_token_file exclude each other; remove one")

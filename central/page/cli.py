@@ -9,14 +9,21 @@ from typing import Annotated
 
 import typer
 
-from central.config import load_config
+from central.config import load_config, with_page
 
 ADDRESS = "127.0.0.1:8080"
 
 
-def page(config: Annotated[Path, typer.Option("--config", help="central.toml")]) -> None:
+def page(
+    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    listen: Annotated[
+        str | None, typer.Option(help=f"HOST:PORT; default: central.page of the file, else {ADDRESS}.")
+    ] = None,
+) -> None:
     """Serve the page over what the centre has stored; Ctrl-C ends it. The centre need not run."""
     central = load_config(config).central
+    if listen:
+        central = with_page(config, central, listen)
     from central.page.archive import Archive
     from central.page.server import PageServer
     from firmware_py.log import Log

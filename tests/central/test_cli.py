@@ -263,6 +263,15 @@ def test_the_page_is_served_over_a_store_without_a_centre(config, fill):
         process.communicate()
 
 
+@pytest.mark.parametrize(
+    ("listen", "said"), [("0.0.0.0:8080", "only on loopback"), ("8080", "expected HOST:PORT")]
+)
+def test_a_page_elsewhere_is_not_for_everybody(config, fill, capsys, listen, said):
+    fill(event=7)
+    assert central("page", "--config", config, "--listen", listen) == 2
+    assert said in complaint(capsys)
+
+
 def test_a_page_without_a_store_is_one_line(config, data_dir, capsys):
     (data_dir / "central.sqlite").unlink()
     assert central("page", "--config", config) == 2

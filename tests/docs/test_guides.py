@@ -1,0 +1,255 @@
+"""Every command of the README and of the guides is run, in order, as a reader would; what is not run is listed here."""
+
+import os
+import shlex
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from board_machine import BoardMachine
+from field_recording import write_miniseed, write_segy
+from guide import Command, File, Reader, looks_like, read_steps
+
+from physics.acquisition import Acquisition
+from testbed.samples import load_samples
+
+ROOT = Path(__file__).parents[2]
+GUIDES = ROOT / "docs" / "guides"
+
+
+@dataclass(frozen=True)
+class Instead:
+    """In ``guide``, ``find`` is replaced by ``put`` before it is run, as ``why`` says; {NAME} in it is filled in."""
+
+    guide: str
+    find: str
+    put: str
+    why: str
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A command of ``guide`` that is not run, and why."""
+
+    guide: str
+    command: str
+    why: str
+
+
+INSTEAD = (
+    Instead("own-data.md", '"XX.R02..EHZ"]', "{receivers}]", "the guide shows three of 70"),
+    Instead("own-data.md", "127.0.0.1:8080", "127.0.0.1:{page}", "a free port"),
+    Instead("own-data.md", "page --config", "page --listen 127.0.0.1:{page} --config", "a free port"),
+    Instead("centre.md", "0.0.0.0:5557", "127.0.0.1:{centre}", "a free port, of this machine alone"),
+    Instead("centre.md", "127.0.0.1:5557", "127.0.0.1:{centre}", "a free port"),
+    Instead("centre.md", "127.0.0.1:8080", "127.0.0.1:{page}", "a free port"),
+    Instead("pi.md", "--board raspberry-pi-4 --host", "--board generic-linux --host", "this machine is none"),
+    Instead("pi.md", "on raspberry-pi-4\n", "on generic-linux\n", "this machine is none"),
+    Instead("pi.md", "--host root@192.0.2.7", "--host board --ssh-config {ssh}", "an sshd on loopback"),
+    Instead("pi.md", "scp line", "scp -O -F {ssh} line", "an sshd on loopback, without sftp"),
+    Instead("pi.md", "root@192.0.2.7:/var", "board:/var", "an sshd on loopback"),
+    Instead("pi.md", "ssh root@192.0.2.7 ", "ssh -F {ssh} board ", "an sshd on loopback"),
+    Instead("pi.md", "tcp://192.0.2.1:5557", "tcp://127.0.0.1:{centre}", "nobody there: records wait"),
+    Instead(
+        "microcontroller.md", "/dev/ttyUSB0", "{port}", "a pseudo-terminal, with nobody at its other end"
+    ),
+    Instead(
+        "microcontroller.md", "survey device state", "no device was heard yet", "nobody at the other end"
+    ),
+    Instead("microcontroller.md", "127.0.0.1:5557", "127.0.0.1:{centre}", "a free port"),
+    Instead("own-survey.md", "--count 200", "--count 26", "50 samples are the fewest to train on"),
+    Instead("own-survey.md", "--count 20 ", "--count 3 ", "two cores"),
+    Instead("own-survey.md", "--engine openfwi", "--engine deepwave", "the exact scheme compiles for 20 s"),
+    Instead("own-survey.md", "--minutes 30", "--minutes 0.05", "that it runs is tested, not what it learns"),
+)
+BOARD = "needs the board; the script itself runs in tests/firmware_py/test_micropython_line.py"
+NOT_RUN = (
+    *(
+        NotRun("microcontroller.md", command, BOARD)
+        for command in (
+            "mpremote mkdir :firmware_py + mkdir :firmware_py/micropython + mkdir :bundle",
+            "mpremote cp firmware_py/__init__.py firmware_py/packet.py firmware_py/seal.py :firmware_py/",
+            "mpremote cp firmware_py/micropython/*.py :firmware_py/micropython/",
+            "mpremote cp models/zoo/epic-small-128/bundle/manifest.json "
+            "models/zoo/epic-small-128/bundle/encoder.tflite :bundle/",
+            "mpremote cp keys/device-0/device-0.mac device.json :",
+            "mpremote rtc --set",
+            "mpremote cp firmware_py/micropython/main.py :main.py",
+            "mpremote reset",
+        )
+    ),
+    NotRun("README.md", "make demo", "what it runs is tests/testbed/test_run.py, and CI installs as it does"),
+    NotRun("README.md", "make test", "this is it"),
+    NotRun(
+        "README.md",
+        "epic testbed run --data my-gather.npy --out out/mine",
+        "own-data.md has just run this line",
+    ),
+    NotRun("pi.md", "ssh-copy-id root@192.0.2.7", "asks for a password; the stand-in has its key"),
+)
+
+
+def guide_path(name: str) -> Path:
+    return ROOT / name if name == "README.md" else GUIDES / name
+
+
+def as_run(name: str, values: dict[str, object]) -> list[Command | File]:
+    """The steps of a guide with what stands in put in, and without what is not run."""
+    text = guide_path(name).read_text()
+    for instead in INSTEAD:
+        if instead.guide == name:
+            assert instead.find in text, f"{name} has no {instead.find!r} any more: take it out of INSTEAD"
+            put = instead.put
+            for key, value in values.items():
+                put = put.replace(f"{{{key}}}", str(value))
+            text = text.replace(instead.find, put)
+    skipped = {skip.command for skip in NOT_RUN if skip.guide == name}
+    steps = read_steps(text)
+    commands = [step.text.split("#")[0].strip() for step in steps if isinstance(step, Command)]
+    assert not (gone := skipped - set(commands)), f"{name} has no {gone} any more: take it out of NOT_RUN"
+    return [s for s in steps if not (isinstance(s, Command) and s.text.split("#")[0].strip() in skipped)]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """`epic` and `python` of this tree on PATH, as after `. .venv/bin/activate`."""
+    commands = tmp_path_factory.mktemp("bin")
+    for name, arguments in (("epic", "-m epic "), ("python", "")):
+        script = commands / name
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
+        script.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def carry_out(environment, tmp_path):
+    """Carries a guide out in a folder of its own that has the released models, as the clone has."""
+
+    def carry_out(name: str, folder: Path = tmp_path, **values: object) -> Path:
+        if not (folder / "models").exists():
+            (folder / "models").mkdir()
+            (folder / "models" / "zoo").symlink_to(ROOT / "models" / "zoo")
+        reader = Reader(folder, environment)
+        try:
+            for step in as_run(name, values):
+                reader.write(step) if isinstance(step, File) else reader.run(step)
+        finally:
+            reader.close()
+        return folder
+
+    return carry_out
+
+
+@pytest.fixture(scope="module")
+def gather():
+    """One of the shipped gathers ``(S, T, R)``, as a recording of one's own."""
+    return load_samples()[0].gather
+
+
+def test_every_guide_is_carried_out_by_a_test():
+    tested = {"own-data.md", "centre.md", "pi.md", "own-survey.md", "conversion.md", "microcontroller.md"}
+    assert {path.name for path in GUIDES.glob("*.md")} == tested
+
+
+def test_what_stands_in_and_what_is_not_run_is_of_a_guide():
+    for entry in (*INSTEAD, *NOT_RUN):
+        assert guide_path(entry.guide).exists() and entry.why
+
+
+def test_own_data_and_the_readme(carry_out, tmp_path, gather):
+    """The README's lines for a gather of one's own are the guide's: they go on in its folder."""
+    pytest.importorskip("segyio", reason="the extra geo is not installed")
+    pytest.importorskip("obspy", reason="the extra geo is not installed")
+    survey = Acquisition.openfwi()
+    write_segy(tmp_path / "shots.sgy", gather, survey)
+    receivers, _ = write_miniseed(tmp_path / "line.mseed", gather, survey)
+    carry_out("own-data.md", page=free_port(), receivers=", ".join(f'"{name}"' for name in receivers[2:]))
+    by_segy, by_miniseed = (np.load(tmp_path / name) for name in ("my-gather.npy", "from-mseed.npy"))
+    assert np.abs(by_segy - by_miniseed).max() < 0.05 * np.abs(by_miniseed).max(), (
+        "one recording, two formats"
+    )
+
+
+def test_a_centre(carry_out, tmp_path, gather):
+    (tmp_path / "out" / "demo").mkdir(parents=True)
+    np.save(tmp_path / "out" / "demo" / "gathers.npy", np.stack([gather] * 3))
+    carry_out("centre.md", centre=free_port(), page=free_port())
+
+
+def test_a_pi(carry_out, tmp_path, gather):
+    """On a stand-in for a board: an sshd with a file system and a systemctl of its own."""
+    np.save(tmp_path / "line-12.npy", gather[:, :, :14])
+    (tmp_path / "board").mkdir()
+    board = BoardMachine(tmp_path / "board", systemd=True)
+    try:
+        carry_out("pi.md", ssh=tmp_path / "board" / "config", centre=free_port())
+    finally:
+        board.close()
+
+
+def test_a_microcontroller(carry_out):
+    board, port = os.openpty()
+    try:
+        carry_out("microcontroller.md", port=os.ttyname(port), centre=free_port())
+    finally:
+        os.close(port)
+        os.close(board)
+
+
+def test_an_own_survey_and_its_conversion(carry_out, tmp_path):
+    """The second guide goes on where the first ends: with the run that it trained."""
+    pytest.importorskip("deepwave", reason="the extra physics is not installed")
+    carry_out("own-survey.md")
+    carry_out("conversion.md", folder=tmp_path)
+
+
+TRIED = """
+# A guide
+```toml
+# a.toml
+x = 1
+```
+```console
+$ cat \\
+    a.toml
+x = 7
+$ echo one; echo; echo two 22
+one
+...2
+```
+```sh
+test -f a.toml    # there it is
+```
+"""
+
+
+def test_a_guide_is_read_and_carried_out(tmp_path):
+    steps = read_steps(TRIED)
+    assert [type(step).__name__ for step in steps] == ["File", "Command", "Command", "Command"]
+    reader = Reader(tmp_path, dict(os.environ))
+    for step in steps:
+        reader.write(step) if isinstance(step, File) else reader.run(step)
+    for wrong in (Command("false"), Command("echo a", ["b"]), Command("cat none")):
+        with pytest.raises(AssertionError):
+            reader.run(wrong)
+
+
+def test_what_is_printed_is_compared_loosely_but_in_order():
+    printed = "map   12 x 70\n  of cells\nwritten: 3.5 s\n"
+    assert looks_like(printed, ["map 40 x 75 of cells", "written: 1 s"])
+    assert looks_like(printed, ["map ... cells"]) and looks_like(printed, [])
+    assert not looks_like(printed, ["written: 1 s", "map"])
+    assert not looks_like(printed, ["map 40 y 75"])
