@@ -25,6 +25,8 @@ class MapDecoder(Protocol):
         self, latents_int8: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
+    def unfamiliarity(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[float, float] | None: ...
+
 
 def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
     """Decoders by model hash, of every [[model]]. Raises ``BundleError`` or ``models.decoder.DecoderError``."""

@@ -131,12 +131,7 @@ class Decoding:
                 self._draw(batch, self._decoders[model_hash])
 
     def _draw(self, events: list[Event], decoder: MapDecoder) -> None:
-        latents = np.zeros((len(events), decoder.n_devices, decoder.latent), np.int8)
-        present = np.zeros(latents.shape[:2], bool)
-        for row, event in enumerate(events):
-            for device, latent in event.latents.items():
-                latents[row, device] = np.frombuffer(latent.payload, np.int8)
-                present[row, device] = True
+        latents, present = _heard(events, decoder)
         assembled_us = now_us()
         if self._workers:
             self._workers.submit(decoder, latents, present, (events, assembled_us))
@@ -237,6 +232,33 @@ def _as_it_is(event: Event) -> Event:
     return replace(event, latents=dict(event.latents))
 
 
+def _heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
+    """int8 latents ``(n, n_devices, latent)``, and which of them were heard ``(n, n_devices)``."""
+    latents = np.zeros((len(events), decoder.n_devices, decoder.latent), np.int8)
+    present = np.zeros(latents.shape[:2], bool)
+    for row, event in enumerate(events):
+        for device, latent in event.latents.items():
+            latents[row, device] = np.frombuffer(latent.payload, np.int8)
+            present[row, device] = True
+    return latents, present
+
+
+def _judged(event: Event, decoder: MapDecoder) -> dict:
+    """How like the training gathers this event is, and a flag where it is not."""
+    (latents,), (present,) = _heard([event], decoder)
+    found = decoder.unfamiliarity(latents, present)
+    if found is None:
+        return {}
+    score, limit = found
+    judged: dict = {"unfamiliarity": {"score": round(score, 3), "limit": round(limit, 3)}}
+    if score > limit:
+        judged["flags"] = [
+            f"recorded unlike what the model was trained on (score {score:.1f}, limit {limit:.1f}): noise, another "
+            "wavelet or source strength, or an earth of another kind"
+        ]
+    return judged
+
+
 def _provenance(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us: int) -> dict:
     records = event.latents.values()
     return {
@@ -252,6 +274,7 @@ def _provenance(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us
         "received_bytes": sum(record.wire_bytes for record in records),
         "software": _software(),
         "acquisition": decoder.acquisition.to_dict(),
+        **_judged(event, decoder),
     }
 
 

@@ -14,10 +14,11 @@ from boards.profiles import Board
 from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
 from convert.release import model_hash, staged_release
-from convert.run_folder import read_run, read_samples
-from convert.verify import Verification, check_gate, float_latents, golden_vectors, verify
+from convert.run_folder import Seen, read_run, read_samples
+from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
 from models.data import DataError
 from models.decoder import load_decoder, save_decoder
+from models.familiarity import Familiarity, FamiliarityError, measure_familiarity
 from models.training import TrainingError
 from physics.acquisition import AcquisitionError
 from physics.openfwi_files import OpenFWIFileError
@@ -81,12 +82,12 @@ def convert_run(
         on_step("reading run")
         run = read_run(run_folder)
         on_step("reading data")
-        representative, samples = read_samples(run, list(held_out))
+        seen, samples = read_samples(run, list(held_out))
     except (TrainingError, DataError, OpenFWIFileError, AcquisitionError) as error:
         raise ConversionError(str(error)) from error
     on_step("quantising")
-    float_latents(run.encoder, representative)
-    model = quantise(run.encoder, representative)
+    float_latents(run.encoder, seen.representative)
+    model = quantise(run.encoder, seen.representative)
     on_step("measuring arena")
     try:
         found = assess(model, limits)
@@ -105,6 +106,7 @@ def convert_run(
             output.scale,
             output.zero_point,
             run.acquisition,
+            _familiarity(model, graph, seen, on_step),
         )
         verification = verify(
             run.encoder, load_decoder(stage.decoder), model, graph, samples, arena_bytes, on_step=on_step
@@ -140,6 +142,18 @@ def convert_run(
         accelerator=found.accelerator,
         verification=verification,
     )
+
+
+def _familiarity(
+    model: bytes, graph: Graph, seen: Seen, on_step: Callable[[str], None]
+) -> Familiarity | None:
+    """Of the int8 latents of training gathers; None for a run of too few to measure it on."""
+    on_step("learning what is familiar")
+    training, watched = (int8_latents(model, graph, parts) for parts in (seen.training, seen.watched))
+    try:
+        return measure_familiarity(training, watched)
+    except FamiliarityError:
+        return None
 
 
 def _require(verdicts: tuple[Verdict, ...]) -> None:

@@ -19,6 +19,8 @@ from physics.acquisition import Acquisition
 REPRESENTATIVE_GATHERS = 100
 # Among so many training gathers the loudest is looked for, so that the input scale spans them all.
 LOUDEST_AMONG = 2000
+# From the latents of so many training gathers the centre knows what is like them.
+FAMILIAR_GATHERS = 2000
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,18 @@ def representative_parts(run: Run, data: ThinnedSet, training: np.ndarray) -> np
     return parts.reshape(-1, *parts.shape[2:])
 
 
-def read_samples(run: Run, held_out: list[Path]) -> tuple[np.ndarray, HeldOut]:
-    """``(representative parts, held-out samples)``.
+@dataclass(frozen=True)
+class Seen:
+    """Companded parts of what training saw: ``representative (n, time, width, sources)`` for calibration, ``training``
+    and ``watched (n, n_devices, time, width, sources)``, of which training learnt from the first alone."""
+
+    representative: np.ndarray
+    training: np.ndarray
+    watched: np.ndarray
+
+
+def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
+    """What training saw, and held-out samples.
 
     Held out are all samples under the folders ``held_out`` or, without any, those that training
     watched and did not learn from. Raises ``DataError`` or ``OpenFWIFileError`` for missing data and
@@ -87,7 +99,12 @@ def read_samples(run: Run, held_out: list[Path]) -> tuple[np.ndarray, HeldOut]:
     folders = [Path(name) for name in run.config.data]
     data = load_thinned(folders, run.acquisition, run.config.thin)
     watched, training = split_watched(len(data))
-    representative = representative_parts(run, data, training)
+    some = np.random.default_rng(1).permutation(training)[:FAMILIAR_GATHERS]
+    seen = Seen(
+        representative_parts(run, data, training),
+        device_parts(data.gathers[some], run.acquisition, run.companding),
+        device_parts(data.gathers[watched], run.acquisition, run.companding),
+    )
     if held_out:
         clash = {folder.resolve() for folder in folders} & {folder.resolve() for folder in held_out}
         if clash:
@@ -106,7 +123,7 @@ def read_samples(run: Run, held_out: list[Path]) -> tuple[np.ndarray, HeldOut]:
     )
     if not (np.isfinite(samples.parts).all() and np.isfinite(samples.maps).all()):
         raise ConversionError("held-out samples: expected finite gathers and maps, got NaN or infinity")
-    return representative, samples
+    return seen, samples
 
 
 def _load(path: Path) -> Any:

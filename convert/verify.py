@@ -200,6 +200,17 @@ def verify(
     )
 
 
+def int8_latents(model: bytes, graph: Graph, parts: np.ndarray) -> np.ndarray:
+    """What the centre makes of what devices send of ``parts (n, n_devices, time, width, sources)``: float32
+    ``(n, n_devices, latent)``."""
+    flat = parts.reshape(-1, *parts.shape[2:])
+    codes = quantise(flat, *_quantisation(graph.inputs[0]))
+    if not len(codes):
+        return np.zeros((*parts.shape[:2], graph.outputs[0].shape[-1]), np.float32)
+    latents = dequantise(litert.run(model, codes), *_quantisation(graph.outputs[0]))
+    return latents.reshape(*parts.shape[:2], -1)
+
+
 def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> bytes:
     """``vectors.npz`` of the bundle: a few held-out parts and their latents in both arithmetics."""
     parts = held_out.parts.reshape(-1, *held_out.parts.shape[2:])

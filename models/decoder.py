@@ -13,12 +13,15 @@ import keras
 import numpy as np
 
 import models.network  # noqa: F401  registers the layers that a saved decoder names
+from models.familiarity import Familiarity, FamiliarityError, load_familiarity
 from models.training import write_json
 from physics.acquisition import Acquisition
 from physics.normalise import denormalise_velocity
 
 # Events that are drawn in one call, and the least for which that is worth it.
 WIDE, WIDE_FROM = 16, 8
+# Beside the weights, of models that say when a gather is unlike those of training.
+FAMILIARITY = "familiarity.npz"
 
 
 class DecoderError(ValueError):
@@ -32,8 +35,16 @@ class Decoder:
     ``sha256`` of the weights, the ``folder`` it came from.
     """
 
-    def __init__(self, network: keras.Model, description: dict, sha256: str, folder: Path) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        description: dict,
+        sha256: str,
+        folder: Path,
+        familiarity: Familiarity | None = None,
+    ) -> None:
         self.folder = folder
+        self._familiarity = familiarity
         self.acquisition = Acquisition.from_dict(description["acquisition"])
         self.model_hash: str = description["model_hash"]
         self.sha256 = sha256
@@ -87,6 +98,15 @@ class Decoder:
         velocities, uncertainties = zip(*drawn, strict=True)
         return np.concatenate(velocities), np.concatenate(uncertainties)
 
+    def unfamiliarity(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[float, float] | None:
+        """How unlike those of training the latents of one event are, shapes as for ``decode``: the score of
+        ``models.familiarity`` and its limit; None for a decoder without that file."""
+        if self._familiarity is None:
+            return None
+        latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
+        (score,) = self._familiarity.scores(latents[None], np.asarray(present, bool)[None])
+        return float(score), self._familiarity.limit
+
     def _is_wide(self) -> bool:
         if self._wide is None:
             silence = np.zeros((WIDE, self.n_devices, self.latent), np.float32)
@@ -129,10 +149,18 @@ def compile_network(network: keras.Model, xla: bool = True):
 
 
 def save_decoder(
-    folder: Path, weights: Path, model_hash: str, scale: float, zero_point: int, acquisition: Acquisition
+    folder: Path,
+    weights: Path,
+    model_hash: str,
+    scale: float,
+    zero_point: int,
+    acquisition: Acquisition,
+    familiarity: Familiarity | None = None,
 ) -> str:
     """Write a decoder folder for the encoder ``model_hash``; returns the SHA-256 of its weights."""
     folder.mkdir(parents=True, exist_ok=True)
+    if familiarity is not None:
+        familiarity.save(folder / FAMILIARITY)
     temporary = folder / "decoder.keras.tmp"
     shutil.copyfile(weights, temporary)
     os.replace(temporary, folder / "decoder.keras")
@@ -173,4 +201,11 @@ def load_decoder(folder: Path | str) -> Decoder:
             f"{weights}: SHA-256 is {found[:16]}…, {about.name} says {expected[:16]}…; "
             "the file is damaged or from another model: copy the whole folder again"
         )
-    return Decoder(keras.models.load_model(weights, compile=False), description, found, folder)
+    network = keras.models.load_model(weights, compile=False)
+    familiarity = None
+    if (folder / FAMILIARITY).exists():
+        try:
+            familiarity = load_familiarity(folder / FAMILIARITY, network.input["latents"].shape[-1])
+        except FamiliarityError as error:
+            raise DecoderError(str(error)) from None
+    return Decoder(network, description, found, folder, familiarity)

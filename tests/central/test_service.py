@@ -111,6 +111,28 @@ def heard(centre, devices, event=1):
     return stored if stored and stored.provenance["devices"] == devices else None
 
 
+def test_an_event_unlike_those_of_training_is_flagged(start, send):
+    class Wary(FakeDecoder):
+        def unfamiliarity(self, latents_int8, present):
+            return float(np.abs(latents_int8[present]).mean()), 5.0
+
+    centre = start(Wary())
+    send(
+        centre,
+        *(
+            latent_record(device=d, event=e, sequence=e, value=v)
+            for e, v in ((1, 3), (2, 9))
+            for d in range(5)
+        ),
+    )
+    usual, strange = (wait_until(lambda e=e: centre.maps().get(e), what="map").provenance for e in (1, 2))
+    assert usual["unfamiliarity"] == {"score": 3.0, "limit": 5.0} and "flags" not in usual
+    assert strange["unfamiliarity"]["score"] == 9.0
+    assert strange["flags"][0].startswith(
+        "recorded unlike what the model was trained on (score 9.0, limit 5.0)"
+    )
+
+
 def test_a_map_of_devices_without_a_clock_is_dated_by_their_arrival(start, send):
     centre = start()
     send(centre, *(latent_record(device=d, sample_time_us=0) for d in range(5)))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_survey import SURVEY
 
-from models.decoder import WIDE, WIDE_FROM, DecoderError, load_decoder, save_decoder
+from models.decoder import FAMILIARITY, WIDE, WIDE_FROM, DecoderError, load_decoder, save_decoder
+from models.familiarity import measure_familiarity
 from models.fusion import DecoderConfig, build_decoder
 
 
@@ -57,6 +58,22 @@ def test_many_events_are_drawn_as_each_alone_before_and_after_they_are_drawn_tog
         np.testing.assert_allclose(maps[0], [velocity for velocity, _ in alone], atol=0.5)
         np.testing.assert_allclose(maps[1], [uncertainty for _, uncertainty in alone], rtol=1e-3)
     assert (decoder._wide is not None) == (n >= WIDE_FROM), "a quiet centre never pays for it"
+
+
+def test_a_decoder_knows_what_is_like_its_training(folder):
+    """Where the release holds it; a model from before says nothing, and still decodes."""
+    assert load_decoder(folder).unfamiliarity(latents(), np.ones(3, bool)) is None
+    codes = np.stack([latents(seed) for seed in range(200)])
+    measure_familiarity((codes.astype(np.float32) - 3) * 0.05, (codes[:50] - 3.0) * 0.05).save(
+        folder / FAMILIARITY
+    )
+    decoder = load_decoder(folder)
+    score, limit = decoder.unfamiliarity(latents(999), np.ones(3, bool))
+    assert 0.5 < score < limit
+    assert decoder.unfamiliarity(np.full((3, 16), 127, np.int8), np.ones(3, bool))[0] > limit
+    (folder / FAMILIARITY).write_bytes(b"half")
+    with pytest.raises(DecoderError, match="copy the whole folder again"):
+        load_decoder(folder)
 
 
 @pytest.mark.parametrize("present", [[1, 0, 0], [0, 1, 1], [1, 1, 0]])

@@ -26,6 +26,9 @@ class FakeDecoder:
         drawn = [self.decode(*row) for row in zip(latents_int8, present, strict=True)]
         return tuple(np.stack(maps) for maps in zip(*drawn, strict=True))
 
+    def unfamiliarity(self, latents_int8, present):
+        return None
+
     def decode(self, latents_int8, present):
         velocity = np.full(SURVEY.map_shape, 1500.0, np.float32)
         for device in np.flatnonzero(present):

@@ -1,0 +1,204 @@
+"""Does a released model know what it does not know? Uncertainty and strange gathers, on held-out data.
+
+    python benchmarks/trust.py --data held-out [--model models/zoo/epic-small-128] [--picture trust.png] [--json]
+
+Coverage: the share of cells whose error is within the interval that the uncertainty b gives for a probability p,
+-b ln(1 - p) of a Laplace distribution. Strange gathers are made of every fifth held-out one: noise alone, noise
+added, twice the source, another wavelet, a body of salt, each modelled with the benchmark's scheme. AUC is the
+probability that a strange gather scores above a usual one; caught is the share above the limit, which about 1 % of
+usual ones are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from convert import litert
+from firmware_py.bundle import load_bundle
+from firmware_py.compand import quantise
+from models.data import ThinnedSet, device_parts, load_thinned
+from models.decoder import load_decoder
+from physics.acquisition import Acquisition
+from physics.modelling import model_gathers
+from physics.normalise import denormalise_velocity, normalise_velocity
+
+PROBABILITIES = (0.25, 0.5, 0.68, 0.8, 0.9, 0.95)
+EVERY = 5
+SALT_MPS = 4450.0
+
+
+class Released:
+    """A released model on this machine: thinned gathers in, latents, maps and scores out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bundle = load_bundle(folder / "bundle")
+        self.decoder = load_decoder(folder / "decoder")
+        self.thin = self.bundle.companding.thin
+
+    def latents(self, gathers: np.ndarray) -> np.ndarray:
+        parts = device_parts(gathers, self.decoder.acquisition, self.bundle.companding)
+        codes = quantise(
+            parts.reshape(-1, *parts.shape[2:]), self.bundle.input.scale, self.bundle.input.zero_point
+        )
+        return litert.run(self.bundle.encoder_path.read_bytes(), codes).reshape(*parts.shape[:2], -1)
+
+    def scores(self, latents: np.ndarray) -> np.ndarray:
+        everyone = np.ones(latents.shape[1], bool)
+        found = [self.decoder.unfamiliarity(one, everyone) for one in latents]
+        if None in found:
+            raise SystemExit(f"{self.decoder.folder}: no familiarity.npz; convert the run again")
+        return np.array([one[0] for one in found if one])
+
+    @property
+    def limit(self) -> float:
+        silence = np.zeros((self.decoder.n_devices, self.decoder.latent), np.int8)
+        found = self.decoder.unfamiliarity(silence, np.ones(self.decoder.n_devices, bool))
+        return found[1] if found else np.inf
+
+
+def strange_gathers(held_out: ThinnedSet, thin: int) -> dict[str, np.ndarray]:
+    """Thinned gathers ``(n, T', R, S)`` by what is strange about them."""
+    rng = np.random.default_rng(0)
+    a = held_out.acquisition
+    usual = held_out.gathers[::EVERY].astype(np.float32)
+    maps = denormalise_velocity(held_out.maps[::EVERY], a).astype(np.float32)
+    level = np.sqrt(np.mean(np.square(usual)))
+
+    def modelled(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
+        rows = [model_gathers(one[None, None], acquisition)[0] for one in velocity_mps]
+        gathers = np.stack(rows)[:, :, : a.n_time // thin * thin]
+        blocks = gathers.reshape(*gathers.shape[:2], -1, thin, gathers.shape[-1])
+        return blocks.mean(axis=3).transpose(0, 2, 3, 1)
+
+    def noise() -> np.ndarray:
+        return rng.standard_normal(usual.shape, np.float32)
+
+    return {
+        "noise alone": level * noise(),
+        "noise of 4 % of the rms added": usual + 0.04 * level * noise(),
+        "noise of 20 % of the rms added": usual + 0.2 * level * noise(),
+        "twice the source": 2 * usual,
+        "10 Hz wavelet": modelled(maps, replace(a, peak_frequency_hz=10.0)),
+        "20 Hz wavelet": modelled(maps, replace(a, peak_frequency_hz=20.0)),
+        "a body of salt": modelled(with_salt(maps, rng), a),
+    }
+
+
+def with_salt(velocity_mps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An ellipse of ``SALT_MPS`` in the middle of each map ``(n, nz, nx)``."""
+    changed = velocity_mps.copy()
+    nz, nx = changed.shape[1:]
+    z, x = np.mgrid[:nz, :nx]
+    for one in changed:
+        centre_z, centre_x = rng.uniform(0.4, 0.65) * nz, rng.uniform(0.3, 0.7) * nx
+        half_z, half_x = rng.uniform(0.1, 0.2) * nz, rng.uniform(0.1, 0.25) * nx
+        one[((z - centre_z) / half_z) ** 2 + ((x - centre_x) / half_x) ** 2 < 1] = SALT_MPS
+    return changed
+
+
+def coverage(errors: np.ndarray, scales: np.ndarray) -> dict[float, float]:
+    return {p: float((errors <= -scales * np.log(1 - p)).mean()) for p in PROBABILITIES}
+
+
+def roc(usual: np.ndarray, strange: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """False alarms and catches for every threshold, and the area under the curve."""
+    thresholds = np.concatenate([[np.inf], np.sort(np.concatenate([usual, strange]))[::-1], [-np.inf]])
+    false = np.array([(usual >= t).mean() for t in thresholds])
+    caught = np.array([(strange >= t).mean() for t in thresholds])
+    return false, caught, float(np.trapezoid(caught, false))
+
+
+def benchmark(model: Released, held_out: ThinnedSet) -> dict:
+    latents = model.latents(held_out.gathers)
+    velocity_mps, uncertainty_mps = model.decoder.decode_batch(latents, np.ones(latents.shape[:2], bool))
+    a = held_out.acquisition
+    half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
+    errors = np.abs(normalise_velocity(velocity_mps[:, 0], a) - held_out.maps)
+    scales = uncertainty_mps[:, 0] / half_range_mps
+    rows = {
+        "all": np.ones(len(errors), bool),
+        **{f: held_out.families == f for f in sorted(set(held_out.families))},
+    }
+    ranks = [np.argsort(np.argsort(values.mean(axis=(1, 2)))) for values in (errors, scales)]
+    usual = model.scores(latents)
+    strange = {
+        name: model.scores(model.latents(g)) for name, g in strange_gathers(held_out, model.thin).items()
+    }
+    return {
+        "samples": len(errors),
+        "mae": float(errors.mean()),
+        "mean_uncertainty": float(scales.mean()),
+        "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
+        "coverage": {name: coverage(errors[chosen], scales[chosen]) for name, chosen in rows.items()},
+        "limit": model.limit,
+        "false_alarms": float((usual > model.limit).mean()),
+        "strange": {
+            name: {"auc": roc(usual, scores)[2], "caught": float((scores > model.limit).mean())}
+            for name, scores in strange.items()
+        },
+        "_curves": {name: roc(usual, scores)[:2] for name, scores in strange.items()},
+    }
+
+
+def draw(found: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, row in found["coverage"].items():
+        style = {"color": "black", "linewidth": 2.2, "zorder": 3} if name == "all" else {"linewidth": 0.9}
+        left.plot(list(row), list(row.values()), marker="o", markersize=3, label=name, **style)
+    left.set(
+        xlabel="probability asked for",
+        ylabel="share of cells within",
+        title="Uncertainty",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    left.legend(fontsize=7, loc="upper left")
+    right.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, (false, caught) in found["_curves"].items():
+        right.plot(false, caught, label=f"{name}: {found['strange'][name]['auc']:.2f}")
+    right.set(xlabel="false alarms", ylabel="caught", title="Strange gathers (area under the curve)")
+    right.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    model = Released(given.model)
+    found = benchmark(model, load_thinned(given.data, model.decoder.acquisition, model.thin))
+    if given.picture:
+        draw(found, given.picture)
+    del found["_curves"]
+    if given.json:
+        print(json.dumps(found))
+        return
+    for name, row in found["coverage"].items():
+        print(f"{name:<14}" + "  ".join(f"{p:.0%}: {share:.1%}" for p, share in row.items()))
+    for name, row in found["strange"].items():
+        print(f"{name:<32} AUC {row['auc']:.3f}, caught {row['caught']:.0%}")
+    print(
+        f"{found['samples']} samples: uncertainty {found['mean_uncertainty']:.4f} for an MAE of {found['mae']:.4f}, "
+        f"rank correlation of a map's with its error {found['rank_correlation']:.2f}; "
+        f"{found['coverage']['all'][0.9]:.1%} of "
+        f"cells within the 90 % interval; {found['false_alarms']:.1%} of usual gathers above the limit"
+    )
+
+
+if __name__ == "__main__":
+    main()

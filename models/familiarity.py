@@ -1,0 +1,84 @@
+"""How unlike the training gathers is what devices sent? A distance of latents, at the centre, that costs no byte.
+
+A decoder draws a map of anything: of noise, of another wavelet. Latents of such gathers lie where those of training
+gathers do not. The score is the squared Mahalanobis distance of a device's latent from the training latents, over the
+latent's length, averaged over the devices heard (Lee et al., NeurIPS 2018): about 1 for gathers like those of training.
+Directions in which the training latents hardly vary count as if they varied by ``FLOOR`` of the widest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FLOOR = 1e-4
+# Of gathers like those of training, so many score above the limit.
+FALSE_ALARMS = 0.01
+
+
+class FamiliarityError(ValueError):
+    """A familiarity file is missing or damaged, or there is too little to measure it on."""
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """``mean (latent,)`` and ``whitening (latent, latent)`` of training latents, float32; a score above ``limit`` is
+    unlike them."""
+
+    mean: np.ndarray
+    whitening: np.ndarray
+    limit: float
+
+    def scores(self, latents: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """``latents (n, n_devices, latent)`` float and ``present (n, n_devices)`` bool -> ``(n,)``.
+
+        What a device that was not heard has in ``latents`` does not matter. At least one must be heard.
+        """
+        whitened = (np.asarray(latents, np.float32) - self.mean) @ self.whitening
+        distances = np.where(present, np.square(whitened).mean(axis=-1), 0.0)
+        return distances.sum(axis=1) / present.sum(axis=1)
+
+    def save(self, path: Path) -> None:
+        """Write a .npz that appears when whole."""
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, mean=self.mean, whitening=self.whitening, limit=np.float32(self.limit))
+        os.replace(temporary, path)
+
+
+def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity:
+    """From latents of training gathers ``(n, n_devices, latent)``; the limit from ``watched`` others of the same kind.
+
+    Raises ``FamiliarityError`` unless there are more training latents than values in one, and some watched.
+    """
+    flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+    if len(flat) <= flat.shape[1] or not len(watched):
+        raise FamiliarityError(
+            f"familiarity: expected more than {flat.shape[1]} training latents and some watched, got {len(flat)} "
+            f"and {len(watched)}; train on more samples"
+        )
+    mean = flat.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(flat.T))
+    whitening = directions / np.sqrt(np.maximum(variances, FLOOR * variances.max()))
+    fitted = Familiarity(mean.astype(np.float32), whitening.astype(np.float32), np.inf)
+    scores = fitted.scores(watched, np.ones(watched.shape[:2], bool))
+    return Familiarity(fitted.mean, fitted.whitening, float(np.quantile(scores, 1.0 - FALSE_ALARMS)))
+
+
+def load_familiarity(path: Path, latent: int) -> Familiarity:
+    """Read what ``save`` wrote for latents of that length. Raises ``FamiliarityError``."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            found = Familiarity(content["mean"], content["whitening"], float(content["limit"]))
+    except Exception as error:
+        # A damaged archive makes numpy's reader fail as its parsers happen to.
+        raise FamiliarityError(f"{path}: cannot be read ({error}); copy the whole folder again") from None
+    if found.mean.shape != (latent,) or found.whitening.shape != (latent, latent):
+        raise FamiliarityError(
+            f"{path}: expected latents of {latent}, got {found.mean.shape} and {found.whitening.shape}; "
+            "copy the whole folder again"
+        )
+    return found

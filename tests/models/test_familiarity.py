@@ -1,0 +1,68 @@
+"""Latents unlike those of training score high, whatever devices were heard."""
+
+import numpy as np
+import pytest
+
+from models.familiarity import FALSE_ALARMS, FamiliarityError, load_familiarity, measure_familiarity
+
+LATENT = 8
+MIX = np.random.default_rng(0).normal(size=(LATENT, LATENT))
+ALL = np.ones((1, 3), bool)
+
+
+def gathers(n, seed):
+    """Latents of ``n`` gathers of three devices, correlated and off centre."""
+    return 2.0 + np.random.default_rng(seed).normal(size=(n, 3, LATENT)) @ MIX
+
+
+@pytest.fixture(scope="module")
+def familiarity():
+    return measure_familiarity(gathers(4000, 1), gathers(2000, 2))
+
+
+def test_gathers_like_those_of_training_score_about_one(familiarity):
+    scores = familiarity.scores(gathers(3000, 3), np.ones((3000, 3), bool))
+    assert scores.mean() == pytest.approx(1.0, abs=0.05)
+    assert (scores > familiarity.limit).mean() == pytest.approx(FALSE_ALARMS, abs=0.008)
+
+
+def test_others_score_above_the_limit(familiarity):
+    silence = np.zeros((1, 3, LATENT))
+    for strange in (gathers(1, 4) * 4, silence + 30, gathers(1, 4)[..., ::-1] * 2):
+        assert familiarity.scores(strange, ALL)[0] > familiarity.limit
+
+
+def test_a_device_that_was_not_heard_does_not_matter(familiarity):
+    latents = gathers(1, 5)
+    heard = np.array([[True, False, True]])
+    score = familiarity.scores(latents, heard)
+    latents[0, 1] = 1e6
+    assert familiarity.scores(latents, heard) == score
+    assert familiarity.scores(latents, ALL)[0] > familiarity.limit
+
+
+def test_a_direction_in_which_nothing_varied_is_no_division_by_zero():
+    flat = gathers(500, 6)
+    flat[..., 0] = 1.0
+    assert np.isfinite(measure_familiarity(flat, flat[:50]).scores(flat[:5], np.ones((5, 3), bool))).all()
+
+
+def test_it_is_kept(familiarity, tmp_path):
+    familiarity.save(tmp_path / "f.npz")
+    again = load_familiarity(tmp_path / "f.npz", LATENT)
+    np.testing.assert_allclose(
+        again.scores(gathers(5, 7), np.ones((5, 3), bool)),
+        familiarity.scores(gathers(5, 7), np.ones((5, 3), bool)),
+    )
+    assert again.limit == pytest.approx(familiarity.limit)
+    with pytest.raises(FamiliarityError, match="expected latents of 9"):
+        load_familiarity(tmp_path / "f.npz", 9)
+    (tmp_path / "f.npz").write_bytes(b"PK")
+    with pytest.raises(FamiliarityError, match="copy the whole folder again"):
+        load_familiarity(tmp_path / "f.npz", LATENT)
+
+
+@pytest.mark.parametrize(("n", "watched"), [(2, 50), (500, 0)])
+def test_too_little_to_measure_on(n, watched):
+    with pytest.raises(FamiliarityError, match="train on more samples"):
+        measure_familiarity(gathers(n, 1), gathers(watched, 2))
