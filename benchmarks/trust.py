@@ -54,6 +54,13 @@ class Released:
             raise SystemExit(f"{self.decoder.folder}: no familiarity.npz; convert the run again")
         return np.array([one[0] for one in found if one])
 
+    def maps(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Velocity and uncertainty ``(n, nz, nx)``, normalised."""
+        a = self.decoder.acquisition
+        velocity_mps, uncertainty_mps = self.decoder.decode_batch(latents, np.ones(latents.shape[:2], bool))
+        half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
+        return normalise_velocity(velocity_mps[:, 0], a), uncertainty_mps[:, 0] / half_range_mps
+
     @property
     def limit(self) -> float:
         silence = np.zeros((self.decoder.n_devices, self.decoder.latent), np.int8)
@@ -115,11 +122,8 @@ def roc(usual: np.ndarray, strange: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 def benchmark(model: Released, held_out: ThinnedSet) -> dict:
     latents = model.latents(held_out.gathers)
-    velocity_mps, uncertainty_mps = model.decoder.decode_batch(latents, np.ones(latents.shape[:2], bool))
-    a = held_out.acquisition
-    half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
-    errors = np.abs(normalise_velocity(velocity_mps[:, 0], a) - held_out.maps)
-    scales = uncertainty_mps[:, 0] / half_range_mps
+    velocity, scales = model.maps(latents)
+    errors = np.abs(velocity - held_out.maps)
     rows = {
         "all": np.ones(len(errors), bool),
         **{f: held_out.families == f for f in sorted(set(held_out.families))},
@@ -127,8 +131,10 @@ def benchmark(model: Released, held_out: ThinnedSet) -> dict:
     ranks = [np.argsort(np.argsort(values.mean(axis=(1, 2)))) for values in (errors, scales)]
     usual = model.scores(latents)
     strange = {
-        name: model.scores(model.latents(g)) for name, g in strange_gathers(held_out, model.thin).items()
+        name: model.latents(gathers) for name, gathers in strange_gathers(held_out, model.thin).items()
     }
+    scores = {name: model.scores(one) for name, one in strange.items()}
+    unsure = scales.mean(axis=(1, 2))
     return {
         "samples": len(errors),
         "mae": float(errors.mean()),
@@ -138,10 +144,14 @@ def benchmark(model: Released, held_out: ThinnedSet) -> dict:
         "limit": model.limit,
         "false_alarms": float((usual > model.limit).mean()),
         "strange": {
-            name: {"auc": roc(usual, scores)[2], "caught": float((scores > model.limit).mean())}
-            for name, scores in strange.items()
+            name: {
+                "auc": roc(usual, scores[name])[2],
+                "caught": float((scores[name] > model.limit).mean()),
+                "auc_of_uncertainty": roc(unsure, model.maps(one)[1].mean(axis=(1, 2)))[2],
+            }
+            for name, one in strange.items()
         },
-        "_curves": {name: roc(usual, scores)[:2] for name, scores in strange.items()},
+        "_curves": {name: roc(usual, one)[:2] for name, one in scores.items()},
     }
 
 
@@ -191,7 +201,10 @@ def main() -> None:
     for name, row in found["coverage"].items():
         print(f"{name:<14}" + "  ".join(f"{p:.0%}: {share:.1%}" for p, share in row.items()))
     for name, row in found["strange"].items():
-        print(f"{name:<32} AUC {row['auc']:.3f}, caught {row['caught']:.0%}")
+        print(
+            f"{name:<32} AUC {row['auc']:.2f}, caught {row['caught']:.0%}; of the map's "
+            f"uncertainty {row['auc_of_uncertainty']:.2f}"
+        )
     print(
         f"{found['samples']} samples: uncertainty {found['mean_uncertainty']:.4f} for an MAE of {found['mae']:.4f}, "
         f"rank correlation of a map's with its error {found['rank_correlation']:.2f}; "
