@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from central.config import CentralConfig, ModelSection
-from firmware_py.bundle import BundleError, load_bundle
+from firmware_py.bundle import Bundle, BundleError, load_bundle
 from physics.acquisition import Acquisition
+
+if TYPE_CHECKING:
+    from models.decoder import Decoder
 
 
 class MapDecoder(Protocol):
@@ -46,6 +49,14 @@ def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:
 
     Raises ``BundleError`` or ``models.decoder.DecoderError``.
     """
+    bundle, decoder = open_release(section)
+    silence = np.zeros((1, decoder.n_devices, decoder.latent), np.int8)
+    decoder.decode_batch(silence, np.ones((1, decoder.n_devices), bool))
+    return bundle.model_hash, decoder
+
+
+def open_release(section: ModelSection) -> tuple[Bundle, Decoder]:
+    """Bundle and decoder that belong together. Raises ``BundleError`` or ``models.decoder.DecoderError``."""
     from models.decoder import load_decoder
 
     bundle = load_bundle(section.bundle)
@@ -57,6 +68,4 @@ def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:
             f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
             "give a bundle and a decoder of one conversion"
         )
-    silence = np.zeros((1, decoder.n_devices, decoder.latent), np.int8)
-    decoder.decode_batch(silence, np.ones((1, decoder.n_devices), bool))
-    return bundle.model_hash, decoder
+    return bundle, decoder

@@ -67,11 +67,14 @@ class Decoder:
         velocity, uncertainty = self.decode_batch(np.asarray(latents_int8)[None], np.asarray(present)[None])
         return velocity[0], uncertainty[0]
 
-    def decode_batch(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decode_batch(
+        self, latents_int8: np.ndarray, present: np.ndarray, at_once: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As ``decode`` for many events: ``(n, n_devices, latent)``, ``(n, n_devices)`` -> ``(n, 1, nz, nx)`` each.
 
         Events are drawn ``WIDE`` at a time, at a third of the time each, once there have been so many that the
-        network was compiled for it, which goes on beside the first ones.
+        network was compiled for it, which goes on beside the first ones. ``at_once`` is how many instead: an event's
+        map is then the same to the last bit, whichever came before.
         """
         present = np.asarray(present, dtype=bool)
         expected = (self.n_devices, self.latent)
@@ -86,7 +89,7 @@ class Decoder:
         latents = (latents_int8.astype(np.float32) - self._zero_point) * self._scale
         latents[~present] = 0.0
         drawn = []
-        step = WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1
+        step = at_once or (WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1)
         for start in range(0, len(latents), step):
             some, heard = latents[start : start + step], present[start : start + step]
             # Always the same size: each new one would compile again.

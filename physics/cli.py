@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from physics.acquisition import Acquisition, AcquisitionError
+from physics.cluster import ClusterError
 from physics.dataset import DatasetError, generate_dataset
 from physics.families import FAMILIES, UnknownFamilyError, check_family
 from physics.field_files import FieldFileError
@@ -19,6 +20,7 @@ from physics.survey_file import read_survey
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
+    ClusterError,
     DatasetError,
     FieldFileError,
     UnknownFamilyError,
@@ -51,6 +53,10 @@ def generate(
         str, typer.Option(help="openfwi (the benchmark's own scheme) or deepwave (faster).")
     ] = "openfwi",
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one a core.")] = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Dask scheduler, tcp://HOST:PORT: its workers model, in place of processes."),
+    ] = None,
     survey: SurveyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -73,6 +79,7 @@ def generate(
             workers=workers or os.cpu_count() or 1,
             first=first,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            scheduler=scheduler,
         )
     if as_json:
         typer.echo(json.dumps({"files": [str(path) for path in files], "samples": count * len(names)}))

@@ -3,7 +3,7 @@
 The unit of work is a chunk of a few samples: a worker draws its maps, models its gathers and leaves
 both as finished files in ``.parts/``; a file of the set is assembled once all its chunks are there. A
 run that was killed goes on where it stopped, and since a map depends on (family, seed, index) alone,
-the files are the same whatever the number of workers.
+the files are the same whatever the number of workers, processes of this machine or of a Dask cluster.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.cluster import on_cluster
 from physics.families import check_family, generate_map
 from physics.openfwi_files import create_array, family_file_names, family_folder
 
@@ -58,6 +59,7 @@ def generate_dataset(
     workers: int = 1,
     first: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    scheduler: str | None = None,
 ) -> list[Path]:
     """Write ``count`` samples of each family under ``out`` and return the gather files.
 
@@ -65,6 +67,9 @@ def generate_dataset(
     file as in OpenFWI; ``manifest.json`` records engine, versions, seed and survey. Calling again with
     the same arguments completes an interrupted run; other arguments on the same folder raise
     ``DatasetError``. ``on_progress(done_samples, total_samples)`` is called after each chunk.
+
+    ``scheduler`` (tcp://HOST:PORT) has the workers of a Dask cluster model, in the place of ``workers`` processes;
+    they need no folder of this machine. Raises ``ClusterError`` without one.
     """
     if count < 1 or workers < 1 or first < 0:
         raise DatasetError(f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}")
@@ -83,7 +88,7 @@ def generate_dataset(
     total = count * len(names)
     done = total - sum(chunk.count for chunk in chunks)
     on_progress(done, total)
-    for finished in _run(chunks, workers):
+    for finished in _run(chunks, workers, scheduler):
         done += finished.count
         on_progress(done, total)
         siblings = [c for c in chunks if (c.family, c.file_index) == (finished.family, finished.file_index)]
@@ -146,11 +151,15 @@ def _gather_path(out: Path, family: str, file_index: int) -> Path:
     return out / family_folder(family) / family_file_names(family, file_index)[0]
 
 
-def _run(chunks: list[_Chunk], workers: int) -> Iterator[_Chunk]:
+def _run(chunks: list[_Chunk], workers: int, scheduler: str | None) -> Iterator[_Chunk]:
     # Both lists before the first one is yielded: assembling a file takes the chunks' own files away.
     there = [chunk for chunk in chunks if chunk.path("map").exists()]
     pending = [chunk for chunk in chunks if chunk not in there]
     yield from there
+    if scheduler:
+        for chunk, modelled in on_cluster(scheduler, _model, pending):
+            yield _keep(chunk, *modelled)
+        return
     if workers == 1:
         yield from map(_work, pending)
         return
@@ -167,6 +176,11 @@ def _one_thread() -> None:
 
 
 def _work(chunk: _Chunk) -> _Chunk:
+    return _keep(chunk, *_model(chunk))
+
+
+def _model(chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Gathers and maps of a chunk."""
     from physics.modelling import model_gathers
 
     maps = np.stack(
@@ -175,7 +189,10 @@ def _work(chunk: _Chunk) -> _Chunk:
             for index in range(chunk.first, chunk.first + chunk.count)
         ]
     )
-    gathers = model_gathers(maps, chunk.acquisition, engine=chunk.engine)
+    return model_gathers(maps, chunk.acquisition, engine=chunk.engine), maps
+
+
+def _keep(chunk: _Chunk, gathers: np.ndarray, maps: np.ndarray) -> _Chunk:
     # The map comes last: its presence says that the chunk is whole.
     for what, array in (("gather", gathers), ("map", maps)):
         path = chunk.path(what)

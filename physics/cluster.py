@@ -1,0 +1,79 @@
+"""Work on a Dask cluster: tasks go out as workers have room, results come back as they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+CONNECT_S = 10.0
+# So that no worker waits for its next task, and what is done does not pile up unread.
+TASKS_A_THREAD = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ClusterError(RuntimeError):
+    """There is no cluster to work on, or it went away."""
+
+
+def on_cluster(
+    scheduler: str, work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Each of ``items`` with ``work(item)``, in whatever order they are done.
+
+    ``scheduler`` is a Dask scheduler, tcp://HOST:PORT; ``work`` is a function of a module that its workers have too.
+    A task whose worker dies is given to another. Raises ``ClusterError``, and what ``work`` raises.
+    """
+    try:
+        from distributed import Client, as_completed
+        from distributed.client import FutureCancelledError
+        from distributed.comm import CommClosedError
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        raise ClusterError("--scheduler needs Dask; pip install 'epic-fwi[cluster]'") from None
+    try:
+        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{scheduler}: no Dask scheduler answers ({_first_line(error)}); start one with `dask scheduler`"
+        ) from None
+    with client:
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise ClusterError(
+                f"{scheduler}: has no workers; start some with `dask worker {scheduler} --nthreads 1`"
+            )
+        waiting = iter(items)
+        running: dict[Any, Item] = {}
+
+        def give() -> Any:
+            """Hand out the next item, None when there is none."""
+            for item in waiting:
+                future = client.submit(work, item, pure=False)
+                running[future] = item
+                return future
+            return None
+
+        first = [future for future in (give() for _ in range(TASKS_A_THREAD * threads)) if future]
+        done = as_completed(first, loop=client.loop)
+        try:
+            for future in done:
+                result = future.result()
+                item = running.pop(future)
+                future.release()
+                if more := give():
+                    done.add(more)
+                yield item, result
+        except (CommClosedError, FutureCancelledError, KilledWorker) as error:
+            raise ClusterError(
+                f"{scheduler}: went away, or lost its workers ({_first_line(error)})"
+            ) from None
+        except ImportError as error:
+            raise ClusterError(
+                f"{scheduler}: its workers lack {error.name}; install there what is here"
+            ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
