@@ -1,4 +1,5 @@
-"""`epic board install|run|status|logs|uninstall`: a device on a Linux board, over ssh, or in a root folder."""
+"""`epic board install|run|status|logs|uninstall`: a device on a Linux board, over ssh, or in a root folder; on a
+microcontroller over its prompt."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from boards.contents import Order
 from boards.install import Plan, carry_out, make_plan
 from boards.layout import SERVICE, STATE
 from boards.manage import logs_argv, read_status, uninstall
+from boards.mcu import McuOrder
+from boards.mcu_cli import install_mcu, status_mcu, uninstall_mcu
 from boards.profiles import Board, load_board
 from boards.settings import Settings
 from boards.shell import InstallError, LocalShell, Shell, SshShell
@@ -22,6 +25,9 @@ from boards.shell import InstallError, LocalShell, Shell, SshShell
 BoardName = Annotated[str, typer.Option("--board", help="Board, as `epic board list` names it.")]
 Bundle = Annotated[Path, typer.Option("--bundle", help="Bundle folder, as `epic convert` writes it.")]
 Host = Annotated[str, typer.Option("--host", help="A Linux board on the network: user@address.")]
+Port = Annotated[
+    str, typer.Option("--port", help="A microcontroller's prompt, as mpremote names it: /dev/ttyACM0.")
+]
 Root = Annotated[
     Path | None,
     typer.Option("--root", help="A root folder: a mounted image, or an empty folder for a device here."),
@@ -34,7 +40,8 @@ Survey = Annotated[int, typer.Option("--survey", help="The survey's number.", mi
 Endpoint = Annotated[
     str,
     typer.Option(
-        help="tcp://HOST:PORT is the centre, HOST:PORT a gateway, /dev/NAME a serial port of the board."
+        help="tcp://HOST:PORT is the centre, HOST:PORT a gateway, /dev/NAME a serial port of the board; "
+        "uart:N or usb:N of a microcontroller."
     ),
 ]
 Keys = Annotated[
@@ -67,19 +74,33 @@ def install(
     keys: Keys,
     host: Host = "",
     root: Root = None,
+    port: Port = "",
     ssh_config: SshConfig = None,
     survey: Survey = 1,
     baud: Baud = 115_200,
     incoming: Incoming = f"{STATE}/incoming",
     replay: Replay = None,
+    digitiser: Annotated[
+        Path | None,
+        typer.Option("--digitiser", help="Of a microcontroller: the module FILE.py with open_source."),
+    ] = None,
+    step: Annotated[
+        float,
+        typer.Option("--step", help="Of a microcontroller: what one count of --replay is worth.", min=0),
+    ] = 0.0,
     signing_key: SigningKey = None,
     wheels: Wheels = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Leave the service as it is.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Put a device onto a board: packages, firmware, bundle, keys, service. Run again, it copies what changed."""
-    profile = _installable(board, host, root)
+    profile = load_board(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
+    if port or profile.install.by == "mpremote":
+        _only_port(profile, port, host, root)
+        install_mcu(port, McuOrder(profile, bundle, settings, digitiser, step), dry_run)
+        return
+    profile = _installable(board)
     with _reach(host, root, ssh_config) as shell:
         plan = _install(shell, Order(profile, bundle, settings, wheels, not no_start), dry_run)
         if not dry_run:
@@ -103,7 +124,7 @@ def run(
     wheels: Wheels = None,
 ) -> None:
     """Check, install, start, and show the log until Ctrl-C. A service goes on then; without systemd it ends."""
-    profile = _installable(board, host, root)
+    profile = _installable(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
     with _reach(host, root, ssh_config) as shell:
         plan = _install(shell, Order(profile, bundle, settings, wheels), dry_run=False)
@@ -118,8 +139,13 @@ def run(
     raise typer.Exit(code if code > 0 else 0)
 
 
-def status(host: Host = "", root: Root = None, ssh_config: SshConfig = None, as_json: Json = False) -> None:
+def status(
+    host: Host = "", root: Root = None, port: Port = "", ssh_config: SshConfig = None, as_json: Json = False
+) -> None:
     """Say what is installed on a board, whether it runs, and how many records wait there."""
+    if port:
+        status_mcu(port, as_json)
+        return
     with _reach(host, root, ssh_config) as shell:
         found = read_status(shell)
     if as_json:
@@ -159,12 +185,16 @@ def logs(
 def remove(
     host: Host = "",
     root: Root = None,
+    port: Port = "",
     ssh_config: SshConfig = None,
     purge: Annotated[
         bool, typer.Option("--purge", help="Remove the spool and its unsent records too.")
     ] = False,
 ) -> None:
     """Take the device off a board. Its spool stays, unless --purge."""
+    if port:
+        uninstall_mcu(port, purge)
+        return
     with _reach(host, root, ssh_config) as shell:
         removed = uninstall(shell, purge)
     typer.echo(f"{shell.where}: removed {', '.join(removed)}")
@@ -178,17 +208,28 @@ def add_commands(app: typer.Typer) -> None:
     app.command("uninstall")(remove)
 
 
-def _installable(name: str, host: str, root: Path | None) -> Board:
+def _installable(name: str) -> Board:
     board = load_board(name)
+    if board.install.by == "mpremote":
+        raise InstallError(
+            f"{board.title}: runs by itself once installed; epic board install --port does that"
+        )
     if board.install.by != "ssh":
         raise InstallError(f"{board.title}: not installed over ssh; {board.install.how}")
     return board
 
 
+def _only_port(board: Board, port: str, host: str, root: Path | None) -> None:
+    if board.install.by != "mpremote":
+        raise InstallError(f"{board.title}: has no prompt for --port; {board.install.how}")
+    if not port or host or root:
+        raise InstallError(f"{board.title}: expected --port, the board's prompt, and no --host or --root")
+
+
 @contextmanager
 def _reach(host: str, root: Path | None, ssh_config: Path | None) -> Iterator[Shell]:
     if bool(host) == bool(root):
-        raise InstallError("expected either --host user@address or --root DIR")
+        raise InstallError("expected either --host user@address or --root DIR (--port of a microcontroller)")
     if root:
         if root.resolve() == Path("/"):
             raise InstallError("--root /: to install on this machine itself give --host root@localhost")

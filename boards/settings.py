@@ -23,8 +23,8 @@ class Settings:
     """What one device is told. Paths of recordings are paths on the board.
 
     ``endpoint`` says the link: tcp://host:port is the centre (ZeroMQ), host:port a gateway (TCP), /dev/… a
-    serial port. ``keys`` is the centre's key folder, or the folder in it that `epic keys new` made for this
-    device. Without ``replay`` the device watches ``incoming``.
+    serial port; of a microcontroller uart:N or usb:N. ``keys`` is the centre's key folder, or the folder in it
+    that `epic keys new` made for this device. Without ``replay`` the device watches ``incoming``.
     """
 
     device: int
@@ -39,7 +39,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(tcp://)?[^/\s]+:\d{1,5}|/\S+", self.endpoint):
             raise InstallError(
-                f"endpoint: expected tcp://HOST:PORT, HOST:PORT or /dev/NAME, got {self.endpoint!r}"
+                "endpoint: expected tcp://HOST:PORT, HOST:PORT or /dev/NAME, of a microcontroller uart:N or "
+                f"usb:N, got {self.endpoint!r}"
             )
 
     @property

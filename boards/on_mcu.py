@@ -1,0 +1,84 @@
+"""The installer's hands on a microcontroller: run there by `mpremote exec`, under MicroPython, and nothing of it stays.
+
+What is appended calls one function and prints its answer as JSON, on the last line. Paths are those of the
+folder in which the board starts: /flash, or /sdcard with a card in.
+"""
+
+import binascii
+import hashlib
+import json
+import os
+import sys
+
+
+def facts(paths, installed, spool):
+    """Which board and firmware, what room, and the SHA-256 of each of ``paths``, None where there is no such file."""
+    try:
+        import ml  # noqa: F401
+
+        runtime = True
+    except ImportError:
+        runtime = False
+    try:
+        room = os.statvfs(".")
+        free_bytes = room[0] * room[3]
+    except (AttributeError, OSError):
+        free_bytes = None
+    try:
+        with open(installed) as file:
+            record = json.load(file)
+    except (OSError, ValueError):
+        record = None
+    return {
+        "machine": getattr(sys.implementation, "_machine", ""),
+        "version": ".".join([str(part) for part in sys.implementation.version[:3]]),
+        "folder": os.getcwd(),
+        "runtime": runtime,
+        "free_bytes": free_bytes,
+        "files": {path: _sha256(path) for path in paths},
+        "installed": record,
+        "spool": _there(spool),
+    }
+
+
+def folders(paths):
+    """Make folders, the outer first."""
+    for path in paths:
+        if not _there(path):
+            os.mkdir(path)
+
+
+def remove(paths):
+    """Remove files, and folders that are empty then; says which were there."""
+    removed = []
+    for path in paths:
+        try:
+            os.remove(path)
+        except OSError:
+            try:
+                os.rmdir(path)
+            except OSError:
+                continue
+        removed.append(path)
+    return removed
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    block = bytearray(1024)
+    view = memoryview(block)
+    try:
+        with open(path, "rb") as file:
+            while n := file.readinto(block):
+                digest.update(view[:n])
+    except OSError:
+        return None
+    return binascii.hexlify(digest.digest()).decode()
+
+
+def _there(path):
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,253 @@
+"""A device put onto a microcontroller's flash: what lands, in which order, what a second run does, what is refused.
+
+The board is a folder, and mpremote a stand-in that copies into it; what the installer runs there runs under real
+MicroPython where it is installed.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from installing import install
+from micropython_run import RUNNER, STAND_INS, find_micropython, run_as_is
+
+import epic
+from boards import mcu, mpremote
+from boards.install import check_fit
+from boards.profiles import load_board
+
+STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
+PORT = ["--port", "/dev/ttyACM0"]
+DIGITISER = "def open_source(shots, samples, receivers):\n    raise OSError('no digitiser')\n"
+
+
+class Flash:
+    """The board that the stand-in for mpremote serves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / "flash"
+        self.root.mkdir()
+        shutil.copy(STAND_INS / "ml.py", self.root)
+
+    def calls(self):
+        file = self.folder / "calls"
+        calls = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return calls
+
+    def files(self):
+        return {str(p.relative_to(self.root)): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(STAND_IN), prepend=":")
+    monkeypatch.setenv("BOARD", str(tmp_path))
+    monkeypatch.setattr(mpremote, "RETRY_S", 0.01)
+    # It takes most of the time; one test has it.
+    monkeypatch.setattr(mcu, "check_fit", lambda *_: None)
+    (tmp_path / "digitiser.py").write_text(DIGITISER)
+    return Flash(tmp_path)
+
+
+def put(parts, board, *more, digitiser="digitiser.py", endpoint="uart:1", name="openmv-rt1062"):
+    source = ["--digitiser", board.folder / digitiser] if digitiser else []
+    return install(parts, *PORT, *source, *more, board=name, endpoint=endpoint)
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: "), error
+    return error
+
+
+@pytest.mark.parametrize("name", ["openmv-rt1062", "openmv-h7-plus", "arduino-nicla-vision"])
+def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name, monkeypatch):
+    monkeypatch.setattr(mcu, "check_fit", check_fit)
+    assert put(parts, board, name=name) == 0
+    files = board.files()
+    for path in ("firmware_py/packet.py", "firmware_py/micropython/start.py", "digitiser.py", "device-0.mac"):
+        assert path in files
+    assert files["bundle/encoder.tflite"] == (parts / "bundle" / "encoder.tflite").read_bytes()
+    assert files["device-0.mac"] == (parts / "keys" / "device-0" / "device-0.mac").read_bytes()
+    assert not any("secret" in path or "node.py" in path for path in files), "what it does not use stays here"
+    config = json.loads(files["device.json"])
+    assert (config["device"], config["board"], config["link"]["kind"]) == (0, name, "uart")
+    calls = board.calls()
+    copies = [call for call in calls if call.startswith("cp ")]
+    assert copies[-1] == "cp :main.py" and copies.count("cp :main.py") == 1
+    assert calls[-1] == "reset" and "rtc --set" in calls
+    main = calls.index("cp :main.py")
+    assert "facts" in calls[main - 2] and "facts" in calls[main + 1], "compared before main.py and after it"
+
+
+def test_what_landed_is_what_the_device_starts_from_under_micropython(parts, board):
+    """All it imports is there, and its configuration and bundle are as it wants them."""
+    find_micropython()
+    assert put(parts, board) == 0
+    for path in STAND_INS.glob("*.py"):
+        shutil.copy(path, board.root)
+    script = (
+        "from firmware_py.micropython import start\n"
+        "from firmware_py.micropython.bundle import load_bundle\n"
+        "from firmware_py.micropython.config import load_config, read_secret\n"
+        "config = load_config('device.json')\n"
+        "print(load_bundle(config['bundle']).latent, len(read_secret(config['secret'])), config['source']['name'])\n"
+    )
+    assert run_as_is(board.root, script).split() == ["8", "32", "digitiser"]
+
+
+def test_the_installer_s_questions_are_answered_by_micropython(parts, board, monkeypatch, capsys):
+    monkeypatch.setenv("INTERPRETER", f"node {RUNNER} {find_micropython()}")
+    assert put(parts, board) == 0
+    board.calls()
+    capsys.readouterr()
+    assert put(parts, board) == 0
+    assert "nothing to change" in capsys.readouterr().out
+    (board.root / "spool.bin").write_bytes(b"records")
+    assert epic.main(["board", "uninstall", *PORT]) == 0
+    assert set(board.files()) == {"ml.py", "spool.bin"}
+
+
+def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts, board, capsys):
+    assert put(parts, board) == 0
+    board.calls()
+    assert put(parts, board) == 0
+    assert "nothing to change" in capsys.readouterr().out
+    calls = board.calls()
+    assert not any(call.startswith("cp") for call in calls) and calls[-1] == "reset", "it goes on"
+
+    assert put(parts, board, endpoint="uart:3") == 0
+    calls = board.calls()
+    assert [call for call in calls if call.startswith("cp")] == [
+        "cp :device.json",
+        "cp :installed.json",
+        "cp :main.py",
+    ]
+    stopped = next(i for i, call in enumerate(calls) if "remove" in call)
+    assert "['main.py']" in calls[stopped] and calls[stopped + 1] == "reset", (
+        "the watchdog ends with the reset"
+    )
+    assert stopped < calls.index("cp :device.json")
+
+
+def test_a_module_that_is_no_longer_used_goes(parts, board):
+    assert put(parts, board) == 0
+    (board.folder / "other.py").write_text(DIGITISER)
+    assert put(parts, board, digitiser="other.py") == 0
+    assert "other.py" in board.files() and "digitiser.py" not in board.files()
+
+
+def test_a_dry_run_says_every_step_and_does_none(parts, board, capsys):
+    assert put(parts, board, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "would copy" in out and "would set the clock, put main.py in place" in out
+    assert set(board.files()) == {"ml.py"}
+    assert board.calls()[-1] == "reset", "what ran there was interrupted, and goes on"
+
+
+@pytest.mark.parametrize("copies", [0, 20])
+def test_cut_off_it_waits_at_its_prompt_and_the_next_run_goes_on(parts, board, capsys, copies):
+    assert put(parts, board) == 0
+    wanted = board.files()
+    for path in ("firmware_py", "bundle"):
+        shutil.rmtree(board.root / path)
+    (board.folder / "cut").write_text(str(copies))
+    assert put(parts, board) == 2
+    assert "cannot be opened; check the cable" in one_line(capsys)
+    assert "main.py" not in board.files(), "nothing half-written is started"
+    assert put(parts, board) == 0
+    assert board.files() == wanted
+
+
+def test_after_a_reset_it_waits_for_the_board(parts, board, monkeypatch):
+    assert put(parts, board) == 0
+    reset = mpremote.Prompt.reset
+
+    def gone_for_a_while(prompt):
+        reset(prompt)
+        (board.folder / "away").write_text("3")
+
+    monkeypatch.setattr(mpremote.Prompt, "reset", gone_for_a_while)
+    assert put(parts, board, endpoint="uart:3") == 0
+    assert json.loads(board.files()["device.json"])["link"]["port"] == 3
+
+
+def test_what_is_read_back_otherwise_is_not_started(parts, board, capsys):
+    (board.folder / "fails-encoder.tflite").touch()
+    assert put(parts, board) == 2
+    assert "bundle/encoder.tflite: read back, it is not what was written" in one_line(capsys)
+    assert "main.py" not in board.files()
+
+
+def test_status_and_uninstall(parts, board, capsys):
+    assert put(parts, board) == 0
+    capsys.readouterr()
+    assert epic.main(["board", "status", *PORT, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["device"], found["board"], found["damaged"]) == (0, "openmv-rt1062", [])
+    (board.root / "bundle" / "encoder.tflite").write_bytes(b"")
+    assert epic.main(["board", "status", *PORT]) == 0
+    assert "bundle/encoder.tflite not as installed" in capsys.readouterr().out
+    for name in ("spool.bin", "boot"):
+        (board.root / name).write_bytes(b"1")
+    assert epic.main(["board", "uninstall", *PORT]) == 0
+    assert set(board.files()) == {"ml.py", "spool.bin", "boot"}
+    capsys.readouterr()
+    assert epic.main(["board", "status", *PORT]) == 2
+    assert "no EPIC device is installed there" in one_line(capsys)
+    assert epic.main(["board", "uninstall", *PORT, "--purge"]) == 0
+    assert set(board.files()) == {"ml.py"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"endpoint": "usb:0"}, "usb:0 is the board's prompt"),
+        ({"endpoint": "tcp://127.0.0.1:5999"}, "expected uart:N or usb:N"),
+        ({"digitiser": None}, "expected either --digitiser FILE.py or one --replay FILE"),
+        ({"digitiser": None, "more": ["--replay", "gathers.npy"]}, "--step"),
+        ({"digitiser": "main.py"}, "a module FILE.py of a name of its own, got main.py"),
+        ({"digitiser": "nowhere.py"}, "nowhere.py: cannot be read"),
+        ({"name": "raspberry-pi-4"}, "has no prompt for --port"),
+        ({"more": ["--host", "root@board"]}, "expected --port, the board's prompt, and no --host"),
+    ],
+)
+def test_what_cannot_be_installed_is_one_line_and_leaves_the_board_alone(parts, board, capsys, change, said):
+    more = change.pop("more", [])
+    assert put(parts, board, *more, **change) == 2
+    assert said in one_line(capsys)
+    assert board.calls() == []
+
+
+def test_a_bundle_that_does_not_fit_is_refused_first(parts, board, capsys, monkeypatch):
+    small = load_board("openmv-rt1062")
+    small = small.model_copy(update={"model_limit": small.model_limit.model_copy(update={"size": 1000})})
+    monkeypatch.setattr(mcu, "check_fit", lambda bundle, _: check_fit(bundle, small))
+    assert put(parts, board) == 2
+    assert "does not fit OpenMV Cam RT1062" in one_line(capsys)
+    assert board.calls() == []
+
+
+def test_firmware_without_a_runtime_and_a_full_flash_are_told(parts, board, capsys, monkeypatch):
+    (board.root / "ml.py").unlink()
+    assert put(parts, board) == 2
+    assert "without the module ml; put OpenMV's firmware on it" in one_line(capsys)
+    (board.root / "ml.py").touch()
+    ask = mpremote.Prompt.ask
+
+    def full(prompt, function, *arguments):
+        answer = ask(prompt, function, *arguments)
+        return {**answer, "free_bytes": 90_000} if function == "facts" else answer
+
+    monkeypatch.setattr(mpremote.Prompt, "ask", full)
+    assert put(parts, board) == 2
+    assert "there are 87.9 KiB; make room, or put an SD card in" in one_line(capsys)
+    assert board.calls()[-1] == "reset"
+
+
+def test_without_mpremote_it_says_how_to_get_it(parts, board, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert put(parts, board) == 2
+    assert "pip install 'epic-fwi[micropython]'" in one_line(capsys)
