@@ -58,6 +58,10 @@ def train(
         Path | None,
         typer.Option(help="survey.toml; default: what the data were made for, else OpenFWI's survey."),
     ] = None,
+    quantised: Annotated[
+        bool,
+        typer.Option("--quantised", help="Refine --start-from with the encoder's int8 rounding in the loop."),
+    ] = False,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -76,6 +80,7 @@ def train(
         epochs=epochs,
         seed=seed,
         precision=precision,
+        quantised=quantised,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

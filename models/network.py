@@ -7,16 +7,18 @@ from keras import layers, ops
 
 from models.encoder import EncoderConfig, build_encoder
 from models.fusion import DecoderConfig, build_decoder
+from models.quantised import QuantisedEncoder
 from physics.acquisition import Acquisition
 
 
 def build_network(
-    acquisition: Acquisition, encoder: EncoderConfig, decoder: DecoderConfig
+    acquisition: Acquisition, encoder: EncoderConfig, decoder: DecoderConfig, quantised: bool = False
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """``(network, device encoder, fusion decoder)`` that share their weights.
 
     The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch,
-    n_devices)`` and returns ``(batch, nz, nx, 2)``: normalised velocity and log scale.
+    n_devices)`` and returns ``(batch, nz, nx, 2)``: normalised velocity and log scale. ``quantised`` puts the
+    encoder's int8 rounding into it, without a weight of its own (``models.quantised``).
     """
     encode = build_encoder(encoder)
     decode = build_decoder(decoder)
@@ -24,7 +26,8 @@ def build_network(
     part_shape = (encoder.n_time, encoder.n_receivers, encoder.n_sources)
     parts = keras.Input((n, *part_shape), name="parts")
     mask = keras.Input((n,), name="mask")
-    latents = ops.reshape(encode(ops.reshape(parts, (-1, *part_shape))), (-1, n, encoder.latent))
+    on_device = QuantisedEncoder(encode, name="device_encoder") if quantised else encode
+    latents = ops.reshape(on_device(ops.reshape(parts, (-1, *part_shape))), (-1, n, encoder.latent))
     places = DevicePositions(acquisition.device_positions().tolist(), name="places")(mask)
     drawn = decode({"latents": latents, "positions": places, "mask": mask})
     both = ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1)

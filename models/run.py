@@ -77,6 +77,11 @@ def start_run(
         raise TrainingError(f"train: expected an encoder of {', '.join(PRESETS)}; got {encoder!r}")
     if start_from is not None and kind != "epic":
         raise TrainingError("train: only an EPIC run can begin with earlier weights; leave out --start-from")
+    if budget.quantised and start_from is None:
+        raise TrainingError(
+            "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
+            "--start-from"
+        )
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,7 @@ def start_run(
     config = _configure(kind, data, run, budget, thin, encoder, origin, acquisition, thinned, training)
     write_json(run / "config.json", asdict(config))
     with computing_in(budget.precision):
-        network, batches, parts = assemble(config, thinned, acquisition)
+        network, batches, parts = assemble(config, thinned, acquisition, budget.quantised)
     if origin is not None:
         seen = batches.plain(training[:: max(1, len(training) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0][
             "parts"
@@ -163,6 +168,10 @@ def _configure(
         raise TrainingError(
             f"{run}: holds a run of {found.kind} with another survey or thinning; choose an empty folder"
         )
+    if found and found.budget.get("quantised", False) != budget.quantised:
+        raise TrainingError(
+            f"{run}: holds a run {'without' if budget.quantised else 'with'} --quantised; choose an empty folder"
+        )
     common: dict[str, Any] = {
         "kind": kind,
         "data": [str(folder) for folder in data],
@@ -215,9 +224,10 @@ def read_config(run: Path) -> RunConfig:
 
 
 def assemble(
-    config: RunConfig, thinned: ThinnedSet, acquisition: Acquisition
+    config: RunConfig, thinned: ThinnedSet, acquisition: Acquisition, quantised: bool = False
 ) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
-    """``(network, batches, parts to save by name)`` of a run's configuration."""
+    """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.network`` for
+    ``quantised``."""
     if config.kind == "inversionnet":
         try:
             network = build_inversionnet(acquisition)
@@ -228,7 +238,7 @@ def assemble(
         return network, InversionNetBatches(pairs, thinned, (low, high)), {"inversionnet": network}
     assert config.encoder and config.decoder and config.companding
     network, encoder, decoder = build_network(
-        acquisition, EncoderConfig.from_dict(config.encoder), DecoderConfig(**config.decoder)
+        acquisition, EncoderConfig.from_dict(config.encoder), DecoderConfig(**config.decoder), quantised
     )
     batches = EpicBatches(thinned, Companding.from_dict(config.companding))
     return network, batches, {"encoder": encoder, "decoder": decoder}

@@ -32,7 +32,8 @@ class TrainingError(ValueError):
 class Budget:
     """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given.
 
-    ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it.
+    ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it. ``quantised``
+    trains with the encoder's int8 rounding (``models.quantised``).
     """
 
     batch: int = 32
@@ -42,6 +43,7 @@ class Budget:
     epochs: float | None = None
     seed: int = 0
     precision: str = "float32"
+    quantised: bool = False
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):
