@@ -3,15 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from small_survey import SURVEY, write_data
 
 import models.quantised
 from convert.quantise import quantise
 from firmware_py import compand
 from models.encoder import EncoderConfig, Stage, build_encoder
 from models.quantised import QuantisedEncoder, rounded, rounded_kernel
-from models.run import start_run
-from models.training import Budget, TrainingError, load_checkpoint
+from models.training import TrainingError
 
 PARTS = np.random.default_rng(0).normal(scale=0.3, size=(64, 20, 7, 2)).astype(np.float32)
 STAGES = (Stage(8, (3, 3), (2, 1), residuals=1), Stage(12, (3, 3), (2, 2), residuals=1))
@@ -122,29 +120,3 @@ def test_a_layer_without_a_known_int8_form_is_named():
     tanh = keras.Model(inputs, keras.layers.Activation("tanh", name="squash")(inputs))
     with pytest.raises(TrainingError, match="squash is a Activation, whose int8 form is not known"):
         QuantisedEncoder(tanh)(PARTS)
-
-
-def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(tmp_path):
-    data = write_data(tmp_path / "data")
-    first, second = tmp_path / "first", tmp_path / "second"
-    survey = {"encoder": "micro", "acquisition": SURVEY}
-    start_run("epic", [data], first, Budget(batch=16, epochs=2), **survey)
-    brief = Budget(batch=16, epochs=0.3, learning_rate=1e-3, quantised=True)
-    with pytest.raises(TrainingError, match="refines a trained EPIC run.*--start-from"):
-        start_run("epic", [data], second, brief, **survey)
-    start_run("epic", [data], second, brief, start_from=first, **survey)
-    before, after = (keras.models.load_model(run / "encoder.keras", compile=False) for run in (first, second))
-    assert [v.path for v in before.weights] == [v.path for v in after.weights]
-    for old, new in zip(before.weights, after.weights, strict=True):
-        moved = not np.array_equal(old, new)
-        assert moved == old.trainable, f"{old.path}: the normalisation keeps its statistics, the rest learns"
-    trained = load_checkpoint(second).get_layer("device_encoder")
-    for kept, exported in zip(trained.weights, after.weights, strict=True):
-        np.testing.assert_array_equal(kept, exported)
-    with pytest.raises(TrainingError, match="a run with --quantised; choose an empty folder"):
-        start_run("epic", [data], second, Budget(epochs=1), start_from=first, **survey)
-    third = Budget(batch=16, epochs=0.1, learning_rate=1e-9)
-    start_run("epic", [data], tmp_path / "third", third, start_from=second, **survey)
-    begun = keras.models.load_model(tmp_path / "third" / "encoder.keras", compile=False)
-    for kept, exported in zip(begun.trainable_weights, after.trainable_weights, strict=True):
-        np.testing.assert_allclose(kept, exported, atol=1e-5)

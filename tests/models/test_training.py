@@ -17,6 +17,7 @@ from models.data import DataError, load_thinned
 from models.evaluate import evaluate_run
 from models.run import read_config, split_watched, start_run
 from models.training import Budget, TrainingError, load_checkpoint
+from models.warm_start import read_origin
 from physics.acquisition import Acquisition
 
 
@@ -119,6 +120,31 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
     first, second = (load_checkpoint(folder) for folder in (run[0], tmp_path / "second"))
     pairs = zip(first.trainable_weights, second.trainable_weights, strict=True)
     assert all(np.allclose(a.numpy(), b.numpy(), atol=1e-5) for a, b in pairs)
+
+
+def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, tmp_path):
+    def refine(budget, start_from=run[0]):
+        start_run(
+            "epic", [data], tmp_path, budget, encoder="micro", start_from=start_from, acquisition=SURVEY
+        )
+
+    brief = Budget(batch=16, epochs=0.3, quantised=True)
+    with pytest.raises(TrainingError, match="refines a trained EPIC run.*--start-from"):
+        refine(brief, start_from=None)
+    refine(brief)
+    before, after = (
+        keras.models.load_model(folder / "encoder.keras", compile=False) for folder in (run[0], tmp_path)
+    )
+    assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
+    for old, new in zip(before.weights, after.weights, strict=True):
+        moved = not np.array_equal(old, new)
+        assert moved == old.trainable, f"{old.path}: the normalisation keeps its statistics, the rest learns"
+    # The next run begins with what this one left.
+    origin = read_origin(tmp_path)
+    for weight in after.weights:
+        np.testing.assert_array_equal(origin.encoder["/".join(weight.path.split("/")[-2:])], weight)
+    with pytest.raises(TrainingError, match="a run with --quantised; choose an empty folder"):
+        refine(Budget(epochs=1))
 
 
 @pytest.mark.parametrize(
