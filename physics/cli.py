@@ -16,6 +16,7 @@ from physics.families import FAMILIES, UnknownFamilyError, check_family
 from physics.field_files import FieldFileError
 from physics.modelling import ModellingError
 from physics.openfwi_files import OpenFWIFileError, create_array
+from physics.seedlink import SeedLinkError
 from physics.survey_file import read_survey
 
 ERRORS: tuple[type[Exception], ...] = (
@@ -26,6 +27,7 @@ ERRORS: tuple[type[Exception], ...] = (
     UnknownFamilyError,
     OpenFWIFileError,
     ModellingError,
+    SeedLinkError,
 )
 
 SurveyOption = Annotated[
@@ -120,6 +122,29 @@ def import_field_file(
         typer.echo(
             f"note: its maps would be wrong. Import again with --gain {gain * (low + high) / 2 / peak:.2g}"
         )
+
+
+@app.command("follow")
+def follow_server(
+    server: Annotated[str, typer.Argument(help="SeedLink server, HOST:PORT.")],
+    geometry: Annotated[
+        Path, typer.Option(help="TOML with `receivers`, the SEED id of each along the line.")
+    ],
+    shots: Annotated[Path, typer.Option(help="Lines event,source,time; the file may grow.")],
+    out: Annotated[Path, typer.Option(help="Folder of the gathers, as a device's [source] path.")],
+    device: Annotated[
+        int | None, typer.Option(help="Follow and write this device's receivers alone.")
+    ] = None,
+    gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
+    wait_s: Annotated[float, typer.Option(help="How long a receiver that lags is waited for.")] = 10.0,
+    events: Annotated[int, typer.Option(min=0, help="End after so many; 0 goes on until Ctrl-C.")] = 0,
+    survey: SurveyOption = None,
+) -> None:
+    """Cut each event's gather out of a live SeedLink stream, as soon as it is there."""
+    from physics.seedlink import Following, follow
+
+    acquisition = _survey(survey)
+    follow(Following(server, geometry, shots, out, acquisition, device, gain, wait_s), events, typer.echo)
 
 
 @app.command()

@@ -64,14 +64,24 @@ def read_field_gather(
         raise FieldFileError(
             f"{path}: expected {', '.join(SEGY_SUFFIXES + MINISEED_SUFFIXES)}, got {suffix or 'no suffix'!r}"
         )
+    return finish_gather(str(path), traces, dt_s, acquisition, gain, steps)
+
+
+def finish_gather(
+    source: str, traces: np.ndarray, dt_s: float, acquisition: Acquisition, gain: float, steps: list[str]
+) -> FieldGather:
+    """``traces (S, T', R)`` cut at the shots and sampled at ``dt_s`` -> a gather on the survey's grid.
+
+    ``source`` is what errors call it, ``steps`` what was done before. Raises ``FieldFileError``.
+    """
     if not np.isfinite(traces).all():
-        raise FieldFileError(f"{path}: holds NaN or infinite samples; mend the recording")
-    sampled, resampling = _on_grid(path, traces, dt_s, acquisition)
+        raise FieldFileError(f"{source}: holds NaN or infinite samples; mend the recording")
+    sampled, resampling = _on_grid(source, traces, dt_s, acquisition)
     if gain != 1.0:
         resampling.append(f"multiplied by {gain:g}")
     silent = np.flatnonzero(~np.any(sampled, axis=(0, 1)))
-    if len(silent) == acquisition.n_receivers:
-        raise FieldFileError(f"{path}: every sample is zero")
+    if len(silent) == traces.shape[2]:
+        raise FieldFileError(f"{source}: every sample is zero")
     if len(silent):
         resampling.append(f"receivers {', '.join(map(str, silent))} silent")
     return FieldGather((sampled * np.float32(gain)).astype(np.float32), (*steps, *resampling))
@@ -147,7 +157,7 @@ def _read_miniseed(
         raise FieldFileError(f"{path}: expected one sample interval, got {sorted(intervals)} s")
     (dt_s,) = intervals
     stream.merge()
-    length = int(np.ceil(acquisition.n_time * acquisition.dt_s / dt_s - 1e-9))
+    length = window_samples(acquisition, dt_s)
     gather = np.zeros((acquisition.n_sources, length, acquisition.n_receivers), np.float32)
     found = 0
     for receiver, name in enumerate(receivers):
@@ -155,42 +165,65 @@ def _read_miniseed(
             found += 1
             for source, shot in enumerate(shots):
                 first = (obspy.UTCDateTime(shot) - trace.stats.starttime) / dt_s
-                gather[source, :, receiver] = _window(path, name, shot, trace.data, first, length)
+                gather[source, :, receiver] = cut_window(str(path), name, shot, trace.data, first, length)
     if not found:
         have = ", ".join(sorted({trace.id for trace in stream})[:8])
         raise FieldFileError(f"{path}: none of the geometry's receivers is there; it has {have}")
     return gather, dt_s, [f"{found} of {len(receivers)} receivers of {path.name}, cut at the shots' times"]
 
 
-def _window(path: Path, name: str, shot: str, samples: np.ndarray, first: float, length: int) -> np.ndarray:
-    """``length`` samples from the fractional index ``first`` on, between samples by a straight line."""
+def window_samples(acquisition: Acquisition, dt_s: float) -> int:
+    """Samples at ``dt_s`` of one record of the survey."""
+    return int(np.ceil(acquisition.n_time * acquisition.dt_s / dt_s - 1e-9))
+
+
+def cut_window(
+    source: str, name: str, shot: str, samples: np.ndarray, first: float, length: int
+) -> np.ndarray:
+    """``length`` samples from the fractional index ``first`` on, between samples by a straight line.
+
+    Raises ``FieldFileError`` where they are not all there.
+    """
     at = first + np.arange(length)
     if at[0] < -1e-6 or at[-1] > len(samples) - 1 + 1e-6:
         raise FieldFileError(
-            f"{path}: {name} has no {length} samples from {shot} on; its record is too short or has another clock"
+            f"{source}: {name} has no {length} samples from {shot} on; its record is too short or has another clock"
         )
     if np.ma.is_masked(samples):
-        raise FieldFileError(f"{path}: {name} has a gap; take it out of the geometry, or fill it")
+        raise FieldFileError(f"{source}: {name} has a gap; take it out of the geometry, or fill it")
     return np.interp(at, np.arange(len(samples)), np.asarray(samples, float))
 
 
 def _read_geometry(path: Path, acquisition: Acquisition) -> tuple[list[str], list[str]]:
+    content = _read_toml(path)
+    return (
+        _list_of(path, content, "receivers", acquisition.n_receivers),
+        _list_of(path, content, "shots", acquisition.n_sources),
+    )
+
+
+def read_receivers(path: Path, acquisition: Acquisition) -> list[str]:
+    """SEED ids of the survey's receivers, in order, of a geometry file. Raises ``FieldFileError``."""
+    return _list_of(path, _read_toml(path), "receivers", acquisition.n_receivers)
+
+
+def _read_toml(path: Path) -> dict:
     try:
-        content = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FieldFileError(f"{path}: cannot be read ({error}); expected TOML") from None
-    lists = []
-    for key, count in (("receivers", acquisition.n_receivers), ("shots", acquisition.n_sources)):
-        values = content.get(key)
-        if not isinstance(values, list) or len(values) != count:
-            got = f"{len(values)}" if isinstance(values, list) else "none"
-            raise FieldFileError(f"{path}: expected a list of {count} {key}, got {got}")
-        lists.append([value if isinstance(value, str) else str(value) for value in values])
-    return lists[0], lists[1]
+
+
+def _list_of(path: Path, content: dict, key: str, count: int) -> list[str]:
+    values = content.get(key)
+    if not isinstance(values, list) or len(values) != count:
+        got = f"{len(values)}" if isinstance(values, list) else "none"
+        raise FieldFileError(f"{path}: expected a list of {count} {key}, got {got}")
+    return [value if isinstance(value, str) else str(value) for value in values]
 
 
 def _on_grid(
-    path: Path, traces: np.ndarray, dt_s: float, acquisition: Acquisition
+    source: str, traces: np.ndarray, dt_s: float, acquisition: Acquisition
 ) -> tuple[np.ndarray, list[str]]:
     """``(S, T', R)`` sampled at ``dt_s`` -> the survey's sampling and length, without aliases."""
     steps = []
@@ -203,7 +236,7 @@ def _on_grid(
     have, need = traces.shape[1], acquisition.n_time
     if have < need:
         raise FieldFileError(
-            f"{path}: expected {need * acquisition.dt_s:g} s of record, got {have * acquisition.dt_s:g} s"
+            f"{source}: expected {need * acquisition.dt_s:g} s of record, got {have * acquisition.dt_s:g} s"
         )
     if have > need:
         steps.append(f"cut to {need * acquisition.dt_s:g} s")
