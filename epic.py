@@ -23,6 +23,9 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
 }
 
+# Packages that a command asks for when it comes to them -> extra.
+EXTRA_OF = {"segyio": "geo", "obspy": "geo", "zarr": "geo", "zstandard": "testbed"}
+
 
 def version() -> str:
     from importlib import metadata
@@ -90,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"error: this needs {error.name or error}; pip install 'epic-fwi[all]'", file=sys.stderr)
+        extra = EXTRA_OF.get(error.name or "", "all")
+        print(f"error: this needs {error.name or error}; pip install 'epic-fwi[{extra}]'", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)

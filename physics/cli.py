@@ -119,9 +119,8 @@ def import_field_file(
     low, high = RELEASED_PEAKS
     typer.echo(f"{out}: peak {peak:.3g}; the released model knows gathers with peaks of {low} to {high}")
     if not low <= peak <= high:
-        typer.echo(
-            f"note: its maps would be wrong. Import again with --gain {gain * (low + high) / 2 / peak:.2g}"
-        )
+        fitting = float(f"{gain * (low + high) / 2 / peak:.2g}")
+        typer.echo(f"note: its maps would be wrong. Import again with --gain {fitting:g}")
 
 
 @app.command("follow")

@@ -1,6 +1,7 @@
 """SEG-Y and miniSEED as the field writes them, read back onto the survey's grid."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -178,8 +179,17 @@ def test_a_segy_file_becomes_a_gather_with_its_steps(tmp_path, gather, capsys):
     assert json.loads((tmp_path / "mine.json").read_text())["steps"][1] == "multiplied by 30"
     out = capsys.readouterr().out
     assert "peak 30" in out and "note:" not in out
-    assert epic.main(["data", "import", str(path), "--out", str(tmp_path / "mine.npy"), "--gain", "0.5"]) == 0
-    assert "Import again with --gain 40" in capsys.readouterr().out
+    assert (
+        epic.main(["data", "import", str(path), "--out", str(tmp_path / "mine.npy"), "--gain", "0.05"]) == 0
+    )
+    assert "Import again with --gain 40\n" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, gather, capsys, monkeypatch):
+    path = write_segy(tmp_path / "shots.sgy", gather)
+    monkeypatch.setitem(sys.modules, "segyio", None)
+    assert epic.main(["data", "import", str(path), "--out", str(tmp_path / "mine.npy")]) == 2
+    assert capsys.readouterr().err == "error: this needs segyio; pip install 'epic-fwi[geo]'\n"
 
 
 @pytest.mark.parametrize(
