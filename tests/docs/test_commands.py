@@ -16,8 +16,6 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
     if "epic " in path.read_text()
 )
-# Options that a document names before they are there.
-AHEAD = {("firmware_py/micropython/README.md", "--port")}
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```$|((?:^ {4}.*\n)+)", re.MULTILINE | re.DOTALL)
 # A command ends where the shell, a comment or the block's next column begins.
 TYPED = re.compile(r"(?:^|[\s`$&(])epic ((?:(?!&&|\||#|`|\n).)+)")
@@ -61,8 +59,7 @@ def test_what_is_to_be_typed_exists(document, tree):
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         for word in rest:
             option = word.split("=")[0].rstrip(",;.")
-            ahead = (document.as_posix().removeprefix(f"{ROOT}/"), option) in AHEAD
-            if re.fullmatch(r"--?[a-z][a-z-]*", option) and not ahead:
+            if re.fullmatch(r"--?[a-z][a-z-]*", option):
                 assert option in known, f"{shown}: no such option as {option!r}"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import socket
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from testbed.samples import load_samples
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
+MPREMOTE = ROOT / "tests" / "support" / "mpremote"
+MICROPYTHON = ROOT / "tests" / "support" / "micropython" / "board"
 
 
 @dataclass(frozen=True)
@@ -65,22 +68,7 @@ INSTEAD = (
     Instead("own-survey.md", "--engine openfwi", "--engine deepwave", "the exact scheme compiles for 20 s"),
     Instead("own-survey.md", "--minutes 30", "--minutes 0.05", "that it runs is tested, not what it learns"),
 )
-BOARD = "needs the board; the script itself runs in tests/firmware_py/test_micropython_line.py"
 NOT_RUN = (
-    *(
-        NotRun("microcontroller.md", command, BOARD)
-        for command in (
-            "mpremote mkdir :firmware_py + mkdir :firmware_py/micropython + mkdir :bundle",
-            "mpremote cp firmware_py/__init__.py firmware_py/packet.py firmware_py/seal.py :firmware_py/",
-            "mpremote cp firmware_py/micropython/*.py :firmware_py/micropython/",
-            "mpremote cp models/zoo/epic-small-128/bundle/manifest.json "
-            "models/zoo/epic-small-128/bundle/encoder.tflite :bundle/",
-            "mpremote cp keys/device-0/device-0.mac device.json :",
-            "mpremote rtc --set",
-            "mpremote cp firmware_py/micropython/main.py :main.py",
-            "mpremote reset",
-        )
-    ),
     NotRun("README.md", "make demo", "what it runs is tests/testbed/test_run.py, and CI installs as it does"),
     NotRun("README.md", "make test", "this is it"),
     NotRun(
@@ -113,6 +101,12 @@ def as_run(name: str, values: dict[str, object]) -> list[Command | File]:
     return [s for s in steps if not (isinstance(s, Command) and s.text.split("#")[0].strip() in skipped)]
 
 
+def leave_demo(folder: Path, gather: np.ndarray) -> None:
+    """What `make demo` leaves, of three events."""
+    (folder / "out" / "demo").mkdir(parents=True)
+    np.save(folder / "out" / "demo" / "gathers.npy", np.stack([gather] * 3))
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
@@ -138,11 +132,11 @@ def environment(tmp_path_factory):
 def carry_out(environment, tmp_path):
     """Carries a guide out in a folder of its own that has the released models, as the clone has."""
 
-    def carry_out(name: str, folder: Path = tmp_path, **values: object) -> Path:
+    def carry_out(name: str, folder: Path = tmp_path, more: dict | None = None, **values: object) -> Path:
         if not (folder / "models").exists():
             (folder / "models").mkdir()
             (folder / "models" / "zoo").symlink_to(ROOT / "models" / "zoo")
-        reader = Reader(folder, environment)
+        reader = Reader(folder, environment | (more or {}))
         try:
             for step in as_run(name, values):
                 reader.write(step) if isinstance(step, File) else reader.run(step)
@@ -184,8 +178,7 @@ def test_own_data_and_the_readme(carry_out, tmp_path, gather):
 
 
 def test_a_centre(carry_out, tmp_path, gather):
-    (tmp_path / "out" / "demo").mkdir(parents=True)
-    np.save(tmp_path / "out" / "demo" / "gathers.npy", np.stack([gather] * 3))
+    leave_demo(tmp_path, gather)
     carry_out("centre.md", centre=free_port(), page=free_port())
 
 
@@ -200,13 +193,20 @@ def test_a_pi(carry_out, tmp_path, gather):
         board.close()
 
 
-def test_a_microcontroller(carry_out):
-    board, port = os.openpty()
+def test_a_microcontroller(carry_out, environment, tmp_path, gather):
+    """The board is a folder behind a stand-in for mpremote; nobody is at the other end of its line."""
+    leave_demo(tmp_path, gather)
+    flash = tmp_path / "flash"
+    flash.mkdir()
+    shutil.copy(MICROPYTHON / "ml.py", flash)
+    near, far = os.openpty()
     try:
-        carry_out("microcontroller.md", port=os.ttyname(port), centre=free_port())
+        with_mpremote = {"PATH": f"{MPREMOTE}:{environment['PATH']}", "BOARD": str(tmp_path)}
+        carry_out("microcontroller.md", more=with_mpremote, port=os.ttyname(far), centre=free_port())
     finally:
-        os.close(port)
-        os.close(board)
+        os.close(near)
+        os.close(far)
+    assert (flash / "main.py").exists() and (flash / "gathers.npy").exists()
 
 
 def test_an_own_survey_and_its_conversion(carry_out, tmp_path):
