@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -32,6 +33,8 @@ def on_cluster(
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise ClusterError("--scheduler needs Dask; pip install 'epic-fwi[cluster]'") from None
+    # What it reports of a lost scheduler, with tracebacks, is said in one line here.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -87,3 +88,17 @@ def test_the_command_models_on_the_cluster(tmp_path, scheduler, capsys):
     assert epic.main(command) == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert np.load(file).shape == (2, *SURVEY.gather_shape)
+
+
+def test_a_scheduler_that_goes_away_is_one_line():
+    """A worker's own process would outlive a scheduler that is killed: here both go."""
+    distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    )
+    results = on_cluster(cluster.scheduler_address, time.sleep, [0.01] * 1000)
+    assert next(results) == (0.01, None)
+    cluster.close()
+    with pytest.raises(ClusterError, match="went away, or lost its workers") as caught:
+        list(results)
+    assert "\n" not in str(caught.value)
