@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from boards.shell import InstallError
 
 HANDS = (Path(__file__).parent / "on_mcu.py").read_text(encoding="utf-8")
 # After a reset USB is gone for a while.
-BACK_S = 20.0
+GONE_S, BACK_S = 1.0, 20.0
 RETRY_S = 0.5
 # A whole flash of 16 MiB at what USB full speed gives to the prompt is minutes.
 TIMEOUT_S = 600.0
@@ -67,8 +68,9 @@ class Prompt:
         self._mpremote(*words)
 
     def set_clock(self) -> None:
-        """To this machine's time. Raises ``InstallError``."""
-        self._mpremote("rtc", "--set")
+        """To this machine's time, as UTC, where the board has one. Raises ``InstallError``."""
+        now = datetime.now(UTC)
+        self.ask("clock", [*now.timetuple()[:3], now.isoweekday(), *now.timetuple()[3:6], 0])
 
     def take_over(self) -> None:
         """What comes next is said until it is heard: the device's watchdog may start the board anew at any time."""
@@ -78,6 +80,8 @@ class Prompt:
         """As after a power cut; the next word waits until the board is back. Raises ``InstallError``."""
         self._mpremote("reset")
         self._interrupted = False
+        # The board takes 0.1 s to go, and a word too early would keep it from that.
+        time.sleep(GONE_S)
         self._starting_until_s = time.monotonic() + BACK_S
 
     def _mpremote(self, *words: str) -> str:

@@ -41,6 +41,17 @@ def facts(paths, installed, spool):
     }
 
 
+def clock(fields):
+    """Set the board's clock: year, month, day, weekday from 1, hour, minute, second, 0. False where there is none."""
+    import machine
+
+    try:
+        machine.RTC().datetime(tuple(fields))
+    except AttributeError:
+        return False
+    return True
+
+
 def folders(paths):
     """Make folders, the outer first."""
     for path in paths:

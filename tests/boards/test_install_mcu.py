@@ -4,8 +4,13 @@ The board is a folder, and mpremote a stand-in that copies into it; what the ins
 MicroPython where it is installed.
 """
 
+import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tty
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,8 @@ from boards.profiles import load_board
 
 STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
 PORT = ["--port", "/dev/ttyACM0"]
+# What stands for the firmware and the hardware.
+BARE = {"ml.py", "machine.py"}
 DIGITISER = "def open_source(shots, samples, receivers):\n    raise OSError('no digitiser')\n"
 
 
@@ -28,7 +35,8 @@ class Flash:
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "flash"
         self.root.mkdir()
-        shutil.copy(STAND_INS / "ml.py", self.root)
+        for name in ("ml.py", "machine.py"):
+            shutil.copy(STAND_INS / name, self.root)
 
     def calls(self):
         file = self.folder / "calls"
@@ -45,6 +53,7 @@ def board(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(STAND_IN), prepend=":")
     monkeypatch.setenv("BOARD", str(tmp_path))
     monkeypatch.setattr(mpremote, "RETRY_S", 0.01)
+    monkeypatch.setattr(mpremote, "GONE_S", 0.0)
     # It takes most of the time; one test has it.
     monkeypatch.setattr(mcu, "check_fit", lambda *_: None)
     (tmp_path / "digitiser.py").write_text(DIGITISER)
@@ -77,7 +86,7 @@ def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name,
     calls = board.calls()
     copies = [call for call in calls if call.startswith("cp ")]
     assert copies[-1] == "cp :main.py" and copies.count("cp :main.py") == 1
-    assert calls[-1] == "reset" and "rtc --set" in calls
+    assert calls[-1] == "reset" and any("clock(" in call for call in calls)
     main = calls.index("cp :main.py")
     assert "facts" in calls[main - 2] and "facts" in calls[main + 1], "compared before main.py and after it"
 
@@ -107,7 +116,7 @@ def test_the_installer_s_questions_are_answered_by_micropython(parts, board, mon
     assert "nothing to change" in capsys.readouterr().out
     (board.root / "spool.bin").write_bytes(b"records")
     assert epic.main(["board", "uninstall", *PORT]) == 0
-    assert set(board.files()) == {"ml.py", "spool.bin"}
+    assert set(board.files()) == BARE | {"spool.bin"}
 
 
 def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts, board, capsys):
@@ -143,7 +152,7 @@ def test_a_dry_run_says_every_step_and_does_none(parts, board, capsys):
     assert put(parts, board, "--dry-run") == 0
     out = capsys.readouterr().out
     assert "would copy" in out and "would set the clock, put main.py in place" in out
-    assert set(board.files()) == {"ml.py"}
+    assert set(board.files()) == BARE
     assert board.calls()[-1] == "reset", "what ran there was interrupted, and goes on"
 
 
@@ -193,12 +202,12 @@ def test_status_and_uninstall(parts, board, capsys):
     for name in ("spool.bin", "boot"):
         (board.root / name).write_bytes(b"1")
     assert epic.main(["board", "uninstall", *PORT]) == 0
-    assert set(board.files()) == {"ml.py", "spool.bin", "boot"}
+    assert set(board.files()) == BARE | {"spool.bin", "boot"}
     capsys.readouterr()
     assert epic.main(["board", "status", *PORT]) == 2
     assert "no EPIC device is installed there" in one_line(capsys)
     assert epic.main(["board", "uninstall", *PORT, "--purge"]) == 0
-    assert set(board.files()) == {"ml.py"}
+    assert set(board.files()) == BARE
 
 
 @pytest.mark.parametrize(
@@ -251,3 +260,51 @@ def test_without_mpremote_it_says_how_to_get_it(parts, board, capsys, monkeypatc
     monkeypatch.setenv("PATH", "/nowhere")
     assert put(parts, board) == 2
     assert "pip install 'epic-fwi[micropython]'" in one_line(capsys)
+
+
+@pytest.fixture
+def micropython_port(board):
+    """A pseudo-terminal with the prompt of real MicroPython behind it."""
+    micropython = find_micropython()
+    prompt, port = os.openpty()
+    tty.setraw(port)
+    node = subprocess.Popen(["node", RUNNER, micropython, board.root, "-"], stdin=prompt)
+    yield os.ttyname(port)
+    node.kill()
+    node.wait()
+    os.close(prompt)
+    os.close(port)
+
+
+@pytest.fixture
+def real_mpremote(board, monkeypatch):
+    """In the stand-in's place."""
+    pytest.importorskip("mpremote", reason="needs the extra micropython")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def test_the_real_mpremote_and_a_real_prompt_understand_it(
+    board, real_mpremote, micropython_port, monkeypatch
+):
+    monkeypatch.setattr(mpremote, "GONE_S", 1.0)
+    monkeypatch.setattr(mpremote, "TIMEOUT_S", 60.0)
+    source = board.folder / "some file"
+    source.write_bytes(bytes(range(256)) * 9)
+    with mpremote.Prompt(micropython_port) as prompt:
+        prompt.ask("folders", ["a", "a/b"])
+        prompt.copy({"a/b/one": source, "two": source})
+        expected = hashlib.sha256(source.read_bytes()).hexdigest()
+        found = prompt.ask("facts", ["a/b/one", "two", "three"], "installed.json", "spool.bin")
+        assert found["files"] == {"a/b/one": expected, "two": expected, "three": None}
+        assert (found["runtime"], found["installed"], found["version"]) == (True, None, "1.27.0")
+        prompt.set_clock()
+        prompt.reset()
+        assert prompt.ask("remove", ["two", "a/b/one", "a/b", "a", "three"]) == ["two", "a/b/one", "a/b", "a"]
+    assert set(board.files()) == BARE
+
+
+def test_a_port_that_is_none_is_one_line(parts, board, real_mpremote, capsys):
+    module = ["--digitiser", board.folder / "digitiser.py"]
+    port = ["--port", "/dev/ttyACM77"]
+    assert install(parts, *port, *module, board="openmv-rt1062", endpoint="uart:1") == 2
+    assert "/dev/ttyACM77: cannot be opened; check the cable" in one_line(capsys)

@@ -2,6 +2,7 @@
 //
 // The folder BOARD is the board's flash, "/flash", on the real disk: what is flushed there outlives a kill.
 // LINE is a serial port, "/line"; reading it never waits. The module "node" sleeps without burning the core.
+// With "-" as SCRIPT it serves its prompt on standard input, both ways, as a board does over USB, until it is killed.
 import fs from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -9,10 +10,13 @@ import { pathToFileURL } from "node:url";
 const [, , micropython, board, script, line] = process.argv;
 const { loadMicroPython } = await import(pathToFileURL(micropython));
 
+const PROMPT = 0;
+let mute = false;
+
 const mp = await loadMicroPython({
   heapsize: 256 * 1024, // a Cortex-M7 board's, without its SDRAM
   linebuffer: false,
-  stdout: (bytes) => fs.writeSync(1, bytes),
+  stdout: (bytes) => void (mute || fs.writeSync(script === "-" ? PROMPT : 1, bytes)),
   stderr: (bytes) => fs.writeSync(2, bytes),
 });
 const { FS } = mp;
@@ -100,8 +104,59 @@ if (line) {
 const bell = new Int32Array(new SharedArrayBuffer(4));
 mp.registerJsModule("node", { sleep_ms: (duration_ms) => void Atomics.wait(bell, 0, 0, duration_ms) });
 
+const SET_UP = `import sys\nsys.path[:] = ["/flash", ".frozen"]\n`;
+
+// mpremote wants MicroPython's own number of a file that is not there.
+const OWN_ERRORS = `
+from uos import *
+import builtins
+import uos
+def own(call):
+    def wrapped(*arguments):
+        try:
+            return call(*arguments)
+        except OSError as error:
+            raise OSError(2 if error.errno == ${WASI.ENOENT} else error.errno)
+    return wrapped
+stat = own(uos.stat)
+builtins.open = own(open)
+`;
+
+function startPrompt() {
+  mute = true;
+  mp.replInit();
+  mp.runPython(SET_UP + 'sys.path.insert(0, "/own")\nimport os\n');
+  mute = false;
+}
+
+function servePrompt() {
+  FS.mkdir("/own");
+  FS.writeFile("/own/os.py", OWN_ERRORS);
+  startPrompt();
+  const RAW_PASTE = "\x05A\x01";
+  const SOFT_REBOOT = 256;
+  const buffer = Buffer.alloc(4096);
+  let text = "";
+  for (;;) {
+    text += buffer.toString("latin1", 0, fs.readSync(PROMPT, buffer));
+    for (; text; text = text.slice(1)) {
+      // Raw paste reads standard input on its own, which this build has not: say that there is none.
+      if (text.length < RAW_PASTE.length && RAW_PASTE.startsWith(text)) break;
+      if (text.startsWith(RAW_PASTE)) {
+        text = text.slice(RAW_PASTE.length - 1);
+        fs.writeSync(PROMPT, "R\0");
+      } else if (mp.replProcessChar(text.charCodeAt(0)) & SOFT_REBOOT) {
+        fs.writeSync(PROMPT, "MPY: soft reboot\r\n");
+        startPrompt();
+        mp.replProcessChar(1);
+      }
+    }
+  }
+}
+
 try {
-  mp.runPython(`import sys\nsys.path[:] = ["/flash", ".frozen"]\n` + fs.readFileSync(path.join(board, script), "utf8"));
+  if (script === "-") servePrompt();
+  mp.runPython(SET_UP + fs.readFileSync(path.join(board, script), "utf8"));
 } catch (error) {
   fs.writeSync(2, `${error.message ?? error}\n`);
   process.exitCode = error.type === "SystemExit" ? 2 : 1;
