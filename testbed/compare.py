@@ -80,6 +80,7 @@ def compare(
     results: dict = {
         "events": events,
         "model": bundle.name,
+        "model_hash": bundle.model_hash.hex(),
         "trained_baselines": str(trained) if trained else None,
         "board": asdict(slower) if slower else None,
         "links": {profile.name: _described(profile) for profile in profiles},
