@@ -115,8 +115,9 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "",
         f"Made by `{command}` on {date}. Model {results['model']} ({results['model_hash']}); {results['events']} "
         "events as it is, a quarter of that (4 at least) for each other condition; five device processes and a centre "
-        f"for every system, CURVE on every link. It took {results['took_s'] / 60:.1f} minutes on {results['load']['cores']} cores shared with "
-        f"other work, load average {results['load']['before']} before and {results['load']['after']} after.",
+        f"for every system, CURVE on every link. It took {results['took_s'] / 60:.1f} minutes on "
+        f"{results['load']['cores']} cores shared with other work, load average {results['load']['before']} before and "
+        f"{results['load']['after']} after.",
         "",
         "Baselines' maps: "
         + (f"trained, `{trained}`." if trained else "weights not trained, so times, bytes and energy only."),
