@@ -111,6 +111,10 @@ def environment(request):
     """
     root = request["root"]
     path, staging = _at(root, request["folder"]), _at(root, request["staging"])
+    if os.path.isfile(os.path.join(path, "complete")):
+        # Another installation was here first; its name says that it is the same, and it may be in use.
+        return {}
+    _staged(staging, request["wheels"])
     shutil.rmtree(path, ignore_errors=True)
     found = _python(root)
     python = "/usr/bin/python3" if found["kind"] == "image" else os.path.realpath(sys.executable)
@@ -136,6 +140,7 @@ def commit(request):
     # The connection may go; what has begun here ends.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     root, staging = request["root"], _at(request["root"], request["staging"])
+    _staged(staging, [digest for _, digest, _ in request["files"]])
     for path, mode in request["folders"]:
         os.makedirs(_at(root, path), exist_ok=True)
         if mode is not None:
@@ -188,6 +193,11 @@ def _alone(root):
             if time.monotonic() > last_s:
                 raise OSError("another installation is at work there; wait for its end") from None
             time.sleep(0.1)
+
+
+def _staged(staging, digests):
+    if not set(digests) <= set(_listed(staging)):
+        raise OSError("another installation has put its files away; run it again")
 
 
 def _at(root, path):
