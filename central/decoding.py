@@ -20,6 +20,7 @@ from central.journal import Journal, Journalled
 from central.store import NewMap, Store
 from central.workers import Drawn, Workers
 from firmware_py.log import Log, now_us
+from firmware_py.rate import is_latent, unpack
 from physics.acquisition import Acquisition
 
 # What waits is taken in together, so that the events it completes are decoded together.
@@ -111,7 +112,7 @@ class Decoding:
     def _take(self, latent: Journalled) -> Event | None:
         decoder = self._decoders.get(latent.model_hash)
         # Only what an earlier run kept: the model may have been taken out of the configuration since.
-        if decoder is None or latent.device >= decoder.n_devices or len(latent.payload) != decoder.latent:
+        if not (decoder and latent.device < decoder.n_devices and is_latent(latent.payload, decoder.latent)):
             self._log.write(
                 "undecodable", event=latent.event, device=latent.device, model_hash=latent.model_hash.hex()
             )
@@ -238,7 +239,7 @@ def _heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.nda
     present = np.zeros(latents.shape[:2], bool)
     for row, event in enumerate(events):
         for device, latent in event.latents.items():
-            latents[row, device] = np.frombuffer(latent.payload, np.int8)
+            latents[row, device] = unpack(latent.payload, decoder.latent)
             present[row, device] = True
     return latents, present
 

@@ -20,6 +20,7 @@ from central.traffic import Traffic
 from firmware_py import packet
 from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
 from firmware_py.log import Log, now_us
+from firmware_py.rate import RateError, unpack
 
 HIGH_WATER_MARK = 64
 GROUP_RECORDS = 256
@@ -45,7 +46,7 @@ class ReceiverError(OSError):
 
 @dataclass(frozen=True)
 class Expected:
-    """What records of one model look like: ``n_devices`` latents of ``latent`` bytes."""
+    """What records of one model look like: ``n_devices`` latents of ``latent`` values."""
 
     n_devices: int
     latent: int
@@ -202,8 +203,10 @@ class Receiver:
             )
         if record.device >= model.n_devices:
             return f"device {record.device} is not of this survey's 0 to {model.n_devices - 1}"
-        if len(record.payload) != model.latent:
-            return f"expected a latent of {model.latent} bytes, got {len(record.payload)}"
+        try:
+            unpack(record.payload, model.latent)
+        except RateError as error:
+            return str(error)
         if record.sample_time_us > LAST_SAMPLE_TIME_US:
             return f"sample time {record.sample_time_us} us is past the year 9999; set the device's clock"
         return None

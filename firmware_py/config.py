@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_py.health_messages import MAX_INTERVAL_S
+from firmware_py.rate import BITS
 
 LINK_KINDS = ("zmq", "tcp", "serial")
 
@@ -20,7 +21,10 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class NodeSection:
-    """Who the device is. ``receivers`` is [first, last] or a longer list; by default the bundle's split."""
+    """Who the device is. ``receivers`` is [first, last] or a longer list; by default the bundle's split.
+
+    ``bits`` of each value of a latent are sent, 8 or 4 (``rate.py``).
+    """
 
     device: int
     bundle: Path
@@ -28,6 +32,7 @@ class NodeSection:
     state_dir: Path = Path("state")
     receivers: tuple[int, ...] = ()
     spool_records: int = 10_000
+    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,7 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("node", "device", config.node.device, 0 <= config.node.device < 1 << 16, "0 to 65535"),
         ("node", "survey", config.node.survey, 0 <= config.node.survey < 1 << 16, "0 to 65535"),
         ("node", "spool_records", config.node.spool_records, config.node.spool_records >= 1, "at least 1"),
+        ("node", "bits", config.node.bits, config.node.bits in BITS, " or ".join(map(str, BITS))),
         ("link", "kind", config.link.kind, config.link.kind in LINK_KINDS, " or ".join(LINK_KINDS)),
         ("link", "baud", config.link.baud, config.link.baud > 0, "more than 0"),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),

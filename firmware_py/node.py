@@ -21,6 +21,7 @@ from firmware_py.link_stream import Seal, StreamLink
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
 from firmware_py.port import SerialPort, TcpPort, split_endpoint
+from firmware_py.rate import pack
 from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.source import FileSource, FolderSource, Recording, Selection
 from firmware_py.spool import Spool
@@ -197,7 +198,7 @@ class Node:
             recording.event,
             recording.sample_time_us,
             self.bundle.model_hash,
-            latent.tobytes(),
+            pack(latent, self.config.node.bits),
         )
         self.spool.append(sequence, packet.encode_record(record), advance=1)
         self.window.recorded(sequence)

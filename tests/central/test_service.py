@@ -20,6 +20,7 @@ from central.service import Service
 from central.store import Store
 from firmware_py import packet
 from firmware_py.log import Log
+from firmware_py.rate import pack
 
 
 class Centre:
@@ -109,6 +110,15 @@ def heard(centre, devices, event=1):
     """The event's newest map if it was drawn from ``devices``."""
     stored = centre.maps().get(event)
     return stored if stored and stored.provenance["devices"] == devices else None
+
+
+def test_devices_may_send_four_bits_of_each_value_and_others_eight(start, send):
+    centre = start()
+    records = of_devices(0, 1, 2, 3, 4)
+    records[1].payload = pack(np.full(LATENT, 37, np.int8), 4)
+    send(centre, *records)
+    stored = wait_until(lambda: centre.maps().get(1), what="map")
+    assert columns(stored) == [1, 32 + 8, 3, 4, 5]
 
 
 def test_an_event_unlike_those_of_training_is_flagged(start, send):

@@ -35,11 +35,14 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path):
 
 
 def test_everything_can_be_said(tmp_path):
-    text = GOOD.replace("device = 2", "device = 2\nsurvey = 9\nreceivers = [28, 41]\nspool_records = 5")
+    text = GOOD.replace(
+        "device = 2", "device = 2\nsurvey = 9\nreceivers = [28, 41]\nspool_records = 5\nbits = 4"
+    )
     config = load(
         tmp_path, text + 'interval_s = 1\nlimit = 3\n[run]\nexit_when_drained = true\nlog = "n.jsonl"'
     )
     assert config.node.receivers == (28, 41)
+    assert config.node.bits == 4
     assert config.source.interval_s == 1.0
     assert config.run.log == tmp_path / "n.jsonl"
 
@@ -48,6 +51,7 @@ def test_everything_can_be_said(tmp_path):
     ("old", "new", "message"),
     [
         ("[link]", "[link", "not TOML"),
+        ("device = 2", "device = 2\nbits = 5", r"\[node\] bits: expected 8 or 4, got 5"),
         ("device = 2\n", "", r"\[node\] device is missing"),
         ("device = 2", 'device = "two"', r"\[node\] device: expected int, got 'two'"),
         ("device = 2", "device = true", r"\[node\] device: expected int, got True"),

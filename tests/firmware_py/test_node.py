@@ -14,6 +14,7 @@ from firmware_py.bundle import BundleError
 from firmware_py.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection
 from firmware_py.encoder import Encoder
 from firmware_py.node import Node, select_receivers
+from firmware_py.rate import pack
 from firmware_py.spool import SpoolError
 
 TIMEOUT_S = 20.0
@@ -91,6 +92,15 @@ def test_every_event_arrives_once_with_its_latent(tmp_path, config, bundle, gath
     assert (statistics["recorded"], statistics["acknowledged"], statistics["waiting"]) == (4, 4, 0)
     assert len(entries(tmp_path, "acknowledged")) == 4
     assert entries(tmp_path, "statistics")[-1]["bytes_sent"] == statistics["bytes_sent"]
+
+
+def test_of_four_bits_a_value_half_the_bytes_are_sent(config, gathers, bundle):
+    with FakeCentre() as centre:
+        Node(config(centre.endpoint, bits=4)).run()
+    encoder = Encoder(bundle)
+    for record, gather in zip(centre.records, gathers, strict=True):
+        assert record.payload == pack(encoder.encode_recording(gather[:, :, 3:]), 4)
+        assert 2 * len(record.payload) == bundle.output.shape[-1]
 
 
 def test_a_lost_acknowledgement_is_made_up_for_by_sending_again(config):
