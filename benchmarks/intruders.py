@@ -34,9 +34,9 @@ from pathlib import Path
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from chaos_rig import free_port
 from chaos_world import tiny_world
 from honest import Sender, open_link
+from ports import free_port
 from waiting import wait_until
 
 from central.keys import allow, new_keys, revoke

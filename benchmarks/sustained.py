@@ -26,7 +26,7 @@ from pathlib import Path
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from chaos_rig import free_port
+from ports import free_port
 from tiny import ENCODER, bundle_fields
 
 from central.keys import allow, new_keys

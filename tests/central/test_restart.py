@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_decoder import MODEL_HASH, SURVEY, latent_record
+from ports import free_port
 from waiting import wait_until
 
 from central.journal import Journal
@@ -38,11 +38,6 @@ def centre(data_dir):
     for process in started:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 class Device:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from board_machine import BoardMachine
 from field_recording import write_miniseed, write_segy
 from guide import Command, File, Reader, looks_like, read_steps
+from ports import free_port
 
 from physics.acquisition import Acquisition
 from testbed.samples import load_samples
@@ -107,11 +107,6 @@ def leave_demo(folder: Path, gather: np.ndarray) -> None:
     np.save(folder / "out" / "demo" / "gathers.npy", np.stack([gather] * 3))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """`epic` and `python` of this tree on PATH, as after `. .venv/bin/activate`."""
@@ -198,7 +193,8 @@ def test_a_microcontroller(carry_out, environment, tmp_path, gather):
     leave_demo(tmp_path, gather)
     flash = tmp_path / "flash"
     flash.mkdir()
-    shutil.copy(MICROPYTHON / "ml.py", flash)
+    for name in ("ml.py", "machine.py"):
+        shutil.copy(MICROPYTHON / name, flash)
     near, far = os.openpty()
     try:
         with_mpremote = {"PATH": f"{MPREMOTE}:{environment['PATH']}", "BOARD": str(tmp_path)}

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from waiting import wait_until
 
 SSHD = "/usr/sbin/sshd"
@@ -52,8 +53,7 @@ class BoardMachine:
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
         shutil.copy(folder / "user.pub", folder / "authorized")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         public = (folder / "host.pub").read_text().split()[:2]
         (folder / "known").write_text(f"[127.0.0.1]:{port} {' '.join(public)}\n")
         (folder / "config").write_text(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sqlite3
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import TracebackType
 import numpy as np
 from chaos_tally import Tally, tally
 from chaos_world import World, tiny_world
+from ports import free_port
 
 from central.journal import Journal
 from central.keys import allow, new_keys
@@ -23,11 +23,6 @@ from testbed.shaping import Conditions
 CENTRE = Path(__file__).with_name("centre_process.py")
 LINKS = ("zmq", "zmq-curve", "tcp", "tcp-mac", "serial", "serial-mac")
 START_TIMEOUT_S = 120.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 class Rig:
