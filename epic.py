@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+
+from boards.quiet import descriptor_to
 
 # Group -> (module with `app` and `ERRORS`, what it is for, extra of the package that it needs).
 GROUPS: dict[str, tuple[str, str, str]] = {
@@ -39,20 +39,6 @@ def _usage() -> str:
     return "\n".join([*lines, "", "`epic GROUP --help` says more. `epic --version` prints the version."])
 
 
-@contextlib.contextmanager
-def _held_stderr() -> Iterator[None]:
-    """Keep off the screen what TensorFlow's C++ writes while it is imported, which no setting of it stops."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run ``epic``; returns the exit code: 0 well, 1 failed, 2 wrong use or input, 130 interrupted.
 
@@ -74,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import typer
 
-        with _held_stderr():
+        # TensorFlow's C++ writes to the error stream while it is imported, which no setting of it stops.
+        sys.stderr.flush()
+        with tempfile.TemporaryFile() as held, descriptor_to(held.fileno(), 2):
             module = importlib.import_module(module_name)
     except ImportError as error:
         print(

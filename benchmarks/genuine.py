@@ -38,7 +38,7 @@ def misfit(modelled: np.ndarray, recorded: np.ndarray, where: np.ndarray | bool 
 
 def benchmark(gather: np.ndarray, model: Released) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
     """Figures, the map and its uncertainty in m/s ``(nz, nx)``, and the modelled gather."""
-    a = model.decoder.acquisition
+    a, limit = model.decoder.acquisition, model.limit
     thinned = thin_samples(gather, model.thin, axis=1).transpose(1, 2, 0)[None]
     latents = model.latents(thinned)
     velocity_mps, uncertainty_mps = model.decoder.decode(latents[0], np.ones(a.n_devices, bool))
@@ -47,7 +47,7 @@ def benchmark(gather: np.ndarray, model: Released) -> tuple[dict, np.ndarray, np
     again = model.latents(thin_samples(modelled, model.thin, axis=1).transpose(1, 2, 0)[None])
     figures = {
         "score": float(model.scores(latents)[0]),
-        "limit": model.limit,
+        "limit": limit,
         "uncertainty_mps": float(uncertainty_mps.mean()),
         "misfit": misfit(modelled, gather),
         "misfit_below": misfit(modelled, gather, below),

@@ -14,7 +14,6 @@ import numpy as np
 from trust import Released
 
 from models.data import load_thinned
-from physics.normalise import normalise_velocity
 
 
 def benchmark(folder: Path, data: list[Path]) -> list[dict]:
@@ -27,8 +26,7 @@ def benchmark(folder: Path, data: list[Path]) -> list[dict]:
     for missing in (subset for size in range(n) for subset in combinations(range(n), size)):
         present = np.ones(latents.shape[:2], bool)
         present[:, list(missing)] = False
-        velocity_mps, _ = model.decoder.decode_batch(latents, present)
-        drawn = normalise_velocity(velocity_mps[:, 0], model.decoder.acquisition)
+        drawn, _ = model.maps(latents, present)
         rows.append({"missing": list(missing), "mae": float(np.abs(drawn - held_out.maps).mean())})
     return rows
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from convert import litert
 from firmware_py.bundle import load_bundle
-from firmware_py.compand import quantise
+from firmware_py.compand import quantise, thin_samples
 from models.data import ThinnedSet, device_parts, load_thinned
 from models.decoder import load_decoder
 from physics.acquisition import Acquisition
@@ -50,22 +50,22 @@ class Released:
     def scores(self, latents: np.ndarray) -> np.ndarray:
         everyone = np.ones(latents.shape[1], bool)
         found = [self.decoder.unfamiliarity(one, everyone) for one in latents]
-        if None in found:
-            raise SystemExit(f"{self.decoder.folder}: no familiarity.npz; convert the run again")
-        return np.array([one[0] for one in found if one])
+        return np.array([score for score, _ in filter(None, found)])
 
-    def maps(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Velocity and uncertainty ``(n, nz, nx)``, normalised."""
+    def maps(self, latents: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Velocity and uncertainty ``(n, nz, nx)``, normalised; of all devices, or of those ``present``."""
         a = self.decoder.acquisition
-        velocity_mps, uncertainty_mps = self.decoder.decode_batch(latents, np.ones(latents.shape[:2], bool))
+        heard = np.ones(latents.shape[:2], bool) if present is None else present
+        velocity_mps, uncertainty_mps = self.decoder.decode_batch(latents, heard)
         half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
         return normalise_velocity(velocity_mps[:, 0], a), uncertainty_mps[:, 0] / half_range_mps
 
     @property
     def limit(self) -> float:
-        silence = np.zeros((self.decoder.n_devices, self.decoder.latent), np.int8)
-        found = self.decoder.unfamiliarity(silence, np.ones(self.decoder.n_devices, bool))
-        return found[1] if found else np.inf
+        """Of the scores. Ends the program for a model without."""
+        if self.decoder.familiarity is None:
+            raise SystemExit(f"{self.decoder.folder}: no familiarity.npz; convert the run again")
+        return self.decoder.familiarity.limit
 
 
 def strange_gathers(held_out: ThinnedSet, thin: int) -> dict[str, np.ndarray]:
@@ -77,10 +77,8 @@ def strange_gathers(held_out: ThinnedSet, thin: int) -> dict[str, np.ndarray]:
     level = np.sqrt(np.mean(np.square(usual)))
 
     def modelled(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
-        rows = [model_gathers(one[None, None], acquisition)[0] for one in velocity_mps]
-        gathers = np.stack(rows)[:, :, : a.n_time // thin * thin]
-        blocks = gathers.reshape(*gathers.shape[:2], -1, thin, gathers.shape[-1])
-        return blocks.mean(axis=3).transpose(0, 2, 3, 1)
+        gathers = model_gathers(velocity_mps[:, None], acquisition)
+        return thin_samples(gathers, thin, axis=2).transpose(0, 2, 3, 1)
 
     def noise() -> np.ndarray:
         return rng.standard_normal(usual.shape, np.float32)
@@ -129,6 +127,7 @@ def benchmark(model: Released, held_out: ThinnedSet) -> dict:
         **{f: held_out.families == f for f in sorted(set(held_out.families))},
     }
     ranks = [np.argsort(np.argsort(values.mean(axis=(1, 2)))) for values in (errors, scales)]
+    limit = model.limit
     usual = model.scores(latents)
     strange = {
         name: model.latents(gathers) for name, gathers in strange_gathers(held_out, model.thin).items()
@@ -141,12 +140,12 @@ def benchmark(model: Released, held_out: ThinnedSet) -> dict:
         "mean_uncertainty": float(scales.mean()),
         "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
         "coverage": {name: coverage(errors[chosen], scales[chosen]) for name, chosen in rows.items()},
-        "limit": model.limit,
-        "false_alarms": float((usual > model.limit).mean()),
+        "limit": limit,
+        "false_alarms": float((usual > limit).mean()),
         "strange": {
             name: {
                 "auc": roc(usual, scores[name])[2],
-                "caught": float((scores[name] > model.limit).mean()),
+                "caught": float((scores[name] > limit).mean()),
                 "auc_of_uncertainty": roc(unsure, model.maps(one)[1].mean(axis=(1, 2)))[2],
             }
             for name, one in strange.items()

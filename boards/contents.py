@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import firmware_py
 from boards.layout import PREFIX, SYSUSERS, TMPFILES, UNIT, Layout, sysusers, tmpfiles, unit
 from boards.profiles import Board
 from boards.settings import Settings, key_files, node_toml
-from firmware_py.bundle import MANIFEST, load_bundle
+from firmware_py.bundle import MANIFEST, Bundle, load_bundle
 
 FORMAT = "epic-installed/1"
 
@@ -63,17 +65,24 @@ def record(order: Order, files: dict[str, Content], links: dict[str, str], envir
     bundle = load_bundle(order.bundle)
     firmware = [files[path].sha256 for path in sorted(files) if "/firmware_py/" in path]
     record = {
-        "format": FORMAT,
-        "board": order.board.name,
-        "device": order.settings.device,
-        "survey": order.settings.survey,
-        "bundle": bundle.name,
-        "model_hash": bundle.model_hash.hex(),
-        "firmware": digest(*firmware)[:12],
+        **described(order.board, order.settings, bundle, firmware),
         "environment": environment,
         "paths": sorted((*files, *links)),
     }
     return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def described(board: Board, settings: Settings, bundle: Bundle, firmware: Iterable[str]) -> dict[str, Any]:
+    """What a record of an installation says on every kind of board; ``firmware`` are the hashes of its code."""
+    return {
+        "format": FORMAT,
+        "board": board.name,
+        "device": settings.device,
+        "survey": settings.survey,
+        "bundle": bundle.name,
+        "model_hash": bundle.model_hash.hex(),
+        "firmware": digest(*firmware)[:12],
+    }
 
 
 def digest(*parts: str) -> str:

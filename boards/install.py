@@ -137,12 +137,17 @@ def make_plan(shell: Shell, order: Order) -> Plan:
     return Plan(layout, facts, _notes(order, facts), tuple(steps))
 
 
-def carry_out(shell: Shell, plan: Plan, say: Callable[[str], None]) -> None:
-    """Do the steps of ``plan``; each is said before it is done. Raises ``InstallError``."""
-    for step in plan.steps:
+def take_steps(steps: tuple[Step, ...], say: Callable[[str], None]) -> None:
+    """Each is said before it is done. Raises ``InstallError``."""
+    for step in steps:
         say(step.text)
         if more := step.action():
             say(f"  {more}")
+
+
+def carry_out(shell: Shell, plan: Plan, say: Callable[[str], None]) -> None:
+    """Do the steps of ``plan``. Raises ``InstallError``."""
+    take_steps(plan.steps, say)
     if plan.steps:
         ask(shell, "remove", {"paths": [UNFINISHED]})
 

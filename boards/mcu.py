@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import firmware_py
-from boards.contents import FORMAT, digest, digest_of
+from boards.contents import described, digest_of
 from boards.install import Step, check_fit
 from boards.mpremote import Prompt
 from boards.profiles import Board
@@ -24,16 +23,17 @@ from boards.settings import Settings, key_files
 from boards.shell import InstallError
 from boards.sizes import format_size
 from firmware_py.bundle import ENCODER, MANIFEST, load_bundle
+from firmware_py.micropython.boot_counter import BOOT
 from firmware_py.micropython.config import ConfigError, load_config
+from firmware_py.micropython.spool import SLOT_BYTES
 
 ROOM = Path(firmware_py.__file__).parent
 # Beside firmware_py/micropython, what a microcontroller needs of the device's code.
 SHARED = ("__init__.py", "packet.py", "seal.py")
 MAIN = "main.py"
 INSTALLED = "installed.json"
-# What the device writes itself.
-SPOOL, BOOT = "spool.bin", "boot"
-SPOOL_RECORDS, SLOT_BYTES = 256, 512
+# What the device writes itself, beside its count of starts.
+SPOOL, SPOOL_RECORDS = "spool.bin", 256
 SPARE_BYTES = 16 << 10
 
 
@@ -156,18 +156,11 @@ def make_plan(prompt: Prompt, order: McuOrder) -> McuPlan:
         size = format_size(sum(len(data) for data in to_copy.values()))
         steps.append(Step(f"copy {len(to_copy)} files, {size}", lambda: _copy(prompt, to_copy)))
     if stale:
-        steps.append(Step(f"remove {', '.join(stale)}", lambda: _nothing(prompt.ask("remove", stale))))
+        steps.append(Step(f"remove {', '.join(stale)}", lambda: _remove(prompt, stale)))
     rest = {path: data for path, data in files.items() if path != MAIN}
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
     steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
     return McuPlan(facts, tuple(steps))
-
-
-def carry_out(plan: McuPlan, say: Callable[[str], None]) -> None:
-    """Do the steps of ``plan``; each is said before it is done. Raises ``InstallError``."""
-    for step in plan.steps:
-        say(step.text)
-        step.action()
 
 
 def read_status(prompt: Prompt) -> dict[str, Any]:
@@ -208,8 +201,12 @@ def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _stop(prompt: Prompt) -> None:
     prompt.take_over()
-    prompt.ask("remove", [MAIN])
+    _remove(prompt, [MAIN])
     prompt.reset()
+
+
+def _remove(prompt: Prompt, paths: list[str]) -> None:
+    prompt.ask("remove", paths)
 
 
 def _copy(prompt: Prompt, files: dict[str, bytes]) -> None:
@@ -262,14 +259,9 @@ def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
 def _record(order: McuOrder, files: dict[str, bytes]) -> bytes:
     bundle = load_bundle(order.bundle)
     hashes = {path: digest_of(data) for path, data in files.items()}
+    firmware = [hashes[path] for path in hashes if path.startswith("firmware_py/")]
     record = {
-        "format": FORMAT,
-        "board": order.board.name,
-        "device": order.settings.device,
-        "survey": order.settings.survey,
-        "bundle": bundle.name,
-        "model_hash": bundle.model_hash.hex(),
-        "firmware": digest(*(hashes[path] for path in hashes if path.startswith("firmware_py/")))[:12],
+        **described(order.board, order.settings, bundle, firmware),
         "paths": [*files, INSTALLED, MAIN],
         "sha256": {**hashes, MAIN: digest_of((ROOM / "micropython" / MAIN).read_bytes())},
     }
@@ -280,7 +272,3 @@ def _folders(paths: Any) -> list[str]:
     """The folders that ``paths`` lie in, the outer first."""
     parents = {str(parent) for path in paths for parent in Path(path).parents}
     return sorted(parents - {"."})
-
-
-def _nothing(_: object) -> None:
-    return None

@@ -6,7 +6,8 @@ import json
 
 import typer
 
-from boards.mcu import BOOT, SPOOL, McuOrder, carry_out, make_plan, read_status, uninstall
+from boards.install import take_steps
+from boards.mcu import BOOT, SPOOL, McuOrder, make_plan, read_status, uninstall
 from boards.mpremote import Prompt
 
 
@@ -17,7 +18,7 @@ def install_mcu(port: str, order: McuOrder, dry_run: bool) -> None:
             for step in plan.steps:
                 typer.echo(f"would {step.text}")
         else:
-            carry_out(plan, typer.echo)
+            take_steps(plan.steps, typer.echo)
         if not plan.steps:
             typer.echo(f"{port}: all is in place, nothing to change")
     if not dry_run:

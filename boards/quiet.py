@@ -35,7 +35,7 @@ def hold_output() -> Iterator[Kept]:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(tempfile.TemporaryFile())
         for number in (1, 2):
-            stack.enter_context(_descriptor_to(file.fileno(), number))
+            stack.enter_context(descriptor_to(file.fileno(), number))
         text = stack.enter_context(os.fdopen(os.dup(file.fileno()), "w", errors="replace"))
         stack.enter_context(contextlib.redirect_stdout(text))
         stack.enter_context(contextlib.redirect_stderr(text))
@@ -45,7 +45,8 @@ def hold_output() -> Iterator[Kept]:
 
 
 @contextlib.contextmanager
-def _descriptor_to(target: int, number: int) -> Iterator[None]:
+def descriptor_to(target: int, number: int) -> Iterator[None]:
+    """What is written to the file descriptor ``number`` goes to ``target`` for a while."""
     saved = os.dup(number)
     os.dup2(target, number)
     try:

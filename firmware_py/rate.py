@@ -34,13 +34,18 @@ def is_latent(payload: bytes, latent: int) -> bool:
     return len(payload) in [payload_bytes(latent, bits) for bits in BITS]
 
 
+def check_payload(payload: bytes, latent: int) -> None:
+    """Raises ``RateError`` for what cannot be a latent of so many values."""
+    if not is_latent(payload, latent):
+        lengths = " or ".join(str(payload_bytes(latent, bits)) for bits in BITS)
+        raise RateError(f"expected a latent of {lengths} bytes, got {len(payload)}")
+
+
 def unpack(payload: bytes, latent: int) -> np.ndarray:
     """Inverse of ``pack``, but for the bits that were left out: int8 ``(latent,)``. Raises ``RateError``."""
+    check_payload(payload, latent)
     values = np.frombuffer(payload, np.uint8)
     if len(values) == latent:
         return values.view(np.int8)
-    if not is_latent(payload, latent):
-        lengths = " or ".join(str(payload_bytes(latent, bits)) for bits in BITS)
-        raise RateError(f"expected a latent of {lengths} bytes, got {len(values)}")
     halves = np.stack([values >> 4, values & 15], axis=1).ravel()[:latent]
     return (halves << 4 | 8).astype(np.uint8).view(np.int8)

@@ -6,7 +6,6 @@ samples fits into memory as float16 (70 kB a sample instead of 1.4 MB).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from firmware_py.compand import Companding, compress, thin_samples
-from physics.acquisition import Acquisition
+from physics.acquisition import Acquisition, AcquisitionError
 from physics.normalise import normalise_velocity
 from physics.openfwi_files import OpenFWIPair, find_pairs
+from physics.survey_file import read_survey
 
 
 class DataError(ValueError):
@@ -76,8 +76,8 @@ def survey_of(folder: Path) -> Acquisition | None:
     if not path.exists():
         return None
     try:
-        return Acquisition.from_dict(json.loads(path.read_text())["acquisition"])
-    except (KeyError, TypeError, ValueError) as error:
+        return read_survey(path)
+    except AcquisitionError as error:
         raise DataError(f"{path}: not the manifest of a data set ({error}); copy the folder again") from None
 
 

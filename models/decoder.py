@@ -32,7 +32,7 @@ class Decoder:
     """Maps from latents.
 
     ``n_devices``, ``latent``, ``model_hash`` (hex, of the encoder it was trained with), ``acquisition``,
-    ``sha256`` of the weights, the ``folder`` it came from.
+    ``sha256`` of the weights, the ``folder`` it came from; ``familiarity``, None in older ones.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Decoder:
         familiarity: Familiarity | None = None,
     ) -> None:
         self.folder = folder
-        self._familiarity = familiarity
+        self.familiarity = familiarity
         self.acquisition = Acquisition.from_dict(description["acquisition"])
         self.model_hash: str = description["model_hash"]
         self.sha256 = sha256
@@ -104,11 +104,11 @@ class Decoder:
     def unfamiliarity(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[float, float] | None:
         """How unlike those of training the latents of one event are, shapes as for ``decode``: the score of
         ``models.familiarity`` and its limit; None for a decoder without that file."""
-        if self._familiarity is None:
+        if self.familiarity is None:
             return None
         latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
-        (score,) = self._familiarity.scores(latents[None], np.asarray(present, bool)[None])
-        return float(score), self._familiarity.limit
+        (score,) = self.familiarity.scores(latents[None], np.asarray(present, bool)[None])
+        return float(score), self.familiarity.limit
 
     def _is_wide(self) -> bool:
         if self._wide is None:

@@ -86,22 +86,8 @@ def shaped_pair(rate_bytes_per_s: float) -> Iterator[tuple[str, str]]:
         for name, interface, address in ((near, "near", NEAR), (far, "far", FAR)):
             _run("ip", "-n", name, "address", "add", f"{address}/30", "dev", interface)
             _run("ip", "-n", name, "link", "set", interface, "up")
-        _run(
-            *(
-                "tc",
-                "-n",
-                near,
-                "qdisc",
-                "add",
-                "dev",
-                "near",
-                "root",
-                "tbf",
-                "rate",
-                f"{frames_bits_per_s}bit",
-            ),
-            *("burst", str(BURST_BYTES), "limit", str(1 << 24)),
-        )
+        shape = f"rate {frames_bits_per_s}bit burst {BURST_BYTES} limit {1 << 24}"
+        _run(*f"tc -n {near} qdisc add dev near root tbf {shape}".split())
         yield near, far
     finally:
         for name in (near, far):

@@ -7,6 +7,8 @@ be there.
 
 import os
 
+BOOT = "boot"
+
 
 class BootError(OSError):
     """The number of this start cannot be told, or not be kept."""

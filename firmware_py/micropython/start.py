@@ -5,7 +5,7 @@ import time
 import machine
 
 from firmware_py import packet
-from firmware_py.micropython.boot_counter import BootError, next_boot
+from firmware_py.micropython.boot_counter import BOOT, BootError, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.compand import Compander, RecordingError
@@ -78,7 +78,7 @@ def build(config, feed):
     clock = Clock()
     section = config["spool"]
     spool = Spool(section["path"], section["records"], (config["device"], config["survey"]))
-    boot = next_boot("boot", spool.last_boot, clock.set_s())
+    boot = next_boot(BOOT, spool.last_boot, clock.set_s())
     header = packet.Record(
         packet.LATENT, config["device"], config["survey"], boot, 0, model_hash=bundle.model_hash
     )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from board_machine import BoardMachine
 from tiny import ENCODER, bundle_fields
 
 from central.keys import new_keys
@@ -62,3 +63,17 @@ def parts(tmp_path_factory):
     create_bundle(folder / "bundle", ENCODER, bundle_fields())
     new_keys(folder / "keys", "device-0")
     return folder
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Makes a board; ``BoardMachine`` says of what kind."""
+    made = []
+
+    def make(**kind):
+        made.append(BoardMachine(tmp_path, **kind))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

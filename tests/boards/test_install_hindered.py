@@ -7,25 +7,11 @@ import sys
 import time
 
 import pytest
-from board_machine import BoardMachine
 from installing import install, install_arguments
 from waiting import wait_until
 
 import boards.install
 from boards.layout import PREFIX, Layout
-
-
-@pytest.fixture
-def machine(tmp_path):
-    made = []
-
-    def make(**kind):
-        made.append(BoardMachine(tmp_path, **kind))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def one_line(text):

@@ -17,20 +17,6 @@ from boards.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, WANTED
 ELSEWHERE = "tcp://127.0.0.1:6000"
 
 
-@pytest.fixture
-def machine(tmp_path):
-    """Makes a board; ``BoardMachine`` says of what kind."""
-    made = []
-
-    def make(**kind):
-        made.append(BoardMachine(tmp_path, **kind))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
 def one_line(capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error

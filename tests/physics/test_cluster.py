@@ -7,24 +7,12 @@ import time
 import numpy as np
 import pytest
 from dask_cluster import two_processes
+from small_survey import MODELLED_SURVEY as SURVEY
 
 import epic
 import physics.dataset
-from physics.acquisition import Acquisition
 from physics.cluster import ClusterError, on_cluster
 from physics.dataset import generate_dataset
-
-SURVEY = Acquisition.from_dict(
-    {
-        **Acquisition.openfwi().to_dict(),
-        "n_depth": 40,
-        "n_width": 20,
-        "n_time": 30,
-        "source_cells": [0, 19],
-        "receiver_cells": list(range(20)),
-        "device_receivers": [list(range(10)), list(range(10, 20))],
-    }
-)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small_survey import MODELLED_SURVEY as SURVEY
 
 import physics.dataset
 from physics.acquisition import Acquisition
@@ -13,18 +14,6 @@ from physics.modelling import model_gathers
 from physics.openfwi_files import find_pairs
 
 pytest.importorskip("deepwave", reason="needs the physics extra")
-
-SURVEY = Acquisition.from_dict(
-    {
-        **Acquisition.openfwi().to_dict(),
-        "n_depth": 40,
-        "n_width": 20,
-        "n_time": 30,
-        "source_cells": [0, 19],
-        "receiver_cells": list(range(20)),
-        "device_receivers": [list(range(10)), list(range(10, 20))],
-    }
-)
 
 
 @pytest.fixture(autouse=True)

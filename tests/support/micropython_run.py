@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from boards import mcu
+
 ROOT = Path(__file__).parents[2]
 RUNNER = Path(__file__).parent / "micropython" / "run.mjs"
 PACKAGE = Path("node_modules/@micropython/micropython-webassembly-pyscript/micropython.mjs")
 STAND_INS = RUNNER.parent / "board"
 ROOM = ROOT / "firmware_py"
-# Beside firmware_py/micropython, what a microcontroller needs; framing.py is for its tests.
-SHARED = ("__init__.py", "packet.py", "seal.py", "framing.py")
+# framing.py is for the tests of the wire code.
+SHARED = (*mcu.SHARED, "framing.py")
 
 
 def find_micropython() -> Path:

@@ -19,6 +19,19 @@ SURVEY = Acquisition.from_dict(
     }
 )
 
+# Few enough steps that modelling a sample takes no time.
+MODELLED_SURVEY = Acquisition.from_dict(
+    {
+        **Acquisition.openfwi().to_dict(),
+        "n_depth": 40,
+        "n_width": 20,
+        "n_time": 30,
+        "source_cells": [0, 19],
+        "receiver_cells": list(range(20)),
+        "device_receivers": [list(range(10)), list(range(10, 20))],
+    }
+)
+
 
 def write_data(folder: Path, count: int = 100, seed: int = 0) -> Path:
     """FlatVel-like pairs: the gather's echo time and strength tell the map's one interface."""
