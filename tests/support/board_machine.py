@@ -1,7 +1,7 @@
 """A Linux board for tests: a real sshd with a file system of its own, and if asked a stand-in for systemd.
 
-A private mount namespace, with layers over /etc, /home, /opt, /usr/local and /var that are gone with it: what is
-installed over ssh, the user that systemd-sysusers makes and the unit are that machine's, not this one's.
+A private mount namespace, with layers over /etc, /home, /opt, /usr/local, /var and Python's library that are gone with
+it: what is installed over ssh, the user that systemd-sysusers makes and the unit are that machine's, not this one's.
 """
 
 import os
@@ -20,7 +20,9 @@ SET_UP = r"""
 set -e
 mkdir -p "$FOLDER/layers"
 mount -t tmpfs layers "$FOLDER/layers"
-for name in etc home opt usr/local var; do
+# Python's library too: what it compiled for one machine must not be taken for another's.
+for name in etc home opt usr/lib/python3.11 usr/local var; do
+    [ -d "/$name" ] || continue
     mkdir -p "$FOLDER/layers/$name" "$FOLDER/layers/work/$name"
     mount -t overlay -o "lowerdir=/$name,upperdir=$FOLDER/layers/$name,workdir=$FOLDER/layers/work/$name" o "/$name"
 done
