@@ -207,15 +207,20 @@ def test_events_that_wait_are_drawn_together_and_a_bad_one_spoils_no_other(start
     class Together(FakeDecoder):
         def decode_batch(self, latents_int8, present):
             batches.append(len(latents_int8))
-            go_on.wait(20.0)
+            assert go_on.wait(20.0)
             if (latents_int8[:, 0, 0] == 99).any():
                 raise ArithmeticError("these latents I cannot")
             return super().decode_batch(latents_int8, present)
 
-    centre = start(Together())
-    for event in range(1, 8):
+    def send_event(event):
         send(centre, *of_devices(1, 2, 3, 4, event=event))
         send(centre, latent_record(event=event, sequence=event, value=99 if event == 5 else event))
+
+    centre = start(Together())
+    send_event(1)
+    wait_until(lambda: batches, what="the first event with the decoder")
+    for event in range(2, 8):
+        send_event(event)
     go_on.set()
     wait_until(lambda: len(centre.maps()) == 6, what="six maps")
     assert batches[0] == 1 and batches[1] > 1
