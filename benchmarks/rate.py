@@ -1,12 +1,15 @@
 """Bytes against map error: the released models, their latents in fewer bits, and raw gathers to a central InversionNet.
 
     python benchmarks/rate.py --data held-out [--model models/zoo/epic-small-128 ...] [--baseline RUN]
-                              [--picture rate.png] [--json]
+                              [--watched] [--picture rate.png] [--json]
 
-Bytes are a device's payload for one event, without headers. Fewer bits are the top ones of each int8 value, with the
-middle of what was cut off in their place; nothing is trained for them. Raw samples are float32, int16 of the part's own
-peak, and the testbed's lossless coding of that; their error is that of BASELINE, a run of `epic train inversionnet`,
-which sees float32 in each case.
+Bytes are a device's payload for one event, without headers; all devices send at one rate. Fewer bits are the top ones
+of each int8 value, with the middle of what was cut off in their place. Of a model that has prefixes, the first half,
+quarter and eighth of the values are sent as well, in 8 and in 4 bits, with the zero point in the place of the rest.
+``--watched``: of each fiftieth sample of training data instead, kept from training, by which choices are made.
+
+Raw samples are float32, int16 of the part's own peak, and the testbed's lossless coding of that; their error is that of
+BASELINE, a run of `epic train inversionnet`, which sees float32 in each case.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ from trust import Released
 
 from models.data import load_thinned
 from models.evaluate import evaluate_run
+from models.ordered import prefixes
+from models.run import split_watched
 from physics.acquisition import Acquisition
 from physics.openfwi_files import find_pairs
 from testbed.schemes import compress_part
 
 BITS = (8, 7, 6, 5, 4, 3, 2)
+PREFIX_BITS = (8, 4)
 # Of each file, for the mean size of a part that is compressed.
 COMPRESSED = 6
 
@@ -35,15 +41,26 @@ def with_bits(latents: np.ndarray, bits: int) -> np.ndarray:
     return ((latents.astype(np.int16) // width) * width + width // 2).astype(np.int8)
 
 
-def of_model(folder: Path, data: list[Path]) -> list[dict]:
+def of_model(folder: Path, data: list[Path], is_watched: bool) -> list[dict]:
     model = Released(folder)
-    held_out = load_thinned(data, model.decoder.acquisition, model.thin)
-    latents = model.latents(held_out.gathers)
+    samples = load_thinned(data, model.decoder.acquisition, model.thin)
+    chosen = split_watched(len(samples))[0] if is_watched else np.arange(len(samples))
+    latents, maps = model.latents(samples.gathers[chosen]), samples.maps[chosen]
+    coding = model.decoder.coding
+    rates = [(folder.name, coding.latent, bits) for bits in BITS]
+    if coding.prefixes:
+        rates += [
+            (f"{folder.name}, first values in {bits} bits", values, bits)
+            for bits in PREFIX_BITS
+            for values in prefixes(coding.latent)
+        ]
     rows = []
-    for bits in BITS:
-        velocity, _ = model.maps(with_bits(latents, bits))
-        mae = float(np.abs(velocity - held_out.maps).mean())
-        rows.append({"what": folder.name, "bits": bits, "bytes": model.decoder.latent * bits / 8, "mae": mae})
+    for name, values, bits in rates:
+        sent = with_bits(latents, bits)
+        sent[..., values:] = coding.zero_point
+        velocity, _ = model.maps(sent)
+        mae = float(np.abs(velocity - maps).mean())
+        rows.append({"what": name, "values": values, "bits": bits, "bytes": values * bits / 8, "mae": mae})
     return rows
 
 
@@ -63,7 +80,10 @@ def of_raw(data: list[Path], baseline: Path | None) -> list[dict]:
         "raw int16": 2.0 * samples,
         "raw int16, zstd": float(np.mean([len(compress_part(part)) for part in parts])),
     }
-    return [{"what": name, "bits": None, "bytes": size, "mae": mae} for name, size in sizes.items()]
+    return [
+        {"what": name, "values": None, "bits": None, "bytes": size, "mae": mae}
+        for name, size in sizes.items()
+    ]
 
 
 def draw(rows: list[dict], path: Path) -> None:
@@ -76,14 +96,11 @@ def draw(rows: list[dict], path: Path) -> None:
     for name in dict.fromkeys(row["what"] for row in rows if row["mae"] is not None):
         mine = [row for row in rows if row["what"] == name]
         axes.plot([r["bytes"] for r in mine], [r["mae"] for r in mine], marker="o", markersize=4, label=name)
-        for row in mine:
-            if row["bits"] in (8, 4):
+        if mine[0]["values"] == mine[-1]["values"] and mine[0]["bits"]:
+            for row in (mine[0], next(r for r in mine if r["bits"] == 4)):
+                note = f"{row['bits']} bits"
                 axes.annotate(
-                    f"{row['bits']} bits",
-                    (row["bytes"], row["mae"]),
-                    (4, 5),
-                    textcoords="offset points",
-                    fontsize=7,
+                    note, (row["bytes"], row["mae"]), (4, 5), textcoords="offset points", fontsize=7
                 )
     axes.set(xscale="log", xlabel="bytes a device and event", ylabel="MAE on held-out data (1 is 1500 m/s)")
     axes.grid(alpha=0.3, which="both")
@@ -97,22 +114,25 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--model", type=Path, action="append")
     parser.add_argument("--baseline", type=Path)
+    parser.add_argument("--watched", action="store_true")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     models = given.model or [Path("models/zoo/epic-small-128")]
-    rows = [row for folder in models for row in of_model(folder, given.data)] + of_raw(
-        given.data, given.baseline
-    )
+    rows = [row for folder in models for row in of_model(folder, given.data, given.watched)]
+    if not given.watched:
+        rows += of_raw(given.data, given.baseline)
     if given.picture:
         draw(rows, given.picture)
     if given.json:
         print(json.dumps(rows))
         return
     for row in rows:
-        bits = f", {row['bits']} bits" if row["bits"] else ""
+        sent = f"{row['values']} x {row['bits']} bits" if row["bits"] else ""
         mae = "-" if row["mae"] is None else f"{row['mae']:.4f}"
-        print(f"{row['what'] + bits:<28} {row['bytes']:>9.0f} bytes  MAE {mae}")
+        print(f"{row['what']:<42} {sent:<12} {row['bytes']:>9.0f} bytes  MAE {mae}")
+    if given.watched:
+        return
     whole = next(row for row in rows if row["bits"] == 8)
     print(
         f"{rows[-3]['bytes'] / whole['bytes']:.0f} times fewer bytes than float32, "

@@ -24,6 +24,7 @@ from central.journal import Journal
 from central.receiver import Expected, Receiver
 from firmware_py import packet
 from firmware_py.log import Log, now_us
+from firmware_py.rate import Coding
 
 MODEL_HASH = bytes(8)
 LATENT = 128
@@ -92,7 +93,7 @@ def exchange(endpoint: str, devices: int, count: int, window: int) -> tuple[floa
 def benchmark(folder: Path, devices: int, records: int, window: int) -> dict[str, float]:
     """The figures of one run in an empty ``folder``; what is in the journal at the end is counted."""
     disk_ms = 1000 * fsync_s(folder, FSYNCS)
-    models = {MODEL_HASH: Expected(devices, LATENT)}
+    models = {MODEL_HASH: Expected(devices, Coding(LATENT))}
     delivered: list = []
     log = Log(folder / "log.jsonl")
     receiver = Receiver("tcp://127.0.0.1:*", folder, models, delivered.append, log)

@@ -48,8 +48,8 @@ class Released:
         return litert.run(self.bundle.encoder_path.read_bytes(), codes).reshape(*parts.shape[:2], -1)
 
     def scores(self, latents: np.ndarray) -> np.ndarray:
-        everyone = np.ones(latents.shape[1], bool)
-        found = [self.decoder.unfamiliarity(one, everyone) for one in latents]
+        everyone, whole = np.ones(latents.shape[1], bool), np.full(latents.shape[1], latents.shape[2])
+        found = [self.decoder.unfamiliarity(one, everyone, whole) for one in latents]
         return np.array([score for score, _ in filter(None, found)])
 
     def maps(self, latents: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ from central.gateway_cli import ERRORS as GATEWAY_ERRORS
 from central.gateway_cli import gateway
 from central.metrics import MetricsError
 from central.page.cli import page
+from central.rates_cli import ERRORS as RATE_ERRORS
+from central.rates_cli import rate
 from central.receiver import ReceiverError
 from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
 from central.rollout_cli import rollout
@@ -47,12 +49,14 @@ ERRORS: tuple[type[Exception], ...] = (
     ReceiverError,
     StoreError,
     *GATEWAY_ERRORS,
+    *RATE_ERRORS,
     *ROLLOUT_ERRORS,
 )
 
 app.command()(gateway)
 app.command(name="devices")(list_devices)
 app.command()(rollout)
+app.command()(rate)
 app.command()(page)
 
 

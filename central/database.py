@@ -69,6 +69,13 @@ CREATE TABLE IF NOT EXISTS device (
     status TEXT NOT NULL,
     PRIMARY KEY (survey, device)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rate (
+    survey INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    latent_bytes INTEGER NOT NULL,
+    set_us INTEGER NOT NULL,
+    PRIMARY KEY (survey, device)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gap (
     survey INTEGER NOT NULL,
     device INTEGER NOT NULL,

@@ -9,6 +9,7 @@ import numpy as np
 
 from central.config import CentralConfig, ModelSection
 from firmware_py.bundle import Bundle, BundleError, load_bundle
+from firmware_py.rate import Coding
 from physics.acquisition import Acquisition
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class MapDecoder(Protocol):
 
     n_devices: int
     latent: int
+    coding: Coding
     sha256: str
     acquisition: Acquisition
     folder: Path
@@ -28,7 +30,9 @@ class MapDecoder(Protocol):
         self, latents_int8: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def unfamiliarity(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[float, float] | None: ...
+    def unfamiliarity(
+        self, latents_int8: np.ndarray, present: np.ndarray, sent: np.ndarray
+    ) -> tuple[float, float] | None: ...
 
 
 def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
@@ -66,6 +70,11 @@ def open_release(section: ModelSection) -> tuple[Bundle, Decoder]:
         raise BundleError(
             f"{section.decoder}: decoder {decoder.sha256[:16]}… of encoder {decoder.model_hash} does not "
             f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
+            "give a bundle and a decoder of one conversion"
+        )
+    if decoder.coding != bundle.coding:
+        raise BundleError(
+            f"{section.decoder}: reads latents of {decoder.coding}, {section.bundle} sends {bundle.coding}; "
             "give a bundle and a decoder of one conversion"
         )
     return bundle, decoder

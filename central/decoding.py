@@ -20,7 +20,6 @@ from central.journal import Journal, Journalled
 from central.store import NewMap, Store
 from central.workers import Drawn, Workers
 from firmware_py.log import Log, now_us
-from firmware_py.rate import is_latent, unpack
 from physics.acquisition import Acquisition
 
 # What waits is taken in together, so that the events it completes are decoded together.
@@ -112,7 +111,7 @@ class Decoding:
     def _take(self, latent: Journalled) -> Event | None:
         decoder = self._decoders.get(latent.model_hash)
         # Only what an earlier run kept: the model may have been taken out of the configuration since.
-        if not (decoder and latent.device < decoder.n_devices and is_latent(latent.payload, decoder.latent)):
+        if not (decoder and latent.device < decoder.n_devices and decoder.coding.is_latent(latent.payload)):
             self._log.write(
                 "undecodable", event=latent.event, device=latent.device, model_hash=latent.model_hash.hex()
             )
@@ -239,7 +238,7 @@ def _heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.nda
     present = np.zeros(latents.shape[:2], bool)
     for row, event in enumerate(events):
         for device, latent in event.latents.items():
-            latents[row, device] = unpack(latent.payload, decoder.latent)
+            latents[row, device] = decoder.coding.unpack(latent.payload)
             present[row, device] = True
     return latents, present
 
@@ -247,7 +246,10 @@ def _heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.nda
 def _judged(event: Event, decoder: MapDecoder) -> dict:
     """How like the training gathers this event is, and a flag where it is not."""
     (latents,), (present,) = _heard([event], decoder)
-    found = decoder.unfamiliarity(latents, present)
+    sent = np.zeros(decoder.n_devices, int)
+    for device, latent in event.latents.items():
+        sent[device] = decoder.coding.rate(len(latent.payload)).values
+    found = decoder.unfamiliarity(latents, present, sent)
     if found is None:
         return {}
     score, limit = found
@@ -273,6 +275,7 @@ def _provenance(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us
         "assembled_us": assembled_us,
         "decoded_us": decoded_us,
         "received_bytes": sum(record.wire_bytes for record in records),
+        "latent_bytes": {str(device): len(event.latents[device].payload) for device in sorted(event.latents)},
         "software": _software(),
         "acquisition": decoder.acquisition.to_dict(),
         **_judged(event, decoder),

@@ -15,9 +15,10 @@ from typing import Any
 
 from central.database import StoreError, connect, reported, transaction
 from central.gaps import GapWatch
+from central.rates import rate_of, read_rates
 from central.traffic import MAX_DEVICES, Key, Passed, Traffic
 from firmware_py import packet
-from firmware_py.health_messages import Health, Hello, decode_health
+from firmware_py.health_messages import Health, Hello, decode_health, encode_setting
 from firmware_py.log import Log, now_us
 
 POLL_S = 1.0
@@ -55,12 +56,13 @@ class DeviceBook:
         # (boot, sequence) of the last heard: an older one was played again, or is out of date.
         self._last: dict[Key, tuple[int, int]] = {}
         with closing(connect(data_dir, create=True)) as database, reported("devices: cannot be read"):
+            self._rates = read_rates(database)
             for survey, device, text in database.execute("SELECT survey, device, status FROM device"):
                 if "said_boot" in (status := json.loads(text)):
                     self._last[survey, device] = (status["said_boot"], status["said_sequence"])
 
     def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
-        """The centre's clock, and an update if there is one (a ``receiver.Handler``)."""
+        """The centre's clock and the rate it has set, and an update if there is one (a ``receiver.Handler``)."""
         try:
             said: Hello | Health
             if record.type == packet.HELLO:
@@ -83,15 +85,18 @@ class DeviceBook:
                 "said_sequence": record.sequence,
                 "model_hash": record.model_hash.hex(),
             }
+            setting = encode_setting(rate_of(self._rates, key) or 0)
         self.traffic.heard([key], now_us())
-        answer = packet.Record(record.type, record.device, record.survey, *number, sample_time_us=now_us())
+        answer = packet.Record(
+            record.type, record.device, record.survey, *number, sample_time_us=now_us(), payload=setting
+        )
         # Only to who takes updates, and is not at one: an offer is a place among the canaries.
         takes_update = said.update_version is not None and getattr(said, "update_state", "idle") == "idle"
         offer = self._offer(record) if takes_update else None
         return [answer, offer] if offer else [answer]
 
     def watch(self, stopping: threading.Event) -> None:
-        """Keep what was counted and said, and find gaps, until ``stopping``."""
+        """Keep what was counted and said, take up rates, and find gaps, until ``stopping``."""
         with closing(connect(self._data_dir, create=True)) as database:
             gaps = GapWatch(self._log)
             ended = False
@@ -99,10 +104,18 @@ class DeviceBook:
                 ended = stopping.wait(POLL_S)
                 try:
                     self.keep(database)
+                    self.take_up_rates(database)
                     gaps.look(database, now_us())
                 except StoreError as error:
                     # Tried again at the next look.
                     self._log.write("devices_not_kept", reason=str(error))
+
+    def take_up_rates(self, database: sqlite3.Connection) -> None:
+        """Answer from now on with the rates that are set. Raises ``StoreError``."""
+        with reported("rates: cannot be read"):
+            rates = read_rates(database)
+        with self._lock:
+            self._rates = rates
 
     def keep(self, database: sqlite3.Connection) -> None:
         """Put what is new on the disk. Raises ``StoreError``, and counts it the next time."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from central.database import connect, reported
+from central.rates import rate_of, read_rates
 from firmware_py.log import now_us
 
 ON_TIME, LATE, SILENT = "on time", "late", "silent"
@@ -42,6 +43,7 @@ class DeviceView:
     below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
     ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of
     ``round_trip_s``. ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
+    ``latent_bytes`` is the length of the latents it makes, ``set_bytes`` what it was set to here, if at all.
     """
 
     survey: int
@@ -75,6 +77,8 @@ class DeviceView:
     round_trip_s: float | None
     update_version: int | None
     update_state: str | None
+    latent_bytes: int | None
+    set_bytes: int | None
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
@@ -104,14 +108,20 @@ def read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
         "SELECT survey, device, boot, first, last, missing FROM gap ORDER BY boot, first"
     ):
         gaps.setdefault((survey, device), []).append(Gap(*gap))
+    rates = read_rates(database)
     return [
-        _view(key, at_us, newest.get(key), passed.get(key), tuple(gaps.get(key, ())))
+        _view(key, at_us, newest.get(key), passed.get(key), tuple(gaps.get(key, ())), rate_of(rates, key))
         for key in sorted(newest.keys() | passed.keys())
     ]
 
 
 def _view(
-    key: tuple[int, int], at_us: int, newest: tuple | None, passed: tuple | None, gaps: tuple[Gap, ...]
+    key: tuple[int, int],
+    at_us: int,
+    newest: tuple | None,
+    passed: tuple | None,
+    gaps: tuple[Gap, ...],
+    set_bytes: int | None,
 ) -> DeviceView:
     boot, sequence, sample_us, latent_us, latent_hash, records = newest or (None,) * 5 + (0,)
     heard_us, bytes_received, bytes_sent, refused, refusal, text = passed or (0, 0, 0, 0, "", "{}")
@@ -151,6 +161,8 @@ def _view(
         round_trip_s=_scaled(said.get("round_trip_us"), 1e-6),
         update_version=said.get("update_version"),
         update_state=said.get("update_state"),
+        latent_bytes=said.get("latent_bytes"),
+        set_bytes=set_bytes,
     )
 
 

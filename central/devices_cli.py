@@ -16,7 +16,7 @@ from firmware_py.log import now_us
 MAX_GAPS_SHOWN = 5
 COLUMNS = (
     *("survey", "device", "state", "heard", "acknowledged", "lag", "records", "lost", "queue"),
-    *("bytes in/out", "model", "°C", "clock off", "refused"),
+    *("bytes in/out", "model", "latent", "°C", "clock off", "refused"),
 )
 # Wide enough for every column: a narrow terminal wraps lines, and nothing is cut.
 WIDTH = 200
@@ -71,6 +71,7 @@ def _cells(view: DeviceView, at_us: int, state: str) -> list[str]:
         number(view.queue_depth),
         f"{view.bytes_received}/{view.bytes_sent}",
         view.model_hash or "-",
+        number(view.latent_bytes),
         number(view.temperature_c, ".1f"),
         _duration(view.clock_offset_s),
         str(view.refused),
@@ -86,6 +87,9 @@ def _remarks(view: DeviceView) -> list[str]:
         lines += [f"and {more} gaps more"] if more > 0 else []
     if view.dropped:
         lines.append(f"says it dropped {view.dropped} records for want of room")
+    if view.set_bytes not in (None, view.latent_bytes):
+        made = "has not said what it makes" if view.latent_bytes is None else f"makes {view.latent_bytes}"
+        lines.append(f"is set to latents of {view.set_bytes} bytes, {made}")
     if view.refused:
         lines.append(f"refused {view.refused} times, last: {view.refusal}")
     return lines

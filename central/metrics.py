@@ -43,6 +43,7 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("disk_free_bytes", "Room on the device's disk.", "disk_free_bytes", False),
     ("memory_free_bytes", "Memory available on the device.", "memory_free_bytes", False),
     ("uptime_seconds", "Time since the device's process started.", "uptime_s", False),
+    ("latent_bytes", "Length of the latents that the device makes.", "latent_bytes", False),
     ("clock_offset_seconds", "How far the centre's clock is ahead of the device's.", "clock_offset_s", False),
     ("round_trip_seconds", "Way to the centre and back.", "round_trip_s", False),
 )

@@ -20,7 +20,7 @@ from central.traffic import Traffic
 from firmware_py import packet
 from firmware_py.link_zmq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
 from firmware_py.log import Log, now_us
-from firmware_py.rate import RateError, check_payload
+from firmware_py.rate import Coding, RateError
 
 HIGH_WATER_MARK = 64
 GROUP_RECORDS = 256
@@ -46,10 +46,10 @@ class ReceiverError(OSError):
 
 @dataclass(frozen=True)
 class Expected:
-    """What records of one model look like: ``n_devices`` latents of ``latent`` values."""
+    """What records of one model look like: ``n_devices`` latents, each a payload of ``coding``."""
 
     n_devices: int
-    latent: int
+    coding: Coding
 
 
 class Receiver:
@@ -204,7 +204,7 @@ class Receiver:
         if record.device >= model.n_devices:
             return f"device {record.device} is not of this survey's 0 to {model.n_devices - 1}"
         try:
-            check_payload(record.payload, model.latent)
+            model.coding.rate(len(record.payload))
         except RateError as error:
             return str(error)
         if record.sample_time_us > LAST_SAMPLE_TIME_US:

@@ -54,7 +54,7 @@ class Service:
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
         self._lock = lock(self._config.data_dir)
-        self._expected = {h: Expected(d.n_devices, d.latent) for h, d in decoders.items()}
+        self._expected = {h: Expected(d.n_devices, d.coding) for h, d in decoders.items()}
         workers = self._config.decode_workers
         decode_s = decode_histogram()
         self._decoding = Decoding(
@@ -195,7 +195,7 @@ class Service:
     def _adopt(self, model_hash: bytes, decoder: MapDecoder) -> None:
         """The decoder first: what the receiver lets in can be decoded."""
         self._decoders[model_hash] = decoder
-        self._expected[model_hash] = Expected(decoder.n_devices, decoder.latent)
+        self._expected[model_hash] = Expected(decoder.n_devices, decoder.coding)
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)

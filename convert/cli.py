@@ -94,6 +94,18 @@ def _print(conversion: Conversion, console: Console) -> None:
             f"{error.cost_percent:+.2f} %",
         )
     console.print(errors)
+    rates = Table("bytes a latent", "values", "bits", "MAE", "cost", title="devices at a lower rate")
+    whole, *lower = measured.mae_by_rate.items()
+    for rate, mae in lower:
+        cells = (
+            rate.payload_bytes,
+            rate.values,
+            rate.bits,
+            f"{mae:.4f}",
+            f"{100 * (mae / whole[1] - 1):+.2f} %",
+        )
+        rates.add_row(*map(str, cells))
+    console.print(rates)
 
 
 def _said(agreement: Agreement) -> str:

@@ -19,6 +19,7 @@ from convert.verify import Verification, check_gate, float_latents, golden_vecto
 from models.data import DataError
 from models.decoder import load_decoder, save_decoder
 from models.familiarity import Familiarity, FamiliarityError, measure_familiarity
+from models.ordered import prefix_rates
 from models.training import TrainingError
 from physics.acquisition import AcquisitionError
 from physics.openfwi_files import OpenFWIFileError
@@ -98,6 +99,7 @@ def convert_run(
 
     output = graph.outputs[0]
     assert output.scale is not None and output.zero_point is not None
+    prefixes = prefix_rates(output.shape[-1]) if run.config.budget.get("ordered") else ()
     with staged_release(out) as stage:
         decoder_sha256 = save_decoder(
             stage.decoder,
@@ -107,6 +109,7 @@ def convert_run(
             output.zero_point,
             run.acquisition,
             _familiarity(model, graph, seen, on_step),
+            prefixes,
         )
         verification = verify(
             run.encoder, load_decoder(stage.decoder), model, graph, samples, arena_bytes, on_step=on_step
@@ -118,6 +121,7 @@ def convert_run(
             model=model,
             graph=graph,
             decoder_sha256=decoder_sha256,
+            prefixes=prefixes,
             arena_bytes=arena_bytes,
             metrics={
                 **verification.to_dict(),

@@ -17,6 +17,7 @@ from boards.graph import Graph
 from convert import litert
 from convert.errors import ConversionError
 from firmware_py.compand import dequantise, quantise
+from firmware_py.rate import Rate, pack
 from firmware_py.selftest import encode_vectors
 from models.decoder import Decoder
 from physics.normalise import normalise_velocity
@@ -91,7 +92,8 @@ class Verification:
     """All that was measured on the held-out samples.
 
     ``xnnpack`` compares LiteRT with and without XNNPACK; ``tflm`` TFLite-Micro with LiteRT without
-    it, None where TFLite-Micro was not run.
+    it, None where TFLite-Micro was not run. ``mae_by_rate`` is with all Linux devices at one rate, of each that the
+    model has.
     """
 
     sqnr_db: float
@@ -100,6 +102,7 @@ class Verification:
     xnnpack: Agreement
     tflm: Agreement | None
     input_at_limit_fraction: float
+    mae_by_rate: dict[Rate, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values, for a manifest or ``--json``."""
@@ -110,6 +113,15 @@ class Verification:
             "input_at_limit_fraction": self.input_at_limit_fraction,
             "xnnpack_against_litert": asdict(self.xnnpack),
             "tflm_against_litert": asdict(self.tflm) if self.tflm else None,
+            "rates": [
+                {
+                    "latent_bytes": rate.payload_bytes,
+                    "values": rate.values,
+                    "bits": rate.bits,
+                    "mae": round(mae, 5),
+                }
+                for rate, mae in self.mae_by_rate.items()
+            ],
         }
 
 
@@ -187,6 +199,13 @@ def verify(
         map_errors(decoder, latents.reshape(n, n_devices, -1), held_out)
         for latents in (reference, restored, dequantise(in_kernels, output_scale, output_zero))
     ]
+    whole, *lower = decoder.coding.rates
+    mae_by_rate = {whole: float(errors[1].mean())}
+    for rate in lower:
+        on_step(f"latents of {rate.payload_bytes} bytes")
+        received = np.stack([decoder.coding.unpack(pack(latent, rate)) for latent in in_litert])
+        latents = dequantise(received, output_scale, output_zero).reshape(n, n_devices, -1)
+        mae_by_rate[rate] = float(map_errors(decoder, latents, held_out).mean())
     everything = np.ones(n, dtype=bool)
     return Verification(
         sqnr_db=centred_sqnr_db(reference, restored),
@@ -197,6 +216,7 @@ def verify(
         xnnpack=compare(in_litert, in_kernels),
         tflm=agreement,
         input_at_limit_fraction=float(np.mean((codes == -128) | (codes == 127))),
+        mae_by_rate=mae_by_rate,
     )
 
 

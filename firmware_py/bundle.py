@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_py.compand import Companding
+from firmware_py.rate import Coding, RateError, read_coding
 
 FORMAT = "epic-bundle/1"
 ENCODER = "encoder.tflite"
@@ -40,6 +41,7 @@ class Bundle:
     input: Tensor
     output: Tensor
     companding: Companding
+    coding: Coding
     manifest: dict[str, Any]
 
     @property
@@ -84,10 +86,13 @@ def _verify(folder: Path) -> Bundle:
         if len(tensors["input"].shape) != 4 or len(tensors["output"].shape) != 2:
             raise ValueError("expected input (1, time, receivers, sources), output (1, latent)")
         companding = Companding.from_dict(manifest["companding"])
+        coding = read_coding(manifest, tensors["output"].shape[1], tensors["output"].zero_point)
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         model_hash = bytes.fromhex(manifest["model_hash"])
     except BundleError:
         raise
+    except RateError as error:
+        raise BundleError(f"{path}: {error}; convert again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: not a whole manifest ({error!r}); copy the bundle again") from None
     if ENCODER not in files:
@@ -108,7 +113,14 @@ def _verify(folder: Path) -> Bundle:
     if model_hash.hex() != files[ENCODER][:16]:
         raise BundleError(f"{path}: model_hash {model_hash.hex()} is not that of {ENCODER}; convert again")
     return Bundle(
-        folder, folder / ENCODER, model_hash, tensors["input"], tensors["output"], companding, manifest
+        folder,
+        folder / ENCODER,
+        model_hash,
+        tensors["input"],
+        tensors["output"],
+        companding,
+        coding,
+        manifest,
     )
 
 

@@ -1,5 +1,7 @@
 """What a device tells the centre of itself: HELLO until it is answered, HEALTH now and then, and what its clock is.
 
+What the centre has set, the rate of latents, comes with the answers.
+
 Each answer carries the centre's clock; a device without one set sees by how much it is wrong. It sets nothing:
 that is the operating system's (NTP, GNSS), and sample times must not jump while it records.
 """
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_py import __version__, packet
-from firmware_py.health_messages import Health, Hello, encode_health
+from firmware_py.health_messages import Health, Hello, decode_setting, encode_health
 from firmware_py.link import LinkStatistics
 from firmware_py.log import now_us
 
@@ -81,7 +83,7 @@ class HealthTalker:
     """A ``Talker``. ``header`` is a record with this device's device, survey, boot and model hash.
 
     ``status`` gives the fields of ``Health`` that are the node's and the updater's, ``link`` what tells of a new
-    connection; free room is that of ``folder``.
+    connection; free room is that of ``folder``. ``set_rate`` is told the bytes a latent that the centre has set.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class HealthTalker:
         folder: Path,
         link: LinkStatistics,
         status: Callable[[], dict[str, Any]],
+        set_rate: Callable[[int], None],
     ) -> None:
         self._header = header
         self._interval_s = interval_s
@@ -101,6 +104,7 @@ class HealthTalker:
         self._folder = folder
         self._link = link
         self._status = status
+        self._set_rate = set_rate
         self._started_s = time.monotonic()
         self._connections = link.connections
         self._known = False
@@ -130,7 +134,7 @@ class HealthTalker:
         return self._record(packet.HELLO, self._question, self._hello())
 
     def hear(self, record: packet.Record, now_s: float) -> None:
-        """Take in the centre's clock. Raises ``PacketError`` for one that cannot be."""
+        """Take in the centre's clock and the rate it has set. Raises ``PacketError`` for what cannot be."""
         question = self._question
         if record.type not in (packet.HELLO, packet.HEALTH) or question is None:
             return
@@ -138,6 +142,7 @@ class HealthTalker:
             return
         if not 0 < record.sample_time_us <= LAST_CLOCK_US:
             raise packet.PacketError(f"the centre's clock says {record.sample_time_us} us; set it")
+        latent_bytes = decode_setting(record.payload)
         self._question = None
         self._round_trip_us = int((time.monotonic() - question.said_s) * 1e6)
         # From when the question was put on: the clock may have been set since.
@@ -146,6 +151,8 @@ class HealthTalker:
             self._known = True
             self._wait_s = RETRY_MIN_S
             self._due_s = now_s
+        if latent_bytes is not None:
+            self._set_rate(latent_bytes)
 
     def _hello(self) -> Hello:
         status = self._status()

@@ -4,12 +4,15 @@ New fields are appended, never re-used; a receiver leaves out those it does not 
 null. All are whole numbers or short text, so that a record costs a serial line some 10 ms at 115200 baud.
 
 The record's header carries the rest: who, the boot, the model in use, a number of its own count, and as sample
-time the device's clock. The centre answers with a record of the same type, boot and number, empty, whose sample
-time is the centre's clock: half the time between the two is what the device takes the way to have been.
+time the device's clock. The centre answers with a record of the same type, boot and number whose sample time is the
+centre's clock: half the time between the two is what the device takes the way to have been. Its payload is what the
+centre has set, so far one number: the bytes of a latent (uint16, little-endian), 0 where that is left to the device.
+An empty one, as older centres send it, sets nothing.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -44,7 +47,8 @@ class Health:
     ``dropped`` were given up for want of room, ``refused`` by the centre; the next is ``next_sequence``.
 
     ``temperature_mc`` is in thousandths of a degree Celsius. ``clock_offset_us`` is how far the centre's clock
-    is ahead of this device's, right to within half of ``round_trip_us``.
+    is ahead of this device's, right to within half of ``round_trip_us``. ``latent_bytes`` is the length of the
+    latents it now makes.
     """
 
     interval_s: int
@@ -65,8 +69,10 @@ class Health:
     round_trip_us: int | None = None
     update_version: int | None = None
     update_state: str | None = None
+    latent_bytes: int | None = None
 
 
+SETTING = struct.Struct("<H")
 _Message = TypeVar("_Message", Hello, Health)
 
 
@@ -96,6 +102,20 @@ def decode_health(payload: bytes, kind: type[_Message]) -> _Message:
         if not _is_within_bounds(field.name, str(field.type), value):
             raise PacketError(f"{name}: {field.name} is missing or out of bounds")
     return kind(*values[: len(known)])
+
+
+def encode_setting(latent_bytes: int) -> bytes:
+    """The payload of an answer to HELLO or HEALTH; 0: the device's own rate."""
+    return SETTING.pack(latent_bytes)
+
+
+def decode_setting(payload: bytes) -> int | None:
+    """The bytes a latent that the centre has set, None where it says nothing. Raises ``PacketError``."""
+    if not payload:
+        return None
+    if len(payload) < SETTING.size:
+        raise PacketError(f"setting: expected at least {SETTING.size} bytes, got {len(payload)}")
+    return SETTING.unpack_from(payload)[0]
 
 
 def _is_within_bounds(name: str, expected: str, value: Any) -> bool:

@@ -21,7 +21,7 @@ from firmware_py.link_stream import Seal, StreamLink
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
 from firmware_py.port import SerialPort, TcpPort, split_endpoint
-from firmware_py.rate import pack
+from firmware_py.rate import Rate, RateError, pack
 from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.source import FileSource, FolderSource, Recording, Selection
 from firmware_py.spool import Spool
@@ -30,6 +30,8 @@ from firmware_py.talker import Talker
 from firmware_py.window import Window
 
 IDLE_S = 0.05
+# In the spool: the bytes a latent that the centre has set, 0 for none.
+SET_BYTES = "latent_bytes"
 
 
 def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
@@ -121,6 +123,7 @@ class Node:
         # (boot, sequence); before the first, of no boot.
         self._newest_acknowledged = (0, 0)
         self._encode_s: float | None = None
+        self.rate = Rate(self.bundle.coding.latent, config.node.bits)
         self.window = Window(self.spool, config.link.window, config.link.resend_s)
 
     def stop(self, *_: object) -> None:
@@ -140,6 +143,7 @@ class Node:
             model_hash=self.bundle.model_hash.hex(),
             waiting=len(self.spool),
         )
+        self._choose_rate()
         supervisor = Supervisor()
         try:
             while not self.stopping:
@@ -156,6 +160,29 @@ class Node:
             statistics = self._close()
         return statistics
 
+    def set_rate(self, latent_bytes: int) -> None:
+        """Send latents of so many bytes from the next recording on, as the centre asks, also after a restart; 0
+        goes back to the configuration's rate. What this model cannot is logged, and changes nothing.
+
+        Raises ``SpoolError``.
+        """
+        if latent_bytes != self.spool.counter(SET_BYTES):
+            self.spool.keep(SET_BYTES, latent_bytes)
+            self._choose_rate()
+
+    def _choose_rate(self) -> None:
+        coding = self.bundle.coding
+        self.rate = Rate(coding.latent, self.config.node.bits)
+        if latent_bytes := self.spool.counter(SET_BYTES):
+            try:
+                self.rate = coding.rate(latent_bytes)
+            except RateError as error:
+                # Kept all the same: an update may bring a model that can.
+                self.log.write("rate_refused", model=self.bundle.name, reason=f"set by the centre: {error}")
+        self.log.write(
+            "rate", values=self.rate.values, bits=self.rate.bits, latent_bytes=self.rate.payload_bytes
+        )
+
     def status(self) -> dict[str, Any]:
         """What a health record says of this node: fields of ``health_messages.Health``."""
         next_sequence = self._recorded + 1
@@ -171,6 +198,7 @@ class Node:
             "first_boot": oldest[0].boot if oldest else self.spool.boot,
             "first_sequence": oldest[0].sequence if oldest else next_sequence,
             "encode_us": None if self._encode_s is None else int(self._encode_s * 1e6),
+            "latent_bytes": self.rate.payload_bytes,
         }
 
     def _has_room(self) -> bool:
@@ -198,7 +226,7 @@ class Node:
             recording.event,
             recording.sample_time_us,
             self.bundle.model_hash,
-            pack(latent, self.config.node.bits),
+            pack(latent, self.rate),
         )
         self.spool.append(sequence, packet.encode_record(record), advance=1)
         self.window.recorded(sequence)

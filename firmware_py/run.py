@@ -95,4 +95,5 @@ def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]
         config.node.state_dir,
         node.link.statistics,
         status,
+        node.set_rate,
     )

@@ -110,9 +110,14 @@ class Spool:
         return value
 
     def counter(self, name: str) -> int:
-        """A counter kept over restarts: ``boot``, ``dropped``, ``position``."""
+        """A number kept over restarts: ``boot``, ``dropped``, ``position``, what ``keep`` was given; else 0."""
         rows = self._read("SELECT value FROM counter WHERE name = ?", name)
         return rows[0][0] if rows else 0
+
+    def keep(self, name: str, value: int) -> None:
+        """Keep a number over restarts; on return it is on the disk. Raises ``SpoolError``."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
 
     def next_sequence(self) -> int:
         """The number of the next record of this boot."""

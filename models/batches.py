@@ -10,6 +10,7 @@ import numpy as np
 from firmware_py.compand import Companding
 from models.data import ThinnedSet, device_parts, mirrored
 from models.faults import FAULTY_SHARE, add_faults
+from models.ordered import draw_rates, whole
 from physics.acquisition import Acquisition
 from physics.normalise import scale_gather
 from physics.openfwi_files import OpenFWIPair
@@ -23,11 +24,13 @@ NOISE_MIN, NOISE_MAX = 1e-3, 5e-2
 
 
 class EpicBatches:
-    """Companded device parts and a mask of devices heard; see ``models.network.build_network``."""
+    """Companded device parts and a mask of devices heard, and for an ordered latent of ``ordered`` values the rates
+    of devices; see ``models.network.build_network``."""
 
-    def __init__(self, data: ThinnedSet, companding: Companding) -> None:
+    def __init__(self, data: ThinnedSet, companding: Companding, ordered: int | None = None) -> None:
         self.data = data
         self.companding = companding
+        self._ordered = ordered
         self._mirrored_share = mirrored_share(data.acquisition)
 
     def __len__(self) -> int:
@@ -46,16 +49,22 @@ class EpicBatches:
         sample_s = acquisition.dt_s * self.companding.thin
         gathers[faulty] = add_faults(gathers[faulty], acquisition, sample_s, rng)
         mask = drop_devices(len(indices), acquisition.n_devices, rng)
-        return self._inputs(add_noise(gathers, rng), mask), maps[..., None]
+        inputs = self._inputs(add_noise(gathers, rng), mask)
+        if self._ordered is not None:
+            inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
+        return inputs, maps[..., None]
 
     def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
-        """The batch as it is, all devices heard."""
+        """The batch as it is, all devices heard, at the full rate."""
         mask = np.ones((len(indices), self.data.acquisition.n_devices), np.float32)
         return self._inputs(self.data.gathers[indices], mask), self.data.maps[indices][..., None]
 
     def _inputs(self, gathers: np.ndarray, mask: np.ndarray) -> dict:
         parts = device_parts(gathers, self.data.acquisition, self.companding)
-        return {"parts": parts, "mask": mask}
+        inputs = {"parts": parts, "mask": mask}
+        if self._ordered is not None:
+            inputs["values"], inputs["bits"] = whole(len(mask), mask.shape[1], self._ordered)
+        return inputs
 
 
 def mirrored_share(acquisition: Acquisition) -> float:

@@ -62,6 +62,12 @@ def train(
         bool,
         typer.Option("--quantised", help="Refine --start-from with the encoder's int8 rounding in the loop."),
     ] = False,
+    ordered: Annotated[
+        bool,
+        typer.Option(
+            "--ordered", help="Latents that decode from their first values: lower rates at run time."
+        ),
+    ] = False,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -81,6 +87,7 @@ def train(
         seed=seed,
         precision=precision,
         quantised=quantised,
+        ordered=ordered,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

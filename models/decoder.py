@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 import models.network  # noqa: F401  registers the layers that a saved decoder names
+from firmware_py.rate import RateError, read_coding
 from models.familiarity import Familiarity, FamiliarityError, load_familiarity
 from models.training import write_json
 from physics.acquisition import Acquisition
@@ -32,7 +33,8 @@ class Decoder:
     """Maps from latents.
 
     ``n_devices``, ``latent``, ``model_hash`` (hex, of the encoder it was trained with), ``acquisition``,
-    ``sha256`` of the weights, the ``folder`` it came from; ``familiarity``, None in older ones.
+    ``sha256`` of the weights, the ``folder`` it came from; ``coding`` says which payloads hold a latent for it;
+    ``familiarity``, None in older ones.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Decoder:
         self.model_hash: str = description["model_hash"]
         self.sha256 = sha256
         self.n_devices, self.latent = network.input["latents"].shape[1:]
+        self.coding = read_coding(description, self.latent, int(description["latent_zero_point"]))
         self._scale = np.float32(description["latent_scale"])
         self._zero_point = np.float32(description["latent_zero_point"])
         self._positions = self.acquisition.device_positions()[None]
@@ -101,13 +104,16 @@ class Decoder:
         velocities, uncertainties = zip(*drawn, strict=True)
         return np.concatenate(velocities), np.concatenate(uncertainties)
 
-    def unfamiliarity(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[float, float] | None:
-        """How unlike those of training the latents of one event are, shapes as for ``decode``: the score of
-        ``models.familiarity`` and its limit; None for a decoder without that file."""
+    def unfamiliarity(
+        self, latents_int8: np.ndarray, present: np.ndarray, sent: np.ndarray
+    ) -> tuple[float, float] | None:
+        """How unlike those of training the latents of one event are, shapes as for ``decode``, by the first ``sent
+        (n_devices,)`` values of each: the score of ``models.familiarity`` and its limit; None for a decoder without
+        that file."""
         if self.familiarity is None:
             return None
         latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
-        (score,) = self.familiarity.scores(latents[None], np.asarray(present, bool)[None])
+        (score,) = self.familiarity.scores(latents[None], np.asarray(present, bool)[None], sent[None])
         return float(score), self.familiarity.limit
 
     def _is_wide(self) -> bool:
@@ -159,8 +165,12 @@ def save_decoder(
     zero_point: int,
     acquisition: Acquisition,
     familiarity: Familiarity | None = None,
+    prefixes: tuple[tuple[int, int], ...] = (),
 ) -> str:
-    """Write a decoder folder for the encoder ``model_hash``; returns the SHA-256 of its weights."""
+    """Write a decoder folder for the encoder ``model_hash``; returns the SHA-256 of its weights.
+
+    ``prefixes`` are the pairs of values and bits below the whole latent that it was trained for.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if familiarity is not None:
         familiarity.save(folder / FAMILIARITY)
@@ -177,6 +187,7 @@ def save_decoder(
             "latent_scale": scale,
             "latent_zero_point": zero_point,
             "acquisition": acquisition.to_dict(),
+            "prefixes": prefixes,
         },
     )
     return sha256
@@ -211,4 +222,7 @@ def load_decoder(folder: Path | str) -> Decoder:
             familiarity = load_familiarity(folder / FAMILIARITY, network.input["latents"].shape[-1])
         except FamiliarityError as error:
             raise DecoderError(str(error)) from None
-    return Decoder(network, description, found, folder, familiarity)
+    try:
+        return Decoder(network, description, found, folder, familiarity)
+    except RateError as error:
+        raise DecoderError(f"{about}: {error}; convert again") from None

@@ -9,7 +9,7 @@ Directions in which the training latents hardly vary count as if they varied by 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +31,31 @@ class Familiarity:
     mean: np.ndarray
     whitening: np.ndarray
     limit: float
+    _of_first: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def scores(self, latents: np.ndarray, present: np.ndarray) -> np.ndarray:
+    def scores(self, latents: np.ndarray, present: np.ndarray, sent: np.ndarray | None = None) -> np.ndarray:
         """``latents (n, n_devices, latent)`` float and ``present (n, n_devices)`` bool -> ``(n,)``.
 
-        What a device that was not heard has in ``latents`` does not matter. At least one must be heard.
+        Of a device that sent only its first values, ``sent (n, n_devices)`` of them, these alone are judged. What a
+        device that was not heard has in ``latents`` does not matter. At least one must be heard.
         """
-        whitened = (np.asarray(latents, np.float32) - self.mean) @ self.whitening
-        distances = np.where(present, np.square(whitened).mean(axis=-1), 0.0)
+        off = np.asarray(latents, np.float32) - self.mean
+        sent = np.full(off.shape[:2], off.shape[2]) if sent is None else sent
+        distances = np.zeros(off.shape[:2])
+        for count in np.unique(sent[present]):
+            judged = np.square(off[..., :count] @ self._whitening_of_first(int(count))).mean(axis=-1)
+            distances = np.where(present & (sent == count), judged, distances)
         return distances.sum(axis=1) / present.sum(axis=1)
+
+    def _whitening_of_first(self, count: int) -> np.ndarray:
+        """As ``whitening``, of the first values alone: ``(count, count)``."""
+        if count == len(self.mean):
+            return self.whitening
+        if count not in self._of_first:
+            spreading = np.linalg.inv(self.whitening.astype(np.float64))
+            covariance = (spreading.T @ spreading)[:count, :count]
+            self._of_first[count] = np.linalg.inv(np.linalg.cholesky(covariance)).T.astype(np.float32)
+        return self._of_first[count]
 
     def save(self, path: Path) -> None:
         """Write a .npz that appears when whole."""

@@ -7,18 +7,25 @@ from keras import layers, ops
 
 from models.encoder import EncoderConfig, build_encoder
 from models.fusion import DecoderConfig, build_decoder
+from models.ordered import AsSent
 from models.quantised import QuantisedEncoder
 from physics.acquisition import Acquisition
 
 
 def build_network(
-    acquisition: Acquisition, encoder: EncoderConfig, decoder: DecoderConfig, quantised: bool = False
+    acquisition: Acquisition,
+    encoder: EncoderConfig,
+    decoder: DecoderConfig,
+    quantised: bool = False,
+    ordered: bool = False,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """``(network, device encoder, fusion decoder)`` that share their weights.
 
     The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch,
     n_devices)`` and returns ``(batch, nz, nx, 2)``: normalised velocity and log scale. ``quantised`` puts the
-    encoder's int8 rounding into it, without a weight of its own (``models.quantised``).
+    encoder's int8 rounding into it, ``ordered`` what devices at lower rates leave out: it then takes ``values``
+    and ``bits (batch, n_devices)`` as well. Neither has a weight of its own (``models.quantised``,
+    ``models.ordered``).
     """
     encode = build_encoder(encoder)
     decode = build_decoder(decoder)
@@ -28,10 +35,15 @@ def build_network(
     mask = keras.Input((n,), name="mask")
     on_device = QuantisedEncoder(encode, name="device_encoder") if quantised else encode
     latents = ops.reshape(on_device(ops.reshape(parts, (-1, *part_shape))), (-1, n, encoder.latent))
+    inputs = {"parts": parts, "mask": mask}
+    if ordered:
+        rate = {name: keras.Input((n,), name=name) for name in ("values", "bits")}
+        latents = AsSent(name="as_sent")(latents, **rate)
+        inputs |= rate
     places = DevicePositions(acquisition.device_positions().tolist(), name="places")(mask)
     drawn = decode({"latents": latents, "positions": places, "mask": mask})
     both = ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1)
-    return keras.Model({"parts": parts, "mask": mask}, both, name="epic"), encode, decode
+    return keras.Model(inputs, both, name="epic"), encode, decode
 
 
 @keras.saving.register_keras_serializable("epic")

@@ -20,6 +20,7 @@ from models.encoder import PRESETS, EncoderConfig, encoder_preset
 from models.fusion import DecoderConfig
 from models.inversionnet import build_inversionnet
 from models.network import build_network, map_loss, map_mae
+from models.ordered import order_latent
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
 from models.warm_start import Origin, begin_with, read_origin
 from physics.acquisition import Acquisition
@@ -82,6 +83,8 @@ def start_run(
             "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
             "--start-from"
         )
+    if budget.ordered and kind != "epic":
+        raise TrainingError("train: only an EPIC run has latents to order; leave out --ordered")
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
@@ -90,12 +93,15 @@ def start_run(
     config = _configure(kind, data, run, budget, thin, encoder, origin, acquisition, thinned, training)
     write_json(run / "config.json", asdict(config))
     with computing_in(budget.precision):
-        network, batches, parts = assemble(config, thinned, acquisition, budget.quantised)
+        network, batches, parts = assemble(config, thinned, acquisition, budget.quantised, budget.ordered)
     if origin is not None:
         seen = batches.plain(training[:: max(1, len(training) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0][
             "parts"
         ]
-        begin_with(origin, parts["encoder"], parts["decoder"], seen.reshape(-1, *seen.shape[2:]))
+        seen = seen.reshape(-1, *seen.shape[2:])
+        begin_with(origin, parts["encoder"], parts["decoder"], seen)
+        if budget.ordered:
+            order_latent(parts["encoder"], parts["decoder"], seen)
     network.compile(
         keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
         loss=map_loss if kind == "epic" else "mae",
@@ -168,10 +174,12 @@ def _configure(
         raise TrainingError(
             f"{run}: holds a run of {found.kind} with another survey or thinning; choose an empty folder"
         )
-    if found and found.budget.get("quantised", False) != budget.quantised:
-        raise TrainingError(
-            f"{run}: holds a run {'without' if budget.quantised else 'with'} --quantised; choose an empty folder"
-        )
+    for name in ("quantised", "ordered"):
+        wanted = getattr(budget, name)
+        if found and found.budget.get(name, False) != wanted:
+            raise TrainingError(
+                f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
+            )
     common: dict[str, Any] = {
         "kind": kind,
         "data": [str(folder) for folder in data],
@@ -224,10 +232,14 @@ def read_config(run: Path) -> RunConfig:
 
 
 def assemble(
-    config: RunConfig, thinned: ThinnedSet, acquisition: Acquisition, quantised: bool = False
+    config: RunConfig,
+    thinned: ThinnedSet,
+    acquisition: Acquisition,
+    quantised: bool = False,
+    ordered: bool = False,
 ) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
     """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.network`` for
-    ``quantised``."""
+    ``quantised`` and ``ordered``."""
     if config.kind == "inversionnet":
         try:
             network = build_inversionnet(acquisition)
@@ -238,9 +250,14 @@ def assemble(
         return network, InversionNetBatches(pairs, thinned, (low, high)), {"inversionnet": network}
     assert config.encoder and config.decoder and config.companding
     network, encoder, decoder = build_network(
-        acquisition, EncoderConfig.from_dict(config.encoder), DecoderConfig(**config.decoder), quantised
+        acquisition,
+        EncoderConfig.from_dict(config.encoder),
+        DecoderConfig(**config.decoder),
+        quantised,
+        ordered,
     )
-    batches = EpicBatches(thinned, Companding.from_dict(config.companding))
+    latent = config.decoder["latent"] if ordered else None
+    batches = EpicBatches(thinned, Companding.from_dict(config.companding), latent)
     return network, batches, {"encoder": encoder, "decoder": decoder}
 
 

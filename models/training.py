@@ -33,7 +33,8 @@ class Budget:
     """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given.
 
     ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it. ``quantised``
-    trains with the encoder's int8 rounding (``models.quantised``).
+    trains with the encoder's int8 rounding (``models.quantised``), ``ordered`` with devices at lower rates
+    (``models.ordered``).
     """
 
     batch: int = 32
@@ -44,6 +45,7 @@ class Budget:
     seed: int = 0
     precision: str = "float32"
     quantised: bool = False
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):

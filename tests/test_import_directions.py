@@ -13,7 +13,7 @@ ALLOWED: dict[str, tuple[str, ...] | None] = {
     "physics": (),
     "firmware_py": (),
     "boards": ("firmware_py",),
-    "models": ("physics", "firmware_py.compand"),
+    "models": ("physics", "firmware_py.compand", "firmware_py.rate"),
     "convert": (
         "models",
         "boards",
@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[str, ...] | None] = {
         "firmware_py.bundle",
         "firmware_py.compand",
         "firmware_py.encoder",
+        "firmware_py.rate",
         "firmware_py.selftest",
     ),
     "central": ("models", "physics", "firmware_py"),

@@ -5,6 +5,8 @@ import gc
 import hashlib
 import json
 
+from firmware_py.micropython.rate import rates_of
+
 FORMAT = "epic-bundle/1"
 CHUNK_BYTES = 512
 
@@ -25,6 +27,7 @@ class Bundle:
         _, self.latent = manifest["output"]["shape"]
         self.output_scale = float(manifest["output"]["scale"])
         self.output_zero_point = int(manifest["output"]["zero_point"])
+        self.rates = rates_of(self.latent, manifest.get("prefixes", ()))
         self.k = float(manifest["companding"]["k"])
         self.c = float(manifest["companding"]["c"])
         self.thin = int(manifest["companding"]["thin"])

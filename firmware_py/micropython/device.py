@@ -8,6 +8,7 @@ import struct
 import time
 
 from firmware_py import packet
+from firmware_py.micropython.rate import pack_into
 from firmware_py.micropython.spool import MAX_RECORD_BYTES
 from firmware_py.micropython.wire import Inbox, frame_bytes, frame_into, opened, seal_into
 
@@ -18,13 +19,17 @@ _SEQUENCE_AT = 12
 
 
 class Device:
-    """``header`` is a record with this device's device, survey, boot and model hash; ``seals`` its two."""
+    """``header`` is a record with this device's device, survey, boot and model hash; ``seals`` its two, ``rates`` the
+    model's (``rate.rates_of``)."""
 
-    def __init__(self, header, seals, compander, model, source, spool, window, line, clock, feed):
+    def __init__(self, header, seals, compander, model, rates, source, spool, window, line, clock, feed):
         self._header = header
         self._up, self._down = seals
         self._compander = compander
         self._model = model
+        self._rates = rates
+        self._rate = rates[0]
+        self._set_bytes = 0
         self._source = source
         self._spool = spool
         self._window = window
@@ -33,7 +38,6 @@ class Device:
         self._feed = feed
         self._inbox = Inbox(line)
         self._latent = bytearray(model.latent)
-        self._size = packet.HEADER_BYTES + model.latent
         # One buffer for whatever is sealed to go out, one for its frame.
         self._sealed = bytearray(MAX_RECORD_BYTES + self._up.size)
         self._frame = bytearray(frame_bytes(len(self._sealed)))
@@ -84,7 +88,20 @@ class Device:
             self._acknowledged,
             first,
             self._encode_us,
+            self._rate[0],
         )
+
+    def set_rate(self, latent_bytes):
+        """Send latents of so many bytes from the next recording on, as the centre has set; 0: whole ones."""
+        if latent_bytes == self._set_bytes:
+            return
+        self._set_bytes = latent_bytes
+        self._rate = self._rates[0]
+        for rate in self._rates:
+            if rate[0] == latent_bytes:
+                self._rate = rate
+        if latent_bytes and latent_bytes != self._rate[0]:
+            print("rate: the centre has set latents of %d bytes, which this model has not" % latent_bytes)
 
     def _record(self):
         event = self._source.event
@@ -99,6 +116,7 @@ class Device:
         self._sequence += 1
         header = self._header
         record = self._spool.record
+        payload_bytes = pack_into(self._latent, self._rate, record, packet.HEADER_BYTES)
         struct.pack_into(
             packet.HEADER,
             record,
@@ -113,11 +131,9 @@ class Device:
             event,
             sample_time_us,
             header.model_hash,
-            len(self._latent),
+            payload_bytes,
         )
-        for i in range(len(self._latent)):
-            record[packet.HEADER_BYTES + i] = self._latent[i]
-        self._window.recorded(self._spool.append(self._size))
+        self._window.recorded(self._spool.append(packet.HEADER_BYTES + payload_bytes))
 
     def _send_slot(self, slot, now_ms):
         size = self._spool.read(slot)
@@ -152,8 +168,8 @@ class Device:
                 print("refused: %s" % bytes(data[packet.HEADER_BYTES : n]).decode())
         elif kind in (packet.HELLO, packet.HEALTH) and self.health:
             record = packet.decode_record(memoryview(data)[:n])
-            if record.boot == self._header.boot:
-                self.health.hear(record)
+            if record.boot == self._header.boot and self.health.hear(record) and len(record.payload) >= 2:
+                self.set_rate(record.payload[0] | record.payload[1] << 8)
 
     def _forget(self, data, sequence_at):
         slot = self._spool.find(data, _BOOT_AT, data, sequence_at)

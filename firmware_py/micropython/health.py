@@ -13,7 +13,7 @@ RETRY_MS = 2000
 
 class Health:
     """``status()`` gives waiting, dropped, refused, next_sequence, acknowledged (boot, sequence) or None, the
-    first that waits (boot, sequence), encode_us or None, in that order."""
+    first that waits (boot, sequence), encode_us or None, bytes of a latent, in that order."""
 
     def __init__(self, header, board, interval_s, spool_records, clock, status):
         self._header = header
@@ -46,7 +46,9 @@ class Health:
         self._sequence += 1
         self._asked_ms = time.ticks_ms()
         self._asked_us = self._clock.now_us()
-        waiting, dropped, refused, next_sequence, acknowledged, first, encode_us = self._status()
+        waiting, dropped, refused, next_sequence, acknowledged, first, encode_us, latent_bytes = (
+            self._status()
+        )
         if self._known:
             self._wait_ms = 1000 * self._interval_s
             kind = packet.HEALTH
@@ -54,6 +56,7 @@ class Health:
             content += acknowledged or (None, None)
             content += first
             content += [encode_us, None, None, None, self._offset_us, self._round_trip_us]
+            content += [None, None, latent_bytes]
         else:
             self._wait_ms = min(self._retry_ms, 1000 * self._interval_s)
             self._retry_ms = min(2 * self._retry_ms, 1000 * self._interval_s)
@@ -74,9 +77,9 @@ class Health:
         )
 
     def hear(self, record):
-        """Take in the centre's clock from its answer, a record of this boot."""
+        """Take in the centre's clock from its answer, a record of this boot; False when it is none."""
         if record.sequence != self._sequence or record.sample_time_us >= 1 << 53:
-            return
+            return False
         self._round_trip_us = 1000 * time.ticks_diff(time.ticks_ms(), self._asked_ms)
         now_us = record.sample_time_us + self._round_trip_us // 2
         # A device whose clock is the centre's has nothing to tell of the difference.
@@ -86,6 +89,7 @@ class Health:
         if record.type == packet.HELLO:
             self._known = True
             self._wait_ms = 0
+        return True
 
 
 def cbor(values):

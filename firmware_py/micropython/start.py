@@ -88,6 +88,7 @@ def build(config, feed):
         seals,
         Compander(bundle, receivers),
         Model(bundle),
+        bundle.rates,
         open_source(config["source"], bundle, receivers, spool.last_event),
         spool,
         Window(spool, link["window"], link["resend_ms"]),

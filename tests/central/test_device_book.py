@@ -3,6 +3,7 @@
 import json
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from fake_decoder import MODEL_HASH
@@ -14,9 +15,10 @@ from central import device_book
 from central.database import StoreError, connect
 from central.device_book import DeviceBook
 from central.devices import devices
+from central.rates import ALL, keep_rate
 from central.traffic import MAX_DEVICES, Traffic
 from firmware_py import packet
-from firmware_py.health_messages import Health, Hello, encode_health
+from firmware_py.health_messages import Health, Hello, decode_setting, encode_health
 from firmware_py.log import Log, now_us
 
 HEALTHY = Health(30, 100, waiting=4, dropped=2, refused=0, next_sequence=9, temperature_mc=41_000)
@@ -50,6 +52,10 @@ class Book:
     def hear(self, record):
         return list(self.book.handle(record, 100))
 
+    def take_up_rates(self):
+        with closing(connect(self.data_dir)) as database:
+            self.book.take_up_rates(database)
+
     def keep(self):
         with closing(connect(self.data_dir)) as database:
             self.book.keep(database)
@@ -72,7 +78,38 @@ def test_the_answer_is_the_centres_clock(book):
         7,
     )
     assert before_us <= answer.sample_time_us <= now_us()
-    assert answer.payload == b""
+    assert decode_setting(answer.payload) == 0, "its rate is left to the device"
+
+
+def test_a_rate_that_is_set_is_answered_and_outlives_the_centre(book):
+    def answered(device, sequence):
+        (answer,) = book.hear(said(device=device, sequence=sequence))
+        return decode_setting(answer.payload)
+
+    keep_rate(book.data_dir, ALL, 64)
+    keep_rate(book.data_dir, (1, 3), 32)
+    assert answered(3, 1) == 0, "not looked at yet"
+    book.take_up_rates()
+    assert (answered(3, 2), answered(4, 1)) == (32, 64)
+    book.open()
+    assert (answered(3, 3), answered(4, 2)) == (32, 64)
+    keep_rate(book.data_dir, (1, 3), None)
+    book.take_up_rates()
+    assert answered(3, 4) == 64, "that for all, where it has none of its own"
+    keep_rate(book.data_dir, (1, 3), 32)
+    keep_rate(book.data_dir, ALL, 16)
+    book.take_up_rates()
+    assert answered(3, 5) == 16, "what is set for all takes the place of every one before"
+    keep_rate(book.data_dir, ALL, None)
+    book.take_up_rates()
+    assert answered(3, 6) == 0
+
+
+def test_what_a_device_makes_and_what_it_is_set_to_stand_beside_each_other(book):
+    book.hear(said(replace(HEALTHY, latent_bytes=128)))
+    keep_rate(book.data_dir, (1, 3), 32)
+    view = book.keep()[3]
+    assert (view.latent_bytes, view.set_bytes) == (128, 32)
 
 
 def test_hello_and_health_come_together(book):

@@ -17,8 +17,9 @@ from firmware_py import packet
 from firmware_py.keys import read_key_folder
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
+from firmware_py.rate import Coding
 
-MODELS = {MODEL_HASH: Expected(n_devices=5, latent=LATENT)}
+MODELS = {MODEL_HASH: Expected(n_devices=5, coding=Coding(LATENT))}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from waiting import wait_until
 import epic
 from central import device_book, gaps
 from central.config import load_config as load_central
+from central.database import connect
 from central.devices import devices
 from central.service import Service
 from firmware_py import __version__, health, node
@@ -119,6 +121,19 @@ def test_a_device_is_known_by_what_it_sends(slow_clock, centre, device, tmp_path
     assert "on time" in table
     assert view["model_hash"] in table
     assert shown(centre[0], capsys, "--survey", "2") == "no device was heard yet\n"
+
+
+def test_a_rate_that_is_set_reaches_a_device_on_each_link(centre, device, tmp_path, capsys):
+    assert epic.main(["central", "rate", "--config", str(centre[0]), "4"]) == 0
+    wait_until(lambda: device.rate.payload_bytes == 4, 60, "the rate")
+    record(tmp_path, 1)
+
+    def sizes():
+        with closing(connect(tmp_path / "data")) as database:
+            return database.execute("SELECT length(payload) FROM record").fetchall()
+
+    assert wait_until(sizes, 60, "a record") == [(4,)]
+    wait_until(lambda: devices(tmp_path / "data")[0].latent_bytes == 4, 60, "the device to say so")
 
 
 def test_what_is_refused_and_what_is_missing_is_said(centre, dealers, tmp_path, capsys, monkeypatch):

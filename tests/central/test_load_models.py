@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,17 @@ from tiny import ENCODER, bundle_fields
 from central.config import CentralConfig
 from central.decoders import load_models
 from firmware_py.bundle import BundleError, create_bundle
+from firmware_py.rate import Coding, Rate
 
 
 class Loaded(FakeDecoder):
     """What ``models.decoder.load_decoder`` gives; remembers what it decoded."""
 
-    def __init__(self, model_hash):
+    coding = Coding(FakeDecoder.latent)
+
+    def __init__(self, model_hash, coding):
         self.model_hash = model_hash
+        self.coding = coding
         self.decoded = []
 
     def decode(self, latents_int8, present):
@@ -35,9 +40,9 @@ def bundle(tmp_path):
 def load(bundle, monkeypatch):
     """Loads ``count`` [[model]] entries of the bundle with a decoder for ``model_hash``; no TensorFlow."""
 
-    def run(model_hash, count=1):
+    def run(model_hash, count=1, coding=bundle.coding):
         module = types.ModuleType("models.decoder")
-        module.load_decoder = lambda folder: Loaded(model_hash)
+        module.load_decoder = lambda folder: Loaded(model_hash, coding)
         monkeypatch.setitem(sys.modules, "models.decoder", module)
         model = {"bundle": bundle.folder, "decoder": "decoder"}
         central = {"listen": "tcp://127.0.0.1:*", "data_dir": "data"}
@@ -51,6 +56,12 @@ def test_a_decoder_is_found_by_its_bundles_hash_and_has_decoded_once(load, bundl
     assert list(decoders) == [bundle.model_hash]
     # The first decode compiles; no event must wait for that.
     assert decoders[bundle.model_hash].decoded == [((5, FakeDecoder.latent), [True] * 5)]
+
+
+def test_a_decoder_that_reads_other_prefixes_than_the_bundle_sends_is_refused(load, bundle):
+    other = replace(bundle.coding, prefixes=(Rate(2, 8),))
+    with pytest.raises(BundleError, match="give a bundle and a decoder of one conversion"):
+        load(bundle.model_hash.hex(), coding=other)
 
 
 def test_a_decoder_of_another_encoder_is_refused(load):

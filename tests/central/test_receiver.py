@@ -16,6 +16,7 @@ from central.receiver import Expected, Receiver, ReceiverError
 from firmware_py import packet
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
+from firmware_py.rate import Coding
 
 
 class Running:
@@ -23,7 +24,7 @@ class Running:
 
     def __init__(self, data_dir, log_path):
         self.delivered = []
-        models = {MODEL_HASH: Expected(n_devices=5, latent=LATENT)}
+        models = {MODEL_HASH: Expected(n_devices=5, coding=Coding(LATENT))}
         self._log = Log(log_path)
         self.receiver = Receiver("tcp://127.0.0.1:*", data_dir, models, self.delivered.append, self._log)
         self.counts = self.receiver.counts

@@ -20,7 +20,7 @@ from central.service import Service
 from central.store import Store
 from firmware_py import packet
 from firmware_py.log import Log
-from firmware_py.rate import pack
+from firmware_py.rate import Rate, pack
 
 
 class Centre:
@@ -115,7 +115,7 @@ def heard(centre, devices, event=1):
 def test_devices_may_send_four_bits_of_each_value_and_others_eight(start, send):
     centre = start()
     records = of_devices(0, 1, 2, 3, 4)
-    records[1].payload = pack(np.full(LATENT, 37, np.int8), 4)
+    records[1].payload = pack(np.full(LATENT, 37, np.int8), Rate(LATENT, 4))
     send(centre, *records)
     stored = wait_until(lambda: centre.maps().get(1), what="map")
     assert columns(stored) == [1, 32 + 8, 3, 4, 5]
@@ -123,7 +123,7 @@ def test_devices_may_send_four_bits_of_each_value_and_others_eight(start, send):
 
 def test_an_event_unlike_those_of_training_is_flagged(start, send):
     class Wary(FakeDecoder):
-        def unfamiliarity(self, latents_int8, present):
+        def unfamiliarity(self, latents_int8, present, sent):
             return float(np.abs(latents_int8[present]).mean()), 5.0
 
     centre = start(Wary())

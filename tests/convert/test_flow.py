@@ -18,6 +18,7 @@ from firmware_py.bundle import load_bundle  # noqa: E402
 from firmware_py.encoder import Encoder  # noqa: E402
 from firmware_py.selftest import read_vectors  # noqa: E402
 from models.decoder import load_decoder  # noqa: E402
+from models.ordered import prefix_rates  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,23 @@ def test_the_manifest_says_what_was_measured(converted, tiny_run):
     assert manifest["metrics"]["latent_sqnr_db"] > 20
     assert abs(manifest["metrics"]["overall"]["cost_percent"]) <= 3
     assert {"keras", "ai-edge-litert", "numpy"} <= set(manifest["versions"])
+    assert manifest["prefixes"] == []
+    assert [rate["latent_bytes"] for rate in manifest["metrics"]["rates"]] == [16, 8]
+    assert manifest["metrics"]["rates"][0]["mae"] == manifest["metrics"]["overall"]["mae_int8"]
     json.dumps(converted.to_dict())
+
+
+def test_a_run_with_ordered_latents_says_on_both_sides_which_prefixes_decode(tiny_run, tmp_path):
+    run = tiny_run.copy_to(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "budget": {"ordered": True}}))
+    out = convert_run(run, tmp_path / "out").out
+    bundle = load_bundle(out / "bundle")
+    assert bundle.coding.prefixes == prefix_rates(16)
+    assert load_decoder(out / "decoder").coding == bundle.coding
+    rates = bundle.manifest["metrics"]["rates"]
+    assert [rate["latent_bytes"] for rate in rates] == [rate.payload_bytes for rate in bundle.coding.rates]
+    assert len({rate["mae"] for rate in rates}) > 1, "measured, each on its own"
 
 
 @pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")

@@ -17,7 +17,7 @@ from convert.verify import (
 
 def verification(mae_float, mae_int8, mae_int8_micro=0.0):
     return Verification(
-        30.0, MapError(10, mae_float, mae_int8, mae_int8_micro), {}, Agreement(1, 0.0, 0), None, 0.0
+        30.0, MapError(10, mae_float, mae_int8, mae_int8_micro), {}, Agreement(1, 0.0, 0), None, 0.0, {}
     )
 
 

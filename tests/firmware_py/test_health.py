@@ -8,7 +8,7 @@ import pytest
 
 from firmware_py import __version__, health, packet
 from firmware_py.health import HealthTalker, board_name, disk_free_mib, memory_free_mib, temperature_mc
-from firmware_py.health_messages import Health, Hello, decode_health
+from firmware_py.health_messages import Health, Hello, decode_health, encode_setting
 from firmware_py.link import LinkStatistics
 
 HEADER = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
@@ -25,8 +25,9 @@ class Device:
         monkeypatch.setattr(health, "now_us", lambda: self.clock_us)
         monkeypatch.setattr(health.time, "monotonic", lambda: self.now_s)
         self.link = LinkStatistics(connections=1)
+        self.rates = []
         self.talker = HealthTalker(
-            HEADER, interval_s, "a board", 10_000, folder, self.link, lambda: dict(STATUS)
+            HEADER, interval_s, "a board", 10_000, folder, self.link, lambda: dict(STATUS), self.rates.append
         )
 
     def passes(self, seconds):
@@ -142,6 +143,22 @@ def test_a_centre_without_a_clock_is_an_error(device, centre_us):
     one = device()
     with pytest.raises(packet.PacketError, match="clock"):
         one.hear(one.say(), centre_us)
+
+
+def test_the_rate_that_the_centre_has_set_comes_with_its_answer(device):
+    one = device()
+    question = one.say()
+    one.hear(question, payload=encode_setting(32), sequence=7)
+    one.hear(question, payload=encode_setting(32), boot=8)
+    assert one.rates == [], "not the answer to what was said"
+    one.hear(question, payload=encode_setting(32))
+    one.hear(question, payload=encode_setting(16))
+    assert one.rates == [32], "taken once: what is played again sets nothing"
+    one.hear(one.say())
+    assert one.rates == [32], "a centre that says nothing of it"
+    with pytest.raises(packet.PacketError, match="setting"):
+        one.hear(one.say(60), payload=b"\x20")
+    assert one.rates == [32]
 
 
 def test_temperatures_are_of_the_hottest_zone_that_can_be(tmp_path, monkeypatch):

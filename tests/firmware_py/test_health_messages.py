@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_py import packet
-from firmware_py.health_messages import MAX_BYTES, Health, Hello, decode_health, encode_health
+from firmware_py.health_messages import (
+    MAX_BYTES,
+    Health,
+    Hello,
+    decode_health,
+    decode_setting,
+    encode_health,
+    encode_setting,
+)
 from firmware_py.packet import PacketError
 
 numbers = st.integers(0, (1 << 53) - 1)
@@ -22,7 +30,8 @@ healths = st.builds(
     *[numbers] * 5,
     **{
         name: st.none() | (signed if name in ("temperature_mc", "clock_offset_us") else numbers)
-        for name in [field.name for field in fields(Health)][6:-1]
+        for name in [field.name for field in fields(Health)][6:]
+        if name != "update_state"
     },
     update_state=st.none() | text,
 )
@@ -30,7 +39,7 @@ messages = hellos | healths
 
 LONG_RUNNING = Health(
     60, 40_000_000, 10_000, 1_000_000, 3, 5_000_000, 1_764_000_000, 4_999_990, 1_764_000_000, 4_990_001,
-    2_500, 71_250, 58_000, 3_400, -1_500_000, 31_000, 17, "downloading",
+    2_500, 71_250, 58_000, 3_400, -1_500_000, 31_000, 17, "downloading", 128,
 )  # fmt: skip
 
 
@@ -96,3 +105,15 @@ def test_long_text_is_cut_to_whole_characters():
 def test_health_is_cheap_on_a_slow_line():
     """Header, MAC and framing included; a latent of 128 values is about 180 bytes."""
     assert packet.HEADER_BYTES + len(encode_health(LONG_RUNNING)) + 8 + 3 < 150
+
+
+@given(st.integers(0, 65_535))
+def test_a_setting_there_and_back_whatever_a_newer_centre_appends(latent_bytes):
+    payload = encode_setting(latent_bytes)
+    assert decode_setting(payload) == decode_setting(payload + b"more") == latent_bytes
+
+
+def test_an_older_centre_sets_nothing_and_half_a_setting_is_none():
+    assert decode_setting(b"") is None
+    with pytest.raises(PacketError, match="setting: expected at least 2 bytes, got 1"):
+        decode_setting(b"\x20")

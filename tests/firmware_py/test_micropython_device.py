@@ -172,7 +172,7 @@ def fill():
     return device._compander.fill(device._source, device._feed)
 
 def frame():
-    return frame_into(device._sealed, device._size, device._frame)
+    return frame_into(device._sealed, 46, device._frame)
 
 def write():
     return device._line.send(device._frame, 60)
@@ -207,3 +207,78 @@ def test_a_turn_that_records_nothing_takes_no_memory_nor_does_a_recording_before
         f"frame {38 + 8 + 2}",
         "write True",
     ]
+
+
+# What a centre answers to the first HELLO, in frames with its seal, and with another's.
+SET_RATES = """
+from firmware_py import packet
+from firmware_py.micropython import start
+from firmware_py.micropython.config import load_config
+from firmware_py.micropython.wire import frame_bytes, frame_into, seal_into
+
+class Line:
+    heard = b""
+    def readinto(self, buffer):
+        n = min(len(buffer), len(self.heard))
+        buffer[:n] = self.heard[:n]
+        self.heard = self.heard[n:]
+        return n or None
+    def write(self, buffer, at, n):
+        return n
+
+line = Line()
+start.open_line = lambda link: line
+device = start.build(load_config("device.json"), lambda: None)
+
+def answer(seal, payload, sequence=0, boot=0):
+    sequence = sequence or device.health._sequence
+    boot = boot or device._header.boot
+    record = packet.Record(packet.HELLO, 1, 1, boot, sequence, sample_time_us=1790000000000000, payload=payload)
+    data = packet.encode_record(record)
+    buffer = bytearray(data + bytes(8))
+    n = seal_into(seal, buffer, len(data))
+    frame = bytearray(frame_bytes(n))
+    line.heard = bytes(frame[: frame_into(buffer, n, frame)])
+    device._hear(device._inbox.poll())
+    print(device.status()[-1])
+
+device.turn()
+answer(device._up, b"\\x03\\x00")
+answer(device._down, b"\\x03\\x00", sequence=7)
+answer(device._down, b"\\x03\\x00", boot=4)
+answer(device._down, b"\\x03")
+answer(device._down, b"\\x03\\x00 and more")
+device.turn()
+answer(device._down, b"")
+answer(device._down, b"\\x07\\x00")
+answer(device._down, b"\\x02\\x00")
+device.turn()
+answer(device._down, b"\\x00\\x00")
+for slot in range(3):
+    print("record of", device._spool.read(slot) - packet.HEADER_BYTES)
+"""
+
+
+def test_the_centre_sets_the_rate_and_nobody_else_does(tmp_path):
+    bundle = create_bundle(tmp_path / "bundle", ENCODER, {**bundle_fields(), "prefixes": [[3, 8], [3, 4]]})
+    make_board(tmp_path / "board", bundle, 1, COUNTS, SECRET)
+    assert run(tmp_path / "board", SET_RATES).splitlines() == [
+        *["8"] * 4,
+        "3",
+        "3",
+        "rate: the centre has set latents of 7 bytes, which this model has not",
+        "8",
+        "2",
+        "8",
+        "record of 8",
+        "record of 3",
+        "record of 2",
+    ]
+
+
+def test_prefixes_that_cannot_be_are_said(tmp_path):
+    bundle = create_bundle(tmp_path / "bundle", ENCODER, bundle_fields())
+    make_board(tmp_path / "board", bundle, 1, COUNTS, SECRET)
+    manifest = tmp_path / "board" / "bundle" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "prefixes": [[9, 8]]}))
+    assert "not a whole manifest" in start(tmp_path / "board")

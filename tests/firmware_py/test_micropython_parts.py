@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from firmware_py import compand as linux
 from firmware_py.framing import Deframer, FramingError, cobs_decode, encode_frame
-from firmware_py.micropython import compand, wire
+from firmware_py.micropython import compand, rate, wire
 from firmware_py.micropython.boot_counter import BootError, next_boot
+from firmware_py.rate import Coding, Rate, RateError, pack
 from firmware_py.seal import Crc, Mac
 
 SEALS = [Crc(), Mac(bytes(range(32)), b"D")]
@@ -79,6 +80,25 @@ def test_records_are_found_in_garbage_as_the_linux_device_finds_them(seal, piece
 def test_a_frame_too_long_is_passed_over_and_the_next_one_heard():
     seal = SEALS[1]
     assert heard(encode_frame(b"x" * 600, seal) + encode_frame(b"next", seal), seal) == ([b"next"], 1)
+
+
+PREFIXES = st.lists(st.tuples(st.integers(1, 40), st.sampled_from([8, 4])), max_size=3)
+
+
+@given(latent=st.binary(min_size=2, max_size=40), prefixes=PREFIXES)
+def test_the_payload_of_each_rate_is_that_of_the_linux_device(latent, prefixes):
+    n = len(latent)
+    try:
+        coding = Coding(n, 0, tuple(Rate(*pair) for pair in prefixes))
+    except RateError:
+        return
+    rates = rate.rates_of(n, prefixes)
+    assert {(one.payload_bytes, one.values, one.bits) for one in coding.rates} == set(rates)
+    for one in rates:
+        out = bytearray(3 + n)
+        assert rate.pack_into(latent, one, out, 3) == one[0]
+        assert bytes(out[3 : 3 + one[0]]) == pack(np.frombuffer(latent, np.int8), Rate(*one[1:]))
+        assert not any(out[:3]) and not any(out[3 + one[0] :])
 
 
 class Bundle:

@@ -7,14 +7,15 @@ import time
 import numpy as np
 import pytest
 from fake_centre import FakeCentre
+from tiny import ENCODER, bundle_fields
 from waiting import wait_until
 
 from firmware_py import packet
-from firmware_py.bundle import BundleError
+from firmware_py.bundle import BundleError, create_bundle
 from firmware_py.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection
 from firmware_py.encoder import Encoder
 from firmware_py.node import Node, select_receivers
-from firmware_py.rate import pack
+from firmware_py.rate import Rate, pack
 from firmware_py.spool import SpoolError
 
 TIMEOUT_S = 20.0
@@ -99,8 +100,26 @@ def test_of_four_bits_a_value_half_the_bytes_are_sent(config, gathers, bundle):
         Node(config(centre.endpoint, bits=4)).run()
     encoder = Encoder(bundle)
     for record, gather in zip(centre.records, gathers, strict=True):
-        assert record.payload == pack(encoder.encode_recording(gather[:, :, 3:]), 4)
+        assert record.payload == pack(
+            encoder.encode_recording(gather[:, :, 3:]), Rate(bundle.coding.latent, 4)
+        )
         assert 2 * len(record.payload) == bundle.output.shape[-1]
+
+
+def test_a_rate_that_the_model_cannot_changes_nothing_until_a_model_comes_that_can(tmp_path, config):
+    create_bundle(tmp_path / "ordered", ENCODER, {**bundle_fields(), "prefixes": [[3, 8]]})
+    two = SourceSection("files", (tmp_path / "gathers.npy",), limit=2)
+    with FakeCentre() as centre:
+        node = Node(config(centre.endpoint, bits=4, source=two))
+        node.set_rate(3)
+        node.run()
+        assert {len(record.payload) for record in centre.records} == {4}
+        reasons = {line["reason"] for line in entries(tmp_path, "rate_refused")}
+        assert reasons == {"set by the centre: expected a latent of 8 or 4 bytes, got 3"}
+        node = Node(config(centre.endpoint, bits=4, bundle=tmp_path / "ordered"))
+        node.run()
+        assert [len(record.payload) for record in centre.records] == [4, 4, 3, 3]
+        assert node.rate == Rate(3, 8)
 
 
 def test_a_lost_acknowledgement_is_made_up_for_by_sending_again(config):

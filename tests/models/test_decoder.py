@@ -11,6 +11,8 @@ from models.decoder import FAMILIARITY, WIDE, WIDE_FROM, DecoderError, load_deco
 from models.familiarity import measure_familiarity
 from models.fusion import DecoderConfig, build_decoder
 
+WHOLE = np.full(3, 16)
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -62,15 +64,15 @@ def test_many_events_are_drawn_as_each_alone_before_and_after_they_are_drawn_tog
 
 def test_a_decoder_knows_what_is_like_its_training(folder):
     """Where the release holds it; a model from before says nothing, and still decodes."""
-    assert load_decoder(folder).unfamiliarity(latents(), np.ones(3, bool)) is None
+    assert load_decoder(folder).unfamiliarity(latents(), np.ones(3, bool), WHOLE) is None
     codes = np.stack([latents(seed) for seed in range(200)])
     measure_familiarity((codes.astype(np.float32) - 3) * 0.05, (codes[:50] - 3.0) * 0.05).save(
         folder / FAMILIARITY
     )
     decoder = load_decoder(folder)
-    score, limit = decoder.unfamiliarity(latents(999), np.ones(3, bool))
+    score, limit = decoder.unfamiliarity(latents(999), np.ones(3, bool), WHOLE)
     assert 0.5 < score < limit
-    assert decoder.unfamiliarity(np.full((3, 16), 127, np.int8), np.ones(3, bool))[0] > limit
+    assert decoder.unfamiliarity(np.full((3, 16), 127, np.int8), np.ones(3, bool), WHOLE)[0] > limit
     (folder / FAMILIARITY).write_bytes(b"half")
     with pytest.raises(DecoderError, match="copy the whole folder again"):
         load_decoder(folder)

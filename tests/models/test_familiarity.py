@@ -41,6 +41,18 @@ def test_a_device_that_was_not_heard_does_not_matter(familiarity):
     assert familiarity.scores(latents, ALL)[0] > familiarity.limit
 
 
+def test_of_a_device_that_sent_its_first_values_these_alone_are_judged(familiarity):
+    latents, heard = gathers(2000, 8), np.ones((2000, 3), bool)
+    sent = np.tile([3, LATENT, 3], (2000, 1))
+    alone = measure_familiarity(gathers(4000, 1)[..., :3], gathers(50, 2)[..., :3])
+    of_first = alone.scores(latents[..., :3], heard & (sent == 3))
+    of_whole = familiarity.scores(latents, heard & (sent == LATENT))
+    latents[:, ::2, 3:] = 0.0
+    scores = familiarity.scores(latents, heard, sent)
+    np.testing.assert_allclose(scores, (2 * of_first + of_whole) / 3, rtol=1e-3)
+    assert familiarity.scores(latents[:1] * 4, ALL, sent[:1])[0] > familiarity.limit
+
+
 def test_a_direction_in_which_nothing_varied_is_no_division_by_zero():
     flat = gathers(500, 6)
     flat[..., 0] = 1.0

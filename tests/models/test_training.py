@@ -147,6 +147,25 @@ def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, t
         refine(Budget(epochs=1))
 
 
+def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data, tmp_path):
+    def order(budget, kind="epic", folder=tmp_path):
+        start = run[0] if kind == "epic" else None
+        return start_run(kind, [data], folder, budget, encoder="micro", start_from=start, acquisition=SURVEY)
+
+    metrics = order(Budget(batch=16, epochs=0.3, learning_rate=1e-5, ordered=True))
+    assert metrics["families"]["all"]["mae"] == pytest.approx(run[1]["families"]["all"]["mae"], rel=0.1)
+    before, after = (
+        keras.models.load_model(folder / "encoder.keras", compile=False) for folder in (run[0], tmp_path)
+    )
+    assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
+    kernels = (network.get_layer("latent").kernel for network in (before, after))
+    assert not np.allclose(*map(np.asarray, kernels), atol=1e-3), "its latent was turned"
+    with pytest.raises(TrainingError, match="a run with --ordered; choose an empty folder"):
+        order(Budget(epochs=1))
+    with pytest.raises(TrainingError, match="leave out --ordered"):
+        order(Budget(epochs=1, ordered=True), "inversionnet", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

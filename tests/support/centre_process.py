@@ -19,7 +19,7 @@ config = load_config(Path(sys.argv[1]))
 bundle = load_bundle(config.model[0].bundle)
 decoder = FakeDecoder()
 decoder.n_devices = len(bundle.manifest["acquisition"]["device_receivers"])
-decoder.latent = bundle.manifest["output"]["shape"][-1]
+decoder.latent, decoder.prefixes = bundle.coding.latent, bundle.coding.prefixes
 service = Service(config, {bundle.model_hash: decoder}, Log(config.central.log))
 signal.signal(signal.SIGTERM, service.stop)
 signal.signal(signal.SIGINT, service.stop)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from firmware_py import packet
+from firmware_py.rate import Coding, Rate
 from physics.acquisition import Acquisition
 
 MODEL_HASH = bytes.fromhex("0123456789abcdef")
@@ -21,12 +22,17 @@ class FakeDecoder:
     sha256 = "ab" * 32
     acquisition = SURVEY
     folder = Path("nowhere")
+    prefixes: tuple[Rate, ...] = ()
+
+    @property
+    def coding(self):
+        return Coding(self.latent, 0, self.prefixes)
 
     def decode_batch(self, latents_int8, present):
         drawn = [self.decode(*row) for row in zip(latents_int8, present, strict=True)]
         return tuple(np.stack(maps) for maps in zip(*drawn, strict=True))
 
-    def unfamiliarity(self, latents_int8, present):
+    def unfamiliarity(self, latents_int8, present, sent):
         return None
 
     def decode(self, latents_int8, present):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zmq
-from fake_decoder import LATENT, MODEL_HASH, FakeDecoder, latent_record
+from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from mutations import Mutator
 from waiting import wait_until
 
@@ -132,7 +132,7 @@ class Door:
         self.keys = folder / "keys"
         self.log = Log(Path("/dev/null"))
         decoders = {MODEL_HASH: FakeDecoder()}
-        models = {MODEL_HASH: Expected(FakeDecoder.n_devices, LATENT)}
+        models = {MODEL_HASH: Expected(FakeDecoder.n_devices, FakeDecoder().coding)}
         data_dir = folder / "central"
 
         def never(*_: object):

@@ -26,6 +26,7 @@ from firmware_py.link_stream import StreamLink
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
 from firmware_py.port import SerialPort, TcpPort
+from firmware_py.rate import Coding
 from firmware_py.seal import DOWNLINK, UPLINK, Mac
 
 N_DEVICES = 5
@@ -46,7 +47,7 @@ class GatewayCentre:
         self.receiver = Receiver(
             "tcp://127.0.0.1:*",
             self._data_dir,
-            {MODEL_HASH: Expected(N_DEVICES, LATENT)},
+            {MODEL_HASH: Expected(N_DEVICES, Coding(LATENT))},
             lambda latent: None,
             log,
             guard=Guard(self.keys),

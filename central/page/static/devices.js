@@ -29,6 +29,13 @@ function stretch(device, map) {
   return `${Math.min(...cells)}–${Math.max(...cells)} m`;
 }
 
+/** Bytes of a latent, and what they are set to until the device says that it has heard it. */
+function latent(device) {
+  const made = device.latent_bytes === null ? "–" : `${device.latent_bytes} B`;
+  const set = device.set_bytes;
+  return set === null || set === device.latent_bytes ? made : `${made} → ${set} B`;
+}
+
 /** `nowUs` is the centre's clock. */
 export function showDevices(devices, nowUs, map) {
   const table = document.getElementById("devices");
@@ -48,6 +55,7 @@ export function showDevices(devices, nowUs, map) {
       [count(d.loss + (d.dropped ?? 0)), d.loss + (d.dropped ?? 0) ? "n bad" : "n"],
       [known(d.queue_depth, count), "n"],
       [known(d.model_hash, (hash) => hash.slice(0, 8)), "code"],
+      [latent(d), "n"],
       [known(d.temperature_c, (c) => `${c.toFixed(1)} °C`), "n"],
       [known(d.bytes_received || null, bytes), "n"],
     ]),

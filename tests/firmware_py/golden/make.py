@@ -11,6 +11,12 @@ VECTORS = {
     ),
     "acknowledgement of three": packet.acknowledge(packet.Record(packet.LATENT, 3, 1, 7, 42), [43, 45]),
     "refusal": packet.refuse(packet.Record(packet.LATENT, 3, 1, 7, 42), "unknown encoder"),
+    "latent, first 32 values of 4 bits": packet.Record(
+        packet.LATENT, 3, 1, 7, 43, 1002, 1_790_000_000_123_456, bytes(range(8)), bytes(range(0xA0, 0xB0))
+    ),
+    "answer to health that sets 16 bytes a latent": packet.Record(
+        packet.HEALTH, 3, 1, 7, 5, sample_time_us=1_790_000_000_123_456, payload=b"\x10\x00"
+    ),
     "greatest values": packet.Record(
         packet.HEALTH, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 2**32 - 1, 2**64 - 1, b"\xff" * 8, b"\0"
     ),
