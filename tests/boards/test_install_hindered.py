@@ -94,7 +94,7 @@ def test_a_connection_lost_at_any_point_is_one_line_and_the_same_command_goes_on
 
 
 def cut_off(board, command, delay_s):
-    """Its exit code and message, with the ssh sessions killed that there are so long after the first has begun, or next."""
+    """Its exit code and message, with ssh sessions killed: those there are so long after the first began, or next."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: board.sessions() or child.poll() is not None, 60.0, "the connection")
     time.sleep(delay_s)
