@@ -24,7 +24,14 @@ GROUPS: dict[str, tuple[str, str, str]] = {
 }
 
 # Packages that a command asks for when it comes to them -> extra.
-EXTRA_OF = {"segyio": "geo", "obspy": "geo", "zarr": "geo", "zstandard": "testbed"}
+EXTRA_OF = {
+    "segyio": "geo",
+    "obspy": "geo",
+    "zarr": "geo",
+    "zstandard": "testbed",
+    "deepwave": "physics",
+    "torch": "physics",
+}
 
 
 def version() -> str:

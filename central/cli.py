@@ -21,6 +21,8 @@ from central.page.cli import page
 from central.rates_cli import ERRORS as RATE_ERRORS
 from central.rates_cli import rate
 from central.receiver import ReceiverError
+from central.refine_cli import ERRORS as REFINE_ERRORS
+from central.refine_cli import refine
 from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
 from central.rollout_cli import rollout
 from central.store import Store, StoredMap
@@ -50,6 +52,7 @@ ERRORS: tuple[type[Exception], ...] = (
     StoreError,
     *GATEWAY_ERRORS,
     *RATE_ERRORS,
+    *REFINE_ERRORS,
     *ROLLOUT_ERRORS,
 )
 
@@ -58,6 +61,7 @@ app.command(name="devices")(list_devices)
 app.command()(rollout)
 app.command()(rate)
 app.command()(page)
+app.command()(refine)
 
 
 @app.command()

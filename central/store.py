@@ -99,6 +99,10 @@ class Store:
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
         """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
+        return self.revisions(event, survey)[0]
+
+    def revisions(self, event: int, survey: int | None = None) -> list[StoredMap]:
+        """Every map of an event, the newest first, at least one. Raises ``StoreError`` as ``get`` does."""
         with reported("store: cannot be read"):
             rows = self._database.execute(
                 f"SELECT {MAP_COLUMNS} FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
@@ -117,7 +121,7 @@ class Store:
             raise StoreError(
                 f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
             )
-        return stored_map(rows[0])
+        return [stored_map(row) for row in rows]
 
     def emitted_through(self, key: tuple[int, int, bytes]) -> int:
         """Id of the last record that a map of this event was drawn from; 0 without a map."""

@@ -46,13 +46,12 @@ class LatentModel:
 
     def trace(self, velocity_mps):
         """``latents`` as a backend tensor, for a compiled function or a gradient."""
-        a, thin = self.acquisition, self._companding.thin
-        gather = record(velocity_mps, a, a.velocity_max_mps)
-        n_thinned = a.n_time // thin
-        blocks = ops.reshape(gather[:, : n_thinned * thin], (a.n_sources, n_thinned, thin, a.n_receivers))
-        companded = ops.arcsinh(self._companding.k * ops.mean(blocks, axis=2)) / self._companding.c
-        padded = ops.pad(companded, ((0, 0), (0, 0), (0, 1)))
-        parts = ops.take(padded, self._receivers, axis=2)
+        return self.encode(record(velocity_mps, self.acquisition, self.acquisition.velocity_max_mps))
+
+    def encode(self, gather):
+        """What devices would send of a gather ``(S, T, R)``: ``(n_devices, latent)``. Traceable."""
+        companded = ops.pad(companded_samples(gather, self._companding), ((0, 0), (0, 0), (0, 1)))
+        parts = ops.take(companded, self._receivers, axis=2)
         return self._encoder(ops.transpose(parts, (2, 1, 3, 0)), training=False)
 
     def distance(self, latents, received, present):
@@ -64,3 +63,12 @@ class LatentModel:
         weight = ops.cast(present, "float32")
         # The root has no gradient at a perfect match.
         return ops.sqrt(ops.sum(square * weight) / ops.sum(weight) + 1e-12)
+
+
+def companded_samples(gather, companding: Companding):
+    """``asinh(k x) / c`` of the mean of every ``thin`` samples of ``(S, T, R)``: ``(S, T // thin, R)``. Traceable."""
+    n_sources, n_time, n_receivers = gather.shape
+    n_thinned = n_time // companding.thin
+    whole = gather[:, : n_thinned * companding.thin]
+    blocks = ops.reshape(whole, (n_sources, n_thinned, companding.thin, n_receivers))
+    return ops.arcsinh(companding.k * ops.mean(blocks, axis=2)) / companding.c

@@ -1,0 +1,208 @@
+"""``epic central refine``: a new revision where the waves agree better, and one line where it cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+from small_waves import WAVES, earth, uncertainty
+from tiny import ENCODER, bundle_fields
+
+import epic
+from central.journal import Journal
+from central.refine import refine_event
+from central.store import NewMap, Store
+from firmware_py import packet
+from firmware_py.bundle import create_bundle
+from firmware_py.encoder import Encoder
+from firmware_py.rate import pack
+from physics.modelling import model_gathers
+
+pytest.importorskip("deepwave", reason="the extra physics is not installed")
+
+TRUTH = earth(300.0)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    fields = {**bundle_fields(), "acquisition": WAVES.to_dict()}
+    return create_bundle(tmp_path_factory.mktemp("model") / "bundle", ENCODER, fields)
+
+
+@pytest.fixture(scope="module")
+def gather():
+    return model_gathers(TRUTH[None, None], WAVES)[0]
+
+
+@pytest.fixture
+def config(tmp_path, bundle):
+    path = tmp_path / "central.toml"
+    path.write_text(
+        '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\n'
+        f'[[model]]\nbundle = "{bundle.folder}"\ndecoder = "decoder"\n'
+    )
+    return path
+
+
+@pytest.fixture
+def put(tmp_path, bundle, gather):
+    """Stores an event as the centre does, ``put(event, bits, devices)``: latents of TRUTH, a map without its body."""
+
+    def put(event=7, bits=8, devices=(0, 1), velocity_mps=None, model_hash=bundle.model_hash):
+        journal, store, encoder = Journal(tmp_path / "data"), Store(tmp_path / "data"), Encoder(bundle)
+        records = []
+        for device in devices:
+            part = gather[:, :, list(WAVES.device_receivers[device])]
+            for boot, samples in ((1, np.zeros_like(part)), (2, part)):
+                payload = pack(encoder.encode_recording(samples), bits)
+                record = packet.Record(
+                    packet.LATENT, device, 1, boot, event, event, model_hash=model_hash, payload=payload
+                )
+                records.append((record, 5, len(payload)))
+        last = journal.commit(records).new[-1].id if records else event
+        provenance = {
+            "devices": list(devices),
+            "model_hash": model_hash.hex(),
+            "sample_time_us": 1_700_000_000_000_000,
+            "received_bytes": 100,
+            "acquisition": WAVES.to_dict(),
+        }
+        start = earth(0.0) if velocity_mps is None else velocity_mps
+        entry = NewMap((1, event, model_hash), last, len(devices) < 2, start, uncertainty(), provenance)
+        store.put([entry])
+        journal.close()
+        store.close()
+
+    return put
+
+
+def refine(*arguments) -> int:
+    return epic.main(["central", "refine", *map(str, arguments)])
+
+
+def newest(tmp_path, event=7):
+    store = Store(tmp_path / "data")
+    try:
+        return store.get(event)
+    finally:
+        store.close()
+
+
+def complaint(capsys) -> str:
+    """The last line on standard error, where progress is shown too."""
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    return shown.err.splitlines()[-1]
+
+
+def test_a_refined_map_is_the_events_newest_and_says_how_it_came_about(config, put, tmp_path, capsys):
+    put()
+    assert refine(7, "--config", config, "--iterations", 6, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["of_revision"], said["revision"]) == (1, 2)
+    assert said["misfit"][1] < 0.95 * said["misfit"][0] and said["objective"][1] < said["objective"][0]
+    stored = newest(tmp_path)
+    assert stored.revision == 2 and not stored.partial
+    account = stored.provenance["refinement"]
+    assert account["by"] == "latents" and account["iterations_asked"] == 6
+    assert account["misfit"] == said["misfit"] and account["settings"]["smooth_cells"] > 0
+    assert stored.provenance["devices"] == [0, 1] and stored.uncertainty_mps.max() == 200.0
+    assert np.abs(stored.velocity_mps - earth(0.0)).max() > 1.0
+    assert (
+        epic.main(["central", "export", "7", "--config", str(config), "--out", str(tmp_path / "m.nc")]) == 0
+    )
+
+
+def test_it_begins_at_the_decoders_map_again_however_often_it_is_asked(config, put, tmp_path, capsys):
+    put()
+    for _ in range(2):
+        assert refine(7, "--config", config, "--iterations", 2) == 0
+    assert "revision 3, refined from revision 1 in 2 iterations" in capsys.readouterr().out
+    store = Store(tmp_path / "data")
+    last, first = store.revisions(7)[:2]
+    np.testing.assert_array_equal(last.velocity_mps, first.velocity_mps)
+    store.close()
+
+
+def test_a_recording_of_the_event_takes_the_place_of_latents(config, put, gather, tmp_path, capsys):
+    put(devices=(1,))
+    np.save(tmp_path / "gather.npy", gather)
+    assert refine(7, "--config", config, "--iterations", 12, "--gather", tmp_path / "gather.npy") == 0
+    assert "of the recording" in capsys.readouterr().out
+    stored = newest(tmp_path)
+    assert stored.partial and stored.provenance["refinement"]["by"] == "gather"
+    assert np.abs(stored.velocity_mps - TRUTH).mean() < 0.7 * np.abs(earth(0.0) - TRUTH).mean()
+
+
+def test_a_latent_of_fewer_bits_counts_less_and_who_was_not_heard_not_at_all(config, put, tmp_path):
+    from central.config import load_config
+
+    settings = load_config(config)
+    put(1)
+    put(2, bits=4)
+    put(3, devices=(0,))
+    of = {
+        event: refine_event(settings.central.data_dir, settings.model, event, 1).refined.misfit[0]
+        for event in (1, 2, 3)
+    }
+    assert of[2] < 0.5 * of[1]
+    assert of[3] != pytest.approx(of[1], rel=1e-3)
+
+
+def test_what_cannot_be_bettered_is_left_as_it_is(config, put, gather, tmp_path, capsys):
+    put(velocity_mps=earth(0.0))
+    np.save(tmp_path / "gather.npy", model_gathers(earth(0.0)[None, None], WAVES)[0])
+    assert refine(7, "--config", config, "--iterations", 2, "--gather", tmp_path / "gather.npy") == 0
+    assert "nothing stored; no step from revision 1 lowers the objective" in capsys.readouterr().out
+    assert newest(tmp_path).revision == 1
+
+
+def test_an_event_that_is_not_there_is_one_line(config, put, capsys):
+    put(7)
+    assert refine(8, "--config", config) == 2
+    assert complaint(capsys) == "error: event 8: not in the store, which holds 1 events from 7 to 7"
+
+
+def test_latents_of_a_model_that_is_not_configured_are_one_line(config, put, bundle, capsys):
+    put(model_hash=bytes(8))
+    assert refine(7, "--config", config) == 2
+    assert f"encoder {bytes(8).hex()}, and [[model]] has {bundle.model_hash.hex()}; add" in complaint(capsys)
+
+
+def test_a_missing_bundle_is_one_line(config, put, bundle, capsys):
+    put()
+    config.write_text(config.read_text().replace(str(bundle.folder), "nowhere"))
+    assert refine(7, "--config", config) == 2
+    assert "nowhere/manifest.json: not found" in complaint(capsys)
+
+
+def test_latents_that_are_gone_are_one_line(config, put, capsys):
+    put(devices=())
+    assert refine(7, "--config", config) == 2
+    assert "its latents are not in the journal any more; refine by the recording, --gather FILE" in complaint(
+        capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as .npy"),
+        (b"no array", "cannot be read as .npy"),
+        (np.zeros((3, 100, 6), np.float32), "expected one gather (2, 100, 6)"),
+        (np.full((2, 100, 6), np.nan, np.float32), "expected finite numbers; mend the recording"),
+    ],
+)
+def test_a_recording_that_is_none_is_one_line(config, put, tmp_path, capsys, content, message):
+    put()
+    path = tmp_path / "gather.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    assert refine(7, "--config", config, "--gather", path) == 2
+    assert message in complaint(capsys)
+
+
+def test_no_iterations_are_wrong_use(config, put, capsys):
+    assert refine(7, "--config", config, "--iterations", 0) == 2
+    assert "Invalid value for '--iterations'" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""Refinement goes down the gradient of the waves, and towards the truth where the truth can be seen."""
+
+import keras
+import numpy as np
+import pytest
+from small_waves import WAVES, earth, uncertainty
+
+from firmware_py.compand import Companding
+from models.encoder import EncoderConfig, Stage, build_encoder
+from models.latent_model import LatentModel
+from models.refinement import (
+    CONTRAST,
+    GatherMisfit,
+    LatentMisfit,
+    refine,
+    smoothing,
+    total_variation,
+    value_and_derivative,
+)
+from physics.modelling import model_gathers
+
+pytest.importorskip("deepwave", reason="the extra physics is not installed")
+from physics.engine_deepwave import model, pull_back
+
+COMPANDING = Companding(20.0, 5.0, 10)
+
+
+def gather_of(velocity_mps):
+    return model_gathers(velocity_mps[None, None], WAVES)[0]
+
+
+@pytest.fixture(scope="module")
+def latent_model():
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(EncoderConfig(10, 3, 2, 32, (Stage(8, (3, 3), (2, 1)),), bottleneck=4))
+    return LatentModel(encoder, COMPANDING, WAVES, np.ones(32))
+
+
+def test_the_adjoint_is_the_derivative_of_the_gather():
+    rng = np.random.default_rng(0)
+    velocity_mps = earth(300.0)
+    by_gather = rng.normal(size=WAVES.gather_shape).astype(np.float32)
+    gather, adjoint = pull_back(velocity_mps, WAVES)
+    np.testing.assert_allclose(gather, model(velocity_mps[None], WAVES)[0], atol=1e-5)
+    change = rng.normal(size=velocity_mps.shape).astype(np.float32)
+    up, down = model(np.stack([velocity_mps + change, velocity_mps - change]), WAVES).astype(float)
+    expected = np.vdot(by_gather, up - down) / 2
+    # Not closer: it is summed over every fourth step.
+    assert np.vdot(adjoint(by_gather), change) == pytest.approx(expected, rel=0.06)
+
+
+def test_derivatives_of_misfit_and_roughness_are_those_of_finite_differences(latent_model):
+    rng = np.random.default_rng(1)
+    gather = gather_of(earth(0.0))
+    received = np.asarray(latent_model.encode(gather_of(earth(400.0))))
+    for misfit in (
+        LatentMisfit(latent_model, received, np.full(2, 0.05)),
+        GatherMisfit(gather_of(earth(400.0)), COMPANDING),
+    ):
+        _, derivative = misfit(gather)
+        direction = derivative / np.linalg.norm(derivative)
+        step = 1e-2
+        slope = (misfit(gather + step * direction)[0] - misfit(gather - step * direction)[0]) / (2 * step)
+        assert np.vdot(derivative, direction) == pytest.approx(slope, rel=0.02)
+    values, direction = rng.normal(size=(2, 6, 7))
+    _, derivative = total_variation(values, CONTRAST)
+    ends = [total_variation(values + sign * 1e-6 * direction, CONTRAST)[0] for sign in (1, -1)]
+    assert np.vdot(derivative, direction) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4)
+    value, derivative = value_and_derivative(lambda x: (x * x * x)[0])(np.array([2.0]))
+    assert (value, derivative.tolist()) == (8.0, [12.0])
+
+
+def test_smoothing_keeps_variance_also_at_the_edges():
+    np.testing.assert_allclose(np.square(smoothing(9, 1.5)).sum(axis=1), 1.0)
+
+
+def test_a_recording_moves_the_map_towards_the_truth():
+    truth, start = earth(300.0), earth(0.0)
+    told = []
+    found = refine(
+        start,
+        uncertainty(),
+        GatherMisfit(gather_of(truth), COMPANDING),
+        WAVES,
+        15,
+        on_iteration=lambda done, misfit: told.append(misfit),
+    )
+    assert found.gained and found.misfit[1] < 0.2 * found.misfit[0]
+    assert len(told) == found.iterations and told[-1] == found.misfit[1]
+    assert np.abs(found.velocity_mps - truth).mean() < 0.6 * np.abs(start - truth).mean()
+    assert WAVES.velocity_min_mps <= found.velocity_mps.min()
+
+
+def test_latents_move_it_too_and_those_of_who_was_not_heard_do_not(latent_model):
+    received = np.asarray(latent_model.encode(gather_of(earth(300.0))))
+    spoilt = received.copy()
+    spoilt[1] = 1e3
+    noise = np.array([0.002, np.inf])
+    found = refine(earth(0.0), uncertainty(), LatentMisfit(latent_model, spoilt, noise), WAVES, 10)
+    assert found.misfit[1] < 0.7 * found.misfit[0]
+    everyone = LatentMisfit(latent_model, received, np.full(2, 0.002))
+    of_one = LatentMisfit(latent_model, spoilt, noise)
+    truth = gather_of(earth(300.0))
+    assert everyone(truth)[0] < 0.1 and of_one(truth)[0] < 0.1
+
+
+def test_the_truth_itself_gains_nothing():
+    """An even earth has no roughness, and its own gather no misfit: there is nowhere to go."""
+    found = refine(earth(0.0), uncertainty(), GatherMisfit(gather_of(earth(0.0)), COMPANDING), WAVES, 3)
+    assert not found.gained and found.iterations == 0
+    np.testing.assert_array_equal(found.velocity_mps, earth(0.0))
