@@ -20,7 +20,6 @@ from central.store import NewMap, Store, StoredMap
 from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.compand import dequantise
 from firmware_py.log import now_us
-from firmware_py.rate import is_latent, unpack
 from models.float_encoder import FloatEncoderError, float_encoder
 from models.latent_model import LatentModel
 from models.refinement import SETTINGS, GatherMisfit, LatentMisfit, Misfit, Refined, refine
@@ -135,16 +134,14 @@ def _latents(data_dir: Path, key: tuple[int, int, bytes], last_record: int) -> d
 def _latent_misfit(
     start: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, Journalled]
 ) -> LatentMisfit:
-    length = bundle.output.shape[1]
+    length, scale, zero_point = bundle.output.shape[1], bundle.output.scale, bundle.output.zero_point
     received = np.zeros((acquisition.n_devices, length), np.float32)
-    noise = np.full(acquisition.n_devices, np.inf)
+    noise = np.full(received.shape, np.inf)
     for device, latent in latents.items():
-        if device < acquisition.n_devices and is_latent(latent.payload, length):
-            received[device] = dequantise(
-                unpack(latent.payload, length), bundle.output.scale, bundle.output.zero_point
-            )
-            coarse = len(latent.payload) < length
-            noise[device] = bundle.output.scale * (COARSE_NOISE_STEPS if coarse else NOISE_STEPS)
+        if device < acquisition.n_devices and bundle.coding.is_latent(latent.payload):
+            rate = bundle.coding.rate(len(latent.payload))
+            received[device] = dequantise(bundle.coding.unpack(latent.payload), scale, zero_point)
+            noise[device, : rate.values] = scale * (NOISE_STEPS if rate.bits == 8 else COARSE_NOISE_STEPS)
     if not np.isfinite(noise).any():
         raise RefineError(
             f"event {start.event}: its latents are not in the journal any more; refine by the recording, --gather FILE"
@@ -154,7 +151,7 @@ def _latent_misfit(
     except FloatEncoderError as error:
         raise RefineError(f"{bundle.encoder_path}: {error}") from None
     return LatentMisfit(
-        LatentModel(encoder, bundle.companding, acquisition, np.full(length, bundle.output.scale)),
+        LatentModel(encoder, bundle.companding, acquisition, np.full(length, scale)),
         received,
         noise,
     )

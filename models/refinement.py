@@ -65,15 +65,15 @@ class Misfit(Protocol):
 
 
 class LatentMisfit:
-    """Against what devices sent: ``received (n_devices, latent)`` float, each device's values uncertain by
-    ``noise (n_devices,)``, infinite for one that was not heard."""
+    """Against what devices sent: ``received (n_devices, latent)`` float, each value uncertain by ``noise`` (the same
+    shape), infinite for one that was not sent."""
 
     unit = "of a latent's noise"
 
     def __init__(self, model: LatentModel, received: np.ndarray, noise: np.ndarray) -> None:
-        self._count = int(np.isfinite(noise).sum()) * received.shape[1]
+        self._count = int(np.isfinite(noise).sum())
         wanted = np.asarray(received, np.float32)
-        weights = (1.0 / np.asarray(noise, np.float64)[:, None]).astype(np.float32)
+        weights = (1.0 / np.asarray(noise, np.float64)).astype(np.float32)
         self._of = value_and_derivative(
             lambda gather: ops.sum(ops.square((model.encode(gather) - wanted) * weights)) / 2
         )

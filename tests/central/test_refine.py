@@ -14,7 +14,7 @@ from central.store import NewMap, Store
 from firmware_py import packet
 from firmware_py.bundle import create_bundle
 from firmware_py.encoder import Encoder
-from firmware_py.rate import pack
+from firmware_py.rate import Rate, pack
 from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
@@ -53,7 +53,8 @@ def put(tmp_path, bundle, gather):
         for device in devices:
             part = gather[:, :, list(WAVES.device_receivers[device])]
             for boot, samples in ((1, np.zeros_like(part)), (2, part)):
-                payload = pack(encoder.encode_recording(samples), bits)
+                latent = encoder.encode_recording(samples)
+                payload = pack(latent, Rate(len(latent), bits))
                 record = packet.Record(
                     packet.LATENT, device, 1, boot, event, event, model_hash=model_hash, payload=payload
                 )

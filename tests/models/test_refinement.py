@@ -54,7 +54,7 @@ def test_derivatives_of_misfit_and_roughness_are_those_of_finite_differences(lat
     gather = gather_of(earth(0.0))
     received = np.asarray(latent_model.encode(gather_of(earth(400.0))))
     for misfit in (
-        LatentMisfit(latent_model, received, np.full(2, 0.05)),
+        LatentMisfit(latent_model, received, np.full(received.shape, 0.05)),
         GatherMisfit(gather_of(earth(400.0)), COMPANDING),
     ):
         _, derivative = misfit(gather)
@@ -95,10 +95,11 @@ def test_latents_move_it_too_and_those_of_who_was_not_heard_do_not(latent_model)
     received = np.asarray(latent_model.encode(gather_of(earth(300.0))))
     spoilt = received.copy()
     spoilt[1] = 1e3
-    noise = np.array([0.002, np.inf])
+    noise = np.full(received.shape, 0.002)
+    noise[1] = np.inf
     found = refine(earth(0.0), uncertainty(), LatentMisfit(latent_model, spoilt, noise), WAVES, 10)
     assert found.misfit[1] < 0.7 * found.misfit[0]
-    everyone = LatentMisfit(latent_model, received, np.full(2, 0.002))
+    everyone = LatentMisfit(latent_model, received, np.full(received.shape, 0.002))
     of_one = LatentMisfit(latent_model, spoilt, noise)
     truth = gather_of(earth(300.0))
     assert everyone(truth)[0] < 0.1 and of_one(truth)[0] < 0.1
