@@ -68,6 +68,12 @@ def train(
             "--ordered", help="Latents that decode from their first values: lower rates at run time."
         ),
     ] = False,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            help="For comparison, EPIC without attention (latents concatenated), positions (of devices) or drop-out."
+        ),
+    ] = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -109,6 +115,7 @@ def train(
             thin=thin,
             encoder=encoder,
             start_from=start_from,
+            without=without,
             acquisition=read_survey(survey) if survey else None,
             on_progress=on_progress,
             on_load=on_load,

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from firmware_py.compand import Companding
-from models.batches import EpicBatches, InversionNetBatches
+from models.batches import DROP_OUT_SHARE, EpicBatches, InversionNetBatches
 from models.companding import choose_companding
 from models.data import ThinnedSet, load_thinned, survey_of
 from models.encoder import PRESETS, EncoderConfig, encoder_preset
@@ -29,6 +29,8 @@ from physics.normalise import log_transform
 from physics.openfwi_files import find_pairs
 
 KINDS = ("epic", "inversionnet")
+# What an EPIC run may be trained without, to see what it is worth.
+PARTS = ("attention", "positions", "drop-out")
 # Every 50th sample is kept from training to watch it; results are reported on other seeds altogether.
 WATCH_EVERY = 50
 WATCH_MOST = 300
@@ -50,6 +52,7 @@ class RunConfig:
     encoder: dict | None
     decoder: dict | None
     log_range: list[float] | None
+    without: str | None = None
 
 
 def start_run(
@@ -60,6 +63,7 @@ def start_run(
     thin: int = 10,
     encoder: str = "small",
     start_from: Path | None = None,
+    without: str | None = None,
     acquisition: Acquisition | None = None,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
@@ -69,7 +73,8 @@ def start_run(
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
     its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``. ``start_from`` is
     an earlier run or a released model with whose weights and companding a new EPIC run begins (see
-    ``models.warm_start``). ``acquisition`` is by default that of the run being resumed, else what ``data`` were made
+    ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run. ``acquisition`` is by
+    default that of the run being resumed, else what ``data`` were made
     for. Returns the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
@@ -83,15 +88,22 @@ def start_run(
             "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
             "--start-from"
         )
-    if budget.ordered and kind != "epic":
-        raise TrainingError("train: only an EPIC run has latents to order; leave out --ordered")
+    if budget.ordered and (kind != "epic" or without == "attention"):
+        raise TrainingError("train: only an EPIC run with attention has latents to order; leave out --ordered")
+    if without is not None and (kind != "epic" or without not in PARTS):
+        raise TrainingError(
+            f"train: an EPIC run may be without one of {', '.join(PARTS)}; got {kind} without {without!r}"
+        )
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
     thinned = load_thinned(data, acquisition, thin, on_load)
     watched, training = split_watched(len(thinned))
-    config = _configure(kind, data, run, budget, thin, encoder, origin, acquisition, thinned, training)
+    config = _configure(
+        kind, data, run, budget, thin, encoder, without, origin, acquisition, thinned, training
+    )
     write_json(run / "config.json", asdict(config))
+    keras.utils.set_random_seed(budget.seed)
     with computing_in(budget.precision):
         network, batches, parts = assemble(config, thinned, acquisition, budget.quantised, budget.ordered)
     if origin is not None:
@@ -120,6 +132,7 @@ def start_run(
         "step": progress.step,
         "epoch": progress.epoch,
         "elapsed_s": progress.elapsed_s,
+        "core_s": progress.core_s,
         "families": score(predict(network, batches, watched)[..., 0], thinned, watched),
     }
     write_json(run / "metrics.json", metrics)
@@ -163,6 +176,7 @@ def _configure(
     budget: Budget,
     thin: int,
     encoder: str,
+    without: str | None,
     origin: Origin | None,
     acquisition: Acquisition,
     thinned: ThinnedSet,
@@ -180,12 +194,15 @@ def _configure(
             raise TrainingError(
                 f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
             )
+    if found and found.without != without:
+        raise TrainingError(f"{run}: holds a run without {found.without}; choose an empty folder")
     common: dict[str, Any] = {
         "kind": kind,
         "data": [str(folder) for folder in data],
         "acquisition": acquisition.to_dict(),
         "budget": asdict(budget),
         "thin": thin,
+        "without": without,
     }
     if kind == "inversionnet":
         log_range = found.log_range if found else _log_range(thinned, training)
@@ -201,7 +218,14 @@ def _configure(
     shape = encoder_preset(encoder, acquisition, thin)
     if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
         raise TrainingError(f"{run}: holds a run of another encoder than {encoder!r}; choose an empty folder")
-    decoder = DecoderConfig(acquisition.n_devices, shape.latent, acquisition.n_depth, acquisition.n_width)
+    decoder = DecoderConfig(
+        acquisition.n_devices,
+        shape.latent,
+        acquisition.n_depth,
+        acquisition.n_width,
+        attention=without != "attention",
+        positions=without != "positions",
+    )
     return RunConfig(
         **common, companding=companding, encoder=asdict(shape), decoder=asdict(decoder), log_range=None
     )
@@ -257,7 +281,8 @@ def assemble(
         ordered,
     )
     latent = config.decoder["latent"] if ordered else None
-    batches = EpicBatches(thinned, Companding.from_dict(config.companding), latent)
+    share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
+    batches = EpicBatches(thinned, Companding.from_dict(config.companding), latent, share)
     return network, batches, {"encoder": encoder, "decoder": decoder}
 
 

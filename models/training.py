@@ -74,11 +74,12 @@ def write_json(path: Path, content: Any) -> None:
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in the checkpoint."""
+    """Where a run stands; kept in the checkpoint. ``core_s`` is processor time: what a run on a shared machine cost."""
 
     step: int = 0
     epoch: float = 0.0
     elapsed_s: float = 0.0
+    core_s: float = 0.0
 
 
 def train(
@@ -102,7 +103,7 @@ def train(
     order: np.ndarray = np.array([], dtype=int)
     recent: list[float] = []
     last_save = last_report = started = time.monotonic()
-    before = progress.elapsed_s
+    before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
     while (share := _share(progress, budget)) < 1.0:
         if len(order) < budget.batch:
             order = np.concatenate([order, rng.permutation(training)])
@@ -121,6 +122,7 @@ def train(
         progress.epoch += len(indices) / max(len(training), 1)
         now = time.monotonic()
         progress.elapsed_s = before + (now - started)
+        progress.core_s = core_before + time.process_time()
         if now - last_report > 1.0:
             on_progress(
                 _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
@@ -164,6 +166,7 @@ def _report(
         "step": progress.step,
         "epoch": round(progress.epoch, 3),
         "elapsed_s": round(progress.elapsed_s, 1),
+        "core_s": round(progress.core_s, 1),
         "learning_rate": learning_rate_at(_share(progress, budget), budget.learning_rate),
         "loss": float(np.mean(recent)) if recent else None,
     }
