@@ -90,15 +90,18 @@ def train(
     budget: Budget,
     run: Path,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
+    learn: Callable[[Any, np.ndarray], float] | None = None,
 ) -> Progress:
     """Train a compiled ``network`` until the budget is spent; resumes from ``run/checkpoint``.
 
     ``batches`` has ``training(indices, rng)`` and ``plain(indices)``; ``training`` and ``validation``
-    are indices into it. ``on_progress(share, figures)`` is called about once a second.
+    are indices into it. ``on_progress(share, figures)`` is called about once a second. ``learn(inputs, maps)`` learns
+    from a batch and returns its loss; by default one step of the network's optimiser.
 
     Raises ``TrainingError`` when the loss stops being finite.
     """
     progress = _resume(network, run)
+    learn = learn or _one_step(network)
     rng = np.random.default_rng([budget.seed, progress.step])
     order: np.ndarray = np.array([], dtype=int)
     recent: list[float] = []
@@ -109,15 +112,13 @@ def train(
             order = np.concatenate([order, rng.permutation(training)])
         indices, order = order[: budget.batch], order[budget.batch :]
         network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
-        figures = network.train_on_batch(*batches.training(indices, rng), return_dict=True)
-        loss = float(figures["loss"])
+        loss = learn(*batches.training(indices, rng))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
                 f"start again, or resume from the last checkpoint in {run}"
             )
         recent.append(loss)
-        network.reset_metrics()
         progress.step += 1
         progress.epoch += len(indices) / max(len(training), 1)
         now = time.monotonic()
@@ -135,6 +136,15 @@ def train(
     _report(network, batches, validation, recent, progress, budget, run)
     _save(network, run, progress)
     return progress
+
+
+def _one_step(network: keras.Model) -> Callable[[Any, np.ndarray], float]:
+    def learn(inputs: Any, maps: np.ndarray) -> float:
+        loss = float(network.train_on_batch(inputs, maps, return_dict=True)["loss"])
+        network.reset_metrics()
+        return loss
+
+    return learn
 
 
 def _share(progress: Progress, budget: Budget) -> float:
