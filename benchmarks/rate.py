@@ -47,7 +47,7 @@ def of_model(folder: Path, data: list[Path], is_watched: bool) -> list[dict]:
     chosen = split_watched(len(samples))[0] if is_watched else np.arange(len(samples))
     latents, maps = model.latents(samples.gathers[chosen]), samples.maps[chosen]
     coding = model.decoder.coding
-    rates = [(folder.name, coding.latent, bits) for bits in BITS]
+    rates = [(f"{folder.name}, all values in 8 to 2 bits", coding.latent, bits) for bits in BITS]
     if coding.prefixes:
         rates += [
             (f"{folder.name}, first values in {bits} bits", values, bits)

@@ -21,6 +21,7 @@ import numpy as np
 from convert import litert
 from firmware_py.bundle import load_bundle
 from firmware_py.compand import quantise, thin_samples
+from firmware_py.rate import Rate, pack
 from models.data import ThinnedSet, device_parts, load_thinned
 from models.decoder import load_decoder
 from physics.acquisition import Acquisition
@@ -47,9 +48,13 @@ class Released:
         )
         return litert.run(self.bundle.encoder_path.read_bytes(), codes).reshape(*parts.shape[:2], -1)
 
-    def scores(self, latents: np.ndarray) -> np.ndarray:
-        everyone, whole = np.ones(latents.shape[1], bool), np.full(latents.shape[1], latents.shape[2])
-        found = [self.decoder.unfamiliarity(one, everyone, whole) for one in latents]
+    def scores(self, latents: np.ndarray, rate: Rate | None = None) -> np.ndarray:
+        """Of int8 latents ``(n, n_devices, latent)`` as they are, or as the centre reads them sent at ``rate``."""
+        n_devices, coding = latents.shape[1], self.decoder.coding
+        rate = rate or coding.rates[0]
+        received = np.array([[coding.unpack(pack(one, rate)) for one in event] for event in latents])
+        everyone = np.ones(n_devices, bool)
+        found = [self.decoder.unfamiliarity(one, everyone, [rate] * n_devices) for one in received]
         return np.array([score for score, _ in filter(None, found)])
 
     def maps(self, latents: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +123,15 @@ def roc(usual: np.ndarray, strange: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return false, caught, float(np.trapezoid(caught, false))
 
 
+def at_rate(model: Released, rate: Rate, latents: np.ndarray, strange: dict[str, np.ndarray]) -> dict:
+    """How the score tells strange from usual where all devices send at ``rate``."""
+    usual = model.scores(latents, rate)
+    return {
+        "false_alarms": float((usual > model.limit).mean()),
+        "auc": {name: roc(usual, model.scores(one, rate))[2] for name, one in strange.items()},
+    }
+
+
 def benchmark(model: Released, held_out: ThinnedSet) -> dict:
     latents = model.latents(held_out.gathers)
     velocity, scales = model.maps(latents)
@@ -142,6 +156,9 @@ def benchmark(model: Released, held_out: ThinnedSet) -> dict:
         "coverage": {name: coverage(errors[chosen], scales[chosen]) for name, chosen in rows.items()},
         "limit": limit,
         "false_alarms": float((usual > limit).mean()),
+        "at_rates": {
+            rate.payload_bytes: at_rate(model, rate, latents, strange) for rate in model.decoder.coding.rates
+        },
         "strange": {
             name: {
                 "auc": roc(usual, scores[name])[2],
@@ -204,6 +221,9 @@ def main() -> None:
             f"{name:<32} AUC {row['auc']:.2f}, caught {row['caught']:.0%}; of the map's "
             f"uncertainty {row['auc_of_uncertainty']:.2f}"
         )
+    for size, row in found["at_rates"].items():
+        aucs = ", ".join(f"{name} {auc:.2f}" for name, auc in row["auc"].items())
+        print(f"{size} bytes a latent: {row['false_alarms']:.1%} of usual above the limit; AUC of {aucs}")
     print(
         f"{found['samples']} samples: uncertainty {found['mean_uncertainty']:.4f} for an MAE of {found['mae']:.4f}, "
         f"rank correlation of a map's with its error {found['rank_correlation']:.2f}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from central.config import CentralConfig, ModelSection
 from firmware_py.bundle import Bundle, BundleError, load_bundle
-from firmware_py.rate import Coding
+from firmware_py.rate import Coding, Rate
 from physics.acquisition import Acquisition
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class MapDecoder(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
     def unfamiliarity(
-        self, latents_int8: np.ndarray, present: np.ndarray, sent: np.ndarray
+        self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
     ) -> tuple[float, float] | None: ...
 
 

@@ -246,10 +246,10 @@ def _heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.nda
 def _judged(event: Event, decoder: MapDecoder) -> dict:
     """How like the training gathers this event is, and a flag where it is not."""
     (latents,), (present,) = _heard([event], decoder)
-    sent = np.zeros(decoder.n_devices, int)
+    rates = [decoder.coding.rates[0]] * decoder.n_devices
     for device, latent in event.latents.items():
-        sent[device] = decoder.coding.rate(len(latent.payload)).values
-    found = decoder.unfamiliarity(latents, present, sent)
+        rates[device] = decoder.coding.rate(len(latent.payload))
+    found = decoder.unfamiliarity(latents, present, rates)
     if found is None:
         return {}
     score, limit = found

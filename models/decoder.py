@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 import models.network  # noqa: F401  registers the layers that a saved decoder names
-from firmware_py.rate import RateError, read_coding
+from firmware_py.rate import Rate, RateError, read_coding
 from models.familiarity import Familiarity, FamiliarityError, load_familiarity
 from models.training import write_json
 from physics.acquisition import Acquisition
@@ -105,15 +106,20 @@ class Decoder:
         return np.concatenate(velocities), np.concatenate(uncertainties)
 
     def unfamiliarity(
-        self, latents_int8: np.ndarray, present: np.ndarray, sent: np.ndarray
+        self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
     ) -> tuple[float, float] | None:
-        """How unlike those of training the latents of one event are, shapes as for ``decode``, by the first ``sent
-        (n_devices,)`` values of each: the score of ``models.familiarity`` and its limit; None for a decoder without
-        that file."""
+        """How unlike those of training the latents of one event are, shapes as for ``decode``, each sent at its
+        device's one of ``rates``: the score of ``models.familiarity`` and its limit; None for a decoder without that
+        file."""
         if self.familiarity is None:
             return None
         latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
-        (score,) = self.familiarity.scores(latents[None], np.asarray(present, bool)[None], sent[None])
+        sent = np.array([[rate.values for rate in rates]])
+        # What is read as the middle of a step is anywhere in it; that of 8 bits is in the training latents too.
+        steps = np.array([[(1 << (8 - rate.bits)) * (rate.bits < 8) for rate in rates]]) * float(self._scale)
+        (score,) = self.familiarity.scores(
+            latents[None], np.asarray(present, bool)[None], sent, np.square(steps) / 12
+        )
         return float(score), self.familiarity.limit
 
     def _is_wide(self) -> bool:

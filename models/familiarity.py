@@ -31,31 +31,42 @@ class Familiarity:
     mean: np.ndarray
     whitening: np.ndarray
     limit: float
-    _of_first: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _of_first: dict[tuple[int, float], np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def scores(self, latents: np.ndarray, present: np.ndarray, sent: np.ndarray | None = None) -> np.ndarray:
+    def scores(
+        self,
+        latents: np.ndarray,
+        present: np.ndarray,
+        sent: np.ndarray | None = None,
+        noise: np.ndarray | None = None,
+    ) -> np.ndarray:
         """``latents (n, n_devices, latent)`` float and ``present (n, n_devices)`` bool -> ``(n,)``.
 
-        Of a device that sent only its first values, ``sent (n, n_devices)`` of them, these alone are judged. What a
+        Of a device that sent only its first values, ``sent (n, n_devices)`` of them, these alone are judged; what
+        rounding to fewer bits adds to the variance of each of its values is ``noise (n, n_devices)``. What a
         device that was not heard has in ``latents`` does not matter. At least one must be heard.
         """
         off = np.asarray(latents, np.float32) - self.mean
         sent = np.full(off.shape[:2], off.shape[2]) if sent is None else sent
+        noise = np.zeros(off.shape[:2]) if noise is None else noise
         distances = np.zeros(off.shape[:2])
-        for count in np.unique(sent[present]):
-            judged = np.square(off[..., :count] @ self._whitening_of_first(int(count))).mean(axis=-1)
-            distances = np.where(present & (sent == count), judged, distances)
+        for count, variance in set(zip(sent[present].tolist(), noise[present].tolist(), strict=True)):
+            judged = np.square(off[..., :count] @ self._whitening_of_first(count, variance)).mean(axis=-1)
+            distances = np.where(present & (sent == count) & (noise == variance), judged, distances)
         return distances.sum(axis=1) / present.sum(axis=1)
 
-    def _whitening_of_first(self, count: int) -> np.ndarray:
-        """As ``whitening``, of the first values alone: ``(count, count)``."""
-        if count == len(self.mean):
+    def _whitening_of_first(self, count: int, variance: float) -> np.ndarray:
+        """As ``whitening``, of the first values alone and with so much noise: ``(count, count)``."""
+        if count == len(self.mean) and not variance:
             return self.whitening
-        if count not in self._of_first:
+        if (count, variance) not in self._of_first:
             spreading = np.linalg.inv(self.whitening.astype(np.float64))
-            covariance = (spreading.T @ spreading)[:count, :count]
-            self._of_first[count] = np.linalg.inv(np.linalg.cholesky(covariance)).T.astype(np.float32)
-        return self._of_first[count]
+            covariance = (spreading.T @ spreading)[:count, :count] + variance * np.eye(count)
+            whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
+            self._of_first[count, variance] = whitening.astype(np.float32)
+        return self._of_first[count, variance]
 
     def save(self, path: Path) -> None:
         """Write a .npz that appears when whole."""

@@ -27,7 +27,7 @@ def prefixes(latent: int) -> tuple[int, ...]:
 def prefix_rates(latent: int) -> tuple[tuple[int, int], ...]:
     """Values and bits of each rate below the two that every latent has (``firmware_py.rate``): of those of a length,
     what draws the better map (docs/decisions/0012)."""
-    return ((latent // 4, 8), (latent // 4, 4))
+    return ((latent // 4, 8), (latent // 4, 4), (latent // 8, 4))
 
 
 def whole(n: int, n_devices: int, latent: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from small_survey import SURVEY
 
+from firmware_py.rate import Rate
 from models.decoder import FAMILIARITY, WIDE, WIDE_FROM, DecoderError, load_decoder, save_decoder
 from models.familiarity import measure_familiarity
 from models.fusion import DecoderConfig, build_decoder
 
-WHOLE = np.full(3, 16)
+WHOLE = [Rate(16, 8)] * 3
 
 
 @pytest.fixture

@@ -53,6 +53,19 @@ def test_of_a_device_that_sent_its_first_values_these_alone_are_judged(familiari
     assert familiarity.scores(latents[:1] * 4, ALL, sent[:1])[0] > familiarity.limit
 
 
+def test_coarse_steps_are_not_taken_for_strange():
+    """Of one direction that hardly varies: its rounding would be most of the score, were it not told."""
+    scale = np.ones(LATENT)
+    scale[-1] = 0.05
+    fitted = measure_familiarity(gathers(4000, 1) * scale, gathers(2000, 2) * scale)
+    step, everyone = 0.5, np.ones((2000, 3), bool)
+    coarse = (np.floor(gathers(2000, 3) * scale / step) + 0.5) * step
+    noise = np.full((2000, 3), step**2 / 12)
+    told = fitted.scores(coarse, everyone, noise=noise)
+    assert (fitted.scores(coarse, everyone) > fitted.limit).mean() > 0.5
+    assert told.mean() == pytest.approx(1.0, abs=0.1) and (told > fitted.limit).mean() < 0.05
+
+
 def test_a_direction_in_which_nothing_varied_is_no_division_by_zero():
     flat = gathers(500, 6)
     flat[..., 0] = 1.0
