@@ -1,12 +1,13 @@
-"""A map of whatever devices are heard: the error of every subset, with a released model's int8 latents.
+"""A map of whatever devices are heard: the error of every subset, by a released model in int8 or a run in float.
 
-python benchmarks/missing.py --data held-out [--model models/zoo/epic-small-128] [--json]
+python benchmarks/missing.py --data held-out [--model models/zoo/epic-small-128 | --model RUN] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -14,21 +15,48 @@ import numpy as np
 from trust import Released
 
 from models.data import load_thinned
+from models.evaluate import load_run
+
+Draw = Callable[[np.ndarray], np.ndarray]
 
 
 def benchmark(folder: Path, data: list[Path]) -> list[dict]:
     """MAE (1 is half the velocity range) of each set of ``missing`` devices, the fewest first."""
-    model = Released(folder)
-    n = model.decoder.n_devices
-    held_out = load_thinned(data, model.decoder.acquisition, model.thin)
-    latents = model.latents(held_out.gathers)
+    maps, draw, n = _released(folder, data) if (folder / "bundle").exists() else _trained(folder, data)
     rows = []
     for missing in (subset for size in range(n) for subset in combinations(range(n), size)):
-        present = np.ones(latents.shape[:2], bool)
+        present = np.ones((len(maps), n), bool)
         present[:, list(missing)] = False
-        drawn, _ = model.maps(latents, present)
-        rows.append({"missing": list(missing), "mae": float(np.abs(drawn - held_out.maps).mean())})
+        rows.append({"missing": list(missing), "mae": float(np.abs(draw(present) - maps).mean())})
     return rows
+
+
+def _released(folder: Path, data: list[Path]) -> tuple[np.ndarray, Draw, int]:
+    """True maps ``(n, nz, nx)``, what draws them of the devices present ``(n, n_devices)``, and ``n_devices``."""
+    model = Released(folder)
+    held_out = load_thinned(data, model.decoder.acquisition, model.thin)
+    latents = model.latents(held_out.gathers)
+    return held_out.maps, lambda present: model.maps(latents, present)[0], model.decoder.n_devices
+
+
+def _trained(run: Path, data: list[Path]) -> tuple[np.ndarray, Draw, int]:
+    """As ``_released`` of a run of `epic train epic`, with its float latents."""
+    found = load_run(run, data)
+    a = found.held_out.acquisition
+    encoder, decoder = found.parts["encoder"], found.parts["decoder"]
+    inputs, _ = found.batches.plain(np.arange(len(found.held_out)))
+    parts = inputs["parts"]
+    latents = encoder.predict(parts.reshape(-1, *parts.shape[2:]), batch_size=100, verbose=0)
+    given = {
+        "latents": latents.reshape(*parts.shape[:2], -1),
+        "positions": np.repeat(a.device_positions()[None], len(parts), axis=0),
+    }
+
+    def draw(present: np.ndarray) -> np.ndarray:
+        drawn = decoder.predict({**given, "mask": present.astype(np.float32)}, batch_size=50, verbose=0)
+        return np.clip(drawn["velocity"][..., 0], -1.0, 1.0)
+
+    return found.held_out.maps, draw, a.n_devices
 
 
 def main() -> None:

@@ -25,12 +25,19 @@ NOISE_MIN, NOISE_MAX = 1e-3, 5e-2
 
 class EpicBatches:
     """Companded device parts and a mask of devices heard, and for an ordered latent of ``ordered`` values the rates
-    of devices; see ``models.network.build_network``."""
+    of devices; see ``models.network.build_network``. ``drop_out_share`` of the training samples lack devices."""
 
-    def __init__(self, data: ThinnedSet, companding: Companding, ordered: int | None = None) -> None:
+    def __init__(
+        self,
+        data: ThinnedSet,
+        companding: Companding,
+        ordered: int | None = None,
+        drop_out_share: float = DROP_OUT_SHARE,
+    ) -> None:
         self.data = data
         self.companding = companding
         self._ordered = ordered
+        self._drop_out_share = drop_out_share
         self._mirrored_share = mirrored_share(data.acquisition)
 
     def __len__(self) -> int:
@@ -48,7 +55,7 @@ class EpicBatches:
         faulty = rng.random(len(indices)) < FAULTY_SHARE
         sample_s = acquisition.dt_s * self.companding.thin
         gathers[faulty] = add_faults(gathers[faulty], acquisition, sample_s, rng)
-        mask = drop_devices(len(indices), acquisition.n_devices, rng)
+        mask = drop_devices(len(indices), acquisition.n_devices, rng, self._drop_out_share)
         inputs = self._inputs(add_noise(gathers, rng), mask)
         if self._ordered is not None:
             inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
@@ -81,10 +88,12 @@ def add_noise(gathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return noisy
 
 
-def drop_devices(n: int, n_devices: int, rng: np.random.Generator) -> np.ndarray:
-    """Masks ``(n, n_devices)`` float32: mostly ones; a share of rows lacks 1 .. n_devices - 1 devices."""
+def drop_devices(
+    n: int, n_devices: int, rng: np.random.Generator, share: float = DROP_OUT_SHARE
+) -> np.ndarray:
+    """Masks ``(n, n_devices)`` float32: mostly ones; ``share`` of the rows lack 1 .. n_devices - 1 devices."""
     mask = np.ones((n, n_devices), np.float32)
-    for row in np.flatnonzero(rng.random(n) < DROP_OUT_SHARE):
+    for row in np.flatnonzero(rng.random(n) < share):
         if n_devices > 1:
             # One missing device is the common case in the field; more get rarer.
             missing = min(int(rng.geometric(0.5)), n_devices - 1)

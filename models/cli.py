@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,10 @@ def limit_threads(threads: int) -> None:
 
 @app.command()
 def train(
-    kind: Annotated[str, typer.Argument(help="epic, or inversionnet (the centralised baseline).")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="epic, or a baseline: inversionnet, bigfwi-m, bigfwi-xl (central), federated."),
+    ],
     data: Annotated[list[Path], typer.Option(help="Folder with OpenFWI files; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
     minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
@@ -68,6 +72,12 @@ def train(
             "--ordered", help="Latents that decode from their first values: lower rates at run time."
         ),
     ] = False,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            help="For comparison, EPIC without attention (latents concatenated), positions (of devices) or drop-out."
+        ),
+    ] = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -109,6 +119,7 @@ def train(
             thin=thin,
             encoder=encoder,
             start_from=start_from,
+            without=without,
             acquisition=read_survey(survey) if survey else None,
             on_progress=on_progress,
             on_load=on_load,
@@ -118,7 +129,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    runs: Annotated[list[Path], typer.Argument(help="A finished run folder; with --all, several.")],
     data: Annotated[list[Path], typer.Option(help="Held-out OpenFWI folder; repeat for more.")],
     missing: Annotated[list[int] | None, typer.Option(help="A device not heard; repeat for more.")] = None,
     physics: Annotated[
@@ -127,9 +138,21 @@ def evaluate(
             help="Instead: model so many predicted maps, and hold their latents against the recorded."
         ),
     ] = 0,
+    compared: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="One table of all runs, with bytes an event, parameters and a device's work."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print MAE, RMSE and SSIM of a run on held-out data, family by family."""
+    if compared:
+        _compare(runs, data, tuple(missing or ()), as_json)
+        return
+    if len(runs) > 1:
+        raise TrainingError(f"evaluate: got {len(runs)} runs; give one, or --all for one table of them")
+    (run,) = runs
     if physics:
         _evaluate_physics(run, data, physics, as_json)
         return
@@ -137,6 +160,29 @@ def evaluate(
 
     table = evaluate_run(run, data, tuple(missing or ()))
     _print_table(table, f"{run.name} on held-out data", as_json, {"families": table})
+
+
+def _compare(runs: list[Path], data: list[Path], missing: tuple[int, ...], as_json: bool) -> None:
+    from models.comparison import compare_runs
+
+    rows = compare_runs(runs, data, missing)
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table("", *(row.name for row in rows), title="held-out data")
+    for error, digits in (("mae", 4), ("rmse", 4), ("ssim", 3)):
+        for family in rows[0].families:
+            drawn.add_row(
+                f"{error.upper()} {family}", *(f"{row.families[family][error]:.{digits}f}" for row in rows)
+            )
+        drawn.add_section()
+    drawn.add_row("bytes an event", *(f"{row.bytes_per_event:,}" for row in rows))
+    drawn.add_row("parameters", *(f"{row.parameters:,}" for row in rows))
+    drawn.add_row("MACs on a device", *(f"{row.device_macs:,}" for row in rows))
+    Console().print(drawn)
 
 
 def _evaluate_physics(run: Path, data: list[Path], count: int, as_json: bool) -> None:

@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from models.data import ThinnedSet, load_thinned
-from models.run import RunConfig, assemble, read_config, score
+from models.run import RunConfig, assemble, read_config
+from models.scores import score
 from models.training import TrainingError, predict
 from physics.acquisition import Acquisition
 
 
-def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> dict[str, dict[str, float]]:
-    """Score the finished run on every sample under ``data`` (float networks, before int8).
+@dataclass(frozen=True)
+class Loaded:
+    """A finished run on held-out data: its whole ``network``, what it is fed, its saved ``parts`` by name."""
 
-    ``missing`` names devices that are not heard (EPIC only). Returns the table of ``models.run.score``.
-    Raises ``TrainingError`` for a run that has no weights yet, ``DataError`` for missing data.
+    config: RunConfig
+    held_out: ThinnedSet
+    network: keras.Model
+    batches: Any
+    parts: dict[str, keras.Model]
+
+
+def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Loaded:
+    """The finished run, about to draw every sample under ``data`` (float networks, before int8).
+
+    ``missing`` names devices that are not heard (not of a centralised network). Raises ``TrainingError`` for a run that
+    has no weights yet, ``DataError`` for missing data.
     """
     config = read_config(run)
     held_out = load_held_out(config, data)
-    acquisition = held_out.acquisition
-    config = type(config)(**{**vars(config), "data": [str(folder) for folder in data]})
-    network, batches, parts = assemble(config, held_out, acquisition)
+    config = replace(config, data=[str(folder) for folder in data])
+    network, batches, parts = assemble(config, held_out, held_out.acquisition)
     for name, part in parts.items():
         path = run / f"{name}.keras"
         if not path.exists():
             raise TrainingError(f"{path}: not found; the run has not finished, resume it with `epic train`")
         part.set_weights(keras.models.load_model(path, compile=False).get_weights())
-    indices = np.arange(len(held_out))
     if missing:
         batches = _WithMissing(batches, missing)
-    return score(predict(network, batches, indices)[..., 0], held_out, indices)
+    return Loaded(config, held_out, network, batches, parts)
+
+
+def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> dict[str, dict[str, float]]:
+    """Score the finished run on every sample under ``data``; arguments and errors as of ``load_run``.
+
+    Returns the table of ``models.scores.score``.
+    """
+    found = load_run(run, data, missing)
+    return score_loaded(found, found.network)
+
+
+def score_loaded(found: Loaded, network: Any) -> dict[str, dict[str, float]]:
+    """As ``evaluate_run``, of ``network``, which takes what the run's own network takes."""
+    indices = np.arange(len(found.held_out))
+    return score(predict(network, found.batches, indices)[..., 0], found.held_out, indices)
 
 
 def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:

@@ -1,57 +1,84 @@
-"""InversionNet, the centralised baseline, as published with OpenFWI.
+"""InversionNet and its deeper forms, the centralised baselines, as published with OpenFWI.
 
 Wu & Lin, "InversionNet", IEEE Trans. Comput. Imaging 2020, in the form of the OpenFWI benchmark (Deng et
-al. 2022): every block is convolution, batch normalisation, LeakyReLU(0.2); 24,409,123 parameters for
-the benchmark's survey (counting batch normalisation's scale and shift).
+al. 2022): every block is convolution, batch normalisation, LeakyReLU(0.2). BigFWI (Jin et al., Scientific
+Reports 14, 2024, and its code) trains one network on all ten families: InversionNet itself (B), a deeper one (M),
+and a deeper and wider one (XL in its code; what is called L there takes gathers of 7 receivers).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import keras
 from keras import layers, ops
 
 from physics.acquisition import Acquisition
 
-# (filters, kernel, stride, pad), kernels time x receiver.
-_ENCODER = (
-    (32, (7, 1), (2, 1), (3, 0)),
-    (64, (3, 1), (2, 1), (1, 0)),
-    (64, (3, 1), (1, 1), (1, 0)),
-    (64, (3, 1), (2, 1), (1, 0)),
-    (64, (3, 1), (1, 1), (1, 0)),
-    (128, (3, 1), (2, 1), (1, 0)),
-    (128, (3, 1), (1, 1), (1, 0)),
-    (128, (3, 3), (2, 2), (1, 1)),
-    (128, (3, 3), (1, 1), (1, 1)),
-    (256, (3, 3), (2, 2), (1, 1)),
-    (256, (3, 3), (1, 1), (1, 1)),
-    (256, (3, 3), (2, 2), (1, 1)),
-    (256, (3, 3), (1, 1), (1, 1)),
-)
-_BOTTLENECK = 512
-# The first blocks have kernels of one receiver: a device can compute them from its own part alone.
-SPLIT = 7
-_DECODER = (256, 128, 64, 32)
+
+@dataclass(frozen=True)
+class Layout:
+    """Channels of each level. Kernels are time x receiver, and each level halves what it works along.
+
+    ``along_time``: levels of one block, then of two, whose kernels are one receiver wide. ``both_ways``: levels of
+    ``blocks`` blocks of 3 x 3. What is left becomes one point of ``bottleneck`` channels. ``up``: (channels, kernel,
+    cells cut from each side) of transposed convolutions of stride 2, with ``blocks`` - 1 blocks of 3 x 3 after each.
+    """
+
+    along_time: tuple[int, ...]
+    both_ways: tuple[int, ...]
+    bottleneck: int
+    up: tuple[tuple[int, int, int], ...]
+    blocks: int = 2
+
+    @property
+    def n_along_time(self) -> int:
+        """Blocks that a device can compute from its own receivers alone."""
+        return 2 * len(self.along_time) - 1
+
+    @property
+    def down(self) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
+        """Channels, kernel and stride of each block before the bottleneck."""
+        first, *others = self.along_time
+        found = [(first, (7, 1), (2, 1))]
+        for channels in others:
+            found += [(channels, (3, 1), (2, 1)), (channels, (3, 1), (1, 1))]
+        for channels in self.both_ways:
+            found += [(channels, (3, 3), (2, 2)), *[(channels, (3, 3), (1, 1))] * (self.blocks - 1)]
+        return found
 
 
-def _finish(x, name: str, activation: bool = True):
-    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
-    return layers.LeakyReLU(0.2, name=f"{name}_relu")(x) if activation else x
+_TO_80_CELLS = ((512, 5, 0), (256, 4, 1), (128, 4, 1), (64, 4, 1), (32, 4, 1))
+_TO_72_CELLS = ((1024, 2, 0), (1024, 4, 1), (512, 5, 1), (256, 4, 1), (128, 4, 1), (64, 4, 1))
+# By the name that `epic train` gives them; parameters for the benchmark's survey, counting batch normalisation's
+# scale and shift: 24,409,123, 28,883,779 and 109,715,267.
+LAYOUTS = {
+    "inversionnet": Layout((32, 64, 64, 128), (128, 256, 256), 512, _TO_80_CELLS),
+    "bigfwi-m": Layout((32, 64, 64, 128), (128, 256, 256), 512, _TO_80_CELLS, blocks=3),
+    "bigfwi-xl": Layout((64, 128, 256, 512), (512, 512, 512, 1024), 1024, _TO_72_CELLS),
+}
 
 
-def build_inversionnet(acquisition: Acquisition) -> keras.Model:
+def build_inversionnet(acquisition: Acquisition, layout: Layout = LAYOUTS["inversionnet"]) -> keras.Model:
     """Keras model: gather ``(batch, n_time, n_receivers, n_sources)`` -> map ``(batch, nz, nx, 1)``.
 
     The input is the benchmark's log-transformed, min-max scaled gather; the output is the normalised
-    map. Raises ``ValueError`` for a survey whose map does not fit the 80 x 80 that the decoder draws.
+    map. Raises ``ValueError`` for a survey whose map does not fit the square that the decoder draws.
     """
-    if acquisition.n_depth > 80 or acquisition.n_width > 80:
-        raise ValueError(
-            f"inversionnet: draws 80 x 80 cells and crops; got a map of {acquisition.n_depth} x "
-            f"{acquisition.n_width}; use a survey of at most 80 x 80 cells"
-        )
-    gather = keras.Input((acquisition.n_time, acquisition.n_receivers, acquisition.n_sources), name="gather")
-    return keras.Model(gather, _draw(_down(gather, 0, len(_ENCODER)), acquisition), name="inversionnet")
+    shape = (acquisition.n_time, acquisition.n_receivers, acquisition.n_sources)
+    return build_from_layout(layout, shape, acquisition, "inversionnet")
+
+
+def build_from_layout(
+    layout: Layout, shape: tuple[int, int, int], acquisition: Acquisition, name: str
+) -> keras.Model:
+    """As ``build_inversionnet`` for gathers of ``shape``: ``(time, receivers, sources)``."""
+    gather = keras.Input(shape, name="gather")
+    drawn = _draw(_down(gather, layout.down), layout, acquisition)
+    return keras.Model(gather, drawn, name=name)
+
+
+_SPLIT = LAYOUTS["inversionnet"]
 
 
 def build_device_half(acquisition: Acquisition) -> keras.Model:
@@ -60,14 +87,15 @@ def build_device_half(acquisition: Acquisition) -> keras.Model:
     part = keras.Input(
         (acquisition.n_time, acquisition.max_device_receivers, acquisition.n_sources), name="part"
     )
-    return keras.Model(part, _down(part, 0, SPLIT), name="inversionnet_device")
+    return keras.Model(part, _down(part, _SPLIT.down[: _SPLIT.n_along_time]), name="inversionnet_device")
 
 
 def build_central_half(acquisition: Acquisition) -> keras.Model:
     """What is left of the network after ``build_device_half``, the devices' outputs side by side."""
     n_time, channels = build_device_half(acquisition).output_shape[1::2]
     inner = keras.Input((n_time, acquisition.n_receivers, channels), name="inner")
-    drawn = _draw(_down(inner, SPLIT, len(_ENCODER)), acquisition)
+    first = _SPLIT.n_along_time
+    drawn = _draw(_down(inner, _SPLIT.down[first:], first), _SPLIT, acquisition)
     return keras.Model(inner, drawn, name="inversionnet_central")
 
 
@@ -78,25 +106,34 @@ def copy_weights(whole: keras.Model, half: keras.Model) -> None:
             layer.set_weights(whole.get_layer(layer.name).get_weights())
 
 
-def _down(x, first: int, last: int):
-    for i, (filters, kernel, stride, pad) in enumerate(_ENCODER[first:last], start=first):
-        x = layers.ZeroPadding2D(pad, name=f"down{i}_pad")(x)
-        x = _finish(layers.Conv2D(filters, kernel, stride, name=f"down{i}")(x), f"down{i}")
+def _finish(x, name: str, activation: bool = True):
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return layers.LeakyReLU(0.2, name=f"{name}_relu")(x) if activation else x
+
+
+def _down(x, blocks: list, first: int = 0):
+    for i, (channels, kernel, stride) in enumerate(blocks, start=first):
+        x = layers.ZeroPadding2D((kernel[0] // 2, kernel[1] // 2), name=f"down{i}_pad")(x)
+        x = _finish(layers.Conv2D(channels, kernel, stride, name=f"down{i}")(x), f"down{i}")
     return x
 
 
-def _draw(x, acquisition: Acquisition):
-    # What is left (8 x 9 for the benchmark) becomes one point.
-    x = _finish(layers.Conv2D(_BOTTLENECK, x.shape[1:3], name="bottleneck")(x), "bottleneck")
-    x = _finish(layers.Conv2DTranspose(_BOTTLENECK, 5, 2, name="up0")(x), "up0")
-    x = _finish(layers.Conv2D(_BOTTLENECK, 3, padding="same", name="up0b")(x), "up0b")
-    for i, filters in enumerate(_DECODER, start=1):
-        # Keras' "same" with kernel 4 and stride 2 is PyTorch's padding 1.
-        x = _finish(layers.Conv2DTranspose(filters, 4, 2, padding="same", name=f"up{i}")(x), f"up{i}")
-        x = _finish(layers.Conv2D(filters, 3, padding="same", name=f"up{i}b")(x), f"up{i}b")
-    top, left = (x.shape[1] - acquisition.n_depth) // 2, (x.shape[2] - acquisition.n_width) // 2
-    bottom, right = x.shape[1] - acquisition.n_depth - top, x.shape[2] - acquisition.n_width - left
-    x = layers.Cropping2D(((top, bottom), (left, right)), name="crop")(x)
+def _draw(x, layout: Layout, acquisition: Acquisition):
+    # What is left (8 x 9 for InversionNet on the benchmark) becomes one point.
+    x = _finish(layers.Conv2D(layout.bottleneck, x.shape[1:3], name="bottleneck")(x), "bottleneck")
+    for i, (channels, kernel, cut) in enumerate(layout.up):
+        x = layers.Conv2DTranspose(channels, kernel, 2, name=f"up{i}")(x)
+        x = _finish(layers.Cropping2D(cut, name=f"up{i}_cut")(x), f"up{i}")
+        for block in "bc"[: layout.blocks - 1]:
+            name = f"up{i}{block}"
+            x = _finish(layers.Conv2D(channels, 3, padding="same", name=name)(x), name)
+    spare = (x.shape[1] - acquisition.n_depth, x.shape[2] - acquisition.n_width)
+    if min(spare) < 0:
+        raise ValueError(
+            f"inversionnet: draws {x.shape[1]} x {x.shape[2]} cells and crops; got a map of {acquisition.n_depth} x "
+            f"{acquisition.n_width}; use a survey of at most {x.shape[1]} x {x.shape[2]} cells"
+        )
+    x = layers.Cropping2D([(cells // 2, cells - cells // 2) for cells in spare], name="crop")(x)
     x = _finish(layers.Conv2D(1, 3, padding="same", name="out")(x), "out", activation=False)
     return ops.tanh(x)
 

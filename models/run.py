@@ -13,22 +13,25 @@ import keras
 import numpy as np
 
 from firmware_py.compand import Companding
-from models.batches import EpicBatches, InversionNetBatches
+from models.batches import DROP_OUT_SHARE, EpicBatches, InversionNetBatches
 from models.companding import choose_companding
 from models.data import ThinnedSet, load_thinned, survey_of
 from models.encoder import PRESETS, EncoderConfig, encoder_preset
+from models.federated import Rounds, build_federated
 from models.fusion import DecoderConfig
-from models.inversionnet import build_inversionnet
+from models.inversionnet import LAYOUTS, build_inversionnet
 from models.network import build_network, map_loss, map_mae
 from models.ordered import order_latent
+from models.scores import score
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
 from models.warm_start import Origin, begin_with, read_origin
 from physics.acquisition import Acquisition
-from physics.metrics import mae, rmse, ssim
 from physics.normalise import log_transform
 from physics.openfwi_files import find_pairs
 
-KINDS = ("epic", "inversionnet")
+KINDS = ("epic", *LAYOUTS, "federated")
+# What an EPIC run may be trained without, to see what it is worth.
+PARTS = ("attention", "positions", "drop-out")
 # Every 50th sample is kept from training to watch it; results are reported on other seeds altogether.
 WATCH_EVERY = 50
 WATCH_MOST = 300
@@ -50,6 +53,7 @@ class RunConfig:
     encoder: dict | None
     decoder: dict | None
     log_range: list[float] | None
+    without: str | None = None
 
 
 def start_run(
@@ -60,16 +64,18 @@ def start_run(
     thin: int = 10,
     encoder: str = "small",
     start_from: Path | None = None,
+    without: str | None = None,
     acquisition: Acquisition | None = None,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Train ``kind`` ("epic" or "inversionnet") on OpenFWI folders ``data`` into the folder ``run``.
+    """Train ``kind`` (one of ``KINDS``) on OpenFWI folders ``data`` into the folder ``run``.
 
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
     its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``. ``start_from`` is
     an earlier run or a released model with whose weights and companding a new EPIC run begins (see
-    ``models.warm_start``). ``acquisition`` is by default that of the run being resumed, else what ``data`` were made
+    ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run. ``acquisition`` is by
+    default that of the run being resumed, else what ``data`` were made
     for. Returns the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
@@ -83,15 +89,24 @@ def start_run(
             "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
             "--start-from"
         )
-    if budget.ordered and kind != "epic":
-        raise TrainingError("train: only an EPIC run has latents to order; leave out --ordered")
+    if budget.ordered and (kind != "epic" or without == "attention"):
+        raise TrainingError(
+            "train: only an EPIC run with attention has latents to order; leave out --ordered"
+        )
+    if without is not None and (kind != "epic" or without not in PARTS):
+        raise TrainingError(
+            f"train: an EPIC run may be without one of {', '.join(PARTS)}; got {kind} without {without!r}"
+        )
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
     thinned = load_thinned(data, acquisition, thin, on_load)
     watched, training = split_watched(len(thinned))
-    config = _configure(kind, data, run, budget, thin, encoder, origin, acquisition, thinned, training)
+    config = _configure(
+        kind, data, run, budget, thin, encoder, without, origin, acquisition, thinned, training
+    )
     write_json(run / "config.json", asdict(config))
+    keras.utils.set_random_seed(budget.seed)
     with computing_in(budget.precision):
         network, batches, parts = assemble(config, thinned, acquisition, budget.quantised, budget.ordered)
     if origin is not None:
@@ -108,7 +123,8 @@ def start_run(
         metrics=[map_mae] if kind == "epic" else [],
         jit_compile=keras.backend.backend() == "jax",
     )
-    progress = train(network, batches, watched, training, budget, run, on_progress)
+    learn = Rounds(network, parts["local"]) if kind == "federated" else None
+    progress = train(network, batches, watched, training, budget, run, on_progress, learn)
     weights = network.get_weights()
     network, batches, parts = assemble(config, thinned, acquisition)
     network.set_weights(weights)
@@ -120,6 +136,7 @@ def start_run(
         "step": progress.step,
         "epoch": progress.epoch,
         "elapsed_s": progress.elapsed_s,
+        "core_s": progress.core_s,
         "families": score(predict(network, batches, watched)[..., 0], thinned, watched),
     }
     write_json(run / "metrics.json", metrics)
@@ -163,6 +180,7 @@ def _configure(
     budget: Budget,
     thin: int,
     encoder: str,
+    without: str | None,
     origin: Origin | None,
     acquisition: Acquisition,
     thinned: ThinnedSet,
@@ -180,14 +198,19 @@ def _configure(
             raise TrainingError(
                 f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
             )
+    if found and found.without != without:
+        raise TrainingError(
+            f"{run}: holds a run without {found.without or 'nothing'}; choose an empty folder"
+        )
     common: dict[str, Any] = {
         "kind": kind,
         "data": [str(folder) for folder in data],
         "acquisition": acquisition.to_dict(),
         "budget": asdict(budget),
         "thin": thin,
+        "without": without,
     }
-    if kind == "inversionnet":
+    if kind in LAYOUTS:
         log_range = found.log_range if found else _log_range(thinned, training)
         return RunConfig(**common, companding=None, encoder=None, decoder=None, log_range=log_range)
     if found:
@@ -198,10 +221,19 @@ def _configure(
         companding = _measure_companding(data, acquisition, thin, run)
     if companding and companding["thin"] != thin:
         raise TrainingError(f"train: begins with a network for --thin {companding['thin']}, not {thin}")
+    if kind == "federated":
+        return RunConfig(**common, companding=companding, encoder=None, decoder=None, log_range=None)
     shape = encoder_preset(encoder, acquisition, thin)
     if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
         raise TrainingError(f"{run}: holds a run of another encoder than {encoder!r}; choose an empty folder")
-    decoder = DecoderConfig(acquisition.n_devices, shape.latent, acquisition.n_depth, acquisition.n_width)
+    decoder = DecoderConfig(
+        acquisition.n_devices,
+        shape.latent,
+        acquisition.n_depth,
+        acquisition.n_width,
+        attention=without != "attention",
+        positions=without != "positions",
+    )
     return RunConfig(
         **common, companding=companding, encoder=asdict(shape), decoder=asdict(decoder), log_range=None
     )
@@ -240,15 +272,19 @@ def assemble(
 ) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
     """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.network`` for
     ``quantised`` and ``ordered``."""
-    if config.kind == "inversionnet":
-        try:
-            network = build_inversionnet(acquisition)
-        except ValueError as error:
-            raise TrainingError(str(error)) from None
+    if config.kind in LAYOUTS:
+        with _fitting():
+            network = build_inversionnet(acquisition, LAYOUTS[config.kind])
         pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), acquisition)]
         low, high = config.log_range or (0.0, 1.0)
-        return network, InversionNetBatches(pairs, thinned, (low, high)), {"inversionnet": network}
-    assert config.encoder and config.decoder and config.companding
+        return network, InversionNetBatches(pairs, thinned, (low, high)), {config.kind: network}
+    assert config.companding
+    companding = Companding.from_dict(config.companding)
+    if config.kind == "federated":
+        with _fitting():
+            network, local = build_federated(acquisition, acquisition.n_time // config.thin)
+        return network, EpicBatches(thinned, companding, drop_out_share=0.0), {"local": local}
+    assert config.encoder and config.decoder
     network, encoder, decoder = build_network(
         acquisition,
         EncoderConfig.from_dict(config.encoder),
@@ -257,29 +293,15 @@ def assemble(
         ordered,
     )
     latent = config.decoder["latent"] if ordered else None
-    batches = EpicBatches(thinned, Companding.from_dict(config.companding), latent)
+    share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
+    batches = EpicBatches(thinned, companding, latent, share)
     return network, batches, {"encoder": encoder, "decoder": decoder}
 
 
-def score(drawn: np.ndarray, thinned: ThinnedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
-    """Per family and over all: normalised ``mae``, ``rmse``, ``ssim``, ``mae_mps``, sample count.
-
-    ``mean_map_mae`` is the error of the mean of the family's true maps, drawn for every sample: what can be
-    had without looking at any recording.
-    """
-    truth, families = thinned.maps[indices], thinned.families[indices]
-    a = thinned.acquisition
-    half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
-    table = {}
-    for family in [*sorted(set(families)), "all"]:
-        chosen = np.ones(len(indices), bool) if family == "all" else families == family
-        p, t = np.clip(drawn[chosen], -1.0, 1.0), truth[chosen]
-        table[str(family)] = {
-            "count": int(chosen.sum()),
-            "mae": float(mae(p, t)),
-            "mae_mps": float(mae(p, t)) * half_range_mps,
-            "rmse": float(rmse(p, t)),
-            "ssim": float(ssim(p, t)),
-            "mean_map_mae": float(np.abs(t - t.mean(axis=0)).mean()),
-        }
-    return table
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """A survey that a network cannot be built for is a ``TrainingError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingError(str(error)) from None

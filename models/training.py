@@ -74,11 +74,12 @@ def write_json(path: Path, content: Any) -> None:
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in the checkpoint."""
+    """Where a run stands; kept in the checkpoint. ``core_s`` is processor time: what a run on a shared machine cost."""
 
     step: int = 0
     epoch: float = 0.0
     elapsed_s: float = 0.0
+    core_s: float = 0.0
 
 
 def train(
@@ -89,38 +90,40 @@ def train(
     budget: Budget,
     run: Path,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
+    learn: Callable[[Any, np.ndarray], float] | None = None,
 ) -> Progress:
     """Train a compiled ``network`` until the budget is spent; resumes from ``run/checkpoint``.
 
     ``batches`` has ``training(indices, rng)`` and ``plain(indices)``; ``training`` and ``validation``
-    are indices into it. ``on_progress(share, figures)`` is called about once a second.
+    are indices into it. ``on_progress(share, figures)`` is called about once a second. ``learn(inputs, maps)`` learns
+    from a batch and returns its loss; by default one step of the network's optimiser.
 
     Raises ``TrainingError`` when the loss stops being finite.
     """
     progress = _resume(network, run)
+    learn = learn or _one_step(network)
     rng = np.random.default_rng([budget.seed, progress.step])
     order: np.ndarray = np.array([], dtype=int)
     recent: list[float] = []
     last_save = last_report = started = time.monotonic()
-    before = progress.elapsed_s
+    before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
     while (share := _share(progress, budget)) < 1.0:
         if len(order) < budget.batch:
             order = np.concatenate([order, rng.permutation(training)])
         indices, order = order[: budget.batch], order[budget.batch :]
         network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
-        figures = network.train_on_batch(*batches.training(indices, rng), return_dict=True)
-        loss = float(figures["loss"])
+        loss = learn(*batches.training(indices, rng))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
                 f"start again, or resume from the last checkpoint in {run}"
             )
         recent.append(loss)
-        network.reset_metrics()
         progress.step += 1
         progress.epoch += len(indices) / max(len(training), 1)
         now = time.monotonic()
         progress.elapsed_s = before + (now - started)
+        progress.core_s = core_before + time.process_time()
         if now - last_report > 1.0:
             on_progress(
                 _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
@@ -133,6 +136,15 @@ def train(
     _report(network, batches, validation, recent, progress, budget, run)
     _save(network, run, progress)
     return progress
+
+
+def _one_step(network: keras.Model) -> Callable[[Any, np.ndarray], float]:
+    def learn(inputs: Any, maps: np.ndarray) -> float:
+        loss = float(network.train_on_batch(inputs, maps, return_dict=True)["loss"])
+        network.reset_metrics()
+        return loss
+
+    return learn
 
 
 def _share(progress: Progress, budget: Budget) -> float:
@@ -164,6 +176,7 @@ def _report(
         "step": progress.step,
         "epoch": round(progress.epoch, 3),
         "elapsed_s": round(progress.elapsed_s, 1),
+        "core_s": round(progress.core_s, 1),
         "learning_rate": learning_rate_at(_share(progress, budget), budget.learning_rate),
         "loss": float(np.mean(recent)) if recent else None,
     }

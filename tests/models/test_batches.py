@@ -70,6 +70,15 @@ def test_dropped_devices_leave_at_least_one():
     assert drop_devices(10, 1, np.random.default_rng(0)).all()
 
 
+def test_without_drop_out_every_device_is_heard():
+    def masks(**options):
+        batches = EpicBatches(some_set(100), Companding(50.0, 8.0, 10), **options)
+        return batches.training(np.arange(100), np.random.default_rng(0))[0]["mask"]
+
+    assert masks(drop_out_share=0.0).all()
+    assert not masks().all()
+
+
 def test_batches_are_a_function_of_the_generator():
     batches = EpicBatches(some_set(), Companding(50.0, 8.0, 10))
     one, two = (batches.training(np.arange(4), np.random.default_rng(7)) for _ in range(2))

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from models.comparison import count_macs
 from models.encoder import PRESETS, EncoderConfig, Stage, build_encoder, encoder_preset
 from models.fusion import DecoderConfig, build_decoder, fourier_features
-from models.inversionnet import build_inversionnet, count_parameters
+from models.inversionnet import LAYOUTS, build_inversionnet, count_parameters
 from models.network import build_network, map_loss
 from physics.acquisition import Acquisition
 
@@ -77,6 +78,25 @@ def test_devices_may_be_listed_in_any_order(decoder):
     )
 
 
+@pytest.mark.parametrize("part", ["attention", "positions"])
+def test_a_decoder_without_a_part_takes_the_same_inputs_and_ignores_positions(part):
+    keras.utils.set_random_seed(1)
+    sizes = {"width": 16, "heads": 2, "self_layers": 1, "cross_layers": 1}
+    decoder = build_decoder(DecoderConfig(N_DEVICES, 16, 20, 20, **sizes, **{part: False}))
+    latents = np.random.default_rng(0).normal(size=(N_DEVICES, 16)).astype("f")
+    everyone = np.ones(N_DEVICES)
+    whole = draw(decoder, latents, everyone)
+    elsewhere = SMALL.device_positions()[::-1].copy()
+    np.testing.assert_array_equal(whole, draw(decoder, latents, everyone, elsewhere))
+    # Without attention a device is known by its place in the list, without positions not at all.
+    swapped = np.abs(draw(decoder, latents[::-1].copy(), everyone) - whole).max()
+    assert swapped > 1e-4 if part == "attention" else swapped < 1e-4
+    absent = np.array([1, 1, 0, 1, 1])
+    changed = latents.copy()
+    changed[2] = 100.0
+    np.testing.assert_allclose(draw(decoder, latents, absent), draw(decoder, changed, absent), atol=1e-5)
+
+
 def test_decoder_refuses_a_map_its_patches_do_not_tile():
     with pytest.raises(ValueError, match="n_width to be a multiple of patch=5, got 72"):
         DecoderConfig(5, 128, 70, 72)
@@ -89,10 +109,26 @@ def test_fourier_features_tell_positions_apart():
     assert distances.min() > 0.05
 
 
-def test_inversionnet_has_the_published_size():
-    network = build_inversionnet(SMALL)
-    assert count_parameters(network) == 24_409_123
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # 24.4 M and 28.9 M are published; the third is what its published code builds.
+    [("inversionnet", 24_409_123), ("bigfwi-m", 28_883_779), ("bigfwi-xl", 109_715_267)],
+)
+def test_central_networks_have_the_published_size(name, parameters):
+    network = build_inversionnet(SMALL, LAYOUTS[name])
+    assert count_parameters(network) == parameters
     assert network.output_shape == (None, *SMALL.map_shape[1:], 1)
+
+
+def test_work_on_a_device_is_that_of_its_convolutions_and_dense_layers():
+    part = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(part)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.DepthwiseConv2D((5, 3), padding="same")(x)
+    x = keras.layers.Conv2DTranspose(3, 4, 2, padding="same")(x)
+    x = keras.layers.Dense(10)(keras.layers.Flatten()(x))
+    expected = 4 * (9 * 2 * 8) + 4 * (15 * 8) + 4 * (16 * 3 * 8) + 48 * 10
+    assert count_macs(keras.Model(part, x)) == expected
 
 
 def test_network_feeds_each_device_through_the_same_encoder():

@@ -13,8 +13,10 @@ import pytest
 from small_survey import SURVEY, write_data
 from waiting import wait_until
 
+from models.comparison import compare_runs
 from models.data import DataError, load_thinned
 from models.evaluate import evaluate_run
+from models.federated import Rounds, build_federated
 from models.run import read_config, split_watched, start_run
 from models.training import Budget, TrainingError, load_checkpoint
 from models.warm_start import read_origin
@@ -91,13 +93,51 @@ def test_the_survey_is_that_of_the_data(data, run, tmp_path):
         load_thinned([folder], SURVEY, 10)
 
 
-def test_the_baseline_trains_on_the_same_data(data, tmp_path):
-    metrics = start_run("inversionnet", [data], tmp_path, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
-    assert metrics["step"] >= 1
-    assert (tmp_path / "inversionnet.keras").exists()
-    assert read_config(tmp_path).log_range is not None
-    held_out = write_data(tmp_path / "held-out", 4, seed=9)
-    assert evaluate_run(tmp_path, [held_out])["all"]["count"] == 4
+def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, data, tmp_path):
+    central, federated, held_out = (tmp_path / name for name in ("central", "federated", "held-out"))
+    metrics = start_run("inversionnet", [data], central, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
+    assert metrics["step"] >= 1 and metrics["core_s"] > 0
+    assert read_config(central).log_range is not None
+    metrics = start_run("federated", [data], federated, Budget(batch=32, epochs=4), acquisition=SURVEY)
+    assert metrics["families"]["all"]["mae"] < 0.9 * metrics["families"]["all"]["mean_map_mae"]
+    write_data(held_out, 4, seed=9)
+    epic, whole, split, averaged = compare_runs([run[0], central, federated], [held_out])
+    assert [row.name for row in (whole, split, averaged)] == ["central", "central, split", "federated"]
+    assert epic.families == evaluate_run(run[0], [held_out])
+    assert epic.bytes_per_event == 3 * 64 and whole.bytes_per_event == 4 * 2 * 200 * 20
+    assert averaged.bytes_per_event == 3 * 2 * 20 * 20
+    assert split.bytes_per_event == 3 * (13 * 7 * 128 + 8)
+    assert whole.device_macs == 0 < epic.device_macs < split.device_macs
+    # Rounded activations change the map, hardly.
+    assert 0 < abs(split.families["all"]["mae"] - whole.families["all"]["mae"]) < 1e-3
+    without = compare_runs([federated], [held_out], missing=(1,))[0]
+    assert without.families["all"]["mae"] != averaged.families["all"]["mae"]
+    with pytest.raises(TrainingError, match="cannot leave out devices"):
+        compare_runs([central], [held_out], missing=(1,))
+
+
+def test_a_round_ends_in_the_mean_of_what_each_device_comes_to():
+    keras.utils.set_random_seed(3)
+    network, local = build_federated(SURVEY, 20)
+    network.compile(keras.optimizers.AdamW(1e-3), loss="mae", jit_compile=False)
+    learn = Rounds(network, local)
+    rng = np.random.default_rng(0)
+    parts = rng.normal(size=(8, 3, *local.input_shape[1:])).astype("f")
+    maps = rng.uniform(-1, 1, (8, 20, 20, 1)).astype("f")
+    start = network.get_weights()
+    optimizer_start = [np.array(variable) for variable in network.optimizer.variables]
+
+    def after(devices):
+        network.set_weights(start)
+        for variable, value in zip(network.optimizer.variables, optimizer_start, strict=True):
+            variable.assign(value)
+        learn({"parts": parts[:, devices]}, maps)
+        return network.get_weights()
+
+    each = [after([device]) for device in range(3)]
+    for together, *alone in zip(after([0, 1, 2]), *each, strict=True):
+        np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
+    assert any(np.abs(one - other).max() > 1e-4 for one, other in zip(each[0], each[1], strict=True))
 
 
 def test_watched_samples_are_not_trained_on():
@@ -169,8 +209,13 @@ def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "unet"}, "expected one of epic, inversionnet; got 'unet'"),
+        ({"kind": "unet"}, "expected one of epic, inversionnet, .*; got 'unet'"),
         ({"thin": 20}, "another survey or thinning"),
+        ({"without": "positions"}, "a run without nothing; choose an empty folder"),
+        (
+            {"without": "sense"},
+            "may be without one of attention, positions, drop-out; got epic without 'sense'",
+        ),
         ({"encoder": "small"}, "a run of another encoder than 'small'"),
         ({"encoder": "tiny"}, "expected an encoder of micro, small, base; got 'tiny'"),
     ],
@@ -184,6 +229,7 @@ def test_a_run_cannot_become_another(run, data, changes, message):
             run[0],
             Budget(epochs=1),
             thin=arguments["thin"],
+            without=arguments.get("without"),
             encoder=arguments["encoder"],
             acquisition=SURVEY,
         )
