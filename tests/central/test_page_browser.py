@@ -9,6 +9,7 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from waiting import wait_until
 
 from central.config import CentralConfig
+from central.rates import keep_rate
 from central.service import Service
 from firmware_py.log import Log
 
@@ -85,7 +86,7 @@ def shown(browser, event):
     return browser.value("document.querySelector('#velocity').dataset.event") == str(event)
 
 
-def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse, send):
+def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse, send, tmp_path):
     send(1, 0, 1, 2, 3, 4)
     browser = browse(centre.page)
     wait_until(lambda: shown(browser, 1), timeout_s=60, what="first map")
@@ -96,6 +97,8 @@ def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse,
     rows = "document.querySelectorAll('#devices tbody tr').length"
     wait_until(lambda: browser.value(rows) == 5, what="devices")
     assert "of 5" in browser.text("#t-devices")
+    keep_rate(tmp_path / "data", (1, 2), 8)
+    wait_until(lambda: "– → 8 B" in browser.text("#devices"), what="the rate that a device is set to")
     label = "document.querySelector('#velocity').getAttribute('aria-label')"
     assert browser.value(label) == "Velocity section of event 1, 700 m long, 700 m deep"
 
