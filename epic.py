@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import tempfile
 
-from boards.quiet import descriptor_to
+from boards.quiet import import_without_greetings
 
 # Group -> (module with `app` and `ERRORS`, what it is for, extra of the package that it needs).
 GROUPS: dict[str, tuple[str, str, str]] = {
@@ -32,6 +31,9 @@ EXTRA_OF = {
     "deepwave": "physics",
     "torch": "physics",
 }
+
+# Here and not in `main`: the processes that a command starts import this module alone.
+import_without_greetings("tensorflow")
 
 
 def version() -> str:
@@ -67,10 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import typer
 
-        # TensorFlow's C++ writes to the error stream while it is imported, which no setting of it stops.
-        sys.stderr.flush()
-        with tempfile.TemporaryFile() as held, descriptor_to(held.fileno(), 2):
-            module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         print(
             f"error: epic {given[0]} needs {error.name or error}; pip install 'epic-fwi[{extra}]'",

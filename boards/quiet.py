@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import IO, Any
+
+# What TensorFlow says while it is imported, on the error stream and whatever TF_CPP_MIN_LOG_LEVEL is.
+GREETING = re.compile(rb"I\d{4} |WARNING: All log messages before absl::InitializeLog")
 
 
 class Kept:
@@ -54,3 +62,50 @@ def descriptor_to(target: int, number: int) -> Iterator[None]:
     finally:
         os.dup2(saved, number)
         os.close(saved)
+
+
+def import_without_greetings(name: str) -> None:
+    """Have the first import of the module ``name``, whenever that is, drop what matches ``GREETING``.
+
+    All else that it writes to the error stream comes when it is over, also when it fails.
+    """
+    if name not in sys.modules:
+        sys.meta_path.insert(0, _Hushed(name))
+
+
+class _Hushed(MetaPathFinder):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec and spec.loader:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def quietly(module: ModuleType) -> None:
+                with _greetings_dropped():
+                    execute(module)
+
+            loader.exec_module = quietly
+        return spec
+
+
+@contextlib.contextmanager
+def _greetings_dropped() -> Iterator[None]:
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        try:
+            with descriptor_to(held.fileno(), 2):
+                yield
+                sys.stderr.flush()
+        finally:
+            held.seek(0)
+            for line in held:
+                if not GREETING.match(line):
+                    os.write(2, line)

@@ -22,6 +22,7 @@ from central.config import CentralConfig, ConfigError, load_config
 from central.database import FILE_NAME, StoreError, connect, lock
 from central.keys import KeyRing, KeysError, list_keys, read_centre
 from firmware_py.bundle import BundleError, load_bundle
+from firmware_py.link import LinkError
 from firmware_py.port import split_endpoint
 
 WELL, DOUBTFUL, AMISS = "well", "doubtful", "amiss"
@@ -68,6 +69,7 @@ def examine(config_path: Path | None) -> list[Finding]:
         _keys,
         _models,
         _endpoint,
+        _page,
         _gateway,
         _disk,
         _store,
@@ -154,6 +156,19 @@ def _endpoint(config: CentralConfig) -> Iterator[Finding]:
         yield _bindable("endpoint", listen.removeprefix("tcp://").replace("*:", "0.0.0.0:"))
 
 
+def _page(config: CentralConfig) -> Iterator[Finding]:
+    central = config.central
+    if central.page is None:
+        return
+    try:
+        central.read_page_token()
+    except ConfigError as error:
+        yield Finding("page", AMISS, str(error), "mend that file, or give page_token")
+        return
+    if not _at_work(central.data_dir):
+        yield _bindable("page", central.page)
+
+
 def _gateway(config: CentralConfig) -> Iterator[Finding]:
     section = config.gateway
     if section is None:
@@ -174,10 +189,13 @@ def _gateway(config: CentralConfig) -> Iterator[Finding]:
 
 
 def _bindable(about: str, endpoint: str) -> Finding:
-    host, port = split_endpoint(endpoint)
     try:
-        with socket.create_server((host, port)):
+        host, port = split_endpoint(endpoint)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             return Finding(about, WELL, f"{endpoint} is free")
+    except LinkError as error:
+        return Finding(about, AMISS, str(error), "give host:port, the port at most 65535")
     except OSError as error:
         return Finding(
             about, AMISS, f"{endpoint}: {error.strerror}", "end what listens there, or choose another port"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,11 +81,15 @@ class Encoder:
                     f"{expected.scale}, {expected.zero_point}; convert again"
                 )
         self._input, self._output = given["index"], taken["index"]
+        # Of the latest run, the network alone.
+        self.network_s = 0.0
 
     def encode(self, companded: np.ndarray) -> np.ndarray:
         """int8 ``(T', width, S)`` -> int8 latent ``(latent,)``."""
         self._interpreter.set_tensor(self._input, companded[None])
+        started_s = time.perf_counter()
         self._interpreter.invoke()
+        self.network_s = time.perf_counter() - started_s
         return self._interpreter.get_tensor(self._output)[0]
 
     def encode_recording(self, part: np.ndarray) -> np.ndarray:

@@ -238,6 +238,7 @@ class Node:
             sequence=sequence,
             recorded_us=recorded_us,
             encode_s=round(encode_s, 6),
+            network_s=round(self.encoder.network_s, 6),
         )
 
     def _send_waiting(self) -> None:

@@ -78,6 +78,7 @@ def sending(process: Process) -> dict[int, dict[str, float]]:
             events[first["event"]] = {
                 "recorded_us": first["recorded_us"],
                 "encode_ms": first["encode_s"] * 1000,
+                "network_ms": first["network_s"] * 1000,
                 "sent_us": row["sent_us"],
             }
     return events

@@ -1,8 +1,9 @@
 """How much slower a board computes than this machine: the same benchmarks, on one core, on both.
 
 What is published for a board is ``[speed]`` of its profile; here it is measured. A network in int8 gains most
-from this machine's vector units, so EPIC's whole device part is slowed by that factor, and the baselines'
-by that of common code, which is less: where the truth lies between them, both err against EPIC.
+from this machine's vector units, so the run of EPIC's network is slowed by that factor, and what is left of a
+device's part by that of common code. The baselines' whole part is slowed as common code, which spares them their
+networks.
 """
 
 from __future__ import annotations
@@ -33,10 +34,6 @@ class Slowdown:
     code: float
     measured: str
     sources: tuple[str, ...]
-
-    def of(self, system: str) -> float:
-        """For the device part of a system of the comparison."""
-        return self.network if system == "epic" else self.code
 
 
 def slowdown(name: str) -> Slowdown:

@@ -101,8 +101,9 @@ def prepare_arm64() -> None:
 def compare(
     links: Annotated[str, typer.Option(help="Emulated links, with commas between.")] = "wifi,lte",
     systems: Annotated[
-        str, typer.Option(help="What to compare, with commas between.")
-    ] = "epic,raw,raw-compressed,split,federated",
+        str,
+        typer.Option(help="What to compare, with commas between; epic-32 is EPIC with 32 bytes a latent."),
+    ] = "epic,epic-4bit,raw,raw-compressed,split,federated",
     events: Annotated[int, typer.Option(min=1, help="Events under a link's own conditions.")] = 20,
     data: Annotated[
         list[Path] | None, typer.Option(help="OpenFWI gather file; repeat for more. Default: shipped ones.")
@@ -157,9 +158,11 @@ def compare(
         return
     for row in results["ratios"]:
         times = ", ".join(
-            f"{name.replace('_', ' ')} {row[name]:,.1f}x" for name in row if name not in ("link", "against")
+            f"{name.replace('_', ' ')} {row[name]:,.1f}x"
+            for name in row
+            if name not in ("link", "system", "against")
         )
-        typer.echo(f"{row['link']}, against {row['against']}: {times}")
+        typer.echo(f"{row['link']}, {row['system']} against {row['against']}: {times}")
     typer.echo(f"Results and figures in {out}.")
 
 

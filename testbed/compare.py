@@ -15,18 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from firmware_py.bundle import load_bundle
+from firmware_py.bundle import Bundle, load_bundle
+from firmware_py.rate import RateError
 from physics.acquisition import Acquisition
 from testbed.board_speed import slowdown
-from testbed.compare_report import ratios
-from testbed.compare_run import CONDITIONS, Comparison, Run, check_length
+from testbed.compare_goals import ratios
+from testbed.compare_run import CONDITIONS, Comparison, Run, check_length, is_epic, latent_bytes
 from testbed.links import LinkProfile, find_link
 from testbed.processes import TestbedError
 from testbed.run import Model, load_events, make_keys, prepare_folder
 from testbed.schemes import SCHEMES, prepare
 from testbed.tbf import TbfError, cross_check
 
-SYSTEMS = ("epic", *SCHEMES)
+SYSTEMS = ("epic", "epic-4bit", *SCHEMES)
+# The error of its maps is that of a network trained on whole gathers, which no device of it has.
+UNTRAINED = "federated"
 
 
 def compare(
@@ -42,20 +45,21 @@ def compare(
 ) -> dict:
     """Run every system over every link; returns, and writes to ``out``/results.json, what was measured.
 
-    ``trained`` is a run of `epic train inversionnet` for the baselines' weights. ``board``: devices encode as slowly
-    as that board would. Raises ``TestbedError``, ``LinkError``, ``SchemeError``, ``BoardError`` and the errors of the
-    inputs.
+    A system ``epic-4bit`` is EPIC with 4 bits of each value of a latent, ``epic-32`` EPIC with 32 bytes a latent: rates
+    that the model must have. ``trained`` is a run of `epic train inversionnet` for the baselines' weights. ``board``:
+    devices encode as slowly as that board would. Raises ``TestbedError``, ``LinkError``, ``SchemeError``,
+    ``BoardError`` and the errors of the inputs.
     """
     began_s, began_load = time.monotonic(), os.getloadavg()[0]
-    if unknown := sorted(set(systems) - set(SYSTEMS)):
-        raise TestbedError(f"compare: expected systems of {', '.join(SYSTEMS)}; got {unknown[0]!r}")
     if events < 1:
         raise TestbedError(f"compare: expected one event or more, got {events}")
     profiles = [find_link(name) for name in links]
     bundle = load_bundle(model.bundle)
+    for system in systems:
+        _check_system(system, bundle)
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
     counts = [max(min(events, 4), int(events * condition.share)) for condition in CONDITIONS]
-    sizes = _message_bytes(acquisition, bundle.output.shape[1])
+    sizes = {system: _message_bytes(system, acquisition, bundle) for system in systems}
     for profile in profiles:
         for system in systems:
             check_length(system, profile, counts, sizes[system], acquisition.n_devices)
@@ -75,6 +79,7 @@ def compare(
         acquisition,
         make_keys(out / "keys", acquisition.n_devices),
         gathers,
+        bundle.coding.latent,
         sizes,
     )
     results: dict = {
@@ -91,7 +96,7 @@ def compare(
         for system in systems:
             accounts = Run(comparison, system, profile).conditions(counts, on_step)
             truths = [sample.map_mps for sample in samples]
-            maps_count = system == "epic" or trained is not None
+            maps_count = is_epic(system) or (trained is not None and system != UNTRAINED)
             for condition, account in zip(CONDITIONS, accounts, strict=True):
                 run = {
                     "system": system,
@@ -100,7 +105,7 @@ def compare(
                     **account.summary(profile.radio, truths if maps_count else None, acquisition),
                 }
                 if slower:
-                    run["on_board"] = account.slowed(slower.of(system)).latency()
+                    run["on_board"] = account.slowed(slower.code, slower.network).latency()
                 results["runs"].append(run)
             (out / "results.json").write_text(json.dumps(results, indent=2))
     results["ratios"] = ratios(results)
@@ -123,17 +128,29 @@ def _cross_checks(profiles: list[LinkProfile], on_step: Callable[[str], None]) -
         return str(error)
 
 
-def _message_bytes(acquisition: Acquisition, latent: int) -> dict[str, int]:
+def _check_system(system: str, bundle: Bundle) -> None:
+    if not is_epic(system) and system not in SCHEMES:
+        raise TestbedError(f"compare: expected systems of {', '.join(SYSTEMS)}; got {system!r}")
+    if (rate := latent_bytes(system, bundle.coding.latent)) is not None:
+        try:
+            bundle.coding.rate(rate)
+        except RateError as error:
+            raise TestbedError(f"{system}: {bundle.name}: {error}") from None
+
+
+def _message_bytes(system: str, acquisition: Acquisition, bundle: Bundle) -> int:
+    """Of one device's message, at most."""
+    if is_epic(system):
+        return bundle.coding.latent + 100
     part = acquisition.n_sources * acquisition.n_time * acquisition.max_device_receivers
     cells = acquisition.n_depth * acquisition.n_width
     # Of the compressed: a bound, a tenth of the float32 samples.
     return {
-        "epic": latent + 100,
         "raw": 4 * part,
         "raw-compressed": part // 2,
         "split": 2 * part,
         "federated": 2 * cells,
-    }
+    }[system]
 
 
 def _described(profile: LinkProfile) -> dict:

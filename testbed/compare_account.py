@@ -36,6 +36,8 @@ class EventRow:
     ms: dict[str, float]
     devices: list[int]
     drawn: np.ndarray
+    # Of each device: what encoding took but for an int8 network's run, and that.
+    encoding_ms: list[tuple[float, float]]
 
     @property
     def in_all_ms(self) -> float:
@@ -117,7 +119,10 @@ def _row(
         "decode": (decoded_us - assembled_us) / 1000,
     }
     recorded_us = int(min(row["recorded_us"] for row in times.values()))
-    return EventRow(recorded_us, ms, devices, drawn)
+    # A baseline does not tell them apart.
+    networks_ms = [(row["encode_ms"], row.get("network_ms", 0.0)) for row in times.values()]
+    encoding_ms = [(encode - network, network) for encode, network in networks_ms]
+    return EventRow(recorded_us, ms, devices, drawn, encoding_ms)
 
 
 @dataclass(frozen=True)
@@ -128,10 +133,13 @@ class ConditionAccount:
     statistics: list[dict]
     transfers: list[tuple[list[Transfer], list[Transfer]]]
 
-    def slowed(self, factor: float) -> ConditionAccount:
-        """The same with devices that encode ``factor`` times as long."""
+    def slowed(self, code: float, network: float) -> ConditionAccount:
+        """The same with devices whose int8 network takes ``network`` times as long, all else of encoding ``code``."""
         rows = {
-            event: replace(row, ms={**row.ms, "encode": row.ms["encode"] * factor})
+            event: replace(
+                row,
+                ms={**row.ms, "encode": max(code * own + network * nets for own, nets in row.encoding_ms)},
+            )
             for event, row in self.rows.items()
         }
         return replace(self, rows=rows)

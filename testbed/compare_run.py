@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from central.rates import ALL, keep_rate
+from firmware_py.node import SET_BYTES
+from firmware_py.rate import Rate
+from firmware_py.spool import Spool
 from physics.acquisition import Acquisition
 from physics.openfwi_files import create_array
 from testbed.baseline_centre import BaselineCentre
@@ -22,6 +27,8 @@ from testbed.proxy import Proxy
 from testbed.run import Model, start_centre, start_device
 
 START_TIMEOUT_S = 90.0
+# EPIC with whole latents, with so many bits of each value (epic-4bit), or with so many bytes a latent (epic-32).
+EPIC = re.compile(r"epic(?:-(\d+)(bit)?)?")
 # How long a centre waits for a device that does not come.
 DEADLINE_S = 2.0
 MISSING_DEVICE = 2
@@ -49,6 +56,19 @@ CONDITIONS = (
 )
 
 
+def is_epic(system: str) -> bool:
+    """Whether it is EPIC, at whichever rate."""
+    return EPIC.fullmatch(system) is not None
+
+
+def latent_bytes(system: str, values: int) -> int | None:
+    """Bytes a latent of ``values`` of an EPIC at a rate of its own; None for another system."""
+    named = EPIC.fullmatch(system)
+    if not named or not named[1]:
+        return None
+    return Rate(values, int(named[1])).payload_bytes if named[2] else int(named[1])
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One comparison: what runs, over what, on which events (``gathers (n, S, T, R)`` float32)."""
@@ -58,6 +78,8 @@ class Comparison:
     acquisition: Acquisition
     keys: Path
     gathers: np.ndarray
+    # Values of a latent of EPIC.
+    latent: int
     # Bytes of one device's message, by system.
     message_bytes: dict[str, int]
 
@@ -164,12 +186,13 @@ class Run:
     def _rows(
         self, centre: Process, devices: dict[int, Process], first: int, last: int
     ) -> dict[int, EventRow]:
-        if self._system == "epic":
+        if is_epic(self._system):
             return epic_rows(self._folder / "central", devices, first, last)
         return baseline_rows(centre, devices, self._folder / "maps", first, last)
 
     def _start_centre(self, processes: Processes) -> Process:
-        if self._system == "epic":
+        if is_epic(self._system):
+            self._set_rate()
             return start_centre(processes, self._all.model, self._folder, 0, self._all.keys, DEADLINE_S)
         (self._folder / "maps").mkdir()
         config = BaselineCentre(
@@ -184,11 +207,22 @@ class Run:
         )
         return self._start(processes, "central", "testbed.baseline_centre", config)
 
+    def _set_rate(self) -> None:
+        """As the centre would have set it before the run: devices know it from their first event on."""
+        rate = latent_bytes(self._system, self._all.latent)
+        if rate is None:
+            return
+        keep_rate(self._folder / "central", ALL, rate)
+        for device in range(self._n):
+            path = self._folder / f"device{device}" / "spool.sqlite"
+            with closing(Spool(path, max_records=1, device=device)) as spool:
+                spool.keep(SET_BYTES, rate)
+
     def _start_device(
         self, processes: Processes, device: int, proxy: Proxy, first: int, count: int, interval_s: float
     ) -> Process:
         endpoint = f"tcp://127.0.0.1:{proxy.port}"
-        if self._system == "epic":
+        if is_epic(self._system):
             return start_device(
                 processes,
                 self._all.model,

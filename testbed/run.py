@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from boards.quiet import hold_output
 from central.keys import allow, new_keys
 from central.render import Row, draw_comparison
 from central.store import Store, StoredMap
@@ -131,9 +130,7 @@ def run_testbed(
 
 def data_misfit(stored: StoredMap, gather: np.ndarray, acquisition: Acquisition) -> float:
     """Relative L2 misfit between a recorded gather and that modelled from the predicted map."""
-    # TensorFlow greets from C++ while it is imported.
-    with hold_output():
-        modelled = model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi")[0]
+    modelled = model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi")[0]
     return float(np.linalg.norm(modelled - gather) / np.linalg.norm(gather))
 
 

@@ -87,6 +87,24 @@ def test_what_is_broken_is_found(config, tmp_path, about, break_it, said):
         kept.close()
 
 
+def test_the_page_is_looked_at(config, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        page = f'127.0.0.1:{taken.getsockname()[1]}"'
+        config.write_text(config.read_text().replace("[central]", f'[central]\npage = "{page}'))
+        finding = found(config)["page"]
+        assert (finding.state, "Address already in use" in finding.said) == (AMISS, True)
+    assert found(config)["page"].state == WELL
+    text = config.read_text()
+    config.write_text(text.replace(page, '127.0.0.1:99999"'))
+    assert found(config)["page"].state == AMISS
+    config.write_text(text)
+    held = lock(tmp_path / "data")
+    assert "page" not in found(config), "the centre that is at work serves it"
+    held.close()
+    config.write_text(config.read_text().replace("page =", 'page_token_file = "none"\npage ='))
+    assert found(config)["page"].state == AMISS and "page_token_file" in found(config)["page"].said
+
+
 def test_damage_inside_the_store_is_found(config, tmp_path):
     path = tmp_path / "data" / FILE_NAME
     database = sqlite3.connect(path)
