@@ -114,6 +114,7 @@ def compare(
         "before": round(began_load, 1),
         "after": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
+        "nice": os.nice(0),
     }
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results

@@ -78,8 +78,8 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         f"Made by `{command}` on {date}. Model {results['model']} ({results['model_hash']}); {results['events']} "
         "events as it is, a quarter of that (4 at least) for each other condition; five device processes and a centre "
         f"for every system, CURVE on every link. It took {results['took_s'] / 60:.1f} minutes on "
-        f"{results['load']['cores']} cores shared with other work, load average {results['load']['before']} before and "
-        f"{results['load']['after']} after.",
+        f"{results['load']['cores']} cores shared with other work, at nice {results['load']['nice']}, load average "
+        f"{results['load']['before']} before and {results['load']['after']} after.",
         "",
         "Baselines' maps: "
         + (

@@ -27,8 +27,8 @@ from testbed.proxy import Proxy
 from testbed.run import Model, start_centre, start_device
 
 START_TIMEOUT_S = 90.0
-# EPIC with whole latents, with so many bits of each value (epic-4bit), or with so many bytes a latent (epic-32).
-EPIC = re.compile(r"epic(?:-(\d+)(bit)?)?")
+# EPIC with whole latents, with 4 bits of each value, or with so many bytes a latent (epic-32).
+EPIC = re.compile(r"epic(?:-(4bit|\d+))?")
 # How long a centre waits for a device that does not come.
 DEADLINE_S = 2.0
 MISSING_DEVICE = 2
@@ -66,7 +66,7 @@ def latent_bytes(system: str, values: int) -> int | None:
     named = EPIC.fullmatch(system)
     if not named or not named[1]:
         return None
-    return Rate(values, int(named[1])).payload_bytes if named[2] else int(named[1])
+    return Rate(values, bits=4).payload_bytes if named[1] == "4bit" else int(named[1])
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_maps_are_judged_where_the_truth_is_known():
             TestbedError,
             "epic-50: epic-small-128: expected a latent of 128.* bytes, got 50",
         ),
-        ({"systems": ["epic-2bit"]}, TestbedError, "epic-2bit: .* got 32"),
+        ({"systems": ["epic-2bit"]}, TestbedError, "expected systems of epic, .* got 'epic-2bit'"),
         ({"events": 0}, TestbedError, "expected one event or more, got 0"),
     ],
 )
