@@ -22,14 +22,9 @@ from firmware_py.compand import dequantise
 from firmware_py.log import now_us
 from models.float_encoder import FloatEncoderError, float_encoder
 from models.latent_model import LatentModel
-from models.refinement import SETTINGS, GatherMisfit, LatentMisfit, Misfit, Refined, refine
+from models.refinement import GatherMisfit, LatentMisfit, Misfit, Refined, refine
 from physics.acquisition import Acquisition
 from physics.modelling import ModellingError
-
-# Of a value in 8 bits, steps: half a step from rounding, as much from the encoder being float here.
-NOISE_STEPS = 1.0
-# One of 4 bits may have been any of 16 steps.
-COARSE_NOISE_STEPS = 16 / 12**0.5
 
 
 class RefineError(ValueError):
@@ -136,13 +131,13 @@ def _latent_misfit(
 ) -> LatentMisfit:
     length, scale, zero_point = bundle.output.shape[1], bundle.output.scale, bundle.output.zero_point
     received = np.zeros((acquisition.n_devices, length), np.float32)
-    noise = np.full(received.shape, np.inf)
+    steps = np.full(received.shape, np.inf)
     for device, latent in latents.items():
         if device < acquisition.n_devices and bundle.coding.is_latent(latent.payload):
             rate = bundle.coding.rate(len(latent.payload))
             received[device] = dequantise(bundle.coding.unpack(latent.payload), scale, zero_point)
-            noise[device, : rate.values] = scale * (NOISE_STEPS if rate.bits == 8 else COARSE_NOISE_STEPS)
-    if not np.isfinite(noise).any():
+            steps[device, : rate.values] = 2 ** (8 - rate.bits)
+    if not np.isfinite(steps).any():
         raise RefineError(
             f"event {start.event}: its latents are not in the journal any more; refine by the recording, --gather FILE"
         )
@@ -153,7 +148,7 @@ def _latent_misfit(
     return LatentMisfit(
         LatentModel(encoder, bundle.companding, acquisition, np.full(length, scale)),
         received,
-        noise,
+        steps,
     )
 
 
@@ -168,6 +163,6 @@ def _account(start: StoredMap, refined: Refined, iterations: int, gather: Path |
         "objective": list(refined.objective),
         "misfit": list(refined.misfit),
         "misfit_unit": refined.unit,
-        "settings": SETTINGS,
+        "settings": refined.settings,
         "refined_us": now_us(),
     }

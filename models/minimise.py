@@ -12,7 +12,7 @@ MEMORY = 10
 # Of the fall that the slope promises, so much must come.
 SUFFICIENT = 1e-4
 SHORTEN = 0.35
-MOST_TRIES = 6
+MOST_TRIES = 4
 # What is more curved than it seems, or the other way, teaches nothing.
 FLATTEST = 1e-3
 

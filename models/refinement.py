@@ -27,33 +27,24 @@ from physics.engine_deepwave import pull_back
 from physics.modelling import model_gathers
 from physics.normalise import denormalise_velocity, normalise_velocity
 
-# A field of this correlation, cells, is what the map may change by.
-SMOOTH_CELLS = 1.0
 TOTAL_VARIATION = 3.0
 # Contrasts below this (of the normalised map, 45 m/s) count by their square: no corner at nought.
 CONTRAST = 0.03
 # Of ``x``, root mean square, in one iteration.
 LONGEST_STEP = 0.3
-# Of companded samples (about [-1, 1]): one step of a device's int8 input.
-SAMPLE_NOISE = 0.01
-# For a map's provenance.
-SETTINGS = {
-    "smooth_cells": SMOOTH_CELLS,
-    "total_variation": TOTAL_VARIATION,
-    "contrast": CONTRAST,
-    "longest_step": LONGEST_STEP,
-    "sample_noise": SAMPLE_NOISE,
-}
-
-
-class RefinementError(ValueError):
-    """A map that cannot be refined, or not with what is at hand."""
 
 
 class Misfit(Protocol):
-    """Half the sum of squares of what a gather is off, in units of its noise, and how far that is per value."""
+    """Half the sum of squares of what a gather is off, in units of its ``noise``.
+
+    ``smooth_cells``, down and across, is the correlation of what the map may change by: the less is known, the more.
+    ``share`` of the way from the start to the least objective is where the refined map is.
+    """
 
     unit: str
+    noise: float
+    smooth_cells: tuple[float, float]
+    share: float
 
     def __call__(self, gather: np.ndarray) -> tuple[float, np.ndarray]:
         """Of ``(S, T, R)``: the value, and its derivative by the gather ``(S, T, R)``."""
@@ -65,15 +56,21 @@ class Misfit(Protocol):
 
 
 class LatentMisfit:
-    """Against what devices sent: ``received (n_devices, latent)`` float, each value uncertain by ``noise`` (the same
-    shape), infinite for one that was not sent."""
+    """Against what devices sent: ``received (n_devices, latent)`` float, each value known to ``steps`` (the same shape)
+    int8 steps: 1 of 8 bits, 16 of 4, infinite for a value that was not sent. ``model.spread`` is a step."""
 
-    unit = "of a latent's noise"
+    unit = "int8 steps"
+    # Beside that of rounding. The float encoder is half a step off; more keeps latents from being followed too far.
+    noise = 3.0
+    smooth_cells = (1.0, 6.0)
+    # Many maps have these latents: the errors of start and end are half of them not the same, and their mean's less.
+    share = 0.5
 
-    def __init__(self, model: LatentModel, received: np.ndarray, noise: np.ndarray) -> None:
-        self._count = int(np.isfinite(noise).sum())
+    def __init__(self, model: LatentModel, received: np.ndarray, steps: np.ndarray) -> None:
+        self._count = int(np.isfinite(steps).sum())
         wanted = np.asarray(received, np.float32)
-        weights = (1.0 / np.asarray(noise, np.float64)).astype(np.float32)
+        uncertain = np.sqrt(self.noise**2 + np.square(steps, dtype=np.float64) / 12)
+        weights = (1.0 / (uncertain * model.spread)).astype(np.float32)
         self._of = value_and_derivative(
             lambda gather: ops.sum(ops.square((model.encode(gather) - wanted) * weights)) / 2
         )
@@ -82,13 +79,17 @@ class LatentMisfit:
         return self._of(gather)
 
     def size(self, value: float) -> float:
-        return float(np.sqrt(2 * value / self._count))
+        return float(np.sqrt(2 * value / self._count)) * self.noise
 
 
 class GatherMisfit:
     """Against a recorded gather ``(S, T, R)``, companded as for a device, so that weak reflections count."""
 
     unit = "of the recording"
+    # Of companded samples (about [-1, 1]): a little more than a step of a device's int8 input.
+    noise = 0.01
+    smooth_cells = (1.0, 1.0)
+    share = 1.0
 
     def __init__(self, recorded: np.ndarray, companding: Companding) -> None:
         wanted = np.asarray(companded_samples(np.asarray(recorded, np.float32), companding))
@@ -96,7 +97,7 @@ class GatherMisfit:
         self._strength = float(np.sqrt(np.mean(np.square(wanted))))
         self._of = value_and_derivative(
             lambda gather: (
-                ops.sum(ops.square((companded_samples(gather, companding) - wanted) / SAMPLE_NOISE)) / 2
+                ops.sum(ops.square((companded_samples(gather, companding) - wanted) / self.noise)) / 2
             )
         )
 
@@ -104,7 +105,7 @@ class GatherMisfit:
         return self._of(gather)
 
     def size(self, value: float) -> float:
-        return float(np.sqrt(2 * value / self._count)) * SAMPLE_NOISE / self._strength
+        return float(np.sqrt(2 * value / self._count)) * self.noise / self._strength
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Refined:
     objective: tuple[float, float]
     misfit: tuple[float, float]
     unit: str
+    settings: dict[str, Any]
 
     @property
     def gained(self) -> bool:
@@ -140,7 +142,7 @@ def refine(
     half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
     start = normalise_velocity(np.asarray(velocity_mps, np.float64), a)
     scale = np.asarray(uncertainty_mps, np.float64) / half_range_mps
-    along_z, along_x = (smoothing(n, SMOOTH_CELLS) for n in start.shape)
+    along_z, along_x = map(smoothing, start.shape, misfit.smooth_cells)
     modelled = 0
 
     def to_map(x: np.ndarray) -> np.ndarray:
@@ -170,6 +172,9 @@ def refine(
     x = np.zeros(start.shape)
     first = Point(x, *value(x))
     found = minimise(first, value, gradient, iterations, LONGEST_STEP, tell)
+    if misfit.share < 1.0 and found is not first:
+        x = misfit.share * found.x
+        found = Point(x, *value(x), found.steps)
     return Refined(
         velocity_mps=_mps(found.about[0], a),
         iterations=found.steps,
@@ -177,6 +182,14 @@ def refine(
         objective=(first.value, found.value),
         misfit=(misfit.size(first.about[1]), misfit.size(found.about[1])),
         unit=misfit.unit,
+        settings={
+            "smooth_cells": misfit.smooth_cells,
+            "noise": misfit.noise,
+            "share": misfit.share,
+            "total_variation": TOTAL_VARIATION,
+            "contrast": CONTRAST,
+            "longest_step": LONGEST_STEP,
+        },
     )
 
 

@@ -100,12 +100,12 @@ def test_a_refined_map_is_the_events_newest_and_says_how_it_came_about(config, p
     assert refine(7, "--config", config, "--iterations", 6, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["of_revision"], said["revision"]) == (1, 2)
-    assert said["misfit"][1] < 0.95 * said["misfit"][0] and said["objective"][1] < said["objective"][0]
+    assert said["misfit"][1] < 0.99 * said["misfit"][0] and said["objective"][1] < said["objective"][0]
     stored = newest(tmp_path)
     assert stored.revision == 2 and not stored.partial
     account = stored.provenance["refinement"]
     assert account["by"] == "latents" and account["iterations_asked"] == 6
-    assert account["misfit"] == said["misfit"] and account["settings"]["smooth_cells"] > 0
+    assert account["misfit"] == said["misfit"] and account["settings"]["smooth_cells"] == [1.0, 6.0]
     assert stored.provenance["devices"] == [0, 1] and stored.uncertainty_mps.max() == 200.0
     assert np.abs(stored.velocity_mps - earth(0.0)).max() > 1.0
     assert (
@@ -145,7 +145,7 @@ def test_a_latent_of_fewer_bits_counts_less_and_who_was_not_heard_not_at_all(con
         event: refine_event(settings.central.data_dir, settings.model, event, 1).refined.misfit[0]
         for event in (1, 2, 3)
     }
-    assert of[2] < 0.5 * of[1]
+    assert of[2] < 0.7 * of[1]
     assert of[3] != pytest.approx(of[1], rel=1e-3)
 
 

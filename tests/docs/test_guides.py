@@ -173,6 +173,7 @@ def test_own_data_and_the_readme(carry_out, tmp_path, gather):
 
 
 def test_a_centre(carry_out, tmp_path, gather):
+    pytest.importorskip("deepwave", reason="the extra physics is not installed")
     leave_demo(tmp_path, gather)
     carry_out("centre.md", centre=free_port(), page=free_port())
 

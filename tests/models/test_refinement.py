@@ -33,7 +33,7 @@ def gather_of(velocity_mps):
 def latent_model():
     keras.utils.set_random_seed(0)
     encoder = build_encoder(EncoderConfig(10, 3, 2, 32, (Stage(8, (3, 3), (2, 1)),), bottleneck=4))
-    return LatentModel(encoder, COMPANDING, WAVES, np.ones(32))
+    return LatentModel(encoder, COMPANDING, WAVES, np.full(32, 0.001))
 
 
 def test_the_adjoint_is_the_derivative_of_the_gather():
@@ -54,7 +54,7 @@ def test_derivatives_of_misfit_and_roughness_are_those_of_finite_differences(lat
     gather = gather_of(earth(0.0))
     received = np.asarray(latent_model.encode(gather_of(earth(400.0))))
     for misfit in (
-        LatentMisfit(latent_model, received, np.full(received.shape, 0.05)),
+        LatentMisfit(latent_model, received, np.ones(received.shape)),
         GatherMisfit(gather_of(earth(400.0)), COMPANDING),
     ):
         _, derivative = misfit(gather)
@@ -95,12 +95,12 @@ def test_latents_move_it_too_and_those_of_who_was_not_heard_do_not(latent_model)
     received = np.asarray(latent_model.encode(gather_of(earth(300.0))))
     spoilt = received.copy()
     spoilt[1] = 1e3
-    noise = np.full(received.shape, 0.002)
-    noise[1] = np.inf
-    found = refine(earth(0.0), uncertainty(), LatentMisfit(latent_model, spoilt, noise), WAVES, 10)
+    steps = np.ones(received.shape)
+    steps[1] = np.inf
+    found = refine(earth(0.0), uncertainty(), LatentMisfit(latent_model, spoilt, steps), WAVES, 10)
     assert found.misfit[1] < 0.7 * found.misfit[0]
-    everyone = LatentMisfit(latent_model, received, np.full(received.shape, 0.002))
-    of_one = LatentMisfit(latent_model, spoilt, noise)
+    everyone = LatentMisfit(latent_model, received, np.ones(received.shape))
+    of_one = LatentMisfit(latent_model, spoilt, steps)
     truth = gather_of(earth(300.0))
     assert everyone(truth)[0] < 0.1 and of_one(truth)[0] < 0.1
 

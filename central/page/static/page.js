@@ -117,6 +117,10 @@ function describe(map) {
     ["Model", map.model_hash],
   ];
   if (p.decoded_us && p.first_received_us) facts.push(["First latent to map", span((p.decoded_us - p.first_received_us) / 1e6)]);
+  if (p.refinement) {
+    const [before, after] = p.refinement.misfit.map((size) => size.toFixed(2));
+    facts.push(["Refined by", `${p.refinement.by === "gather" ? "its recording" : "its latents"}, of revision ${p.refinement.of_revision}: misfit ${before} to ${after}`]);
+  }
   if (map.consistency !== undefined && map.consistency !== null) {
     const c = map.consistency;
     facts.push(["Consistency", typeof c === "object" ? Object.entries(c).map((e) => e.join(" ")).join(", ") : String(c)]);
