@@ -11,6 +11,7 @@ from waiting import wait_until
 from central.config import CentralConfig
 from central.rates import keep_rate
 from central.service import Service
+from central.store import NewMap, Store
 from firmware_py.log import Log
 
 pytestmark = pytest.mark.skipif(not find_chromium(), reason="chromium is not installed (.ci/packages)")
@@ -82,6 +83,18 @@ def send(centre, dealers):
     return send_all
 
 
+def refine_event(data_dir, event):
+    """What `epic central refine` leaves in the store."""
+    store = Store(data_dir)
+    start = store.get(event)
+    key = (start.survey, start.event, start.model_hash)
+    refinement = {"by": "latents", "of_revision": start.revision, "misfit": [4.0, 1.25]}
+    provenance = {**start.provenance, "refinement": refinement}
+    maps = (start.velocity_mps + 10, start.uncertainty_mps)
+    store.put([NewMap(key, store.emitted_through(key), start.partial, *maps, provenance)])
+    store.close()
+
+
 def shown(browser, event):
     return browser.value("document.querySelector('#velocity').dataset.event") == str(event)
 
@@ -106,6 +119,12 @@ def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse,
     wait_until(lambda: shown(browser, 2), timeout_s=60, what="next map, by itself")
     assert "partial" in browser.text("#s-badges")
     assert "1 device missing" in browser.value(label)
+
+    refine_event(tmp_path / "data", 2)
+    wait_until(
+        lambda: "revision 2" in browser.text("#s-badges"), timeout_s=60, what="a refined map, by itself"
+    )
+    assert "its latents, of revision 1: misfit 4.00 to 1.25" in browser.text("#s-facts")
     assert browser.errors == []
 
 
