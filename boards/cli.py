@@ -132,6 +132,7 @@ def _rows(board: Board) -> list[tuple[str, str, str]]:
         for what, measured, unit in (
             ("MobileNet v1", board.speed.network, "ms in int8 on one core"),
             ("7-zip", board.speed.code, "MIPS on one core"),
+            ("power", board.speed.power, "W of a busy core above idle"),
         ):
             rows.append((what, f"{measured.value:g} {unit}", measured.said))
     rows.append(("links", ", ".join(board.links.kinds), board.links.source))

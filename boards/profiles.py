@@ -103,11 +103,12 @@ class Speed(_Strict):
     """What one of the board's cores does.
 
     ``network``: milliseconds of one inference of MobileNet v1 1.0 (224 x 224) in int8 on XNNPACK. ``code``: rating
-    of 7-zip's benchmark in MIPS.
+    of 7-zip's benchmark in MIPS. ``power``: watts that it takes while busy, above those of the idle board.
     """
 
     network: Measured
     code: Measured
+    power: Measured
 
 
 class Install(_Strict):

@@ -1,6 +1,7 @@
 """Records that the centre has not acknowledged yet, safe from a crash or a power cut.
 
-SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk.
+SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk. That it
+was acknowledged need not be: a power cut that takes it back has the record sent once more, and the centre knows it.
 The spool is bounded; when full, records the centre refused go first, then the oldest that wait, which is
 counted: a fresh recording is worth more than an old one to whoever watches the map.
 """
@@ -166,15 +167,22 @@ class Spool:
         return self._read("SELECT count(*) FROM record WHERE refused IS NULL")[0][0]
 
     def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> list[int]:
-        """Forget records that the centre has; returns those that were here."""
-        with self._transaction() as database:
-            return [
-                sequence
-                for sequence in sequences
-                if database.execute(
-                    "DELETE FROM record WHERE boot = ? AND sequence = ?", (boot, sequence)
-                ).rowcount
-            ]
+        """Forget records that the centre has; returns those that were here.
+
+        The disk is not waited for: what is written next takes it along, in order.
+        """
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._transaction() as database:
+                return [
+                    sequence
+                    for sequence in sequences
+                    if database.execute(
+                        "DELETE FROM record WHERE boot = ? AND sequence = ?", (boot, sequence)
+                    ).rowcount
+                ]
+        finally:
+            self._database.execute("PRAGMA synchronous = FULL")
 
     def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
         """Stop sending a record that the centre refuses, but keep it; False if it was not waiting."""

@@ -21,17 +21,24 @@ from boards.profiles import BoardError, board_names, load_board
 INPUT_SHAPE = (224, 224, 3)
 # The fastest of many: the one that other processes disturbed least.
 REPEATS = 40
+# Multiplications and additions of MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, table 4).
+MOBILENET_MACS = 569e6
 SEVEN_ZIP = ("7z", "b", "1", "-mmt1", "-md22")
 
 
 @dataclass(frozen=True)
 class Slowdown:
-    """Times what it takes here: ``network`` for an int8 network, ``code`` for anything else; what that is from."""
+    """Times what it takes here: ``network`` for an int8 network, ``code`` for anything else; what that is from.
+
+    ``macs_per_s`` is what a core of the board does of an int8 network, ``power_w`` what it takes above idle.
+    """
 
     board: str
     title: str
     network: float
     code: float
+    macs_per_s: float
+    power_w: float
     measured: str
     sources: tuple[str, ...]
 
@@ -43,15 +50,17 @@ def slowdown(name: str) -> Slowdown:
         known = [other for other in board_names() if load_board(other).speed]
         raise BoardError(f"board {name!r}: its profile has no published speed; {', '.join(known)} has one")
     rating, inference_ms = seven_zip_mips(), mobilenet_ms()
-    network, code = board.speed.network, board.speed.code
+    network, code, power = board.speed.network, board.speed.code, board.speed.power
     return Slowdown(
         board.name,
         board.title,
         round(network.value / inference_ms, 1),
         round(rating / code.value, 1),
+        MOBILENET_MACS / (network.value / 1000),
+        power.value,
         f"MobileNet v1 in int8 {inference_ms:.2f} ms here, {network.value:g} ms there; 7-zip {rating:.0f} MIPS "
         f"here, {code.value:g} there",
-        (network.said, code.said),
+        (network.said, code.said, power.said),
     )
 
 

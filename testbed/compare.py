@@ -88,6 +88,7 @@ def compare(
         "model_hash": bundle.model_hash.hex(),
         "trained_baselines": str(trained) if trained else None,
         "board": asdict(slower) if slower else None,
+        "encoder_macs": _encoder_macs(bundle),
         "links": {profile.name: _described(profile) for profile in profiles},
         "tbf": _cross_checks(profiles, on_step),
         "runs": [],
@@ -137,6 +138,13 @@ def _check_system(system: str, bundle: Bundle) -> None:
             bundle.coding.rate(rate)
         except RateError as error:
             raise TestbedError(f"{system}: {bundle.name}: {error}") from None
+
+
+def _encoder_macs(bundle: Bundle) -> int:
+    from models.comparison import count_macs
+    from models.float_encoder import float_encoder
+
+    return count_macs(float_encoder(bundle.encoder_path.read_bytes()))
 
 
 def _message_bytes(system: str, acquisition: Acquisition, bundle: Bundle) -> int:

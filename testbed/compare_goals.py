@@ -18,7 +18,8 @@ GOALS = (
 # Of EPIC's latency, what each part is spent on.
 SPENT_ON = {
     "encode": "thinning, companding and the network on the device",
-    "queue": "a record is on the device's disk before it goes out, so that a power cut neither loses nor doubles it",
+    "queue": "a record is on the device's disk before it goes out, so that a power cut neither loses nor doubles it; "
+    "five devices share this machine's",
     "assemble": "the centre has every record on its disk before it takes it up",
     "decode": "the network that draws the map and its uncertainty",
 }

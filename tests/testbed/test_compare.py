@@ -188,4 +188,8 @@ def test_a_page_and_figures_are_made_of_the_results(results, tmp_path):
     assert "weights not trained" in text
     assert f"Model epic-small-128 ({found['model_hash']});" in text
     assert "## Devices as slow as a Raspberry Pi 4 Model B" in text and "sbc-bench" in text
+    run = next(run for run in found["runs"] if run["system"] == "raw-compressed")
+    computing_mj = 5 * 0.85 * run["on_board"]["median_ms"]["encode"]
+    assert f" | {computing_mj:.1f} | {run['energy_mj']:,.1f} | " in text
+    assert "million multiplications and additions" in text
     assert "| lte | 5.640 | " in text or "not held against the kernel's shaper" in text
