@@ -94,8 +94,13 @@ def draw(
         layout="constrained",
     )
     extent_m = (0, a.n_width * a.dx_m, a.n_depth * a.dx_m, 0)
+    velocities = maps[::2]
+    limits = min(map(np.min, velocities)), max(map(np.max, velocities))
     for axis, values, title in zip(axes, maps, ("map", "uncertainty", "refined map"), strict=False):
-        shown = axis.imshow(values, extent=extent_m, cmap=cm.lajolla if title == "uncertainty" else cm.batlow)
+        if title == "uncertainty":
+            shown = axis.imshow(values, extent=extent_m, cmap=cm.lajolla)
+        else:
+            shown = axis.imshow(values, extent=extent_m, cmap=cm.batlow, vmin=limits[0], vmax=limits[1])
         axis.set(title=f"{title}, m/s", xlabel="x (m)", ylabel="depth (m)")
         figure.colorbar(shown, ax=axis, shrink=0.8)
     shot = a.n_sources // 2
