@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from central.check_cli import ERRORS as CHECK_ERRORS
+from central.check_cli import check
 from central.config import ConfigError, load_config
 from central.database import StoreError
 from central.devices_cli import list_devices
@@ -50,12 +52,14 @@ ERRORS: tuple[type[Exception], ...] = (
     MetricsError,
     ReceiverError,
     StoreError,
+    *CHECK_ERRORS,
     *GATEWAY_ERRORS,
     *RATE_ERRORS,
     *REFINE_ERRORS,
     *ROLLOUT_ERRORS,
 )
 
+app.command()(check)
 app.command()(gateway)
 app.command(name="devices")(list_devices)
 app.command()(rollout)

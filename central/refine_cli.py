@@ -38,7 +38,8 @@ def refine(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from central.refine import RefineError, refine_event
+    from central.evidence import EvidenceError
+    from central.refine import refine_event
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -51,7 +52,7 @@ def refine(
             outcome = refine_event(
                 settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration
             )
-        except RefineError as error:
+        except EvidenceError as error:
             raise RefineCommandError(str(error)) from None
     refined = outcome.refined
     if as_json:

@@ -85,6 +85,15 @@ class Store:
         )
         return revision
 
+    def amend(self, stored: StoredMap, name: str, value: Any) -> None:
+        """Add to the provenance of a map that is there what was found out later. Raises ``StoreError``."""
+        key = (stored.survey, stored.event, stored.model_hash, stored.revision)
+        where = "survey = ? AND event = ? AND model_hash = ? AND revision = ?"
+        with transaction(self._database, f"store: cannot amend event {stored.event}"):
+            (text,) = self._database.execute(f"SELECT provenance FROM map WHERE {where}", key).fetchone()
+            amended = json.dumps({**json.loads(text), name: value})
+            self._database.execute(f"UPDATE map SET provenance = ? WHERE {where}", (amended, *key))
+
     def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
         """The newest revision of every event, in order of event; read as they are asked for."""
         with reported("store: cannot be read"):

@@ -57,6 +57,11 @@ class Familiarity:
             distances = np.where(present & (sent == count) & (noise == variance), judged, distances)
         return distances.sum(axis=1) / present.sum(axis=1)
 
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each value over the training latents ``(latent,)``."""
+        return np.linalg.norm(np.linalg.inv(self.whitening.astype(np.float64)), axis=0)
+
     def _whitening_of_first(self, count: int, variance: float) -> np.ndarray:
         """As ``whitening``, of the first values alone and with so much noise: ``(count, count)``."""
         if count == len(self.mean) and not variance:

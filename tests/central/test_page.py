@@ -137,7 +137,7 @@ def test_partial_and_flagged_events_and_one_survey_alone(page, put):
     put(1)
     put(2, devices=(0, 1))
     put(3, replaced=1)
-    put(4, flags=["the map does not explain the latents"], consistency=0.31)
+    put(4, flags=["the map does not explain the latents"], consistency={"latents": 0.31})
     put(5, devices=(0,))
     put(5)
     put(6, survey=2)
@@ -149,7 +149,7 @@ def test_partial_and_flagged_events_and_one_survey_alone(page, put):
     assert events(only="flagged") == [4, 3]
     assert events(survey=2) == [6]
     row = page.get("/api/events/1/4").json()["maps"][0]
-    assert (row["flags"], row["consistency"]) == (["the map does not explain the latents"], 0.31)
+    assert (row["flags"], row["consistency"]) == (["the map does not explain the latents"], {"latents": 0.31})
     totals = page.get("/api/totals").json()
     assert totals == {
         "events": 6,

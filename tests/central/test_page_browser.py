@@ -83,13 +83,13 @@ def send(centre, dealers):
     return send_all
 
 
-def refine_event(data_dir, event):
-    """What `epic central refine` leaves in the store."""
+def refine_event(data_dir, event, **found):
+    """What `epic central refine` leaves in the store, and `check` at once."""
     store = Store(data_dir)
     start = store.get(event)
     key = (start.survey, start.event, start.model_hash)
     refinement = {"by": "latents", "of_revision": start.revision, "misfit": [4.0, 1.25]}
-    provenance = {**start.provenance, "refinement": refinement}
+    provenance = {**start.provenance, "refinement": refinement, **found}
     maps = (start.velocity_mps + 10, start.uncertainty_mps)
     store.put([NewMap(key, store.emitted_through(key), start.partial, *maps, provenance)])
     store.close()
@@ -120,11 +120,12 @@ def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse,
     assert "partial" in browser.text("#s-badges")
     assert "1 device missing" in browser.value(label)
 
-    refine_event(tmp_path / "data", 2)
+    refine_event(tmp_path / "data", 2, consistency={"latents": 0.314, "gather": 0.2})
     wait_until(
         lambda: "revision 2" in browser.text("#s-badges"), timeout_s=60, what="a refined map, by itself"
     )
     assert "its latents, of revision 1: misfit 4.00 to 1.25" in browser.text("#s-facts")
+    assert "latents 0.31 σ off (0 agrees, 1.4 is unrelated); recording 20 % off" in browser.text("#s-facts")
     assert browser.errors == []
 
 

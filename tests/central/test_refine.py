@@ -1,4 +1,4 @@
-"""``epic central refine``: a new revision where the waves agree better, and one line where it cannot be."""
+"""``epic central refine`` and ``check``: a map held against what came, and moved until the waves agree better."""
 
 import json
 
@@ -15,6 +15,7 @@ from firmware_py import packet
 from firmware_py.bundle import create_bundle
 from firmware_py.encoder import Encoder
 from firmware_py.rate import Rate, pack
+from models.familiarity import measure_familiarity
 from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
@@ -207,3 +208,58 @@ def test_a_recording_that_is_none_is_one_line(config, put, tmp_path, capsys, con
 def test_no_iterations_are_wrong_use(config, put, capsys):
     assert refine(7, "--config", config, "--iterations", 0) == 2
     assert "Invalid value for '--iterations'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def spread(tmp_path, bundle):
+    """Beside the decoder, as `epic convert` leaves it: latents that spread by about ten steps."""
+    latents = (
+        np.random.default_rng(5).normal(0.0, 10.0, (200, 2, bundle.output.shape[1])) * bundle.output.scale
+    )
+    (tmp_path / "decoder").mkdir()
+    measure_familiarity(latents, latents[:20]).save(tmp_path / "decoder" / "familiarity.npz")
+
+
+def check(*arguments) -> int:
+    return epic.main(["central", "check", *map(str, arguments)])
+
+
+def test_a_check_tells_the_true_map_from_another_and_is_kept_with_it(config, put, spread, tmp_path, capsys):
+    put(1, velocity_mps=TRUTH)
+    put(2)
+    put(3, velocity_mps=TRUTH - 600)
+    put(4, bits=4, devices=(0,), velocity_mps=TRUTH)
+    assert check("--config", config, "--json") == 0
+    of = {row["event"]: row["latents"] for row in json.loads(capsys.readouterr().out)}
+    # The tiny encoder is no trained one: as float it is some steps from int8, of which ten are a standard deviation.
+    assert of[1] < of[2] < of[3] and of[1] < of[4]
+    assert newest(tmp_path, 2).provenance["consistency"] == {"latents": of[2]}
+    assert newest(tmp_path, 2).revision == 1
+    assert check("--config", config) == 0
+    assert capsys.readouterr().out == "nothing to check: every newest map was checked before\n"
+
+
+def test_a_check_by_the_recording_is_its_misfit(config, put, gather, spread, tmp_path, capsys):
+    put()
+    np.save(tmp_path / "gather.npy", 2 * model_gathers(earth(0.0)[None, None], WAVES)[0])
+    assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 0
+    assert "recording 50.0% off" in capsys.readouterr().out
+    assert newest(tmp_path).provenance["consistency"]["gather"] == pytest.approx(0.5, abs=1e-3)
+    np.save(tmp_path / "gather.npy", 0 * gather)
+    assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 2
+    assert "expected a recording, got silence" in complaint(capsys)
+
+
+def test_a_refined_map_does_not_inherit_the_check_of_its_start(config, put, spread, tmp_path):
+    put()
+    assert check(7, "--config", config) == 0
+    assert refine(7, "--config", config, "--iterations", 2) == 0
+    assert newest(tmp_path).revision == 2 and "consistency" not in newest(tmp_path).provenance
+
+
+def test_a_check_that_cannot_be_is_one_line(config, put, capsys):
+    put()
+    assert check(7, "--config", config) == 2
+    assert "familiarity.npz: cannot be read" in complaint(capsys)
+    assert check("--config", config, "--gather", "gather.npy") == 2
+    assert "give its number as well" in complaint(capsys)

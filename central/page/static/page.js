@@ -121,9 +121,10 @@ function describe(map) {
     const [before, after] = p.refinement.misfit.map((size) => size.toFixed(2));
     facts.push(["Refined by", `${p.refinement.by === "gather" ? "its recording" : "its latents"}, of revision ${p.refinement.of_revision}: misfit ${before} to ${after}`]);
   }
-  if (map.consistency !== undefined && map.consistency !== null) {
-    const c = map.consistency;
-    facts.push(["Consistency", typeof c === "object" ? Object.entries(c).map((e) => e.join(" ")).join(", ") : String(c)]);
+  if (Number.isFinite(map.consistency?.latents)) {
+    const { latents, gather } = map.consistency;
+    const recording = Number.isFinite(gather) ? `; recording ${(100 * gather).toFixed(0)} % off` : "";
+    facts.push(["Waves through the map", `latents ${latents.toFixed(2)} σ off (0 agrees, 1.4 is unrelated)${recording}`]);
   }
   $("s-facts").replaceChildren(
     ...facts.map(([name, value]) => {
