@@ -9,17 +9,14 @@ from typing import Annotated
 import typer
 
 from central.config import load_config
+from central.evidence import EvidenceError
+from central.options import ConfigOption, JsonOption, SurveyOption
 
-
-class CheckCommandError(RuntimeError):
-    """What went wrong in modules that are loaded only when a map is checked."""
-
-
-ERRORS: tuple[type[Exception], ...] = (CheckCommandError,)
+ERRORS: tuple[type[Exception], ...] = (EvidenceError,)
 
 
 def check(
-    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    config: ConfigOption,
     event: Annotated[
         int | None,
         typer.Argument(min=0, max=0xFFFFFFFF, help="Its newest map; without it, all that were not checked."),
@@ -28,39 +25,33 @@ def check(
         Path | None,
         typer.Option(help=".npy of the event's recording (sources, samples, receivers): its misfit as well."),
     ] = None,
-    survey: Annotated[
-        int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    survey: SurveyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Model stored maps, encode the waves as devices would, and tell how far that is from what came."""
     settings = load_config(config)
     if gather is not None and event is None:
-        raise CheckCommandError("check: --gather is the recording of one event; give its number as well")
+        raise EvidenceError("check: --gather is the recording of one event; give its number as well")
     from central.check import check_events
-    from central.evidence import EvidenceError
 
     rows = []
-    try:
-        for checked in check_events(settings.central.data_dir, settings.model, event, survey, gather):
-            stored = checked.stored
-            rows.append(
-                {
-                    "event": stored.event,
-                    "survey": stored.survey,
-                    "revision": stored.revision,
-                    "latents": round(checked.latents, 4),
-                    "gather": None if checked.gather is None else round(checked.gather, 4),
-                }
+    for checked in check_events(settings.central.data_dir, settings.model, event, survey, gather):
+        stored = checked.stored
+        rows.append(
+            {
+                "event": stored.event,
+                "survey": stored.survey,
+                "revision": stored.revision,
+                "latents": round(checked.latents, 4),
+                "gather": None if checked.gather is None else round(checked.gather, 4),
+            }
+        )
+        if not as_json:
+            misfit = "" if checked.gather is None else f"; recording {checked.gather:.1%} off"
+            typer.echo(
+                f"event {stored.event}, revision {stored.revision}: latents {checked.latents:.2f} standard "
+                f"deviations off{misfit}"
             )
-            if not as_json:
-                misfit = "" if checked.gather is None else f"; recording {checked.gather:.1%} off"
-                typer.echo(
-                    f"event {stored.event}, revision {stored.revision}: latents {checked.latents:.2f} standard "
-                    f"deviations off{misfit}"
-                )
-    except EvidenceError as error:
-        raise CheckCommandError(str(error)) from None
     if as_json:
         typer.echo(json.dumps(rows))
     elif not rows:

@@ -19,6 +19,7 @@ from central.export import FORMATS, ExportError, export_map
 from central.gateway_cli import ERRORS as GATEWAY_ERRORS
 from central.gateway_cli import gateway
 from central.metrics import MetricsError
+from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 from central.page.cli import page
 from central.rates_cli import ERRORS as RATE_ERRORS
 from central.rates_cli import rate
@@ -31,13 +32,6 @@ from central.store import Store, StoredMap
 from firmware_py.bundle import BundleError
 
 app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="central.toml")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-SurveyOption = Annotated[
-    int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")
-]
-EventArgument = Annotated[int, typer.Argument(min=0, max=0xFFFFFFFF, help="Number of the event.")]
 
 
 class DecoderLoadError(RuntimeError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from central.config import load_config
 from central.devices import LATE, ON_TIME, DeviceView, devices
+from central.options import ConfigOption, JsonOption
 from firmware_py.log import now_us
 
 MAX_GAPS_SHOWN = 5
@@ -23,9 +23,9 @@ WIDTH = 200
 
 
 def list_devices(
-    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    config: ConfigOption,
     survey: Annotated[int | None, typer.Option(min=0, max=0xFFFF, help="Only this survey's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Every device: when it was last heard, lag, loss, bytes, model; while the centre runs and after."""
     at_us = now_us()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from central.journal import Journal, Journalled
 from central.store import StoredMap
 from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.compand import dequantise
-from models.float_encoder import FloatEncoderError, float_encoder
-from models.latent_model import LatentModel
 from physics.acquisition import Acquisition
+
+if TYPE_CHECKING:
+    from models.latent_model import LatentModel
 
 
 class EvidenceError(ValueError):
@@ -84,6 +86,10 @@ def received_latents(
 
 def latent_model(bundle: Bundle, acquisition: Acquisition, spread: np.ndarray) -> LatentModel:
     """From maps to what the devices of a bundle would send. Raises ``EvidenceError``."""
+    # Not with the module: commands load it for its error alone.
+    from models.float_encoder import FloatEncoderError, float_encoder
+    from models.latent_model import LatentModel
+
     try:
         encoder = float_encoder(bundle.encoder_path.read_bytes())
     except FloatEncoderError as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from central.options import JsonOption
 from firmware_py.bundle import BundleError
 from firmware_py.encoder import EncoderError
 from physics.acquisition import AcquisitionError
@@ -43,7 +44,7 @@ def invert(
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; its workers see the same paths.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Encode and draw every gather, as the model's devices and centre would."""
     from rich.console import Console

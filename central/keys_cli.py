@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from central.keys import CENTRE, KeysError, allow, list_keys, new_centre, new_keys, revoke
+from central.options import JsonOption
 from central.signing import SigningError, new_signing_key
 
 app = typer.Typer(help="Keys of the centre, its devices and gateways.", no_args_is_help=True)
@@ -66,7 +67,7 @@ def revoke_command(name: NameArgument, keys: KeysOption = Path("keys")) -> None:
 @app.command("list")
 def list_command(
     keys: KeysOption = Path("keys"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Everyone with keys here: who is let in, who was."""
     rows = list_keys(keys)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from central.config import load_config
 from central.devices import DeviceView, devices
+from central.options import ConfigOption, JsonOption
 from central.rate_setting import RateSettingError, find_device, set_rate
 from central.rates import ALL, Key, keep_rate, rate_of, rates
 from firmware_py.bundle import BundleError
@@ -18,7 +18,7 @@ ERRORS: tuple[type[Exception], ...] = (BundleError, RateSettingError)
 
 
 def rate(
-    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    config: ConfigOption,
     latent_bytes: Annotated[
         int | None, typer.Argument(min=1, max=0xFFFF, help="Bytes a latent, one of the model's rates.")
     ] = None,
@@ -31,7 +31,7 @@ def rate(
     clear: Annotated[
         bool, typer.Option("--clear", help="Take back what was set; devices go back to their own rate.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Set the bytes a latent of one device or all; without a number, show what is set and in force."""
     settings = load_config(config)

@@ -9,18 +9,15 @@ from typing import Annotated
 import typer
 
 from central.config import load_config
+from central.evidence import EvidenceError
+from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 
-
-class RefineCommandError(RuntimeError):
-    """What went wrong in modules that are loaded only when a map is refined."""
-
-
-ERRORS: tuple[type[Exception], ...] = (RefineCommandError,)
+ERRORS: tuple[type[Exception], ...] = (EvidenceError,)
 
 
 def refine(
-    event: Annotated[int, typer.Argument(min=0, max=0xFFFFFFFF, help="Number of the event.")],
-    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    event: EventArgument,
+    config: ConfigOption,
     iterations: Annotated[int, typer.Option(min=1, help="At most so many steps.")] = 20,
     gather: Annotated[
         Path | None,
@@ -28,17 +25,14 @@ def refine(
             help=".npy of the event's recording (sources, samples, receivers), in the place of latents."
         ),
     ] = None,
-    survey: Annotated[
-        int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    survey: SurveyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Waveform inversion from an event's predicted map; what it finds is the event's new revision."""
     settings = load_config(config)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from central.evidence import EvidenceError
     from central.refine import refine_event
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -48,12 +42,9 @@ def refine(
         def on_iteration(done: int, misfit: float) -> None:
             bar.update(task, completed=done, description=f"misfit {misfit:.3f}")
 
-        try:
-            outcome = refine_event(
-                settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration
-            )
-        except EvidenceError as error:
-            raise RefineCommandError(str(error)) from None
+        outcome = refine_event(
+            settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration
+        )
     refined = outcome.refined
     if as_json:
         typer.echo(

@@ -11,6 +11,7 @@ import typer
 
 from central.config import load_config
 from central.database import StoreError
+from central.options import ConfigOption, JsonOption
 from central.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
 from central.signing import SECRET_NAME, SigningError, read_signing_key
 from firmware_py.archive import ArchiveError
@@ -20,7 +21,7 @@ ERRORS: tuple[type[Exception], ...] = (ArchiveError, BundleError, RolloutError, 
 
 
 def rollout(
-    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    config: ConfigOption,
     release: Annotated[
         Path | None, typer.Argument(help="Folder with bundle/ and decoder/, as `epic convert` writes it.")
     ] = None,
@@ -38,7 +39,7 @@ def rollout(
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Show how far the rollouts have got.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Offer the rollout to no further device.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Sign a model and offer it to the devices; a running centre takes it up within seconds."""
     central = load_config(config).central

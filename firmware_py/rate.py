@@ -10,6 +10,7 @@ with prefixes was trained on that (``models/ordered.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class Coding:
                     f"prefixes: expected 1 to {self.latent - 1} values of 8 or 4 bits, got {rate.values} of {rate.bits}"
                 )
 
-    @property
+    @cached_property
     def rates(self) -> tuple[Rate, ...]:
         """All rates, the highest first."""
         whole = (Rate(self.latent, bits) for bits in BITS)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from central.config import load_config, with_page
+from central.options import ConfigOption
 
 ADDRESS = "127.0.0.1:8080"
 
 
 def page(
-    config: Annotated[Path, typer.Option("--config", help="central.toml")],
+    config: ConfigOption,
     listen: Annotated[
         str | None, typer.Option(help=f"HOST:PORT; default: central.page of the file, else {ADDRESS}.")
     ] = None,

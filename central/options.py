@@ -1,0 +1,15 @@
+"""Options that commands of ``epic central`` have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="central.toml")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SurveyOption = Annotated[
+    int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")
+]
+EventArgument = Annotated[int, typer.Argument(min=0, max=0xFFFFFFFF, help="Number of the event.")]
