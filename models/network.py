@@ -10,6 +10,7 @@ from models.fusion import DecoderConfig, build_decoder
 from models.ordered import AsSent
 from models.quantised import QuantisedEncoder
 from physics.acquisition import Acquisition
+from physics.metrics import SSIM_C1, SSIM_C2, blur_matrix
 
 
 def build_network(
@@ -64,11 +65,14 @@ class DevicePositions(layers.Layer):
 
 # Weight of the uncertainty's likelihood beside the map's L1: small, so that it does not steer the map.
 UNCERTAINTY_WEIGHT = 0.05
+# Weight of what is missing to a structural similarity of 1: L1 alone leaves speckle where a layer is even.
+STRUCTURE_WEIGHT = 0.1
 
 
 @keras.saving.register_keras_serializable("epic")
 def map_loss(truth, drawn):
-    """L1 of the map plus the Laplace likelihood of its residual under the predicted scale.
+    """L1 of the map, its lack of structural similarity, and the Laplace likelihood of its residual under the
+    predicted scale.
 
     ``truth (batch, nz, nx, 1)``, ``drawn (batch, nz, nx, 2)``. The residual is held constant in the
     likelihood, so the scale learns from the map's errors without trading them for a larger scale.
@@ -76,7 +80,25 @@ def map_loss(truth, drawn):
     residual = ops.abs(ops.subtract(truth, drawn[..., :1]))
     log_scale = ops.clip(drawn[..., 1:], -7.0, 2.0)
     likelihood = ops.stop_gradient(residual) * ops.exp(-log_scale) + log_scale
-    return ops.mean(residual) + UNCERTAINTY_WEIGHT * ops.mean(likelihood)
+    unlike = 1.0 - map_ssim(truth, drawn)
+    return ops.mean(residual) + UNCERTAINTY_WEIGHT * ops.mean(likelihood) + STRUCTURE_WEIGHT * unlike
+
+
+def map_ssim(truth, drawn):
+    """``physics.metrics.ssim`` of the maps in ``drawn``, shapes as for ``map_loss``, with a gradient."""
+    along_z, along_x = (ops.convert_to_tensor(blur_matrix(n), "float32") for n in truth.shape[1:3])
+
+    def blur(images):
+        return ops.matmul(ops.matmul(along_z, images), ops.transpose(along_x))
+
+    x, y = (ops.cast(maps[..., 0], "float32") / 2 + 0.5 for maps in (drawn, truth))
+    mean_x, mean_y = blur(x), blur(y)
+    spread = blur(x * x) + blur(y * y) - mean_x**2 - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    similarity = ((2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)) / (
+        (mean_x**2 + mean_y**2 + SSIM_C1) * (spread + SSIM_C2)
+    )
+    return ops.mean(similarity)
 
 
 @keras.saving.register_keras_serializable("epic")

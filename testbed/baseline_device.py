@@ -51,7 +51,7 @@ class BaselineDevice:
 
 def run(config: BaselineDevice) -> None:
     """Send every event, wait until all are received, end."""
-    encode = device_encoder(config.scheme, Path(config.folder), config.receivers)
+    encode = device_encoder(config.scheme, Path(config.folder))
     gathers = np.load(config.gathers, mmap_mode="r")
     log = Log(Path(config.log))
     link = ZmqLink(config.endpoint, read_key_folder(Path(config.keys)) if config.keys else None)

@@ -103,7 +103,7 @@ def compare(
     systems: Annotated[
         str,
         typer.Option(help="What to compare, with commas between; epic-32 is EPIC with 32 bytes a latent."),
-    ] = "epic,epic-4bit,raw,raw-compressed,split,federated",
+    ] = "epic,epic-32,epic-8,raw,raw-compressed,split,federated",
     events: Annotated[int, typer.Option(min=1, help="Events under a link's own conditions.")] = 20,
     data: Annotated[
         list[Path] | None, typer.Option(help="OpenFWI gather file; repeat for more. Default: shipped ones.")
@@ -111,7 +111,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/compare"),
     model: Annotated[Path | None, typer.Option(help="Folder with bundle/ and decoder/.")] = None,
     trained: Annotated[
-        Path | None, typer.Option(help="Run of `epic train inversionnet`: the baselines' weights.")
+        list[Path] | None,
+        typer.Option(
+            help="Run of `epic train inversionnet` or of `epic train federated`: a baseline's weights; repeat for both."
+        ),
     ] = None,
     board: Annotated[
         str | None,

@@ -24,12 +24,10 @@ from testbed.compare_run import CONDITIONS, Comparison, Run, check_length, is_ep
 from testbed.links import LinkProfile, find_link
 from testbed.processes import TestbedError
 from testbed.run import Model, load_events, make_keys, prepare_folder
-from testbed.schemes import SCHEMES, prepare
+from testbed.schemes import NETWORKS, SCHEMES, find_trained, prepare
 from testbed.tbf import TbfError, cross_check
 
-SYSTEMS = ("epic", "epic-4bit", *SCHEMES)
-# The error of its maps is that of a network trained on whole gathers, which no device of it has.
-UNTRAINED = "federated"
+SYSTEMS = ("epic", "epic-32", "epic-8", *SCHEMES)
 
 
 def compare(
@@ -39,16 +37,16 @@ def compare(
     data: list[Path],
     events: int,
     out: Path,
-    trained: Path | None = None,
+    trained: list[Path] | None = None,
     board: str | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Run every system over every link; returns, and writes to ``out``/results.json, what was measured.
 
-    A system ``epic-4bit`` is EPIC with 4 bits of each value of a latent, ``epic-32`` EPIC with 32 bytes a latent: rates
-    that the model must have. ``trained`` is a run of `epic train inversionnet` for the baselines' weights. ``board``:
-    devices encode as slowly as that board would. Raises ``TestbedError``, ``LinkError``, ``SchemeError``,
-    ``BoardError`` and the errors of the inputs.
+    A system ``epic-4bit`` is EPIC with 4 bits of each value of a latent, ``epic-32`` EPIC with 32 bytes a latent:
+    rates that the model must have. ``trained`` are runs of `epic train inversionnet` and `epic train federated` for
+    the baselines' weights. ``board``: devices encode as slowly as that board would. Raises ``TestbedError``,
+    ``LinkError``, ``SchemeError``, ``BoardError`` and the errors of the inputs.
     """
     began_s, began_load = time.monotonic(), os.getloadavg()[0]
     if events < 1:
@@ -57,6 +55,7 @@ def compare(
     bundle = load_bundle(model.bundle)
     for system in systems:
         _check_system(system, bundle)
+    runs = find_trained(trained or [])
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
     counts = [max(min(events, 4), int(events * condition.share)) for condition in CONDITIONS]
     sizes = {system: _message_bytes(system, acquisition, bundle) for system in systems}
@@ -72,7 +71,7 @@ def compare(
     gathers = np.stack([sample.gather for sample in samples]).astype(np.float32)
     on_step("preparing the baselines")
     if set(systems) & set(SCHEMES):
-        prepare(out, gathers[:20], acquisition, trained)
+        prepare(out, gathers[:20], acquisition, bundle.companding, runs)
     comparison = Comparison(
         out,
         model,
@@ -86,7 +85,7 @@ def compare(
         "events": events,
         "model": bundle.name,
         "model_hash": bundle.model_hash.hex(),
-        "trained_baselines": str(trained) if trained else None,
+        "trained_baselines": {kind: str(run) for kind, run in runs.items()},
         "board": asdict(slower) if slower else None,
         "encoder_macs": _encoder_macs(bundle),
         "links": {profile.name: _described(profile) for profile in profiles},
@@ -97,7 +96,7 @@ def compare(
         for system in systems:
             accounts = Run(comparison, system, profile).conditions(counts, on_step)
             truths = [sample.map_mps for sample in samples]
-            maps_count = is_epic(system) or (trained is not None and system != UNTRAINED)
+            maps_count = is_epic(system) or NETWORKS[system] in runs
             for condition, account in zip(CONDITIONS, accounts, strict=True):
                 run = {
                     "system": system,

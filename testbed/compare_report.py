@@ -84,8 +84,10 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "",
         "Baselines' maps: "
         + (
-            f"of the InversionNet in `{trained}`, split's with int8 activations; federated's devices have none that "
-            "was trained on their part alone, so no map error of it."
+            "of "
+            + " and ".join(f"`{run}` ({kind})" for kind, run in trained.items())
+            + "; split's with int8 activations, federated's the mean of its devices'. Of one without a run: times, "
+            "bytes and energy only."
             if trained
             else "weights not trained, so times, bytes and energy only."
         ),

@@ -4,7 +4,7 @@ raw             the float32 samples; a central InversionNet
 raw-compressed  the same as int16 of the part's own peak, third differences along time, zstd: a stand-in for
                 what seismology ships (Steim-2, first differences), and a quarter smaller than that order gives
 split           the first blocks of that InversionNet on the device, int8 activations on the link
-federated       a whole InversionNet on every device, of its own receivers alone; maps (float16) averaged
+federated       the network of ``models.federated`` on every device, of its own receivers alone; maps (float16) averaged
 
 Without a trained network the weights are random: bytes, times and energy are those of any weights, maps are
 not, and no map error is reported.
@@ -19,11 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from firmware_py.compand import dequantise, quantise
+from firmware_py.compand import Companding, compand, dequantise, quantise
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform, scale_gather
 
-SCHEMES = ("raw", "raw-compressed", "split", "federated")
+# What `epic train` calls the network of each.
+NETWORKS = {
+    "raw": "inversionnet",
+    "raw-compressed": "inversionnet",
+    "split": "inversionnet",
+    "federated": "federated",
+}
+SCHEMES = tuple(NETWORKS)
 # Level 19 saves a sixth more and takes 50-100 ms, more than the bytes it saves take on any link here.
 ZSTD_LEVEL = 9
 DIFFERENCES = 3
@@ -39,32 +46,55 @@ class SchemeError(ValueError):
     """A baseline cannot be set up as asked."""
 
 
-def prepare(folder: Path, gathers: np.ndarray, acquisition: Acquisition, trained: Path | None) -> None:
+def find_trained(runs: list[Path]) -> dict[str, Path]:
+    """Finished runs by the kind of their network, one of those in ``NETWORKS``. Raises ``SchemeError``."""
+    found: dict[str, Path] = {}
+    for run in runs:
+        try:
+            kind = json.loads((run / "config.json").read_text())["kind"]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise SchemeError(f"{run}: not a run of `epic train` ({error})") from None
+        if kind not in NETWORKS.values() or kind in found:
+            raise SchemeError(
+                f"{run}: a run of {kind}; expected at most one of `epic train inversionnet` and one of `epic train "
+                "federated`"
+            )
+        found[kind] = run
+    return found
+
+
+def prepare(
+    folder: Path,
+    gathers: np.ndarray,
+    acquisition: Acquisition,
+    companding: Companding,
+    trained: Mapping[str, Path],
+) -> None:
     """Write what devices and centre of all schemes need into ``folder``.
 
-    ``gathers (n, S, T, R)`` give the int8 ranges, and without ``trained``, a run of `epic train inversionnet`,
-    the input's range too. Raises ``SchemeError``.
+    ``trained`` has runs by kind, as ``find_trained`` gives them. Without one, ``gathers (n, S, T, R)`` give
+    InversionNet's input its range, and ``companding`` is that of the federated network; the int8 ranges of split come
+    from ``gathers`` in any case. Raises ``SchemeError``.
     """
-    import keras
-
     from convert.quantise import quantise as to_int8
+    from models.federated import build_federated
     from models.inversionnet import build_central_half, build_device_half, build_inversionnet, copy_weights
 
-    whole = build_inversionnet(acquisition)
     log = log_transform(gathers)
     log_range = [float(log.min()), float(log.max())]
-    if trained:
-        try:
-            log_range = json.loads((trained / "config.json").read_text())["log_range"]
-            weights = keras.models.load_model(trained / "inversionnet.keras", compile=False).get_weights()
-            whole.set_weights(weights)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise SchemeError(
-                f"{trained}: not a finished run of `epic train inversionnet` for this survey ({error})"
-            ) from None
+    if run := trained.get("inversionnet"):
+        whole, config = _load(run, "inversionnet.keras", acquisition)
+        log_range = config["log_range"]
+    else:
+        whole = build_inversionnet(acquisition)
     device, central = build_device_half(acquisition), build_central_half(acquisition)
     copy_weights(whole, device)
     copy_weights(whole, central)
+    if run := trained.get("federated"):
+        local, config = _load(run, "local.keras", acquisition)
+        companding = Companding.from_dict(config["companding"])
+    else:
+        _, local = build_federated(acquisition, acquisition.n_time // companding.thin)
     parts = [
         _scaled(gather[:, :, list(group)], log_range)
         for gather in gathers
@@ -72,15 +102,32 @@ def prepare(folder: Path, gathers: np.ndarray, acquisition: Acquisition, trained
         if len(group) == acquisition.max_device_receivers
     ]
     (folder / "split.tflite").write_bytes(to_int8(device, np.stack(parts[:REPRESENTATIVE_PARTS])))
-    (folder / "local.tflite").write_bytes(_to_float(whole))
+    (folder / "local.tflite").write_bytes(_to_float(local))
     whole.save(folder / "whole.keras")
     central.save(folder / "central.keras")
-    (folder / "scheme.json").write_text(
-        json.dumps({"acquisition": acquisition.to_dict(), "log_range": log_range})
-    )
+    about = {
+        "acquisition": acquisition.to_dict(),
+        "log_range": log_range,
+        "companding": companding.to_dict(),
+    }
+    (folder / "scheme.json").write_text(json.dumps(about))
 
 
-def device_encoder(scheme: str, folder: Path, receivers: list[int]) -> Encode:
+def _load(run: Path, name: str, acquisition: Acquisition):
+    """The network that a run ended with, and the run's configuration."""
+    import keras
+
+    try:
+        config = json.loads((run / "config.json").read_text())
+        network = keras.models.load_model(run / name, compile=False)
+    except (OSError, ValueError) as error:
+        raise SchemeError(f"{run}: not a finished run; expected its {name} ({error})") from None
+    if Acquisition.from_dict(config["acquisition"]) != acquisition:
+        raise SchemeError(f"{run}: was trained for another survey than that of the model; choose another run")
+    return network, config
+
+
+def device_encoder(scheme: str, folder: Path) -> Encode:
     """What a device sends of its part ``(S, T, R_d)`` float32; needs no TensorFlow."""
     if scheme == "raw":
         return lambda part: part.astype("<f4").tobytes()
@@ -100,13 +147,8 @@ def device_encoder(scheme: str, folder: Path, receivers: list[int]) -> Encode:
 
         return activations
     run, _, _ = _interpreter(folder / "local.tflite")
-
-    def local_map(part: np.ndarray) -> bytes:
-        gather = np.zeros(acquisition.gather_shape, np.float32)
-        gather[:, :, receivers] = part
-        return run(_scaled(gather, log_range)).astype("<f2").tobytes()
-
-    return local_map
+    companding, width = Companding.from_dict(about["companding"]), acquisition.max_device_receivers
+    return lambda part: run(compand(part, companding, width)).astype("<f2").tobytes()
 
 
 def central_decoder(scheme: str, folder: Path) -> Draw:

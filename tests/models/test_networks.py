@@ -8,8 +8,9 @@ from models.comparison import count_macs
 from models.encoder import PRESETS, EncoderConfig, Stage, build_encoder, encoder_preset
 from models.fusion import DecoderConfig, build_decoder, fourier_features
 from models.inversionnet import LAYOUTS, build_inversionnet, count_parameters
-from models.network import build_network, map_loss
+from models.network import build_network, map_loss, map_ssim
 from physics.acquisition import Acquisition
+from physics.metrics import ssim
 
 SMALL = Acquisition.openfwi()
 N_DEVICES = SMALL.n_devices
@@ -154,3 +155,17 @@ def test_loss_is_least_where_the_scale_equals_the_mean_error():
         for b in (0.05, 0.1, 0.2, 0.4, 0.8)
     }
     assert min(losses, key=losses.get) == 0.2
+
+
+def test_loss_counts_what_is_missing_to_the_benchmarks_ssim():
+    """Of two maps as far from the truth, the one of the same structure is the better."""
+    rng = np.random.default_rng(0)
+    truth = np.tile(np.repeat([-0.6, 0.1, 0.5], [20, 20, 30])[None, :, None, None], (2, 1, 70, 1)).astype("f")
+    shifted, speckled = truth + 0.05, truth + 0.05 * np.sign(rng.standard_normal(truth.shape)).astype("f")
+    for drawn in (shifted, speckled):
+        assert float(map_ssim(truth, drawn)) == pytest.approx(ssim(drawn[..., 0], truth[..., 0]), abs=1e-4)
+    log_scale = np.full_like(truth, -3.0)
+    of_shifted, of_speckled = (
+        float(map_loss(truth, np.concatenate([drawn, log_scale], -1))) for drawn in (shifted, speckled)
+    )
+    assert of_speckled > of_shifted + 0.02

@@ -83,7 +83,11 @@ def test_maps_are_judged_where_the_truth_is_known():
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
-        ({"systems": ["epic", "carrier pigeon"]}, TestbedError, "expected systems of epic, epic-4bit, raw,"),
+        (
+            {"systems": ["epic", "carrier pigeon"]},
+            TestbedError,
+            "expected systems of epic, epic-32, epic-8, raw,",
+        ),
         ({"links": ["wimax"]}, LinkError, "expected one of loopback"),
         ({"board": "esp32-s3"}, BoardError, "'esp32-s3': its profile has no published speed; raspberry-pi-4"),
         ({"board": "abacus"}, BoardError, "no board 'abacus'"),

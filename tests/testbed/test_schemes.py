@@ -1,11 +1,16 @@
 """What the baselines send, and that the centre gets it back."""
 
+import json
+
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from firmware_py.compand import Companding, compand
+from models.federated import build_federated
 from physics.acquisition import Acquisition
 from testbed.samples import load_samples
 from testbed.schemes import (
@@ -15,10 +20,13 @@ from testbed.schemes import (
     compress_part,
     device_encoder,
     expand_part,
+    find_trained,
     prepare,
 )
 
 SURVEY = Acquisition.openfwi()
+COMPANDING = Companding(20.0, 7.6, 10)
+GATHERS = np.stack([sample.gather for sample in load_samples()[:4]])
 
 
 @given(
@@ -41,7 +49,7 @@ def test_seismograms_shrink_tenfold_and_more():
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("schemes")
-    prepare(folder, np.stack([sample.gather for sample in load_samples()[:4]]), SURVEY, None)
+    prepare(folder, GATHERS, SURVEY, COMPANDING, {})
     return folder
 
 
@@ -52,7 +60,7 @@ def drawn(prepared):
     results = {}
     for scheme in SCHEMES:
         payloads = {
-            device: device_encoder(scheme, prepared, list(group))(gather[:, :, list(group)])
+            device: device_encoder(scheme, prepared)(gather[:, :, list(group)])
             for device, group in enumerate(SURVEY.device_receivers)
         }
         draw = central_decoder(scheme, prepared)
@@ -81,7 +89,41 @@ def test_bytes_are_those_of_the_payload_without_padding(drawn):
     }
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    gathers = load_samples()[0].gather[None]
-    with pytest.raises(SchemeError, match="not a finished run of `epic train inversionnet`"):
-        prepare(tmp_path, gathers, SURVEY, tmp_path / "nowhere")
+def test_a_trained_federated_network_draws_the_mean_of_its_devices_maps(tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    folder.mkdir()
+    companding = Companding(5.0, 6.0, 20)
+    network, local = build_federated(SURVEY, 50)
+    for layer in local.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(2.0 * layer.gamma)  # fresh weights draw next to nothing
+    local.save(run / "local.keras")
+    (run / "config.json").write_text(
+        json.dumps({"kind": "federated", "acquisition": SURVEY.to_dict(), "companding": companding.to_dict()})
+    )
+    prepare(folder, GATHERS, SURVEY, COMPANDING, find_trained([run]))
+    parts = [GATHERS[0][:, :, list(group)] for group in SURVEY.device_receivers]
+    encode = device_encoder("federated", folder)
+    drawn = central_decoder("federated", folder)({d: encode(part) for d, part in enumerate(parts) if d != 3})
+    expected = network(
+        {
+            "parts": np.stack([compand(part, companding, 14) for part in parts])[None],
+            "mask": np.array([[1, 1, 1, 0, 1]], "f"),
+        }
+    )
+    assert np.ptp(drawn) > 0.01
+    assert np.abs(drawn - np.asarray(expected)[0, ..., 0]).max() < 2e-3, "float16 maps"
+
+
+def test_what_is_no_run_of_a_baseline_is_refused(tmp_path):
+    with pytest.raises(SchemeError, match="nowhere: not a run of `epic train`"):
+        find_trained([tmp_path / "nowhere"])
+    (tmp_path / "config.json").write_text('{"kind": "epic"}')
+    with pytest.raises(SchemeError, match="a run of epic; expected at most one of `epic train inversionnet`"):
+        find_trained([tmp_path])
+    (tmp_path / "config.json").write_text('{"kind": "inversionnet"}')
+    with pytest.raises(SchemeError, match="a run of inversionnet; expected at most one"):
+        find_trained([tmp_path, tmp_path])
+    with pytest.raises(SchemeError, match="not a finished run; expected its inversionnet.keras"):
+        prepare(tmp_path, GATHERS[:1], SURVEY, COMPANDING, find_trained([tmp_path]))
