@@ -58,36 +58,34 @@ def _row(link: str, epic: dict, run: dict) -> dict[str, Any]:
 
 
 def against_goals(results: dict) -> str:
-    """Which goals are not reached with devices as fast as this machine."""
+    """Which goals are not reached, or not measured, with devices as fast as this machine."""
     asked = "Asked for: latency 8.9 and energy while bytes pass 33.8 against raw, 5 for both against raw-compressed."
-    missed = _missed(results, on_board=False)
-    if not missed:
-        return f"{asked} All are reached with devices as fast as this machine."
-    return f"{asked} Not reached, with devices as fast as this machine: {'; '.join(missed)}."
+    return f"{asked} {_standing(results, on_board=False)} Devices are as fast as this machine."
 
 
 def against_goals_on_board(results: dict) -> str:
-    """Which goals of latency are not reached with devices as slow as the board."""
-    missed = _missed(results, on_board=True)
-    if not missed:
-        return "The goals of latency are all reached there as well."
-    return f"Asked for and not reached there: {'; '.join(missed)}."
+    """Which goals of latency are not reached, or not measured, with devices as slow as the board."""
+    return f"Of the goals of latency: {_standing(results, on_board=True)} Devices are as slow as the board."
 
 
-def _missed(results: dict, on_board: bool) -> list[str]:
+def _standing(results: dict, on_board: bool) -> str:
     found = {(row["link"], row["against"]): row for row in ratios(results) if row["system"] == "epic"}
-    missed = []
+    missed, unmeasured = [], []
     for link in results["links"]:
         for against, name, goal in GOALS:
             if on_board and name != "latency":
                 continue
             ratio = found.get((link, against), {}).get("latency_on_board" if on_board else name)
-            if ratio is not None and ratio < goal:
-                line = f"{name} against {against} on {link}, {ratio}"
-                missed.append(
-                    line + (_costs(results, link, against, goal, on_board) if name == "latency" else "")
-                )
-    return missed
+            line = f"{name} against {against} on {link}"
+            if ratio is None:
+                unmeasured.append(line)
+            elif ratio < goal:
+                costs = _costs(results, link, against, goal, on_board) if name == "latency" else ""
+                missed.append(f"{line}, {ratio}{costs}")
+    if not missed and not unmeasured:
+        return "All are reached."
+    parts = [f"Not reached: {'; '.join(missed)}."] if missed else []
+    return " ".join([*parts, *([f"Not measured: {'; '.join(unmeasured)}."] if unmeasured else [])])
 
 
 def _costs(results: dict, link: str, against: str, goal: float, on_board: bool) -> str:
