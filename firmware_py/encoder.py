@@ -83,6 +83,8 @@ class Encoder:
         self._input, self._output = given["index"], taken["index"]
         # Of the latest run, the network alone.
         self.network_s = 0.0
+        # The first run packs the weights: no event is to wait for it.
+        self.encode(np.zeros(bundle.input.shape[1:], np.int8))
 
     def encode(self, companded: np.ndarray) -> np.ndarray:
         """int8 ``(T', width, S)`` -> int8 latent ``(latent,)``."""

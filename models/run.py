@@ -107,6 +107,7 @@ def start_run(
     )
     write_json(run / "config.json", asdict(config))
     keras.utils.set_random_seed(budget.seed)
+    spread_over_devices(budget.batch)
     with computing_in(budget.precision):
         network, batches, parts = assemble(config, thinned, acquisition, budget.quantised, budget.ordered)
     if origin is not None:
@@ -163,6 +164,22 @@ def computing_in(precision: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def spread_over_devices(batch: int) -> None:
+    """Have each batch of networks built from now on computed by all accelerators of this machine, a share each.
+
+    Keras does so under JAX alone; elsewhere, and with one device, nothing changes. Raises ``TrainingError`` for a
+    batch that they cannot share.
+    """
+    devices = keras.distribution.list_devices() if keras.backend.backend() == "jax" else []
+    if len(devices) < 2:
+        return
+    if batch % len(devices):
+        raise TrainingError(
+            f"train: expected a --batch that {len(devices)} devices can share, got {batch}; give a multiple"
+        )
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
 
 
 def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:

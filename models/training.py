@@ -21,6 +21,8 @@ import numpy as np
 
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
+# Of every usual number of accelerators a multiple.
+PREDICTED_TOGETHER = 48
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
@@ -153,14 +155,15 @@ def _share(progress: Progress, budget: Budget) -> float:
     return progress.epoch / (budget.epochs or 1.0)
 
 
-def predict(network: keras.Model, batches: Any, indices: np.ndarray, batch: int = 50) -> np.ndarray:
+def predict(network: keras.Model, batches: Any, indices: np.ndarray) -> np.ndarray:
     """Network output for ``indices``, ``(len(indices), nz, nx, channels)``; compiled once."""
-    return np.concatenate(
-        [
-            np.asarray(network.predict_on_batch(batches.plain(indices[i : i + batch])[0]))
-            for i in range(0, len(indices), batch)
-        ]
-    )
+    drawn = []
+    for start in range(0, len(indices), PREDICTED_TOGETHER):
+        some = indices[start : start + PREDICTED_TOGETHER]
+        # Always as many: each other number would compile again, and devices could not share it.
+        filled = np.resize(some, PREDICTED_TOGETHER)
+        drawn.append(np.asarray(network.predict_on_batch(batches.plain(filled)[0]))[: len(some)])
+    return np.concatenate(drawn)
 
 
 def _report(

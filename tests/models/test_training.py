@@ -17,7 +17,7 @@ from models.comparison import compare_runs
 from models.data import DataError, load_thinned
 from models.evaluate import evaluate_run
 from models.federated import Rounds, build_federated
-from models.run import read_config, split_watched, start_run
+from models.run import read_config, split_watched, spread_over_devices, start_run
 from models.training import Budget, TrainingError, load_checkpoint
 from models.warm_start import read_origin
 from physics.acquisition import Acquisition
@@ -273,3 +273,29 @@ def test_a_killed_run_goes_on_from_its_checkpoint(data, tmp_path):
     assert reached["step"] - 1 <= metrics["step"] <= reached["step"] + 1
     assert read_config(out).kind == "epic"
     assert (out / "encoder.keras").exists()
+
+
+def test_accelerators_share_each_batch_and_learn_what_one_learns(data, tmp_path):
+    """Keras spreads a batch under JAX alone; two of its devices can be had on any processor."""
+    pytest.importorskip("jax", reason="shared batches need JAX, which this installation is without")
+    survey = tmp_path / "manifest.json"
+    survey.write_text(json.dumps({"acquisition": SURVEY.to_dict()}))
+    losses = []
+    for devices in (1, 2):
+        run = tmp_path / f"on-{devices}"
+        environment = os.environ | {
+            "KERAS_BACKEND": "jax",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        command = [sys.executable, "-m", "epic", "train", "epic", "--data", data, "--out", run, "--encoder"]
+        command += ["micro", "--epochs", "1", "--batch", "16", "--survey", survey]
+        subprocess.run(list(map(str, command)), env=environment, check=True, timeout=300)
+        losses.append(json.loads((run / "history.jsonl").read_text().splitlines()[-1])["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_batch_that_accelerators_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    monkeypatch.setattr("keras.distribution.list_devices", lambda: ["gpu:0", "gpu:1", "gpu:2"])
+    with pytest.raises(TrainingError, match="a --batch that 3 devices can share, got 32; give a multiple"):
+        spread_over_devices(32)
