@@ -13,7 +13,8 @@ from convert.errors import ConversionError
 from convert.verify import HeldOut
 from firmware_py.compand import Companding
 from models.data import ThinnedSet, device_parts, load_thinned
-from models.run import RunConfig, read_config, split_watched
+from models.run import split_watched
+from models.run_config import RunConfig, read_config
 from physics.acquisition import Acquisition
 
 REPRESENTATIVE_GATHERS = 100

@@ -12,7 +12,7 @@ from firmware_py.compand import Companding
 from models.data import device_parts
 from models.evaluate import load_held_out
 from models.latent_model import LatentModel
-from models.run import read_config
+from models.run_config import read_config
 from models.training import TrainingError
 from physics.normalise import denormalise_velocity
 

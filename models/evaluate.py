@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from models.data import ThinnedSet, load_thinned
-from models.run import RunConfig, assemble, read_config
+from models.run_config import RunConfig, assemble, read_config
 from models.scores import score
 from models.training import TrainingError, predict
 from physics.acquisition import Acquisition

@@ -1,27 +1,24 @@
-"""A training run from its folder: what was asked (``config.json``), the networks, finishing touches."""
+"""A training run into its folder: what was asked, measured before, trained, and left behind."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from firmware_py.compand import Companding
-from models.batches import DROP_OUT_SHARE, EpicBatches, InversionNetBatches
 from models.companding import choose_companding
 from models.data import ThinnedSet, load_thinned, survey_of
 from models.encoder import PRESETS, EncoderConfig, encoder_preset
-from models.federated import Rounds, build_federated
+from models.federated import Rounds
 from models.fusion import DecoderConfig
-from models.inversionnet import LAYOUTS, build_inversionnet
-from models.network import build_network, map_loss, map_mae
+from models.inversionnet import LAYOUTS
+from models.network import map_loss, map_mae
 from models.ordered import order_latent
+from models.run_config import RunConfig, assemble, computing_in, read_config
 from models.scores import score
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
 from models.warm_start import Origin, begin_with, read_origin
@@ -38,22 +35,6 @@ WATCH_MOST = 300
 COMPANDING_GATHERS = 64
 # On so many the batch normalisation of a released encoder is measured anew.
 ORIGIN_GATHERS = 200
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a run folder's ``config.json`` holds."""
-
-    kind: str
-    data: list[str]
-    acquisition: dict
-    budget: dict
-    thin: int
-    companding: dict | None
-    encoder: dict | None
-    decoder: dict | None
-    log_range: list[float] | None
-    without: str | None = None
 
 
 def start_run(
@@ -153,17 +134,6 @@ def _survey_of(run: Path, data: list[Path]) -> Acquisition:
     found = [survey for folder in data if (survey := survey_of(folder)) is not None]
     # Data without a manifest are the benchmark's own; load_thinned refuses those of different surveys.
     return found[0] if found else Acquisition.openfwi()
-
-
-@contextlib.contextmanager
-def computing_in(precision: str) -> Iterator[None]:
-    """Networks built inside compute in ``precision``; their weights are float32 in any case."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def spread_over_devices(batch: int) -> None:
@@ -270,55 +240,3 @@ def _log_range(thinned: ThinnedSet, training: np.ndarray) -> list[float]:
     values = thinned.gathers[training[:: max(1, len(training) // 2000)]].astype(np.float32)
     transformed = log_transform(values)
     return [float(transformed.min()), float(transformed.max())]
-
-
-def read_config(run: Path) -> RunConfig:
-    """The configuration of a run folder. Raises ``TrainingError`` when it has none."""
-    path = run / "config.json"
-    if not path.exists():
-        raise TrainingError(f"{path}: not found; expected a run folder as `epic train` writes it")
-    return RunConfig(**json.loads(path.read_text()))
-
-
-def assemble(
-    config: RunConfig,
-    thinned: ThinnedSet,
-    acquisition: Acquisition,
-    quantised: bool = False,
-    ordered: bool = False,
-) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
-    """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.network`` for
-    ``quantised`` and ``ordered``."""
-    if config.kind in LAYOUTS:
-        with _fitting():
-            network = build_inversionnet(acquisition, LAYOUTS[config.kind])
-        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), acquisition)]
-        low, high = config.log_range or (0.0, 1.0)
-        return network, InversionNetBatches(pairs, thinned, (low, high)), {config.kind: network}
-    assert config.companding
-    companding = Companding.from_dict(config.companding)
-    if config.kind == "federated":
-        with _fitting():
-            network, local = build_federated(acquisition, acquisition.n_time // config.thin)
-        return network, EpicBatches(thinned, companding, drop_out_share=0.0), {"local": local}
-    assert config.encoder and config.decoder
-    network, encoder, decoder = build_network(
-        acquisition,
-        EncoderConfig.from_dict(config.encoder),
-        DecoderConfig(**config.decoder),
-        quantised,
-        ordered,
-    )
-    latent = config.decoder["latent"] if ordered else None
-    share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
-    batches = EpicBatches(thinned, companding, latent, share)
-    return network, batches, {"encoder": encoder, "decoder": decoder}
-
-
-@contextlib.contextmanager
-def _fitting() -> Iterator[None]:
-    """A survey that a network cannot be built for is a ``TrainingError``."""
-    try:
-        yield
-    except ValueError as error:
-        raise TrainingError(str(error)) from None

@@ -76,7 +76,7 @@ def tiny_run(tmp_path_factory) -> TinyRun:
 
     from models.companding import choose_companding
     from models.fusion import DecoderConfig, build_decoder
-    from models.run import RunConfig
+    from models.run_config import RunConfig
     from models.training import write_json
 
     root = tmp_path_factory.mktemp("tiny")

@@ -1,0 +1,103 @@
+"""What a run folder's ``config.json`` says, and the networks and batches that are built of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from firmware_py.compand import Companding
+from models.batches import DROP_OUT_SHARE, EpicBatches, InversionNetBatches
+from models.data import ThinnedSet
+from models.encoder import EncoderConfig
+from models.federated import build_federated
+from models.fusion import DecoderConfig
+from models.inversionnet import LAYOUTS, build_inversionnet
+from models.network import build_network
+from models.training import TrainingError
+from physics.acquisition import Acquisition
+from physics.openfwi_files import find_pairs
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run folder's ``config.json`` holds."""
+
+    kind: str
+    data: list[str]
+    acquisition: dict
+    budget: dict
+    thin: int
+    companding: dict | None
+    encoder: dict | None
+    decoder: dict | None
+    log_range: list[float] | None
+    without: str | None = None
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Networks built inside compute in ``precision``; their weights are float32 in any case."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def read_config(run: Path) -> RunConfig:
+    """The configuration of a run folder. Raises ``TrainingError`` when it has none."""
+    path = run / "config.json"
+    if not path.exists():
+        raise TrainingError(f"{path}: not found; expected a run folder as `epic train` writes it")
+    return RunConfig(**json.loads(path.read_text()))
+
+
+def assemble(
+    config: RunConfig,
+    thinned: ThinnedSet,
+    acquisition: Acquisition,
+    quantised: bool = False,
+    ordered: bool = False,
+) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
+    """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.network`` for
+    ``quantised`` and ``ordered``."""
+    if config.kind in LAYOUTS:
+        with _fitting():
+            network = build_inversionnet(acquisition, LAYOUTS[config.kind])
+        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), acquisition)]
+        low, high = config.log_range or (0.0, 1.0)
+        return network, InversionNetBatches(pairs, thinned, (low, high)), {config.kind: network}
+    assert config.companding
+    companding = Companding.from_dict(config.companding)
+    if config.kind == "federated":
+        with _fitting():
+            network, local = build_federated(acquisition, acquisition.n_time // config.thin)
+        return network, EpicBatches(thinned, companding, drop_out_share=0.0), {"local": local}
+    assert config.encoder and config.decoder
+    network, encoder, decoder = build_network(
+        acquisition,
+        EncoderConfig.from_dict(config.encoder),
+        DecoderConfig(**config.decoder),
+        quantised,
+        ordered,
+    )
+    latent = config.decoder["latent"] if ordered else None
+    share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
+    batches = EpicBatches(thinned, companding, latent, share)
+    return network, batches, {"encoder": encoder, "decoder": decoder}
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """A survey that a network cannot be built for is a ``TrainingError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
