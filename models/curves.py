@@ -18,7 +18,7 @@ def draw_curves(run: Path) -> Path:
     figure, (errors, rate) = plt.subplots(
         2, 1, figsize=(7, 5), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
-    errors.plot(minutes, [row["loss"] for row in rows], label="training loss (L1 + uncertainty)")
+    errors.plot(minutes, [row["loss"] for row in rows], label="training loss")
     errors.plot(minutes, [row.get("validation_mae") for row in rows], label="watched samples, MAE")
     errors.set_ylabel("normalised (1 = 1500 m/s)")
     errors.legend()
