@@ -1,7 +1,7 @@
 """Processes that decode beside the centre's own, for a machine with cores to spare.
 
 Each loads a decoder the first time it is asked for it. A process that dies (out of memory, say) loses what was
-being drawn, which comes back as such; the next work starts new ones.
+being drawn, which comes back as such; the next work starts new ones. None outlives the centre.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from central.child import live_with_parent
 from central.decoders import MapDecoder
 
 # Batches given to the pool for each process: one at work, one waiting. The rest stays with the assembler.
@@ -55,7 +56,9 @@ class Workers:
         while len(at_work) >= GIVEN_EACH * self._count:
             at_work = list(wait(at_work, return_when=FIRST_COMPLETED).not_done)
         try:
-            self._pool = self._pool or ProcessPoolExecutor(self._count, mp_context=get_context("spawn"))
+            self._pool = self._pool or ProcessPoolExecutor(
+                self._count, mp_context=get_context("spawn"), initializer=live_with_parent
+            )
             self._given[self._pool.submit(_decode, decoder.folder, latents, present)] = given
         except BrokenProcessPool as error:
             self._refused.append(Drawn(given, error=error, lost=True))

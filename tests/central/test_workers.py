@@ -4,7 +4,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,6 +24,23 @@ from firmware_py.log import Log
 from models.decoder import load_decoder, save_decoder
 from models.fusion import DecoderConfig, build_decoder
 
+ROOT = Path(__file__).parents[2]
+# Has one batch drawn, says which process drew it, then waits for ever.
+PARENT = """
+import multiprocessing, pathlib, sys, threading, types
+import numpy as np
+from central.workers import Workers
+
+if __name__ == "__main__":
+    workers = Workers(1)
+    decoder = types.SimpleNamespace(folder=pathlib.Path(sys.argv[1]))
+    for _ in range(2):
+        workers.submit(decoder, np.zeros((1, 3, 16), np.int8), np.ones((1, 3), bool), None)
+        assert [drawn.error for drawn in workers.finished(all_of_it=True)] == [None]
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        sys.stdin.readline()
+    threading.Event().wait()
+"""
 MODEL_HASH = bytes.fromhex("ab" * 8)
 LATENT = 16
 EVENTS = 12
@@ -123,3 +143,30 @@ def test_a_worker_that_is_killed_costs_no_map(data_dir, journalled, decoding, tm
     os.kill(worker.pid, signal.SIGKILL)
     wait_until(lambda: len(maps(data_dir)) == EVENTS, timeout_s=120.0, what="maps")
     assert "worker_lost" in (tmp_path / "central.jsonl").read_text()
+
+
+def test_a_worker_leaves_ctrl_c_to_the_centre_and_ends_when_it_is_killed(decoder, tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(decoder.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    worker = int(parent.stdout.readline())
+    try:
+        os.kill(worker, signal.SIGINT)
+        parent.stdin.write("again\n")
+        parent.stdin.flush()
+        assert int(parent.stdout.readline()) == worker
+        parent.kill()
+        # The worker has the parent's standard output too: it ends with the last that holds it.
+        assert parent.communicate(timeout=60.0) == ("", None)
+    except BaseException:
+        os.kill(worker, signal.SIGKILL)
+        raise
+    finally:
+        parent.kill()
+        parent.wait()
