@@ -24,7 +24,7 @@ from testbed.compare_run import CONDITIONS, Comparison, Run, check_length, is_ep
 from testbed.links import LinkProfile, find_link
 from testbed.processes import TestbedError
 from testbed.run import Model, load_events, make_keys, prepare_folder
-from testbed.schemes import NETWORKS, SCHEMES, find_trained, prepare
+from testbed.schemes import NETWORKS, SCHEMES, find_trained, prepare, training_of
 from testbed.tbf import TbfError, cross_check
 
 SYSTEMS = ("epic", "epic-32", "epic-8", *SCHEMES)
@@ -56,6 +56,7 @@ def compare(
     for system in systems:
         _check_system(system, bundle)
     runs = find_trained(trained or [])
+    trained_for = {kind: f"`{run}`, {training_of(run)}" for kind, run in runs.items()}
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
     counts = [max(min(events, 4), int(events * condition.share)) for condition in CONDITIONS]
     sizes = {system: _message_bytes(system, acquisition, bundle) for system in systems}
@@ -85,7 +86,7 @@ def compare(
         "events": events,
         "model": bundle.name,
         "model_hash": bundle.model_hash.hex(),
-        "trained_baselines": {kind: str(run) for kind, run in runs.items()},
+        "trained_baselines": trained_for,
         "board": asdict(slower) if slower else None,
         "encoder_macs": _encoder_macs(bundle),
         "links": {profile.name: _described(profile) for profile in profiles},

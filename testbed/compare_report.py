@@ -85,7 +85,7 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "Baselines' maps: "
         + (
             "of "
-            + " and ".join(f"`{run}` ({kind})" for kind, run in trained.items())
+            + " and ".join(f"{kind} ({run})" for kind, run in trained.items())
             + "; split's with int8 activations, federated's the mean of its devices'. Of one without a run: times, "
             "bytes and energy only."
             if trained

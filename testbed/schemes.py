@@ -63,6 +63,16 @@ def find_trained(runs: list[Path]) -> dict[str, Path]:
     return found
 
 
+def training_of(run: Path) -> str:
+    """How long a finished run of ``find_trained`` was trained, in words. Raises ``SchemeError``."""
+    try:
+        step = json.loads((run / "metrics.json").read_text())["step"]
+        batch = json.loads((run / "config.json").read_text())["budget"]["batch"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise SchemeError(f"{run}: not a finished run; expected its metrics.json ({error})") from None
+    return f"{step:,} steps of {batch}"
+
+
 def prepare(
     folder: Path,
     gathers: np.ndarray,

@@ -22,6 +22,7 @@ from testbed.schemes import (
     expand_part,
     find_trained,
     prepare,
+    training_of,
 )
 
 SURVEY = Acquisition.openfwi()
@@ -125,5 +126,7 @@ def test_what_is_no_run_of_a_baseline_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "inversionnet"}')
     with pytest.raises(SchemeError, match="a run of inversionnet; expected at most one"):
         find_trained([tmp_path, tmp_path])
+    with pytest.raises(SchemeError, match="not a finished run; expected its metrics.json"):
+        training_of(tmp_path)
     with pytest.raises(SchemeError, match="not a finished run; expected its inversionnet.keras"):
         prepare(tmp_path, GATHERS[:1], SURVEY, COMPANDING, find_trained([tmp_path]))
