@@ -101,8 +101,17 @@ def test_a_trained_federated_network_draws_the_mean_of_its_devices_maps(tmp_path
             layer.gamma.assign(2.0 * layer.gamma)  # fresh weights draw next to nothing
     local.save(run / "local.keras")
     (run / "config.json").write_text(
-        json.dumps({"kind": "federated", "acquisition": SURVEY.to_dict(), "companding": companding.to_dict()})
+        json.dumps(
+            {
+                "kind": "federated",
+                "acquisition": SURVEY.to_dict(),
+                "companding": companding.to_dict(),
+                "budget": {"batch": 64},
+            }
+        )
     )
+    (run / "metrics.json").write_text('{"step": 1270}')
+    assert training_of(run) == "1,270 steps of 64"
     prepare(folder, GATHERS, SURVEY, COMPANDING, find_trained([run]))
     parts = [GATHERS[0][:, :, list(group)] for group in SURVEY.device_receivers]
     encode = device_encoder("federated", folder)
