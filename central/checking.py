@@ -27,11 +27,10 @@ from firmware_py.log import Log
 if TYPE_CHECKING:
     from central.check import Checker
 
-LOOK_S = 0.5
 # After a full disk, or a process that died.
 PAUSE_S = 10.0
+LOOK_S = 0.5
 STOP_S = 0.1
-NICE = 19
 
 
 class Unlooked:
@@ -51,8 +50,10 @@ class Unlooked:
             self._ranges.append((self._top, newest))
             self._top = newest
         while self._ranges:
-            above, through = self._ranges.pop()
-            if found := store.unchecked(above, through, frozenset(without)):
+            above, through = self._ranges[-1]
+            found = store.unchecked(above, through, frozenset(without))
+            self._ranges.pop()
+            if found:
                 self._ranges.append((above, found.id - 1))
                 return found
         return None
@@ -64,7 +65,7 @@ class Unlooked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a check: ``kind`` is checked, failed (``of_model``: so would all maps of this model), not_kept."""
+    """What became of a check: checked, failed (``of_model``: so would all maps of this model), not_kept or lost."""
 
     kind: str
     said: dict[str, Any]
@@ -72,7 +73,7 @@ class Answer:
 
 
 class Checking:
-    """Work of one thread; ``counts`` tells maps that are checked, failed and not_kept."""
+    """Work of one thread; ``counts`` tells checks by ``Answer.kind``."""
 
     def __init__(self, data_dir: Path, models: Sequence[ModelSection], log: Log) -> None:
         self._data_dir = data_dir
@@ -107,28 +108,23 @@ class Checking:
         if not found:
             stopping.wait(LOOK_S)
             return
-        of = {"survey": found.survey, "event": found.event}
         try:
             answer = self._ask(found.id, stopping)
         except (EOFError, OSError) as error:
-            self._log.write("check_lost", **of, reason=f"its process died: {error!r}")
             self._end()
-            self._put_off(found, stopping)
-            return
+            # A service manager ends all of the centre's processes at once.
+            lost = Answer("lost", {"reason": f"its process died: {error!r}"})
+            answer = None if stopping.wait(STOP_S) else lost
         if not answer:
             return
         self.counts[answer.kind] += 1
-        self._log.write(
-            "checked" if answer.kind == "checked" else f"check_{answer.kind}", **of, **answer.said
-        )
+        what = "checked" if answer.kind == "checked" else f"check_{answer.kind}"
+        self._log.write(what, survey=found.survey, event=found.event, **answer.said)
         if answer.of_model:
             self._without.add(found.model_hash)
-        if answer.kind == "not_kept":
-            self._put_off(found, stopping)
-
-    def _put_off(self, found: Unchecked, stopping: threading.Event) -> None:
-        self._unlooked.later(found.id)
-        stopping.wait(PAUSE_S)
+        if answer.kind in ("not_kept", "lost"):
+            self._unlooked.later(found.id)
+            stopping.wait(PAUSE_S)
 
     def _ask(self, id: int, stopping: threading.Event) -> Answer | None:
         """What became of the check of a map; None when the centre stops. Raises ``EOFError`` or ``OSError``."""
@@ -163,7 +159,7 @@ class Checking:
 
 def _work(data_dir: Path, models: Sequence[ModelSection], connection: Connection) -> None:
     """The process: an ``Answer`` for each id that comes."""
-    os.nice(NICE)
+    os.nice(19)
     live_with_parent()
     from central.check import Checker
 
@@ -172,13 +168,14 @@ def _work(data_dir: Path, models: Sequence[ModelSection], connection: Connection
         id = connection.recv()
         try:
             checker = checker or Checker(data_dir, models)
+            answer = _checked(checker, id)
         except StoreError as error:
-            connection.send(Answer("not_kept", {"reason": str(error)}))
-        else:
-            connection.send(_checked(checker, id))
+            answer = Answer("not_kept", {"reason": str(error)})
+        connection.send(answer)
 
 
 def _checked(checker: Checker, id: int) -> Answer:
+    """Raises ``StoreError`` alone."""
     from central.evidence import EvidenceError
     from firmware_py.bundle import BundleError
 
@@ -189,12 +186,10 @@ def _checked(checker: Checker, id: int) -> Answer:
         checker.model(stored)
         loaded = True
         checked = checker.check(stored)
-    except StoreError as error:
-        return Answer("not_kept", {"reason": str(error)})
+    except StoreError:
+        raise
     except Exception as error:
         reason = str(error) if isinstance(error, EvidenceError | BundleError) else repr(error)
         return Answer("failed", {"reason": reason}, of_model=not loaded)
-    seconds = round(time.monotonic() - began_s, 3)
-    return Answer(
-        "checked", {"revision": stored.revision, "latents": round(checked.latents, 4), "seconds": seconds}
-    )
+    said = {"revision": stored.revision, "latents": round(checked.latents, 4)}
+    return Answer("checked", {**said, "seconds": round(time.monotonic() - began_s, 3)})

@@ -137,7 +137,7 @@ def _of_process(live: Live) -> Iterator[Metric]:
     yield maps
     yield from live.decode_s.collect()
     checks = CounterMetricFamily("epic_checks", "Maps held against the waves.", labels=("kind",))
-    for kind in ("checked", "failed", "not_kept"):
+    for kind in ("checked", "failed", "not_kept", "lost"):
         checks.add_metric((kind,), live.checks[kind])
     yield checks
     yield GaugeMetricFamily(
