@@ -32,7 +32,6 @@ class CentralSection(_Section):
     ``metrics`` is where Prometheus asks, host:port of this machine alone.
     ``page`` is where the operator's page listens, host:port; off loopback only with a token.
     ``decode_workers`` processes draw the maps, 0 the centre's own.
-    With ``check`` one more holds them against the waves.
     """
 
     listen: str = Field(pattern=r"^(tcp|ipc)://.+")
@@ -42,7 +41,6 @@ class CentralSection(_Section):
     deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False, strict=True)
     pictures: bool = Field(default=True, strict=True)
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
-    check: bool = Field(default=False, strict=True)
     log: Path | None = None
     metrics: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")

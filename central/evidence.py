@@ -10,7 +10,6 @@ import numpy as np
 
 from central.config import ModelSection
 from central.journal import Journal, Journalled
-from central.rollout_store import rolled_out
 from central.store import StoredMap
 from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.compand import dequantise
@@ -40,16 +39,10 @@ def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
     return gather.astype(np.float32)
 
 
-def model_of(
-    data_dir: Path, stored: StoredMap, models: Sequence[ModelSection]
-) -> tuple[ModelSection, Bundle]:
-    """Where the model is whose encoder made the map's latents: in the configuration, or rolled out since.
-
-    Raises ``EvidenceError``, ``BundleError`` and ``StoreError``.
-    """
-    sections = [*models, *rolled_out(data_dir, stored.model_hash)]
-    bundles = [load_bundle(section.bundle) for section in sections]
-    for section, bundle in zip(sections, bundles, strict=True):
+def model_of(stored: StoredMap, models: Sequence[ModelSection]) -> tuple[ModelSection, Bundle]:
+    """The section of the configuration whose encoder made the map's latents. Raises ``EvidenceError``."""
+    bundles = [load_bundle(section.bundle) for section in models]
+    for section, bundle in zip(models, bundles, strict=True):
         if bundle.model_hash == stored.model_hash:
             return section, bundle
     known = ", ".join(bundle.model_hash.hex() for bundle in bundles)

@@ -79,7 +79,6 @@ class Live:
     backlog: Callable[[], int]
     lines: Callable[[], dict[str, Counter[str]]]
     decode_s: Histogram
-    checks: Counter[str]
 
 
 class CentralCollector(Collector):
@@ -136,10 +135,6 @@ def _of_process(live: Live) -> Iterator[Metric]:
         maps.add_metric((kind,), live.maps[kind])
     yield maps
     yield from live.decode_s.collect()
-    checks = CounterMetricFamily("epic_checks", "Maps held against the waves.", labels=("kind",))
-    for kind in ("checked", "failed", "not_kept", "lost"):
-        checks.add_metric((kind,), live.checks[kind])
-    yield checks
     yield GaugeMetricFamily(
         "epic_backlog_records", "Records kept that the decoder has not taken up.", live.backlog()
     )

@@ -55,7 +55,7 @@ def refine_event(
         start = next(one for one in store.revisions(event, survey) if "refinement" not in one.provenance)
         key = (start.survey, start.event, start.model_hash)
         last_record = store.emitted_through(key)
-        _, bundle = model_of(data_dir, start, models)
+        _, bundle = model_of(start, models)
         acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
         misfit: Misfit
         if gather is None:

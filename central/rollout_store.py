@@ -86,16 +86,6 @@ def model_section(data_dir: Path, version: int) -> ModelSection:
     return ModelSection(bundle=folder / "bundle", decoder=folder / "decoder")
 
 
-def rolled_out(data_dir: Path, model_hash: bytes) -> list[ModelSection]:
-    """Where a model is that was rolled out, once for each time, the newest first. Raises ``StoreError``."""
-    store = RolloutStore(data_dir)
-    try:
-        found = [rollout.version for rollout in store.rollouts() if rollout.model_hash == model_hash]
-    finally:
-        store.close()
-    return [model_section(data_dir, version) for version in found]
-
-
 def read_archive(data_dir: Path, version: int) -> bytes:
     """The signed archive of a rollout. Raises ``StoreError``."""
     path = data_dir / FOLDER / str(version) / ARCHIVE

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from central.checking import Checking
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.connections import allow_many_connections
 from central.database import lock
@@ -68,7 +67,6 @@ class Service:
             Workers(workers) if workers else None,
             decode_s.observe,
         )
-        self._checking = Checking(self._config.data_dir, config.model, log)
         self._rollouts = Rollouts(
             self._config.data_dir, self._decoders, load or load_release, self._adopt, log
         )
@@ -99,7 +97,6 @@ class Service:
                     self._inbox.qsize,
                     self.gateway.counts if self.gateway else dict,
                     decode_s,
-                    self._checking.counts,
                 )
                 self._page = self._own_page(config.central)
                 metrics = config.central.metrics
@@ -137,7 +134,6 @@ class Service:
         )
         watching = partial(self._rollouts.watch, self._stop)
         rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
-        checking = threading.Thread(target=self._check, name="checks")
         drawing.start()
         decoding.start()
         receiving.start()
@@ -148,7 +144,6 @@ class Service:
         rolling.start()
         keeping.start()
         page.start()
-        checking.start()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass
         self._stop.set()
@@ -156,7 +151,6 @@ class Service:
         lines.join()
         receiving.join()
         rolling.join()
-        checking.join()
         received.set()
         keeping.join()
         self._inbox.put(None)
@@ -194,10 +188,6 @@ class Service:
         if self._page:
             self._page.run(self._stop)
 
-    def _check(self) -> None:
-        if self._config.check:
-            self._checking.run(self._stop)
-
     def _serve_lines(self) -> None:
         if self.gateway:
             self.gateway.run(self._stop.is_set)
@@ -206,7 +196,6 @@ class Service:
         """The decoder first: what the receiver lets in can be decoded."""
         self._decoders[model_hash] = decoder
         self._expected[model_hash] = Expected(decoder.n_devices, decoder.coding)
-        self._checking.adopt(model_hash)
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)

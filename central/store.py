@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from central.database import NEWEST, UNCHECKED, StoreError, connect, reported, transaction
+from central.database import StoreError, connect, reported, transaction
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,6 @@ class NewMap:
     velocity_mps: np.ndarray
     uncertainty_mps: np.ndarray
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Unchecked:
-    """A map that nobody has checked; ``id`` is its place in the order in which maps were drawn."""
-
-    id: int
-    survey: int
-    event: int
-    model_hash: bytes
 
 
 # What ``stored_map`` makes a map of.
@@ -104,33 +94,6 @@ class Store:
             amended = json.dumps({**json.loads(text), name: value})
             self._database.execute(f"UPDATE map SET provenance = ? WHERE {where}", (amended, *key))
 
-    def last_id(self) -> int:
-        """Id of the map that was drawn last; 0 without one."""
-        with reported("store: cannot be read"):
-            return self._database.execute("SELECT coalesce(max(rowid), 0) FROM map").fetchone()[0]
-
-    def unchecked(self, above: int, through: int, without: Collection[bytes] = ()) -> Unchecked | None:
-        """The last drawn with ``above`` < id <= ``through`` that is its event's newest and has no check.
-
-        Maps of the models ``without`` are passed over.
-        """
-        marks = ",".join("?" * len(without))
-        with reported("store: cannot be read"):
-            row = self._database.execute(
-                "SELECT rowid, survey, event, model_hash FROM map INDEXED BY unchecked_map"
-                f" WHERE {UNCHECKED} = 1 AND rowid > ? AND rowid <= ? AND model_hash NOT IN ({marks})"
-                f" AND {NEWEST} ORDER BY rowid DESC LIMIT 1",
-                (above, through, *without),
-            ).fetchone()
-        return Unchecked(*row) if row else None
-
-    def drawn(self, id: int) -> StoredMap:
-        """The map with this id, which is there."""
-        with reported("store: cannot be read"):
-            return stored_map(
-                self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE rowid = ?", (id,)).fetchone()
-            )
-
     def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
         """The newest revision of every event, in order of event; read as they are asked for."""
         with reported("store: cannot be read"):
@@ -176,15 +139,6 @@ class Store:
                 "SELECT coalesce(max(last_record), 0) FROM map"
                 " WHERE survey = ? AND event = ? AND model_hash = ?",
                 key,
-            ).fetchone()[0]
-
-    def drawn_through(self, stored: StoredMap) -> int:
-        """Id of the last record that this map was drawn from."""
-        with reported("store: cannot be read"):
-            return self._database.execute(
-                "SELECT last_record FROM map"
-                " WHERE survey = ? AND event = ? AND model_hash = ? AND revision = ?",
-                (stored.survey, stored.event, stored.model_hash, stored.revision),
             ).fetchone()[0]
 
     def close(self) -> None:

@@ -165,10 +165,9 @@ class _Views:
         id = _number(query, "id", 1, MAX_ID)
         with closing(Archive(self._data_dir)) as archive:
             section = archive.section(request.path_params["survey"], request.path_params["event"], id)
-        if form == "json":
-            return _json(section)
-        # The values that an id stands for never change; what is known of the map may.
-        return _binary(section, {"cache-control": "private, max-age=86400"} if id else {})
+        # What an id stands for never changes.
+        headers = {"cache-control": "private, max-age=86400"} if id else {}
+        return _binary(section, headers) if form == "float32" else _json(section, headers)
 
     def devices(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
@@ -202,7 +201,7 @@ def _binary(section: Section, headers: dict[str, str]) -> Response:
     return Response(body, media_type="application/octet-stream", headers=headers)
 
 
-def _json(section: Section) -> Response:
+def _json(section: Section, headers: dict[str, str]) -> Response:
     stored = section.stored
     content = {
         **detail(section),
@@ -210,7 +209,7 @@ def _json(section: Section) -> Response:
         "velocity_mps": stored.velocity_mps.astype(float).round(1).tolist(),
         "uncertainty_mps": stored.uncertainty_mps.astype(float).round(1).tolist(),
     }
-    return Json(content)
+    return Json(content, headers=headers)
 
 
 def _number(query: Mapping[str, str], name: str, low: int, high: int) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from central.database import FLAGGED, NEWEST, StoreError, connect, reported
+from central.database import FLAGGED, StoreError, connect, reported
 from central.devices import DeviceView, read_devices
 from central.store import MAP_COLUMNS, StoredMap, stored_map
 
@@ -19,6 +19,13 @@ MAX_EVENT = 0xFFFFFFFF
 RAW_SAMPLE_BYTES = 4
 PREVIEW_CELLS = 24
 CHOICES = {"all": "", "partial": " AND partial = 1", "flagged": f" AND {FLAGGED} = 1"}
+
+# Of every event only its newest map, whatever the model; ids grow in the order in which maps were drawn.
+# A + keeps SQLite from walking all of a survey by id where the event's few maps are meant.
+_NEWEST = (
+    "NOT EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey"
+    " AND later.event = map.event AND +later.rowid > map.rowid)"
+)
 
 
 class NotInStore(StoreError):
@@ -136,7 +143,7 @@ class Archive:
         self, before: int | None = None, size: int = 20, survey: int | None = None, only: str = "all"
     ) -> list[Section]:
         """Newest maps of up to ``size`` events, the last drawn first, whose ids are below ``before``."""
-        condition, values = NEWEST + CHOICES[only], []
+        condition, values = _NEWEST + CHOICES[only], []
         for column, test, value in (("rowid", "<", before), ("survey", "=", survey)):
             if value is not None:
                 condition += f" AND {column} {test} ?"

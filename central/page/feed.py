@@ -56,8 +56,8 @@ class Listener:
 class Feed:
     """Looks at the store from a thread of its own, ``watch``, and tells every listener what is new.
 
-    Kinds: ``totals``, ``section`` (the last map drawn, again when it was checked, null before the first),
-    ``devices``, ``rollout``, ``problem`` (why the store cannot be read, null when it can), ``alive``.
+    Kinds: ``totals``, ``section`` (the last map drawn, null before the first), ``devices``, ``rollout``,
+    ``problem`` (why the store cannot be read, null when it can), ``alive``.
     """
 
     def __init__(self, data_dir: Path, totals: Totals, log: Log, running: bool) -> None:

@@ -37,8 +37,6 @@ function hear(kind, content) {
   if (kind === "problem") alarm(content ? `The centre's store cannot be read: ${content}` : "");
   if (kind === "section" && content) {
     newest = content;
-    if (content.id === shown?.map.id) learn(content);
-    else if (!live || survey() !== null) askAgain();
     if (live) follow();
     events.refreshSoon();
   }
@@ -66,21 +64,6 @@ async function follow() {
   } finally {
     following = false;
   }
-}
-
-/** What was found out about the map that is shown, after it was drawn. */
-function learn(map) {
-  shown.map = map;
-  describe(map);
-}
-
-/** Whether the map that is shown, which is not the newest, has been checked meanwhile. */
-async function askAgain() {
-  if (!shown || shown.map.consistency) return;
-  const { id, survey: number, event } = shown.map;
-  const found = await read(`/api/events/${number}/${event}`).catch(() => null);
-  const map = found?.maps.find((one) => one.id === id);
-  if (map?.consistency && shown?.map.id === id) learn(map);
 }
 
 /** Look at an event of the past, or at one of its maps. */
