@@ -7,20 +7,28 @@ them is kept in the map's provenance under ``consistency``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from central.config import ModelSection
-from central.evidence import EvidenceError, latent_model, latents_of, model_of, read_gather, received_latents
+from central.evidence import EvidenceError, drawn_from, latent_model, model_of, read_gather, received_latents
+from central.journal import Journal, Journalled
 from central.store import Store, StoredMap
-from firmware_py.bundle import Bundle
+from firmware_py.bundle import Bundle, BundleError
+from firmware_py.log import now_us
 from models.decoder import FAMILIARITY
 from models.familiarity import FamiliarityError, load_familiarity
 from models.latent_model import LatentModel
 from physics.acquisition import Acquisition
 from physics.modelling import ModellingError, model_gathers
+
+
+class UncheckableModel(EvidenceError):
+    """No map of the model can be checked."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,12 @@ class Checked:
     latents: float
     gather: float | None
 
+    @property
+    def found(self) -> dict[str, Any]:
+        """What is kept of it in the map's provenance."""
+        found = {"latents": round(self.latents, 4), "checked_us": now_us()}
+        return found if self.gather is None else {**found, "gather": round(self.gather, 4)}
+
 
 def check_events(
     data_dir: Path,
@@ -40,57 +54,70 @@ def check_events(
     survey: int | None = None,
     gather: Path | None = None,
 ) -> Iterator[Checked]:
-    """Check the newest map of ``event``, or of every event that has none yet, and keep each result.
+    """Check the newest map of ``event``, or of every event that has none yet, the last drawn first; keep each result.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``. Raises ``EvidenceError``, ``StoreError`` and
-    ``BundleError``.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``. Raises ``EvidenceError`` and ``StoreError``.
     """
-    store = Store(data_dir)
-    known: dict[bytes, tuple[Bundle, LatentModel]] = {}
-    try:
-        if event is not None:
-            chosen = [store.get(event, survey)]
-        else:
-            chosen = [stored for stored in store.newest(survey) if "consistency" not in stored.provenance]
-        for stored in chosen:
-            if stored.model_hash not in known:
-                known[stored.model_hash] = _model(stored, models)
-            checked = _check(data_dir, store, stored, *known[stored.model_hash], gather)
-            found = {"latents": round(checked.latents, 4)}
-            if checked.gather is not None:
-                found["gather"] = round(checked.gather, 4)
-            store.amend(stored, "consistency", found)
+    checker = Checker(data_dir, models)
+    with closing(Store(data_dir)) as store, closing(Journal(data_dir)) as journal:
+        for stored in _unchecked(store, survey) if event is None else [store.get(event, survey)]:
+            checked = checker.check(stored, drawn_from(stored, store, journal), gather)
+            store.amend(stored, "consistency", checked.found)
             yield checked
-    finally:
-        store.close()
 
 
-def _model(stored: StoredMap, models: Sequence[ModelSection]) -> tuple[Bundle, LatentModel]:
-    section, bundle = model_of(stored, models)
-    path = section.decoder / FAMILIARITY
-    try:
-        spread = load_familiarity(path, bundle.output.shape[1]).spread
-    except FamiliarityError as error:
-        raise EvidenceError(f"{error}; or convert the model again: it tells how far latents spread") from None
-    return bundle, latent_model(bundle, Acquisition.from_dict(bundle.manifest["acquisition"]), spread)
+def _unchecked(store: Store, survey: int | None) -> Iterator[StoredMap]:
+    through = store.last_id()
+    while (id := store.newest_unchecked(0, through, survey)) is not None:
+        yield store.by_id(id)
+        through = id - 1
 
 
-def _check(
-    data_dir: Path, store: Store, stored: StoredMap, bundle: Bundle, model: LatentModel, gather: Path | None
-) -> Checked:
-    key = (stored.survey, stored.event, stored.model_hash)
-    latents = latents_of(data_dir, key, store.emitted_through(key))
-    received, steps = received_latents(stored, bundle, model.acquisition, latents)
-    recorded = None if gather is None else read_gather(gather, model.acquisition)
-    if recorded is not None and not recorded.any():
-        raise EvidenceError(f"{gather}: expected a recording, got silence")
-    try:
-        off = (model.latents(stored.velocity_mps) - received) / model.spread
-        sent = np.isfinite(steps)
+class Checker:
+    """Holds maps against what came; what it needs of a model is read and compiled once."""
+
+    def __init__(self, data_dir: Path, models: Sequence[ModelSection]) -> None:
+        """``models`` are the configuration's; those that were rolled out are found in ``data_dir``."""
+        self._data_dir = data_dir
+        self._models = models
+        self._known: dict[bytes, tuple[Bundle, LatentModel]] = {}
+
+    def check(self, stored: StoredMap, latents: dict[int, Journalled], gather: Path | None = None) -> Checked:
+        """``latents`` are those that the map was drawn from. Raises ``EvidenceError`` and ``StoreError``."""
+        if stored.model_hash not in self._known:
+            self._known[stored.model_hash] = self._load(stored)
+        bundle, model = self._known[stored.model_hash]
+        received, steps = received_latents(stored, bundle, model.acquisition, latents)
+        recorded = None if gather is None else read_gather(gather, model.acquisition)
+        if recorded is not None and not recorded.any():
+            raise EvidenceError(f"{gather}: expected a recording, got silence")
         misfit = None
-        if recorded is not None:
-            modelled = model_gathers(stored.velocity_mps[None, None], model.acquisition)[0]
-            misfit = float(np.sqrt(np.square(modelled - recorded).mean() / np.square(recorded).mean()))
-    except ModellingError as error:
-        raise EvidenceError(f"event {stored.event}: {error}") from None
-    return Checked(stored, float(np.sqrt(np.square(off[sent]).mean())), misfit)
+        try:
+            off = (model.latents(stored.velocity_mps) - received) / model.spread
+            if recorded is not None:
+                modelled = model_gathers(stored.velocity_mps[None, None], model.acquisition)[0]
+                misfit = float(np.sqrt(np.square(modelled - recorded).mean() / np.square(recorded).mean()))
+        except ModellingError as error:
+            raise EvidenceError(f"event {stored.event}: {error}") from None
+        distance = float(np.sqrt(np.square(off[np.isfinite(steps)]).mean()))
+        if not np.isfinite(distance):
+            raise EvidenceError(
+                f"event {stored.event}: the waves through its map are not finite; it has velocities from "
+                f"{stored.velocity_mps.min():g} to {stored.velocity_mps.max():g} m/s"
+            )
+        return Checked(stored, distance, misfit)
+
+    def _load(self, stored: StoredMap) -> tuple[Bundle, LatentModel]:
+        try:
+            section, bundle = model_of(stored, self._models, self._data_dir)
+            path = section.decoder / FAMILIARITY
+            try:
+                spread = load_familiarity(path, bundle.output.shape[1]).spread
+            except FamiliarityError as error:
+                raise EvidenceError(
+                    f"{error}; or convert the model again: it tells how far latents spread"
+                ) from None
+            acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+            return bundle, latent_model(bundle, acquisition, spread)
+        except (EvidenceError, BundleError) as error:
+            raise UncheckableModel(str(error)) from None

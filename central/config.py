@@ -31,7 +31,8 @@ class CentralSection(_Section):
     ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
     ``metrics`` is where Prometheus asks, host:port of this machine alone.
     ``page`` is where the operator's page listens, host:port; off loopback only with a token.
-    ``decode_workers`` processes draw the maps, 0 the centre's own.
+    ``decode_workers`` processes draw the maps, 0 the centre's own. ``check`` has one more hold stored maps against
+    the waves through them, one process of the lowest priority.
     """
 
     listen: str = Field(pattern=r"^(tcp|ipc)://.+")
@@ -41,6 +42,7 @@ class CentralSection(_Section):
     deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False, strict=True)
     pictures: bool = Field(default=True, strict=True)
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
+    check: bool = Field(default=False, strict=True)
     log: Path | None = None
     metrics: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")

@@ -93,11 +93,23 @@ FLAGGED = (
     "(CASE WHEN json_valid(provenance) THEN coalesce(json_extract(provenance, '$.replaced'), 0) > 0"
     " OR coalesce(json_array_length(provenance, '$.flags'), 0) > 0 ELSE 0 END)"
 )
-# The last drawn of a survey, or of the few that are partial or flagged, among very many.
+# When a map was held against the waves, null where it was not yet; what is no JSON is left alone.
+CHECKED_US = (
+    "(CASE WHEN NOT json_valid(provenance) THEN 0 WHEN json_type(provenance, '$.consistency') IS NOT NULL"
+    " THEN coalesce(json_extract(provenance, '$.consistency.checked_us'), 0) END)"
+)
+# Of every event only its newest map, whatever the model; ids grow in the order in which maps were drawn.
+# A + keeps SQLite from walking all of a survey by id where the event's few maps are meant.
+NEWEST = (
+    "NOT EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey"
+    " AND later.event = map.event AND +later.rowid > map.rowid)"
+)
+# The last drawn of a survey, or of the few that are partial, flagged or not checked, among very many.
 _INDEXES = f"""
 CREATE INDEX IF NOT EXISTS map_of_survey ON map (survey);
 CREATE INDEX IF NOT EXISTS partial_map ON map (partial) WHERE partial = 1;
 CREATE INDEX IF NOT EXISTS flagged_map ON map ({FLAGGED});
+CREATE INDEX IF NOT EXISTS checked_map ON map ({CHECKED_US});
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from central.config import ModelSection
 from central.journal import Journal, Journalled
-from central.store import StoredMap
+from central.rollout_store import RolloutStore, model_section
+from central.store import Store, StoredMap
 from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.compand import dequantise
 from physics.acquisition import Acquisition
@@ -39,12 +41,22 @@ def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
     return gather.astype(np.float32)
 
 
-def model_of(stored: StoredMap, models: Sequence[ModelSection]) -> tuple[ModelSection, Bundle]:
-    """The section of the configuration whose encoder made the map's latents. Raises ``EvidenceError``."""
+def model_of(
+    stored: StoredMap, models: Sequence[ModelSection], data_dir: Path
+) -> tuple[ModelSection, Bundle]:
+    """The model whose encoder made the map's latents: a section of the configuration, or a rollout.
+
+    Raises ``EvidenceError``, ``BundleError`` and ``StoreError``.
+    """
     bundles = [load_bundle(section.bundle) for section in models]
     for section, bundle in zip(models, bundles, strict=True):
         if bundle.model_hash == stored.model_hash:
             return section, bundle
+    with closing(RolloutStore(data_dir)) as rollouts:
+        version = rollouts.version_of(stored.model_hash)
+    if version is not None:
+        section = model_section(data_dir, version)
+        return section, load_bundle(section.bundle)
     known = ", ".join(bundle.model_hash.hex() for bundle in bundles)
     raise EvidenceError(
         f"event {stored.event}: drawn from latents of encoder {stored.model_hash.hex()}, and [[model]] has {known}; "
@@ -52,18 +64,20 @@ def model_of(stored: StoredMap, models: Sequence[ModelSection]) -> tuple[ModelSe
     )
 
 
-def latents_of(data_dir: Path, key: tuple[int, int, bytes], last_record: int) -> dict[int, Journalled]:
+def latents_of(journal: Journal, key: tuple[int, int, bytes], last_record: int) -> dict[int, Journalled]:
     """The latents that the map was drawn from: of each device the newest in its own order."""
-    journal = Journal(data_dir)
-    try:
-        found: dict[int, Journalled] = {}
-        for latent in journal.of_event(key):
-            held = found.get(latent.device)
-            if latent.id <= last_record and (held is None or held.order < latent.order):
-                found[latent.device] = latent
-        return found
-    finally:
-        journal.close()
+    found: dict[int, Journalled] = {}
+    for latent in journal.of_event(key):
+        held = found.get(latent.device)
+        if latent.id <= last_record and (held is None or held.order < latent.order):
+            found[latent.device] = latent
+    return found
+
+
+def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, Journalled]:
+    """The latents that this very map was drawn from, by device; newer ones may have come since."""
+    key = (stored.survey, stored.event, stored.model_hash)
+    return latents_of(journal, key, store.drawn_through(stored))
 
 
 def received_latents(

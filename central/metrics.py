@@ -79,6 +79,7 @@ class Live:
     backlog: Callable[[], int]
     lines: Callable[[], dict[str, Counter[str]]]
     decode_s: Histogram
+    checks: Counter[str]
 
 
 class CentralCollector(Collector):
@@ -134,6 +135,10 @@ def _of_process(live: Live) -> Iterator[Metric]:
     for kind in ("complete", "partial", "failed", "not_kept"):
         maps.add_metric((kind,), live.maps[kind])
     yield maps
+    checks = CounterMetricFamily("epic_checks", "Maps held against the waves.", labels=("kind",))
+    for kind in ("checked", "failed"):
+        checks.add_metric((kind,), live.checks[kind])
+    yield checks
     yield from live.decode_s.collect()
     yield GaugeMetricFamily(
         "epic_backlog_records", "Records kept that the decoder has not taken up.", live.backlog()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from central.config import ModelSection
 from central.evidence import EvidenceError, latent_model, latents_of, model_of, read_gather, received_latents
-from central.journal import Journalled
+from central.journal import Journal, Journalled
 from central.store import NewMap, Store, StoredMap
 from firmware_py.bundle import Bundle
 from firmware_py.log import now_us
@@ -55,11 +56,13 @@ def refine_event(
         start = next(one for one in store.revisions(event, survey) if "refinement" not in one.provenance)
         key = (start.survey, start.event, start.model_hash)
         last_record = store.emitted_through(key)
-        _, bundle = model_of(start, models)
+        _, bundle = model_of(start, models, data_dir)
         acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
         misfit: Misfit
         if gather is None:
-            misfit = _latent_misfit(start, bundle, acquisition, latents_of(data_dir, key, last_record))
+            with closing(Journal(data_dir)) as journal:
+                latents = latents_of(journal, key, last_record)
+            misfit = _latent_misfit(start, bundle, acquisition, latents)
         else:
             misfit = GatherMisfit(read_gather(gather, acquisition), bundle.companding)
         try:

@@ -203,6 +203,13 @@ class RolloutStore:
                 "SELECT version, stage FROM rollout ORDER BY version DESC LIMIT 1"
             ).fetchone()
 
+    def version_of(self, model_hash: bytes) -> int | None:
+        """The newest rollout of this model; None where it was never rolled out."""
+        with reported("rollouts: cannot be read"):
+            return self._database.execute(
+                "SELECT max(version) FROM rollout WHERE model_hash = ?", (model_hash,)
+            ).fetchone()[0]
+
     def keep_states(self, version: int, devices: dict[Key, DeviceState]) -> None:
         """Put what became of ``devices`` on the disk."""
         with transaction(self._database, f"rollout {version}: cannot be kept"):

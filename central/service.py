@@ -1,13 +1,15 @@
-"""The centre at work: one thread receives, one assembles and decodes, one draws pictures."""
+"""The centre at work: one thread receives, one assembles and decodes, one draws pictures, one checks maps."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from central.checking import Checking
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.connections import allow_many_connections
 from central.database import lock
@@ -67,6 +69,8 @@ class Service:
             Workers(workers) if workers else None,
             decode_s.observe,
         )
+        models = config.model
+        self._checking = Checking(self._config.data_dir, models, log) if self._config.check else None
         self._rollouts = Rollouts(
             self._config.data_dir, self._decoders, load or load_release, self._adopt, log
         )
@@ -97,6 +101,7 @@ class Service:
                     self._inbox.qsize,
                     self.gateway.counts if self.gateway else dict,
                     decode_s,
+                    self._checking.counts if self._checking else Counter(),
                 )
                 self._page = self._own_page(config.central)
                 metrics = config.central.metrics
@@ -134,6 +139,7 @@ class Service:
         )
         watching = partial(self._rollouts.watch, self._stop)
         rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
+        checking = threading.Thread(target=self._check, name="checking")
         drawing.start()
         decoding.start()
         receiving.start()
@@ -144,6 +150,7 @@ class Service:
         rolling.start()
         keeping.start()
         page.start()
+        checking.start()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             pass
         self._stop.set()
@@ -155,6 +162,7 @@ class Service:
         keeping.join()
         self._inbox.put(None)
         decoding.join()
+        checking.join()
         self._pictures.put(None)
         drawing.join(timeout=30.0)
         page.join(timeout=10.0)
@@ -192,10 +200,16 @@ class Service:
         if self.gateway:
             self.gateway.run(self._stop.is_set)
 
+    def _check(self) -> None:
+        if self._checking:
+            self._checking.run(self._stop)
+
     def _adopt(self, model_hash: bytes, decoder: MapDecoder) -> None:
         """The decoder first: what the receiver lets in can be decoded."""
         self._decoders[model_hash] = decoder
         self._expected[model_hash] = Expected(decoder.n_devices, decoder.coding)
+        if self._checking:
+            self._checking.adopt()
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from central.database import StoreError, connect, reported, transaction
+from central.database import CHECKED_US, NEWEST, StoreError, connect, reported, transaction
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,42 @@ class Store:
                 f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
             )
         return [stored_map(row) for row in rows]
+
+    def last_id(self) -> int:
+        """Id of the map that was drawn last; 0 before the first."""
+        with reported("store: cannot be read"):
+            return self._database.execute("SELECT coalesce(max(rowid), 0) FROM map").fetchone()[0]
+
+    def newest_unchecked(
+        self, after: int, through: int, survey: int | None = None, without: Collection[bytes] = ()
+    ) -> int | None:
+        """The highest id of ``after + 1 .. through`` whose map is its event's newest and was not held against the
+        waves yet; none of the models ``without``. None where there is no such map."""
+        models = ",".join("?" * len(without))
+        with reported("store: cannot be read"):
+            row = self._database.execute(
+                f"SELECT rowid FROM map WHERE {CHECKED_US} IS NULL AND rowid > ? AND rowid <= ?"
+                f" AND coalesce(survey = ?, 1) AND model_hash NOT IN ({models}) AND {NEWEST}"
+                " ORDER BY rowid DESC LIMIT 1",
+                (after, through, survey, *without),
+            ).fetchone()
+        return row and row[0]
+
+    def by_id(self, id: int) -> StoredMap:
+        """The map with this id. Raises ``StoreError`` when there is none."""
+        with reported("store: cannot be read"):
+            row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE rowid = ?", (id,)).fetchone()
+        if row is None:
+            raise StoreError(f"map {id}: not in the store any more")
+        return stored_map(row)
+
+    def drawn_through(self, stored: StoredMap) -> int:
+        """Id of the last record that this map was drawn from."""
+        with reported("store: cannot be read"):
+            return self._database.execute(
+                "SELECT last_record FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision = ?",
+                (stored.survey, stored.event, stored.model_hash, stored.revision),
+            ).fetchone()[0]
 
     def emitted_through(self, key: tuple[int, int, bytes]) -> int:
         """Id of the last record that a map of this event was drawn from; 0 without a map."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from central.database import FLAGGED, StoreError, connect, reported
+from central.database import CHECKED_US, FLAGGED, NEWEST, StoreError, connect, reported
 from central.devices import DeviceView, read_devices
 from central.store import MAP_COLUMNS, StoredMap, stored_map
 
@@ -19,13 +19,6 @@ MAX_EVENT = 0xFFFFFFFF
 RAW_SAMPLE_BYTES = 4
 PREVIEW_CELLS = 24
 CHOICES = {"all": "", "partial": " AND partial = 1", "flagged": f" AND {FLAGGED} = 1"}
-
-# Of every event only its newest map, whatever the model; ids grow in the order in which maps were drawn.
-# A + keeps SQLite from walking all of a survey by id where the event's few maps are meant.
-_NEWEST = (
-    "NOT EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey"
-    " AND later.event = map.event AND +later.rowid > map.rowid)"
-)
 
 
 class NotInStore(StoreError):
@@ -143,7 +136,7 @@ class Archive:
         self, before: int | None = None, size: int = 20, survey: int | None = None, only: str = "all"
     ) -> list[Section]:
         """Newest maps of up to ``size`` events, the last drawn first, whose ids are below ``before``."""
-        condition, values = _NEWEST + CHOICES[only], []
+        condition, values = NEWEST + CHOICES[only], []
         for column, test, value in (("rowid", "<", before), ("survey", "=", survey)):
             if value is not None:
                 condition += f" AND {column} {test} ?"
@@ -188,6 +181,14 @@ class Archive:
         with reported("store: cannot be read"):
             rows = self._database.execute(f"SELECT rowid, {MAP_COLUMNS} FROM map WHERE {condition}", values)
             return [Section(row[0], stored_map(row[1:])) for row in rows]
+
+    def last_checked(self) -> dict[str, int] | None:
+        """``id`` of the map that was held against the waves last, and when; None before the first."""
+        with reported("store: cannot be read"):
+            row = self._database.execute(
+                f"SELECT rowid, {CHECKED_US} FROM map WHERE {CHECKED_US} > 0 ORDER BY {CHECKED_US} DESC LIMIT 1"
+            ).fetchone()
+        return row and {"id": row[0], "at_us": row[1]}
 
     def devices(self, at_us: int) -> list[DeviceView]:
         """Every device that was ever heard, as of ``at_us``."""

@@ -56,7 +56,8 @@ class Listener:
 class Feed:
     """Looks at the store from a thread of its own, ``watch``, and tells every listener what is new.
 
-    Kinds: ``totals``, ``section`` (the last map drawn, null before the first), ``devices``, ``rollout``,
+    Kinds: ``totals``, ``section`` (the last map drawn, null before the first), ``checked`` (id of the map that was
+    held against the waves last, and when; null before the first), ``devices``, ``rollout``,
     ``problem`` (why the store cannot be read, null when it can), ``alive``.
     """
 
@@ -97,6 +98,7 @@ class Feed:
             if version != seen:
                 newest = archive.sections(size=1)
                 self._say("section", detail(newest[0]) if newest else None)
+                self._say("checked", archive.last_checked())
             seen = version
             # A device that falls silent changes nothing in the store.
             if time.monotonic() >= self._slowly_at_s:

@@ -53,6 +53,7 @@ def test_what_is_left_out_has_a_value(tmp_path):
         ("[[model]]", 'deadline_s = "10"\n[[model]]', "central.deadline_s"),
         ("[[model]]", "deadline_s = true\n[[model]]", "central.deadline_s"),
         ("[[model]]", 'pictures = "no"\n[[model]]', "central.pictures"),
+        ("[[model]]", 'check = "yes"\n[[model]]', "central.check"),
         ("[[model]]", "dead_line_s = 1\n[[model]]", "central.dead_line_s: not a key"),
         ("[central]", "[centre]", "central: required"),
         ("[[model]]", "[model]", "model"),

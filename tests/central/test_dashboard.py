@@ -23,7 +23,9 @@ def exposed(data_dir):
     journal = Journal(data_dir)
     journal.commit([(latent_record(), 1_700_000_000_500_000, 100)])
     journal.close()
-    live = Live(Counter(), Counter(), lambda: 0, lambda: {"tty": Counter(records=1)}, decode_histogram())
+    live = Live(
+        Counter(), Counter(), lambda: 0, lambda: {"tty": Counter(records=1)}, decode_histogram(), Counter()
+    )
     names, values = set(), set()
     for family in CentralCollector(data_dir, live).collect():
         # Families without a sample yet (a device that has not said its temperature) are there by name.

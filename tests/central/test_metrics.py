@@ -41,6 +41,7 @@ def live():
         lambda: 3,
         lambda: {"tcp": Counter(records=5)},
         decode_histogram(),
+        Counter(checked=4, failed=1),
     )
 
 
@@ -74,6 +75,8 @@ def test_a_running_centre_tells_what_it_counts(data_dir, live):
     assert found["epic_receiver_records_total", ()] == 7
     assert found["epic_maps_total", (("kind", "partial"),)] == 2
     assert found["epic_backlog_records", ()] == 3
+    assert found["epic_checks_total", (("kind", "checked"),)] == 4
+    assert found["epic_checks_total", (("kind", "failed"),)] == 1
     assert found["epic_line_total", (("line", "tcp"), ("what", "records"))] == 5
     assert found["epic_decode_seconds_bucket", (("le", "0.005"),)] == 1
     assert found["epic_decode_seconds_bucket", (("le", "0.0025"),)] == 0

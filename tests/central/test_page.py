@@ -319,15 +319,20 @@ def test_a_listener_hears_what_there_is_and_then_what_comes(data_dir, put, tmp_p
             put(2, devices=(0, 4))
             while (second := await news(feed, "section", "totals"))["section"]["event"] != 2:
                 pass
-            return first, second
+            with closing(Store(data_dir)) as store:
+                store.amend(store.get(1), "consistency", {"latents": 0.3, "checked_us": 7})
+            while not (third := await news(feed, "checked"))["checked"]:
+                pass
+            return first, second, third
 
     try:
-        first, second = asyncio.run(follow())
+        first, second, third = asyncio.run(follow())
     finally:
         stop.set()
         watching.join()
     assert first["alive"]["running"] is True
     assert (first["section"]["event"], first["totals"]["events"]) == (1, 1)
+    assert third["checked"] == {"id": 1, "at_us": 7}
     assert first["rollout"] is None
     assert (second["section"]["partial"], second["section"]["devices"]) == (True, [0, 4])
 

@@ -95,6 +95,13 @@ def refine_event(data_dir, event, **found):
     store.close()
 
 
+def check_event(data_dir, event, latents):
+    """What a check leaves in the store."""
+    store = Store(data_dir)
+    store.amend(store.get(event), "consistency", {"latents": latents, "checked_us": int(100 * latents)})
+    store.close()
+
+
 def shown(browser, event):
     return browser.value("document.querySelector('#velocity').dataset.event") == str(event)
 
@@ -115,8 +122,13 @@ def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse,
     label = "document.querySelector('#velocity').getAttribute('aria-label')"
     assert browser.value(label) == "Velocity section of event 1, 700 m long, 700 m deep"
 
+    assert "Waves through the map" not in browser.text("#s-facts")
+    check_event(tmp_path / "data", 1, 0.47)
+    wait_until(lambda: "latents 0.47 σ off" in browser.text("#s-facts"), timeout_s=60, what="its check")
+
     send(2, 0, 1, 3, 4)
     wait_until(lambda: shown(browser, 2), timeout_s=60, what="next map, by itself")
+    assert "Waves through the map" not in browser.text("#s-facts")
     assert "partial" in browser.text("#s-badges")
     assert "1 device missing" in browser.value(label)
 
@@ -129,7 +141,7 @@ def test_the_page_shows_the_map_and_the_devices_and_follows_live(centre, browse,
     assert browser.errors == []
 
 
-def test_arrow_keys_read_the_map_and_a_past_event_stays_until_live_is_pressed(centre, browse, send):
+def test_arrow_keys_read_the_map_and_a_past_event_stays_until_live_is_pressed(centre, browse, send, tmp_path):
     send(1, 0, 1, 2, 3, 4)
     browser = browse(centre.page, width=412)
     wait_until(lambda: shown(browser, 1), timeout_s=60, what="first map")
@@ -147,6 +159,9 @@ def test_arrow_keys_read_the_map_and_a_past_event_stays_until_live_is_pressed(ce
     wait_until(lambda: browser.value("document.querySelector('#live').ariaPressed") == "false", what="past")
     send(2, 0, 1, 2, 3, 4)
     wait_until(lambda: "Event 2" in browser.text("#events"), timeout_s=60, what="the new one in the list")
+    check_event(tmp_path / "data", 2, 0.2)
+    check_event(tmp_path / "data", 1, 0.3)
+    wait_until(lambda: "latents 0.30 σ off" in browser.text("#s-facts"), timeout_s=60, what="its check")
     assert shown(browser, 1)
     browser.value("document.querySelector('#live').click()")
     wait_until(lambda: shown(browser, 2), timeout_s=60, what="the newest again")

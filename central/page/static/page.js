@@ -17,6 +17,8 @@ let live = true;
 let shown = null; // {map, velocity, uncertainty} on the canvases.
 let around = { previous: null, next: null };
 let cursor = null;
+let checked = null; // The last check of a map by its waves, {id}.
+let checks = 0; // How many of them were heard of.
 let asked = 0; // Answers to earlier questions are dropped.
 
 const velocity = new Section($("velocity"), "batlow", point);
@@ -35,6 +37,11 @@ function hear(kind, content) {
   if (kind === "devices") refreshDevices((devices = content));
   if (kind === "rollout") showRollout((rollout = content));
   if (kind === "problem") alarm(content ? `The centre's store cannot be read: ${content}` : "");
+  if (kind === "checked" && content) {
+    checked = content;
+    checks++;
+    recheck();
+  }
   if (kind === "section" && content) {
     newest = content;
     if (live) follow();
@@ -66,6 +73,19 @@ async function follow() {
   }
 }
 
+/** What a check found that came after its map is added to what is shown. */
+async function recheck() {
+  const map = shown?.map;
+  if (!map || (map.consistency && map.id !== checked.id)) return;
+  try {
+    const { maps } = await read(`/api/events/${map.survey}/${map.event}`);
+    const now = maps.find((one) => one.id === map.id);
+    if (now && shown?.map.id === map.id) describe((shown.map = now));
+  } catch (error) {
+    say(error.message);
+  }
+}
+
 /** Look at an event of the past, or at one of its maps. */
 async function look(number, event, id = null) {
   setLive(false);
@@ -82,6 +102,7 @@ async function look(number, event, id = null) {
 
 async function show(map, maps) {
   const question = ++asked;
+  const before = checks;
   const data = new Float32Array(await read(`/api/map/${map.survey}/${map.event}?format=float32&id=${map.id}`, true));
   if (question !== asked) return;
   const a = map.provenance.acquisition;
@@ -97,6 +118,7 @@ async function show(map, maps) {
   describe(map);
   draw();
   events.mark(map);
+  if (checks !== before) recheck();
 }
 
 function describe(map) {
@@ -254,4 +276,4 @@ new ResizeObserver(draw).observe(document.querySelector(".plots"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 setInterval(refreshDevices, 1000);
 events.choose({});
-listen(["alive", "totals", "section", "devices", "rollout", "problem"], hear, onState);
+listen(["alive", "totals", "section", "checked", "devices", "rollout", "problem"], hear, onState);
