@@ -192,7 +192,8 @@ def compress_part(part: np.ndarray) -> bytes:
     """``(S, T, R)`` float32 -> int16 of its own peak, differenced along time, zstd."""
     import zstandard
 
-    step = float(np.abs(part).max()) / 32767 or 1.0
+    # As it is sent: the step of a part near nothing is nothing in float32.
+    step = float(np.float32(np.abs(part).max()) / np.float32(32767)) or 1.0
     values = np.rint(part / step).astype("<i2").transpose(0, 2, 1)
     # Differences wrap as int16 does, and are undone by sums that wrap alike.
     for _ in range(DIFFERENCES):
