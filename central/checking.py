@@ -112,14 +112,7 @@ class Checking:
             return True
         if answer and answer.found:
             self.counts["checked"] += 1
-            self._log.write(
-                "checked",
-                survey=stored.survey,
-                event=stored.event,
-                revision=stored.revision,
-                latents=answer.found["latents"],
-                seconds=round(answer.seconds, 3),
-            )
+            self._say("checked", stored, latents=answer.found["latents"], seconds=round(answer.seconds, 3))
         elif answer:
             self._fail(stored, answer.reason)
             if answer.of_model:
@@ -128,13 +121,11 @@ class Checking:
 
     def _fail(self, stored: StoredMap, reason: str) -> None:
         self.counts["failed"] += 1
-        self._log.write(
-            "check_failed",
-            survey=stored.survey,
-            event=stored.event,
-            revision=stored.revision,
-            reason=reason,
-        )
+        self._say("check_failed", stored, reason=reason)
+
+    def _say(self, what: str, stored: StoredMap, **more: Any) -> None:
+        place = {"survey": stored.survey, "event": stored.event, "revision": stored.revision}
+        self._log.write(what, **place, **more)
 
     def _next(self, store: Store) -> int | None:
         """The last drawn map that was not looked at yet, and that needs a check."""

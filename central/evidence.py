@@ -64,20 +64,16 @@ def model_of(
     )
 
 
-def latents_of(journal: Journal, key: tuple[int, int, bytes], last_record: int) -> dict[int, Journalled]:
-    """The latents that the map was drawn from: of each device the newest in its own order."""
+def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, Journalled]:
+    """The latents that this very map was drawn from, of each device the newest in its own order; newer ones may have
+    come since."""
+    last_record = store.drawn_through(stored)
     found: dict[int, Journalled] = {}
-    for latent in journal.of_event(key):
+    for latent in journal.of_event((stored.survey, stored.event, stored.model_hash)):
         held = found.get(latent.device)
         if latent.id <= last_record and (held is None or held.order < latent.order):
             found[latent.device] = latent
     return found
-
-
-def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, Journalled]:
-    """The latents that this very map was drawn from, by device; newer ones may have come since."""
-    key = (stored.survey, stored.event, stored.model_hash)
-    return latents_of(journal, key, store.drawn_through(stored))
 
 
 def received_latents(

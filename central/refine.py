@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from central.config import ModelSection
-from central.evidence import EvidenceError, latent_model, latents_of, model_of, read_gather, received_latents
+from central.evidence import EvidenceError, drawn_from, latent_model, model_of, read_gather, received_latents
 from central.journal import Journal, Journalled
 from central.store import NewMap, Store, StoredMap
 from firmware_py.bundle import Bundle
@@ -54,14 +54,12 @@ def refine_event(
     store = Store(data_dir)
     try:
         start = next(one for one in store.revisions(event, survey) if "refinement" not in one.provenance)
-        key = (start.survey, start.event, start.model_hash)
-        last_record = store.emitted_through(key)
         _, bundle = model_of(start, models, data_dir)
         acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
         misfit: Misfit
         if gather is None:
             with closing(Journal(data_dir)) as journal:
-                latents = latents_of(journal, key, last_record)
+                latents = drawn_from(start, store, journal)
             misfit = _latent_misfit(start, bundle, acquisition, latents)
         else:
             misfit = GatherMisfit(read_gather(gather, acquisition), bundle.companding)
@@ -77,6 +75,8 @@ def refine_event(
             kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
             provenance = {**kept, "refinement": _account(start, refined, iterations, gather)}
             maps = (refined.velocity_mps, start.uncertainty_mps)
+            key = (start.survey, start.event, start.model_hash)
+            last_record = store.drawn_through(start)
             (revision,) = store.put([NewMap(key, last_record, start.partial, *maps, provenance)])
     finally:
         store.close()

@@ -10,7 +10,7 @@ from models.fusion import DecoderConfig, build_decoder
 from models.ordered import AsSent
 from models.quantised import QuantisedEncoder
 from physics.acquisition import Acquisition
-from physics.metrics import SSIM_C1, SSIM_C2, blur_matrix
+from physics.metrics import blur_matrix, similarity
 
 
 def build_network(
@@ -87,18 +87,8 @@ def map_loss(truth, drawn):
 def map_ssim(truth, drawn):
     """``physics.metrics.ssim`` of the maps in ``drawn``, shapes as for ``map_loss``, with a gradient."""
     along_z, along_x = (ops.convert_to_tensor(blur_matrix(n), "float32") for n in truth.shape[1:3])
-
-    def blur(images):
-        return ops.matmul(ops.matmul(along_z, images), ops.transpose(along_x))
-
-    x, y = (ops.cast(maps[..., 0], "float32") / 2 + 0.5 for maps in (drawn, truth))
-    mean_x, mean_y = blur(x), blur(y)
-    spread = blur(x * x) + blur(y * y) - mean_x**2 - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    similarity = ((2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)) / (
-        (mean_x**2 + mean_y**2 + SSIM_C1) * (spread + SSIM_C2)
-    )
-    return ops.mean(similarity)
+    predicted, true = (ops.cast(maps[..., 0], "float32") for maps in (drawn, truth))
+    return ops.mean(similarity(predicted, true, along_z, along_x))
 
 
 @keras.saving.register_keras_serializable("epic")

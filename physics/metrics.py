@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _WINDOW = 11
 _SIGMA = 1.5
-SSIM_C1, SSIM_C2 = 1e-4, 9e-4
+_C1, _C2 = 1e-4, 9e-4
 
 
 class MetricError(ValueError):
@@ -43,25 +45,27 @@ def ssim(predicted: np.ndarray, true: np.ndarray) -> float:
     C1 = 1e-4, C2 = 9e-4 (Wang et al., IEEE Trans. Image Process. 2004, for a range of 1).
     """
     predicted, true = _check(predicted, true)
+    along_z, along_x = map(blur_matrix, predicted.shape[-2:])
+    return float(similarity(predicted, true, along_z, along_x).mean())
+
+
+def similarity(predicted: Any, true: Any, along_z: Any, along_x: Any) -> Any:
+    """``ssim`` cell by cell ``(..., nz, nx)``, with ``blur_matrix`` of both axes; tensors of any library as well."""
+
+    def blur(images):
+        return along_z @ images @ along_x
+
     x, y = predicted / 2 + 0.5, true / 2 + 0.5
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x = _blur(x * x) - mean_x**2
-    var_y = _blur(y * y) - mean_y**2
-    covariance = _blur(x * y) - mean_x * mean_y
-    similarity = ((2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)) / (
-        (mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2)
+    mean_x, mean_y = blur(x), blur(y)
+    spread = blur(x * x) + blur(y * y) - mean_x**2 - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    return ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
+        (mean_x**2 + mean_y**2 + _C1) * (spread + _C2)
     )
-    return float(similarity.mean())
-
-
-def _blur(images: np.ndarray) -> np.ndarray:
-    """Separable Gaussian over the last two axes, zeros outside."""
-    n_depth, n_width = images.shape[-2:]
-    return blur_matrix(n_depth) @ images @ blur_matrix(n_width).T
 
 
 def blur_matrix(n: int) -> np.ndarray:
-    """``(n, n)``: SSIM's Gaussian window along an axis of ``n`` cells, zeros outside, as a matrix to multiply with."""
+    """``(n, n)``, symmetric: SSIM's Gaussian window along an axis of ``n`` cells, zeros outside, to multiply with."""
     away = np.arange(_WINDOW) - _WINDOW // 2
     kernel = np.exp(-(away**2) / (2 * _SIGMA**2))
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))

@@ -18,7 +18,6 @@ let shown = null; // {map, velocity, uncertainty} on the canvases.
 let around = { previous: null, next: null };
 let cursor = null;
 let checked = null; // The last check of a map by its waves, {id}.
-let checks = 0; // How many of them were heard of.
 let asked = 0; // Answers to earlier questions are dropped.
 
 const velocity = new Section($("velocity"), "batlow", point);
@@ -39,7 +38,6 @@ function hear(kind, content) {
   if (kind === "problem") alarm(content ? `The centre's store cannot be read: ${content}` : "");
   if (kind === "checked" && content) {
     checked = content;
-    checks++;
     recheck();
   }
   if (kind === "section" && content) {
@@ -102,7 +100,7 @@ async function look(number, event, id = null) {
 
 async function show(map, maps) {
   const question = ++asked;
-  const before = checks;
+  const before = checked;
   const data = new Float32Array(await read(`/api/map/${map.survey}/${map.event}?format=float32&id=${map.id}`, true));
   if (question !== asked) return;
   const a = map.provenance.acquisition;
@@ -118,7 +116,7 @@ async function show(map, maps) {
   describe(map);
   draw();
   events.mark(map);
-  if (checks !== before) recheck();
+  if (checked !== before) recheck();
 }
 
 function describe(map) {
