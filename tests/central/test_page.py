@@ -1,25 +1,20 @@
 """The page's addresses: what they answer, to whom, and what is said to those who ask wrongly."""
 
-import asyncio
-import json
-import threading
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, latent_record
+from page_maps import put_map
 from starlette.testclient import TestClient
-from waiting import wait_until
 
-from central.config import CentralSection
 from central.journal import Journal
 from central.page.app import build_app
 from central.page.archive import Archive
-from central.page.feed import MAX_LISTENERS, Feed
-from central.page.server import PageServer
+from central.page.feed import Feed
 from central.page.totals import Totals
 from central.rollout_store import RolloutStore
-from central.store import NewMap, Store
 from firmware_py.log import Log
 
 TOKEN = "a-token-of-enough-characters"
@@ -28,34 +23,7 @@ RAW_BYTES = SURVEY.n_sources * SURVEY.n_time * 4
 
 @pytest.fixture
 def put(data_dir):
-    """Puts a map into the store: ``put(event, devices=..., ...)``."""
-
-    def put_map(
-        event, devices=(0, 1, 2, 3, 4), survey=1, model=MODEL_HASH, velocity_mps=2000.0, **provenance
-    ):
-        shape = SURVEY.map_shape[1:]
-        content = {
-            "devices": list(devices),
-            "model_hash": model.hex(),
-            "sample_time_us": 1_700_000_000_000_000 + event,
-            "received_bytes": 200 * len(devices),
-            "acquisition": SURVEY.to_dict(),
-            **provenance,
-        }
-        velocity = np.full(shape, velocity_mps, np.float32)
-        velocity[0, 1] = 1600.0
-        new = NewMap(
-            (survey, event, model),
-            5 * event,
-            len(devices) < SURVEY.n_devices,
-            velocity,
-            np.full(shape, 80.0, np.float32),
-            content,
-        )
-        with closing(Store(data_dir)) as store:
-            store.put([new])
-
-    return put_map
+    return partial(put_map, data_dir)
 
 
 @pytest.fixture
@@ -292,145 +260,6 @@ def test_a_token_is_asked_for_and_taken_in_three_ways(open_page):
     page.cookies.clear()
     page.cookies.set("epic-page", "0" * 64)
     assert page.get("/", headers=browser).status_code == 401
-
-
-async def news(feed, *kinds):
-    """Frames of the feed until each of ``kinds`` was there: {kind: content}."""
-    found = {}
-    async for text in feed.listen():
-        for frame in filter(None, text.split("\n\n")):
-            kind, data = frame.split("\n")
-            found[kind.removeprefix("event: ")] = json.loads(data.removeprefix("data: "))
-        if found.keys() >= set(kinds):
-            return found
-    return found
-
-
-def test_a_listener_hears_what_there_is_and_then_what_comes(data_dir, put, tmp_path):
-    put(1)
-    feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=True)
-    stop = threading.Event()
-    watching = threading.Thread(target=feed.watch, args=(stop.wait,))
-    watching.start()
-
-    async def follow():
-        async with asyncio.timeout(30):
-            first = await news(feed, "alive", "totals", "section", "devices", "rollout")
-            put(2, devices=(0, 4))
-            while (second := await news(feed, "section", "totals"))["section"]["event"] != 2:
-                pass
-            with closing(Store(data_dir)) as store:
-                store.amend(store.get(1), "consistency", {"latents": 0.3, "checked_us": 7})
-            while not (third := await news(feed, "checked"))["checked"]:
-                pass
-            return first, second, third
-
-    try:
-        first, second, third = asyncio.run(follow())
-    finally:
-        stop.set()
-        watching.join()
-    assert first["alive"]["running"] is True
-    assert (first["section"]["event"], first["totals"]["events"]) == (1, 1)
-    assert third["checked"] == {"id": 1, "at_us": 7}
-    assert first["rollout"] is None
-    assert (second["section"]["partial"], second["section"]["devices"]) == (True, [0, 4])
-
-
-def test_what_fails_while_looking_is_told_and_tried_again(data_dir, put, tmp_path, monkeypatch):
-    put(1)
-    totals = Totals()
-    refresh, failures = totals.refresh, iter([KeyError("planted")])
-
-    def fail_once(archive):
-        for failure in failures:
-            raise failure
-        refresh(archive)
-
-    monkeypatch.setattr(totals, "refresh", fail_once)
-    feed = Feed(data_dir, totals, Log(tmp_path / "page.jsonl"), running=True)
-    stop = threading.Event()
-    watching = threading.Thread(target=feed.watch, args=(stop.wait,))
-    watching.start()
-
-    async def follow():
-        async with asyncio.timeout(30):
-            while (found := await news(feed, "section", "problem"))["problem"] is not None:
-                assert "planted" in found["problem"]
-            return found["section"]
-
-    try:
-        section = asyncio.run(follow())
-    finally:
-        stop.set()
-        watching.join()
-    assert section["event"] == 1
-    assert "planted" in (tmp_path / "page.jsonl").read_text()
-
-
-def test_listeners_are_not_without_number(data_dir, tmp_path):
-    async def listen_all():
-        feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=True)
-        streams = [feed.listen() for _ in range(MAX_LISTENERS)]
-        for stream in streams:
-            await anext(stream)
-        full = feed.full
-        for stream in streams:
-            await stream.aclose()
-        return full, feed.full
-
-    assert asyncio.run(listen_all()) == (True, False)
-
-
-@pytest.fixture
-def serve(data_dir, tmp_path):
-    """Runs a page's server on a thread: ``serve(address)`` returns what reads its log."""
-    stop, threads = threading.Event(), []
-    log = tmp_path / "server.jsonl"
-
-    def start(address):
-        section = CentralSection(listen="tcp://127.0.0.1:*", data_dir=data_dir)
-        server = PageServer(section, address, Log(log), live=None)
-        threads.append(threading.Thread(target=server.run, args=(stop,)))
-        threads[-1].start()
-
-        def logged(what):
-            lines = [json.loads(line) for line in log.read_text().splitlines()]
-            return [line for line in lines if line["what"] == what]
-
-        return logged
-
-    yield start
-    stop.set()
-    for thread in threads:
-        thread.join(timeout=20)
-        assert not thread.is_alive()
-
-
-def test_the_server_pushes_and_ends_with_a_browser_on_the_line(serve, put):
-    import httpx
-
-    put(3)
-    logged = serve("127.0.0.1:0")
-    (line,) = wait_until(lambda: logged("page"), what="page")
-    with httpx.Client(base_url=line["address"], timeout=20) as client:
-        assert client.get("/").status_code == 200
-        with client.stream("GET", "/api/stream") as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            found = (
-                text for text in answer.iter_lines() if text.startswith("data: ") and '"event": 3' in text
-            )
-            assert json.loads(next(found).removeprefix("data: "))["event"] == 3
-
-
-def test_a_port_in_use_is_said_once_and_ends_nothing(serve):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        logged = serve(address)
-        (line,) = wait_until(lambda: logged("page_failed"), what="complaint")
-    assert line["reason"].startswith(f"{address}: cannot listen there")
 
 
 def test_the_rollout_is_told_with_its_devices(page, data_dir):
