@@ -8,7 +8,7 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 
-ENGINES = ("openfwi", "deepwave")
+ENGINES = ("openfwi", "deepwave", "cuda")
 # Beyond this, second order in time with fourth in space grows without bound in 2-D: sqrt(3 / 8).
 _STABLE_CELLS_A_STEP = (3.0 / 8.0) ** 0.5
 
@@ -27,7 +27,7 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
 
     ``velocity_mps (n, 1, nz, nx)`` in m/s -> float32 ``(n, S, T, R)``. ``engine`` "openfwi" is the
     benchmark's own finite-difference scheme, "deepwave" (extra ``physics``) is faster and differs from it
-    by the absorbing edge.
+    by the absorbing edge, "cuda" is the benchmark's scheme on an NVIDIA GPU and needs CuPy.
 
     Raises ``ModellingError``.
     """
@@ -46,12 +46,11 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
             f"{acquisition.dx_m:g} m, got {velocity_mps.max():.0f}; take a shorter step or larger cells"
         )
     if engine not in ENGINES:
-        raise ModellingError(f"modelling: expected engine {' or '.join(ENGINES)}, got {engine!r}")
+        raise ModellingError(f"modelling: expected engine {', '.join(ENGINES)}; got {engine!r}")
     try:
         chosen = import_module(f"physics.engine_{engine}")
         return chosen.model(velocity_mps[:, 0], acquisition)
     except ImportError as error:
-        extra = "physics" if engine == "deepwave" else "central"
-        raise ModellingError(
-            f"modelling: engine {engine} needs {error.name}; pip install 'epic-fwi[{extra}]'"
-        ) from None
+        extra = {"deepwave": "physics", "openfwi": "central"}.get(engine)
+        package = f"'epic-fwi[{extra}]'" if extra else "the CuPy of this machine's CUDA (cupy-cuda13x)"
+        raise ModellingError(f"modelling: engine {engine} needs {error.name}; pip install {package}") from None

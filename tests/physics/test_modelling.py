@@ -290,7 +290,7 @@ def test_a_genuine_gather_starts_as_the_scheme_says():
         ((1, 1, 70, 70), np.nan, "openfwi", "finite, positive"),
         ((1, 1, 70, 70), -1, "openfwi", "finite, positive"),
         ((1, 1, 70, 70), 6200, "openfwi", r"at most 6124 m/s for steps of 1 ms on 10 m, got 6200"),
-        ((1, 1, 70, 70), 2000, "devito", "expected engine openfwi or deepwave, got 'devito'"),
+        ((1, 1, 70, 70), 2000, "devito", "expected engine openfwi, deepwave, cuda; got 'devito'"),
     ],
 )
 def test_maps_that_cannot_be_modelled(shape, value, engine, message):
