@@ -5,6 +5,8 @@ Both see the same samples with the same mirror augmentation; EPIC also has devic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from firmware_py.compand import Companding
@@ -133,7 +135,7 @@ class InversionNetBatches:
         return log_scaled(gathers, self.log_range), self.data.maps[indices][..., None]
 
 
-def log_scaled(gathers: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
+def log_scaled(gathers: np.ndarray, log_range: Sequence[float]) -> np.ndarray:
     """The benchmark's input: ``(n, S, T, R)`` raw -> ``(n, T, R, S)`` in about [-1, 1]."""
     scaled = scale_gather(gathers.astype(np.float32), log_range)
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), dtype=np.float32)

@@ -53,6 +53,15 @@ def train(
     batch: int = 32,
     learning_rate: float = 1.5e-3,
     encoder: Annotated[str, typer.Option(help="Size of the encoder: micro, small or base.")] = "small",
+    decoder: Annotated[
+        str, typer.Option(help="Size of the fusion decoder: small, or large for a GPU's training.")
+    ] = "small",
+    simulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Model so many samples a family on the GPU, going on with DATA's sequence, rather than read files."
+        ),
+    ] = None,
     thin: Annotated[int, typer.Option(help="Samples averaged into one before encoding.")] = 10,
     start_from: Annotated[Path | None, typer.Option(help="Run or released model to begin with.")] = None,
     precision: Annotated[
@@ -105,7 +114,7 @@ def train(
         training = bar.add_task("training", total=1.0, visible=False)
 
         def on_load(done: int, total: int) -> None:
-            bar.update(loading, completed=done, total=total, description=f"loading {done}/{total} files")
+            bar.update(loading, completed=done, total=total, description=f"loading {done}/{total}")
 
         def on_progress(share: float, figures: dict) -> None:
             text = f"epoch {figures['epoch']:.2f}  loss {figures['loss']:.4f}"
@@ -120,6 +129,8 @@ def train(
             encoder=encoder,
             start_from=start_from,
             without=without,
+            decoder=decoder,
+            simulated=simulate,
             acquisition=read_survey(survey) if survey else None,
             on_progress=on_progress,
             on_load=on_load,

@@ -59,6 +59,20 @@ class DecoderConfig:
         return self.n_width // self.patch
 
 
+# Sizes by name: "small" for what two processor cores train in an hour, "large" for a GPU.
+DECODERS: dict[str, dict[str, int]] = {
+    "small": {},
+    "large": {
+        "width": 128,
+        "tokens_per_device": 8,
+        "self_layers": 3,
+        "cross_layers": 3,
+        "refine_layers": 5,
+        "pixel_channels": 16,
+    },
+}
+
+
 def fourier_features(values: np.ndarray, n_frequencies: int = 6) -> np.ndarray:
     """Sines and cosines of positions in 0..1: ``(..., d)`` -> ``(..., d * 2 * n_frequencies)``."""
     angles = np.asarray(values, dtype=np.float32)[..., None] * (np.pi * 2.0 ** np.arange(n_frequencies))

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from firmware_py.compand import Companding
 from models.companding import choose_companding
 from models.data import ThinnedSet, load_thinned, survey_of
 from models.encoder import PRESETS, EncoderConfig, encoder_preset
 from models.federated import Rounds
-from models.fusion import DecoderConfig
+from models.fusion import DECODERS, DecoderConfig
 from models.inversionnet import LAYOUTS
 from models.network import map_loss, map_mae
 from models.ordered import order_latent
-from models.run_config import RunConfig, assemble, computing_in, read_config
+from models.run_config import RunConfig, build, computing_in, feed, read_config
 from models.scores import score
+from models.simulated import Simulated, WatchedWhole, read_sequence, simulate
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
-from models.warm_start import Origin, begin_with, read_origin
+from models.warm_start import Origin, begin_with, fits_decoder, read_origin
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform
 from physics.openfwi_files import find_pairs
@@ -49,15 +52,19 @@ def start_run(
     acquisition: Acquisition | None = None,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
+    decoder: str = "small",
+    simulated: int | None = None,
 ) -> dict:
     """Train ``kind`` (one of ``KINDS``) on OpenFWI folders ``data`` into the folder ``run``.
 
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
-    its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``. ``start_from`` is
-    an earlier run or a released model with whose weights and companding a new EPIC run begins (see
-    ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run. ``acquisition`` is by
-    default that of the run being resumed, else what ``data`` were made
-    for. Returns the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
+    its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``, ``decoder`` one of
+    ``models.fusion``. ``start_from`` is an earlier run or a released model with whose weights and companding a new
+    EPIC run begins (see ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run.
+    ``simulated`` samples of each family are modelled on the GPU rather than read: those of the sequence that the one
+    folder of ``data`` begins (``models.simulated``). ``acquisition`` is by default that of the run being resumed,
+    else what ``data`` were made for. Returns the metrics of the watched samples. Raises ``TrainingError``,
+    ``DataError``.
     """
     if kind not in KINDS:
         raise TrainingError(f"train: expected one of {', '.join(KINDS)}; got {kind!r}")
@@ -65,6 +72,12 @@ def start_run(
         raise TrainingError(f"train: expected an encoder of {', '.join(PRESETS)}; got {encoder!r}")
     if start_from is not None and kind != "epic":
         raise TrainingError("train: only an EPIC run can begin with earlier weights; leave out --start-from")
+    if decoder not in DECODERS:
+        raise TrainingError(f"train: expected a decoder of {', '.join(DECODERS)}; got {decoder!r}")
+    if simulated is not None and (kind == "federated" or without is not None or len(data) != 1):
+        raise TrainingError(
+            "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
+        )
     if budget.quantised and start_from is None:
         raise TrainingError(
             "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
@@ -81,23 +94,32 @@ def start_run(
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
-    thinned = load_thinned(data, acquisition, thin, on_load)
-    watched, training = split_watched(len(thinned))
+    source = _simulate(data[0], simulated, thin, on_load) if simulated else None
+    if source:
+        thinned = source.watched
+        watched, training = np.arange(len(thinned)), np.arange(source.trained_on)
+    else:
+        thinned = load_thinned(data, acquisition, thin, on_load)
+        watched, training = split_watched(len(thinned))
+    log_range = source.log_range if source else lambda: _log_range(thinned, training)
     config = _configure(
-        kind, data, run, budget, thin, encoder, without, origin, acquisition, thinned, training
+        kind, data, run, budget, thin, encoder, decoder, without, origin, acquisition, log_range, simulated
     )
     write_json(run / "config.json", asdict(config))
     keras.utils.set_random_seed(budget.seed)
     spread_over_devices(budget.batch)
     with computing_in(budget.precision):
-        network, batches, parts = assemble(config, thinned, acquisition, budget.quantised, budget.ordered)
+        network, parts = build(config, acquisition, budget.quantised, budget.ordered)
+    batches = _feed(config, thinned, source, budget.ordered)
     if origin is not None:
-        seen = batches.plain(training[:: max(1, len(training) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0][
-            "parts"
-        ]
+        some = watched if source else training
+        seen = batches.plain(some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0]["parts"]
         seen = seen.reshape(-1, *seen.shape[2:])
-        begin_with(origin, parts["encoder"], parts["decoder"], seen)
-        if budget.ordered:
+        goes_on = fits_decoder(origin, parts["decoder"])
+        begin_with(
+            origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen
+        )
+        if budget.ordered and goes_on:
             order_latent(parts["encoder"], parts["decoder"], seen)
     network.compile(
         keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
@@ -105,10 +127,18 @@ def start_run(
         metrics=[map_mae] if kind == "epic" else [],
         jit_compile=keras.backend.backend() == "jax",
     )
-    learn = Rounds(network, parts["local"]) if kind == "federated" else None
-    progress = train(network, batches, watched, training, budget, run, on_progress, learn)
+    if source:
+        predict(network, batches, watched[:1])
+        on_device = _on_device(config, network, source, batches, budget)
+        progress = train(
+            network, on_device, watched, training, budget, run, on_progress, on_device.learn, on_device.turn
+        )
+    else:
+        learn = Rounds(network, parts["local"]) if kind == "federated" else None
+        progress = train(network, batches, watched, training, budget, run, on_progress, learn)
     weights = network.get_weights()
-    network, batches, parts = assemble(config, thinned, acquisition)
+    network, parts = build(config, acquisition)
+    batches = _feed(config, thinned, source)
     network.set_weights(weights)
     for name, part in parts.items():
         temporary = run / f"{name}.new.keras"
@@ -126,6 +156,41 @@ def start_run(
 
     draw_curves(run)
     return metrics
+
+
+def _simulate(folder: Path, count: int, thin: int, on_load: Callable[[int, int], None]) -> Simulated:
+    if keras.backend.backend() != "jax":
+        raise TrainingError(
+            "train: --simulate keeps samples and steps on a GPU through JAX; set KERAS_BACKEND=jax, or train on files"
+        )
+    return simulate(read_sequence(folder), count, thin, on_load)
+
+
+def _feed(config: RunConfig, thinned: ThinnedSet, source: Simulated | None, ordered: bool = False) -> Any:
+    if source and config.kind in LAYOUTS:
+        assert config.log_range
+        return WatchedWhole(source, config.log_range)
+    return feed(config, thinned, ordered)
+
+
+def _on_device(config: RunConfig, network: keras.Model, source: Simulated, plain: Any, budget: Budget) -> Any:
+    from models.on_device import OnDevice, prepare_parts, prepare_whole
+
+    a = source.watched.acquisition
+    if config.kind in LAYOUTS:
+        assert config.log_range
+        return OnDevice(
+            network,
+            lambda truth, drawn: ops.mean(ops.abs(truth - drawn)),
+            source,
+            prepare_whole(a, config.log_range),
+            plain,
+            budget.batch,
+        )
+    assert config.companding and config.decoder
+    latent = config.decoder["latent"] if budget.ordered else None
+    prepare = prepare_parts(a, Companding.from_dict(config.companding), latent)
+    return OnDevice(network, map_loss, source, prepare, plain, budget.batch)
 
 
 def _survey_of(run: Path, data: list[Path]) -> Acquisition:
@@ -167,11 +232,12 @@ def _configure(
     budget: Budget,
     thin: int,
     encoder: str,
+    decoder: str,
     without: str | None,
     origin: Origin | None,
     acquisition: Acquisition,
-    thinned: ThinnedSet,
-    training: np.ndarray,
+    log_range: Callable[[], list[float]],
+    simulated: int | None,
 ) -> RunConfig:
     """The run's configuration: measured afresh, or that of the run being resumed."""
     found = read_config(run) if (run / "config.json").exists() else None
@@ -196,10 +262,11 @@ def _configure(
         "budget": asdict(budget),
         "thin": thin,
         "without": without,
+        "simulated": simulated,
     }
     if kind in LAYOUTS:
-        log_range = found.log_range if found else _log_range(thinned, training)
-        return RunConfig(**common, companding=None, encoder=None, decoder=None, log_range=log_range)
+        measured = found.log_range if found else log_range()
+        return RunConfig(**common, companding=None, encoder=None, decoder=None, log_range=measured)
     if found:
         companding = found.companding
     elif origin:
@@ -213,16 +280,19 @@ def _configure(
     shape = encoder_preset(encoder, acquisition, thin)
     if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
         raise TrainingError(f"{run}: holds a run of another encoder than {encoder!r}; choose an empty folder")
-    decoder = DecoderConfig(
+    fusion = DecoderConfig(
         acquisition.n_devices,
         shape.latent,
         acquisition.n_depth,
         acquisition.n_width,
         attention=without != "attention",
         positions=without != "positions",
+        **DECODERS[decoder],
     )
+    if found and DecoderConfig(**(found.decoder or {})) != fusion:
+        raise TrainingError(f"{run}: holds a run of another decoder than {decoder!r}; choose an empty folder")
     return RunConfig(
-        **common, companding=companding, encoder=asdict(shape), decoder=asdict(decoder), log_range=None
+        **common, companding=companding, encoder=asdict(shape), decoder=asdict(fusion), log_range=None
     )
 
 

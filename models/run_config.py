@@ -38,6 +38,8 @@ class RunConfig:
     decoder: dict | None
     log_range: list[float] | None
     without: str | None = None
+    # Of each family, where the samples are modelled on the accelerator: ``data`` then holds the first of them.
+    simulated: int | None = None
 
 
 @contextlib.contextmanager
@@ -68,18 +70,22 @@ def assemble(
 ) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
     """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.network`` for
     ``quantised`` and ``ordered``."""
+    network, parts = build(config, acquisition, quantised, ordered)
+    return network, feed(config, thinned, ordered), parts
+
+
+def build(
+    config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+) -> tuple[keras.Model, dict[str, keras.Model]]:
+    """Network and parts of ``assemble``."""
     if config.kind in LAYOUTS:
         with _fitting():
             network = build_inversionnet(acquisition, LAYOUTS[config.kind])
-        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), acquisition)]
-        low, high = config.log_range or (0.0, 1.0)
-        return network, InversionNetBatches(pairs, thinned, (low, high)), {config.kind: network}
-    assert config.companding
-    companding = Companding.from_dict(config.companding)
+        return network, {config.kind: network}
     if config.kind == "federated":
         with _fitting():
             network, local = build_federated(acquisition, acquisition.n_time // config.thin)
-        return network, EpicBatches(thinned, companding, drop_out_share=0.0), {"local": local}
+        return network, {"local": local}
     assert config.encoder and config.decoder
     network, encoder, decoder = build_network(
         acquisition,
@@ -88,10 +94,23 @@ def assemble(
         quantised,
         ordered,
     )
+    return network, {"encoder": encoder, "decoder": decoder}
+
+
+def feed(config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> Any:
+    """Batches of ``assemble``; a centralised network's are read from the files of ``config.data``."""
+    if config.kind in LAYOUTS:
+        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), thinned.acquisition)]
+        low, high = config.log_range or (0.0, 1.0)
+        return InversionNetBatches(pairs, thinned, (low, high))
+    assert config.companding
+    companding = Companding.from_dict(config.companding)
+    if config.kind == "federated":
+        return EpicBatches(thinned, companding, drop_out_share=0.0)
+    assert config.decoder
     latent = config.decoder["latent"] if ordered else None
     share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
-    batches = EpicBatches(thinned, companding, latent, share)
-    return network, batches, {"encoder": encoder, "decoder": decoder}
+    return EpicBatches(thinned, companding, latent, share)
 
 
 @contextlib.contextmanager

@@ -92,13 +92,15 @@ def train(
     budget: Budget,
     run: Path,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
-    learn: Callable[[Any, np.ndarray], float] | None = None,
+    learn: Callable[[Any, Any], float] | None = None,
+    turn: int = 1,
 ) -> Progress:
     """Train a compiled ``network`` until the budget is spent; resumes from ``run/checkpoint``.
 
     ``batches`` has ``training(indices, rng)`` and ``plain(indices)``; ``training`` and ``validation``
     are indices into it. ``on_progress(share, figures)`` is called about once a second. ``learn(inputs, maps)`` learns
-    from a batch and returns its loss; by default one step of the network's optimiser.
+    from a batch and returns its loss; by default one step of the network's optimiser. Where it takes ``turn`` steps at
+    once, it is given as many batches' indices.
 
     Raises ``TrainingError`` when the loss stops being finite.
     """
@@ -110,9 +112,9 @@ def train(
     last_save = last_report = started = time.monotonic()
     before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
     while (share := _share(progress, budget)) < 1.0:
-        if len(order) < budget.batch:
+        if len(order) < turn * budget.batch:
             order = np.concatenate([order, rng.permutation(training)])
-        indices, order = order[: budget.batch], order[budget.batch :]
+        indices, order = order[: turn * budget.batch], order[turn * budget.batch :]
         network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
         loss = learn(*batches.training(indices, rng))
         if not math.isfinite(loss):
@@ -121,7 +123,7 @@ def train(
                 f"start again, or resume from the last checkpoint in {run}"
             )
         recent.append(loss)
-        progress.step += 1
+        progress.step += turn
         progress.epoch += len(indices) / max(len(training), 1)
         now = time.monotonic()
         progress.elapsed_s = before + (now - started)

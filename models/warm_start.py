@@ -62,6 +62,13 @@ def read_origin(folder: Path) -> Origin:
     )
 
 
+def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:
+    """Whether the origin's decoder has the layers and the width of ``decoder``; otherwise it begins anew."""
+    fresh = _named(decoder)
+    tables = [weights.get("queries/table", np.empty(0)).shape for weights in (fresh, origin.decoder)]
+    return set(fresh) == set(origin.decoder) and tables[0] == tables[1]
+
+
 def begin_with(origin: Origin, encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) -> None:
     """Give ``encoder`` and ``decoder`` the weights of ``origin`` wherever it has any of that name.
 

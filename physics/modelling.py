@@ -53,4 +53,6 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
     except ImportError as error:
         extra = {"deepwave": "physics", "openfwi": "central"}.get(engine)
         package = f"'epic-fwi[{extra}]'" if extra else "the CuPy of this machine's CUDA (cupy-cuda13x)"
-        raise ModellingError(f"modelling: engine {engine} needs {error.name}; pip install {package}") from None
+        raise ModellingError(
+            f"modelling: engine {engine} needs {error.name}; pip install {package}"
+        ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from physics.acquisition import Acquisition
@@ -24,13 +26,13 @@ def log_transform(gather: np.ndarray) -> np.ndarray:
     return np.sign(gather) * np.log1p(np.abs(gather))
 
 
-def scale_gather(gather: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
+def scale_gather(gather: np.ndarray, log_range: Sequence[float]) -> np.ndarray:
     """Log-transformed gather scaled so that ``log_range`` (of the data set, after the transform) is [-1, 1]."""
     low, high = log_range
     return 2.0 * (log_transform(gather) - low) / (high - low) - 1.0
 
 
-def unscale_gather(scaled: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
+def unscale_gather(scaled: np.ndarray, log_range: Sequence[float]) -> np.ndarray:
     """The gather again; the inverse of ``scale_gather``."""
     low, high = log_range
     logarithmic = (scaled + 1.0) / 2.0 * (high - low) + low

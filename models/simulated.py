@@ -1,0 +1,228 @@
+"""Training samples that are modelled on a GPU and stay there, so that a set may be larger than any disk of files.
+
+They are the sequence that a data set begins: a map depends on (family, seed, index) alone, so the first samples of
+each family are those of the data set's files, and every 50th is kept from training as there.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.batches import log_scaled
+from models.data import ThinnedSet
+from models.training import TrainingError
+from physics.acquisition import Acquisition
+from physics.families import generate_map
+from physics.normalise import log_transform, normalise_velocity
+
+# Milliseconds of the benchmark averaged into one stored sample: nothing above 100 Hz is lost of a 15 Hz wavelet, and
+# both EPIC's thinned and InversionNet's whole gathers come of it.
+STORED_AVERAGE = 5
+SHARD_SAMPLES = 20_000
+# Cosines of half a period of the record and its multiples, up to 85 Hz for the benchmark's second.
+KEPT_SHARE = 0.17
+RANGE_SAMPLES = 2000
+# As models.run watches: every 50th sample is not trained on, and some of those are watched.
+WATCH_EVERY = 50
+WATCHED_PER_FAMILY = 30
+INDICES_A_TASK = 50
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a data set's manifest says of its samples."""
+
+    families: tuple[str, ...]
+    seed: int
+    acquisition: Acquisition
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)`` and normalised maps ``(n, nz, nx)``,
+    both float16. ``watched_gathers`` are such gathers of the watched samples on the host."""
+
+    shards: list[tuple[Any, Any]]
+    watched: ThinnedSet
+    watched_gathers: np.ndarray
+
+    @property
+    def trained_on(self) -> int:
+        return sum(len(maps) for _, maps in self.shards)
+
+    def log_range(self) -> list[float]:
+        """Least and greatest of the training gathers after the benchmark's transform, of some of them."""
+        values = log_transform(np.asarray(self.shards[0][0][:RANGE_SAMPLES], np.float32))
+        return [float(values.min()), float(values.max())]
+
+
+class WatchedWhole:
+    """The watched samples as a centralised network is fed them; see ``models.batches.InversionNetBatches``."""
+
+    def __init__(self, simulated: Simulated, log_range: Sequence[float]) -> None:
+        self.data = simulated.watched
+        self._gathers, self._log_range = simulated.watched_gathers, log_range
+        self._matrix = whole_records(self.data.acquisition.n_time, STORED_AVERAGE)
+
+    def plain(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        whole = np.einsum("ts,nsrc->nctr", self._matrix, self._gathers[indices])
+        return log_scaled(whole, self._log_range), self.data.maps[indices][..., None]
+
+
+def whole_records(n_time: int, average: int) -> np.ndarray:
+    """Matrix ``(n_time, n_time // average)`` that brings back a band-limited record from the means of its samples.
+
+    The cosines of ``KEPT_SHARE`` of the record's frequencies, fitted to the means; of a 15 Hz wavelet's record it
+    misses 2.4e-4, which is what float16 loses of it.
+    """
+    n = np.arange(n_time) + 0.5
+    cosines = np.cos(np.pi * np.outer(n, np.arange(round(KEPT_SHARE * n_time))) / n_time)
+    used = n_time // average * average
+    means = cosines[:used].reshape(used // average, average, -1).mean(axis=1)
+    return (cosines @ np.linalg.pinv(means, rcond=1e-3)).astype(np.float32)
+
+
+def read_sequence(folder: Path) -> Samples:
+    """The sequence that the data set in ``folder`` begins. Raises ``TrainingError`` for one that cannot go on."""
+    path = folder / "manifest.json"
+    try:
+        found = json.loads(path.read_text())
+        sequence = Samples(
+            tuple(found["families"]), found["seed"], Acquisition.from_dict(found["acquisition"])
+        )
+        engine, first = found["engine"], found.get("first", 0)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{path}: expected the manifest of a data set as `epic data generate` writes it ({error})"
+        ) from None
+    if engine not in ("openfwi", "cuda") or first != 0:
+        raise TrainingError(
+            f"{folder}: --simulate goes on with a sequence of engine openfwi or cuda from its first sample, got "
+            f"{engine} from {first}"
+        )
+    return sequence
+
+
+def _draw_task(task: tuple[Samples, int, int]) -> tuple[int, np.ndarray]:
+    sequence, first, last = task
+    maps = [
+        generate_map(family, sequence.seed, index, sequence.acquisition)[0]
+        for index in range(first, last)
+        for family in sequence.families
+    ]
+    return first, np.stack(maps)
+
+
+def draw_maps(sequence: Samples, count: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """``(indices, maps (n, nz, nx) m/s)`` of ``count`` samples a family, families in turn, in their order."""
+    tasks = [
+        (sequence, first, min(first + INDICES_A_TASK, count)) for first in range(0, count, INDICES_A_TASK)
+    ]
+    # Spawned: a fork would copy the GPU's context half-alive.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for first, maps in pool.imap(_draw_task, tasks):
+            yield (
+                np.repeat(first + np.arange(len(maps) // len(sequence.families)), len(sequence.families)),
+                maps,
+            )
+
+
+def simulate(
+    sequence: Samples,
+    count: int,
+    thin: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Simulated:
+    """``count`` samples of each family, modelled by ``physics.engine_cuda``.
+
+    Raises ``ModellingError`` without a GPU, ``TrainingError`` for a ``thin`` that the store does not divide.
+    """
+    import cupy
+    import jax
+
+    from physics.engine_cuda import record
+
+    a = sequence.acquisition
+    if thin % STORED_AVERAGE:
+        raise TrainingError(
+            f"train: expected --thin a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
+        )
+    total = count * len(sequence.families)
+    store, kept = _Store(cupy, a, total - count // WATCH_EVERY * len(sequence.families)), _Kept(cupy, a)
+    done = 0
+    for indices, maps in draw_maps(sequence, count, max(1, (os.cpu_count() or 2) - 1)):
+        spared = indices % WATCH_EVERY == WATCH_EVERY - 1
+        store.add(record(maps[~spared], a, STORED_AVERAGE), normalise_velocity(maps[~spared], a))
+        watched = spared & (indices < WATCH_EVERY * WATCHED_PER_FAMILY)
+        if watched.any():
+            kept.add(record(maps[watched], a, STORED_AVERAGE), maps[watched])
+            kept.families.extend(
+                np.array(sequence.families)[np.flatnonzero(watched) % len(sequence.families)]
+            )
+        done += len(maps)
+        on_progress(done, total)
+    cupy.cuda.Device().synchronize()
+    shards = [
+        (jax.dlpack.from_dlpack(gathers), jax.dlpack.from_dlpack(maps)) for gathers, maps in store.shards
+    ]
+    gathers = kept.stored()
+    ratio = thin // STORED_AVERAGE
+    n_thinned = a.n_time // thin
+    thinned = gathers[:, : n_thinned * ratio].reshape(len(gathers), n_thinned, ratio, *gathers.shape[2:])
+    maps = normalise_velocity(np.concatenate(kept.maps), a).astype(np.float32)
+    watched_set = ThinnedSet(thinned.mean(axis=2).astype(np.float16), maps, np.array(kept.families), a)
+    return Simulated(shards, watched_set, gathers)
+
+
+class _Store:
+    """Shards of one size on the GPU, filled in turn; what is left over, less than one sample a shard, is dropped."""
+
+    def __init__(self, cupy: Any, acquisition: Acquisition, samples: int) -> None:
+        self._cupy = cupy
+        self._a = acquisition
+        self._n_shards = -(-samples // SHARD_SAMPLES)
+        self._size = samples // self._n_shards
+        self.shards: list[tuple[Any, Any]] = []
+        self._rows = self._size
+
+    def add(self, gathers: Any, maps: np.ndarray) -> None:
+        while len(gathers):
+            if self._rows == self._size:
+                if len(self.shards) == self._n_shards:
+                    return
+                map_shape = (self._size, self._a.n_depth, self._a.n_width)
+                shapes = ((self._size, *gathers.shape[1:]), map_shape)
+                self.shards.append(tuple(self._cupy.empty(shape, np.float16) for shape in shapes))
+                self._rows = 0
+            fits = min(len(gathers), self._size - self._rows)
+            place = slice(self._rows, self._rows + fits)
+            stored_gathers, stored_maps = self.shards[-1]
+            stored_gathers[place] = gathers[:fits]
+            stored_maps[place] = self._cupy.asarray(maps[:fits].astype(np.float16))
+            self._rows += fits
+            gathers, maps = gathers[fits:], maps[fits:]
+
+
+class _Kept:
+    """Watched samples, brought to the host when all are there."""
+
+    def __init__(self, cupy: Any, acquisition: Acquisition) -> None:
+        self._cupy = cupy
+        self._gathers: list[Any] = []
+        self.maps: list[np.ndarray] = []
+        self.families: list[str] = []
+
+    def add(self, gathers: Any, maps: np.ndarray) -> None:
+        self._gathers.append(gathers)
+        self.maps.append(maps)
+
+    def stored(self) -> np.ndarray:
+        return np.concatenate([self._cupy.asnumpy(gathers) for gathers in self._gathers])
