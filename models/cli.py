@@ -97,6 +97,8 @@ def train(
 
     limit_threads(threads)
     from models.run import start_run
+    from models.simulated import Simulated, read_sequence
+    from models.simulated import simulate as make_samples
 
     budget = Budget(
         batch=batch,
@@ -120,6 +122,9 @@ def train(
             text = f"epoch {figures['epoch']:.2f}  loss {figures['loss']:.4f}"
             bar.update(training, completed=share, visible=True, description=text)
 
+        def source() -> Simulated:
+            return make_samples(read_sequence(data[0]), simulate or 0, thin, on_load)
+
         metrics = start_run(
             kind,
             data,
@@ -130,7 +135,7 @@ def train(
             start_from=start_from,
             without=without,
             decoder=decoder,
-            simulated=simulate,
+            source=source if simulate else None,
             acquisition=read_survey(survey) if survey else None,
             on_progress=on_progress,
             on_load=on_load,

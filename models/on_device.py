@@ -146,6 +146,7 @@ class OnDevice:
         self.plain = plain.plain
         self._network, self._shards = network, simulated.shards
         self.batch, self.turn = batch, steps
+        self._queue: list[int] = []
         optimizer = network.optimizer
         optimizer.build(network.trainable_variables)
         self._rate_at = [v.path.endswith("learning_rate") for v in optimizer.variables].index(True)
@@ -187,8 +188,12 @@ class OnDevice:
         )
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, Any]:
-        """Which samples a turn learns from: those of one shard, in random order. ``indices`` only say how many."""
-        shard = int(rng.integers(len(self._shards)))
+        """Which samples a turn learns from: those of one shard, each of them in turn, in random order.
+
+        ``indices`` count samples only: which they are is drawn here."""
+        if not self._queue:
+            self._queue = list(rng.permutation(len(self._shards)))
+        shard = int(self._queue.pop())
         rows = rng.permutation(self._samples)
         rows = np.resize(rows, (self.turn, self.batch)).astype(np.int32)
         return (shard, rows), int(rng.integers(2**31))

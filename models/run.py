@@ -22,7 +22,7 @@ from models.network import map_loss, map_mae
 from models.ordered import order_latent
 from models.run_config import RunConfig, build, computing_in, feed, read_config
 from models.scores import score
-from models.simulated import Simulated, WatchedWhole, read_sequence, simulate
+from models.simulated import Simulated, WatchedWhole
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
 from models.warm_start import Origin, begin_with, fits_decoder, read_origin
 from physics.acquisition import Acquisition
@@ -53,7 +53,7 @@ def start_run(
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
     decoder: str = "small",
-    simulated: int | None = None,
+    source: Callable[[], Simulated] | None = None,
 ) -> dict:
     """Train ``kind`` (one of ``KINDS``) on OpenFWI folders ``data`` into the folder ``run``.
 
@@ -61,8 +61,8 @@ def start_run(
     its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``, ``decoder`` one of
     ``models.fusion``. ``start_from`` is an earlier run or a released model with whose weights and companding a new
     EPIC run begins (see ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run.
-    ``simulated`` samples of each family are modelled on the GPU rather than read: those of the sequence that the one
-    folder of ``data`` begins (``models.simulated``). ``acquisition`` is by default that of the run being resumed,
+    ``source`` makes the samples rather than reading them (``models.simulated``): they go on with the one folder of
+    ``data``. ``acquisition`` is by default that of the run being resumed,
     else what ``data`` were made for. Returns the metrics of the watched samples. Raises ``TrainingError``,
     ``DataError``.
     """
@@ -74,7 +74,7 @@ def start_run(
         raise TrainingError("train: only an EPIC run can begin with earlier weights; leave out --start-from")
     if decoder not in DECODERS:
         raise TrainingError(f"train: expected a decoder of {', '.join(DECODERS)}; got {decoder!r}")
-    if simulated is not None and (kind == "federated" or without is not None or len(data) != 1):
+    if source and (kind == "federated" or without is not None or len(data) != 1):
         raise TrainingError(
             "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
         )
@@ -94,25 +94,37 @@ def start_run(
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
     run.mkdir(parents=True, exist_ok=True)
-    source = _simulate(data[0], simulated, thin, on_load) if simulated else None
-    if source:
-        thinned = source.watched
-        watched, training = np.arange(len(thinned)), np.arange(source.trained_on)
+    simulated = source() if source else None
+    if simulated:
+        thinned = simulated.watched
+        watched, training = np.arange(len(thinned)), np.arange(simulated.trained_on)
     else:
         thinned = load_thinned(data, acquisition, thin, on_load)
         watched, training = split_watched(len(thinned))
-    log_range = source.log_range if source else lambda: _log_range(thinned, training)
+    log_range = simulated.log_range if simulated else lambda: _log_range(thinned, training)
     config = _configure(
-        kind, data, run, budget, thin, encoder, decoder, without, origin, acquisition, log_range, simulated
+        kind,
+        data,
+        run,
+        budget,
+        thin,
+        encoder,
+        decoder,
+        without,
+        origin,
+        acquisition,
+        log_range,
+        simulated.count if simulated else None,
     )
     write_json(run / "config.json", asdict(config))
     keras.utils.set_random_seed(budget.seed)
-    spread_over_devices(budget.batch)
+    if not simulated:
+        spread_over_devices(budget.batch)
     with computing_in(budget.precision):
         network, parts = build(config, acquisition, budget.quantised, budget.ordered)
-    batches = _feed(config, thinned, source, budget.ordered)
+    batches = _feed(config, thinned, simulated, budget.ordered)
     if origin is not None:
-        some = watched if source else training
+        some = watched if simulated else training
         seen = batches.plain(some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0]["parts"]
         seen = seen.reshape(-1, *seen.shape[2:])
         goes_on = fits_decoder(origin, parts["decoder"])
@@ -127,9 +139,10 @@ def start_run(
         metrics=[map_mae] if kind == "epic" else [],
         jit_compile=keras.backend.backend() == "jax",
     )
-    if source:
+    if simulated:
+        # Compiled before the clock of the budget runs.
         predict(network, batches, watched[:1])
-        on_device = _on_device(config, network, source, batches, budget)
+        on_device = _on_device(config, network, simulated, batches, budget)
         progress = train(
             network, on_device, watched, training, budget, run, on_progress, on_device.learn, on_device.turn
         )
@@ -138,7 +151,7 @@ def start_run(
         progress = train(network, batches, watched, training, budget, run, on_progress, learn)
     weights = network.get_weights()
     network, parts = build(config, acquisition)
-    batches = _feed(config, thinned, source)
+    batches = _feed(config, thinned, simulated)
     network.set_weights(weights)
     for name, part in parts.items():
         temporary = run / f"{name}.new.keras"
@@ -158,31 +171,25 @@ def start_run(
     return metrics
 
 
-def _simulate(folder: Path, count: int, thin: int, on_load: Callable[[int, int], None]) -> Simulated:
-    if keras.backend.backend() != "jax":
-        raise TrainingError(
-            "train: --simulate keeps samples and steps on a GPU through JAX; set KERAS_BACKEND=jax, or train on files"
-        )
-    return simulate(read_sequence(folder), count, thin, on_load)
-
-
-def _feed(config: RunConfig, thinned: ThinnedSet, source: Simulated | None, ordered: bool = False) -> Any:
-    if source and config.kind in LAYOUTS:
+def _feed(config: RunConfig, thinned: ThinnedSet, simulated: Simulated | None, ordered: bool = False) -> Any:
+    if simulated and config.kind in LAYOUTS:
         assert config.log_range
-        return WatchedWhole(source, config.log_range)
+        return WatchedWhole(simulated, config.log_range)
     return feed(config, thinned, ordered)
 
 
-def _on_device(config: RunConfig, network: keras.Model, source: Simulated, plain: Any, budget: Budget) -> Any:
+def _on_device(
+    config: RunConfig, network: keras.Model, simulated: Simulated, plain: Any, budget: Budget
+) -> Any:
     from models.on_device import OnDevice, prepare_parts, prepare_whole
 
-    a = source.watched.acquisition
+    a = simulated.watched.acquisition
     if config.kind in LAYOUTS:
         assert config.log_range
         return OnDevice(
             network,
             lambda truth, drawn: ops.mean(ops.abs(truth - drawn)),
-            source,
+            simulated,
             prepare_whole(a, config.log_range),
             plain,
             budget.batch,
@@ -190,7 +197,7 @@ def _on_device(config: RunConfig, network: keras.Model, source: Simulated, plain
     assert config.companding and config.decoder
     latent = config.decoder["latent"] if budget.ordered else None
     prepare = prepare_parts(a, Companding.from_dict(config.companding), latent)
-    return OnDevice(network, map_loss, source, prepare, plain, budget.batch)
+    return OnDevice(network, map_loss, simulated, prepare, plain, budget.batch)
 
 
 def _survey_of(run: Path, data: list[Path]) -> Acquisition:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from models.batches import log_scaled
@@ -26,10 +27,11 @@ from physics.normalise import log_transform, normalise_velocity
 # Milliseconds of the benchmark averaged into one stored sample: nothing above 100 Hz is lost of a 15 Hz wavelet, and
 # both EPIC's thinned and InversionNet's whole gathers come of it.
 STORED_AVERAGE = 5
-SHARD_SAMPLES = 20_000
+# Learnt from in one turn: of a set that is not a multiple, the rest is left out.
+SHARD_SAMPLES = 5_120
 # Cosines of half a period of the record and its multiples, up to 85 Hz for the benchmark's second.
 KEPT_SHARE = 0.17
-RANGE_SAMPLES = 2000
+RANGE_SAMPLES = 500
 # As models.run watches: every 50th sample is not trained on, and some of those are watched.
 WATCH_EVERY = 50
 WATCHED_PER_FAMILY = 30
@@ -47,9 +49,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Simulated:
-    """``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)`` and normalised maps ``(n, nz, nx)``,
-    both float16. ``watched_gathers`` are such gathers of the watched samples on the host."""
+    """``count`` samples of each family. ``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)``
+    and normalised maps ``(n, nz, nx)``, both float16. ``watched_gathers`` are such gathers of the watched samples, on
+    the host."""
 
+    count: int
     shards: list[tuple[Any, Any]]
     watched: ThinnedSet
     watched_gathers: np.ndarray
@@ -145,16 +149,21 @@ def simulate(
 
     Raises ``ModellingError`` without a GPU, ``TrainingError`` for a ``thin`` that the store does not divide.
     """
+    a = sequence.acquisition
+    if keras.backend.backend() != "jax":
+        raise TrainingError(
+            "train: simulated samples and the steps that learn from them stay on the GPU through JAX; set "
+            "KERAS_BACKEND=jax, or train on files"
+        )
+    if thin % STORED_AVERAGE:
+        raise TrainingError(
+            f"train: expected --thin a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
+        )
     import cupy
     import jax
 
     from physics.engine_cuda import record
 
-    a = sequence.acquisition
-    if thin % STORED_AVERAGE:
-        raise TrainingError(
-            f"train: expected --thin a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
-        )
     total = count * len(sequence.families)
     store, kept = _Store(cupy, a, total - count // WATCH_EVERY * len(sequence.families)), _Kept(cupy, a)
     done = 0
@@ -170,6 +179,7 @@ def simulate(
         done += len(maps)
         on_progress(done, total)
     cupy.cuda.Device().synchronize()
+    cupy.get_default_memory_pool().free_all_blocks()
     shards = [
         (jax.dlpack.from_dlpack(gathers), jax.dlpack.from_dlpack(maps)) for gathers, maps in store.shards
     ]
@@ -179,7 +189,7 @@ def simulate(
     thinned = gathers[:, : n_thinned * ratio].reshape(len(gathers), n_thinned, ratio, *gathers.shape[2:])
     maps = normalise_velocity(np.concatenate(kept.maps), a).astype(np.float32)
     watched_set = ThinnedSet(thinned.mean(axis=2).astype(np.float16), maps, np.array(kept.families), a)
-    return Simulated(shards, watched_set, gathers)
+    return Simulated(count, shards, watched_set, gathers)
 
 
 class _Store:
@@ -188,8 +198,8 @@ class _Store:
     def __init__(self, cupy: Any, acquisition: Acquisition, samples: int) -> None:
         self._cupy = cupy
         self._a = acquisition
-        self._n_shards = -(-samples // SHARD_SAMPLES)
-        self._size = samples // self._n_shards
+        self._size = min(samples, SHARD_SAMPLES)
+        self._n_shards = samples // self._size
         self.shards: list[tuple[Any, Any]] = []
         self._rows = self._size
 

@@ -123,7 +123,7 @@ def _kernel(layout: Layout) -> Any:
             f"modelling: engine cuda needs a GPU of compute capability 9.0 or later, got {capability}; "
             "take engine openfwi"
         )
-    module = cupy.RawModule(code=KERNEL.read_text(), options=("--std=c++17", *layout.definitions()))
+    module = cupy.RawModule(code=KERNEL.read_text(), options=tuple(layout.definitions()))
     kernel = module.get_function("record_shots")
     kernel.max_dynamic_shared_size_bytes = 4 * layout.shared_floats
     return kernel
