@@ -54,7 +54,7 @@ def train(
     learning_rate: float = 1.5e-3,
     encoder: Annotated[str, typer.Option(help="Size of the encoder: micro, small or base.")] = "small",
     decoder: Annotated[
-        str, typer.Option(help="Size of the fusion decoder: small, or large for a GPU's training.")
+        str, typer.Option(help="Size of the fusion decoder: small, or deep for a GPU's training.")
     ] = "small",
     simulate: Annotated[
         int | None,

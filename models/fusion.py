@@ -59,17 +59,11 @@ class DecoderConfig:
         return self.n_width // self.patch
 
 
-# Sizes by name: "small" for what two processor cores train in an hour, "large" for a GPU.
+# Sizes by name: "small" for what two processor cores train in an hour; "deep" has its width, so that it can begin
+# with its weights.
 DECODERS: dict[str, dict[str, int]] = {
     "small": {},
-    "large": {
-        "width": 128,
-        "tokens_per_device": 8,
-        "self_layers": 3,
-        "cross_layers": 3,
-        "refine_layers": 5,
-        "pixel_channels": 16,
-    },
+    "deep": {"self_layers": 3, "cross_layers": 4, "refine_layers": 6},
 }
 
 

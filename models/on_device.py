@@ -129,27 +129,27 @@ def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
 
 
 class OnDevice:
-    """``batches`` and ``learn`` of ``models.training.train`` for a ``Simulated`` set: a turn of ``steps`` steps of
-    ``batch`` samples is one batch to it. ``plain`` are the watched samples' batches on the host."""
+    """``batches`` and ``learn`` of ``models.training.train`` for a ``Simulated`` set: a turn of ``turn`` steps of
+    ``batch`` samples is one batch to it. ``plain`` are the watched samples' batches on the host.
+
+    Compiled for the samples' ``shapes`` (``models.simulated.shard_shapes``) before there are any.
+    """
 
     def __init__(
         self,
         network: keras.Model,
         loss: Callable[[Any, Any], Any],
-        simulated: Simulated,
         prepare: Prepare,
-        plain: Any,
+        shapes: tuple[tuple[int, ...], tuple[int, ...]],
         batch: int,
-        steps: int = STEPS_A_TURN,
+        turn: int = STEPS_A_TURN,
     ) -> None:
-        self.data = plain.data
-        self.plain = plain.plain
-        self._network, self._shards = network, simulated.shards
-        self.batch, self.turn = batch, steps
+        self._network = network
+        self.batch, self.turn = batch, turn
         self._queue: list[int] = []
         optimizer = network.optimizer
         optimizer.build(network.trainable_variables)
-        self._rate_at = [v.path.endswith("learning_rate") for v in optimizer.variables].index(True)
+        rate_at = [v.path.endswith("learning_rate") for v in optimizer.variables].index(True)
 
         def loss_of(trainable, others, inputs, maps):
             drawn, others = network.stateless_call(trainable, others, inputs, training=True)
@@ -162,22 +162,30 @@ class OnDevice:
             (value, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
                 trainable, others, inputs, truth
             )
-            optimised = [rate if i == self._rate_at else v for i, v in enumerate(optimised)]
+            optimised = [rate if i == rate_at else v for i, v in enumerate(optimised)]
             trainable, optimised = optimizer.stateless_apply(optimised, gradients, trainable)
             return (trainable, others, optimised), value
 
         def several(state, gathers, maps, rows, key, rate):
-            keys = jax.random.split(key, steps)
+            keys = jax.random.split(key, turn)
             state, values = jax.lax.scan(
                 lambda now, drawn: step(now, drawn, gathers, maps, rate), state, (rows, keys)
             )
             return state, jnp.mean(values)
 
-        gathers, maps = self._shards[0]
-        self._samples = len(maps)
-        rows = jax.ShapeDtypeStruct((steps, batch), jnp.int32)
-        example = (self._state(), gathers, maps, rows, jax.random.key(0), jnp.float32(0.0))
-        self._several = jax.jit(several, donate_argnums=0).lower(*example).compile()
+        stored = [jax.ShapeDtypeStruct(shape, jnp.float16) for shape in shapes]
+        rows = jax.ShapeDtypeStruct((turn, batch), jnp.int32)
+        example = (self._state(), *stored, rows, jax.random.key(0), np.float32(0.0))
+        self._lowered = jax.jit(several, donate_argnums=0).lower(*example)
+        self._several: Any = None
+
+    def compile(self) -> None:
+        """Compile the turn; several may be compiled at once by threads."""
+        self._several = self._lowered.compile()
+
+    def fill(self, simulated: Simulated, plain: Any) -> None:
+        """Give it the samples, of the shapes it was made for, and the watched samples' batches on the host."""
+        self._shards, self.data, self.plain = simulated.shards, plain.data, plain.plain
 
     def _state(self) -> tuple[list, list, list]:
         network = self._network
@@ -190,11 +198,12 @@ class OnDevice:
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, Any]:
         """Which samples a turn learns from: those of one shard, each of them in turn, in random order.
 
-        ``indices`` count samples only: which they are is drawn here."""
+        ``indices`` count samples only: which they are is drawn here.
+        """
         if not self._queue:
             self._queue = list(rng.permutation(len(self._shards)))
         shard = int(self._queue.pop())
-        rows = rng.permutation(self._samples)
+        rows = rng.permutation(len(self._shards[shard][1]))
         rows = np.resize(rows, (self.turn, self.batch)).astype(np.int32)
         return (shard, rows), int(rng.integers(2**31))
 

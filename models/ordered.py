@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from models.training import TrainingError
+
 # The rest sends everything: the whole latent is what most devices are set to.
 LOWER_RATE_SHARE = 0.5
 # Of the latent's values, one in so many is sent.
@@ -83,6 +85,10 @@ def order_latent(encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) 
     falls, which leaves the last values one step.
     """
     last, first = encoder.get_layer("latent"), decoder.get_layer("tokens")
+    if len(parts) < last.units:
+        raise TrainingError(
+            f"train: ordering a latent of {last.units} values takes as many parts, got {len(parts)}; give more data"
+        )
     latents = encoder.predict(parts, batch_size=100, verbose=0).astype(np.float64)
     to_tokens, bias = (np.array(weight, np.float64) for weight in (first.kernel, first.bias))
     mean = latents.mean(axis=0)

@@ -102,7 +102,7 @@ def start_run(
         thinned = load_thinned(data, acquisition, thin, on_load)
         watched, training = split_watched(len(thinned))
     log_range = simulated.log_range if simulated else lambda: _log_range(thinned, training)
-    config = _configure(
+    config = configure(
         kind,
         data,
         run,
@@ -122,36 +122,29 @@ def start_run(
         spread_over_devices(budget.batch)
     with computing_in(budget.precision):
         network, parts = build(config, acquisition, budget.quantised, budget.ordered)
-    batches = _feed(config, thinned, simulated, budget.ordered)
+    batches = feed_run(config, thinned, simulated, budget.ordered)
     if origin is not None:
         some = watched if simulated else training
-        seen = batches.plain(some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS])[0]["parts"]
-        seen = seen.reshape(-1, *seen.shape[2:])
-        goes_on = fits_decoder(origin, parts["decoder"])
-        begin_with(
-            origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen
+        begin(
+            origin,
+            parts,
+            batches.plain(some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS]),
+            budget,
         )
-        if budget.ordered and goes_on:
-            order_latent(parts["encoder"], parts["decoder"], seen)
-    network.compile(
-        keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
-        loss=map_loss if kind == "epic" else "mae",
-        metrics=[map_mae] if kind == "epic" else [],
-        jit_compile=keras.backend.backend() == "jax",
-    )
+    set_to_learn(network, kind, budget)
     if simulated:
         # Compiled before the clock of the budget runs.
         predict(network, batches, watched[:1])
-        on_device = _on_device(config, network, simulated, batches, budget)
-        progress = train(
-            network, on_device, watched, training, budget, run, on_progress, on_device.learn, on_device.turn
-        )
+        turns = on_device(config, network, budget, tuple(array.shape for array in simulated.shards[0]))
+        turns.compile()
+        turns.fill(simulated, batches)
+        progress = train(network, turns, watched, training, budget, run, on_progress, turns.learn, turns.turn)
     else:
         learn = Rounds(network, parts["local"]) if kind == "federated" else None
         progress = train(network, batches, watched, training, budget, run, on_progress, learn)
     weights = network.get_weights()
     network, parts = build(config, acquisition)
-    batches = _feed(config, thinned, simulated)
+    batches = feed_run(config, thinned, simulated)
     network.set_weights(weights)
     for name, part in parts.items():
         temporary = run / f"{name}.new.keras"
@@ -171,33 +164,54 @@ def start_run(
     return metrics
 
 
-def _feed(config: RunConfig, thinned: ThinnedSet, simulated: Simulated | None, ordered: bool = False) -> Any:
+def begin(
+    origin: Origin, parts: dict[str, keras.Model], plain: tuple[dict, np.ndarray], budget: Budget
+) -> None:
+    """Give a run's networks the weights of ``origin``; ``plain`` is a batch by which statistics are measured anew."""
+    seen = plain[0]["parts"]
+    seen = seen.reshape(-1, *seen.shape[2:])
+    goes_on = fits_decoder(origin, parts["decoder"])
+    begin_with(origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen)
+    if budget.ordered and goes_on:
+        order_latent(parts["encoder"], parts["decoder"], seen)
+
+
+def set_to_learn(network: keras.Model, kind: str, budget: Budget) -> None:
+    """Compile a network of ``kind`` with its optimiser and loss."""
+    network.compile(
+        keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
+        loss=map_loss if kind == "epic" else "mae",
+        metrics=[map_mae] if kind == "epic" else [],
+        jit_compile=keras.backend.backend() == "jax",
+    )
+
+
+def feed_run(
+    config: RunConfig, thinned: ThinnedSet, simulated: Simulated | None, ordered: bool = False
+) -> Any:
     if simulated and config.kind in LAYOUTS:
         assert config.log_range
         return WatchedWhole(simulated, config.log_range)
     return feed(config, thinned, ordered)
 
 
-def _on_device(
-    config: RunConfig, network: keras.Model, simulated: Simulated, plain: Any, budget: Budget
-) -> Any:
+def on_device(config: RunConfig, network: keras.Model, budget: Budget, shapes: tuple) -> Any:
+    """The turn of training steps of a compiled ``network`` on samples of ``shapes``; see ``models.on_device``."""
     from models.on_device import OnDevice, prepare_parts, prepare_whole
 
-    a = simulated.watched.acquisition
+    a = Acquisition.from_dict(config.acquisition)
     if config.kind in LAYOUTS:
         assert config.log_range
-        return OnDevice(
-            network,
-            lambda truth, drawn: ops.mean(ops.abs(truth - drawn)),
-            simulated,
-            prepare_whole(a, config.log_range),
-            plain,
-            budget.batch,
-        )
-    assert config.companding and config.decoder
-    latent = config.decoder["latent"] if budget.ordered else None
-    prepare = prepare_parts(a, Companding.from_dict(config.companding), latent)
-    return OnDevice(network, map_loss, simulated, prepare, plain, budget.batch)
+        prepare, loss = prepare_whole(a, config.log_range), _mae
+    else:
+        assert config.companding and config.decoder
+        latent = config.decoder["latent"] if budget.ordered else None
+        prepare, loss = prepare_parts(a, Companding.from_dict(config.companding), latent), map_loss
+    return OnDevice(network, loss, prepare, shapes, budget.batch)
+
+
+def _mae(truth: Any, drawn: Any) -> Any:
+    return ops.mean(ops.abs(truth - drawn))
 
 
 def _survey_of(run: Path, data: list[Path]) -> Acquisition:
@@ -232,7 +246,7 @@ def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:
     return watched[:: max(1, -(-len(watched) // WATCH_MOST))], indices[~is_watched]
 
 
-def _configure(
+def configure(
     kind: str,
     data: list[Path],
     run: Path,

@@ -7,9 +7,9 @@ each family are those of the data set's files, and every 50th is kept from train
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from models.batches import log_scaled
 from models.data import ThinnedSet
 from models.training import TrainingError
 from physics.acquisition import Acquisition
-from physics.families import generate_map
 from physics.normalise import log_transform, normalise_velocity
+from physics.sequence import Sequence, draw_maps
 
 # Milliseconds of the benchmark averaged into one stored sample: nothing above 100 Hz is lost of a 15 Hz wavelet, and
 # both EPIC's thinned and InversionNet's whole gathers come of it.
@@ -35,16 +35,6 @@ RANGE_SAMPLES = 500
 # As models.run watches: every 50th sample is not trained on, and some of those are watched.
 WATCH_EVERY = 50
 WATCHED_PER_FAMILY = 30
-INDICES_A_TASK = 50
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a data set's manifest says of its samples."""
-
-    families: tuple[str, ...]
-    seed: int
-    acquisition: Acquisition
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ class Simulated:
 class WatchedWhole:
     """The watched samples as a centralised network is fed them; see ``models.batches.InversionNetBatches``."""
 
-    def __init__(self, simulated: Simulated, log_range: Sequence[float]) -> None:
+    def __init__(self, simulated: Simulated, log_range: abc.Sequence[float]) -> None:
         self.data = simulated.watched
         self._gathers, self._log_range = simulated.watched_gathers, log_range
         self._matrix = whole_records(self.data.acquisition.n_time, STORED_AVERAGE)
@@ -94,12 +84,12 @@ def whole_records(n_time: int, average: int) -> np.ndarray:
     return (cosines @ np.linalg.pinv(means, rcond=1e-3)).astype(np.float32)
 
 
-def read_sequence(folder: Path) -> Samples:
+def read_sequence(folder: Path) -> Sequence:
     """The sequence that the data set in ``folder`` begins. Raises ``TrainingError`` for one that cannot go on."""
     path = folder / "manifest.json"
     try:
         found = json.loads(path.read_text())
-        sequence = Samples(
+        sequence = Sequence(
             tuple(found["families"]), found["seed"], Acquisition.from_dict(found["acquisition"])
         )
         engine, first = found["engine"], found.get("first", 0)
@@ -115,32 +105,19 @@ def read_sequence(folder: Path) -> Samples:
     return sequence
 
 
-def _draw_task(task: tuple[Samples, int, int]) -> tuple[int, np.ndarray]:
-    sequence, first, last = task
-    maps = [
-        generate_map(family, sequence.seed, index, sequence.acquisition)[0]
-        for index in range(first, last)
-        for family in sequence.families
-    ]
-    return first, np.stack(maps)
+def shard_shapes(sequence: Sequence, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of a shard's gathers and maps when ``count`` samples of each family are simulated."""
+    a = sequence.acquisition
+    size = min(_trained_on(sequence, count), SHARD_SAMPLES)
+    return (size, a.n_time // STORED_AVERAGE, a.n_receivers, a.n_sources), (size, a.n_depth, a.n_width)
 
 
-def draw_maps(sequence: Samples, count: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """``(indices, maps (n, nz, nx) m/s)`` of ``count`` samples a family, families in turn, in their order."""
-    tasks = [
-        (sequence, first, min(first + INDICES_A_TASK, count)) for first in range(0, count, INDICES_A_TASK)
-    ]
-    # Spawned: a fork would copy the GPU's context half-alive.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for first, maps in pool.imap(_draw_task, tasks):
-            yield (
-                np.repeat(first + np.arange(len(maps) // len(sequence.families)), len(sequence.families)),
-                maps,
-            )
+def _trained_on(sequence: Sequence, count: int) -> int:
+    return (count - count // WATCH_EVERY) * len(sequence.families)
 
 
 def simulate(
-    sequence: Samples,
+    sequence: Sequence,
     count: int,
     thin: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -165,7 +142,7 @@ def simulate(
     from physics.engine_cuda import record
 
     total = count * len(sequence.families)
-    store, kept = _Store(cupy, a, total - count // WATCH_EVERY * len(sequence.families)), _Kept(cupy, a)
+    store, kept = _Store(cupy, a, _trained_on(sequence, count)), _Kept(cupy, a)
     done = 0
     for indices, maps in draw_maps(sequence, count, max(1, (os.cpu_count() or 2) - 1)):
         spared = indices % WATCH_EVERY == WATCH_EVERY - 1

@@ -26,6 +26,9 @@ MEASURED_PARTS = 1000
 # to names in use, and calls a folded depthwise kernel after the activation behind it.
 KERNEL_TENSOR = re.compile(r"^device_encoder(?:_\d+)?/(\w+?)(?:_relu)?(?:_\d+)?/")
 
+# The last layer of each of the decoder's residual branches: zero, and a branch that the origin has not adds nothing.
+RESIDUAL_END = re.compile(r"(_mlp_down|_attention/attention_output|refine\d+_mix)/(kernel|bias)$")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -63,10 +66,11 @@ def read_origin(folder: Path) -> Origin:
 
 
 def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:
-    """Whether the origin's decoder has the layers and the width of ``decoder``; otherwise it begins anew."""
+    """Whether ``decoder`` is the origin's or a deeper one of its width; otherwise it begins anew."""
     fresh = _named(decoder)
-    tables = [weights.get("queries/table", np.empty(0)).shape for weights in (fresh, origin.decoder)]
-    return set(fresh) == set(origin.decoder) and tables[0] == tables[1]
+    return set(origin.decoder) <= set(fresh) and all(
+        origin.decoder[name].shape == fresh[name].shape for name in ("queries/table", "expand/kernel")
+    )
 
 
 def begin_with(origin: Origin, encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) -> None:
@@ -85,6 +89,8 @@ def begin_with(origin: Origin, encoder: keras.Model, decoder: keras.Model, parts
                 variable.assign(grown(old, places).reshape(fresh.shape))
             elif name in weights:
                 variable.assign(grown(weights[name], fresh, depthwise="_depth/" in name))
+            elif weights and RESIDUAL_END.search(name):
+                variable.assign(np.zeros_like(fresh))
     if origin.folded:
         _measure_normalisation(origin, encoder, parts[:MEASURED_PARTS])
 
