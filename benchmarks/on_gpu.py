@@ -24,16 +24,14 @@ import numpy as np
 THIN = 10
 STARTED = time.monotonic()
 FILES = 4
-# Of a network that begins with a trained one's weights and draws maps with a loss of 0.1.
-DIVERGED = 0.25
+# The loss from which on a GPU's time is not spent any further.
+NO_NETWORK = 1.0
+# A gather modelled again of its stored float16 map differs by so much and no more.
+MODELLED_AGAIN = 0.02
 
 
 def say(what: str, **figures: float) -> None:
     print(json.dumps({"at_s": round(time.monotonic() - STARTED, 1), "what": what, **figures}), flush=True)
-
-
-class Diverged(RuntimeError):
-    """The loss is where a network draws the same map of everything."""
 
 
 class Contender:
@@ -79,7 +77,6 @@ class Contender:
         from models.run_config import build
         from models.training import train, write_json
 
-        started = time.monotonic()
         budget = replace(self.budget, minutes=seconds / 60)
         write_json(self.run / "config.json", asdict(replace(self.config, budget=asdict(budget))))
         batches = feed_run(self.config, samples.watched, samples, budget.ordered)
@@ -88,38 +85,27 @@ class Contender:
         self.turns.fill(samples, batches)
         say(f"{self.kind} begins", seconds=round(seconds, 1))
         last, none = [0.0], np.array([], int)
-        limit = DIVERGED if self.origin else np.inf
 
         def on_progress(share: float, figures: dict) -> None:
-            if figures["loss"] > limit:
-                raise Diverged(f"loss {figures['loss']:.3f}")
+            if figures["loss"] > NO_NETWORK:
+                raise SystemExit(
+                    f"{self.kind}: loss {figures['loss']:.3f}; a map drawn of nothing has half of 1"
+                )
             if time.monotonic() - last[0] > 8:
                 last[0] = time.monotonic()
                 say(self.kind, share=round(share, 3), loss=round(figures["loss"], 4), epoch=figures["epoch"])
 
-        def attempt(budget: Any) -> Any:
-            return train(
-                self.network,
-                self.turns,
-                none,
-                np.arange(samples.trained_on),
-                budget,
-                self.run,
-                on_progress,
-                self.turns.learn,
-                self.turns.turn,
-            )
-
-        try:
-            found = attempt(budget)
-        except Diverged as error:
-            say(f"{self.kind} diverged: {error}")
-            left_s = started + seconds - time.monotonic()
-            budget = replace(budget, minutes=left_s / 60, learning_rate=budget.learning_rate / 3)
-            for variable in self.network.optimizer.variables:
-                variable.assign(np.zeros(variable.shape, variable.dtype))
-            begin(self.origin, self.parts, batches.plain(np.arange(len(samples.watched))), budget)
-            found = attempt(budget)
+        found = train(
+            self.network,
+            self.turns,
+            none,
+            np.arange(samples.trained_on),
+            budget,
+            self.run,
+            on_progress,
+            self.turns.learn,
+            self.turns.turn,
+        )
         write_json(self.run / "metrics.json", {**vars(found), "trained_on": samples.trained_on})
         say(f"{self.kind} done", **vars(found))
         weights = self.network.get_weights()
@@ -157,6 +143,26 @@ def join(out: Path) -> None:
     network.save(out / "inversionnet" / "inversionnet.keras")
 
 
+def check_stored(samples: Any) -> float:
+    """Whether stored gathers are those of the maps stored beside them: the worst relative difference of some."""
+    import cupy
+
+    from models.simulated import STORED_AVERAGE
+    from physics.engine_cuda import record
+    from physics.normalise import denormalise_velocity
+
+    a, worst = samples.watched.acquisition, 0.0
+    for gathers, maps in samples.shards:
+        rows = np.linspace(0, len(maps) - 1, 3).astype(int)
+        velocity = denormalise_velocity(np.asarray(maps[rows], np.float32), a)
+        again = cupy.asnumpy(record(velocity, a, STORED_AVERAGE))
+        stored = np.asarray(gathers[rows], np.float32)
+        worst = max(worst, float(np.linalg.norm(again - stored) / np.linalg.norm(stored)))
+    if not worst < MODELLED_AGAIN:
+        raise SystemExit(f"stored gathers are not those of their maps: they differ by {worst:.3f}")
+    return worst
+
+
 def compete(arguments: argparse.Namespace) -> None:
     import cupy
 
@@ -186,7 +192,7 @@ def compete(arguments: argparse.Namespace) -> None:
         list(pool.map(lambda one: one.turns.compile(), (epic, inversionnet)))
     say("compiled")
     samples = simulate(sequence, arguments.count, THIN)
-    say("simulated", trained_on=samples.trained_on)
+    say("simulated", trained_on=samples.trained_on, worst_modelled_again=check_stored(samples))
     left_s = arguments.until_s - (time.monotonic() - STARTED) - arguments.longer_s
     epic.train(samples, left_s / 2)
     inversionnet.train(samples, left_s / 2 + arguments.longer_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 from keras import layers, ops
 
@@ -88,7 +90,18 @@ def map_ssim(truth, drawn):
     """``physics.metrics.ssim`` of the maps in ``drawn``, shapes as for ``map_loss``, with a gradient."""
     along_z, along_x = (ops.convert_to_tensor(blur_matrix(n), "float32") for n in truth.shape[1:3])
     predicted, true = (ops.cast(maps[..., 0], "float32") for maps in (drawn, truth))
-    return ops.mean(similarity(predicted, true, along_z, along_x))
+    with _whole_products():
+        return ops.mean(similarity(predicted, true, along_z, along_x))
+
+
+def _whole_products() -> contextlib.AbstractContextManager:
+    """Matrix products in all of float32. A GPU's default has 11 bits (TF32), and a variance is the small difference
+    of two of them: a similarity of 1 becomes anything from -1400 to 1500 (docs/decisions/0014)."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_matmul_precision("highest")
+    return contextlib.nullcontext()
 
 
 @keras.saving.register_keras_serializable("epic")

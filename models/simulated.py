@@ -124,7 +124,8 @@ def simulate(
 ) -> Simulated:
     """``count`` samples of each family, modelled by ``physics.engine_cuda``.
 
-    Raises ``ModellingError`` without a GPU, ``TrainingError`` for a ``thin`` that the store does not divide.
+    Raises ``ModellingError`` without a GPU, ``TrainingError`` for a ``thin`` that the store does not divide or too few
+    samples.
     """
     a = sequence.acquisition
     if keras.backend.backend() != "jax":
@@ -135,6 +136,10 @@ def simulate(
     if thin % STORED_AVERAGE:
         raise TrainingError(
             f"train: expected --thin a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
+        )
+    if count < WATCH_EVERY:
+        raise TrainingError(
+            f"train: of every {WATCH_EVERY} samples one is watched; expected as many a family or more, got {count}"
         )
     import cupy
     import jax
@@ -170,7 +175,7 @@ def simulate(
 
 
 class _Store:
-    """Shards of one size on the GPU, filled in turn; what is left over, less than one sample a shard, is dropped."""
+    """Shards of one size on the GPU, filled in turn; what does not fill one is left out, unless there is no other."""
 
     def __init__(self, cupy: Any, acquisition: Acquisition, samples: int) -> None:
         self._cupy = cupy

@@ -10,7 +10,7 @@ from firmware_py.encoder import Encoder
 from models.encoder import EncoderConfig, Stage, build_encoder, encoder_preset
 from models.fusion import DecoderConfig, build_decoder
 from models.training import TrainingError
-from models.warm_start import Origin, begin_with, grown, read_origin
+from models.warm_start import Origin, begin_with, fits_decoder, grown, read_origin
 from physics.acquisition import Acquisition
 from testbed.run import find_model
 from testbed.samples import load_samples
@@ -79,3 +79,27 @@ def test_a_released_model_is_read_back_from_its_int8_file():
 def test_what_holds_no_weights_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="expected a run folder .* or a released model"):
         read_origin(tmp_path)
+
+
+def test_a_deeper_decoder_draws_what_the_one_it_begins_with_draws():
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(encoder_config())
+    size = {"width": 16, "heads": 2, "self_layers": 1, "cross_layers": 1, "refine_layers": 1}
+    plain = build_decoder(DecoderConfig(3, 16, 20, 20, **size))
+    deep = build_decoder(
+        DecoderConfig(3, 16, 20, 20, **{**size, "self_layers": 2, "cross_layers": 3, "refine_layers": 2})
+    )
+    origin = origin_of(encoder, plain)
+    assert fits_decoder(origin, deep)
+    begin_with(origin, encoder, deep, PARTS)
+    rng = np.random.default_rng(1)
+    event = {
+        "latents": rng.normal(size=(2, 3, 16)).astype(np.float32),
+        "positions": rng.uniform(size=(2, 3, 2)).astype(np.float32),
+        "mask": np.array([[1, 1, 1], [1, 0, 1]], np.float32),
+    }
+    for name in ("velocity", "log_scale"):
+        np.testing.assert_allclose(deep(event)[name], plain(event)[name], atol=1e-5)
+    wider = build_decoder(DecoderConfig(3, 16, 20, 20, **{**size, "width": 32}))
+    assert not fits_decoder(origin, wider)
+    assert not fits_decoder(origin_of(encoder, deep), plain)
