@@ -52,7 +52,10 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same data set.")] = 0,
     first: Annotated[int, typer.Option(help="Number of the first sample of the seed's sequence.")] = 0,
     engine: Annotated[
-        str, typer.Option(help="openfwi (the benchmark's own scheme) or deepwave (faster).")
+        str,
+        typer.Option(
+            help="openfwi (the benchmark's own scheme), deepwave (faster), or cuda (openfwi's on an NVIDIA GPU)."
+        ),
     ] = "openfwi",
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one a core.")] = 0,
     scheduler: Annotated[

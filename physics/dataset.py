@@ -121,9 +121,8 @@ def _claim(
                 f"{out}: holds another data set ({', '.join(differing)} differ); choose an empty folder"
             )
         return
-    wanted["versions"] = {
-        name: metadata.version(name) for name in ("numpy", "deepwave" if engine == "deepwave" else "keras")
-    }
+    used = {"deepwave": ("numpy", "deepwave"), "openfwi": ("numpy", "keras")}.get(engine, ("numpy",))
+    wanted["versions"] = {name: metadata.version(name) for name in used}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(wanted, indent=2))
     os.replace(temporary, path)

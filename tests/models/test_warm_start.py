@@ -1,5 +1,7 @@
 """A run that begins with another's weights begins where that one ended, also when it is larger."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ def encoder_config(filters=8, latent=16, residuals=0):
 
 def origin_of(encoder, decoder):
     def named(network):
-        return {"/".join(v.path.split("/")[-2:]): np.array(v) for v in network.weights}
+        prefix = re.compile(r"^(device_encoder|fusion_decoder)(_\d+)?/")
+        return {prefix.sub("", v.path): np.array(v) for v in network.weights}
 
     return Origin(named(encoder), named(decoder), Companding(20.0, 7.6, 10), folded=False)
 
