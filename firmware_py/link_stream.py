@@ -68,6 +68,14 @@ class Pace:
         return self.waiting_s() * self._bytes_per_s
 
 
+def _wait(port: Port, writing: bool, left_s: float) -> bool:
+    """Until ``port`` can be read, or written if that is wanted; whether it can be read, or is at its end."""
+    # Not select(), which refuses a process's 1,024th file.
+    poll = select.poll()
+    poll.register(port.fileno(), select.POLLIN | (select.POLLOUT if writing else 0))
+    return any(happened & ~select.POLLOUT for _, happened in poll.poll(left_s * 1000))
+
+
 class StreamLink:
     """``Link`` over what ``open_port`` opens; opened again, with back-off, whenever it is lost.
 
@@ -122,8 +130,8 @@ class StreamLink:
                     return None
                 time.sleep(min(left_s, max(self._backoff.due_in_s(), 0.001)))
                 continue
-            readable, _, _ = select.select([port], [port] if self._out else [], [], left_s)
-            if (not self._flush() or not self._read(bool(readable))) and not left_s:
+            readable = _wait(port, bool(self._out), left_s)
+            if (not self._flush() or not self._read(readable)) and not left_s:
                 return None
             if not self._arrived and time.monotonic() >= deadline_s:
                 return None

@@ -1,5 +1,6 @@
 """What every link must do, whatever it is made of (after trio's ``check_two_way_stream``)."""
 
+import os
 import random
 import threading
 
@@ -74,6 +75,18 @@ def receive_busily(link):
         if (record := link.receive(0.01)) is not None:
             return record
     return None
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_process_that_holds_many_files_has_links_all_the_same(kind):
+    """A gateway of many ports; select() takes files up to the 1,024th."""
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_050)]
+    try:
+        with ENDS[kind]() as opened:
+            meet(opened)
+    finally:
+        for file in held:
+            os.close(file)
 
 
 def test_many_records_keep_their_order(ends):
