@@ -40,7 +40,8 @@ class Contender:
     def __init__(self, kind: str, budget: Any, arguments: argparse.Namespace, log_range: list[float]) -> None:
         import keras
 
-        from models.run import configure, on_device, set_to_learn
+        from models.learning import on_device, set_to_learn
+        from models.run import configure
         from models.run_config import build, computing_in
         from models.simulated import read_sequence, shard_shapes
         from models.warm_start import read_origin
@@ -73,7 +74,7 @@ class Contender:
         self.turns = on_device(self.config, self.network, budget, shard_shapes(sequence, arguments.count))
 
     def train(self, samples: Any, seconds: float) -> None:
-        from models.run import begin, feed_run
+        from models.learning import begin, feed_run
         from models.run_config import build
         from models.training import train, write_json
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from firmware_py.compand import Companding
 from models.companding import choose_companding
 from models.data import ThinnedSet, load_thinned, survey_of
 from models.encoder import PRESETS, EncoderConfig, encoder_preset
 from models.federated import Rounds
 from models.fusion import DECODERS, DecoderConfig
 from models.inversionnet import LAYOUTS
-from models.network import map_loss, map_mae
-from models.ordered import order_latent
-from models.run_config import RunConfig, build, computing_in, feed, read_config
+from models.learning import begin, feed_run, on_device, set_to_learn, spread_over_devices
+from models.run_config import RunConfig, build, computing_in, read_config
 from models.scores import score
-from models.simulated import Simulated, WatchedWhole
+from models.simulated import WATCH_EVERY, Simulated
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
-from models.warm_start import Origin, begin_with, fits_decoder, read_origin
+from models.warm_start import Origin, read_origin
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform
 from physics.openfwi_files import find_pairs
@@ -32,8 +29,7 @@ from physics.openfwi_files import find_pairs
 KINDS = ("epic", *LAYOUTS, "federated")
 # What an EPIC run may be trained without, to see what it is worth.
 PARTS = ("attention", "positions", "drop-out")
-# Every 50th sample is kept from training to watch it; results are reported on other seeds altogether.
-WATCH_EVERY = 50
+# Of the samples that are kept from training; results are reported on other seeds altogether.
 WATCH_MOST = 300
 COMPANDING_GATHERS = 64
 # On so many the batch normalisation of a released encoder is measured anew.
@@ -62,9 +58,8 @@ def start_run(
     ``models.fusion``. ``start_from`` is an earlier run or a released model with whose weights and companding a new
     EPIC run begins (see ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run.
     ``source`` makes the samples rather than reading them (``models.simulated``): they go on with the one folder of
-    ``data``. ``acquisition`` is by default that of the run being resumed,
-    else what ``data`` were made for. Returns the metrics of the watched samples. Raises ``TrainingError``,
-    ``DataError``.
+    ``data``. ``acquisition`` is by default that of the run being resumed, else what ``data`` were made for. Returns the
+    metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
         raise TrainingError(f"train: expected one of {', '.join(KINDS)}; got {kind!r}")
@@ -164,78 +159,12 @@ def start_run(
     return metrics
 
 
-def begin(
-    origin: Origin, parts: dict[str, keras.Model], plain: tuple[dict, np.ndarray], budget: Budget
-) -> None:
-    """Give a run's networks the weights of ``origin``; ``plain`` is a batch by which statistics are measured anew."""
-    seen = plain[0]["parts"]
-    seen = seen.reshape(-1, *seen.shape[2:])
-    goes_on = fits_decoder(origin, parts["decoder"])
-    begin_with(origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen)
-    if budget.ordered and goes_on:
-        order_latent(parts["encoder"], parts["decoder"], seen)
-
-
-def set_to_learn(network: keras.Model, kind: str, budget: Budget) -> None:
-    """Compile a network of ``kind`` with its optimiser and loss."""
-    network.compile(
-        keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
-        loss=map_loss if kind == "epic" else "mae",
-        metrics=[map_mae] if kind == "epic" else [],
-        jit_compile=keras.backend.backend() == "jax",
-    )
-
-
-def feed_run(
-    config: RunConfig, thinned: ThinnedSet, simulated: Simulated | None, ordered: bool = False
-) -> Any:
-    if simulated and config.kind in LAYOUTS:
-        assert config.log_range
-        return WatchedWhole(simulated, config.log_range)
-    return feed(config, thinned, ordered)
-
-
-def on_device(config: RunConfig, network: keras.Model, budget: Budget, shapes: tuple) -> Any:
-    """The turn of training steps of a compiled ``network`` on samples of ``shapes``; see ``models.on_device``."""
-    from models.on_device import OnDevice, prepare_parts, prepare_whole
-
-    a = Acquisition.from_dict(config.acquisition)
-    if config.kind in LAYOUTS:
-        assert config.log_range
-        prepare, loss = prepare_whole(a, config.log_range), _mae
-    else:
-        assert config.companding and config.decoder
-        latent = config.decoder["latent"] if budget.ordered else None
-        prepare, loss = prepare_parts(a, Companding.from_dict(config.companding), latent), map_loss
-    return OnDevice(network, loss, prepare, shapes, budget.batch)
-
-
-def _mae(truth: Any, drawn: Any) -> Any:
-    return ops.mean(ops.abs(truth - drawn))
-
-
 def _survey_of(run: Path, data: list[Path]) -> Acquisition:
     if (run / "config.json").exists():
         return Acquisition.from_dict(read_config(run).acquisition)
     found = [survey for folder in data if (survey := survey_of(folder)) is not None]
     # Data without a manifest are the benchmark's own; load_thinned refuses those of different surveys.
     return found[0] if found else Acquisition.openfwi()
-
-
-def spread_over_devices(batch: int) -> None:
-    """Have each batch of networks built from now on computed by all accelerators of this machine, a share each.
-
-    Keras does so under JAX alone; elsewhere, and with one device, nothing changes. Raises ``TrainingError`` for a
-    batch that they cannot share.
-    """
-    devices = keras.distribution.list_devices() if keras.backend.backend() == "jax" else []
-    if len(devices) < 2:
-        return
-    if batch % len(devices):
-        raise TrainingError(
-            f"train: expected a --batch that {len(devices)} devices can share, got {batch}; give a multiple"
-        )
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
 
 
 def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:

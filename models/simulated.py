@@ -32,7 +32,7 @@ SHARD_SAMPLES = 5_120
 # Cosines of half a period of the record and its multiples, up to 85 Hz for the benchmark's second.
 KEPT_SHARE = 0.17
 RANGE_SAMPLES = 500
-# As models.run watches: every 50th sample is not trained on, and some of those are watched.
+# Every 50th sample is kept from training, and some of those are watched; so it is with samples from files.
 WATCH_EVERY = 50
 WATCHED_PER_FAMILY = 30
 

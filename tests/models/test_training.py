@@ -17,7 +17,8 @@ from models.comparison import compare_runs
 from models.data import DataError, load_thinned
 from models.evaluate import evaluate_run
 from models.federated import Rounds, build_federated
-from models.run import split_watched, spread_over_devices, start_run
+from models.learning import spread_over_devices
+from models.run import split_watched, start_run
 from models.run_config import read_config
 from models.training import Budget, TrainingError, load_checkpoint
 from models.warm_start import read_origin
