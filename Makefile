@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 ALL_STAMP := $(VENV)/.installed-all
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Tests of networks and waves only compute: two at a time. The others run processes of their own and watch the clock.
+COMPUTING := tests/models tests/physics tests/convert
 
 .PHONY: demo test lint install clean
 
@@ -12,7 +14,8 @@ demo: $(RUN_STAMP)  ## install what the line needs, then draw 20 maps from 5 dev
 	$(BIN)/epic testbed run --events 20 --out out/demo
 
 test: $(ALL_STAMP)  ## install everything, then run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 $(COMPUTING)
+	$(BIN)/python -m pytest -q $(COMPUTING:%=--ignore=%)
 
 lint: $(ALL_STAMP)
 	$(BIN)/ruff check .
