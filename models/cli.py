@@ -13,6 +13,7 @@ from models.companding import CompandingError
 from models.data import DataError
 from models.training import Budget, TrainingError
 from physics.acquisition import AcquisitionError
+from physics.modelling import ModellingError
 from physics.openfwi_files import OpenFWIFileError
 from physics.survey_file import read_survey
 
@@ -22,6 +23,7 @@ ERRORS: tuple[type[Exception], ...] = (
     OpenFWIFileError,
     AcquisitionError,
     CompandingError,
+    ModellingError,
 )
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)

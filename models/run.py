@@ -88,7 +88,6 @@ def start_run(
         )
     acquisition = acquisition or _survey_of(run, data)
     origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
-    run.mkdir(parents=True, exist_ok=True)
     simulated = source() if source else None
     if simulated:
         thinned = simulated.watched
@@ -96,6 +95,7 @@ def start_run(
     else:
         thinned = load_thinned(data, acquisition, thin, on_load)
         watched, training = split_watched(len(thinned))
+    run.mkdir(parents=True, exist_ok=True)
     log_range = simulated.log_range if simulated else lambda: _log_range(thinned, training)
     config = configure(
         kind,

@@ -141,11 +141,11 @@ def simulate(
         raise TrainingError(
             f"train: of every {WATCH_EVERY} samples one is watched; expected as many a family or more, got {count}"
         )
-    import cupy
     import jax
 
-    from physics.engine_cuda import record
+    from physics.engine_cuda import load_cupy, record
 
+    cupy = load_cupy()
     total = count * len(sequence.families)
     store, kept = _Store(cupy, a, _trained_on(sequence, count)), _Kept(cupy, a)
     done = 0

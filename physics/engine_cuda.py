@@ -113,10 +113,26 @@ def arguments(velocity_mps: np.ndarray, acquisition: Acquisition, average: int) 
     }
 
 
+def load_cupy() -> Any:
+    """CuPy, once it has found a GPU. Raises ``ModellingError``."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ModellingError(
+            f"modelling: engine cuda needs {error.name}; on a machine with an NVIDIA GPU, pip install 'epic-fwi[gpu]'"
+        ) from None
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise ModellingError(
+            f"modelling: engine cuda found no GPU that it can use ({error}); look at nvidia-smi, or take engine openfwi"
+        ) from None
+    return cupy
+
+
 @lru_cache(maxsize=4)
 def _kernel(layout: Layout) -> Any:
-    import cupy
-
+    cupy = load_cupy()
     capability = cupy.cuda.Device().compute_capability
     if int(capability) < 90:
         raise ModellingError(
@@ -131,9 +147,8 @@ def _kernel(layout: Layout) -> Any:
 
 def record(velocity_mps: np.ndarray, acquisition: Acquisition, average: int = 1) -> Any:
     """Gathers of maps ``(n, nz, nx)`` in m/s as a CuPy array ``(n, T / average, R, S)`` float32, each sample the mean
-    of ``average``. Returns before the GPU has finished."""
-    import cupy
-
+    of ``average``. Returns before the GPU has finished. Raises ``ModellingError``."""
+    cupy = load_cupy()
     layout = lay_out(acquisition)
     kernel = _kernel(layout)
     values = arguments(velocity_mps, acquisition, average)
@@ -150,9 +165,8 @@ def record(velocity_mps: np.ndarray, acquisition: Acquisition, average: int = 1)
 
 
 def model(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
-    """Gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s."""
-    import cupy
-
+    """Gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s. Raises ``ModellingError``."""
+    cupy = load_cupy()
     parts = [
         cupy.asnumpy(record(velocity_mps[i : i + MAPS_AT_ONCE], acquisition))
         for i in range(0, len(velocity_mps), MAPS_AT_ONCE)

@@ -19,7 +19,7 @@ from models.training import Budget, TrainingError
 from physics import engine_cuda, sequence
 from physics.acquisition import Acquisition
 from physics.families import generate_map
-from physics.modelling import model_gathers
+from physics.modelling import ModellingError, model_gathers
 from physics.normalise import normalise_velocity
 from physics.sequence import Sequence
 
@@ -38,7 +38,10 @@ def gpu(monkeypatch):
     """NumPy in the place of CuPy and JAX."""
     cupy = types.ModuleType("cupy")
     cupy.empty, cupy.asarray, cupy.asnumpy = np.empty, np.asarray, np.asarray
-    cupy.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(synchronize=lambda: None))
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+    cupy.cuda = types.SimpleNamespace(
+        Device=lambda: types.SimpleNamespace(synchronize=lambda: None), runtime=runtime
+    )
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_all_blocks=lambda: None)
     jax = types.ModuleType("jax")
     jax.dlpack = types.SimpleNamespace(from_dlpack=lambda array: array)
@@ -151,6 +154,20 @@ def test_without_jax_with_another_thinning_or_too_few_nothing_is_simulated(gpu, 
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     with pytest.raises(TrainingError, match="set KERAS_BACKEND=jax, or train on files"):
         simulate(OF_SEED_5, 100, 10)
+
+
+def test_without_cupy_or_a_gpu_it_says_what_is_missing(gpu, monkeypatch):
+    def none_found():
+        raise RuntimeError("no CUDA-capable device is detected")
+
+    monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", none_found)
+    with pytest.raises(ModellingError, match=r"found no GPU that it can use \(no CUDA-capable device"):
+        simulate(OF_SEED_5, 100, 10)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ModellingError, match=r"needs cupy; .*pip install 'epic-fwi\[gpu\]'"):
+        simulate(OF_SEED_5, 100, 10)
+    with pytest.raises(ModellingError, match=r"needs cupy; .*pip install 'epic-fwi\[gpu\]'"):
+        model_gathers(generate_map("flatvel_a", 5, 0, SURVEY)[None], SURVEY, engine="cuda")
 
 
 def test_what_cannot_be_trained_on_simulated_samples_is_refused_before_they_are_made(tmp_path):
