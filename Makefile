@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 ALL_STAMP := $(VENV)/.installed-all
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# Tests of networks and waves only compute: two at a time. The others run processes of their own and watch the clock.
-COMPUTING := tests/models tests/physics tests/convert
+# These mostly compute: two at a time. The others run many processes of their own and watch the clock.
+COMPUTING := tests/models tests/physics tests/convert tests/docs
 
 .PHONY: demo test lint install clean
 
