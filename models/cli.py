@@ -137,7 +137,7 @@ def train(
             start_from=start_from,
             without=without,
             decoder=decoder,
-            source=source if simulate else None,
+            source=source if simulate is not None else None,
             acquisition=read_survey(survey) if survey else None,
             on_progress=on_progress,
             on_load=on_load,

@@ -69,7 +69,9 @@ def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:
     """Whether ``decoder`` is the origin's or a deeper one of its width; otherwise it begins anew."""
     fresh = _named(decoder)
     return set(origin.decoder) <= set(fresh) and all(
-        origin.decoder[name].shape == fresh[name].shape for name in ("queries/table", "expand/kernel")
+        origin.decoder[name].shape == fresh[name].shape
+        for name in ("queries/table", "expand/kernel")
+        if name in origin.decoder
     )
 
 

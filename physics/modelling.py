@@ -51,8 +51,7 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
         chosen = import_module(f"physics.engine_{engine}")
         return chosen.model(velocity_mps[:, 0], acquisition)
     except ImportError as error:
-        extra = {"deepwave": "physics", "openfwi": "central"}.get(engine)
-        package = f"'epic-fwi[{extra}]'" if extra else "the CuPy of this machine's CUDA (cupy-cuda13x)"
+        extra = "physics" if engine == "deepwave" else "central"
         raise ModellingError(
-            f"modelling: engine {engine} needs {error.name}; pip install {package}"
+            f"modelling: engine {engine} needs {error.name}; pip install 'epic-fwi[{extra}]'"
         ) from None

@@ -106,3 +106,7 @@ def test_a_deeper_decoder_draws_what_the_one_it_begins_with_draws():
     wider = build_decoder(DecoderConfig(3, 16, 20, 20, **{**size, "width": 32}))
     assert not fits_decoder(origin, wider)
     assert not fits_decoder(origin_of(encoder, deep), plain)
+    # One without attention has no queries, and is begun with as ever.
+    flat = DecoderConfig(3, 16, 20, 20, width=16, attention=False)
+    assert fits_decoder(origin_of(encoder, build_decoder(flat)), build_decoder(flat))
+    assert not fits_decoder(origin, build_decoder(flat))
