@@ -28,14 +28,7 @@ class LatentModel:
         self.spread = spread.astype(np.float32)
         self._encoder = encoder
         self._companding = companding
-        groups = acquisition.device_receivers
-        # A device with fewer receivers has zeros for the rest, as on the device: they are taken from beyond the last.
-        self._receivers = np.array(
-            [
-                (*group, *[acquisition.n_receivers] * (acquisition.max_device_receivers - len(group)))
-                for group in groups
-            ]
-        )
+        self._receivers = acquisition.padded_device_receivers()
         self._latents: Callable | None = None
 
     def latents(self, velocity_mps: np.ndarray) -> np.ndarray:

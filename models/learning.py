@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from firmware_py.compand import Companding
 from models.data import ThinnedSet
@@ -60,16 +59,12 @@ def on_device(config: RunConfig, network: keras.Model, budget: Budget, shapes: t
     a = Acquisition.from_dict(config.acquisition)
     if config.kind in LAYOUTS:
         assert config.log_range
-        prepare, loss = prepare_whole(a, config.log_range), _mae
+        prepare, loss = prepare_whole(a, config.log_range), map_mae
     else:
         assert config.companding and config.decoder
         latent = config.decoder["latent"] if budget.ordered else None
         prepare, loss = prepare_parts(a, Companding.from_dict(config.companding), latent), map_loss
     return OnDevice(network, loss, prepare, shapes, budget.batch)
-
-
-def _mae(truth: Any, drawn: Any) -> Any:
-    return ops.mean(ops.abs(truth - drawn))
 
 
 def spread_over_devices(batch: int) -> None:

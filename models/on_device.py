@@ -14,7 +14,7 @@ import numpy as np
 
 from firmware_py.compand import Companding
 from models import batches, faults
-from models.ordered import BITS, LOWER_RATE_SHARE, prefixes
+from models.ordered import BITS, LOWER_RATE_SHARE, lower_rates
 from models.simulated import STORED_AVERAGE, Simulated, whole_records
 from physics.acquisition import Acquisition
 
@@ -52,11 +52,7 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
     a = acquisition
     ratio, n_thinned = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
     mirror = batches.mirrored_share(a)
-    # Devices with fewer receivers than the largest have zeros for the rest, taken from beyond the last.
-    fill = [a.n_receivers]
-    receivers = np.array(
-        [(*group, *fill * (a.max_device_receivers - len(group))) for group in a.device_receivers]
-    )
+    receivers = a.padded_device_receivers()
 
     def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, 5)
@@ -120,7 +116,7 @@ def devices_heard(n: int, n_devices: int, key: Any) -> Any:
 def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
     """``models.ordered.draw_rates``: values sent and bits of each, ``(n, n_devices)`` float32."""
     which, alike, drawn = jax.random.split(key, 3)
-    lower = jnp.array([(values, bits) for values in prefixes(latent) for bits in BITS][1:], jnp.float32)
+    lower = jnp.array(lower_rates(latent), jnp.float32)
     choice = jax.random.randint(drawn, (n, n_devices), 0, len(lower))
     choice = jnp.where(jax.random.bernoulli(alike, 0.5, (n, 1)), choice[:, :1], choice)
     chosen = lower[choice]
@@ -130,9 +126,8 @@ def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
 
 class OnDevice:
     """``batches`` and ``learn`` of ``models.training.train`` for a ``Simulated`` set: a turn of ``turn`` steps of
-    ``batch`` samples is one batch to it. ``plain`` are the watched samples' batches on the host.
-
-    Compiled for the samples' ``shapes`` (``models.simulated.shard_shapes``) before there are any.
+    ``batch`` samples is one batch to it. Made and compiled for shards of ``shapes``
+    (``models.simulated.shard_shapes``) before there are any: ``fill`` brings them.
     """
 
     def __init__(

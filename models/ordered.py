@@ -32,6 +32,11 @@ def prefix_rates(latent: int) -> tuple[tuple[int, int], ...]:
     return ((latent // 4, 8), (latent // 4, 4), (latent // 8, 4))
 
 
+def lower_rates(latent: int) -> list[tuple[int, int]]:
+    """Values and bits of each rate that training draws below the whole latent."""
+    return [(values, bits) for values in prefixes(latent) for bits in BITS][1:]
+
+
 def whole(n: int, n_devices: int, latent: int) -> tuple[np.ndarray, np.ndarray]:
     """As ``draw_rates``, everything sent."""
     return np.full((n, n_devices), latent, np.float32), np.full((n, n_devices), BITS[0], np.float32)
@@ -44,7 +49,7 @@ def draw_rates(
 
     Of the samples at a lower rate, half have one for all devices, as the centre sets it, and half one for each.
     """
-    lower = [(values, bits) for values in prefixes(latent) for bits in BITS][1:]
+    lower = lower_rates(latent)
     values, bits = whole(n, n_devices, latent)
     for row in np.flatnonzero(rng.random(n) < LOWER_RATE_SHARE):
         count = 1 if rng.random() < 0.5 else n_devices

@@ -102,7 +102,8 @@ def _operate(layer: layers.Layer, arguments: list, next_layer: layers.Layer | No
         result = ops.matmul(values, kernel)
     else:
         if depthwise and keras.backend.backend() == "jax":
-            # XLA's gradient of a depthwise kernel is many times slower on a GPU than that of a full one of zeros.
+            # XLA's gradient of a depthwise kernel is known to be slow on a GPU; that of a full one, zero but for
+            # its diagonal, is an ordinary one.
             depthwise, kernel = False, ops.eye(kernel.shape[2]) * kernel[:, :, None, :, 0]
         convolve = ops.depthwise_conv if depthwise else ops.conv
         result = convolve(values, kernel, strides=layer.strides, padding=layer.padding)

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from firmware_py.compand import thin_samples
 from models.batches import log_scaled
 from models.data import ThinnedSet
 from models.training import TrainingError
@@ -147,17 +148,19 @@ def simulate(
 
     cupy = load_cupy()
     total = count * len(sequence.families)
-    store, kept = _Store(cupy, a, _trained_on(sequence, count)), _Kept(cupy, a)
+    store = _Store(cupy, shard_shapes(sequence, count), _trained_on(sequence, count))
+    kept_gathers: list[Any] = []
+    kept_maps: list[np.ndarray] = []
+    families: list[str] = []
     done = 0
     for indices, maps in draw_maps(sequence, count, max(1, (os.cpu_count() or 2) - 1)):
         spared = indices % WATCH_EVERY == WATCH_EVERY - 1
         store.add(record(maps[~spared], a, STORED_AVERAGE), normalise_velocity(maps[~spared], a))
         watched = spared & (indices < WATCH_EVERY * WATCHED_PER_FAMILY)
         if watched.any():
-            kept.add(record(maps[watched], a, STORED_AVERAGE), maps[watched])
-            kept.families.extend(
-                np.array(sequence.families)[np.flatnonzero(watched) % len(sequence.families)]
-            )
+            kept_gathers.append(record(maps[watched], a, STORED_AVERAGE))
+            kept_maps.append(normalise_velocity(maps[watched], a))
+            families += [sequence.families[row % len(sequence.families)] for row in np.flatnonzero(watched)]
         done += len(maps)
         on_progress(done, total)
     cupy.cuda.Device().synchronize()
@@ -165,22 +168,19 @@ def simulate(
     shards = [
         (jax.dlpack.from_dlpack(gathers), jax.dlpack.from_dlpack(maps)) for gathers, maps in store.shards
     ]
-    gathers = kept.stored()
-    ratio = thin // STORED_AVERAGE
-    n_thinned = a.n_time // thin
-    thinned = gathers[:, : n_thinned * ratio].reshape(len(gathers), n_thinned, ratio, *gathers.shape[2:])
-    maps = normalise_velocity(np.concatenate(kept.maps), a).astype(np.float32)
-    watched_set = ThinnedSet(thinned.mean(axis=2).astype(np.float16), maps, np.array(kept.families), a)
-    return Simulated(count, shards, watched_set, gathers)
+    gathers = np.concatenate([cupy.asnumpy(some) for some in kept_gathers])
+    thinned = thin_samples(gathers, thin // STORED_AVERAGE, axis=1).astype(np.float16)
+    maps = np.concatenate(kept_maps).astype(np.float32)
+    return Simulated(count, shards, ThinnedSet(thinned, maps, np.array(families), a), gathers)
 
 
 class _Store:
     """Shards of one size on the GPU, filled in turn; what does not fill one is left out, unless there is no other."""
 
-    def __init__(self, cupy: Any, acquisition: Acquisition, samples: int) -> None:
+    def __init__(self, cupy: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]], samples: int) -> None:
         self._cupy = cupy
-        self._a = acquisition
-        self._size = min(samples, SHARD_SAMPLES)
+        self._shapes = shapes
+        self._size = shapes[0][0]
         self._n_shards = samples // self._size
         self.shards: list[tuple[Any, Any]] = []
         self._rows = self._size
@@ -190,9 +190,7 @@ class _Store:
             if self._rows == self._size:
                 if len(self.shards) == self._n_shards:
                     return
-                map_shape = (self._size, self._a.n_depth, self._a.n_width)
-                shapes = ((self._size, *gathers.shape[1:]), map_shape)
-                self.shards.append(tuple(self._cupy.empty(shape, np.float16) for shape in shapes))
+                self.shards.append(tuple(self._cupy.empty(shape, np.float16) for shape in self._shapes))
                 self._rows = 0
             fits = min(len(gathers), self._size - self._rows)
             place = slice(self._rows, self._rows + fits)
@@ -201,20 +199,3 @@ class _Store:
             stored_maps[place] = self._cupy.asarray(maps[:fits].astype(np.float16))
             self._rows += fits
             gathers, maps = gathers[fits:], maps[fits:]
-
-
-class _Kept:
-    """Watched samples, brought to the host when all are there."""
-
-    def __init__(self, cupy: Any, acquisition: Acquisition) -> None:
-        self._cupy = cupy
-        self._gathers: list[Any] = []
-        self.maps: list[np.ndarray] = []
-        self.families: list[str] = []
-
-    def add(self, gathers: Any, maps: np.ndarray) -> None:
-        self._gathers.append(gathers)
-        self.maps.append(maps)
-
-    def stored(self) -> np.ndarray:
-        return np.concatenate([self._cupy.asnumpy(gathers) for gathers in self._gathers])

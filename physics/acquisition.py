@@ -130,6 +130,14 @@ class Acquisition:
                 return False
         return True
 
+    def padded_device_receivers(self) -> np.ndarray:
+        """Receivers of each device, ``(n_devices, max_device_receivers)`` indices; where a device has fewer, the one
+        beyond the last: of a gather padded there with zeros, zeros, as the device's encoder is fed them."""
+        receivers = np.full((self.n_devices, self.max_device_receivers), self.n_receivers)
+        for row, group in zip(receivers, self.device_receivers, strict=True):
+            row[: len(group)] = group
+        return receivers
+
     def device_positions(self) -> np.ndarray:
         """Where each device stands on the line: ``(n_devices, 2)`` float32.
 

@@ -16,13 +16,10 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 from physics.modelling import ModellingError
+from physics.scheme import MARGIN_CELLS, PAD_CELLS, sponge_per_mps
 from physics.wavelet import ricker
 
 KERNEL = Path(__file__).with_name("openfwi.cu")
-PAD_CELLS = 120
-# As in physics.engine_openfwi: the sponge's strength, and cells beyond the reach of the fastest wave.
-SPONGE_RESIDUE = 1e-7
-MARGIN_CELLS = 12
 WARP = 32
 MOST_THREADS = 1024
 # Of a block on every GPU that has clusters, and blocks of a cluster that all of them can hold.
@@ -91,11 +88,9 @@ def arguments(velocity_mps: np.ndarray, acquisition: Acquisition, average: int) 
     receivers = np.array(a.receiver_cells)
     if np.any(np.diff(receivers) != 1):
         raise ModellingError("modelling: engine cuda expected receivers on neighbouring cells; take openfwi")
-    slowest = velocity_mps.min(axis=(1, 2))
-    width_m = (PAD_CELLS - 1) * a.dx_m
     return {
         "velocity": np.ascontiguousarray(velocity_mps, np.float32),
-        "sponge": (slowest * 3.0 * np.log(1.0 / SPONGE_RESIDUE) / (2.0 * width_m)).astype(np.float32),
+        "sponge": (velocity_mps.min(axis=(1, 2)) * sponge_per_mps(a.dx_m)).astype(np.float32),
         "fastest": (velocity_mps.max(axis=(1, 2)) * a.dt_s / a.dx_m).astype(np.float32),
         "wavelet": ricker(a),
         "source_columns": (np.array(a.source_cells) + PAD_CELLS).astype(np.int32),

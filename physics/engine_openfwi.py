@@ -20,11 +20,9 @@ from keras import ops
 
 from physics.acquisition import Acquisition
 from physics.modelling import ModellingError
+from physics.scheme import MARGIN_CELLS, PAD_CELLS, sponge_per_mps
 from physics.wavelet import ricker
 
-PAD_CELLS = 120
-# Amplitude that a wave keeps after crossing the sponge, which sets its strength.
-_SPONGE_RESIDUE = 1e-7
 # Fourth-order second derivative: centre, first and second neighbours.
 _CENTRE, _FIRST, _SECOND = -5.0 / 2.0, 4.0 / 3.0, -1.0 / 12.0
 # Two steps a turn let XLA write the new field over the oldest one without a copy.
@@ -36,8 +34,6 @@ _BLOCK_STEPS = _STEPS_A_TURN * _TURNS_A_BLOCK
 # of the work, more parts little more, and each is a loop to compile. Short records are one part.
 _PART_ENDS = (0.12, 0.20, 0.80, 0.88, 1.0)
 _LEAST_PARTED_STEPS = 500
-# Cells by which the computed part exceeds the reach of the fastest wave: numerical precursors.
-_MARGIN_CELLS = 12
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,8 @@ def _window(first: int, last: int, a: Acquisition, fastest_mps: float) -> _Windo
     cells_a_step = fastest_mps * a.dt_s / a.dx_m
     if cells_a_step == inf:
         return _Window(0, a.n_depth + 2 * PAD_CELLS, 0, a.n_width + 2 * PAD_CELLS)
-    out = ceil(last * cells_a_step) + _MARGIN_CELLS
-    back = ceil((a.n_time - first) * cells_a_step) + _MARGIN_CELLS
+    out = ceil(last * cells_a_step) + MARGIN_CELLS
+    back = ceil((a.n_time - first) * cells_a_step) + MARGIN_CELLS
 
     def along(sources: tuple[int, ...], receivers: tuple[int, ...], n: int) -> tuple[int, int]:
         low = max(-PAD_CELLS, min(sources) - out, min(receivers) - back)
@@ -119,8 +115,7 @@ def record(velocity_mps, acquisition: Acquisition, fastest_mps: float = inf):
     a = acquisition
     velocity = ops.convert_to_tensor(velocity_mps, "float32")
     padded = _edge_pad(velocity)
-    width_m = (PAD_CELLS - 1) * a.dx_m
-    strength = ops.min(velocity) * (3.0 * np.log(1.0 / _SPONGE_RESIDUE) / (2.0 * width_m))
+    strength = ops.min(velocity) * sponge_per_mps(a.dx_m)
     kept = 1.0 - strength * _padded_damping(a.n_depth, a.n_width) * a.dt_s
     alpha = ops.square(padded * (a.dt_s / a.dx_m))
 

@@ -7,7 +7,7 @@
 //
 // Compiled with -D of: NZ, NX (cells of the map), PAD, CLUSTER, GROUPS (threads along z), ROWS (cells a thread),
 // COLUMNS (threads along x, at least NX + 2 PAD, of whole warps), THREADS = COLUMNS * GROUPS.
-// EPIC_ON_HOST: the same text as C++ for a test without a GPU (tests/physics/cuda_on_host.h).
+// EPIC_ON_HOST: the same text as C++ for a test without a GPU (tests/physics/cuda_on_host.cpp).
 
 #ifndef EPIC_ON_HOST
 #define THREAD ((int)threadIdx.x)
