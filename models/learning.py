@@ -11,6 +11,7 @@ import numpy as np
 from firmware_py.compand import Companding
 from models.data import ThinnedSet
 from models.inversionnet import LAYOUTS
+from models.muon import Muon
 from models.network import map_loss, map_mae
 from models.ordered import order_latent
 from models.run_config import RunConfig, feed
@@ -35,11 +36,18 @@ def begin(
 def set_to_learn(network: keras.Model, kind: str, budget: Budget) -> None:
     """Compile a network of ``kind`` with its optimiser and loss."""
     network.compile(
-        keras.optimizers.AdamW(budget.learning_rate, weight_decay=budget.weight_decay, clipnorm=1.0),
+        _optimiser(budget),
         loss=map_loss if kind == "epic" else "mae",
         metrics=[map_mae] if kind == "epic" else [],
         jit_compile=keras.backend.backend() == "jax",
     )
+
+
+def _optimiser(budget: Budget) -> keras.optimizers.Optimizer:
+    decay = {"weight_decay": budget.weight_decay, "clipnorm": 1.0}
+    if budget.optimiser == "muon":
+        return Muon(budget.learning_rate, adam_weight_decay=budget.weight_decay, **decay)
+    return keras.optimizers.AdamW(budget.learning_rate, **decay)
 
 
 def feed_run(

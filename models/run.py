@@ -21,7 +21,7 @@ from models.run_config import RunConfig, build, computing_in, read_config
 from models.scores import score
 from models.simulated import WATCH_EVERY, Simulated
 from models.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
-from models.warm_start import Origin, read_origin
+from models.warm_start import Origin, read_central, read_origin
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform
 from physics.openfwi_files import find_pairs
@@ -55,25 +55,25 @@ def start_run(
 
     Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
     its budget and data, which may grow). ``encoder`` names a preset of ``models.encoder``, ``decoder`` one of
-    ``models.fusion``. ``start_from`` is an earlier run or a released model with whose weights and companding a new
-    EPIC run begins (see ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC run.
-    ``source`` makes the samples rather than reading them (``models.simulated``): they go on with the one folder of
-    ``data``. ``acquisition`` is by default that of the run being resumed, else what ``data`` were made for. Returns the
-    metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
+    ``models.fusion``. ``start_from`` is an earlier run or, of EPIC, a released model, with whose weights and scaling of
+    the input a new run begins (see ``models.warm_start``). ``without`` names one of ``PARTS`` to leave out of an EPIC
+    run. ``source`` makes the samples rather than reading them (``models.simulated``): they go on with the one folder
+    of ``data``. ``acquisition`` is by default that of the run being resumed, else what ``data`` were made for. Returns
+    the metrics of the watched samples. Raises ``TrainingError``, ``DataError``.
     """
     if kind not in KINDS:
         raise TrainingError(f"train: expected one of {', '.join(KINDS)}; got {kind!r}")
     if encoder not in PRESETS:
         raise TrainingError(f"train: expected an encoder of {', '.join(PRESETS)}; got {encoder!r}")
-    if start_from is not None and kind != "epic":
-        raise TrainingError("train: only an EPIC run can begin with earlier weights; leave out --start-from")
+    if start_from is not None and kind == "federated":
+        raise TrainingError("train: a federated run begins with weights of its own; leave out --start-from")
     if decoder not in DECODERS:
         raise TrainingError(f"train: expected a decoder of {', '.join(DECODERS)}; got {decoder!r}")
     if source and (kind == "federated" or without is not None or len(data) != 1):
         raise TrainingError(
             "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
         )
-    if budget.quantised and start_from is None:
+    if budget.quantised and (start_from is None or kind != "epic"):
         raise TrainingError(
             "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
             "--start-from"
@@ -87,7 +87,12 @@ def start_run(
             f"train: an EPIC run may be without one of {', '.join(PARTS)}; got {kind} without {without!r}"
         )
     acquisition = acquisition or _survey_of(run, data)
-    origin = read_origin(start_from) if start_from is not None and not has_checkpoint(run) else None
+    origin, central = None, None
+    if start_from is not None and not has_checkpoint(run):
+        if kind == "epic":
+            origin = read_origin(start_from)
+        else:
+            central = read_central(start_from, kind)
     simulated = source() if source else None
     if simulated:
         thinned = simulated.watched
@@ -96,7 +101,8 @@ def start_run(
         thinned = load_thinned(data, acquisition, thin, on_load)
         watched, training = split_watched(len(thinned))
     run.mkdir(parents=True, exist_ok=True)
-    log_range = simulated.log_range if simulated else lambda: _log_range(thinned, training)
+    known = central or simulated
+    log_range = known.log_range if known else lambda: _log_range(thinned, training)
     config = configure(
         kind,
         data,
@@ -126,6 +132,8 @@ def start_run(
             batches.plain(some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS]),
             budget,
         )
+    if central:
+        network.set_weights(central.weights)
     set_to_learn(network, kind, budget)
     if simulated:
         # Compiled before the clock of the budget runs.
@@ -201,6 +209,8 @@ def configure(
             raise TrainingError(
                 f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
             )
+    if found and (theirs := found.budget.get("optimiser", "adamw")) != budget.optimiser:
+        raise TrainingError(f"{run}: holds a run that {theirs} optimises; choose an empty folder")
     if found and found.without != without:
         raise TrainingError(
             f"{run}: holds a run without {found.without or 'nothing'}; choose an empty folder"

@@ -24,6 +24,7 @@ CHECKPOINT_INTERVAL_S = 120.0
 # Of every usual number of accelerators a multiple.
 PREDICTED_TOGETHER = 48
 PRECISIONS = ("float32", "mixed_bfloat16")
+OPTIMISERS = ("adamw", "muon")
 
 
 class TrainingError(ValueError):
@@ -36,7 +37,7 @@ class Budget:
 
     ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it. ``quantised``
     trains with the encoder's int8 rounding (``models.quantised``), ``ordered`` with devices at lower rates
-    (``models.ordered``).
+    (``models.ordered``). ``optimiser`` is one of ``OPTIMISERS`` (``models.muon``).
     """
 
     batch: int = 32
@@ -48,6 +49,7 @@ class Budget:
     precision: str = "float32"
     quantised: bool = False
     ordered: bool = False
+    optimiser: str = "adamw"
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):
@@ -57,6 +59,10 @@ class Budget:
         if self.precision not in PRECISIONS:
             raise TrainingError(
                 f"budget: expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}"
+            )
+        if self.optimiser not in OPTIMISERS:
+            raise TrainingError(
+                f"budget: expected an optimiser of {', '.join(OPTIMISERS)}; got {self.optimiser!r}"
             )
 
 

@@ -40,6 +40,17 @@ class Origin:
     folded: bool
 
 
+@dataclass(frozen=True)
+class CentralOrigin:
+    """Weights of a centralised network, and the range that its input is scaled by."""
+
+    weights: list[np.ndarray]
+    scaled_by: list[float]
+
+    def log_range(self) -> list[float]:
+        return self.scaled_by
+
+
 def read_origin(folder: Path) -> Origin:
     """The weights of a run folder or of a released model. Raises ``TrainingError``."""
     if (folder / "bundle" / "manifest.json").exists():
@@ -63,6 +74,18 @@ def read_origin(folder: Path) -> Origin:
         companding=Companding.from_dict(config["companding"]),
         folded=False,
     )
+
+
+def read_central(folder: Path, kind: str) -> CentralOrigin:
+    """What a run folder of the centralised network ``kind`` has learnt. Raises ``TrainingError``."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    if config.get("kind") != kind:
+        raise TrainingError(
+            f"{folder}: expected a run folder of {kind}, got {config.get('kind', 'none')}; choose another "
+            "--start-from"
+        )
+    return CentralOrigin(load_checkpoint(folder).get_weights(), config["log_range"])
 
 
 def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:

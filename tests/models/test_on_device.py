@@ -155,7 +155,7 @@ kept = type(thinned)(thinned.gathers[90:], thinned.maps[90:], thinned.families[9
 models.on_device.OnDevice.__init__.__defaults__ = (3,)
 losses, learn = [], models.on_device.OnDevice.learn
 models.on_device.OnDevice.learn = lambda *drawn: losses.append(learn(*drawn)) or losses[-1]
-start_run("epic", [folder], run, Budget(batch=15, epochs=10, learning_rate=3e-3), encoder="micro",
+start_run("epic", [folder], run, Budget(batch=15, epochs=10, learning_rate=3e-3, optimiser="muon"), encoder="micro",
           acquisition=SURVEY, source=lambda: Simulated(100, shards, kept, means[90:]))
 assert np.mean(losses[-3:]) < 0.7 * losses[0], losses
 """

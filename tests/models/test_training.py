@@ -208,6 +208,29 @@ def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data
         order(Budget(epochs=1, ordered=True), "inversionnet", tmp_path / "other")
 
 
+def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, data, tmp_path):
+    def go_on(folder, start_from=None, **budget):
+        budget = Budget(batch=16, epochs=0.3, **budget)
+        return start_run("inversionnet", [data], folder, budget, start_from=start_from, acquisition=SURVEY)
+
+    go_on(tmp_path / "first")
+    # By steps so small that the weights are those it begins with, of the other optimiser.
+    go_on(tmp_path / "second", tmp_path / "first", optimiser="muon", learning_rate=1e-9)
+    first, second = (
+        keras.models.load_model(tmp_path / name / "inversionnet.keras", compile=False)
+        for name in ("first", "second")
+    )
+    for old, new in zip(first.trainable_weights, second.trainable_weights, strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
+    ranges = [read_config(tmp_path / name).log_range for name in ("first", "second")]
+    assert ranges[0] == ranges[1]
+    with pytest.raises(TrainingError, match="expected a run folder of inversionnet, got epic"):
+        go_on(tmp_path / "third", run[0])
+    with pytest.raises(TrainingError, match="federated run begins with weights of its own"):
+        start_run("federated", [data], tmp_path / "third", Budget(epochs=1), start_from=run[0])
+    assert not (tmp_path / "third").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
