@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from boards.budget import SMALLEST, Verdict, limits_of
 from boards.check import assess
 from boards.graph import Graph, GraphError
@@ -14,10 +16,10 @@ from boards.profiles import Board
 from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
 from convert.release import model_hash, staged_release
-from convert.run_folder import Seen, read_run, read_samples
+from convert.run_folder import read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
 from models.data import DataError
-from models.decoder import load_decoder, save_decoder
+from models.decoder import calibrate_uncertainty, load_decoder, save_decoder
 from models.familiarity import Familiarity, FamiliarityError, measure_familiarity
 from models.ordered import prefix_rates
 from models.training import TrainingError
@@ -100,6 +102,8 @@ def convert_run(
     output = graph.outputs[0]
     assert output.scale is not None and output.zero_point is not None
     prefixes = prefix_rates(output.shape[-1]) if run.config.budget.get("ordered") else ()
+    on_step("learning what is familiar")
+    training, watched = (int8_latents(model, graph, parts) for parts in (seen.training, seen.watched))
     with staged_release(out) as stage:
         decoder_sha256 = save_decoder(
             stage.decoder,
@@ -108,9 +112,10 @@ def convert_run(
             output.scale,
             output.zero_point,
             run.acquisition,
-            _familiarity(model, graph, seen, on_step),
+            _familiarity(training, watched),
             prefixes,
         )
+        calibrate_uncertainty(stage.decoder, watched, seen.watched_maps)
         verification = verify(
             run.encoder, load_decoder(stage.decoder), model, graph, samples, arena_bytes, on_step=on_step
         )
@@ -148,12 +153,8 @@ def convert_run(
     )
 
 
-def _familiarity(
-    model: bytes, graph: Graph, seen: Seen, on_step: Callable[[str], None]
-) -> Familiarity | None:
+def _familiarity(training: np.ndarray, watched: np.ndarray) -> Familiarity | None:
     """Of the int8 latents of training gathers; None for a run of too few to measure it on."""
-    on_step("learning what is familiar")
-    training, watched = (int8_latents(model, graph, parts) for parts in (seen.training, seen.watched))
     try:
         return measure_familiarity(training, watched)
     except FamiliarityError:

@@ -83,11 +83,13 @@ def representative_parts(run: Run, data: ThinnedSet, training: np.ndarray) -> np
 @dataclass(frozen=True)
 class Seen:
     """Companded parts of what training saw: ``representative (n, time, width, sources)`` for calibration, ``training``
-    and ``watched (n, n_devices, time, width, sources)``, of which training learnt from the first alone."""
+    and ``watched (n, n_devices, time, width, sources)``, of which training learnt from the first alone;
+    ``watched_maps (n, nz, nx)`` are normalised."""
 
     representative: np.ndarray
     training: np.ndarray
     watched: np.ndarray
+    watched_maps: np.ndarray
 
 
 def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
@@ -105,6 +107,7 @@ def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
         representative_parts(run, data, training),
         device_parts(data.gathers[some], run.acquisition, run.companding),
         device_parts(data.gathers[watched], run.acquisition, run.companding),
+        data.maps[watched],
     )
     if held_out:
         clash = {folder.resolve() for folder in folders} & {folder.resolve() for folder in held_out}

@@ -70,8 +70,8 @@ def train(
         str, typer.Option(help="Arithmetic of training: float32, or mixed_bfloat16 where it is faster.")
     ] = "float32",
     optimiser: Annotated[
-        str, typer.Option(help="adamw, or muon, by which EPIC learns the same in less than half the time.")
-    ] = "adamw",
+        str | None, typer.Option(help="muon or adamw; default: muon for epic, adamw for the baselines.")
+    ] = None,
     survey: Annotated[
         Path | None,
         typer.Option(help="survey.toml; default: what the data were made for, else OpenFWI's survey."),
@@ -114,7 +114,7 @@ def train(
         precision=precision,
         quantised=quantised,
         ordered=ordered,
-        optimiser=optimiser,
+        optimiser=optimiser or ("muon" if kind == "epic" else "adamw"),
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

@@ -22,6 +22,7 @@ from physics.normalise import denormalise_velocity
 
 # Events that are drawn in one call, and the least for which that is worth it.
 WIDE, WIDE_FROM = 16, 8
+CALIBRATION_SAMPLES = 64
 # Beside the weights, of models that say when a gather is unlike those of training.
 FAMILIARITY = "familiarity.npz"
 
@@ -55,6 +56,7 @@ class Decoder:
         self.coding = read_coding(description, self.latent, int(description["latent_zero_point"]))
         self._scale = np.float32(description["latent_scale"])
         self._zero_point = np.float32(description["latent_zero_point"])
+        self._uncertainty_factor = np.float32(description.get("uncertainty_factor", 1.0))
         self._positions = self.acquisition.device_positions()[None]
         self._call = compile_network(network)
         self._wide: threading.Thread | None = None
@@ -144,7 +146,9 @@ class Decoder:
         a = self.acquisition
         velocity = denormalise_velocity(np.asarray(drawn["velocity"])[..., 0], a)
         half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
-        scale_mps = np.exp(np.asarray(drawn["log_scale"])[..., 0]) * half_range_mps
+        scale_mps = np.exp(np.asarray(drawn["log_scale"])[..., 0]) * (
+            half_range_mps * self._uncertainty_factor
+        )
         velocity = np.clip(velocity, a.velocity_min_mps, a.velocity_max_mps)
         return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
 
@@ -197,6 +201,30 @@ def save_decoder(
         },
     )
     return sha256
+
+
+def calibrate_uncertainty(folder: Path, latents: np.ndarray, maps: np.ndarray) -> float:
+    """Write into a decoder folder by how much its uncertainty is to be multiplied, so that its mean is the mean
+    absolute error, and return that.
+
+    A network learns its uncertainty from samples whose error training makes less than that of others. ``latents
+    (n, n_devices, latent)`` float32 and normalised ``maps (n, nz, nx)`` are of samples that it did not learn from; of
+    fewer than ``CALIBRATION_SAMPLES`` nothing is concluded.
+    """
+    if len(maps) < CALIBRATION_SAMPLES:
+        return 1.0
+    decoder = load_decoder(folder)
+    a = decoder.acquisition
+    error_mps = uncertainty_mps = 0.0
+    for start in range(0, len(maps) - WIDE + 1, WIDE):
+        some = slice(start, start + WIDE)
+        drawn_mps, scale_mps = decoder.decode_float(latents[some], np.ones((WIDE, decoder.n_devices), bool))
+        error_mps += float(np.abs(drawn_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
+        uncertainty_mps += float(scale_mps.mean())
+    factor = round(error_mps / uncertainty_mps, 6)
+    about = folder / "decoder.json"
+    write_json(about, {**json.loads(about.read_text()), "uncertainty_factor": factor})
+    return factor
 
 
 def file_sha256(path: Path) -> str:

@@ -210,7 +210,9 @@ def configure(
                 f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
             )
     if found and (theirs := found.budget.get("optimiser", "adamw")) != budget.optimiser:
-        raise TrainingError(f"{run}: holds a run that {theirs} optimises; choose an empty folder")
+        raise TrainingError(
+            f"{run}: holds a run that {theirs} optimises; go on with --optimiser {theirs}, or choose an empty folder"
+        )
     if found and found.without != without:
         raise TrainingError(
             f"{run}: holds a run without {found.without or 'nothing'}; choose an empty folder"

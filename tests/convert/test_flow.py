@@ -7,6 +7,7 @@ import pytest
 
 keras = pytest.importorskip("keras", reason="conversion needs the train extra")
 
+import convert.flow  # noqa: E402
 from boards import tflm  # noqa: E402
 from boards.graph import read_graph  # noqa: E402
 from boards.profiles import Figure, load_board  # noqa: E402
@@ -17,8 +18,10 @@ from convert.verify import GOLDEN_VECTORS  # noqa: E402
 from firmware_py.bundle import load_bundle  # noqa: E402
 from firmware_py.encoder import Encoder  # noqa: E402
 from firmware_py.selftest import read_vectors  # noqa: E402
+from models.data import load_thinned  # noqa: E402
 from models.decoder import load_decoder  # noqa: E402
 from models.ordered import prefix_rates  # noqa: E402
+from models.run_config import read_config  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,21 @@ def test_a_device_and_the_centre_can_use_what_was_written(converted, tiny_run):
     ]
     velocity, uncertainty = decoder.decode(np.stack(latents), np.array([True, True]))
     assert velocity.shape == uncertainty.shape == tiny_run.acquisition.map_shape
+
+
+def test_uncertainty_is_calibrated_by_watched_samples_whatever_is_held_out(tiny_run, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(convert.flow, "calibrate_uncertainty", lambda *arguments: given.append(arguments))
+    held_out = tmp_path / "data"
+    shutil.copytree(tiny_run.data, held_out)
+    convert_run(tiny_run.folder, tmp_path / "tiny", held_out=(held_out,))
+    ((_, latents, maps),) = given
+    # Of 200 samples every 50th is kept from training.
+    assert latents.shape == (4, 2, 16) and maps.shape == (4, 10, 20)
+    known = load_thinned([tiny_run.data], tiny_run.acquisition, read_config(tiny_run.folder).thin).maps[
+        49::50
+    ]
+    np.testing.assert_array_equal(maps, known)
 
 
 def test_the_manifest_says_what_was_measured(converted, tiny_run):

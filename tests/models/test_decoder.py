@@ -8,9 +8,18 @@ import pytest
 from small_survey import SURVEY
 
 from firmware_py.rate import Rate
-from models.decoder import FAMILIARITY, WIDE, WIDE_FROM, DecoderError, load_decoder, save_decoder
+from models.decoder import (
+    FAMILIARITY,
+    WIDE,
+    WIDE_FROM,
+    DecoderError,
+    calibrate_uncertainty,
+    load_decoder,
+    save_decoder,
+)
 from models.familiarity import measure_familiarity
 from models.fusion import DecoderConfig, build_decoder
+from physics.normalise import normalise_velocity
 
 WHOLE = [Rate(16, 8)] * 3
 
@@ -61,6 +70,22 @@ def test_many_events_are_drawn_as_each_alone_before_and_after_they_are_drawn_tog
         np.testing.assert_allclose(maps[0], [velocity for velocity, _ in alone], atol=0.5)
         np.testing.assert_allclose(maps[1], [uncertainty for _, uncertainty in alone], rtol=1e-3)
     assert (decoder._wide is not None) == (n >= WIDE_FROM), "a quiet centre never pays for it"
+
+
+def test_uncertainty_is_calibrated_by_samples_that_were_not_learnt_from(folder):
+    decoder = load_decoder(folder)
+    rng = np.random.default_rng(1)
+    floats = rng.normal(size=(80, 3, 16)).astype(np.float32)
+    velocity, before = decoder.decode_float(floats, np.ones((80, 3)))
+    # Every cell is wrong by 45 m/s, one way or the other.
+    maps = normalise_velocity(velocity[:, 0], SURVEY) + rng.choice([-0.03, 0.03], size=(80, 20, 20))
+    assert calibrate_uncertainty(folder, floats[:20], maps[:20]) == 1.0, "of so few nothing is concluded"
+    assert "uncertainty_factor" not in json.loads((folder / "decoder.json").read_text())
+    factor = calibrate_uncertainty(folder, floats, maps)
+    again, after = load_decoder(folder).decode_float(floats, np.ones((80, 3)))
+    np.testing.assert_array_equal(again, velocity)
+    np.testing.assert_allclose(after, before * factor, rtol=1e-3)
+    assert after.mean() == pytest.approx(45.0, rel=0.01)
 
 
 def test_a_decoder_knows_what_is_like_its_training(folder):

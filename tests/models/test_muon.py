@@ -82,7 +82,7 @@ def test_a_run_resumes_with_it_and_refuses_another(tmp_path):
     assert isinstance(first, Muon)
     start_run("epic", [data], tmp_path / "run", Budget(batch=16, epochs=2, optimiser="muon"), **begin)
     assert int(load_checkpoint(tmp_path / "run").optimizer.iterations) > int(first.iterations)
-    with pytest.raises(TrainingError, match="muon optimises"):
+    with pytest.raises(TrainingError, match="muon optimises; go on with --optimiser muon"):
         start_run("epic", [data], tmp_path / "run", Budget(batch=16, epochs=3), **begin)
     with pytest.raises(TrainingError, match=r"adamw, muon; got 'sgd'"):
         Budget(epochs=1, optimiser="sgd")
