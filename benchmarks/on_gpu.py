@@ -182,9 +182,9 @@ def compete(arguments: argparse.Namespace) -> None:
     ]
     values = log_transform(cupy.asnumpy(record(np.stack(some), sequence.acquisition, STORED_AVERAGE)))
     log_range = [float(values.min()), float(values.max())]
-    common: dict[str, Any] = {"minutes": 1.0, "precision": "mixed_bfloat16"}
+    common: dict[str, Any] = {"minutes": 1.0, "precision": "mixed_bfloat16", "optimiser": "muon"}
     budgets = {
-        "epic": Budget(batch=arguments.batch, learning_rate=7e-4, quantised=True, ordered=True, **common),
+        "epic": Budget(batch=arguments.batch, learning_rate=3e-3, quantised=True, ordered=True, **common),
         "inversionnet": Budget(batch=arguments.batch // 2, learning_rate=1e-3, **common),
     }
     epic, inversionnet = (Contender(kind, budget, arguments, log_range) for kind, budget in budgets.items())

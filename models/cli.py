@@ -53,7 +53,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
     batch: int = 32,
-    learning_rate: float = 1.5e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At its peak; default: 0.003 with muon, 0.0015 with adamw.")
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Size of the encoder: micro, small or base.")] = "small",
     decoder: Annotated[
         str, typer.Option(help="Size of the fusion decoder: small, or deep for a GPU's training.")
@@ -100,21 +102,26 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if simulate is not None and survey is not None:
+        raise TrainingError(
+            "train: simulated samples are of the survey of the data whose sequence they go on with; leave out --survey"
+        )
     limit_threads(threads)
     from models.run import start_run
     from models.simulated import Simulated, read_sequence
     from models.simulated import simulate as make_samples
 
+    optimiser = optimiser or ("muon" if kind == "epic" else "adamw")
     budget = Budget(
         batch=batch,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or (3e-3 if optimiser == "muon" else 1.5e-3),
         minutes=minutes,
         epochs=epochs,
         seed=seed,
         precision=precision,
         quantised=quantised,
         ordered=ordered,
-        optimiser=optimiser or ("muon" if kind == "epic" else "adamw"),
+        optimiser=optimiser,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

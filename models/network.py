@@ -68,7 +68,7 @@ class DevicePositions(layers.Layer):
 # Weight of the uncertainty's likelihood beside the map's L1: small, so that it does not steer the map.
 UNCERTAINTY_WEIGHT = 0.05
 # Weight of what is missing to a structural similarity of 1: L1 alone leaves speckle where a layer is even.
-STRUCTURE_WEIGHT = 0.1
+STRUCTURE_WEIGHT = 0.3
 
 
 @keras.saving.register_keras_serializable("epic")

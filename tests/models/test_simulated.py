@@ -11,8 +11,10 @@ import keras
 import numpy as np
 import pytest
 from small_survey import SURVEY
+from typer.testing import CliRunner
 
 from models import simulated
+from models.cli import app
 from models.run import start_run
 from models.simulated import read_sequence, shard_shapes, simulate, whole_records
 from models.training import Budget, TrainingError
@@ -176,3 +178,10 @@ def test_what_cannot_be_trained_on_simulated_samples_is_refused_before_they_are_
 
     with pytest.raises(TrainingError, match="on the sequence of one --data; leave it out"):
         start_run("federated", [tmp_path], tmp_path / "run", Budget(epochs=1), source=never)
+
+
+def test_another_survey_than_the_sequences_is_refused(tmp_path):
+    given = ["train", "epic", "--data", "data", "--out", str(tmp_path / "run"), "--simulate", "100"]
+    result = CliRunner().invoke(app, [*given, "--survey", "other.toml"])
+    assert isinstance(result.exception, TrainingError) and "leave out --survey" in str(result.exception)
+    assert not (tmp_path / "run").exists()
