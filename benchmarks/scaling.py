@@ -4,8 +4,9 @@
                                  [--picture scaling.png] [--json]
 
 Each chain has a name, the steps taken before its first run, the core-seconds of a step (`core_s` / `step` of a run's
-metrics.json; minutes on a clock tell little of a shared machine), and its runs, each begun with the weights of the
-one before. The learning rate of every run falls to zero: only the last point of each is a finished network's.
+metrics.json; minutes on a clock tell little of a shared machine; where its runs differ, of each: 3.4,4.9), and its
+runs, each begun with the weights of the one before. The learning rate of every run falls to zero: only the last point
+of each is a finished network's.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ import json
 from pathlib import Path
 
 
-def read_chain(name: str, steps_before: int, step_core_s: float, runs: list[Path]) -> dict:
-    """Steps, samples, core minutes and watched MAE at each report of ``runs``, and which of them ended a run."""
-    steps, samples = [], []
+def read_chain(name: str, steps_before: int, step_core_s: list[float], runs: list[Path]) -> dict:
+    """Steps, samples, core minutes and watched MAE at each report of ``runs``, and which of them ended a run.
+    ``step_core_s`` is of each run; those before took as long as the first."""
+    steps, samples, minutes = [], [], []
     maes: list[float] = []
     ends = []
-    start, seen = steps_before, None
-    for run in runs:
+    start, seen, spent = steps_before, None, steps_before * step_core_s[0] / 60
+    for run, core_s in zip(runs, step_core_s, strict=True):
         batch = json.loads((run / "config.json").read_text())["budget"]["batch"]
         seen = start * batch if seen is None else seen
         rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
         rows = [row for row in rows if "validation_mae" in row]
         steps += [start + row["step"] for row in rows]
         samples += [seen + row["step"] * batch for row in rows]
+        minutes += [spent + row["step"] * core_s / 60 for row in rows]
         maes += [row["validation_mae"] for row in rows]
         ends.append(len(maes) - 1)
-        start, seen = steps[-1], samples[-1]
-    minutes = [count * step_core_s / 60 for count in steps]
+        start, seen, spent = steps[-1], samples[-1], minutes[-1]
     return {
         "name": name,
         "steps": steps,
@@ -69,7 +71,7 @@ def draw(chains: list[dict], path: Path) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     both[0].set_ylabel("MAE of watched samples (1 is 1500 m/s)")
-    both[0].legend()
+    both[0].legend(loc="lower left", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -86,10 +88,14 @@ def main() -> None:
         parser.error(
             "a chain has a name, the steps before it, the core-seconds of a step, and one run or more"
         )
-    chains = [
-        read_chain(name, int(before), float(core_s), [Path(run) for run in runs])
-        for name, before, core_s, *runs in given.chain
-    ]
+    chains = []
+    for name, before, core_s, *runs in given.chain:
+        each = [float(one) for one in core_s.split(",")]
+        if len(each) not in (1, len(runs)):
+            parser.error(f"{name}: expected the core-seconds of a step once or for each of {len(runs)} runs")
+        chains.append(
+            read_chain(name, int(before), each * (len(runs) // len(each)), [Path(run) for run in runs])
+        )
     if given.picture:
         draw(chains, given.picture)
     if given.json:
