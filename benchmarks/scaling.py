@@ -71,7 +71,7 @@ def draw(chains: list[dict], path: Path) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     both[0].set_ylabel("MAE of watched samples (1 is 1500 m/s)")
-    both[0].legend(loc="lower left", fontsize=8)
+    both[1].legend(loc="lower left", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
