@@ -115,10 +115,9 @@ def convert_run(
             _familiarity(training, watched),
             prefixes,
         )
-        calibrate_uncertainty(stage.decoder, watched, seen.watched_maps)
-        verification = verify(
-            run.encoder, load_decoder(stage.decoder), model, graph, samples, arena_bytes, on_step=on_step
-        )
+        decoder = load_decoder(stage.decoder)
+        calibrate_uncertainty(decoder, watched, seen.watched_maps)
+        verification = verify(run.encoder, decoder, model, graph, samples, arena_bytes, on_step=on_step)
         check_gate(verification)
         on_step("writing")
         stage.write_bundle(

@@ -56,7 +56,7 @@ class Decoder:
         self.coding = read_coding(description, self.latent, int(description["latent_zero_point"]))
         self._scale = np.float32(description["latent_scale"])
         self._zero_point = np.float32(description["latent_zero_point"])
-        self._uncertainty_factor = np.float32(description.get("uncertainty_factor", 1.0))
+        self.uncertainty_factor = float(description.get("uncertainty_factor", 1.0))
         self._positions = self.acquisition.device_positions()[None]
         self._call = compile_network(network)
         self._wide: threading.Thread | None = None
@@ -147,7 +147,7 @@ class Decoder:
         velocity = denormalise_velocity(np.asarray(drawn["velocity"])[..., 0], a)
         half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
         scale_mps = np.exp(np.asarray(drawn["log_scale"])[..., 0]) * (
-            half_range_mps * self._uncertainty_factor
+            half_range_mps * self.uncertainty_factor
         )
         velocity = np.clip(velocity, a.velocity_min_mps, a.velocity_max_mps)
         return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
@@ -203,9 +203,9 @@ def save_decoder(
     return sha256
 
 
-def calibrate_uncertainty(folder: Path, latents: np.ndarray, maps: np.ndarray) -> float:
-    """Write into a decoder folder by how much its uncertainty is to be multiplied, so that its mean is the mean
-    absolute error, and return that.
+def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarray) -> float:
+    """Multiply the uncertainty of ``decoder`` so that its mean is the mean absolute error, here and in its folder;
+    returns by how much.
 
     A network learns its uncertainty from samples whose error training makes less than that of others. ``latents
     (n, n_devices, latent)`` float32 and normalised ``maps (n, nz, nx)`` are of samples that it did not learn from; of
@@ -213,7 +213,6 @@ def calibrate_uncertainty(folder: Path, latents: np.ndarray, maps: np.ndarray) -
     """
     if len(maps) < CALIBRATION_SAMPLES:
         return 1.0
-    decoder = load_decoder(folder)
     a = decoder.acquisition
     error_mps = uncertainty_mps = 0.0
     for start in range(0, len(maps) - WIDE + 1, WIDE):
@@ -222,8 +221,11 @@ def calibrate_uncertainty(folder: Path, latents: np.ndarray, maps: np.ndarray) -
         error_mps += float(np.abs(drawn_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
         uncertainty_mps += float(scale_mps.mean())
     factor = round(error_mps / uncertainty_mps, 6)
-    about = folder / "decoder.json"
-    write_json(about, {**json.loads(about.read_text()), "uncertainty_factor": factor})
+    decoder.uncertainty_factor *= factor
+    about = decoder.folder / "decoder.json"
+    write_json(
+        about, {**json.loads(about.read_text()), "uncertainty_factor": round(decoder.uncertainty_factor, 6)}
+    )
     return factor
 
 

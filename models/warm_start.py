@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from firmware_py.compand import Companding
+from models.run_config import read_config
 from models.training import TrainingError, load_checkpoint
 
 # Over so many device parts the folded normalisation is measured anew.
@@ -78,14 +79,12 @@ def read_origin(folder: Path) -> Origin:
 
 def read_central(folder: Path, kind: str) -> CentralOrigin:
     """What a run folder of the centralised network ``kind`` has learnt. Raises ``TrainingError``."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.exists() else {}
-    if config.get("kind") != kind:
+    config = read_config(folder)
+    if config.kind != kind or config.log_range is None:
         raise TrainingError(
-            f"{folder}: expected a run folder of {kind}, got {config.get('kind', 'none')}; choose another "
-            "--start-from"
+            f"{folder}: expected a run folder of {kind}, got {config.kind}; choose another --start-from"
         )
-    return CentralOrigin(load_checkpoint(folder).get_weights(), config["log_range"])
+    return CentralOrigin(load_checkpoint(folder).get_weights(), config.log_range)
 
 
 def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:

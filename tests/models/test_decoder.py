@@ -79,12 +79,14 @@ def test_uncertainty_is_calibrated_by_samples_that_were_not_learnt_from(folder):
     velocity, before = decoder.decode_float(floats, np.ones((80, 3)))
     # Every cell is wrong by 45 m/s, one way or the other.
     maps = normalise_velocity(velocity[:, 0], SURVEY) + rng.choice([-0.03, 0.03], size=(80, 20, 20))
-    assert calibrate_uncertainty(folder, floats[:20], maps[:20]) == 1.0, "of so few nothing is concluded"
+    assert calibrate_uncertainty(decoder, floats[:20], maps[:20]) == 1.0, "of so few nothing is concluded"
     assert "uncertainty_factor" not in json.loads((folder / "decoder.json").read_text())
-    factor = calibrate_uncertainty(folder, floats, maps)
+    factor = calibrate_uncertainty(decoder, floats, maps)
     again, after = load_decoder(folder).decode_float(floats, np.ones((80, 3)))
     np.testing.assert_array_equal(again, velocity)
     np.testing.assert_allclose(after, before * factor, rtol=1e-3)
+    np.testing.assert_array_equal(decoder.decode_float(floats, np.ones((80, 3)))[1], after)
+    assert calibrate_uncertainty(decoder, floats, maps) == pytest.approx(1.0, abs=1e-3), "twice is once"
     assert after.mean() == pytest.approx(45.0, rel=0.01)
 
 
