@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -39,13 +40,17 @@ def resident_mib(pid: int | str = "self") -> float:
     return pages * resource.getpagesize() / (1 << 20)
 
 
-def _ended_with_this_process() -> list[str]:
+def ended_with_this_process() -> list[str]:
     """What has a child asked to end when this process is killed, where the system can: no run leaves a centre at work.
 
-    Linux asks when the thread is gone that started the child, so for the main thread's children only.
+    Linux asks when the thread is gone that started the child, so for the main thread's children only. It asks no
+    child that was not ready when that happened: such a one sees another parent, and does not begin.
     """
     found = shutil.which("setpriv")
-    return [found, "--pdeathsig", "TERM"] if found and current_thread() is main_thread() else []
+    if found is None or current_thread() is not main_thread():
+        return []
+    begin_if_parent_is_there = 'test "$PPID" = "$0" && exec "$@"'
+    return [found, "--pdeathsig", "TERM", "sh", "-c", begin_if_parent_is_there, str(os.getpid())]
 
 
 class Process:
@@ -57,7 +62,7 @@ class Process:
         self._errors = folder / f"{name}.stderr"
         with self._errors.open("wb") as errors:
             self._child = subprocess.Popen(
-                [*_ended_with_this_process(), *runtime.command, *arguments],
+                [*ended_with_this_process(), *runtime.command, *arguments],
                 env=runtime.environment,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
+from testbed.processes import ended_with_this_process
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -24,6 +26,9 @@ with Processes() as processes:
 """
 
 
+needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs Linux' setpriv")
+
+
 def is_there(pid: int) -> bool:
     """Whether a process runs; one that is only waiting to be reaped does not."""
     try:
@@ -33,7 +38,7 @@ def is_there(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs Linux' setpriv")
+@needs_setpriv
 def test_the_children_of_a_run_that_is_killed_end_too(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)])
     try:
@@ -46,3 +51,16 @@ def test_the_children_of_a_run_that_is_killed_end_too(tmp_path):
     finally:
         run.kill()
         run.wait()
+
+
+@needs_setpriv
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_a_child_whose_run_was_killed_before_it_was_ready_does_not_begin(tmp_path, orphaned):
+    begun = tmp_path / "begun"
+    command = [*ended_with_this_process(), "touch", str(begun)]
+    # Another process in between is another parent, as the one is to which an orphan goes.
+    between = (
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])"] if orphaned else []
+    )
+    subprocess.run([*between, *command], check=False)
+    assert begun.exists() is not orphaned
