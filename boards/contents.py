@@ -13,7 +13,7 @@ import firmware_py
 from boards.layout import PREFIX, SYSUSERS, TMPFILES, UNIT, Layout, sysusers, tmpfiles, unit
 from boards.profiles import Board
 from boards.settings import Settings, key_files, node_toml
-from firmware_py.bundle import MANIFEST, Bundle, load_bundle
+from firmware_py.bundle import COMPILED_ENCODERS, MANIFEST, Bundle, load_bundle
 
 FORMAT = "epic-installed/1"
 
@@ -51,13 +51,21 @@ def contents(order: Order, layout: Layout) -> dict[str, Content]:
         files[f"{PREFIX}/bundle/{name}"] = Content((order.bundle / name).read_bytes())
     for key in key_files(settings):
         files[key.path] = Content(key.content, 0o600 if key.private else 0o644)
-    files[f"{PREFIX}/node.toml"] = Content(node_toml(settings, order.board.name, layout).encode())
+    accelerator = _accelerator(order.board, bundle)
+    text = node_toml(settings, order.board.name, layout, accelerator)
+    files[f"{PREFIX}/node.toml"] = Content(text.encode())
     port = settings.endpoint if settings.kind == "serial" else ""
-    text = unit(layout, settings.device, port, settings.incoming, settings.replay)
+    text = unit(layout, settings.device, port, settings.incoming, settings.replay, accelerator)
     files[UNIT] = Content(text.encode())
-    files[SYSUSERS] = Content(sysusers(layout).encode())
+    files[SYSUSERS] = Content(sysusers(layout, accelerator).encode())
     files[TMPFILES] = Content(tmpfiles(layout).encode())
     return files
+
+
+def _accelerator(board: Board, bundle: Bundle) -> str:
+    """What encodes there: the board's Edge TPU where the bundle was compiled for it, else (empty) its processor."""
+    has_one = board.runtime == "tflite-runtime-edgetpu"
+    return "edgetpu" if has_one and COMPILED_ENCODERS["edgetpu"] in bundle.manifest["files"] else ""
 
 
 def record(order: Order, files: dict[str, Content], links: dict[str, str], environment: str) -> bytes:

@@ -13,6 +13,9 @@ SYSTEM = "/etc/systemd/system"
 WATCHDOG_S = 60
 # The process is to take 120 MB at most; what takes twice that has gone wrong.
 MEMORY_MAX = "240M"
+# What systemd calls an accelerator's device files, and the group to which its runtime's udev rules give them. A USB
+# one comes back as another device after its first inference.
+ACCELERATORS = {"edgetpu": ("char-usb_device", "plugdev")}
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,27 @@ STAGING = f"{PREFIX}/staging"
 UNFINISHED = f"{PREFIX}/unfinished"
 
 
-def unit(layout: Layout, device: int, serial_port: str, incoming: str, replay: tuple[str, ...]) -> str:
-    """The systemd unit. ``serial_port`` is the one device file it may open, if any; recordings come from the
-    folder ``incoming``, out of which it moves them, or from the files ``replay``."""
+def unit(
+    layout: Layout,
+    device: int,
+    serial_port: str,
+    incoming: str,
+    replay: tuple[str, ...],
+    accelerator: str = "",
+) -> str:
+    """The systemd unit. ``serial_port`` and those of the ``accelerator`` are the device files that it may open, if
+    any; recordings come from the folder ``incoming``, out of which it moves them, or from the files ``replay``."""
     environment = "\n".join(f"Environment={name}={value}" for name, value in layout.environment.items())
     command = " ".join([*layout.command, "run", "--config", layout.config])
-    if serial_port:
-        devices = f"DevicePolicy=closed\nDeviceAllow={serial_port} rw\nSupplementaryGroups=dialout"
-        families = "AF_UNIX"
-    else:
+    opened = [serial_port] if serial_port else []
+    if accelerator:
+        opened.append(ACCELERATORS[accelerator][0])
+    devices = "\n".join(["DevicePolicy=closed", *(f"DeviceAllow={name} rw" for name in opened)])
+    if not opened:
         devices = "PrivateDevices=yes"
-        families = "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
+    if serial_port:
+        devices += "\nSupplementaryGroups=dialout"
+    families = "AF_UNIX" if serial_port else "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
     paths = "" if replay or _under(incoming, STATE) else f"\nReadWritePaths={incoming}"
     # Recordings are seen where they are, also in places that a service is best not to see.
     read = replay or (incoming,)
@@ -130,9 +143,11 @@ def _under(path: str, *folders: str) -> bool:
     return any(f"{path}/".startswith(f"{folder}/") for folder in folders)
 
 
-def sysusers(layout: Layout) -> str:
-    """The device's own user; systemd makes it, at the latest when the board starts."""
-    return f'u {USER} - "EPIC device" {layout.seen(STATE)}\n'
+def sysusers(layout: Layout, accelerator: str = "") -> str:
+    """The device's own user, in the group of its ``accelerator``; systemd makes it, at the latest when the board
+    starts."""
+    user = f'u {USER} - "EPIC device" {layout.seen(STATE)}\n'
+    return user + (f"m {USER} {ACCELERATORS[accelerator][1]}\n" if accelerator else "")
 
 
 def tmpfiles(layout: Layout) -> str:

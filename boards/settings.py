@@ -88,7 +88,7 @@ def key_files(settings: Settings) -> list[KeyFile]:
     return found
 
 
-def node_toml(settings: Settings, board: str, layout: Layout) -> str:
+def node_toml(settings: Settings, board: str, layout: Layout, accelerator: str = "") -> str:
     """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
     state = layout.seen(STATE)
     incoming = settings.incoming
@@ -101,6 +101,7 @@ def node_toml(settings: Settings, board: str, layout: Layout) -> str:
         f"survey = {settings.survey}",
         'bundle = "bundle"',
         f"state_dir = {_text(state)}",
+        *([f"accelerator = {_text(accelerator)}"] if accelerator else []),
         "[link]",
         f"kind = {_text(settings.kind)}",
         f"endpoint = {_text(settings.endpoint)}",

@@ -15,6 +15,8 @@ from firmware_py.rate import Coding, RateError, read_coding
 
 FORMAT = "epic-bundle/1"
 ENCODER = "encoder.tflite"
+# The same encoder as a board's compiler makes it for an accelerator, where the bundle was converted for one.
+COMPILED_ENCODERS = {"edgetpu": "encoder_edgetpu.tflite"}
 MANIFEST = "manifest.json"
 
 

@@ -25,7 +25,7 @@ def check(config: NodeConfig) -> dict[str, Any]:
         read_verify_key(config.update.key)
         folder = bundle_in_use(config.node.state_dir / "slots", folder)
     bundle = load_bundle(folder)
-    encoder = Encoder(bundle)
+    encoder = Encoder(bundle, config.node.accelerator)
     selection = select_receivers(config, bundle)
     silence = np.zeros((*selection.shape[:2], len(selection.receivers)), np.float32)
     encoder.encode_recording(silence)
@@ -37,6 +37,7 @@ def check(config: NodeConfig) -> dict[str, Any]:
         "device": config.node.device,
         "bundle": bundle.name,
         "model_hash": bundle.model_hash.hex(),
+        "encoded_by": config.node.accelerator or "processor",
         "receivers": list(selection.receivers),
         "latent_bytes": latent.nbytes,
         "encode_s": round(encode_s, 6),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from firmware_py.bundle import COMPILED_ENCODERS
 from firmware_py.health_messages import MAX_INTERVAL_S
 from firmware_py.rate import BITS
 
@@ -23,7 +24,8 @@ class ConfigError(ValueError):
 class NodeSection:
     """Who the device is. ``receivers`` is [first, last] or a longer list; by default the bundle's split.
 
-    ``bits`` of each value of a latent are sent, 8 or 4 (``rate.py``).
+    ``bits`` of each value of a latent are sent, 8 or 4 (``rate.py``). ``accelerator`` is what encodes: "edgetpu", or,
+    if empty, the processor.
     """
 
     device: int
@@ -33,6 +35,7 @@ class NodeSection:
     receivers: tuple[int, ...] = ()
     spool_records: int = 10_000
     bits: int = 8
+    accelerator: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,13 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("node", "survey", config.node.survey, 0 <= config.node.survey < 1 << 16, "0 to 65535"),
         ("node", "spool_records", config.node.spool_records, config.node.spool_records >= 1, "at least 1"),
         ("node", "bits", config.node.bits, config.node.bits in BITS, " or ".join(map(str, BITS))),
+        (
+            "node",
+            "accelerator",
+            config.node.accelerator,
+            config.node.accelerator in ("", *COMPILED_ENCODERS),
+            f"{' or '.join(COMPILED_ENCODERS)}, or none",
+        ),
         ("link", "kind", config.link.kind, config.link.kind in LINK_KINDS, " or ".join(LINK_KINDS)),
         ("link", "baud", config.link.baud, config.link.baud > 0, "more than 0"),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),

@@ -1,7 +1,8 @@
-"""The int8 encoder on a TFLite runtime: LiteRT, else its predecessor tflite-runtime."""
+"""The int8 encoder on a TFLite runtime, LiteRT or its predecessor tflite-runtime, by the processor or an Edge TPU."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from firmware_py.bundle import Bundle
+from firmware_py.bundle import COMPILED_ENCODERS, Bundle
 from firmware_py.compand import GatherError, compand, quantise
+
+# What computes a compiled encoder: TFLite's delegate, in a library of the system's.
+DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
 
 class EncoderError(RuntimeError):
-    """No runtime, or a model that is not what the bundle's manifest says."""
+    """No runtime, no accelerator, or a model that is not what the bundle's manifest says."""
 
 
 @contextmanager
@@ -34,20 +38,33 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _interpreter(path: str) -> Any:
+def _interpreter(path: str, accelerator: str) -> Any:
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
     except ImportError:
         try:
-            from tflite_runtime.interpreter import Interpreter
+            from tflite_runtime.interpreter import Interpreter, load_delegate
         except ImportError:
             raise EncoderError(
                 "encoder: no TFLite runtime found; pip install ai-edge-litert "
                 "(or tflite-runtime with numpy < 2 on a 32-bit board)"
             ) from None
+    delegates = []
+    if accelerator:
+        try:
+            # By itself first: load_delegate writes a trace of its own where there is no such library.
+            ctypes.CDLL(DELEGATES[accelerator])
+            delegates.append(load_delegate(DELEGATES[accelerator]))
+        except (OSError, ValueError) as error:
+            raise EncoderError(
+                f"encoder: no {accelerator} ({' '.join(str(error).split())}); expected {DELEGATES[accelerator]} and it "
+                "plugged in, with this user in its group (plugdev or apex); or leave out [node] accelerator"
+            ) from None
     try:
         with _quiet():
-            interpreter = Interpreter(model_path=path, num_threads=1)
+            interpreter = Interpreter(
+                model_path=path, num_threads=1, experimental_delegates=delegates or None
+            )
             interpreter.allocate_tensors()
         return interpreter
     except (ValueError, RuntimeError) as error:
@@ -55,15 +72,26 @@ def _interpreter(path: str) -> Any:
 
 
 class Encoder:
-    """Latents of a device's recordings, with the model and quantisation of a verified ``Bundle``."""
+    """Latents of a device's recordings, with the model and quantisation of a verified ``Bundle``.
 
-    def __init__(self, bundle: Bundle) -> None:
+    ``accelerator`` is one of ``DELEGATES``, or empty for the processor. Raises ``EncoderError``.
+    """
+
+    def __init__(self, bundle: Bundle, accelerator: str = "") -> None:
         self.bundle = bundle
-        self._interpreter = _interpreter(str(bundle.encoder_path))
+        path = bundle.encoder_path
+        if accelerator:
+            path = bundle.folder / COMPILED_ENCODERS[accelerator]
+            if path.name not in bundle.manifest["files"]:
+                raise EncoderError(
+                    f'{bundle.folder}: expected {path.name} for [node] accelerator = "{accelerator}", got a bundle '
+                    "without; convert with --board and the board's compiler on PATH, or leave it out"
+                )
+        self._interpreter = _interpreter(str(path), accelerator)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EncoderError(
-                f"{bundle.encoder_path}: expected one input and one output, got {len(inputs)} and "
+                f"{path}: expected one input and one output, got {len(inputs)} and "
                 f"{len(outputs)}; convert again"
             )
         given, taken = inputs[0], outputs[0]
@@ -76,7 +104,7 @@ class Encoder:
                 or zero_point != expected.zero_point
             ):
                 raise EncoderError(
-                    f"{bundle.encoder_path}: {name} is {tensor['dtype'].__name__} {tuple(tensor['shape'])} "
+                    f"{path}: {name} is {tensor['dtype'].__name__} {tuple(tensor['shape'])} "
                     f"with scale {scale}, zero point {zero_point}; the manifest says int8 {expected.shape}, "
                     f"{expected.scale}, {expected.zero_point}; convert again"
                 )

@@ -101,7 +101,7 @@ class Node:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.bundle = load_bundle(config.node.bundle)
-        self.encoder = Encoder(self.bundle)
+        self.encoder = Encoder(self.bundle, config.node.accelerator)
         selection = select_receivers(config, self.bundle)
         # A state folder that was lost must not start again at boot 1: the centre would take new records
         # for those it has, and acknowledge them unread. The clock is past every boot counted up before.

@@ -62,7 +62,7 @@ def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Update
 
     def test(bundle: Bundle) -> None:
         select_receivers(config, bundle)
-        self_test(bundle)
+        self_test(bundle, config.node.accelerator)
 
     updater = Updater(slots, terms, _header(config, node), test, node.stop, node.log.write)
 

@@ -58,14 +58,16 @@ def read_vectors(bundle: Bundle) -> tuple[np.ndarray, np.ndarray] | None:
     return inputs, latents
 
 
-def self_test(bundle: Bundle) -> None:
-    """Encode silence and the bundle's golden vectors. Raises ``SelfTestError`` or ``BundleError``.
+def self_test(bundle: Bundle, accelerator: str = "") -> None:
+    """Encode silence and the bundle's golden vectors, by the ``accelerator`` that ``Encoder`` takes.
+
+    Raises ``SelfTestError`` or ``BundleError``.
 
     The files' hashes are read again: what a failing disk has changed since is found here.
     """
     bundle = load_bundle(bundle.folder)
     try:
-        encoder = Encoder(bundle)
+        encoder = Encoder(bundle, accelerator)
         _, width, n_sources = bundle.input.shape[1:]
         n_time = bundle.input.shape[1] * bundle.companding.thin
         silent = encoder.encode_recording(np.zeros((n_sources, n_time, width), np.float32))

@@ -14,6 +14,8 @@ KINDS = {
     "a folder elsewhere": ("", "/srv/shots", ()),
     "a folder in a home": ("", "/home/pi/shots", ()),
     "a replay": ("", f"{STATE}/incoming", ("/tmp/gathers.npy",)),
+    "an accelerator": ("", f"{STATE}/incoming", (), "edgetpu"),
+    "an accelerator on a serial line": ("/dev/ttyAMA0", f"{STATE}/incoming", (), "edgetpu"),
 }
 
 
@@ -52,6 +54,14 @@ def test_a_serial_device_gets_its_port_and_the_group_that_may_use_it_and_no_netw
     assert found["DeviceAllow"] == "/dev/ttyAMA0 rw" and found["DevicePolicy"] == "closed"
     assert found["SupplementaryGroups"] == "dialout" and "PrivateDevices" not in found
     assert found["RestrictAddressFamilies"] == "AF_UNIX"
+
+
+def test_an_accelerator_and_a_port_are_the_only_device_files():
+    text = unit(Layout(), 3, *KINDS["an accelerator on a serial line"])
+    assert re.findall("^DeviceAllow=(.*)$", text, re.M) == ["/dev/ttyAMA0 rw", "char-usb_device rw"]
+    alone = settings("an accelerator")
+    assert alone["DevicePolicy"] == "closed" and alone["DeviceAllow"] == "char-usb_device rw"
+    assert "PrivateDevices" not in alone and "AF_INET" in alone["RestrictAddressFamilies"]
 
 
 @pytest.mark.parametrize(

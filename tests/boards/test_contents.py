@@ -1,0 +1,37 @@
+"""What lands on a Linux board with an accelerator, and on one without."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from tiny import ENCODER, bundle_fields
+
+from boards.contents import Order, contents
+from boards.layout import PREFIX, SYSUSERS, UNIT, Layout
+from boards.profiles import load_board
+from boards.settings import Settings
+from central.keys import new_keys
+from firmware_py.bundle import COMPILED_ENCODERS, create_bundle
+
+
+@pytest.mark.parametrize(
+    ("board", "compiled", "accelerator"),
+    [
+        ("coral-usb-accelerator", True, "edgetpu"),
+        ("coral-usb-accelerator", False, None),
+        ("raspberry-pi-4", True, None),
+    ],
+)
+def test_an_edge_tpu_encodes_where_the_board_has_one_and_the_bundle_was_compiled_for_it(
+    tmp_path, board, compiled, accelerator
+):
+    extra = {COMPILED_ENCODERS["edgetpu"]: b"compiled"} if compiled else None
+    create_bundle(tmp_path / "bundle", ENCODER, bundle_fields(), extra)
+    new_keys(tmp_path / "keys", "device-0")
+    settings = Settings(0, "tcp://192.0.2.1:5557", tmp_path / "keys")
+    found = contents(Order(load_board(board), tmp_path / "bundle", settings), Layout())
+    node = tomllib.loads(found[f"{PREFIX}/node.toml"].data.decode())["node"]
+    assert node.get("accelerator") == accelerator
+    assert (b"DeviceAllow=char-usb_device rw" in found[UNIT].data) is bool(accelerator)
+    assert (b"m epic plugdev\n" in found[SYSUSERS].data) is bool(accelerator)
+    assert (f"{PREFIX}/bundle/{Path(COMPILED_ENCODERS['edgetpu'])}" in found) is compiled
