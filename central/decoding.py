@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from central.arrivals import Arrivals
 from central.assembler import Assembler, Event
 from central.database import StoreError
 from central.decoders import MapDecoder
@@ -42,7 +42,7 @@ class MapPicture:
 
 
 class Decoding:
-    """Work of one thread; ``inbox`` brings latents in the order of the journal, and None to end.
+    """Work of one thread, which reads the journal on as far as ``arrivals`` says.
 
     ``decoders`` may grow while it works. ``workers`` are processes that decode, None for this thread itself.
     ``counts`` tells maps that are complete, partial, failed and not_kept; ``on_decoded`` is told of each how
@@ -54,7 +54,7 @@ class Decoding:
         data_dir: Path,
         deadline_s: float,
         decoders: Mapping[bytes, MapDecoder],
-        inbox: queue.SimpleQueue[Journalled | None],
+        arrivals: Arrivals,
         log: Log,
         on_map: Callable[[MapPicture], None],
         workers: Workers | None = None,
@@ -63,7 +63,8 @@ class Decoding:
         self._data_dir = data_dir
         self._assembler = Assembler(deadline_s)
         self._decoders = decoders
-        self._inbox = inbox
+        self._arrivals = arrivals
+        self._read = 0
         self._log = log
         self._on_map = on_map
         self._workers = workers
@@ -71,15 +72,22 @@ class Decoding:
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Draw what an earlier run left, then what arrives, until the inbox ends and all of it is stored."""
+        """Draw what an earlier run left, then what arrives, until the arrivals end and all of it is stored."""
         self._journal, self._store = Journal(self._data_dir), Store(self._data_dir)
         try:
-            self._finish(self._take_all(self._journal.undecoded()))
+            kept = self._journal.newest()
+            while self._read < kept:
+                left = self._journal.undecoded(self._read, TAKEN_RECORDS)
+                self._read = left[-1].id if left else kept
+                self._finish(self._take_all(left))
+                self._keep_drawn(wait=False)
             ended = False
             while not ended:
-                arrived = self._arrived()
-                ended = None in arrived
-                ready = self._take_all(latent for latent in arrived if latent is not None)
+                ended = self._arrivals.wait(self._read, self._patience_s())
+                arrived = self._journal.after(self._read, TAKEN_RECORDS)
+                if arrived:
+                    self._read = arrived[-1].id
+                ready = self._take_all(arrived)
                 ready += map(_as_it_is, self._assembler.due(time.monotonic()))
                 self._finish(ready)
                 self._keep_drawn(wait=ended)
@@ -89,20 +97,11 @@ class Decoding:
             if self._workers:
                 self._workers.close()
 
-    def _arrived(self) -> list[Journalled | None]:
-        """What waits in the inbox; nothing when an event is due first, or a worker may have finished."""
+    def _patience_s(self) -> float:
+        """How long arrivals may be waited for: not when an event is due first, or a worker may have finished."""
         due_s = self._assembler.next_due_s()
         wait_s = IDLE_S if due_s is None else min(max(due_s - time.monotonic(), 0.0), IDLE_S)
-        if self._workers and self._workers.busy:
-            wait_s = min(wait_s, BUSY_S)
-        arrived: list[Journalled | None] = []
-        try:
-            arrived.append(self._inbox.get(timeout=wait_s))
-            while len(arrived) < TAKEN_RECORDS and arrived[-1] is not None:
-                arrived.append(self._inbox.get_nowait())
-        except queue.Empty:
-            pass
-        return arrived
+        return min(wait_s, BUSY_S) if self._workers and self._workers.busy else wait_s
 
     def _take_all(self, latents: Iterable[Journalled]) -> list[Event]:
         ready = (self._take(latent) for latent in latents)

@@ -148,17 +148,29 @@ class Journal:
         """Every latent of an event, in order of arrival."""
         return self._read("survey = ? AND event = ? AND model_hash = ?", key)
 
-    def undecoded(self) -> list[Journalled]:
-        """Latents that came after the last map of their event was drawn: what a restart has to finish."""
+    def newest(self) -> int:
+        """The id of the latent that came last; 0 before the first."""
+        with reported("journal: cannot be read"):
+            return self._database.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()[0]
+
+    def after(self, read: int, most: int) -> list[Journalled]:
+        """Of the latents that came after the id ``read`` the first ``most``."""
+        return self._read("id > ?", (read,), most)
+
+    def undecoded(self, read: int = 0, most: int = -1) -> list[Journalled]:
+        """Latents that came after the last map of their event was drawn: what a restart has to finish. Of those after
+        the id ``read`` the first ``most``, or all."""
         return self._read(
-            "id > coalesce((SELECT max(last_record) FROM map AS m WHERE m.survey = record.survey"
-            " AND m.event = record.event AND m.model_hash = record.model_hash), 0)"
+            "id > ? AND id > coalesce((SELECT max(last_record) FROM map AS m WHERE m.survey = record.survey"
+            " AND m.event = record.event AND m.model_hash = record.model_hash), 0)",
+            (read,),
+            most,
         )
 
-    def _read(self, condition: str, values: tuple = ()) -> list[Journalled]:
+    def _read(self, condition: str, values: tuple, most: int = -1) -> list[Journalled]:
         with reported("journal: cannot be read"):
             rows = self._database.execute(
-                f"SELECT {_COLUMNS} FROM record WHERE {condition} ORDER BY id", values
+                f"SELECT {_COLUMNS} FROM record WHERE {condition} ORDER BY id LIMIT ?", (*values, most)
             )
             return [Journalled(*row) for row in rows]
 

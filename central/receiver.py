@@ -14,7 +14,7 @@ import zmq
 from central.connections import Connections
 from central.database import StoreError
 from central.guard import OWN_THREAD, Guard
-from central.journal import Journal, Journalled
+from central.journal import Journal
 from central.keys import Identity
 from central.traffic import Traffic
 from firmware_py import packet
@@ -60,7 +60,7 @@ class Receiver:
         endpoint: str,
         data_dir: Path,
         models: Mapping[bytes, Expected],
-        deliver: Callable[[Journalled], None],
+        arrived: Callable[[int], None],
         log: Log,
         handlers: Mapping[int, Handler] | None = None,
         guard: Guard | None = None,
@@ -68,13 +68,14 @@ class Receiver:
     ) -> None:
         """``guard`` lets in whom its keys allow; without one, whoever connects is believed.
 
-        What passes is counted in ``counts``, and of each device in ``traffic``.
+        ``arrived`` is told the id up to which records are in the journal. What passes is counted in ``counts``, and
+        of each device in ``traffic``.
         """
         self._handlers = handlers or {}
         self._guard = guard
         self._data_dir = data_dir
         self._models = models
-        self._deliver = deliver
+        self._arrived = arrived
         self._log = log
         self.counts: Counter[str] = Counter()
         self._traffic = traffic or Traffic()
@@ -212,7 +213,7 @@ class Receiver:
         return None
 
     def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
-        """Commit, then acknowledge, then deliver. Nothing is acknowledged that is not on the disk."""
+        """Commit, then acknowledge, then tell of it. Nothing is acknowledged that is not on the disk."""
         if not group:
             return
         try:
@@ -238,8 +239,8 @@ class Receiver:
                 answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
         for (peer, *_), records in answers.items():
             self._send(peer, packet.acknowledge(records[0], [r.sequence for r in records[1:]]))
-        for latent in committed.new:
-            self._deliver(latent)
+        if committed.new:
+            self._arrived(committed.new[-1].id)
 
     def _refuse(self, peer: bytes, record: packet.Record, reason: str) -> None:
         self._count("refused", device=record.device, event=record.event, reason=reason)

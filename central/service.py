@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from central.arrivals import Arrivals
 from central.checking import Checking
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.connections import allow_many_connections
@@ -18,7 +19,7 @@ from central.decoding import Decoding, MapPicture
 from central.device_book import DeviceBook
 from central.gateway import Gateway
 from central.guard import Guard
-from central.journal import Journal, Journalled
+from central.journal import Journal
 from central.keys import KeyRing
 from central.line import Seals
 from central.metrics import Live, MetricsServer, decode_histogram
@@ -51,7 +52,7 @@ class Service:
         self._decoders = dict(decoders)
         self._log = log
         self._stop = threading.Event()
-        self._inbox: queue.SimpleQueue[Journalled | None] = queue.SimpleQueue()
+        self._arrivals = Arrivals()
         self._pictures: queue.SimpleQueue[MapPicture | None] = queue.SimpleQueue()
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
@@ -63,7 +64,7 @@ class Service:
             self._config.data_dir,
             self._config.deadline_s,
             self._decoders,
-            self._inbox,
+            self._arrivals,
             log,
             self._on_map,
             Workers(workers) if workers else None,
@@ -81,7 +82,7 @@ class Service:
                 self._config.listen,
                 self._config.data_dir,
                 self._expected,
-                self._inbox.put,
+                self._arrivals.tell,
                 log,
                 handlers={
                     packet.UPDATE: self._rollouts.handle,
@@ -98,7 +99,7 @@ class Service:
                 self.live = Live(
                     self.receiver.counts,
                     self._decoding.counts,
-                    self._inbox.qsize,
+                    self._arrivals.waiting,
                     self.gateway.counts if self.gateway else dict,
                     decode_s,
                     self._checking.counts if self._checking else Counter(),
@@ -160,7 +161,7 @@ class Service:
         rolling.join()
         received.set()
         keeping.join()
-        self._inbox.put(None)
+        self._arrivals.end()
         decoding.join()
         checking.join()
         self._pictures.put(None)

@@ -35,7 +35,7 @@ def key_folder(tmp_path, monkeypatch):
 def centre(key_folder, data_dir):
     stop = threading.Event()
     receiver = Receiver(
-        "tcp://127.0.0.1:*", data_dir, MODELS, lambda latent: None, Log(None), guard=Guard(key_folder)
+        "tcp://127.0.0.1:*", data_dir, MODELS, lambda newest: None, Log(None), guard=Guard(key_folder)
     )
     thread = threading.Thread(target=receiver.run, args=(stop.is_set,))
     thread.start()

@@ -128,6 +128,21 @@ def test_undecoded_is_what_came_after_the_last_map_of_its_event(journal, data_di
     store.close()
 
 
+def test_the_journal_is_read_on_in_pages_of_what_came_and_of_what_waits(journal, data_dir):
+    assert (journal.newest(), journal.after(0, 10), journal.undecoded(0, 10)) == (0, [], [])
+    new = journal.commit(group(*(latent_record(event=n, sequence=n) for n in range(1, 6)))).new
+    assert journal.newest() == new[-1].id
+    assert journal.after(0, 2) == new[:2]
+    assert journal.after(new[1].id, 10) == new[2:]
+    assert journal.after(new[-1].id, 10) == []
+    store = Store(data_dir)
+    tile = np.ones((2, 2), np.float32)
+    store.put([NewMap((1, 2, MODEL_HASH), new[1].id, True, tile, tile, {})])
+    store.close()
+    assert journal.undecoded(0, 2) == [new[0], new[2]], "a page is filled with what waits"
+    assert journal.undecoded(new[2].id, 10) == new[3:]
+
+
 def test_a_file_that_is_no_store_is_a_store_error(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(StoreError, match=f"{FILE_NAME}: cannot be opened"):

@@ -20,13 +20,13 @@ from firmware_py.rate import Coding
 
 
 class Running:
-    """A receiver on a thread; ``delivered`` is what it handed on."""
+    """A receiver on a thread; ``told`` are the ids it told of."""
 
     def __init__(self, data_dir, log_path):
-        self.delivered = []
+        self.told = []
         models = {MODEL_HASH: Expected(n_devices=5, coding=Coding(LATENT))}
         self._log = Log(log_path)
-        self.receiver = Receiver("tcp://127.0.0.1:*", data_dir, models, self.delivered.append, self._log)
+        self.receiver = Receiver("tcp://127.0.0.1:*", data_dir, models, self.told.append, self._log)
         self.counts = self.receiver.counts
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self.receiver.run, args=(self._stopping.is_set,))
@@ -75,7 +75,7 @@ def test_a_record_is_on_the_disk_when_it_is_acknowledged(running, dealer, data_d
     assert (ack.type, ack.device, ack.survey, ack.boot, ack.sequence) == (packet.ACK, 2, 1, 3, 7)
     (record,) = kept(data_dir)
     assert record.device == 2
-    wait_until(lambda: running.delivered == [record], what="delivery")
+    wait_until(lambda: running.told == [record.id], what="word of it")
 
 
 def test_wire_bytes_are_those_the_device_counts(running, data_dir):
@@ -97,7 +97,7 @@ def test_no_acknowledgement_without_a_commit_and_the_record_is_taken_when_sent_a
     dealer.send(latent_record())
     wait_until(lambda: running.counts["not_kept"], what="failed commit")
     assert dealer.answer(timeout_s=0.3) is None
-    assert running.delivered == []
+    assert running.told == []
     disk.execute("DROP TRIGGER full")
     disk.close()
     dealer.send(latent_record())
@@ -112,7 +112,7 @@ def test_duplicates_are_acknowledged_again_and_kept_once(running, dealer, data_d
         assert dealer.answer().type == packet.ACK
     assert len(kept(data_dir)) == 1
     wait_until(lambda: running.counts["duplicates"] == 2, what="count of duplicates")
-    assert len(running.delivered) == 1
+    assert len(running.told) == 1
 
 
 def test_records_that_wait_together_are_acknowledged_together_by_boot(stopped, dealer, data_dir):
@@ -293,7 +293,7 @@ def test_a_device_that_is_gone_costs_nothing_but_its_answer(running, dealers, da
 def test_an_endpoint_that_cannot_be_listened_on_is_one_line(stopped, data_dir, tmp_path, endpoint, advice):
     endpoint = stopped.receiver.endpoint if endpoint == "in use" else endpoint
     with pytest.raises(ReceiverError) as caught:
-        Receiver(endpoint, data_dir, {}, lambda latent: None, Log(tmp_path / "log2.jsonl"))
+        Receiver(endpoint, data_dir, {}, lambda newest: None, Log(tmp_path / "log2.jsonl"))
     message = str(caught.value)
     assert message.startswith(f"{endpoint}: cannot listen there")
     assert advice in message

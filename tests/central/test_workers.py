@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from fake_decoder import latent_record
 from small_survey import SURVEY
 from waiting import wait_until
 
+from central.arrivals import Arrivals
 from central.decoding import Decoding
 from central.journal import Journal
 from central.store import Store
@@ -79,20 +79,20 @@ def journalled(data_dir):
 
 @pytest.fixture
 def decoding(data_dir, decoder, tmp_path):
-    """Starts the work on a thread with so many workers: ``(inbox, thread)``."""
-    inbox = queue.SimpleQueue()
+    """Starts the work on a thread with so many workers."""
+    arrivals = Arrivals()
     threads = []
 
     def start(count):
         log = Log(tmp_path / "central.jsonl")
         workers = Workers(count) if count else None
-        work = Decoding(data_dir, 0.5, {MODEL_HASH: decoder}, inbox, log, lambda picture: None, workers)
+        work = Decoding(data_dir, 0.5, {MODEL_HASH: decoder}, arrivals, log, lambda picture: None, workers)
         threads.append(threading.Thread(target=work.run))
         threads[-1].start()
         return threads[-1]
 
     yield start
-    inbox.put(None)
+    arrivals.end()
     for thread in threads:
         thread.join()
 

@@ -144,7 +144,7 @@ class Door:
             "tcp://127.0.0.1:*",
             data_dir,
             models,
-            lambda latent: None,
+            lambda newest: None,
             self.log,
             handlers={
                 packet.UPDATE: rollouts.handle,

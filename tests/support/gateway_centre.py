@@ -48,7 +48,7 @@ class GatewayCentre:
             "tcp://127.0.0.1:*",
             self._data_dir,
             {MODEL_HASH: Expected(N_DEVICES, Coding(LATENT))},
-            lambda latent: None,
+            lambda newest: None,
             log,
             guard=Guard(self.keys),
         )
