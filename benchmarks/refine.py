@@ -1,7 +1,8 @@
 """What refinement gains: maps of known events refined from their latents, and from their recordings.
 
     python benchmarks/refine.py --data held-out [--events 20] [--iterations 20] [--model models/zoo/epic-small-128]
-                                [--by latents] [--by gather] [--watched] [--picture refine.png] [--json]
+                                [--by latents] [--by gather] [--texture 183 1.75] [--watched]
+                                [--picture refine.png] [--json]
 
 Events are spread evenly over the families. Each map is predicted from int8 latents and refined as `epic central refine`
 does, by its latents and by its recording. MAE and SSIM are the benchmark's. Latents are held against those received
@@ -9,6 +10,10 @@ in int8 steps (root mean square), gathers against the recording by the root mean
 the recording, after the direct wave (benchmarks/genuine.py). `--watched` takes of a training set the samples that
 training kept apart: settings are tuned on those, results are of others. By latents a map goes half of the way to the
 least objective (models/refinement.py); "all the way" is its end.
+
+`--texture` says what no one knows of a map in the field: that it may differ from the predicted one by a field of so
+many m/s, correlated over so many cells (of a Style map those that physics/families.py draws it by: 183 m/s, and half of
+3.5 cells). Refined by the whole recording it is what can be expected of any estimate of that family.
 """
 
 from __future__ import annotations
@@ -78,16 +83,23 @@ class Refiner:
         maps = self.model.decoder.decode(latents, np.ones(len(latents), bool))
         return Event(family, gather, true_mps, latents, maps[0][0], maps[1][0])
 
-    def refine(self, event: Event, by: str, iterations: int) -> tuple[np.ndarray, int, float]:
-        """The map in m/s, iterations taken, seconds."""
+    def refine(
+        self, event: Event, by: str, iterations: int, texture: tuple[float, float] | None = None
+    ) -> tuple[np.ndarray, int, float]:
+        """The map in m/s, iterations taken, seconds. ``texture``: m/s and cells."""
         began_s = time.perf_counter()
         output = self.model.bundle.output
+        off: LatentMisfit | GatherMisfit
         if by == "latents":
             received = dequantise(event.latents, output.scale, output.zero_point)
             off = LatentMisfit(self.encoder, received, np.ones(received.shape))
         else:
             off = GatherMisfit(event.gather, self.model.bundle.companding)
-        found = refine(event.velocity_mps, event.uncertainty_mps, off, self.acquisition, iterations)
+        uncertainty_mps = event.uncertainty_mps
+        if texture:
+            uncertainty_mps = np.full_like(uncertainty_mps, texture[0])
+            off.smooth_cells = (texture[1], texture[1])
+        found = refine(event.velocity_mps, uncertainty_mps, off, self.acquisition, iterations)
         return found.velocity_mps, found.iterations, time.perf_counter() - began_s
 
     def judge(self, event: Event, velocity_mps: np.ndarray) -> dict[str, float]:
@@ -185,6 +197,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     parser.add_argument("--by", choices=OBJECTIVES, action="append")
+    parser.add_argument("--texture", type=float, nargs=2, metavar=("MPS", "CELLS"))
     parser.add_argument("--watched", action="store_true")
     parser.add_argument("--picture", type=Path)
     parser.add_argument(
@@ -199,7 +212,7 @@ def main() -> None:
         row: dict = {"family": event.family, "predicted": refiner.judge(event, event.velocity_mps)}
         maps = [event.velocity_mps]
         for by in objectives:
-            velocity_mps, iterations, seconds = refiner.refine(event, by, given.iterations)
+            velocity_mps, iterations, seconds = refiner.refine(event, by, given.iterations, given.texture)
             row[by] = refiner.judge(event, velocity_mps) | {"iterations": iterations, "seconds": seconds}
             maps.append(velocity_mps)
             if by == "latents":

@@ -1,5 +1,6 @@
 """Is a network short of samples or of training? Its errors of samples that it learnt from beside those that it did
-not, and how much of the texture of the Style families it draws at which depth.
+not, how much of the texture of the Style families it draws at which depth, and what more of it would be worth: errors
+of the true maps with their texture blurred.
 
 python benchmarks/texture.py RUN [RUN ...] --data held-out [--learnt 1500] [--json]
 """
@@ -19,13 +20,17 @@ from models.run import split_watched
 from models.run_config import feed, read_config
 from models.scores import score
 from models.training import predict
+from physics.metrics import mae, ssim
 
 BANDS = 5
+STYLES = ("style_a", "style_b")
+BLURS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 8.0)
 
 
 def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
-    """``families``: per family MAE and SSIM of ``learnt`` training samples and of the held-out ones; ``texture``: per
-    Style family and band of depth, the top first, the share that is drawn (``texture_drawn``), held-out."""
+    """``families``: per family MAE and SSIM of ``learnt`` training samples and of the held-out ones. Of the held-out
+    Style families, ``texture``: by band of depth, the top first, the share that is drawn (``texture_drawn``);
+    ``blurred``: of true maps whose texture is blurred over ``BLURS`` cells, the share that is left, MAE and SSIM."""
     found = load_run(run, data)
     config = read_config(run)
     # Of several sets the last: it is that of the exact scheme, as are held-out samples.
@@ -46,9 +51,8 @@ def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
             }
             for family in of_held_out
         },
-        "texture": {
-            family: texture_drawn(*_of(family, drawn, found.held_out)) for family in ("style_a", "style_b")
-        },
+        "texture": {family: texture_drawn(*_of(family, drawn, found.held_out)) for family in STYLES},
+        "blurred": {family: blurred(_of(family, drawn, found.held_out)[1]) for family in STYLES},
     }
 
 
@@ -65,6 +69,21 @@ def texture_drawn(drawn: np.ndarray, maps: np.ndarray) -> list[float]:
         texture, of_drawn = (m[:, rows] - m[:, rows].mean(axis=2, keepdims=True) for m in (maps, drawn))
         shares.append(float(1 - np.square(texture - of_drawn).sum() / np.square(texture).sum()))
     return shares
+
+
+def blurred(maps: np.ndarray) -> list[list[float]]:
+    """Of ``maps (n, nz, nx)`` with their texture, all but their rows' means, blurred over each of ``BLURS``: the
+    share of its variance that is left, MAE, SSIM."""
+    trend = maps.mean(axis=2, keepdims=True)
+    away = np.subtract.outer(np.arange(maps.shape[1]), np.arange(maps.shape[1]))
+    rows = []
+    for cells in BLURS:
+        weights = np.exp(-np.square(away / cells) / 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        drawn = trend + weights @ (maps - trend) @ weights.T
+        left = 1 - np.square(drawn - maps).sum() / np.square(maps - trend).sum()
+        rows.append([float(left), mae(drawn, maps), ssim(drawn, maps)])
+    return rows
 
 
 def main() -> None:
@@ -86,6 +105,10 @@ def main() -> None:
         for family, shares in row["texture"].items():
             bands = "  ".join(f"{share:.3f}" for share in shares)
             print(f"  texture drawn of {family}, by depth: {bands}")
+    for family, errors in row["blurred"].items():
+        print(f"true maps of {family}, their texture blurred over cells: left of it, MAE, SSIM")
+        for cells, (left, off, like) in zip(BLURS, errors, strict=True):
+            print(f"  {cells:<4} {left:.2f}  {off:.4f} {like:.3f}")
 
 
 if __name__ == "__main__":
