@@ -24,9 +24,11 @@ from physics.normalise import normalise_velocity
 
 # int8 may raise the mean absolute error of the decoded maps by this much (issue 2).
 MAX_MAE_COST_PERCENT = 3.0
-# TFLite-Micro's kernels round a few elements otherwise than LiteRT's own (DESIGN section 6). XNNPACK
-# rescales in floating point and is further off (two steps after six layers), so it is not held to this.
-MAX_RUNTIME_DIFFERENCE_LSB = 1
+# TFLite-Micro's kernels round a few elements otherwise than LiteRT's own (DESIGN section 6), which after six layers is
+# a step of the latent in some values and two in 7 of 100,000; an operator that differs is further off, or everywhere.
+# XNNPACK rescales in floating point, so it is not held to this.
+MAX_RUNTIME_DIFFERENCE_LSB = 2
+MAX_BEYOND_ONE_STEP_FRACTION = 1e-3
 DECODE_BATCH = 16
 # About 4 kB each in the bundle, which may have to go over a serial line.
 GOLDEN_VECTORS = 3
@@ -80,11 +82,12 @@ class MapError:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two runtimes' latents are apart, in steps of int8."""
+    """How far two runtimes' latents are apart, in steps of int8; fractions are of their values."""
 
     latents: int
     differing_fraction: float
     max_difference_lsb: int
+    beyond_one_step_fraction: float
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def verify(
 
     TFLite-Micro is run on the first ``tflm_latents`` parts, in an arena of ``arena_bytes``, unless
     that is None. Raises ``ConversionError`` for a collapsed encoder or a runtime that disagrees by
-    more than one step; the gate on the map's error is ``check_gate``.
+    more than roundings do; the gate on the map's error is ``check_gate``.
     """
     n, n_devices = held_out.parts.shape[:2]
     parts = held_out.parts.reshape(-1, *held_out.parts.shape[2:])
@@ -188,10 +191,14 @@ def verify(
         on_step("int8 encoder in TFLite-Micro")
         in_tflm = tflm.run(model, codes[:tflm_latents], arena_bytes)
         agreement = compare(in_tflm, in_kernels[:tflm_latents])
-        if agreement.max_difference_lsb > MAX_RUNTIME_DIFFERENCE_LSB:
+        if (
+            agreement.max_difference_lsb > MAX_RUNTIME_DIFFERENCE_LSB
+            or agreement.beyond_one_step_fraction > MAX_BEYOND_ONE_STEP_FRACTION
+        ):
             raise ConversionError(
-                f"TFLite-Micro and LiteRT differ by up to {agreement.max_difference_lsb} int8 steps, "
-                f"expected at most {MAX_RUNTIME_DIFFERENCE_LSB}; an operator differs between the two"
+                f"TFLite-Micro and LiteRT differ by up to {agreement.max_difference_lsb} int8 steps, by more than one "
+                f"in {agreement.beyond_one_step_fraction:.2%} of the values; expected at most "
+                f"{MAX_RUNTIME_DIFFERENCE_LSB} and {MAX_BEYOND_ONE_STEP_FRACTION:.2%}; an operator differs"
             )
     on_step("decoded maps")
     restored = dequantise(in_litert, output_scale, output_zero)
@@ -270,6 +277,7 @@ def compare(latents: np.ndarray, reference: np.ndarray) -> Agreement:
         latents=len(latents),
         differing_fraction=float(np.mean(difference > 0)),
         max_difference_lsb=int(difference.max()),
+        beyond_one_step_fraction=float(np.mean(difference > 1)),
     )
 
 

@@ -110,7 +110,7 @@ def test_the_golden_vectors_hold_both_arithmetics_of_held_out_parts(converted):
 def test_the_arena_and_the_second_runtime_are_in_the_manifest(converted):
     manifest = json.loads((converted.out / "bundle" / "manifest.json").read_text())
     assert manifest["arena_bytes"] == converted.arena_bytes > 1000
-    assert manifest["metrics"]["tflm_against_litert"]["max_difference_lsb"] <= 1
+    assert manifest["metrics"]["tflm_against_litert"]["max_difference_lsb"] <= 2
     assert manifest["metrics"]["tflm_against_litert"]["latents"] == 8
 
 
@@ -264,6 +264,25 @@ def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_r
         BudgetError, match=r"model file: [\d,]+ B: [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"
     ):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
+@pytest.mark.parametrize(("steps", "values"), [(3, 1), (2, 1000)])
+def test_an_operator_that_differs_in_the_second_runtime_is_no_rounding(
+    tiny_run, tmp_path, monkeypatch, steps, values
+):
+    run = tflm.run
+
+    def otherwise(model, codes, arena_bytes):
+        latents = run(model, codes, arena_bytes).astype(np.int16)
+        some = latents.reshape(-1)[:values]
+        some += np.where(some > 0, -steps, steps).astype(np.int16)
+        return latents.astype(np.int8)
+
+    monkeypatch.setattr(tflm, "run", otherwise)
+    with pytest.raises(ConversionError, match="differ by up to [23] int8 steps, .* an operator differs"):
+        convert_run(tiny_run.folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
