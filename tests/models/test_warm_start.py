@@ -75,8 +75,9 @@ def test_a_released_model_is_read_back_from_its_int8_file():
     codes = np.stack([Encoder(bundle).encode_recording(part) for part in samples])
     latents = dequantise(codes, bundle.output.scale, bundle.output.zero_point)
     noise = np.mean((floats - latents) ** 2) / np.mean((latents - latents.mean(axis=0)) ** 2)
-    # Against what parts of one device differ by; devices differ far more (27 dB over all five, by `epic convert`).
-    assert noise < 0.08, "11 dB at least: what int8 rounds off and no more"
+    # Against what parts of one device differ by, 0.10 (0.05 of the encoder before); devices differ far more (25 dB over
+    # all five, by `epic convert`). A kernel read back wrongly is as far off as another part: 2.
+    assert noise < 0.2, "7 dB at least: what int8 rounds off and no more"
 
 
 def test_what_holds_no_weights_is_refused(tmp_path):
