@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from array import array
 from pathlib import Path
 
 import numpy as np
 from micropython_run import prepare
 
 from firmware_py.bundle import Bundle
-from firmware_py.compand import compand, quantise
 from firmware_py.encoder import Encoder
+from firmware_py.micropython.compand import thresholds_into
 
 STEP = 1e-3
 START = (Path(__file__).parents[2] / "firmware_py" / "micropython" / "main.py").read_text()
@@ -28,9 +29,17 @@ def receivers_of(bundle: Bundle, device: int) -> list[int]:
 
 
 def encoder_input(bundle: Bundle, part: np.ndarray) -> np.ndarray:
-    """What a Linux device gives its encoder for ``part (S, T, R)`` of counts."""
-    values = compand(part.astype(np.float32) * np.float32(STEP), bundle.companding, bundle.width)
-    return quantise(values, bundle.input.scale, bundle.input.zero_point)
+    """What a board gives its encoder for ``part (S, T, R)`` of counts, by its table of thresholds: a Linux device's
+    input but where a sum is within float32's rounding of one (tests/firmware_py/test_micropython_parts.py)."""
+    companding = bundle.companding
+    table = array("i", [0] * 255)
+    settings = (companding.k, companding.c, companding.thin)
+    thresholds_into(table, settings, STEP, bundle.input.scale, bundle.input.zero_point)
+    n_sources, n_time, n_receivers = part.shape
+    blocks = part.astype(np.int64).reshape(n_sources, n_time // companding.thin, companding.thin, n_receivers)
+    codes = np.full(bundle.input.shape[1:], bundle.input.zero_point, np.int8)
+    codes[:, :n_receivers] = (np.searchsorted(table, blocks.sum(2), side="right") - 128).transpose(1, 2, 0)
+    return codes
 
 
 def make_board(
