@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from trust import Released
+from velocities import draw_velocities
 
 from models.data import ThinnedSet, load_thinned
 from physics.metrics import ssim
@@ -43,31 +44,14 @@ def choose(drawn: np.ndarray, held_out: ThinnedSet) -> list[dict]:
 
 def draw(rows: list[dict], drawn: np.ndarray, held_out: ThinnedSet, path: Path) -> None:
     """A row a family: true and predicted, three times."""
-    from cmcrameri import cm
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     a = held_out.acquisition
-    n_families, columns = len(rows) // len(PLACES), 2 * len(PLACES)
-    figure = Figure(figsize=(1.75 * columns + 1.0, 1.95 * n_families), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(n_families, columns, squeeze=False, sharex=True, sharey=True)
-    extent_m = (0, a.n_width * a.dx_m, a.n_depth * a.dx_m, 0)
-    for number, row in enumerate(rows):
-        line, place = divmod(number, len(PLACES))
-        pair = axes[line][2 * place : 2 * place + 2]
-        maps = (held_out.maps[row["sample"]], drawn[row["sample"]])
-        titles = (f"{row['place']}: true", f"MAE {row['mae']:.3f}, SSIM {row['ssim']:.2f}")
-        for axis, values, title in zip(pair, maps, titles, strict=True):
-            low, high = a.velocity_min_mps, a.velocity_max_mps
-            velocity_mps = denormalise_velocity(values, a)
-            shown = axis.imshow(velocity_mps, extent=extent_m, cmap=cm.batlow, vmin=low, vmax=high)
-            axis.set_title(title, fontsize=8)
-            axis.tick_params(labelsize=7)
-        if place == 0:
-            pair[0].set_ylabel(f"{row['family']}\ndepth (m)", fontsize=8)
-    figure.colorbar(shown, ax=axes, label="velocity (m/s)", shrink=0.3, aspect=40)
-    figure.savefig(path, dpi=80)
+    pairs: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for row in rows:
+        true, predicted = (denormalise_velocity(maps[row["sample"]], a) for maps in (held_out.maps, drawn))
+        pairs.setdefault(row["family"], []).extend(
+            [(f"{row['place']}: true", true), (f"MAE {row['mae']:.3f}, SSIM {row['ssim']:.2f}", predicted)]
+        )
+    draw_velocities(list(pairs.values()), a, path, (1.75, 1.95), list(pairs))
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from genuine import after_direct_wave, misfit
 from trust import Released
+from velocities import draw_velocities
 
 from firmware_py.compand import dequantise, thin_samples
 from models.float_encoder import float_encoder
@@ -169,25 +170,17 @@ def summary(rows: list[dict], objectives: list[str]) -> str:
 
 def draw(events: list[tuple[Event, list[np.ndarray]]], names: list[str], a: Acquisition, path: Path) -> None:
     """True, predicted and refined maps, an event a row."""
-    from cmcrameri import cm
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    titles = ("true", "predicted", *(TITLES[name] for name in names))
-    figure = Figure(figsize=(2.6 * len(titles) + 1.0, 2.5 * len(events)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(events), len(titles), squeeze=False, sharex=True, sharey=True)
-    extent_m = (0, a.n_width * a.dx_m, a.n_depth * a.dx_m, 0)
-    for (event, maps), row in zip(events, axes, strict=True):
+    rows = []
+    for event, maps in events:
         true = normalise_velocity(event.true_mps, a)
-        for axis, title, velocity_mps in zip(row, titles, (event.true_mps, *maps), strict=True):
-            low, high = a.velocity_min_mps, a.velocity_max_mps
-            shown = axis.imshow(velocity_mps, extent=extent_m, cmap=cm.batlow, vmin=low, vmax=high)
-            error = float(mae(normalise_velocity(velocity_mps, a), true))
-            axis.set_title(event.family if title == "true" else f"{title}, MAE {error:.3f}", fontsize=9)
-        row[0].set_ylabel("depth (m)")
-    figure.colorbar(shown, ax=axes, label="velocity (m/s)", shrink=0.5, aspect=40)
-    figure.savefig(path, dpi=80)
+        errors = [float(mae(normalise_velocity(velocity_mps, a), true)) for velocity_mps in maps]
+        titles = ("predicted", *(TITLES[name] for name in names))
+        drawn = [
+            (f"{title}, MAE {error:.3f}", velocity_mps)
+            for title, error, velocity_mps in zip(titles, errors, maps, strict=True)
+        ]
+        rows.append([(event.family, event.true_mps), *drawn])
+    draw_velocities(rows, a, path, (2.6, 2.5))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import firmware_py
 from boards.layout import PREFIX, SYSUSERS, TMPFILES, UNIT, Layout, sysusers, tmpfiles, unit
 from boards.profiles import Board
 from boards.settings import Settings, key_files, node_toml
-from firmware_py.bundle import COMPILED_ENCODERS, MANIFEST, Bundle, load_bundle
+from firmware_py.bundle import MANIFEST, Bundle, compiled_encoder, load_bundle
 
 FORMAT = "epic-installed/1"
 
@@ -65,7 +65,7 @@ def contents(order: Order, layout: Layout) -> dict[str, Content]:
 def _accelerator(board: Board, bundle: Bundle) -> str:
     """What encodes there: the board's Edge TPU where the bundle was compiled for it, else (empty) its processor."""
     has_one = board.runtime == "tflite-runtime-edgetpu"
-    return "edgetpu" if has_one and COMPILED_ENCODERS["edgetpu"] in bundle.manifest["files"] else ""
+    return "edgetpu" if has_one and compiled_encoder("edgetpu") in bundle.manifest["files"] else ""
 
 
 def record(order: Order, files: dict[str, Content], links: dict[str, str], environment: str) -> bytes:

@@ -75,11 +75,10 @@ def unit(
     opened = [serial_port] if serial_port else []
     if accelerator:
         opened.append(ACCELERATORS[accelerator][0])
-    devices = "\n".join(["DevicePolicy=closed", *(f"DeviceAllow={name} rw" for name in opened)])
-    if not opened:
-        devices = "PrivateDevices=yes"
+    lines = ["DevicePolicy=closed", *(f"DeviceAllow={name} rw" for name in opened)]
     if serial_port:
-        devices += "\nSupplementaryGroups=dialout"
+        lines.append("SupplementaryGroups=dialout")
+    devices = "\n".join(lines) if opened else "PrivateDevices=yes"
     families = "AF_UNIX" if serial_port else "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
     paths = "" if replay or _under(incoming, STATE) else f"\nReadWritePaths={incoming}"
     # Recordings are seen where they are, also in places that a service is best not to see.

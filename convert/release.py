@@ -18,7 +18,7 @@ from boards.graph import Graph, Tensor
 from convert.c_array import HEADER, SOURCE, c_header, c_source
 from convert.errors import ConversionError
 from convert.run_folder import Run
-from firmware_py.bundle import create_bundle
+from firmware_py.bundle import compiled_encoder, create_bundle
 from firmware_py.selftest import VECTORS, self_test
 
 # A file that shows a folder to be of a former conversion, which alone may be replaced.
@@ -81,7 +81,7 @@ class Stage:
         }
         extra = {VECTORS: vectors}
         if compiled is not None:
-            extra[f"encoder_{compiled.suffix}.tflite"] = compiled.model
+            extra[compiled_encoder(compiled.suffix)] = compiled.model
         if c_array:
             # The hash stays that of encoder.tflite, by which the centre knows the model.
             extra |= {

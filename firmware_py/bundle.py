@@ -15,8 +15,6 @@ from firmware_py.rate import Coding, RateError, read_coding
 
 FORMAT = "epic-bundle/1"
 ENCODER = "encoder.tflite"
-# The same encoder as a board's compiler makes it for an accelerator, where the bundle was converted for one.
-COMPILED_ENCODERS = {"edgetpu": "encoder_edgetpu.tflite"}
 MANIFEST = "manifest.json"
 
 
@@ -54,6 +52,11 @@ class Bundle:
     def width(self) -> int:
         """Receivers the encoder takes."""
         return self.input.shape[2]
+
+
+def compiled_encoder(accelerator: str) -> str:
+    """The bundle's file of the encoder as a board's compiler makes it for an accelerator ("edgetpu", "vela")."""
+    return f"encoder_{accelerator}.tflite"
 
 
 def _sha256(data: bytes) -> str:

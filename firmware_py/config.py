@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from firmware_py.bundle import COMPILED_ENCODERS
+from firmware_py.encoder import DELEGATES
 from firmware_py.health_messages import MAX_INTERVAL_S
 from firmware_py.rate import BITS
 
@@ -195,8 +195,8 @@ def _check(path: Path, config: NodeConfig) -> None:
             "node",
             "accelerator",
             config.node.accelerator,
-            config.node.accelerator in ("", *COMPILED_ENCODERS),
-            f"{' or '.join(COMPILED_ENCODERS)}, or none",
+            config.node.accelerator in ("", *DELEGATES),
+            f"{' or '.join(DELEGATES)}, or none",
         ),
         ("link", "kind", config.link.kind, config.link.kind in LINK_KINDS, " or ".join(LINK_KINDS)),
         ("link", "baud", config.link.baud, config.link.baud > 0, "more than 0"),

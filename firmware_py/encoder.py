@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from firmware_py.bundle import COMPILED_ENCODERS, Bundle
+from firmware_py.bundle import Bundle, compiled_encoder
 from firmware_py.compand import GatherError, compand, quantise
 
-# What computes a compiled encoder: TFLite's delegate, in a library of the system's.
+# What computes a compiled encoder, by its accelerator: TFLite's delegate, in a library of the system's.
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
 
@@ -81,7 +81,7 @@ class Encoder:
         self.bundle = bundle
         path = bundle.encoder_path
         if accelerator:
-            path = bundle.folder / COMPILED_ENCODERS[accelerator]
+            path = bundle.folder / compiled_encoder(accelerator)
             if path.name not in bundle.manifest["files"]:
                 raise EncoderError(
                     f'{bundle.folder}: expected {path.name} for [node] accelerator = "{accelerator}", got a bundle '

@@ -1,7 +1,6 @@
 """What lands on a Linux board with an accelerator, and on one without."""
 
 import tomllib
-from pathlib import Path
 
 import pytest
 from tiny import ENCODER, bundle_fields
@@ -11,7 +10,7 @@ from boards.layout import PREFIX, SYSUSERS, UNIT, Layout
 from boards.profiles import load_board
 from boards.settings import Settings
 from central.keys import new_keys
-from firmware_py.bundle import COMPILED_ENCODERS, create_bundle
+from firmware_py.bundle import compiled_encoder, create_bundle
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ from firmware_py.bundle import COMPILED_ENCODERS, create_bundle
 def test_an_edge_tpu_encodes_where_the_board_has_one_and_the_bundle_was_compiled_for_it(
     tmp_path, board, compiled, accelerator
 ):
-    extra = {COMPILED_ENCODERS["edgetpu"]: b"compiled"} if compiled else None
+    extra = {compiled_encoder("edgetpu"): b"compiled"} if compiled else None
     create_bundle(tmp_path / "bundle", ENCODER, bundle_fields(), extra)
     new_keys(tmp_path / "keys", "device-0")
     settings = Settings(0, "tcp://192.0.2.1:5557", tmp_path / "keys")
@@ -34,4 +33,4 @@ def test_an_edge_tpu_encodes_where_the_board_has_one_and_the_bundle_was_compiled
     assert node.get("accelerator") == accelerator
     assert (b"DeviceAllow=char-usb_device rw" in found[UNIT].data) is bool(accelerator)
     assert (b"m epic plugdev\n" in found[SYSUSERS].data) is bool(accelerator)
-    assert (f"{PREFIX}/bundle/{Path(COMPILED_ENCODERS['edgetpu'])}" in found) is compiled
+    assert (f"{PREFIX}/bundle/{compiled_encoder('edgetpu')}" in found) is compiled

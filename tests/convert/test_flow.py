@@ -9,10 +9,7 @@ keras = pytest.importorskip("keras", reason="conversion needs the train extra")
 
 import convert.flow  # noqa: E402
 from boards import tflm  # noqa: E402
-from boards.graph import read_graph  # noqa: E402
-from boards.profiles import Figure, load_board  # noqa: E402
-from convert.c_array import c_source  # noqa: E402
-from convert.errors import BudgetError, ConversionError, QuantisationError  # noqa: E402
+from convert.errors import ConversionError  # noqa: E402
 from convert.flow import convert_run  # noqa: E402
 from convert.verify import GOLDEN_VECTORS  # noqa: E402
 from firmware_py.bundle import load_bundle  # noqa: E402
@@ -258,15 +255,6 @@ def test_a_collapsed_encoder_is_refused_however_well_it_quantises(tiny_run, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):
-    small = load_board("esp32-s3").model_copy(update={"model_limit": Figure(size="1 KiB", source="a test")})
-    with pytest.raises(
-        BudgetError, match=r"model file: [\d,]+ B: [\d,]+ B over the 1 KiB of ESP32-S3.*fewer channels"
-    ):
-        convert_run(tiny_run.folder, tmp_path / "out", board=small)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
 @pytest.mark.parametrize(("steps", "values"), [(3, 1), (2, 1000)])
 def test_an_operator_that_differs_in_the_second_runtime_is_no_rounding(
@@ -283,54 +271,6 @@ def test_an_operator_that_differs_in_the_second_runtime_is_no_rounding(
     monkeypatch.setattr(tflm, "run", otherwise)
     with pytest.raises(ConversionError, match="differ by up to [23] int8 steps, .* an operator differs"):
         convert_run(tiny_run.folder, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
-def test_an_arena_too_big_for_the_board_says_what_to_do(tiny_run, tmp_path):
-    small = load_board("esp32-s3").model_copy(update={"arena_limit": Figure(size="1 KiB", source="a test")})
-    with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*thin the input more"):
-        convert_run(tiny_run.folder, tmp_path / "out", board=small)
-
-
-def test_a_bundle_for_an_ethos_u_holds_what_vela_made(tiny_run, tmp_path):
-    pytest.importorskip("ethosu", reason="needs the extra vela")
-    conversion = convert_run(
-        tiny_run.folder, tmp_path / "out", load_board("corstone-300-ethos-u55"), c_array=True
-    )
-    bundle = load_bundle(tmp_path / "out" / "bundle")
-    done = bundle.manifest["metrics"]["accelerator"]
-    assert done == conversion.accelerator
-    assert (done["compiler"], done["done"], done["on_cpu"]) == ("vela", "compiled", [])
-    assert done["cycles"] > 0
-    compiled = (bundle.folder / "encoder_vela.tflite").read_bytes()
-    assert "CUSTOM:ethos-u" in read_graph(compiled).operators
-    assert c_source(compiled) == (bundle.folder / "encoder.c").read_text()
-    assert "ethos-u-vela" in bundle.manifest["versions"]
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_manifest_says_which_check_the_edge_tpu_had(
-    tiny_run, tmp_path, monkeypatch, compiled, fake_edgetpu
-):
-    if compiled:
-        fake_edgetpu([("CONV_2D", 2, "Mapped to Edge TPU"), ("FULLY_CONNECTED", 1, "Mapped to Edge TPU")])
-    else:
-        monkeypatch.setenv("PATH", "/nonexistent")
-    convert_run(tiny_run.folder, tmp_path / "out", load_board("coral-dev-board"))
-    bundle = load_bundle(tmp_path / "out" / "bundle")
-    done = bundle.manifest["metrics"]["accelerator"]
-    assert done["compiler"] == "edgetpu_compiler"
-    assert done["done"] == ("compiled" if compiled else "documented constraints")
-    assert ("encoder_edgetpu.tflite" in bundle.manifest["files"]) is compiled
-
-
-def test_an_operator_that_the_accelerator_does_not_take_is_named(tiny_run, tmp_path, fake_edgetpu):
-    fake_edgetpu([("CONV_2D", 2, "Mapped to Edge TPU"), ("FULLY_CONNECTED", 1, "Operation not supported")])
-    with pytest.raises(
-        QuantisationError, match=r"left on the CPU .*: 1 FULLY_CONNECTED \(Operation not supported\)"
-    ):
-        convert_run(tiny_run.folder, tmp_path / "out", load_board("coral-dev-board"))
     assert not (tmp_path / "out").exists()
 
 

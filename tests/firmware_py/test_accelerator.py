@@ -8,7 +8,7 @@ import pytest
 from tiny import ENCODER, SHAPE, bundle_fields
 
 from firmware_py import encoder as encoders
-from firmware_py.bundle import COMPILED_ENCODERS, create_bundle
+from firmware_py.bundle import compiled_encoder, create_bundle
 from firmware_py.encoder import Encoder, EncoderError
 from firmware_py.selftest import self_test
 
@@ -57,7 +57,7 @@ def plugged_in(library, tmp_path, monkeypatch):
 
 
 def compiled(folder, model=ENCODER):
-    return create_bundle(folder / "compiled", ENCODER, bundle_fields(), {COMPILED_ENCODERS["edgetpu"]: model})
+    return create_bundle(folder / "compiled", ENCODER, bundle_fields(), {compiled_encoder("edgetpu"): model})
 
 
 def test_the_compiled_encoder_goes_to_the_accelerator(plugged_in, tmp_path, bundle):
