@@ -90,6 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
         extra = EXTRA_OF.get(error.name or "", "all")
         print(f"error: this needs {error.name or error}; pip install 'epic-fwi[{extra}]'", file=sys.stderr)
         return 2
+    except OSError as error:
+        # A disk that is full, a path that is none, a port that is taken: it says which and why.
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130

@@ -47,6 +47,7 @@ class Device:
         self._root, self._parts = root, parts
         self._said = root.with_name("device.log")
         self._recordings = 0
+        self._child: subprocess.Popen | None = None
 
     def put_recording(self) -> None:
         """The next one, into the folder that the device watches."""
@@ -87,6 +88,12 @@ class Device:
     def stop(self) -> None:
         self._child.send_signal(signal.SIGTERM)
         self._child.wait(60)
+
+    def kill(self) -> None:
+        """End it whatever it does, where it runs."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
 
 
 def install(model: Model, root: Path, keys: Path, endpoint: str) -> None:
@@ -138,13 +145,16 @@ def benchmark(folder: Path, model: Model, records: int, starts: int) -> dict:
         install(model, root, keys, centre.wait_for("ready", TIMEOUT_S)["endpoint"])
         installed = disk_bytes(root)
         device = Device(root, parts)
-        times_s = {sort: [measure_start(device, root, sort) for _ in range(starts)] for sort in SORTS}
-        for _ in range(records):
-            device.put_recording()
-        device.start()
-        device.wait_for("acknowledged", records)
-        peak = device.peak_bytes()
-        device.stop()
+        try:
+            times_s = {sort: [measure_start(device, root, sort) for _ in range(starts)] for sort in SORTS}
+            for _ in range(records):
+                device.put_recording()
+            device.start()
+            device.wait_for("acknowledged", records)
+            peak = device.peak_bytes()
+            device.stop()
+        finally:
+            device.kill()
     return {
         "installed_mb": round(installed / 1e6, 1),
         "compiled_mb": round(disk_bytes(root / CACHE.lstrip("/")) / 1e6, 1),

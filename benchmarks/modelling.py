@@ -1,4 +1,4 @@
-"""How long five shots take to model, both engines in one run, one core each.
+"""How long five shots take to model, both of the processor's engines in one run, one core each.
 
 python benchmarks/modelling.py [--runs 5] [--json]
 """
@@ -15,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
+ENGINES = ("openfwi", "deepwave")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -29,7 +31,7 @@ def main() -> None:
 
     from physics.acquisition import Acquisition
     from physics.families import generate_map
-    from physics.modelling import ENGINES, model_gathers
+    from physics.modelling import model_gathers
 
     acquisition = Acquisition.openfwi()
     earth = generate_map("curvefault_a", 0, 0, acquisition)[None]

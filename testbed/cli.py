@@ -40,7 +40,7 @@ app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_
 
 @app.command()
 def run(
-    events: Annotated[int, typer.Option(help="Events to replay; 0 takes every gather once.")] = 0,
+    events: Annotated[int, typer.Option(min=0, help="Events to replay; 0 takes every gather once.")] = 0,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="OpenFWI gather file or a single gather; repeat for more. Default: shipped ones."),
@@ -139,8 +139,8 @@ def compare(
 
     with Console(stderr=True).status("preparing") as status:
         results = run_comparison(
-            systems.split(","),
-            links.split(","),
+            [name.strip() for name in systems.split(",")],
+            [name.strip() for name in links.split(",")],
             find_model(model),
             data or [],
             events,

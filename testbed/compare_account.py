@@ -16,7 +16,7 @@ from physics.metrics import mae, ssim
 from physics.normalise import normalise_velocity
 from testbed.account import sending
 from testbed.energy import Radio, link_energy
-from testbed.links import wire_bytes
+from testbed.links import LinkProfile, on_the_air
 from testbed.processes import Process
 from testbed.shaping import Transfer
 
@@ -155,9 +155,10 @@ class ConditionAccount:
         }
 
     def summary(
-        self, radio: Radio | None, truths: list[np.ndarray | None] | None, acquisition: Acquisition
+        self, profile: LinkProfile, truths: list[np.ndarray | None] | None, acquisition: Acquisition
     ) -> dict[str, Any]:
         """Figures of the condition; ``truths[e - 1]`` is event e's map in m/s, None without a trained network."""
+        on_air = [on_the_air(profile, *both) for both in self.transfers]
         rows = list(self.rows.values())
         socket_up = sum(row["bytes_sent"] for row in self.statistics)
         socket_down = sum(row["bytes_received"] for row in self.statistics)
@@ -168,22 +169,21 @@ class ConditionAccount:
             "devices": sorted({device for row in rows for device in row.devices}),
             "socket_bytes_up": round(socket_up / len(rows)),
             "socket_bytes_down": round(socket_down / len(rows)),
-            "link_bytes": round(self._link_bytes() / len(rows)),
+            "link_bytes": round(
+                sum(piece.size_bytes for both in on_air for way in both for piece in way) / len(rows)
+            ),
             "mae": round(float(np.mean([error[0] for error in errors])), 4) if errors else None,
             "ssim": round(float(np.mean([error[1] for error in errors])), 4) if errors else None,
         }
-        if radio:
-            energies = self._energies(radio)
+        if profile.radio:
+            energies = self._energies(profile.radio, on_air)
             summary["energy_mj"] = round(1000 * _median([energy[0] for energy in energies], 9), 4)
             summary["energy_with_tail_mj"] = round(1000 * _median([energy[1] for energy in energies], 9), 2)
         return summary
 
-    def _link_bytes(self) -> int:
-        return sum(
-            wire_bytes([transfer.size_bytes for transfer in way]) for both in self.transfers for way in both
-        )
-
-    def _energies(self, radio: Radio) -> list[tuple[float, float]]:
+    def _energies(
+        self, radio: Radio, on_air: list[tuple[list[Transfer], list[Transfer]]]
+    ) -> list[tuple[float, float]]:
         """Joules of all devices for each event, alone on its day: without and with promotion and tail."""
         # From the wall clock of the logs to the monotonic one of the proxies.
         offset_s = time.time() - time.monotonic()
@@ -193,7 +193,7 @@ class ConditionAccount:
         for start, end in zip(starts, ends, strict=True):
             of_devices = [
                 link_energy(radio, _between(sent, start, end), _between(received, start, end))
-                for sent, received in self.transfers
+                for sent, received in on_air
             ]
             energies.append((sum(e.transfer_j for e in of_devices), sum(e.with_tail_j for e in of_devices)))
         return energies

@@ -50,10 +50,10 @@ def _row(link: str, epic: dict, run: dict) -> dict[str, Any]:
         ("energy_with_tail", "energy_with_tail_mj"),
     ):
         if run.get(key) and epic.get(key):
-            row[name] = round(run[key] / epic[key], 1)
+            row[name] = round(run[key] / epic[key], 2)
     if "on_board" in run:
         slow = run["on_board"]["latency_median_ms"]
-        row["latency_on_board"] = round(slow / epic["on_board"]["latency_median_ms"], 1)
+        row["latency_on_board"] = round(slow / epic["on_board"]["latency_median_ms"], 2)
     return row
 
 

@@ -89,7 +89,8 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
             + "; split's with int8 activations, federated's the mean of its devices'. Of one without a run: times, "
             "bytes and energy only."
             if trained
-            else "weights not trained, so times, bytes and energy only."
+            else "weights not trained, so times, bytes and energy only; what their maps are worth is in "
+            "[fidelity.md](fidelity.md), on held-out data."
         ),
         "",
         f"![Latency by part]({pictures}/testbed-latency.png)",
@@ -113,7 +114,9 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "## Every run",
         "",
         "Milliseconds are medians over events of the slowest device; bytes and energy are of all devices, an event. "
-        "`link` bytes have TCP/IP headers of both ways.",
+        "`link` bytes and energy have TCP/IP headers of both ways. The conditions of loss and of a missing device have "
+        "the first of the events that the link as it is has, and share the bytes of connecting among fewer: compare "
+        "systems within a condition.",
         "",
         "| link | system | condition | latency | 95 % | "
         + " | ".join(PARTS)
@@ -140,8 +143,10 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         "Assumptions: the radio is connected when an event begins (no promotion) in the first energy column; in the "
         "second each event stands alone, so that every radio is promoted and lives through one whole tail. Slow start "
         "is not emulated and a baseline neither writes to a disk nor waits for its turn on a processor: all three "
-        "spare the baselines. Encoders run one device at a time, at this machine's speed. Recording itself, a second "
-        "for every system, is in none of the figures.",
+        "spare the baselines. A baseline's encoders run one device at a time, EPIC's as they come, at this machine's "
+        "speed. Every segment's TCP/IP header and every second one's acknowledgement count as bytes and as time on the "
+        "air; a radio's own layers do not, but as the goodput that they leave. Recording itself, a second for every "
+        "system, is in none of the figures.",
         "",
     ]
     return "\n".join(lines)

@@ -122,7 +122,7 @@ class Run:
         self._n = comparison.acquisition.n_devices
 
     def conditions(self, counts: list[int], on_step: Callable[[str], None]) -> list[ConditionAccount]:
-        """Every condition in turn, on the events that follow those of the one before."""
+        """Every condition in turn, each on its share of the events, which are numbered on."""
         self._folder.mkdir()
         with create_array(self._folder / "gathers.npy", self._all.gathers.shape) as gathers:
             gathers[:] = self._all.gathers

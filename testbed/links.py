@@ -1,18 +1,19 @@
 """Emulated links by name: rate, delay, jitter, loss and radio of each, with where the figures come from.
 
 A profile stands for what TCP sees. Its rates are goodput, so headers of the radio's own layers are in them;
-those of TCP and IP are in ``wire_bytes``. Slow start is not emulated: a link gives its whole rate to the first
+those of TCP and IP are in ``on_the_air``. Slow start is not emulated: a link gives its whole rate to the first
 segment, which spares whoever sends much (a raw gather over LTE would need about five round trips more).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from testbed.energy import LORA, LTE, RS485, WIFI, Radio
 from testbed.proxy import Proxy
-from testbed.shaping import SEGMENT_BYTES, Medium
+from testbed.shaping import SEGMENT_BYTES, Medium, Transfer
 
 # IPv4 and TCP with time stamps, of every segment and of every second segment's acknowledgement.
 HEADER_BYTES = 52
@@ -146,14 +147,26 @@ def set_conditions(proxies: list[Proxy], profile: LinkProfile) -> None:
             way.delay_s, way.jitter_s, way.loss = profile.delay_s, profile.jitter_s, profile.loss
 
 
-def wire_bytes(sizes: list[int]) -> int:
-    """Bytes on a link of pieces of a byte stream of these ``sizes``, with TCP/IP headers of both ways.
+def on_the_air(
+    profile: LinkProfile, sent: Iterable[Transfer], received: Iterable[Transfer]
+) -> tuple[list[Transfer], list[Transfer]]:
+    """A device's ``sent`` and ``received`` pieces of byte streams, with the TCP/IP headers of both ways.
 
     Each piece goes in segments of at most 1,460 bytes; the other side acknowledges every second one (RFC
-    1122), the last in any case.
+    1122), the last in any case. Headers take the link for as long as their bytes do at its rate.
     """
-    total = 0
-    for size in sizes:
-        segments = -(-size // SEGMENT_BYTES)
-        total += size + HEADER_BYTES * (segments + -(-segments // 2))
-    return total
+    both: tuple[list[Transfer], list[Transfer]] = ([], [])
+    rates = (profile.up_bytes_per_s, profile.down_bytes_per_s)
+    for way, pieces in enumerate((sent, received)):
+        for piece in pieces:
+            segments = -(-piece.size_bytes // SEGMENT_BYTES)
+            headers, acknowledgements = HEADER_BYTES * segments, HEADER_BYTES * -(-segments // 2)
+            end_s = piece.end_s + _lasts_s(headers, rates[way])
+            both[way].append(Transfer(piece.start_s, end_s, piece.size_bytes + headers))
+            back_s = _lasts_s(acknowledgements, rates[1 - way])
+            both[1 - way].append(Transfer(end_s, end_s + back_s, acknowledgements))
+    return both
+
+
+def _lasts_s(size_bytes: int, bytes_per_s: float | None) -> float:
+    return size_bytes / bytes_per_s if bytes_per_s else 0.0

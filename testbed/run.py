@@ -27,6 +27,8 @@ ROWS_A_PICTURE = 10
 START_TIMEOUT_S = 60.0
 # Between events, so that latency is that of an event and not of a queue of them.
 INTERVAL_S = 0.1
+# What a run folder is told by. Not central.toml: a centre at work has one too, with its keys and data beside it.
+MARKER = ".epic-testbed"
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,13 @@ def _check_finite(events: list[Sample]) -> None:
 def prepare_folder(out: Path) -> None:
     """An empty run folder; one of an earlier run is replaced, anything else is left alone."""
     if out.exists():
-        if any(out.iterdir()) and not (out / "central.toml").exists():
-            raise TestbedError(f"{out}: exists and is no testbed run; choose another --out")
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists()):
+            raise TestbedError(
+                f"{out}: exists and is no testbed run; choose another --out, or remove it yourself"
+            )
         shutil.rmtree(out)
     out.mkdir(parents=True)
+    (out / MARKER).touch()
 
 
 def make_keys(folder: Path, n_devices: int) -> Path:

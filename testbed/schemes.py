@@ -70,7 +70,7 @@ def training_of(run: Path) -> str:
         batch = json.loads((run / "config.json").read_text())["budget"]["batch"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise SchemeError(f"{run}: not a finished run; expected its metrics.json ({error})") from None
-    return f"{step:,} steps of {batch}"
+    return f"{step:,} steps of {batch} in its last run"
 
 
 def prepare(

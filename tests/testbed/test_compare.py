@@ -15,8 +15,7 @@ from testbed.compare_account import ConditionAccount, EventRow
 from testbed.compare_goals import ratios
 from testbed.compare_report import draw, page
 from testbed.compare_run import CONDITIONS
-from testbed.energy import LTE
-from testbed.links import LinkError
+from testbed.links import LinkError, find_link
 from testbed.processes import TestbedError
 from testbed.run import find_model
 from testbed.shaping import Transfer
@@ -44,7 +43,7 @@ def account(sizes=(1000, 1000)) -> ConditionAccount:
 
 
 def test_latency_is_the_sum_of_its_parts():
-    summary = account().summary(None, None, SURVEY)
+    summary = account().summary(find_link("loopback"), None, SURVEY)
     assert summary["median_ms"] == {"encode": 1.0, "queue": 2.0, "link": 45.0, "assemble": 4.0, "decode": 5.0}
     assert summary["latency_median_ms"] == 57.0
     assert summary["latency_p95_ms"] == pytest.approx(42 + 0.95 * 30)
@@ -63,21 +62,29 @@ def test_a_slower_board_lengthens_encoding_and_nothing_else():
         "decode": 5.0,
     }
     assert there.latency()["latency_median_ms"] == 57.0 + 31.0
-    assert there.summary(LTE, None, SURVEY)["energy_mj"] == account().summary(LTE, None, SURVEY)["energy_mj"]
+    assert (
+        there.summary(find_link("lte"), None, SURVEY)["energy_mj"]
+        == account().summary(find_link("lte"), None, SURVEY)["energy_mj"]
+    )
 
 
 def test_energy_is_of_one_event_alone():
-    summary = account().summary(LTE, None, SURVEY)
-    assert summary["energy_mj"] == pytest.approx(0.1 * 1288.04 + 438.39 * 0.008, rel=1e-3)
+    summary = account().summary(find_link("lte"), None, SURVEY)
+    # One segment and its header, and one acknowledgement back.
+    lasts_s = 0.1 + 52 / 705_000 + 52 / 1_592_500
+    megabits_mj = 438.39 * 8e-6 * 1052 + 51.97 * 8e-6 * 52
+    assert summary["energy_mj"] == pytest.approx(1288.04 * lasts_s + megabits_mj, abs=1e-4)
     awake_mj = summary["energy_with_tail_mj"] - summary["energy_mj"]
     assert awake_mj == pytest.approx(0.2601 * 1210.7 + 11.576 * 1060.0, rel=1e-3)
 
 
 def test_maps_are_judged_where_the_truth_is_known():
     truth = np.full((70, 70), 3000.0)
-    summary = account().summary(None, [truth, None], SURVEY)
+    summary = account().summary(find_link("loopback"), [truth, None], SURVEY)
     assert summary["mae"] == 0.0, "3000 m/s is the middle of the scale"
-    assert account().summary(None, [truth + 150.0, None], SURVEY)["mae"] == pytest.approx(0.1)
+    assert account().summary(find_link("loopback"), [truth + 150.0, None], SURVEY)["mae"] == pytest.approx(
+        0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,8 @@ def test_maps_are_judged_where_the_truth_is_known():
             "epic-50: epic-small-128: expected a latent of 128.* bytes, got 50",
         ),
         ({"systems": ["epic-2bit"]}, TestbedError, "expected systems of epic, .* got 'epic-2bit'"),
+        ({"systems": ["epic", "epic"]}, TestbedError, "expected each name once, got epic,epic"),
+        ({"links": ["lte", "lte"]}, TestbedError, "expected each name once, got lte,lte"),
         ({"events": 0}, TestbedError, "expected one event or more, got 0"),
     ],
 )

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from testbed.links import HEADER_BYTES, LINKS, LinkError, find_link, open_proxies, wire_bytes
+from testbed.links import HEADER_BYTES, LINKS, LinkError, find_link, on_the_air, open_proxies
+from testbed.shaping import Transfer
 
 
 @pytest.fixture
@@ -66,10 +67,21 @@ def test_loss_takes_the_rate_that_tcp_makes_of_it():
     assert proxy.up.loss == 0.01
 
 
-def test_wire_bytes_count_segments_and_acknowledgements():
-    assert wire_bytes([100]) == 100 + 2 * HEADER_BYTES
-    assert wire_bytes([1460 * 4]) == 1460 * 4 + 6 * HEADER_BYTES
-    assert wire_bytes([]) == 0
+def test_headers_and_acknowledgements_are_on_the_air_as_bytes_and_time():
+    lte = find_link("lte")
+    up, down = on_the_air(lte, [Transfer(0.0, 1.0, 100), Transfer(2.0, 3.0, 1460 * 4)], [])
+    assert [piece.size_bytes for piece in up] == [100 + HEADER_BYTES, 1460 * 4 + 4 * HEADER_BYTES]
+    assert [piece.size_bytes for piece in down] == [HEADER_BYTES, 2 * HEADER_BYTES]
+    assert up[1].end_s == pytest.approx(3.0 + 4 * HEADER_BYTES / lte.up_bytes_per_s)
+    assert down[1].start_s == up[1].end_s
+    assert down[1].end_s - down[1].start_s == pytest.approx(2 * HEADER_BYTES / lte.down_bytes_per_s)
+
+
+def test_what_comes_down_is_acknowledged_up():
+    up, down = on_the_air(find_link("loopback"), [], [Transfer(0.0, 0.0, 1461)])
+    assert [piece.size_bytes for piece in down] == [1461 + 2 * HEADER_BYTES]
+    assert up == [Transfer(0.0, 0.0, HEADER_BYTES)]
+    assert on_the_air(find_link("loopback"), [], []) == ([], [])
 
 
 def test_an_unknown_link_is_told_what_there_is():

@@ -146,3 +146,23 @@ def test_a_folder_that_is_no_run_is_left_alone(capsys, tmp_path):
     assert code == 2
     assert "exists and is no testbed run" in error
     assert (tmp_path / "precious.txt").read_text() == "data"
+
+
+def test_the_folder_of_a_centre_at_work_is_left_alone(capsys, tmp_path):
+    (tmp_path / "central.toml").write_text("[central]\n")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "centre.secret").write_text("secret")
+    code, _, error = run(capsys, "--events", "1", "--out", str(tmp_path))
+    assert code == 2
+    assert "exists and is no testbed run" in error
+    assert (tmp_path / "keys" / "centre.secret").read_text() == "secret"
+
+
+def test_a_run_folder_that_is_a_file_or_cannot_be_made_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("data")
+    code, _, error = run(capsys, "--events", "1", "--out", str(tmp_path / "file"))
+    assert (code, error[:7]) == (2, "error: ")
+    assert (tmp_path / "file").read_text() == "data"
+    code, _, error = run(capsys, "--events", "1", "--out", str(tmp_path / "file" / "run"))
+    assert (code, error[:7]) == (2, "error: ")
+    assert "Not a directory" in error
