@@ -56,7 +56,7 @@ CPU revision\t: 3
 
 
 def prepare(folder: Path = FOLDER, on_step: Callable[[str], None] = lambda step: None) -> None:
-    """Download and unpack an arm64 Python with the wheels into ``folder`` (45 MB, 170 MB unpacked).
+    """Download and unpack an arm64 Python with the wheels into ``folder`` (52 MB, 179 MB unpacked).
 
     What is there already, and of the same versions, is left. Raises ``TestbedError`` with what failed.
     """
