@@ -93,12 +93,22 @@ class Graph:
 def read_graph(model: bytes) -> Graph:
     """Operators and tensors of the file content ``model``.
 
-    Raises ``GraphError`` when it is no TFLite model or has several subgraphs.
+    Raises ``GraphError`` when it is no whole TFLite model or has several subgraphs.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     if len(model) < 8 or model[4:8] != b"TFL3":
         raise GraphError("expected a TFLite model (identifier TFL3), got another kind of file")
+    try:
+        return _read_graph(model)
+    except (GraphError, ImportError):
+        raise
+    except Exception as error:
+        # In a damaged file the reader follows offsets to wherever they lead, and fails as it happens to.
+        raise GraphError(f"not a whole TFLite model ({error!r}); copy it again, or convert again") from None
+
+
+def _read_graph(model: bytes) -> Graph:
+    from ai_edge_litert import schema_py_generated as schema
+
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
     if len(parsed.subgraphs) != 1:
         raise GraphError(

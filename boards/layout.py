@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 PREFIX = "/opt/epic"
@@ -16,6 +17,8 @@ MEMORY_MAX = "240M"
 # What systemd calls an accelerator's device files, and the group to which its runtime's udev rules give them. A USB
 # one comes back as another device after its first inference.
 ACCELERATORS = {"edgetpu": ("char-usb_device", "plugdev")}
+# Major numbers of serial ports, by what the port's name begins with (Linux, Documentation/admin-guide/devices.txt).
+SERIAL_MAJORS = {"ttyUSB": 188, "ttyACM": 166, "ttyAMA": 204, "ttyS": 4}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def unit(
     any; recordings come from the folder ``incoming``, out of which it moves them, or from the files ``replay``."""
     environment = "\n".join(f"Environment={name}={value}" for name, value in layout.environment.items())
     command = " ".join([*layout.command, "run", "--config", layout.config])
-    opened = [serial_port] if serial_port else []
+    opened = _serial_devices(serial_port) if serial_port else []
     if accelerator:
         opened.append(ACCELERATORS[accelerator][0])
     lines = ["DevicePolicy=closed", *(f"DeviceAllow={name} rw" for name in opened)]
@@ -80,7 +83,7 @@ def unit(
         lines.append("SupplementaryGroups=dialout")
     devices = "\n".join(lines) if opened else "PrivateDevices=yes"
     families = "AF_UNIX" if serial_port else "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
-    paths = "" if replay or _under(incoming, STATE) else f"\nReadWritePaths={incoming}"
+    paths = "" if replay or _under(incoming, STATE) else f"\nReadWritePaths={_quoted(incoming)}"
     # Recordings are seen where they are, also in places that a service is best not to see.
     read = replay or (incoming,)
     home = "read-only" if any(_under(path, "/home", "/root", "/run/user") for path in read) else "yes"
@@ -136,6 +139,26 @@ SystemCallFilter=~@privileged
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _serial_devices(port: str) -> list[str]:
+    """What the unit allows for ``port``: all of its class, and those that its group, dialout, lets the user open.
+
+    systemd looks a path up once, when the unit starts: an adapter that is plugged in later, or again, would stay
+    closed. Of a number, not a name, it takes what the kernel has no driver loaded for yet.
+    """
+    name = port.rpartition("/")[2]
+    own = [number for kind, number in SERIAL_MAJORS.items() if re.fullmatch(kind + r"\d+", name)]
+    if own:
+        return [f"char-{own[0]}"]
+    # A link to a port, which may lead to any; or a kind of port that has no number of its own.
+    return [*(f"char-{number}" for number in SERIAL_MAJORS.values()), port]
+
+
+def _quoted(path: str) -> str:
+    """A path in a list of systemd's, which separates at white space and replaces what follows a per cent sign."""
+    path = path.replace("%", "%%")
+    return f'"{path}"' if re.search(r"\s", path) else path
 
 
 def _under(path: str, *folders: str) -> bool:

@@ -276,6 +276,8 @@ def _waiting(path):
 OPERATIONS = {f.__name__: f for f in (facts, receive, environment, commit, remove)}
 
 if __name__ == "__main__":
+    # Root's own may be 027 or 077: then the service's user could not read what is put there. Secrets get their modes.
+    os.umask(0o022)
     try:
         name, asked = sys.argv[1], json.loads(sys.argv[2])
         if name in ("environment", "commit", "remove"):

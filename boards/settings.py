@@ -42,6 +42,12 @@ class Settings:
                 "endpoint: expected tcp://HOST:PORT, HOST:PORT or /dev/NAME, of a microcontroller uart:N or "
                 f"usb:N, got {self.endpoint!r}"
             )
+        # The service's unit names the folder, in lines, quotes and escapes of systemd's.
+        if re.search(r"""[\x00-\x1f\x7f"'\\]""", self.incoming):
+            raise InstallError(
+                "incoming: expected a folder whose name has no quotation marks, backslashes or control characters, "
+                f"got {self.incoming!r}; rename it"
+            )
 
     @property
     def kind(self) -> str:

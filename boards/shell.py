@@ -125,7 +125,8 @@ class SshShell:
         try:
             self._connect()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            # What was refused after the connection was made, as by sudo, would leave its process behind.
+            self._disconnect()
             raise
         return self
 
@@ -156,6 +157,9 @@ class SshShell:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         subprocess.run(
             ["ssh", *self._options, "-O", "exit", "--", self.where], capture_output=True, check=False
         )

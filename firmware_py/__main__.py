@@ -105,8 +105,8 @@ def _run(config: NodeConfig, as_json: bool) -> int:
             f"{statistics['dropped']} dropped; {statistics['bytes_sent']} bytes sent, "
             f"{statistics['bytes_received']} received"
         )
-    if node.refusals:
-        _complain(f"the centre refused {len(node.refusals)} of this device's records: {node.refusals[0]}")
+    if node.refused:
+        _complain(f"the centre refused {node.refused} of this device's records: {node.refusal}")
         return 3
     return 0
 

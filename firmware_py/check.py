@@ -11,7 +11,7 @@ from firmware_py.archive import read_verify_key
 from firmware_py.bundle import load_bundle
 from firmware_py.config import NodeConfig
 from firmware_py.encoder import Encoder
-from firmware_py.node import open_source, select_receivers
+from firmware_py.opening import open_source, select_receivers
 from firmware_py.slots import bundle_in_use
 
 
@@ -32,7 +32,7 @@ def check(config: NodeConfig) -> dict[str, Any]:
     started = time.perf_counter()
     latent = encoder.encode_recording(silence)
     encode_s = time.perf_counter() - started
-    open_source(config, selection, 0)
+    open_source(config, selection)
     return {
         "device": config.node.device,
         "bundle": bundle.name,

@@ -62,7 +62,10 @@ class LinkSection:
 
 @dataclass(frozen=True)
 class SourceSection:
-    """Where recordings come from: ``files`` (replayed every ``interval_s``) or a watched ``folder``."""
+    """Where recordings come from: ``files`` (replayed every ``interval_s``) or a watched ``folder``.
+
+    While the folder's disk has less than ``keep_free_mib`` free, its oldest recordings that were sent are removed.
+    """
 
     kind: str
     paths: tuple[Path, ...] = ()
@@ -70,6 +73,7 @@ class SourceSection:
     limit: int = 0
     path: Path = Path("incoming")
     poll_s: float = 0.5
+    keep_free_mib: int = 256
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,13 @@ def _check(path: Path, config: NodeConfig) -> None:
         ("source", "interval_s", config.source.interval_s, config.source.interval_s >= 0, "0 or more"),
         ("source", "limit", config.source.limit, config.source.limit >= 0, "0 (no limit) or more"),
         ("source", "poll_s", config.source.poll_s, config.source.poll_s >= 0, "0 or more"),
+        (
+            "source",
+            "keep_free_mib",
+            config.source.keep_free_mib,
+            config.source.keep_free_mib >= 0,
+            "0 (remove nothing) or more",
+        ),
         (
             "health",
             "interval_s",

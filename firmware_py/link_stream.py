@@ -97,6 +97,7 @@ class StreamLink:
         self._pace = Pace(bytes_per_s)
         self._port: Port | None = None
         self._backoff = Backoff()
+        self._connected = False
         self._out = bytearray()
         self._arrived: deque[bytes] = deque()
         self._deframer = Deframer(receive_seal.open)
@@ -156,7 +157,7 @@ class StreamLink:
             except PortError as error:
                 self._lose(error)
             else:
-                self.statistics.connections += 1
+                self._connected = False
                 # Ends whatever the other side heard of an earlier, broken frame.
                 self._out = bytearray(b"\0")
                 self._pace = Pace(self._bytes_per_s)
@@ -170,6 +171,9 @@ class StreamLink:
         try:
             while self._out and (written := self._port.write(self._out)):
                 del self._out[:written]
+                # Only now is it known to be open: TCP says so when it takes the first byte.
+                self.statistics.connections += not self._connected
+                self._connected = True
                 self._pace.wrote(written)
         except PortError as error:
             self._lose(error)

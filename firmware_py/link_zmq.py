@@ -157,7 +157,12 @@ class ZmqLink:
         while self._monitor.poll(0):
             event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
             self._lost_s = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                # ZeroMQ does not say why; a centre that does not know the key hangs up.
+                key = ", and does it allow this key" if self._keys else ""
+                self.statistics.fault = f"{self._endpoint}: no connection; is the centre there{key}?"
+            else:
+                self.statistics.fault = ""
                 self._reopen_s = REOPEN_MIN_S
                 self.statistics.connections += 1
                 self.statistics.bytes_sent += handshake_bytes("DEALER", self._keys is not None)

@@ -7,23 +7,17 @@ cut nor a dead link loses it. One thread: encoding takes about a millisecond.
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 from firmware_py import packet
-from firmware_py.bundle import Bundle, BundleError, load_bundle
+from firmware_py.bundle import load_bundle
 from firmware_py.compand import GatherError
 from firmware_py.config import NodeConfig
 from firmware_py.encoder import Encoder
-from firmware_py.keys import read_curve_keys, read_secret
-from firmware_py.link import Link
-from firmware_py.link_stream import Seal, StreamLink
-from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log, now_us
-from firmware_py.port import SerialPort, TcpPort, split_endpoint
+from firmware_py.opening import open_link, open_source, select_receivers
 from firmware_py.rate import Rate, RateError, pack
-from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
-from firmware_py.source import FileSource, FolderSource, Recording, Selection
+from firmware_py.source import FileSource, Recording
 from firmware_py.spool import Spool
 from firmware_py.supervisor import Supervisor
 from firmware_py.talker import Talker
@@ -32,67 +26,8 @@ from firmware_py.window import Window
 IDLE_S = 0.05
 # In the spool: the bytes a latent that the centre has set, 0 for none.
 SET_BYTES = "latent_bytes"
-
-
-def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
-    """Which receivers of the bundle's survey this device records. Raises ``BundleError``."""
-    try:
-        survey = bundle.manifest["acquisition"]
-        n_receivers = len(survey["receiver_cells"])
-        shape = (len(survey["source_cells"]), int(survey["n_time"]), n_receivers)
-        groups = [tuple(int(r) for r in group) for group in survey["device_receivers"]]
-        if not all(groups):
-            raise ValueError("a device without receivers")
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{bundle.folder}: the manifest's acquisition is not whole ({error!r}); convert again"
-        ) from None
-    chosen = config.node.receivers
-    if not chosen:
-        if config.node.device >= len(groups):
-            raise BundleError(
-                f"{bundle.folder}: made for devices 0 to {len(groups) - 1}, this is device "
-                f"{config.node.device}; give [node] receivers, or mend [node] device"
-            )
-        chosen = groups[config.node.device]
-    elif len(chosen) == 2:
-        if chosen[0] > chosen[1]:
-            raise BundleError(f"[node] receivers: expected [first, last], got {list(chosen)}; swap them")
-        chosen = tuple(range(chosen[0], chosen[1] + 1))
-    outside = min(chosen) < 0 or max(chosen) >= n_receivers
-    if outside or len(set(chosen)) < len(chosen) or len(chosen) > bundle.width:
-        raise BundleError(
-            f"[node] receivers: expected at most {bundle.width} of 0 to {n_receivers - 1}, each once, "
-            f"got {len(chosen)} from {min(chosen)} to {max(chosen)}"
-        )
-    return Selection(shape, chosen)
-
-
-def open_source(config: NodeConfig, selection: Selection, position: int) -> FileSource | FolderSource:
-    """The configured source; a replay goes on at ``position``. Raises ``GatherError``."""
-    source = config.source
-    if source.kind == "files":
-        return FileSource(list(source.paths), selection, source.interval_s, source.limit, position)
-    return FolderSource(source.path, selection, source.poll_s)
-
-
-def open_link(config: NodeConfig) -> Link:
-    """The configured link, with keys unless configured without. Raises ``LinkError``."""
-    link = config.link
-    if link.kind == "zmq":
-        curve = None
-        if link.server_key and link.public_key and link.secret_key:
-            curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
-        return ZmqLink(link.endpoint, curve)
-    seals: tuple[Seal, Seal] = (Crc(), Crc())
-    if link.secret:
-        secret = read_secret(link.secret)
-        seals = (Mac(secret, UPLINK), Mac(secret, DOWNLINK))
-    if link.kind == "tcp":
-        split_endpoint(link.endpoint)
-        return StreamLink(partial(TcpPort.connect, link.endpoint), *seals)
-    # 8N1: ten bits a byte.
-    return StreamLink(partial(SerialPort, link.endpoint, link.baud), *seals, bytes_per_s=link.baud / 10)
+# Which files the replay is of that ``position`` is in.
+REPLAYED = "replayed"
 
 
 class Node:
@@ -103,6 +38,10 @@ class Node:
         self.bundle = load_bundle(config.node.bundle)
         self.encoder = Encoder(self.bundle, config.node.accelerator)
         selection = select_receivers(config, self.bundle)
+        self.log = Log(config.run.log)
+        self.source = open_source(config, selection, self.log.write)
+        # Before the spool, which needs room as well.
+        self.source.make_room()
         # A state folder that was lost must not start again at boot 1: the centre would take new records
         # for those it has, and acknowledge them unread. The clock is past every boot counted up before.
         self.spool = Spool(
@@ -110,13 +49,17 @@ class Node:
             config.node.spool_records,
             first_boot=int(time.time()),
             device=config.node.device,
+            survey=config.node.survey,
         )
-        self.source = open_source(config, selection, self.spool.counter("position"))
-        self.log = Log(config.run.log)
+        if self.spool.damaged:
+            self.log.write("spool_damaged", reason=self.spool.damaged)
+        if isinstance(self.source, FileSource):
+            self._go_on(self.source)
         self.link = open_link(config)
         self.talkers: list[Talker] = []
         self.stopping = False
-        self.refusals: list[str] = []
+        self.refused = 0
+        self.refusal = ""
         self._fault = ""
         self._recorded = 0
         self._acknowledged = 0
@@ -134,7 +77,7 @@ class Node:
         """Record and send until stopped or drained; returns the statistics that also end the log.
 
         Raises ``GatherError`` for a replayed file that cannot be encoded, ``SpoolError`` when records cannot
-        be kept. ``refusals`` holds the centre's reason for each record that it refused.
+        be kept. ``refused`` counts what the centre refused, ``refusal`` is its last reason.
         """
         self.log.write(
             "started",
@@ -142,6 +85,7 @@ class Node:
             boot=self.spool.boot,
             model_hash=self.bundle.model_hash.hex(),
             waiting=len(self.spool),
+            position=self.source.position,
         )
         self._choose_rate()
         supervisor = Supervisor()
@@ -154,6 +98,7 @@ class Node:
                 self._send_waiting()
                 self._talk()
                 self._listen(0.0 if recording is not None else IDLE_S)
+                self._report_fault()
                 if self.config.run.exit_when_drained and self.source.exhausted and not len(self.spool):
                     break
         finally:
@@ -191,7 +136,7 @@ class Node:
         return {
             "waiting": len(self.spool),
             "dropped": self.spool.counter("dropped"),
-            "refused": len(self.refusals),
+            "refused": self.refused,
             "next_sequence": next_sequence,
             "acknowledged_boot": boot or None,
             "acknowledged_sequence": sequence or None,
@@ -201,10 +146,16 @@ class Node:
             "latent_bytes": self.rate.payload_bytes,
         }
 
+    def _go_on(self, replay: FileSource) -> None:
+        """Where these files were left off; a replay of others begins with its first event."""
+        if self.spool.counter(REPLAYED) != replay.files:
+            self.spool.keep("position", 0)
+            self.spool.keep(REPLAYED, replay.files)
+        replay.position = self.spool.counter("position")
+
     def _has_room(self) -> bool:
         """A replay waits for room in the spool, as it can; a field recording drops the oldest record."""
-        replay = self.config.source.kind == "files"
-        return not replay or len(self.spool) < self.config.node.spool_records
+        return not isinstance(self.source, FileSource) or len(self.spool) < self.config.node.spool_records
 
     def _record(self, recording: Recording) -> None:
         started = time.perf_counter()
@@ -212,7 +163,6 @@ class Node:
         try:
             latent = self.encoder.encode_recording(recording.part)
         except GatherError as error:
-            self.log.write("rejected", event=recording.event, reason=str(error))
             self.source.reject(recording, str(error))
             return
         encode_s = self._encode_s = time.perf_counter() - started
@@ -228,7 +178,8 @@ class Node:
             self.bundle.model_hash,
             pack(latent, self.rate),
         )
-        self.spool.append(sequence, packet.encode_record(record), advance=1)
+        replayed = isinstance(self.source, FileSource)
+        self.spool.append(sequence, packet.encode_record(record), advance=1 if replayed else 0)
         self.window.recorded(sequence)
         self.source.done(recording)
         self._recorded += 1
@@ -247,14 +198,14 @@ class Node:
             # Before it goes: the centre may have it before the log has.
             sent_us = now_us()
             if not self.link.send(spooled.data):
-                self._report_fault()
                 return
             again = self.window.sent(spooled)
             self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again, sent_us=sent_us)
 
     def _report_fault(self) -> None:
+        """Once an outage, with its first reason; the tries that follow may fail for others in turn."""
         fault = self.link.statistics.fault
-        if fault and fault != self._fault:
+        if fault and not self._fault:
             self.log.write("link_down", reason=fault)
         self._fault = fault
 
@@ -294,7 +245,8 @@ class Node:
         reason = bytes(record.payload).decode("utf-8", "replace")
         self.window.answered(record.boot, record.sequence)
         if self.spool.set_aside(record.boot, record.sequence, reason):
-            self.refusals.append(reason)
+            self.refused += 1
+            self.refusal = reason
             self.log.write("refused", boot=record.boot, sequence=record.sequence, reason=reason)
 
     def _close(self) -> dict[str, Any]:
@@ -304,7 +256,7 @@ class Node:
             "boot": self.spool.boot,
             "recorded": self._recorded,
             "acknowledged": self._acknowledged,
-            "refused": len(self.refusals),
+            "refused": self.refused,
             "waiting": len(self.spool),
             "dropped": self.spool.counter("dropped"),
             **vars(self.link.statistics),

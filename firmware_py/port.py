@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import termios
+import threading
 from typing import Protocol
 
 import serial
@@ -16,6 +17,8 @@ from firmware_py.link import LinkError
 READ_BYTES = 4096
 # A peer that vanished without a word is noticed after this, with data on the way or without.
 TCP_SILENCE_S = 15
+# So long each address of a host's name is tried.
+ADDRESS_TIMEOUT_S = 10.0
 
 
 class PortError(OSError):
@@ -107,12 +110,18 @@ class TcpPort:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     @classmethod
-    def connect(cls, endpoint: str) -> TcpPort:
-        """Begin to connect to host:port. Raises ``PortError``."""
+    def connect(cls, endpoint: str) -> Port:
+        """Begin to connect to host:port; a name is looked up meanwhile. Raises ``PortError``."""
         host, port = split_endpoint(endpoint)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            return NamedPort(endpoint)
+        except UnicodeError as error:
+            raise PortError(f"{endpoint}: no name of a host ({error}); mend [link] endpoint") from None
+        family, kind, protocol, _, address = found[0]
         connection = None
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             connection = socket.socket(family, kind, protocol)
             connection.setblocking(False)
             code = connection.connect_ex(address)
@@ -167,6 +176,58 @@ class TcpPort:
         self._socket.close()
 
 
+class NamedPort:
+    """A ``TcpPort`` to a host by its name. A thread looks the name up, which without a name server takes a minute, and
+    tries its addresses in turn; until then there is a pipe to poll, which becomes readable with the thread's end."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._port: TcpPort | None = None
+        self._connection: socket.socket | None = None
+        self._fault = ""
+        self._closed = False
+        self._lock = threading.Lock()
+        self._done, done = os.pipe()
+        # Of a daemon's end nobody waits either.
+        threading.Thread(target=self._connect, args=(done,), daemon=True).start()
+
+    def _connect(self, done: int) -> None:
+        try:
+            found = socket.create_connection(split_endpoint(self._endpoint), timeout=ADDRESS_TIMEOUT_S)
+            with self._lock:
+                if self._closed:
+                    found.close()
+                self._connection = found
+        except OSError as error:
+            self._fault = _reason(error)
+        finally:
+            os.close(done)
+
+    def fileno(self) -> int:
+        return self._port.fileno() if self._port else self._done
+
+    def read(self) -> bytes:
+        if self._port:
+            return self._port.read()
+        if self._connection is None:
+            raise PortError(f"{self._endpoint}: {self._fault}")
+        self._port = TcpPort(self._connection, self._endpoint)
+        return b""
+
+    def write(self, data: bytes | bytearray) -> int:
+        return self._port.write(data) if self._port else 0
+
+    def waiting_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        os.close(self._done)
+        with self._lock:
+            self._closed = True
+            if self._connection:
+                self._connection.close()
+
+
 def split_endpoint(endpoint: str) -> tuple[str, int]:
     """Host and port of ``host:port`` or ``[v6]:port``. Raises ``LinkError``."""
     host, _, port = endpoint.rpartition(":")
@@ -176,5 +237,8 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
 
 
 def _reason(error: BaseException) -> str:
+    # Of a name that is not found the number is the resolver's own.
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
     number = getattr(error, "errno", None)
     return os.strerror(number) if isinstance(number, int) else str(error)

@@ -12,7 +12,8 @@ from firmware_py.bundle import Bundle, BundleError
 from firmware_py.config import NodeConfig
 from firmware_py.encoder import EncoderError
 from firmware_py.health import HealthTalker, board_name
-from firmware_py.node import Node, select_receivers
+from firmware_py.node import Node
+from firmware_py.opening import select_receivers
 from firmware_py.selftest import self_test
 from firmware_py.slots import Slots
 from firmware_py.update import Terms, Updater

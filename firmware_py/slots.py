@@ -25,7 +25,8 @@ from firmware_py.bundle import MANIFEST, BundleError, load_bundle
 
 NAMES = ("a", "b")
 STATE = "state.json"
-# Starts a new bundle gets to be heard from; a process that dies at once uses them up.
+# Starts a new bundle gets to be heard from; a process that dies at once uses them up. And as many an update gets to
+# be unpacked and tested in: one that ends the process does so each time, a power cut does not.
 MAX_TRIAL_STARTS = 3
 
 
@@ -38,8 +39,9 @@ class State:
     """``version`` is that of the bundle in use, 0 for the one the device was installed with; ``former`` that
     of the other slot, None where it holds nothing to go back to. ``highest`` is the highest that was ever in
     use: no update goes below it. ``trial_starts`` counts starts since a switch, None once the bundle in use
-    was heard from. ``failure`` is the last update that came to nothing, version and reason; the centre has
-    not been told of it while ``untold``.
+    was heard from. ``tried`` is the update being unpacked and tested, or one during which the process
+    ended: version and how often it was begun. ``failure`` is the last update that came to nothing, version and
+    reason; the centre has not been told of it while ``untold``.
     """
 
     slot: str
@@ -50,6 +52,7 @@ class State:
     trial_starts: int | None = None
     failure: tuple[int, str] | None = None
     untold: bool = False
+    tried: tuple[int, int] | None = None
 
 
 class Slots:
@@ -196,6 +199,21 @@ class Slots:
     def fail(self, version: int, reason: str) -> None:
         """Remember to tell that an update came to nothing; it is not tried again under this version."""
         self._put(replace(self.state, failure=(version, reason), untold=True))
+
+    @contextlib.contextmanager
+    def trying(self, version: int) -> Iterator[None]:
+        """Unpack and test within this: an update that ends the process each time comes to a failure, which is told."""
+        before = self.state
+        times = before.tried[1] + 1 if before.tried and before.tried[0] == version else 1
+        trying = replace(before, tried=(version, times))
+        if times == MAX_TRIAL_STARTS:
+            reason = f"the device ended {times} times while it unpacked and tested it"
+            trying = replace(trying, failure=(version, reason), untold=True)
+        self._put(trying)
+        try:
+            yield
+        finally:
+            self._put(replace(before, tried=None))
 
     def told(self) -> None:
         """The centre knows of the failure."""

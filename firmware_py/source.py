@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from firmware_py.aside import REJECTED, SENT, Aside
 from firmware_py.compand import GatherError
+
+
+def say_nothing(what: str, **values: object) -> None:
+    """A log that is not kept."""
 
 
 @dataclass(frozen=True)
@@ -66,32 +72,38 @@ class Selection:
 
 
 class FileSource:
-    """Replays gather files in order; the k-th gather over all files is event k (from 1)."""
+    """Replays gather files in order; the k-th gather over all files is event k (from 1).
+
+    ``position`` is how many are replayed already, of the files that the number ``files`` tells from any others.
+    """
 
     def __init__(
-        self, paths: list[Path], selection: Selection, interval_s: float, limit: int, start: int
+        self, paths: list[Path], selection: Selection, interval_s: float, limit: int, position: int = 0
     ) -> None:
         self._files = [(path, open_gathers(path)) for path in paths]
         self._selection = selection
         self._interval_s = interval_s
         total = sum(len(gathers) for _, gathers in self._files)
         self._last = min(total, limit) if limit else total
-        self._next = start
+        self.position = position
+        names = b"\0".join(os.fsencode(path) for path in paths)
+        # A number that the spool can keep.
+        self.files = int.from_bytes(hashlib.sha256(names).digest()[:7])
         self._due = 0.0
 
     @property
     def exhausted(self) -> bool:
-        return self._next >= self._last
+        return self.position >= self._last
 
     def poll(self) -> Recording | None:
         """The next recording when it is due. Raises ``GatherError`` for one of another shape."""
         if self.exhausted or time.monotonic() < self._due:
             return None
         self._due = time.monotonic() + self._interval_s
-        index = self._next
-        self._next += 1
+        index = self.position
+        self.position += 1
         path, gather = self._gather(index)
-        return Recording(self._next, time.time_ns() // 1000, self._selection.of(gather, path), path)
+        return Recording(self.position, time.time_ns() // 1000, self._selection.of(gather, path), path)
 
     def _gather(self, index: int) -> tuple[Path, np.ndarray]:
         """The ``index``-th gather over all files, and its file."""
@@ -108,6 +120,9 @@ class FileSource:
         """A replayed file that cannot be encoded is the caller's mistake."""
         raise GatherError(f"{recording.path}: event {recording.event}: {reason}")
 
+    def make_room(self) -> None:
+        """What is replayed is not this device's to remove."""
+
 
 def _event(path: Path) -> int:
     """The last number in a file's name; -1 without one."""
@@ -121,21 +136,31 @@ class FolderSource:
     A file counts once its size and time of change are the same at two polls: a program that may pause while
     it writes gives a hidden name (``.NAME``) and renames. It moves to ``sent/`` when its record is in the
     spool, to ``rejected/`` (with a ``.txt`` that says why) when it cannot be encoded: one bad file does not
-    stop a device in the field. A power cut between spool and ``sent/`` records the event twice; the centre
-    then takes the later one.
+    stop a device in the field. Nor does one that cannot be moved: that is logged, and the file left alone until
+    the next start. A power cut between spool and ``sent/`` records the event twice; the centre then takes the
+    later one. While the disk has less than ``keep_free_mib`` free, the oldest of ``sent/`` are removed.
     """
 
     exhausted = False
+    # A folder has none to go on at.
+    position = 0
 
-    def __init__(self, folder: Path, selection: Selection, poll_s: float) -> None:
-        if not folder.is_dir():
-            raise GatherError(f"{folder}: no such folder; create it, or mend [source] path")
+    def __init__(
+        self,
+        folder: Path,
+        selection: Selection,
+        poll_s: float,
+        keep_free_mib: int = 0,
+        log: Callable[..., None] = say_nothing,
+    ) -> None:
+        self._aside = Aside(folder, keep_free_mib)
         self._folder = folder
         self._selection = selection
         self._poll_s = poll_s
+        self._log = log
         self._due = 0.0
         self._seen: dict[Path, tuple[int, int]] = {}
-        # Handed out, and not yet moved by ``done`` or ``reject``.
+        # Handed out, and not moved by ``done`` or ``reject``, yet or at all.
         self._taken: set[Path] = set()
         self._ready: Iterator[Path] = iter(())
 
@@ -151,7 +176,8 @@ class FolderSource:
         if path is None:
             return None
         try:
-            sample_time_us = path.stat().st_mtime_ns // 1000
+            # A clock before 1970 is none, which a record says with 0.
+            sample_time_us = max(path.stat().st_mtime_ns // 1000, 0)
         except FileNotFoundError:
             return None
         self._taken.add(path)
@@ -187,24 +213,36 @@ class FolderSource:
         return sorted(settled, key=_event)
 
     def done(self, recording: Recording) -> None:
-        self._move(recording.path, "sent")
+        """The recording is in the spool."""
+        self._move(recording, SENT)
+        self.make_room()
 
     def reject(self, recording: Recording, reason: str) -> None:
-        self._move(recording.path, "rejected", reason)
+        """The recording cannot be encoded."""
+        self._log("rejected", event=recording.event, reason=reason)
+        if place := self._move(recording, REJECTED):
+            # Without room for it the reason is in the log alone. A name need not be UTF-8.
+            with contextlib.suppress(OSError):
+                place.with_suffix(".txt").write_text(
+                    reason + "\n", encoding="utf-8", errors="backslashreplace"
+                )
 
-    def _move(self, path: Path, to: str, reason: str = "") -> None:
-        """Raises ``GatherError`` for a folder that nothing can be moved in: each file would come again."""
-        folder = self._folder / to
+    def make_room(self) -> None:
+        """Remove the oldest of ``sent/`` where the disk has too little free."""
+        if removed := self._aside.make_room():
+            self._log("removed", recordings=removed, folder=str(self._folder / SENT))
+
+    def _move(self, recording: Recording, to: str) -> Path | None:
+        path = recording.path
         try:
-            folder.mkdir(exist_ok=True)
-            # Whoever took the file away meanwhile has spared us the moving.
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(path, folder / path.name)
-            if reason:
-                (folder / path.name).with_suffix(".txt").write_text(reason + "\n")
+            place = self._aside.move(path, to)
         except OSError as error:
-            raise GatherError(
+            # It stays among those taken, or it would be recorded again and again.
+            reason = (
                 f"{path}: cannot be moved to {to}/ ({error.strerror}); make the folder writable, with room"
-            ) from None
+            )
+            self._log("not_moved", event=recording.event, reason=reason)
+            return None
         self._seen.pop(path, None)
         self._taken.discard(path)
+        return place

@@ -3,15 +3,18 @@
 SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk. That it
 was acknowledged need not be: a power cut that takes it back has the record sent once more, and the centre knows it.
 The spool is bounded; when full, records the centre refused go first, then the oldest that wait, which is
-counted: a fresh recording is worth more than an old one to whoever watches the map.
+counted: a fresh recording is worth more than an old one to whoever watches the map. What was refused waits again
+when the spool is opened: the reason may have been one that an operator has mended since.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +22,12 @@ from typing import IO
 
 class SpoolError(OSError):
     """The spool cannot be kept: no room, no permission, or not a spool."""
+
+
+class _Damaged(sqlite3.DatabaseError):
+    """What ``quick_check`` found, as SQLite itself raises it for what it finds by the way."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 @dataclass(frozen=True)
@@ -46,43 +55,79 @@ def _lock(path: Path) -> IO[bytes]:
 class Spool:
     """A durable, bounded queue. ``boot`` goes up by one each time it is opened, from ``first_boot``.
 
-    It is one ``device``'s and open in one process: two would share the position in a replay, and each would
-    leave out what the other had recorded.
+    It is one ``device``'s of one ``survey`` and open in one process: two would share the position in a replay, and
+    each would leave out what the other had recorded. A file that is no whole database is renamed and a fresh one
+    begun, as nobody may be there to do it; ``damaged`` says so, and is empty otherwise. Raises ``SpoolError``.
     """
 
-    def __init__(self, path: Path, max_records: int, first_boot: int = 1, device: int = 0) -> None:
+    def __init__(
+        self, path: Path, max_records: int, first_boot: int = 1, device: int = 0, survey: int = 1
+    ) -> None:
         self._path = path
         self._max_records = max_records
+        self.damaged = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path.with_suffix(".lock"))
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(
-                "CREATE TABLE IF NOT EXISTS record ("
-                " boot INTEGER, sequence INTEGER, data BLOB NOT NULL, refused TEXT,"
-                " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
-                "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
-            )
-            self._database.execute("INSERT OR IGNORE INTO counter VALUES ('boot', ?)", (first_boot - 1,))
-            self._database.execute("INSERT OR IGNORE INTO counter VALUES ('device', ?)", (device,))
-            owner = self.counter("device")
-            if owner == device:
-                self.boot = self._add("boot", 1)
+            try:
+                owner = self._open(first_boot, (device, survey))
+            except sqlite3.DatabaseError as error:
+                # The lower byte says what went wrong, the rest where. A full or a busy disk is no damage.
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise
+                self._put_file_aside(error)
+                owner = self._open(first_boot, (device, survey))
         except SpoolError:
             raise
         except (sqlite3.Error, OSError) as error:
             raise SpoolError(
                 f"{path}: cannot keep a spool there ({error}); expected a writable folder with room"
             ) from None
-        if owner != device:
+        if owner != (device, survey):
             self.close()
             raise SpoolError(
-                f"{path}: belongs to device {owner}, this is device {device}; "
-                "give each device its own [node] state_dir"
+                f"{path}: belongs to device {owner[0]} of survey {owner[1]}, this is device {device} of survey "
+                f"{survey}; give each device its own [node] state_dir"
             )
         self._sequence = 0
+
+    def _open(self, first_boot: int, device_and_survey: tuple[int, int]) -> tuple[int, int]:
+        """Open the database and begin a boot, if it is this device's; the device and survey it belongs to."""
+        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        # Damage that would come up later would end each start anew.
+        (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _Damaged(found)
+        self._database.executescript(
+            "CREATE TABLE IF NOT EXISTS record ("
+            " boot INTEGER, sequence INTEGER, data BLOB NOT NULL, refused TEXT,"
+            " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
+            "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
+        )
+        self._database.execute("INSERT OR IGNORE INTO counter VALUES ('boot', ?)", (first_boot - 1,))
+        for name, value in zip(("device", "survey"), device_and_survey, strict=True):
+            self._database.execute("INSERT OR IGNORE INTO counter VALUES (?, ?)", (name, value))
+        owner = (self.counter("device"), self.counter("survey"))
+        if owner == device_and_survey:
+            self.boot = self._add("boot", 1)
+            self._database.execute("UPDATE record SET refused = NULL WHERE refused IS NOT NULL")
+        return owner
+
+    def _put_file_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = f"{self._path}.damaged-{int(time.time())}"
+        # While it is open: with its closing SQLite may remove the log, which holds the latest records.
+        for end in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.rename(f"{self._path}{end}", f"{aside}{end}")
+        self._database.close()
+        found = " ".join(str(error).split())
+        self.damaged = (
+            f"{self._path}: {found}; put aside as {aside}, with what waited in it, and begun anew; "
+            "replace the disk if it happens again"
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -185,7 +230,7 @@ class Spool:
             self._database.execute("PRAGMA synchronous = FULL")
 
     def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
-        """Stop sending a record that the centre refuses, but keep it; False if it was not waiting."""
+        """Stop sending a record that the centre refuses, until the next start; False if it was not waiting."""
         with self._transaction() as database:
             cursor = database.execute(
                 "UPDATE record SET refused = ? WHERE boot = ? AND sequence = ? AND refused IS NULL",

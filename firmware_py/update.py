@@ -232,9 +232,10 @@ class Updater:
         version = self._statement.version
         fresh = self._slots.incoming / "bundle"
         try:
-            shutil.rmtree(fresh, ignore_errors=True)
-            unpack(download.read(), self._terms.key, fresh)
-            self._test(load_bundle(fresh))
+            with self._slots.trying(version):
+                shutil.rmtree(fresh, ignore_errors=True)
+                unpack(download.read(), self._terms.key, fresh)
+                self._test(load_bundle(fresh))
             self._slots.switch(fresh, version)
         except (ArchiveError, BundleError, SelfTestError) as error:
             damaged_part = isinstance(error, ArchiveError) and download.resumed

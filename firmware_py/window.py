@@ -35,11 +35,6 @@ class Window:
         # (when, sequence) of this boot's records while they are fresh.
         self._recorded: deque[tuple[float, int]] = deque()
 
-    @property
-    def in_flight(self) -> set[tuple[int, int]]:
-        """(boot, sequence) of what is sent and not answered."""
-        return set(self._in_flight)
-
     def recorded(self, sequence: int) -> None:
         """A record of this boot is in the spool now."""
         self._recorded.append((time.monotonic(), sequence))

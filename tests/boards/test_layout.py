@@ -7,12 +7,17 @@ import subprocess
 import pytest
 
 from boards.layout import STATE, Layout, unit
+from boards.settings import Settings
+from boards.shell import InstallError
 
 KINDS = {
     "network": ("", f"{STATE}/incoming", ()),
     "serial": ("/dev/ttyAMA0", f"{STATE}/incoming", ()),
+    "a serial line by its link": ("/dev/serial/by-id/usb-bridge-if00", f"{STATE}/incoming", ()),
     "a folder elsewhere": ("", "/srv/shots", ()),
     "a folder in a home": ("", "/home/pi/shots", ()),
+    "a folder of any name": ("", "/media/USB DISK/50% done", ()),
+    "a folder of a short name": ("", "/media/50%done", ()),
     "a replay": ("", f"{STATE}/incoming", ("/tmp/gathers.npy",)),
     "an accelerator": ("", f"{STATE}/incoming", (), "edgetpu"),
     "an accelerator on a serial line": ("/dev/ttyAMA0", f"{STATE}/incoming", (), "edgetpu"),
@@ -49,16 +54,32 @@ def test_it_watches_limits_and_restarts_the_device_under_a_user_of_its_own():
     assert {"AF_INET", "AF_INET6", "AF_UNIX"} <= set(found["RestrictAddressFamilies"].split())
 
 
-def test_a_serial_device_gets_its_port_and_the_group_that_may_use_it_and_no_network():
+def test_a_serial_device_gets_its_kind_of_port_and_the_group_that_may_use_it_and_no_network():
     found = settings("serial")
-    assert found["DeviceAllow"] == "/dev/ttyAMA0 rw" and found["DevicePolicy"] == "closed"
+    assert found["DeviceAllow"] == "char-204 rw" and found["DevicePolicy"] == "closed"
     assert found["SupplementaryGroups"] == "dialout" and "PrivateDevices" not in found
     assert found["RestrictAddressFamilies"] == "AF_UNIX"
 
 
+@pytest.mark.parametrize(
+    ("port", "allowed"),
+    [
+        ("/dev/ttyUSB0", ["char-188"]),
+        ("/dev/ttyACM3", ["char-166"]),
+        ("/dev/ttyS0", ["char-4"]),
+        ("/dev/serial0", ["char-188", "char-166", "char-204", "char-4", "/dev/serial0"]),
+        ("/dev/ttySC0", ["char-188", "char-166", "char-204", "char-4", "/dev/ttySC0"]),
+    ],
+)
+def test_a_port_that_is_plugged_in_after_the_start_is_allowed_all_the_same(port, allowed):
+    """systemd looks up a path once, when the unit starts; a major number needs no file to be there."""
+    text = unit(Layout(), 3, port, f"{STATE}/incoming", ())
+    assert re.findall("^DeviceAllow=(.*) rw$", text, re.M) == allowed
+
+
 def test_an_accelerator_and_a_port_are_the_only_device_files():
     text = unit(Layout(), 3, *KINDS["an accelerator on a serial line"])
-    assert re.findall("^DeviceAllow=(.*)$", text, re.M) == ["/dev/ttyAMA0 rw", "char-usb_device rw"]
+    assert re.findall("^DeviceAllow=(.*)$", text, re.M) == ["char-204 rw", "char-usb_device rw"]
     alone = settings("an accelerator")
     assert alone["DevicePolicy"] == "closed" and alone["DeviceAllow"] == "char-usb_device rw"
     assert "PrivateDevices" not in alone and "AF_INET" in alone["RestrictAddressFamilies"]
@@ -70,6 +91,8 @@ def test_an_accelerator_and_a_port_are_the_only_device_files():
         ("network", None, "yes", "yes"),
         ("a folder elsewhere", "/srv/shots", "yes", "yes"),
         ("a folder in a home", "/home/pi/shots", "read-only", "yes"),
+        ("a folder of any name", '"/media/USB DISK/50%% done"', "yes", "yes"),
+        ("a folder of a short name", "/media/50%%done", "yes", "yes"),
         ("a replay", None, "yes", "no"),
     ],
 )
@@ -80,3 +103,9 @@ def test_recordings_are_within_reach(kind, writable, home, temporary):
         home,
         temporary,
     )
+
+
+@pytest.mark.parametrize("name", ["shots\n[Service]\nUser=root", 'the "best"', "back\\slash", "tab\there"])
+def test_a_folder_that_no_unit_can_name_is_refused(name, tmp_path):
+    with pytest.raises(InstallError, match="incoming: expected a folder whose name has no .*; rename it"):
+        Settings(0, "tcp://192.0.2.1:5557", tmp_path, incoming=f"/srv/{name}")

@@ -56,6 +56,11 @@ def test_everything_can_be_said(tmp_path):
         ("device = 2", 'device = "two"', r"\[node\] device: expected int, got 'two'"),
         ("device = 2", "device = true", r"\[node\] device: expected int, got True"),
         ("device = 2", "device = 70000", r"\[node\] device: expected 0 to 65535, got 70000"),
+        (
+            'paths = ["a.npy"]',
+            'paths = ["a.npy"]\nkeep_free_mib = -1',
+            r"\[source\] keep_free_mib: expected 0 \(remove nothing\) or more, got -1",
+        ),
         ("device = 2", "devise = 2", r"\[node\] unknown key 'devise'; known are device"),
         ("[link]\nendpoint", "[lynk]\nendpoint", r"section \[link\] is missing"),
         ("[source]", "[surprise]\n[source]", "unknown surprise; known are node, link, source, run"),

@@ -1,5 +1,7 @@
 """The ZeroMQ link: whole records, no blind queueing, honest byte counts."""
 
+from contextlib import closing
+
 import pytest
 import zmq
 from waiting import wait_until
@@ -14,13 +16,13 @@ CENTRE_PUBLIC, CENTRE_SECRET = zmq.curve_keypair()
 DEVICE_PUBLIC, DEVICE_SECRET = zmq.curve_keypair()
 
 
-def make_router(context, secret=None):
+def make_router(context, secret=None, endpoint="tcp://127.0.0.1:*"):
     socket = context.socket(zmq.ROUTER)
     socket.linger = 0
     if secret:
         socket.curve_server = True
         socket.curve_secretkey = secret
-    socket.bind("tcp://127.0.0.1:*")
+    socket.bind(endpoint)
     return socket
 
 
@@ -82,6 +84,10 @@ def test_a_centre_with_another_key_gets_nothing(secure_router):
     assert not link.send(b"record")
     link.close()
     monitor.close()
+    endpoint = secure_router.getsockopt_string(zmq.LAST_ENDPOINT)
+    assert link.statistics.fault == (
+        f"{endpoint}: no connection; is the centre there, and does it allow this key?"
+    )
 
 
 def write_keys(folder, server=CENTRE_PUBLIC, public=DEVICE_PUBLIC, secret=DEVICE_SECRET):
@@ -140,6 +146,31 @@ def test_nothing_is_queued_for_a_centre_that_is_not_there():
     assert link.receive(0.01) is None
     assert link.statistics.records_sent == 0
     link.close()
+
+
+@pytest.mark.parametrize("curve", [None, CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET)])
+def test_a_link_says_that_it_is_down_until_it_is_not(curve):
+    context = zmq.Context()
+    secret = CENTRE_SECRET if curve else None
+    router = make_router(context, secret)
+    endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
+    router.close()
+    with closing(ZmqLink(endpoint, curve)) as link:
+
+        def fault():
+            assert link.receive(0.01) is None
+            return link.statistics.fault
+
+        try:
+            said = wait_until(fault, what="a fault")
+            assert said.startswith(f"{endpoint}: no connection; is the centre there")
+            assert ("allow this key" in said) is bool(curve)
+            router = make_router(context, secret, endpoint)
+            wait_until(lambda: not fault(), what="a connection")
+            router.close()
+            wait_until(fault, what="the connection's end")
+        finally:
+            context.destroy(linger=0)
 
 
 def test_a_centre_that_reads_nothing_is_noticed_within_a_bounded_queue(router):

@@ -153,15 +153,75 @@ def test_an_archive_is_not_an_array(tmp_path, gathers):
         open_gathers(tmp_path / "a.npy")
 
 
+class Lines(list):
+    """A log's lines, as (what, values)."""
+
+    def __call__(self, what, **values):
+        self.append((what, values))
+
+
+def block(folder):
+    """Put a file where ``folder`` is."""
+    folder.rmdir()
+    folder.write_text("a file where the folder should be")
+
+
 @pytest.mark.parametrize("how", ["done", "reject"])
-def test_a_folder_nothing_can_be_moved_in_is_an_error(tmp_path, gathers, how):
-    source = FolderSource(tmp_path, MINE, 0.0)
+def test_what_cannot_be_moved_is_logged_and_does_not_come_again(tmp_path, gathers, how):
+    log = Lines()
+    source = FolderSource(tmp_path, MINE, 0.0, log=log)
     save(tmp_path / "1.npy", gathers[0])
     (recording,) = drain(source)
-    for name in ("sent", "rejected"):
-        (tmp_path / name).write_text("a file where the folder should be")
-    with pytest.raises(GatherError, match=r"1.npy: cannot be moved to .*; make the folder writable"):
-        source.done(recording) if how == "done" else source.reject(recording, "why")
+    to = "sent" if how == "done" else "rejected"
+    block(tmp_path / to)
+    source.done(recording) if how == "done" else source.reject(recording, "why")
+    what, values = log[-1]
+    assert (what, values["event"]) == ("not_moved", 1)
+    assert f"1.npy: cannot be moved to {to}/ (File exists); make the folder writable" in values["reason"]
+    save(tmp_path / "2.npy", gathers[0])
+    assert [recording.event for recording in drain(source)] == [2], "the device goes on, without the first"
+
+
+def test_a_bad_file_that_cannot_be_moved_is_rejected_once(tmp_path):
+    log = Lines()
+    source = FolderSource(tmp_path, MINE, 0.0, log=log)
+    block(tmp_path / "rejected")
+    (tmp_path / "1.npy").write_bytes(b"junk")
+    assert drain(source) == []
+    assert [what for what, _ in log] == ["rejected", "not_moved"]
+
+
+def test_a_reason_that_cannot_be_written_is_in_the_log_alone(tmp_path):
+    log = Lines()
+    source = FolderSource(tmp_path, MINE, 0.0, log=log)
+    (tmp_path / "rejected" / "1.txt").mkdir()
+    (tmp_path / "1.npy").write_bytes(b"junk")
+    assert drain(source) == []
+    assert "not a whole .npy file" in dict(log)["rejected"]["reason"]
+    assert (tmp_path / "rejected" / "1.npy").exists()
+
+
+def test_a_file_of_before_1970_has_no_time(tmp_path, gathers):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    os.utime(save(tmp_path / "1.npy", gathers[0]), (-86_400, -86_400))
+    (recording,) = drain(source)
+    assert recording.sample_time_us == 0, "which says that there was no clock"
+
+
+def test_a_name_that_is_not_utf_8_is_set_aside_like_any_other(tmp_path):
+    source = FolderSource(tmp_path, MINE, 0.0)
+    with open(os.fsencode(tmp_path) + b"/shot-\xff1.npy", "wb") as file:
+        file.write(b"junk")
+    assert drain(source) == []
+    (reason,) = (tmp_path / "rejected").glob("*.txt")
+    assert "/shot-\\udcff1.npy: not a whole .npy file" in reason.read_text()
+
+
+def test_a_replay_of_other_files_is_another(tmp_path, gathers):
+    a, b = save(tmp_path / "a.npy", gathers[:1]), save(tmp_path / "b.npy", gathers[1:])
+    numbers = {FileSource(paths, MINE, 0.0, 0).files for paths in ([a], [b], [a, b], [b, a])}
+    assert len(numbers) == 4
+    assert FileSource([a, b], MINE, 5.0, 2).files in numbers, "however many of them, and how fast"
 
 
 def test_a_file_that_is_taken_away_is_passed_over(tmp_path, gathers):

@@ -1,9 +1,12 @@
 """The spool: durable, bounded, exact about what it holds."""
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,13 +59,93 @@ def test_a_refused_record_is_kept_but_waits_no_more(tmp_path):
     assert len(spool) == 0
 
 
+def test_what_was_refused_waits_again_after_a_start_and_can_be_refused_again(tmp_path):
+    path = tmp_path / "spool.sqlite"
+    for boot in (1, 2, 3):
+        spool = Spool(path, 10)
+        if boot == 1:
+            for _ in range(2):
+                spool.append(spool.next_sequence(), b"data")
+        assert sequences(spool) == [(1, 1), (1, 2)]
+        assert [spool.set_aside(1, sequence, "unknown encoder") for sequence in (1, 2)] == [True, True]
+        assert len(spool) == 0
+        spool.close()
+    with pytest.raises(SpoolError, match="belongs to device 0"):
+        Spool(path, 10, device=1)
+
+
 def test_a_folder_that_cannot_hold_a_spool(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError, match="expected a writable folder"):
         Spool(tmp_path / "file" / "spool.sqlite", 3)
-    (tmp_path / "junk.sqlite").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(SpoolError, match="cannot keep a spool"):
-        Spool(tmp_path / "junk.sqlite", 3)
+
+
+def damage(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "no database":
+        data[:16] = bytes(16)
+    elif how == "its tables":
+        data[100:4096] = b"\xee" * 3996
+    else:
+        # Of what waits alone: the spool opens, and fails when it is read.
+        data[-4096:] = b"\xee" * 4096
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("how", ["no database", "its tables", "a record"])
+def test_a_damaged_spool_is_put_aside_and_a_fresh_one_begun(tmp_path, how):
+    path = tmp_path / "spool.sqlite"
+    spool = Spool(path, 1000, first_boot=100, device=3)
+    assert not spool.damaged
+    for _ in range(50):
+        spool.append(spool.next_sequence(), bytes(1000))
+    spool.close()
+    damage(path, how)
+    bytes_before = path.read_bytes()
+    before_s = int(time.time())
+    spool = Spool(path, 1000, first_boot=200, device=3)
+    assert (spool.boot, len(spool)) == (200, 0), "numbers go on from the clock"
+    (aside,) = tmp_path.glob("spool.sqlite.damaged-*[0-9]")
+    assert int(aside.name.rpartition("-")[2]) >= before_s
+    assert aside.read_bytes() == bytes_before, "for who wants to save what is in it"
+    assert f"put aside as {aside}" in spool.damaged
+    spool.append(spool.next_sequence(), b"data")
+    spool.close()
+    spool = Spool(path, 1000, device=3)
+    assert sequences(spool) == [(200, 1)]
+    assert not spool.damaged, "once"
+
+
+@pytest.mark.parametrize("how", ["no database", "its tables", "a record"])
+def test_the_log_of_a_damaged_spool_is_kept_with_it(tmp_path, how):
+    """As a power cut leaves it; the latest records are in the log alone."""
+    spool = Spool(tmp_path / "spool.sqlite", 1000)
+    for _ in range(50):
+        spool.append(spool.next_sequence(), bytes(1000))
+    spool._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    spool.append(spool.next_sequence(), b"the latest")
+    path = tmp_path / "cut" / "spool.sqlite"
+    path.parent.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(tmp_path / f"spool.sqlite{end}", f"{path}{end}")
+    damage(path, how)
+    assert "\n" not in Spool(path, 10).damaged
+    (log,) = path.parent.glob("spool.sqlite.damaged-*-wal")
+    assert b"the latest" in log.read_bytes()
+    assert log.with_name(log.name.removesuffix("-wal")).exists()
+
+
+def test_a_spool_that_is_busy_is_no_damaged_one(tmp_path, monkeypatch):
+    path = tmp_path / "spool.sqlite"
+    Spool(path, 10).close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **more: connect(*given, **more, timeout=0.01))
+    other = connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(SpoolError, match="database is locked"):
+        Spool(path, 10)
+    other.close()
+    assert not list(tmp_path.glob("*.damaged-*"))
 
 
 APPENDER = """
@@ -139,8 +222,10 @@ def test_a_spool_is_one_devices_in_one_process(tmp_path):
     with pytest.raises(SpoolError, match="another device is at work there"):
         Spool(path, 3, device=1)
     spool.close()
-    with pytest.raises(SpoolError, match="belongs to device 1, this is device 2; give each device its own"):
-        Spool(path, 3, device=2)
+    said = "belongs to device 1 of survey 1, this is device {} of survey {}; give each device its own"
+    for device, survey in ((2, 1), (1, 2)):
+        with pytest.raises(SpoolError, match=said.format(device, survey)):
+            Spool(path, 3, device=device, survey=survey)
     again = Spool(path, 3, device=1)
     assert again.boot == 2, "who was turned away has not counted"
 

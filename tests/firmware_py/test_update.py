@@ -1,5 +1,7 @@
 """The device's side of an update, message by message, on a clock of the test's own."""
 
+import os
+import signal
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +13,7 @@ from tiny import ENCODER
 from firmware_py import packet
 from firmware_py.bundle import load_bundle
 from firmware_py.selftest import VECTORS, encode_vectors, self_test
-from firmware_py.slots import Slots
+from firmware_py.slots import MAX_TRIAL_STARTS, Slots
 from firmware_py.update import REPORT_S, RETRY_MAX_S, Terms, Updater
 from firmware_py.update_messages import Chunk, Gone, Heard, Report, Want, decode_message, encode_message
 
@@ -313,6 +315,61 @@ def test_no_room_for_the_update_is_told(device, new, monkeypatch):
     monkeypatch.setattr("firmware_py.download.os.fsync", full)
     report = only_failure(one, FakeRollout(sign(new, 7), 7))
     assert report.reason == "no room for the update ([Errno 28] No space left on device)"
+
+
+def killed_in_the_test(one, centre):
+    child = os.fork()
+    if not child:
+        try:
+            one.updater._test = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+            one.talk(centre)
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    one.slots.close()
+
+
+def test_a_power_cut_in_the_test_of_an_update_is_no_failure_of_it(device, new):
+    for _ in range(MAX_TRIAL_STARTS - 1):
+        killed_in_the_test(device(), FakeRollout(sign(new, 7), 7))
+    one, centre = device(), FakeRollout(sign(new, 7), 7)
+    one.talk(centre)
+    assert load_bundle(one.slots.current).name == "new"
+    assert one.slots.state.failure is None and one.slots.state.tried is None
+
+
+def test_an_update_whose_test_ends_the_device_is_told_at_the_next_start_and_not_tried_again(device, new):
+    """As a runtime that crashes does, one that takes all memory, or one that hangs until the watchdog kills it."""
+    centre = FakeRollout(sign(new, 7), 7)
+    for _ in range(MAX_TRIAL_STARTS):
+        killed_in_the_test(device(), centre)
+    assert not centre.reports
+    again = device()
+    again.talk(centre)
+    assert again.restarts == 0
+    assert centre.reports[0] == Report(
+        "failed", 7, "the device ended 3 times while it unpacked and tested it"
+    )
+    # Offered again, it is refused: the test, which would pass here, is not tried.
+    assert {report.state for report in centre.reports[1:]} == {"running", "failed"}
+    assert centre.wanted == []
+    assert load_bundle(again.slots.current).name == "installed"
+
+
+def test_what_fails_for_want_of_room_is_no_failure_of_the_update(device, new, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    one = device()
+    with monkeypatch.context() as patch:
+        patch.setattr("firmware_py.slots.Slots._place", full)
+        report = only_failure(one, FakeRollout(sign(new, 7), 7))
+    assert report.reason.startswith("no room for the update")
+    assert one.slots.refusal(7) is None, "it may be tried again"
+    assert not one.slots.state.untold
+    one.start()
+    one.talk(FakeRollout(sign(new, 7), 7))
+    assert load_bundle(one.slots.current).name == "new"
 
 
 def test_what_is_no_message_is_an_error_for_the_node_to_log(device):

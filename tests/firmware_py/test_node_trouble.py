@@ -1,0 +1,117 @@
+"""What a device goes on through: a folder, a disk, a spool or a centre that fails it."""
+
+import time
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from fake_centre import FakeCentre
+from waiting import wait_until
+
+from firmware_py import packet
+from firmware_py.check import check
+from firmware_py.compand import GatherError
+from firmware_py.config import SourceSection
+from firmware_py.node import Node
+from firmware_py.spool import SpoolError
+
+
+def test_what_a_centre_refused_while_it_was_misconfigured_is_taken_after_a_restart(config):
+    answers = [lambda record: packet.refuse(record, "unknown encoder")] * 2 + [packet.acknowledge]
+    counted = []
+    for answer in answers:
+        with FakeCentre(answer) as centre:
+            node = Node(config(centre.endpoint))
+            statistics = node.run()
+        assert sorted(record.event for record in centre.records) == [1, 2, 3, 4]
+        counted.append([statistics[name] for name in ("refused", "acknowledged", "waiting")])
+    assert counted == [[4, 0, 0], [4, 0, 0], [0, 4, 0]], "each start counts its own"
+
+
+def test_a_recording_that_cannot_be_moved_is_recorded_once_and_the_device_goes_on(
+    tmp_path, config, gathers, start, entries
+):
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    folder = SourceSection("folder", path=incoming, poll_s=0.01)
+    with FakeCentre() as centre, start(config(centre.endpoint, source=folder)) as running:
+        (incoming / "sent").rmdir()
+        (incoming / "sent").write_text("a file where the folder should be")
+        for event in (1, 2):
+            np.save(incoming / f"{event}.npy", gathers[0])
+            wait_until(lambda event=event: event in {r.event for r in centre.records}, what=f"event {event}")
+        time.sleep(0.3)
+        assert len(entries("recorded")) == 2
+        assert not running.finished()
+    assert [line["event"] for line in entries("not_moved")] == [1, 2]
+    # At the next start it is an error, of `check` as well: the two would be recorded again.
+    for begin in (Node, check):
+        with pytest.raises(GatherError, match="cannot be moved to its sent/"):
+            begin(config(centre.endpoint, source=folder))
+
+
+def test_what_is_sent_makes_room_before_the_spool_needs_it(tmp_path, config, monkeypatch):
+    (tmp_path / "in" / "sent").mkdir(parents=True)
+    np.save(tmp_path / "in" / "sent" / "1.npy", np.zeros(1000))
+    Free = namedtuple("Free", "free")
+    monkeypatch.setattr("firmware_py.aside.shutil.disk_usage", lambda _: Free(0))
+
+    def full_unless_room_was_made(*_, **__):
+        raise SpoolError("full" if (tmp_path / "in" / "sent" / "1.npy").exists() else "room was made")
+
+    monkeypatch.setattr("firmware_py.node.Spool", full_unless_room_was_made)
+    with pytest.raises(SpoolError, match="room was made"):
+        Node(config("tcp://127.0.0.1:9", source=SourceSection("folder", path=tmp_path / "in")))
+
+
+def test_a_replay_begins_at_its_first_event_after_a_watched_folder_or_other_files(
+    tmp_path, config, gathers, start, entries
+):
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    np.save(incoming / "7.npy", gathers[0])
+    np.save(tmp_path / "others.npy", gathers[:2])
+    folder = SourceSection("folder", path=incoming, poll_s=0.01)
+    others = SourceSection("files", (tmp_path / "others.npy",))
+    with FakeCentre() as centre:
+        with start(config(centre.endpoint, source=folder)):
+            wait_until(lambda: centre.records, what="the recording")
+        for source, events in ((None, [1, 2, 3, 4]), (None, []), (others, [1, 2]), (others, [])):
+            centre.records.clear()
+            Node(config(centre.endpoint, source=source)).run()
+            assert [record.event for record in centre.records] == events
+    assert [line["position"] for line in entries("started")] == [0, 0, 4, 0, 2]
+
+
+def test_a_damaged_spool_is_logged_and_the_device_runs(tmp_path, config, entries):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "spool.sqlite").write_bytes(b"not a database at all" * 100)
+    with FakeCentre() as centre:
+        assert Node(config(centre.endpoint)).run()["acknowledged"] == 4
+    (line,) = entries("spool_damaged")
+    assert "file is not a database; put aside as" in line["reason"]
+
+
+def test_a_centre_that_is_away_is_logged_once_an_outage_also_when_nothing_waits(
+    tmp_path, config, start, entries
+):
+    (tmp_path / "in").mkdir()
+    folder = SourceSection("folder", path=tmp_path / "in")
+    centre = FakeCentre()
+    endpoint = centre.endpoint
+
+    def downs():
+        return [line["reason"] for line in entries("link_down")]
+
+    with start(config(endpoint, source=folder)) as running:
+        link = running.node.link.statistics
+        for outage in (1, 2):
+            wait_until(lambda outage=outage: link.connections == outage, what="a connection")
+            assert len(downs()) == outage - 1
+            centre.close()
+            wait_until(lambda outage=outage: len(downs()) == outage, what="the outage in the log")
+            time.sleep(0.5)
+            centre = FakeCentre(endpoint=endpoint)
+        wait_until(lambda: link.connections == 3, what="the last connection")
+        assert downs() == [f"{endpoint}: no connection; is the centre there?"] * 2
+    centre.close()
