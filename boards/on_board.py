@@ -92,7 +92,7 @@ def receive(request):
             digest = hashlib.sha256()
             with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 content = archive.extractfile(entry)
-                while block := content.read(1 << 20):
+                for block in iter(lambda content=content: content.read(1 << 20), b""):
                     digest.update(block)
                     file.write(block)
                 file.flush()

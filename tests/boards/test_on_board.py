@@ -1,14 +1,17 @@
 """The installer's hands on a board whose root keeps new files to itself."""
 
+import ast
 import hashlib
 import io
 import os
 import stat
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
+import boards
 from boards.shell import LocalShell, ask
 
 
@@ -62,3 +65,7 @@ def test_what_is_installed_can_be_read_by_the_services_user_whatever_roots_umask
     for name, mode in modes.items():
         needed = 0o755 if (tmp_path / name).is_dir() else 0o644
         assert mode & needed == needed, f"{name} {mode:o}"
+
+
+def test_an_old_python_can_read_it_and_say_that_it_is_too_old():
+    ast.parse((Path(boards.__file__).parent / "on_board.py").read_text(), feature_version=(3, 6))
