@@ -90,15 +90,21 @@ class Door:
         self._counted.report(now=True)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
+        for n in range(ACCEPT_AT_ONCE):
             try:
                 connection, (address, number, *_) = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError:
-                # It hung up before it was looked at, or this process may open no more files.
-                self.counts["not_accepted"] += 1
-                self._make_room()
+                # It hung up before it was looked at, or this process may open no more files; which the system says
+                # even if nobody has come, and only the first is known to have.
+                if n == 0:
+                    self.counts["not_accepted"] += 1
+                    if self._waiting:
+                        self._make_room()
+                    else:
+                        # Nobody has a place to give up, and whoever knocks goes on knocking.
+                        time.sleep(POLL_S)
                 return
             self.counts["connections"] += 1
             if len(self._waiting) >= MAX_WAITING:
@@ -115,10 +121,11 @@ class Door:
             self._selector.register(port, selectors.EVENT_READ, visitor)
 
     def _make_room(self) -> None:
-        if self._waiting:
-            ((most, _),) = Counter(visitor.address for visitor in self._waiting.values()).most_common(1)
-            oldest = next(visitor for visitor in self._waiting.values() if visitor.address == most)
-            self._dismiss(oldest, "displaced")
+        counted = Counter(visitor.address for visitor in self._waiting.values())
+        # (Not ``most_common``, which imports a module: there may be no file left to read it from.)
+        most = max(counted, key=lambda address: counted[address])
+        oldest = next(visitor for visitor in self._waiting.values() if visitor.address == most)
+        self._dismiss(oldest, "displaced")
 
     def _hear(self, visitor: Visitor, admit: Callable[[Visitor, list[bytes]], None]) -> None:
         try:

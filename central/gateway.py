@@ -15,8 +15,8 @@ import zmq
 from central.config import GatewaySection
 from central.door import Door, Visitor
 from central.line import Line, Seals
+from firmware_py import packet
 from firmware_py.framing import Deframer
-from firmware_py.link import LinkError
 from firmware_py.link_stream import Backoff
 from firmware_py.link_zmq import ZmqLink
 from firmware_py.log import Log
@@ -29,12 +29,21 @@ LOOK_S = 0.2
 
 @dataclass
 class Connection:
-    """A device's TCP connection and the thread that serves it."""
+    """A device's TCP connection and the thread that serves it.
+
+    ``owner`` is (survey, device) of its first record; ``displaced`` says why it was ended from here, if it was.
+    """
 
     port: TcpPort
     line: Line
+    owner: tuple[int, int] | None
     thread: threading.Thread = field(default_factory=threading.Thread)
-    displaced: bool = False
+    displaced: str = ""
+
+    def displace(self, reason: str) -> None:
+        self.displaced = reason
+        self.port.hang_up()
+        self.thread.join()
 
 
 class Gateway:
@@ -150,19 +159,21 @@ class Gateway:
     def _admit(self, ending: Callable[[], bool], visitor: Visitor, records: list[bytes]) -> None:
         """Give a device that has shown itself a line, and a thread, of its own."""
         self._connections = [one for one in self._connections if one.thread.is_alive()]
-        if len(self._connections) >= MAX_CONNECTIONS:
-            # Whoever plays one record again and again must not hold a place for ever.
+        owner = _owner(records[0])
+        if earlier := [one for one in self._connections if owner and one.owner == owner]:
+            # Whoever plays one record again and again gets one place, and from nobody but its device.
+            earlier[0].displace("its device has come anew")
+        elif len(self._connections) >= MAX_CONNECTIONS:
             quietest = min(self._connections, key=lambda one: one.line.heard_s)
-            quietest.displaced = True
-            quietest.port.hang_up()
-            quietest.thread.join()
+            quietest.displace("made room for another device")
         try:
             line = Line(visitor.name, self._seals, self._connect(), self._log)
-        except (LinkError, zmq.ZMQError) as error:
+        except Exception as error:
+            # No file is left for one more; the door goes on.
             visitor.port.close()
             self._log.write("line_down", name=visitor.name, reason=str(error))
             return
-        connection = Connection(visitor.port, line)
+        connection = Connection(visitor.port, line, owner)
         serve = partial(self._serve_connection, connection, visitor.deframer, records, ending)
         connection.thread = threading.Thread(target=serve, name=visitor.name)
         self._connections.append(connection)
@@ -177,10 +188,18 @@ class Gateway:
             try:
                 line.serve(connection.port, ending, deframer, first)
             except PortError as error:
-                reason = "made room for another device" if connection.displaced else str(error)
-                self._log.write("line_down", name=line.name, reason=reason)
+                self._log.write("line_down", name=line.name, reason=connection.displaced or str(error))
             except zmq.ContextTerminated:
                 return
             except Exception as error:
                 # What one peer brought about ends its own line only.
                 self._log.write("line_failed", name=line.name, reason=repr(error))
+
+
+def _owner(record_bytes: bytes) -> tuple[int, int] | None:
+    """(survey, device) of a record; None of what is none, which has got past a checksum, never past a MAC."""
+    try:
+        record = packet.decode_record(record_bytes)
+    except packet.PacketError:
+        return None
+    return record.survey, record.device

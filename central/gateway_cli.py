@@ -30,7 +30,8 @@ def gateway(
 ) -> None:
     """Serve devices on serial ports and plain TCP; Ctrl-C ends it."""
     section = load_gateway(config, port or [], tcp, insecure)
-    curve, ring = _keys(section)
+    log = Log(section.log)
+    curve, ring = _keys(section, log)
     import zmq
 
     from central.gateway import Gateway
@@ -38,7 +39,6 @@ def gateway(
     from firmware_py.link_zmq import ZmqLink
 
     assert section.centre
-    log = Log(section.log)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -56,7 +56,7 @@ def gateway(
         log.close()
 
 
-def _keys(section: GatewaySection) -> tuple[CurveKeys | None, KeyRing | None]:
+def _keys(section: GatewaySection, log: Log) -> tuple[CurveKeys | None, KeyRing | None]:
     """Who the gateway is to its centre, and its devices' MAC secrets; (None, None) when insecure."""
     if section.keys is None:
         return None, None
@@ -64,4 +64,4 @@ def _keys(section: GatewaySection) -> tuple[CurveKeys | None, KeyRing | None]:
         curve = read_key_folder(section.keys / section.name)
     except LinkError as error:
         raise KeysError(f"{error}; make it at the centre with: epic keys new {section.name}") from None
-    return curve, KeyRing(section.keys)
+    return curve, KeyRing(section.keys, log)

@@ -12,6 +12,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from central.keys import Identity, KeyRing, read_centre
+from firmware_py.log import Log
 
 # An in-process peer has no key: it is a thread of the centre's own.
 OWN_THREAD = Identity("the centre")
@@ -20,9 +21,9 @@ OWN_THREAD = Identity("the centre")
 class Guard:
     """Lets in whom the key folder allows. Raises ``KeysError`` when the folder is not whole."""
 
-    def __init__(self, keys_dir: Path) -> None:
+    def __init__(self, keys_dir: Path, log: Log | None = None) -> None:
         self.public_key, self._secret_key = read_centre(keys_dir)
-        self.keys = KeyRing(keys_dir)
+        self.keys = KeyRing(keys_dir, log)
         self._authenticator: ThreadAuthenticator | None = None
 
     def protect(self, socket: zmq.Socket, context: zmq.Context) -> None:

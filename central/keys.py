@@ -27,6 +27,7 @@ import zmq
 
 from firmware_py.keys import check_private, device_name, read_key, read_secret
 from firmware_py.link import LinkError
+from firmware_py.log import Log
 from firmware_py.seal import SECRET_BYTES
 
 CENTRE = "centre"
@@ -170,14 +171,17 @@ def list_keys(keys_dir: Path) -> list[dict]:
 class KeyRing:
     """The allowed keys, as they are on the disk now: read again when a second has passed.
 
-    Raises ``KeysError`` when made from a folder that is not whole; later, a file that cannot be read lets
-    nobody in. May be asked from several threads.
+    Raises ``KeysError`` when made from a folder that is not whole; later, a file that is no key lets nobody in,
+    and while the system cannot read (no file descriptor is left) what was read last holds, and ``log`` says so.
+    Asking never raises. May be asked from several threads.
     """
 
     REFRESH_S = 1.0
 
-    def __init__(self, keys_dir: Path) -> None:
+    def __init__(self, keys_dir: Path, log: Log | None = None) -> None:
         self._allowed = keys_dir / "allowed"
+        self._log = log or Log(None)
+        self._complaint = ""
         self._read_at_s = float("-inf")
         self._identities: dict[bytes, Identity] = {}
         self._secrets: dict[tuple[int, int], bytes] = {}
@@ -197,9 +201,25 @@ class KeyRing:
         now_s = time.monotonic()
         if now_s - self._read_at_s < self.REFRESH_S:
             return
+        first = self._read_at_s == float("-inf")
+        self._read_at_s = now_s
+        complaint = ""
+        try:
+            self._identities, self._secrets = self._read(first)
+        except OSError as error:
+            if first:
+                raise KeysError(f"{self._allowed}: cannot be read ({error})") from None
+            complaint = str(error)
+            self._drop_withdrawn()
+        if complaint and not self._complaint:
+            self._log.write("keys_not_read", reason=complaint)
+        self._complaint = complaint
+
+    def _read(self, strict: bool) -> tuple[dict[bytes, Identity], dict[tuple[int, int], bytes]]:
+        """The rings as they are on the disk. Raises ``OSError`` when the system, not a file, is at fault; with
+        ``strict``, ``KeysError`` for any file that is no key."""
         identities: dict[bytes, Identity] = {}
         mac_secrets: dict[tuple[int, int], bytes] = {}
-        first = self._read_at_s == float("-inf")
         for path in sorted(self._allowed.glob("*.public")):
             try:
                 identity = identify(path.stem)
@@ -207,10 +227,31 @@ class KeyRing:
                 mac = path.with_suffix(".mac")
                 if identity.survey is not None and identity.device is not None and mac.exists():
                     mac_secrets[identity.survey, identity.device] = read_secret(mac)
+            except FileNotFoundError:
+                # Withdrawn just now.
+                continue
             except (KeysError, LinkError) as error:
-                if first:
+                if strict:
                     raise KeysError(str(error)) from None
-        self._identities, self._secrets, self._read_at_s = identities, mac_secrets, now_s
+                cause = error.__context__
+                if isinstance(cause, OSError) and not isinstance(cause, (FileNotFoundError, PermissionError)):
+                    raise
+        return identities, mac_secrets
+
+    def _drop_withdrawn(self) -> None:
+        """What is withdrawn is so even when no file can be opened: to see that it is gone needs none."""
+        gone = {one for one in self._identities.values() if _is_gone(self._allowed / f"{one.name}.public")}
+        self._identities = {key: one for key, one in self._identities.items() if one not in gone}
+        devices = {(one.survey, one.device) for one in gone}
+        self._secrets = {who: secret for who, secret in self._secrets.items() if who not in devices}
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def read_centre(keys_dir: Path) -> tuple[bytes, bytes]:

@@ -76,5 +76,9 @@ def read_secret(path: Path) -> bytes:
 
 def check_private(path: Path) -> None:
     """Raises ``LinkError`` when others than its owner may read a file that is there."""
-    if path.exists() and path.stat().st_mode & 0o077:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if mode & 0o077:
         raise LinkError(f"{path}: others may read it; run: chmod 600 {path}")

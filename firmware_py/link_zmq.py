@@ -105,7 +105,8 @@ class ZmqLink:
         try:
             self._open()
         except zmq.ZMQError as error:
-            self.close()
+            if self._owns_context:
+                self._context.term()
             raise LinkError(
                 f"link: cannot use endpoint {endpoint!r} ({error}); expected tcp://host:port"
             ) from None
@@ -116,9 +117,15 @@ class ZmqLink:
         return self._socket
 
     def _open(self) -> None:
-        self._socket = open_dealer(self._context, self._keys)
-        self._monitor = self._socket.get_monitor_socket(WATCHED_EVENTS)
-        self._socket.connect(self._endpoint)
+        """Raises ``zmq.ZMQError``, with nothing left open."""
+        with contextlib.ExitStack() as opened:
+            dealer = open_dealer(self._context, self._keys)
+            opened.callback(dealer.close, 0)
+            monitor = dealer.get_monitor_socket(WATCHED_EVENTS)
+            opened.callback(monitor.close, 0)
+            dealer.connect(self._endpoint)
+            opened.pop_all()
+        self._socket, self._monitor = dealer, monitor
 
     def send(self, record: bytes) -> bool:
         self._refuse_if_closed()

@@ -26,9 +26,14 @@ class Clock:
             return time.time_ns() // 1000 + EPOCH_S * 1_000_000
         if not self._heard_us:
             return 0
-        return self._heard_us + 1000 * time.ticks_diff(time.ticks_ms(), self._heard_ms)
+        # Moved along whenever somebody asks, as health does once a day at least: ticks_ms comes round, and the
+        # centre may be away for longer.
+        now_ms = time.ticks_ms()
+        self._heard_us += 1000 * time.ticks_diff(now_ms, self._heard_ms)
+        self._heard_ms = now_ms
+        return self._heard_us
 
     def heard(self, centre_us):
-        """The centre says what time it is; asked often enough, ``ticks_ms`` does not come round in between."""
+        """The centre says what time it is."""
         self._heard_us = centre_us
         self._heard_ms = time.ticks_ms()

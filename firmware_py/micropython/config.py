@@ -10,7 +10,8 @@ Every key and its default; a key without one must be there:
      "health": {"interval_s": 60}}
 
 ``link`` kinds are uart and usb (a second USB serial port). ``source`` kinds are replay, and module, with ``name``
-in the place of ``path``, ``step`` and ``interval_ms``: see ``source.py``.
+in the place of ``path``, ``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that
+is there keeps its size until its file is removed.
 """
 
 import binascii

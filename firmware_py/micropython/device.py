@@ -13,6 +13,9 @@ from firmware_py.micropython.spool import MAX_RECORD_BYTES
 from firmware_py.micropython.wire import Inbox, frame_bytes, frame_into, opened, seal_into
 
 IDLE_MS = 5
+# Frames heard in one turn, so that a line that never falls silent keeps it neither from recording nor from the
+# watchdog.
+HEARD_FRAMES = 16
 # Where boot and sequence stand in a record.
 _BOOT_AT = 8
 _SEQUENCE_AT = 12
@@ -63,7 +66,10 @@ class Device:
             data = self.health.say()
             self._sealed[: len(data)] = data
             self._send(len(data))
-        while n := self._inbox.poll():
+        for _ in range(HEARD_FRAMES):
+            n = self._inbox.poll()
+            if not n:
+                break
             self._hear(n)
             busy = True
         return busy
@@ -159,9 +165,9 @@ class Device:
             return
         kind = data[3]
         if kind == packet.ACK:
-            self._forget(data, _SEQUENCE_AT)
+            self._acknowledge(data, _SEQUENCE_AT)
             for at in range(packet.HEADER_BYTES, n - 3, 4):
-                self._forget(data, at)
+                self._acknowledge(data, at)
         elif kind == packet.REFUSAL:
             if self._forget(data, _SEQUENCE_AT):
                 self._refused += 1
@@ -171,12 +177,15 @@ class Device:
             if record.boot == self._header.boot and self.health.hear(record) and len(record.payload) >= 2:
                 self.set_rate(record.payload[0] | record.payload[1] << 8)
 
+    def _acknowledge(self, data, sequence_at):
+        if self._forget(data, sequence_at):
+            self._acknowledged = struct.unpack_from("<I", data, _BOOT_AT) + struct.unpack_from(
+                "<I", data, sequence_at
+            )
+
     def _forget(self, data, sequence_at):
         slot = self._spool.find(data, _BOOT_AT, data, sequence_at)
         if slot < 0:
             return False
-        self._acknowledged = struct.unpack_from("<I", data, _BOOT_AT) + struct.unpack_from(
-            "<I", data, sequence_at
-        )
         self._spool.forget(slot)
         return True

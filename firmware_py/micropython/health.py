@@ -9,6 +9,8 @@ import time
 from firmware_py import __version__, packet
 
 RETRY_MS = 2000
+# An answer that took longer was read late, as behind a recording: half the wait would be the clock's error.
+ROUND_TRIP_MAX_MS = 3000
 
 
 class Health:
@@ -23,6 +25,7 @@ class Health:
         self._clock = clock
         self._status = status
         self._known = False
+        self._asking = False
         self._sequence = 0
         self._asked_ms = time.ticks_ms()
         self._asked_us = 0
@@ -44,6 +47,7 @@ class Health:
     def say(self):
         """The record to send, as bytes; what cannot go is said again, or something newer."""
         self._sequence += 1
+        self._asking = True
         self._asked_ms = time.ticks_ms()
         self._asked_us = self._clock.now_us()
         waiting, dropped, refused, next_sequence, acknowledged, first, encode_us, latent_bytes = (
@@ -77,15 +81,18 @@ class Health:
         )
 
     def hear(self, record):
-        """Take in the centre's clock from its answer, a record of this boot; False when it is none."""
-        if record.sequence != self._sequence or record.sample_time_us >= 1 << 53:
+        """Take in the centre's clock from its answer, a record of this boot; False when it is none, or came before."""
+        if not self._asking or record.sequence != self._sequence or record.sample_time_us >= 1 << 53:
             return False
-        self._round_trip_us = 1000 * time.ticks_diff(time.ticks_ms(), self._asked_ms)
-        now_us = record.sample_time_us + self._round_trip_us // 2
-        # A device whose clock is the centre's has nothing to tell of the difference.
-        if self._clock.set_s():
-            self._offset_us = now_us - self._asked_us - self._round_trip_us
-        self._clock.heard(now_us)
+        self._asking = False
+        round_trip_ms = time.ticks_diff(time.ticks_ms(), self._asked_ms)
+        if round_trip_ms <= ROUND_TRIP_MAX_MS:
+            self._round_trip_us = 1000 * round_trip_ms
+            now_us = record.sample_time_us + self._round_trip_us // 2
+            # A device whose clock is the centre's has nothing to tell of the difference.
+            if self._clock.set_s():
+                self._offset_us = now_us - self._asked_us - self._round_trip_us
+            self._clock.heard(now_us)
         if record.type == packet.HELLO:
             self._known = True
             self._wait_ms = 0

@@ -48,7 +48,7 @@ class Line:
             return None
 
     def send(self, buffer, n):
-        """Write ``n`` bytes; False when the line takes no more for ``GIVE_UP_MS``."""
+        """Write ``n`` bytes, however long it takes; False when the line takes none for ``GIVE_UP_MS``."""
         # What was cut off last time must not run into this.
         if self._cut and not self._write(self._zero, 1):
             return False
@@ -56,7 +56,7 @@ class Line:
         return not self._cut
 
     def _write(self, buffer, n):
-        started_ms = time.ticks_ms()
+        taken_ms = time.ticks_ms()
         at = 0
         while at < n:
             try:
@@ -64,9 +64,11 @@ class Line:
             except OSError:
                 written = 0
             at += written
-            if not written:
-                if time.ticks_diff(time.ticks_ms(), started_ms) > GIVE_UP_MS:
+            self._feed()
+            if written:
+                taken_ms = time.ticks_ms()
+            else:
+                if time.ticks_diff(time.ticks_ms(), taken_ms) > GIVE_UP_MS:
                     return False
-                self._feed()
                 time.sleep_ms(1)
         return True

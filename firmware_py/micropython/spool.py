@@ -36,14 +36,19 @@ WAITING = 1
 
 
 class SpoolError(OSError):
-    """The spool cannot be kept, or is another device's."""
+    """The spool cannot be kept."""
+
+
+class OwnerError(SpoolError):
+    """The spool is another device's."""
 
 
 class Spool:
     """A durable ring of ``n`` slots (at least 2). ``buffer`` is where ``append`` and ``read`` have their slot.
 
     ``span`` slots, from ``oldest`` on, are the records that may wait; ``state`` says of each slot whether it does.
-    ``last_boot`` and ``last_event`` are those of the newest record, 0 for none. Raises ``SpoolError``.
+    ``last_boot`` and ``last_event`` are those of the newest record, 0 for none. A file that is there keeps its size,
+    whatever ``n`` says. Raises ``SpoolError``.
     """
 
     def __init__(self, path, n, owner):
@@ -62,17 +67,17 @@ class Spool:
         try:
             self._open(n)
             self._recover(owner)
-            if self.n != n and not self.waiting:
-                self._file.close()
-                os.remove(path)
-                self._open(n)
-                self.oldest = self.span = 0
         except SpoolError:
             raise
         except OSError as error:
             raise SpoolError(
                 "%s: cannot keep a spool there (%r); make room on the flash" % (path, error)
             ) from None
+        if self.n != n:
+            print(
+                "spool: %s keeps its %d records, not %d; remove the file once nothing waits"
+                % (path, self.n, n)
+            )
 
     def _open(self, n):
         """The file with its whole size, so that there is always room to write."""
@@ -103,7 +108,7 @@ class Spool:
                 continue
             _, _, _, device, survey, boot, sequence, event = struct.unpack_from("<2sBBHHIII", self.record)
             if (device, survey) != owner:
-                raise SpoolError(
+                raise OwnerError(
                     "%s: holds records of device %d, survey %d, this is device %d, survey %d; remove the file"
                     % (self._path, device, survey, owner[0], owner[1])
                 )

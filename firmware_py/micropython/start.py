@@ -5,7 +5,7 @@ import time
 import machine
 
 from firmware_py import packet
-from firmware_py.micropython.boot_counter import BOOT, BootError, next_boot
+from firmware_py.micropython.boot_counter import BOOT, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.compand import Compander, RecordingError
@@ -15,7 +15,7 @@ from firmware_py.micropython.health import Health
 from firmware_py.micropython.line import Line, open_line
 from firmware_py.micropython.model import Model, ModelError
 from firmware_py.micropython.source import Replay
-from firmware_py.micropython.spool import MAX_RECORD_BYTES, Spool, SpoolError
+from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
 from firmware_py.micropython.window import Window
 from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
 
@@ -29,15 +29,16 @@ def start(path="device.json"):
     """Run until the power goes. A fault of the configuration is said, and leaves the prompt; any other starts anew."""
     watchdog = Watchdog()
     try:
-        device = build(load_config(path), watchdog.feed)
-    except (ConfigError, BundleError, BootError, ModelError, RecordingError, SpoolError) as error:
-        print("epic: %s" % error)
-        return
-    watchdog.start()
-    try:
+        try:
+            device = build(load_config(path), watchdog.feed)
+        except (ConfigError, BundleError, ModelError, RecordingError, OwnerError) as error:
+            print("epic: %s" % error)
+            return
+        watchdog.start()
         device.run()
     except Exception as error:
-        # Flash that fails, memory that ran out: the records are in the spool, and a fresh start may help.
+        # A card or a digitiser that does not answer yet at power-up, flash that fails, memory that ran out: what
+        # was recorded is in the spool, and a fresh start may help.
         print("epic: %r; starting anew" % error)
         time.sleep_ms(BEFORE_RESET_MS)
         machine.reset()
@@ -58,7 +59,7 @@ class Watchdog:
 
 
 def build(config, feed):
-    """The ``Device`` of a configuration. Raises the errors that ``start`` names."""
+    """The ``Device`` of a configuration. Raises the errors that ``start`` names, and what the hardware raises."""
     bundle = load_bundle(config["bundle"])
     if bundle.latent + packet.HEADER_BYTES > MAX_RECORD_BYTES:
         raise BundleError(

@@ -40,7 +40,8 @@ class Window:
             slot = (spool.oldest + i) % spool.n
             if not spool.state[slot]:
                 continue
-            if self._tries[slot] and time.ticks_diff(self._due_ms[slot], now_ms) > 0:
+            # What seems due later than any wait lasts was due long ago: ticks_ms has come round meanwhile.
+            if self._tries[slot] and 0 < time.ticks_diff(self._due_ms[slot], now_ms) <= RESEND_MAX_MS:
                 on_the_way += 1
             elif found < 0:
                 found = slot

@@ -6,11 +6,14 @@ import pty
 import socket
 import subprocess
 import sys
+import threading
 import tty
 from contextlib import closing
 
 import pytest
+import zmq
 from fake_decoder import OTHER_HASH, latent_record
+from file_limit import no_file_left
 from gateway_centre import GatewayCentre, deliver
 from waiting import wait_until
 
@@ -281,6 +284,60 @@ def test_when_all_places_are_taken_the_quietest_makes_room(centre, monkeypatch):
     assert any("room" in row["reason"] for row in centre.logged("line_down"))
     for connection in held:
         connection.close()
+
+
+def test_a_record_played_again_takes_a_place_from_its_own_device_alone(centre, monkeypatch):
+    monkeypatch.setattr(gateway, "MAX_CONNECTIONS", 3)
+    held = [connect(centre) for _ in range(3)]
+    captured = centre.frame(latent_record(device=0))
+    for device, connection in enumerate(held):
+        connection.sendall(captured if device == 0 else centre.frame(latent_record(device=device)))
+        hear(connection, centre.answers(device))
+    played = []
+    for _ in range(4):
+        played.append(connect(centre))
+        played[-1].sendall(captured)
+        assert hear(played[-1], centre.answers(0)).type == packet.ACK
+    assert [connection.recv(1) for connection in (held[0], *played[:-1])] == [b""] * 4
+    for device in (1, 2):
+        held[device].sendall(centre.frame(latent_record(device=device, sequence=2)))
+        assert hear(held[device], centre.answers(device)).sequence == 2
+    assert {row["reason"] for row in centre.logged("line_down")} == {"its device has come anew"}
+    for connection in (*held, *played):
+        connection.close()
+
+
+def test_with_no_file_left_a_device_is_sent_away_and_the_gateway_goes_on(centre):
+    frame = centre.frame(latent_record(device=2))
+    with connect(centre) as connection:
+        wait_until(lambda: centre.door["connections"] == 1, what="the connection")
+        with no_file_left():
+            connection.sendall(frame)
+            assert connection.recv(1) == b""
+    with closing(centre.tcp_device(2)) as again:
+        assert deliver(again, latent_record(device=2)).type == packet.ACK
+
+
+def test_what_a_checksum_alone_lets_in_need_be_no_record(tmp_path):
+    """Insecure, the door has nothing else to go by: it stays open."""
+    from firmware_py.framing import encode_frame
+    from firmware_py.link_zmq import ZmqLink
+
+    log = Log(tmp_path / "log.jsonl")
+    context = zmq.Context()
+    section = GatewaySection(tcp="127.0.0.1:0")
+    served = Gateway(section, Seals(None), lambda: ZmqLink("inproc://centre", context=context), log)
+    stop = threading.Event()
+    running = threading.Thread(target=served.run, args=(stop.is_set,))
+    running.start()
+    host, port = served.door.endpoint.split(":")
+    for n in (1, 2):
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+            connection.sendall(encode_frame(b"no record"))
+            wait_until(lambda n=n: served.door.counts["admitted"] == n, PATIENCE_S, "a line of its own")
+    stop.set()
+    running.join()
+    context.term()
 
 
 SILENCE = """

@@ -1,15 +1,20 @@
 """The key folder: who is let in, and that no half or exposed key ever counts."""
 
+import errno
 import json
 import stat
+from pathlib import Path
 
 import pytest
 import typer.testing
 import zmq
+from file_limit import no_file_left
 
 from central import keys
+from central.guard import Guard
 from central.keys import KeyRing, KeysError
 from central.keys_cli import app
+from firmware_py.log import Log
 
 
 @pytest.fixture
@@ -63,6 +68,85 @@ def test_a_key_damaged_while_the_centre_runs_lets_nobody_in(folder, monkeypatch)
     ring = fresh(folder)
     (folder / "allowed/device-3.public").write_bytes(b"short")
     assert ring.identity(public(folder, "device-3")) is None
+
+
+@pytest.fixture
+def ring(folder, tmp_path, monkeypatch):
+    """A ring that reads the folder each time it is asked; device 3 is let in."""
+    monkeypatch.setattr(KeyRing, "REFRESH_S", 0.0)
+    keys.allow(folder, "device-3")
+    return KeyRing(folder, Log(tmp_path / "log.jsonl"))
+
+
+def test_with_no_file_left_those_let_in_are_so_still_and_it_is_said_once(folder, tmp_path, ring):
+    key = public(folder, "device-3")
+    for _ in range(2):
+        with no_file_left():
+            assert ring.identity(key) == keys.Identity("device-3", 1, 3)
+            assert len(ring.secret(1, 3)) == keys.SECRET_BYTES
+        assert ring.identity(key)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["what"] for row in rows] == ["keys_not_read"] * 2, "once each time"
+    assert "Too many open files" in rows[0]["reason"]
+
+
+def test_with_the_last_file_taken_after_the_folder_was_listed_they_are_too(folder, ring, monkeypatch):
+    key = public(folder, "device-3")
+
+    def no_file(path):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", no_file)
+    assert ring.identity(key) == keys.Identity("device-3", 1, 3)
+
+
+def test_with_no_file_left_a_right_is_withdrawn_all_the_same(folder, ring):
+    key = public(folder, "device-3")
+    assert ring.identity(key)
+    keys.revoke(folder, "device-3")
+    with no_file_left():
+        assert ring.identity(key) is None
+        assert ring.secret(1, 3) is None
+
+
+def test_with_no_file_left_zeromq_is_answered_who_may_come_in(folder, ring):
+    """Its thread for keys dies of an error, and then nobody is let in again."""
+    guard = Guard(folder)
+    key = public(folder, "device-3")
+    with no_file_left():
+        assert guard.callback("*", key)
+        assert not guard.callback("*", b"x" * 40)
+
+
+def test_a_right_withdrawn_while_the_folder_is_read(folder, ring, monkeypatch):
+    """The MAC secret goes after it was seen, whenever that is."""
+    stat_of = Path.stat
+    keys.new_keys(folder, "device-4")
+    key = public(folder, "device-4")
+    for looks in range(1, 4):
+        keys.allow(folder, "device-4")
+        mac = folder / "allowed" / "device-4.mac"
+        seen = []
+
+        def stat(path, mac=mac, seen=seen, looks=looks, **how):
+            found = stat_of(path, **how)
+            if path == mac:
+                seen.append(path)
+                if len(seen) == looks:
+                    mac.unlink()
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", stat)
+            assert ring.identity(public(folder, "device-3")), "the others are heard"
+        keys.revoke(folder, "device-4")
+        assert ring.identity(key) is None and ring.secret(1, 4) is None
+
+
+def test_a_folder_that_cannot_be_read_at_the_start_is_said(folder):
+    keys.allow(folder, "device-3")
+    with no_file_left(), pytest.raises(KeysError, match="allowed: cannot be read"):
+        KeyRing(folder)
 
 
 def test_names_stand_for_one_device_each():

@@ -4,6 +4,7 @@ from contextlib import closing
 
 import pytest
 import zmq
+from file_limit import no_file_left
 from waiting import wait_until
 from wire import CountingProxy
 
@@ -208,6 +209,13 @@ def test_a_link_whose_bytes_made_no_sense_comes_back(curve, request):
 def test_an_endpoint_that_is_none():
     with pytest.raises(LinkError, match="expected tcp://host:port"):
         ZmqLink("wifi")
+
+
+def test_where_no_file_is_left_a_link_is_one_error_and_nothing_stays_open():
+    context = zmq.Context()
+    with no_file_left(), pytest.raises(LinkError, match="Too many open files"):
+        ZmqLink("tcp://127.0.0.1:5557", context=context)
+    context.term()
 
 
 def test_frame_sizes_are_zmtps():

@@ -8,7 +8,9 @@ from micropython_board import STEP, make_board
 from micropython_run import run
 from tiny import ENCODER, SHAPE, bundle_fields
 
+from firmware_py import packet
 from firmware_py.bundle import create_bundle
+from firmware_py.micropython.spool import Spool
 
 pytestmark = pytest.mark.emulated
 SECRET = bytes(range(32)).hex()
@@ -107,25 +109,57 @@ def test_a_firmware_without_a_runtime_is_said(board):
     assert "install OpenMV's firmware" in run(board, script)
 
 
-def test_a_fault_in_the_loop_starts_the_board_anew(board):
-    """The flash fails under the spool: the record is not sent unkept, and the board resets."""
-    script = """
+# A board as it is at power-up, whose reset is said.
+POWER_UP = """
 import quiet_time
 quiet_time.sleep_ms = lambda ms: None
 from firmware_py.micropython import spool, start
-def fail(self, size):
-    raise spool.SpoolError("spool.bin: cannot be written")
-spool.Spool.append = fail
-start.open_line = lambda link: None
+{}
 try:
     start.start()
 except SystemExit as error:
     print(error)
 """
-    assert run(board, script).splitlines() == [
+
+
+def test_a_fault_in_the_loop_starts_the_board_anew(board):
+    """The flash fails under the spool: the record is not sent unkept, and the board resets."""
+    script = """
+def fail(self, size):
+    raise spool.SpoolError("spool.bin: cannot be written")
+spool.Spool.append = fail
+start.open_line = lambda link: None
+"""
+    assert run(board, POWER_UP.format(script)).splitlines() == [
         "epic: SpoolError('spool.bin: cannot be written',); starting anew",
         "reset",
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"spool": {"path": "/sdcard/spool.bin"}}, "/sdcard/spool.bin: cannot keep a spool there"),
+        ({"source": {"kind": "module", "name": "adc"}}, "OSError(110,)"),
+    ],
+    ids=["no-card", "silent-digitiser"],
+)
+def test_hardware_that_is_not_there_at_power_up_starts_the_board_anew(board, more, said):
+    (board / "adc.py").write_text("def open_source(*shape):\n    raise OSError(110)\n")
+    change(board, **more)
+    line, reset = run(board, POWER_UP.format("start.open_line = lambda link: None")).splitlines()
+    assert line.startswith("epic: ") and said in line and line.endswith("; starting anew")
+    assert reset == "reset"
+
+
+def test_another_devices_spool_is_one_line_and_leaves_the_prompt(board):
+    spool = Spool(str(board / "spool.bin"), 4, (0, 1))
+    record = packet.encode_record(packet.Record(packet.LATENT, 0, 1, 5, 1, payload=b"x" * 8))
+    spool.record[: len(record)] = record
+    spool.append(len(record))
+    spool.close()
+    line = start(board)
+    assert line.startswith("epic: spool.bin: holds records of device 0") and "\n" not in line
 
 
 # Runs the parts of a turn with the heap locked: whatever allocates raises MemoryError.
@@ -156,7 +190,7 @@ start.open_line = lambda link: line
 device = start.build(load_config("device.json"), lambda: None)
 device.turn()
 line.sent = 0
-device._window._due_ms[0] = time.ticks_add(time.ticks_ms(), 100000)
+device._window._due_ms[0] = time.ticks_add(time.ticks_ms(), 30000)
 device.health._wait_ms = 100000
 
 def locked(what, call):
@@ -209,6 +243,35 @@ def test_a_turn_that_records_nothing_takes_no_memory_nor_does_a_recording_before
     ]
 
 
+# A line that is never silent and says nothing true, faster than the board reads; and the answers of a centre.
+BABBLE = """
+from firmware_py import packet
+from firmware_py.micropython import start
+from firmware_py.micropython.config import load_config
+
+class Line:
+    read = 0
+    def readinto(self, buffer):
+        self.read += len(buffer)
+        if self.read > 200000:
+            raise ValueError("the turn does not end")
+        for i in range(len(buffer)):
+            buffer[i] = b"\\x03ab\\0"[i % 4]
+        return len(buffer)
+    def write(self, buffer, at, n):
+        return n
+
+start.open_line = lambda link: Line()
+device = start.build(load_config("device.json"), lambda: None)
+for _ in range(3):
+    print(device.turn(), device._spool.waiting)
+"""
+
+
+def test_a_line_that_never_falls_silent_does_not_stop_the_recording(board):
+    assert run(board, BABBLE).splitlines() == ["True 1", "True 2", "True 3"]
+
+
 # What a centre answers to the first HELLO, in frames with its seal, and with another's.
 SET_RATES = """
 from firmware_py import packet
@@ -231,6 +294,7 @@ start.open_line = lambda link: line
 device = start.build(load_config("device.json"), lambda: None)
 
 def answer(seal, payload, sequence=0, boot=0):
+    device.health.say()
     sequence = sequence or device.health._sequence
     boot = boot or device._header.boot
     record = packet.Record(packet.HELLO, 1, 1, boot, sequence, sample_time_us=1790000000000000, payload=payload)
@@ -257,6 +321,34 @@ answer(device._down, b"\\x00\\x00")
 for slot in range(3):
     print("record of", device._spool.read(slot) - packet.HEADER_BYTES)
 """
+
+
+# What a centre answers to the first two records.
+ANSWERS = (
+    SET_RATES[: SET_RATES.index("def answer")]
+    + """
+def answer(kind, sequence):
+    record = packet.Record(kind, 1, 1, device._header.boot, sequence, payload=b"no room")
+    data = packet.encode_record(record)
+    buffer = bytearray(data + bytes(8))
+    n = seal_into(device._down, buffer, len(data))
+    frame = bytearray(frame_bytes(n))
+    line.heard = bytes(frame[: frame_into(buffer, n, frame)])
+    device._hear(device._inbox.poll())
+    waiting, _, refused, _, acknowledged = device.status()[:5]
+    print(waiting, refused, acknowledged and acknowledged[1])
+
+device.turn()
+device.turn()
+answer(packet.REFUSAL, 1)
+answer(packet.REFUSAL, 1)
+answer(packet.ACK, 2)
+"""
+)
+
+
+def test_a_refused_record_is_not_told_as_acknowledged(board):
+    assert run(board, ANSWERS).splitlines() == ["refused: no room", "1 1 None", "1 1 None", "0 1 2"]
 
 
 def test_the_centre_sets_the_rate_and_nobody_else_does(tmp_path):

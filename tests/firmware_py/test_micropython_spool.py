@@ -1,5 +1,6 @@
 """The microcontroller's spool: what was kept is there again after any cut; under CPython, which it runs on too."""
 
+import os
 import struct
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_py import packet
-from firmware_py.micropython.spool import SLOT_BYTES, Spool, SpoolError
+from firmware_py.micropython.spool import SLOT_BYTES, OwnerError, Spool, SpoolError
 
 OWNER = (3, 1)
 BOOT = 1_800_000_000
@@ -127,21 +128,21 @@ def test_another_devices_spool_is_refused(path):
     spool = Spool(path, 4, OWNER)
     put(spool, 1)
     spool.close()
-    with pytest.raises(SpoolError, match="records of device 3, survey 1, this is device 4, survey 1; remove"):
+    with pytest.raises(OwnerError, match="records of device 3, survey 1, this is device 4, survey 1; remove"):
         Spool(path, 4, (4, 1))
 
 
-def test_a_spool_takes_its_new_size_once_nothing_waits(path):
+def test_a_spool_keeps_its_size_and_says_so_until_its_file_is_removed(path, capsys):
     spool = Spool(path, 4, OWNER)
     put(spool, 1)
     spool.close()
+    assert capsys.readouterr().out == ""
     kept = Spool(path, 8, OWNER)
     assert (kept.n, waiting(kept)) == (4, [(BOOT, 1)])
+    assert "keeps its 4 records, not 8; remove the file once nothing waits" in capsys.readouterr().out
     kept.close()
-    with open(path, "wb") as file:
-        file.write(bytes(4 * SLOT_BYTES))
+    os.remove(path)
     fresh = Spool(path, 8, OWNER)
-    assert fresh.n == 8
     for sequence in range(1, 9):
         put(fresh, sequence)
     assert fresh.waiting == 8

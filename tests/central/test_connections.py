@@ -1,0 +1,83 @@
+"""Who comes to the door and is not let in is counted, and a crowd there keeps the receiver from nothing."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import zmq
+
+from central import connections
+from central.connections import Connections
+from firmware_py.log import Log
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(tmp_path / "log.jsonl")
+
+
+class EndlessMonitor:
+    """A connection comes whenever it is asked."""
+
+    asked = 0
+
+    def poll(self, timeout_ms):
+        self.asked += 1
+        assert self.asked < 100_000, "whoever reads all of it reads for ever"
+        return True
+
+    def recv_multipart(self):
+        return [zmq.EVENT_ACCEPTED.to_bytes(2, sys.byteorder) + bytes(4), b"tcp://127.0.0.1:5557"]
+
+
+class EndlessRouter:
+    def get_monitor_socket(self, events):
+        return EndlessMonitor()
+
+
+def test_connections_without_end_do_not_hold_up_the_receiver(tmp_path, log):
+    counts = Counter()
+    following = Connections(EndlessRouter(), counts, log)
+    following.follow()
+    following.follow()
+    assert counts["turned_away"] == counts["connections"] == 2 * connections.EVENTS_AT_ONCE
+    said = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["what"], row["connections"]) for row in said] == [
+        ("turned_away", connections.EVENTS_AT_ONCE)
+    ]
+
+
+# In a process of its own: one that hangs there is past being told anything.
+CROWD = """
+import socket, sys
+from collections import Counter
+import zmq
+from central.connections import Connections
+from firmware_py.log import Log
+
+context = zmq.Context()
+# Fewer fill it.
+context.rcvhwm = 1
+router = context.socket(zmq.ROUTER)
+connections = Connections(router, Counter(), Log(None))
+port = router.bind_to_random_port("tcp://127.0.0.1")
+try:
+    for _ in range(10_000):
+        socket.create_connection(("127.0.0.1", port), timeout=2.0).close()
+except TimeoutError:
+    print("nobody more is let in", flush=True)
+connections.close()
+router.close(0)
+context.term()
+print("closed")
+"""
+
+
+def test_a_crowd_that_nobody_has_counted_does_not_hold_up_the_end():
+    """ZeroMQ's own thread waits, with a lock, for room for one more event."""
+    done = subprocess.run([sys.executable, "-c", CROWD], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout.split("\n")[:2] == ["nobody more is let in", "closed"], done.stderr

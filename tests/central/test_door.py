@@ -1,0 +1,99 @@
+"""The door when this process may open no more files; who comes through it otherwise is in test_gateway.py."""
+
+import contextlib
+import socket
+import sys
+import time
+
+import pytest
+from file_limit import no_file_left
+
+from central import door as door_module
+from central.door import Door
+from firmware_py.framing import encode_frame
+from firmware_py.log import Log
+from firmware_py.seal import Crc
+
+
+class Watch:
+    """``time`` whose sleeps are counted and cost none."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self):
+        self.slept_s = []
+
+    def sleep(self, seconds):
+        self.slept_s.append(seconds)
+
+
+@pytest.mark.parametrize("waiting", [1, 0])
+def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_again_later(
+    tmp_path, monkeypatch, waiting
+):
+    watch = Watch()
+    monkeypatch.setattr(door_module, "time", watch)
+    # What is not imported yet cannot be read then.
+    monkeypatch.delitem(sys.modules, "heapq")
+    door = Door("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
+    host, port = door.endpoint.split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(waiting)]
+    late = socket.socket()
+    frame = encode_frame(b"record", Crc())
+    admitted = []
+    limit = contextlib.ExitStack()
+
+    def knock():
+        limit.enter_context(no_file_left())
+        late.connect((host, int(port)))
+        late.sendall(frame)
+
+    steps = [("connections", waiting, knock), ("not_accepted", 5, limit.close)]
+    turns = iter(range(1000))
+
+    def stopping():
+        assert next(turns, None) is not None, "it came to nothing"
+        if steps and door.counts[steps[0][0]] == steps[0][1]:
+            steps.pop(0)[2]()
+        return bool(admitted)
+
+    with limit:
+        door.run(stopping, lambda visitor, records: admitted.append((visitor, records)))
+    ((visitor, records),) = admitted
+    visitor.port.close()
+    assert records == [b"record"]
+    assert door.counts["displaced"] == waiting
+    assert [connection.recv(1) for connection in silent] == [b""] * waiting
+    assert watch.slept_s == ([] if waiting else [door_module.POLL_S] * 5)
+    for connection in (*silent, late):
+        connection.close()
+
+
+def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeypatch):
+    monkeypatch.setattr(door_module, "MAX_WAITING", 3)
+    door = Door("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
+    host, port = door.endpoint.split(":")
+    sources = ["127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.4"]
+    came = []
+
+    gone = []
+
+    def stopping():
+        if len(came) < len(sources) and door.counts["connections"] == len(came):
+            came.append(socket.create_connection((host, int(port)), source_address=(sources[len(came)], 0)))
+            came[-1].setblocking(False)
+        if door.counts["displaced"]:
+            gone.extend(number for number, one in enumerate(came) if is_over(one))
+        return bool(gone)
+
+    door.run(stopping, pytest.fail)
+    assert gone == [1]
+    for connection in came:
+        connection.close()
+
+
+def is_over(connection):
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
