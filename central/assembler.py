@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from central.journal import Journalled
 
 Key = tuple[int, int, bytes]
+# Of five devices with latents of 128 bytes about 40 MB.
+MOST_EVENTS = 10_000
 
 
 @dataclass
@@ -36,18 +39,25 @@ class Assembler:
     """Collects latents until an event is complete or ``deadline_s`` has passed since its first.
 
     A latent that comes after its event was emitted starts a new deadline, and the event is emitted
-    again, complete or not. Emitted events are forgotten another ``deadline_s`` later; the journal has them still.
-    Latents are handed over in the order of their ``id``, and ``now_s`` never goes back.
+    again, complete or not. Emitted events are forgotten another ``deadline_s`` later, and at once where there are
+    ``most`` events; the journal has them still. Latents are handed over in the order of their ``id``, none while it
+    is ``full``, and ``now_s`` never goes back.
     """
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, most: int = MOST_EVENTS) -> None:
         self._deadline_s = deadline_s
+        self._most = most
         # Every event waits equally long, so this stays in order of ``due_s`` by appending.
         self._waiting: dict[Key, Event] = {}
         self._emitted: dict[Key, Event] = {}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._emitted)
+
+    @property
+    def full(self) -> bool:
+        """As many events wait as may: until some are due, what else has come is to stay in the journal."""
+        return len(self._waiting) >= self._most
 
     def knows(self, key: Key) -> bool:
         return key in self._waiting or key in self._emitted
@@ -72,17 +82,20 @@ class Assembler:
             return event
         return None
 
-    def due(self, now_s: float) -> list[Event]:
-        """Incomplete events whose deadline has passed; forgets what was emitted long ago."""
+    def due(self, now_s: float, most: int | None = None) -> list[Event]:
+        """Incomplete events whose deadline has passed, the first ``most``; forgets what was emitted long ago."""
         ready = []
-        for event in self._waiting.values():
+        for event in islice(self._waiting.values(), most):
             if event.due_s > now_s:
                 break
             ready.append(event)
         for event in ready:
             self._emit(event)
         forgotten_s = now_s - self._deadline_s
-        while self._emitted and (oldest := next(iter(self._emitted.values()))).due_s < forgotten_s:
+        while self._emitted:
+            oldest = next(iter(self._emitted.values()))
+            if oldest.due_s >= forgotten_s and len(self) <= self._most:
+                break
             del self._emitted[oldest.key]
         return ready
 
@@ -91,9 +104,18 @@ class Assembler:
         return next((event.due_s for event in self._waiting.values()), None)
 
     def retry(self, event: Event, now_s: float) -> None:
-        """Emit ``event`` again after another deadline: what was emitted came to nothing."""
-        event.emitted_through = 0
-        self._file(event, now_s)
+        """Emit ``event`` again after another deadline: what was emitted came to nothing.
+
+        It may be of an earlier time than what is held of it: then that is emitted, with what has come since.
+        """
+        waiting = self._waiting.get(event.key)
+        held = waiting or self._emitted.pop(event.key, None)
+        due_s = waiting.due_s if waiting else now_s + self._deadline_s
+        if held and held.last_record > event.last_record:
+            event = held
+        event.emitted_through, event.due_s = 0, due_s
+        # One that waits keeps its place, and so its turn.
+        self._waiting[event.key] = event
 
     def _event(self, key: Key, n_devices: int, now_s: float) -> Event:
         known = self._waiting.get(key) or self._emitted.get(key)
@@ -116,7 +138,7 @@ class Assembler:
 
 def _place(event: Event, latent: Journalled) -> None:
     if latent.id <= event.last_record:
-        # At a start the journal and the receiver may both hand over the same record.
+        # An event that is taken up from the journal has all that is there of it, before its turn comes.
         return
     event.last_record = latent.id
     held = event.latents.get(latent.device)

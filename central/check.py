@@ -47,30 +47,47 @@ class Checked:
         return found if self.gather is None else {**found, "gather": round(self.gather, 4)}
 
 
+@dataclass(frozen=True)
+class Unchecked:
+    """A map that cannot be checked, and why."""
+
+    stored: StoredMap
+    reason: str
+
+
 def check_events(
     data_dir: Path,
     models: Sequence[ModelSection],
     event: int | None = None,
     survey: int | None = None,
     gather: Path | None = None,
-) -> Iterator[Checked]:
+) -> Iterator[Checked | Unchecked]:
     """Check the newest map of ``event``, or of every event that has none yet, the last drawn first; keep each result.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``. Raises ``EvidenceError`` and ``StoreError``.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``. Of many maps one that cannot be checked holds up no
+    other; of a model of which none can, it is the last drawn that tells. Raises ``StoreError``, and with ``event``
+    ``EvidenceError``.
     """
     checker = Checker(data_dir, models)
     with closing(Store(data_dir)) as store, closing(Journal(data_dir)) as journal:
-        for stored in _unchecked(store, survey) if event is None else [store.get(event, survey)]:
+
+        def check(stored: StoredMap) -> Checked:
             checked = checker.check(stored, drawn_from(stored, store, journal), gather)
             store.amend(stored, "consistency", checked.found)
-            yield checked
+            return checked
 
-
-def _unchecked(store: Store, survey: int | None) -> Iterator[StoredMap]:
-    through = store.last_id()
-    while (id := store.newest_unchecked(0, through, survey)) is not None:
-        yield store.by_id(id)
-        through = id - 1
+        if event is not None:
+            yield check(store.get(event, survey))
+            return
+        through, without = store.last_id(), set[bytes]()
+        while (id := store.newest_unchecked(0, through, survey, without)) is not None:
+            through, stored = id - 1, store.by_id(id)
+            try:
+                yield check(stored)
+            except EvidenceError as error:
+                yield Unchecked(stored, str(error))
+                if isinstance(error, UncheckableModel):
+                    without.add(stored.model_hash)
 
 
 class Checker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,28 +28,31 @@ def check(
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Model stored maps, encode the waves as devices would, and tell how far that is from what came."""
+    """Model stored maps, encode the waves as devices would, and tell how far that is from what came.
+
+    Exit 1: some of many maps could not be checked; the others were.
+    """
     settings = load_config(config)
     if gather is not None and event is None:
         raise EvidenceError("check: --gather is the recording of one event; give its number as well")
-    from central.check import check_events
+    from central.check import Unchecked, check_events
 
-    rows = []
-    for checked in check_events(settings.central.data_dir, settings.model, event, survey, gather):
-        stored = checked.stored
-        rows.append(
-            {
-                "event": stored.event,
-                "survey": stored.survey,
-                "revision": stored.revision,
-                "latents": round(checked.latents, 4),
-                "gather": None if checked.gather is None else round(checked.gather, 4),
-            }
-        )
+    rows, failed = [], []
+    for one in check_events(settings.central.data_dir, settings.model, event, survey, gather):
+        stored = one.stored
+        row: dict[str, Any] = {"event": stored.event, "survey": stored.survey, "revision": stored.revision}
+        if isinstance(one, Unchecked):
+            failed.append(
+                f"event {stored.event}, revision {stored.revision}: cannot be checked; {one.reason}"
+            )
+            rows.append({**row, "latents": None, "gather": None, "reason": one.reason})
+            continue
+        found = None if one.gather is None else round(one.gather, 4)
+        rows.append({**row, "latents": round(one.latents, 4), "gather": found, "reason": None})
         if not as_json:
-            misfit = "" if checked.gather is None else f"; recording {checked.gather:.1%} off"
+            misfit = "" if one.gather is None else f"; recording {one.gather:.1%} off"
             typer.echo(
-                f"event {stored.event}, revision {stored.revision}: latents {checked.latents:.2f} standard "
+                f"event {stored.event}, revision {stored.revision}: latents {one.latents:.2f} standard "
                 f"deviations off{misfit}"
             )
     if as_json:
@@ -57,4 +60,9 @@ def check(
     elif not rows:
         typer.echo("nothing to check: every newest map was checked before")
     else:
-        typer.echo("0 agrees with what came; about 1.4 is an unrelated gather's")
+        if len(failed) < len(rows):
+            typer.echo("0 agrees with what came; about 1.4 is an unrelated gather's")
+        for line in failed:
+            typer.echo(line, err=True)
+    if failed:
+        raise typer.Exit(1)

@@ -98,14 +98,18 @@ CHECKED_US = (
     "(CASE WHEN NOT json_valid(provenance) THEN 0 WHEN json_type(provenance, '$.consistency') IS NOT NULL"
     " THEN coalesce(json_extract(provenance, '$.consistency.checked_us'), 0) END)"
 )
-# Of every event only its newest map, whatever the model; ids grow in the order in which maps were drawn.
+# Which of an event's maps is its newest, whatever the model: the one of the latest records; of several maps of the
+# same records (one refined, say) the last drawn, as ids grow in that order. Whoever asks for the newest asks by these.
 # A + keeps SQLite from walking all of a survey by id where the event's few maps are meant.
+NEWEST_FIRST = "last_record DESC, +map.rowid DESC"
 NEWEST = (
-    "NOT EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey"
-    " AND later.event = map.event AND +later.rowid > map.rowid)"
+    "NOT EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey AND later.event = map.event"
+    " AND (later.last_record, +later.rowid) > (map.last_record, map.rowid))"
 )
-# The last drawn of a survey, or of the few that are partial, flagged or not checked, among very many.
+# map_of_event has all that tells an event's newest map: no map is read to find it.
+# The others: the last drawn of a survey, or of the few that are partial, flagged or not checked, among very many.
 _INDEXES = f"""
+CREATE INDEX IF NOT EXISTS map_of_event ON map (event, survey, model_hash, last_record);
 CREATE INDEX IF NOT EXISTS map_of_survey ON map (survey);
 CREATE INDEX IF NOT EXISTS partial_map ON map (partial) WHERE partial = 1;
 CREATE INDEX IF NOT EXISTS flagged_map ON map ({FLAGGED});
@@ -117,15 +121,25 @@ class StoreError(RuntimeError):
     """The centre's file cannot be opened or written, or does not hold what was asked for."""
 
 
-def connect(data_dir: Path, create: bool = False) -> sqlite3.Connection:
-    """A connection for the calling thread. Raises ``StoreError``."""
+class NoStoreError(StoreError):
+    """There is no centre's file yet."""
+
+
+class InUseError(StoreError):
+    """Another process has claimed what only one may have."""
+
+
+def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sqlite3.Connection:
+    """A connection for the calling thread; ``read_only`` leaves an older schema as it is. Raises ``StoreError``."""
     path = data_dir / FILE_NAME
-    if not create and not path.exists():
-        raise StoreError(f"{path}: not found; expected the data_dir of a centre that has run")
     database = None
     try:
         if create:
             data_dir.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise NoStoreError(f"{path}: not found; expected the data_dir of a centre that has run")
+        if read_only:
+            return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
         database = sqlite3.connect(path, timeout=10.0, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -164,19 +178,45 @@ def transaction(database: sqlite3.Connection, what: str) -> Iterator[None]:
             raise
 
 
-def lock(data_dir: Path) -> IO[bytes]:
+def lock(data_dir: Path, name: str = LOCK_NAME, who: str = "another centre") -> IO[bytes]:
     """Claim ``data_dir`` for this process until the file returned is closed (or the process ends).
 
-    Raises ``StoreError`` when another centre has it: two would draw every map twice.
+    Raises ``InUseError`` when another process has it (two centres would draw every map twice), and ``StoreError``
+    where it cannot be claimed at all.
     """
-    path = data_dir / LOCK_NAME
+    path = data_dir / name
     try:
         file = path.open("ab")
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened ({error.strerror}); expected a writable folder") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
-        raise StoreError(f"{data_dir}: another centre is at work there; give each its own data_dir") from None
+        raise InUseError(
+            f"{data_dir}: {who} is at work there; wait for its end, or take another data_dir"
+        ) from None
+    except OSError as error:
+        file.close()
+        raise StoreError(
+            f"{path}: cannot be locked ({error.strerror}); expected a disk of this machine"
+        ) from None
     return file
+
+
+def is_claimed(data_dir: Path) -> bool:
+    """Whether a centre is at work on ``data_dir``; nothing is made. Raises ``StoreError`` where that cannot be told."""
+    path = data_dir / LOCK_NAME
+    try:
+        with path.open("rb") as file:
+            # Shared, so that two who ask at once do not take each other for a centre.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror}); expected the user of the centre"
+        ) from None
+    return False

@@ -6,17 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from central.arrivals import Arrivals
-from central.assembler import Assembler, Event
+from central.assembler import MOST_EVENTS, Assembler, Event
 from central.database import StoreError
 from central.decoders import MapDecoder
 from central.journal import Journal, Journalled
+from central.provenance import heard, provenance_of
 from central.store import NewMap, Store
 from central.workers import Drawn, Workers
 from firmware_py.log import Log, now_us
@@ -24,6 +24,8 @@ from physics.acquisition import Acquisition
 
 # What waits is taken in together, so that the events it completes are decoded together.
 TAKEN_RECORDS = 256
+# Of many that are due together so many have their turn before what has come meanwhile.
+DUE_EVENTS = 64
 BATCH_EVENTS = 16
 IDLE_S = 0.5
 BUSY_S = 0.02
@@ -61,10 +63,12 @@ class Decoding:
         on_decoded: Callable[[float], None] = lambda decode_s: None,
     ) -> None:
         self._data_dir = data_dir
-        self._assembler = Assembler(deadline_s)
+        self._assembler = Assembler(deadline_s, MOST_EVENTS)
         self._decoders = decoders
         self._arrivals = arrivals
         self._read = 0
+        # Up to here the journal is an earlier run's.
+        self._left = 0
         self._log = log
         self._on_map = on_map
         self._workers = workers
@@ -72,30 +76,36 @@ class Decoding:
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Draw what an earlier run left, then what arrives, until the arrivals end and all of it is stored."""
+        """Draw what an earlier run left, then what arrives, until the arrivals end and what is complete is stored."""
         self._journal, self._store = Journal(self._data_dir), Store(self._data_dir)
         try:
-            kept = self._journal.newest()
-            while self._read < kept:
-                left = self._journal.undecoded(self._read, TAKEN_RECORDS)
-                self._read = left[-1].id if left else kept
-                self._finish(self._take_all(left))
-                self._keep_drawn(wait=False)
+            self._left = self._journal.newest()
+            self._arrivals.tell(self._left)
             ended = False
             while not ended:
-                ended = self._arrivals.wait(self._read, self._patience_s())
-                arrived = self._journal.after(self._read, TAKEN_RECORDS)
-                if arrived:
-                    self._read = arrived[-1].id
-                ready = self._take_all(arrived)
-                ready += map(_as_it_is, self._assembler.due(time.monotonic()))
+                ready = self._take_all(self._read_on())
+                ready += map(_as_it_is, self._assembler.due(time.monotonic(), DUE_EVENTS))
                 self._finish(ready)
+                ended = self._arrivals.wait(self._read, self._patience_s(), self._assembler.full)
                 self._keep_drawn(wait=ended)
         finally:
             self._journal.close()
             self._store.close()
             if self._workers:
                 self._workers.close()
+
+    def _read_on(self) -> list[Journalled]:
+        """The next latents of the journal, as long as there is room for their events; of what an earlier run left
+        only those without a map."""
+        if self._assembler.full:
+            return []
+        if self._read < self._left:
+            latents = self._journal.undecoded(self._read, TAKEN_RECORDS)
+            self._read = latents[-1].id if latents else self._left
+        else:
+            latents = self._journal.after(self._read, TAKEN_RECORDS)
+            self._read = latents[-1].id if latents else self._read
+        return latents
 
     def _patience_s(self) -> float:
         """How long arrivals may be waited for: not when an event is due first, or a worker may have finished."""
@@ -108,29 +118,39 @@ class Decoding:
         return [_as_it_is(event) for event in ready if event]
 
     def _take(self, latent: Journalled) -> Event | None:
-        decoder = self._decoders.get(latent.model_hash)
-        # Only what an earlier run kept: the model may have been taken out of the configuration since.
-        if not (decoder and latent.device < decoder.n_devices and decoder.coding.is_latent(latent.payload)):
+        decoder = self._decoder_of(latent)
+        if decoder is None:
             self._log.write(
                 "undecodable", event=latent.event, device=latent.device, model_hash=latent.model_hash.hex()
             )
             return None
         now_s = time.monotonic()
         if not self._assembler.knows(latent.key):
-            earlier = [other for other in self._journal.of_event(latent.key) if other.id < latent.id]
+            # All of it that has come, also what is not read yet: of a backlog no event is drawn twice for that.
+            known = [other for other in self._journal.of_event(latent.key) if self._decoder_of(other)]
             through = self._store.emitted_through(latent.key)
-            self._assembler.restore(earlier, decoder.n_devices, through, now_s)
+            self._assembler.restore(known, decoder.n_devices, through, now_s)
         return self._assembler.add(latent, decoder.n_devices, now_s)
 
+    def _decoder_of(self, latent: Journalled) -> MapDecoder | None:
+        """None only for what an earlier run kept: the model may have been taken out of the configuration since."""
+        decoder = self._decoders.get(latent.model_hash)
+        fits = decoder and latent.device < decoder.n_devices and decoder.coding.is_latent(latent.payload)
+        return decoder if fits else None
+
     def _finish(self, events: list[Event]) -> None:
-        """Draw and keep a map of each event; a bad one or a full disk does not end the centre."""
+        """Draw and keep a map of each event, until it is over; a bad one or a full disk does not end the centre."""
         for model_hash in dict.fromkeys(event.key[2] for event in events):
             of_model = iter([event for event in events if event.key[2] == model_hash])
             while batch := list(islice(of_model, BATCH_EVENTS)):
+                if self._arrivals.over:
+                    return
                 self._draw(batch, self._decoders[model_hash])
+                # Else maps that workers have drawn would pile up.
+                self._keep_drawn(wait=False)
 
     def _draw(self, events: list[Event], decoder: MapDecoder) -> None:
-        latents, present = _heard(events, decoder)
+        latents, present = heard(events, decoder)
         assembled_us = now_us()
         if self._workers:
             self._workers.submit(decoder, latents, present, (events, assembled_us))
@@ -191,7 +211,7 @@ class Decoding:
                 not event.complete,
                 velocity[0],
                 uncertainty[0],
-                _provenance(event, decoder, assembled_us, decoded_us),
+                provenance_of(event, decoder, assembled_us, decoded_us),
             )
             for event, velocity, uncertainty in zip(events, *maps, strict=True)
         ]
@@ -206,7 +226,7 @@ class Decoding:
             return
         for entry, revision in zip(entries, revisions, strict=True):
             survey, number, _ = entry.key
-            heard = entry.provenance["devices"]
+            devices = entry.provenance["devices"]
             self.counts["partial" if entry.partial else "complete"] += 1
             self._on_decoded((decoded_us - assembled_us) / 1e6)
             self._log.write(
@@ -214,14 +234,14 @@ class Decoding:
                 survey=survey,
                 event=number,
                 revision=revision,
-                devices=heard,
+                devices=devices,
                 partial=entry.partial,
                 decode_ms=round((decoded_us - assembled_us) / 1000, 3),
                 together=len(entries),
             )
             self._on_map(
                 MapPicture(
-                    survey, number, entry.velocity_mps, entry.uncertainty_mps, decoder.acquisition, heard
+                    survey, number, entry.velocity_mps, entry.uncertainty_mps, decoder.acquisition, devices
                 )
             )
 
@@ -229,60 +249,3 @@ class Decoding:
 def _as_it_is(event: Event) -> Event:
     """The event as it was emitted: it may take in later latents before this one's turn comes."""
     return replace(event, latents=dict(event.latents))
-
-
-def _heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
-    """int8 latents ``(n, n_devices, latent)``, and which of them were heard ``(n, n_devices)``."""
-    latents = np.zeros((len(events), decoder.n_devices, decoder.latent), np.int8)
-    present = np.zeros(latents.shape[:2], bool)
-    for row, event in enumerate(events):
-        for device, latent in event.latents.items():
-            latents[row, device] = decoder.coding.unpack(latent.payload)
-            present[row, device] = True
-    return latents, present
-
-
-def _judged(event: Event, decoder: MapDecoder) -> dict:
-    """How like the training gathers this event is, and a flag where it is not."""
-    (latents,), (present,) = _heard([event], decoder)
-    rates = [decoder.coding.rates[0]] * decoder.n_devices
-    for device, latent in event.latents.items():
-        rates[device] = decoder.coding.rate(len(latent.payload))
-    found = decoder.unfamiliarity(latents, present, rates)
-    if found is None:
-        return {}
-    score, limit = found
-    judged: dict = {"unfamiliarity": {"score": round(score, 3), "limit": round(limit, 3)}}
-    if score > limit:
-        judged["flags"] = [
-            f"recorded unlike what the model was trained on (score {score:.1f}, limit {limit:.1f}): noise, another "
-            "wavelet or source strength, or an earth of another kind"
-        ]
-    return judged
-
-
-def _provenance(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us: int) -> dict:
-    records = event.latents.values()
-    return {
-        "devices": sorted(event.latents),
-        "replaced": event.replaced,
-        "model_hash": event.key[2].hex(),
-        "decoder_sha256": decoder.sha256,
-        "sample_time_us": min(record.sampled_us for record in records),
-        "first_received_us": min(record.received_us for record in records),
-        "last_received_us": max(record.received_us for record in records),
-        "assembled_us": assembled_us,
-        "decoded_us": decoded_us,
-        "received_bytes": sum(record.wire_bytes for record in records),
-        "latent_bytes": {str(device): len(event.latents[device].payload) for device in sorted(event.latents)},
-        "software": _software(),
-        "acquisition": decoder.acquisition.to_dict(),
-        **_judged(event, decoder),
-    }
-
-
-def _software() -> dict[str, str]:
-    try:
-        return {"epic-fwi": metadata.version("epic-fwi")}
-    except metadata.PackageNotFoundError:
-        return {}

@@ -1,6 +1,6 @@
 """``epic doctor``: whether a centre can run here as configured, and what to mend where it cannot.
 
-Nothing is changed; a centre that is at work is left alone and recognised.
+Nothing is changed: the store is opened to be read only. A centre that is at work is left alone and recognised.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from central.config import CentralConfig, ConfigError, load_config
-from central.database import FILE_NAME, StoreError, connect, lock
+from central.database import NoStoreError, StoreError, connect, is_claimed, reported
 from central.keys import KeyRing, KeysError, list_keys, read_centre
 from firmware_py.bundle import BundleError, load_bundle
 from firmware_py.link import LinkError
@@ -35,7 +35,6 @@ EXTRAS = {
     "tflm": ("tflite-micro", "measuring arenas"),
 }
 LITTLE_ROOM_BYTES = 1 << 30
-# A record of a device and its map are about 30 kB in the store.
 SLOW_FSYNC_S = 0.05
 FSYNCS = 5
 # The clock of a machine without a battery begins somewhere before this.
@@ -52,8 +51,12 @@ class Finding:
     advice: str = ""
 
 
-def examine(config_path: Path | None) -> list[Finding]:
-    """Everything that can be said of this installation and, with ``config_path``, of a centre's configuration."""
+def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
+    """Everything that can be said of this installation and, with ``config_path``, of a centre's configuration.
+
+    ``thorough`` reads all of the store: minutes of a large one. Without it this takes as long for any store, as it is
+    asked before each start and every minute.
+    """
     findings = [_python(), *_extras(), *_clock()]
     if config_path is None:
         return findings
@@ -65,16 +68,18 @@ def examine(config_path: Path | None) -> list[Finding]:
             Finding("configuration", AMISS, str(error), "mend the file; see central/README.md"),
         ]
     findings.append(Finding("configuration", WELL, str(config_path)))
-    checks: tuple[Callable[[CentralConfig], Iterator[Finding]], ...] = (
-        _keys,
-        _models,
-        _endpoint,
-        _page,
-        _gateway,
-        _disk,
-        _store,
-    )
-    return [*findings, *(finding for check in checks for finding in check(config))]
+    centre = _centre(config)
+    free = centre is None
+    return [
+        *findings,
+        *_keys(config),
+        *_models(config),
+        *(_endpoint(config) if centre is None else [centre]),
+        *_page(config, free),
+        *_gateway(config, free),
+        *_disk(config),
+        _store(config, thorough),
+    ]
 
 
 def _python() -> Finding:
@@ -94,7 +99,7 @@ def _extras() -> Iterator[Finding]:
                 f"extra {extra}",
                 state,
                 f"not installed ({use})",
-                f"pip install 'epic-fwi[{extra}]', if needed",
+                f"pip install -e '.[{extra}]' in the clone, if needed",
             )
 
 
@@ -148,15 +153,23 @@ def _models(config: CentralConfig) -> Iterator[Finding]:
             yield Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
 
 
+def _centre(config: CentralConfig) -> Finding | None:
+    """The centre that is at work here; it has the ports. None where none is."""
+    try:
+        if is_claimed(config.central.data_dir):
+            return Finding("centre", WELL, "is at work with this configuration's data")
+    except StoreError as error:
+        return Finding("centre", AMISS, f"cannot be told: {error}", "run this as the user of the centre")
+    return None
+
+
 def _endpoint(config: CentralConfig) -> Iterator[Finding]:
     listen = config.central.listen
-    if _at_work(config.central.data_dir):
-        yield Finding("centre", WELL, "is at work with this configuration's data")
-    elif listen.startswith("tcp://") and not listen.endswith(":*"):
+    if listen.startswith("tcp://") and not listen.endswith(":*"):
         yield _bindable("endpoint", listen.removeprefix("tcp://").replace("*:", "0.0.0.0:"))
 
 
-def _page(config: CentralConfig) -> Iterator[Finding]:
+def _page(config: CentralConfig, free: bool) -> Iterator[Finding]:
     central = config.central
     if central.page is None:
         return
@@ -165,11 +178,11 @@ def _page(config: CentralConfig) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("page", AMISS, str(error), "mend that file, or give page_token")
         return
-    if not _at_work(central.data_dir):
+    if free:
         yield _bindable("page", central.page)
 
 
-def _gateway(config: CentralConfig) -> Iterator[Finding]:
+def _gateway(config: CentralConfig, free: bool) -> Iterator[Finding]:
     section = config.gateway
     if section is None:
         return
@@ -184,7 +197,7 @@ def _gateway(config: CentralConfig) -> Iterator[Finding]:
             yield Finding(
                 f"port {path}", AMISS, "may not be opened by this user", "add the user to the group dialout"
             )
-    if section.tcp and not _at_work(config.central.data_dir):
+    if section.tcp and free:
         yield _bindable("gateway", section.tcp)
 
 
@@ -202,39 +215,26 @@ def _bindable(about: str, endpoint: str) -> Finding:
         )
 
 
-def _at_work(data_dir: Path) -> bool:
-    if not (data_dir / FILE_NAME).exists():
-        return False
-    try:
-        lock(data_dir).close()
-    except StoreError:
-        return True
-    return False
-
-
 def _disk(config: CentralConfig) -> Iterator[Finding]:
     folder = config.central.data_dir
-    while not folder.exists() and folder != folder.parent:
+    # (Not ``Path.exists``, which raises where another user's folder may not be looked into.)
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    said = f"{free / 1e9:.1f} GB free for {config.central.data_dir}"
     if not os.access(folder, os.W_OK):
         yield Finding("disk", AMISS, f"{folder} may not be written by this user", "change its owner")
         return
-    if free < LITTLE_ROOM_BYTES:
-        yield Finding("disk", DOUBTFUL, said, "make room: what cannot be kept is not acknowledged")
-    else:
-        yield Finding("disk", WELL, said)
-    commit_s = fsync_s(folder, FSYNCS)
-    if commit_s > SLOW_FSYNC_S:
-        yield Finding(
-            "commit",
-            DOUBTFUL,
-            f"{1000 * commit_s:.0f} ms to have 4 kB on the disk",
-            "a faster disk takes more records",
-        )
-    else:
-        yield Finding("commit", WELL, f"{1000 * commit_s:.1f} ms to have 4 kB on the disk")
+    room = "make room: what cannot be kept is not acknowledged"
+    try:
+        free = shutil.disk_usage(folder).free
+        commit_s = fsync_s(folder, FSYNCS)
+    except OSError as error:
+        yield Finding("disk", AMISS, f"{folder}: 4 kB cannot be written ({error.strerror})", room)
+        return
+    said = f"{free / 1e9:.1f} GB free for {config.central.data_dir}"
+    yield Finding("disk", DOUBTFUL, said, room) if free < LITTLE_ROOM_BYTES else Finding("disk", WELL, said)
+    said = f"{1000 * commit_s:.1f} ms to have 4 kB on the disk"
+    slow = Finding("commit", DOUBTFUL, said, "a faster disk takes more records")
+    yield slow if commit_s > SLOW_FSYNC_S else Finding("commit", WELL, said)
 
 
 def fsync_s(folder: Path, runs: int) -> float:
@@ -250,20 +250,27 @@ def fsync_s(folder: Path, runs: int) -> float:
     return statistics.median(times_s)
 
 
-def _store(config: CentralConfig) -> Iterator[Finding]:
+def _store(config: CentralConfig, thorough: bool) -> Finding:
+    # Ids are given one by one and none is taken away: the highest is how many there are, without counting.
+    records, maps = (
+        ("count(*)", "count(*)") if thorough else ("coalesce(max(id), 0)", "coalesce(max(rowid), 0)")
+    )
+    found = "ok"
     try:
-        with contextlib.closing(connect(config.central.data_dir)) as database:
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            counts = [
-                database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("record", "map")
-            ]
+        with (
+            contextlib.closing(connect(config.central.data_dir, read_only=True)) as database,
+            reported("store: cannot be read"),
+        ):
+            (n_records,) = database.execute(f"SELECT {records} FROM record").fetchone()
+            (n_maps,) = database.execute(f"SELECT {maps} FROM map").fetchone()
+            if thorough:
+                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except NoStoreError:
+        return Finding("store", WELL, "none yet: the first run makes it")
     except StoreError as error:
-        if (config.central.data_dir / FILE_NAME).exists():
-            yield Finding("store", AMISS, str(error), "restore it from a backup")
-        else:
-            yield Finding("store", WELL, "none yet: the first run makes it")
-        return
-    if found == "ok":
-        yield Finding("store", WELL, f"{counts[0]} records, {counts[1]} maps; SQLite finds no damage")
-    else:
-        yield Finding("store", AMISS, f"damaged: {found}", "restore it from a backup")
+        advice = "make room, be the user of the centre; if that is not it, restore it from a backup"
+        return Finding("store", AMISS, str(error), advice)
+    if found != "ok":
+        return Finding("store", AMISS, f"damaged: {found}", "restore it from a backup")
+    read = "SQLite finds no damage" if thorough else "opened, not read through (--thorough)"
+    return Finding("store", WELL, f"{n_records} records, {n_maps} maps; {read}")

@@ -19,12 +19,15 @@ def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", help="central.toml of the centre to look at.")
     ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Read all of the store, for damage: minutes of a large one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Look over installation, clock and, with --config, keys, models, ports, disk and store. Exit 1: amiss."""
     from central.doctor import AMISS, DOUBTFUL, WELL, examine
 
-    findings = examine(config)
+    findings = examine(config, thorough)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

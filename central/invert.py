@@ -144,7 +144,12 @@ def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
         "unit": "m/s",
     }
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InvertError(
+                f"{path}: cannot be read ({error}); expected the manifest of maps, choose an empty folder"
+            ) from None
         if differing := [key for key in wanted if found.get(key) != wanted[key]]:
             raise InvertError(
                 f"{out}: holds other maps ({', '.join(differing)} differ); choose an empty folder"

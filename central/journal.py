@@ -81,8 +81,12 @@ class Journal:
 
     def __init__(self, data_dir: Path) -> None:
         self._database = connect(data_dir, create=True)
-        with transaction(self._database, "journal: cannot be brought up to date"):
-            self._database.execute(_FILL_BOOTS)
+        with reported("journal: cannot be read"):
+            (filled,) = self._database.execute("SELECT EXISTS (SELECT 1 FROM device_boot)").fetchone()
+        if not filled:
+            # Not each time: it reads the whole journal even where there is nothing to fill.
+            with transaction(self._database, "journal: cannot be brought up to date"):
+                self._database.execute(_FILL_BOOTS)
 
     def commit(self, records: Sequence[tuple[Record, int, int]]) -> Committed:
         """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction.

@@ -60,7 +60,7 @@ def allow_command(
 
 @app.command("revoke")
 def revoke_command(name: NameArgument, keys: KeysOption = Path("keys")) -> None:
-    """Withdraw a right, on live connections too, within 5 s; no restart is needed."""
+    """Withdraw a right, on live connections too, within 2 s; no restart is needed."""
     typer.echo(f"{name} is not let in any more; its public key is kept as {revoke(keys, name)}")
 
 

@@ -54,6 +54,7 @@ _OF_RECEIVER = {
     "not_kept": "Groups of records that the disk did not take.",
     "damaged": "Messages that were no record.",
     "impostors": "Records under another's number.",
+    "not_taken": "Records of a kind that the centre has no use for.",
     "not_allowed": "Messages of peers whose key was withdrawn.",
     "unanswered": "Answers that nobody took.",
     "bytes_received": "Bytes received.",

@@ -164,14 +164,22 @@ class Receiver:
                 self._count("not_allowed")
                 continue
             if reason := self._impostor(sender, record):
-                self.counts["impostors"] += 1
-                self._refuse(peer, record, reason)
+                if record.type == packet.LATENT:
+                    self.counts["impostors"] += 1
+                    self._refuse(peer, record, reason)
+                else:
+                    self._count("impostors", device=record.device, reason=reason)
                 continue
             received_us = now_us()
             self._traffic.received((record.survey, record.device), wire_bytes)
             if handler := self._handlers.get(record.type):
                 for answer in handler(record, wire_bytes):
                     self._send(peer, answer)
+                continue
+            if record.type != packet.LATENT:
+                # No answer: each type counts numbers of its own, and a device would take the latent of the refused
+                # number for the one refused.
+                self._count("not_taken", device=record.device, type=record.type)
                 continue
             if reason := self._objection(record):
                 self._traffic.refused((record.survey, record.device), reason, received_us)
@@ -191,9 +199,7 @@ class Receiver:
         )
 
     def _objection(self, record: packet.Record) -> str | None:
-        """Why ``record`` can never become part of a map; None if it can."""
-        if record.type != packet.LATENT:
-            return f"records of type {record.type} are not taken here"
+        """Why the latent ``record`` can never become part of a map; None if it can."""
         model = self._models.get(record.model_hash)
         if model is None:
             # A list at once: a rollout may add a model meanwhile.
@@ -243,6 +249,7 @@ class Receiver:
             self._arrived(committed.new[-1].id)
 
     def _refuse(self, peer: bytes, record: packet.Record, reason: str) -> None:
+        """Of a latent; of other records a device must never hear that they were refused."""
         self._count("refused", device=record.device, event=record.event, reason=reason)
         self._send(peer, packet.refuse(record, reason))
 

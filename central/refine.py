@@ -28,12 +28,14 @@ from physics.modelling import ModellingError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: ``revision`` of the map that was stored, None where the objective did not fall."""
+    """What came of it: ``revision`` of the map that was stored; None where the objective did not fall, or where the
+    start was ``overtaken``: a map of later latents was drawn meanwhile, and that one is the event's newest."""
 
     start: StoredMap
     refined: Refined
     revision: int | None
     elapsed_s: float
+    overtaken: bool = False
 
 
 def refine_event(
@@ -77,10 +79,11 @@ def refine_event(
             maps = (refined.velocity_mps, start.uncertainty_mps)
             key = (start.survey, start.event, start.model_hash)
             last_record = store.drawn_through(start)
-            (revision,) = store.put([NewMap(key, last_record, start.partial, *maps, provenance)])
+            revision = store.put_unless_newer(NewMap(key, last_record, start.partial, *maps, provenance))
     finally:
         store.close()
-    return Outcome(start, refined, revision, time.monotonic() - began_s)
+    overtaken = refined.gained and revision is None
+    return Outcome(start, refined, revision, time.monotonic() - began_s, overtaken)
 
 
 def _latent_misfit(

@@ -54,6 +54,7 @@ def refine(
                     "survey": outcome.start.survey,
                     "of_revision": outcome.start.revision,
                     "revision": outcome.revision,
+                    "overtaken": outcome.overtaken,
                     "iterations": refined.iterations,
                     "objective": refined.objective,
                     "misfit": refined.misfit,
@@ -64,6 +65,12 @@ def refine(
         )
         return
     before, after = refined.misfit
+    if outcome.overtaken:
+        typer.echo(
+            f"event {event}: nothing stored; a map of later latents than revision {outcome.start.revision} was drawn "
+            "meanwhile: refine again, from that one"
+        )
+        return
     if outcome.revision is None:
         typer.echo(
             f"event {event}: nothing stored; no step from revision {outcome.start.revision} lowers the objective "

@@ -215,7 +215,8 @@ class Rollouts:
         """Load the decoder, then answer for the bundle; what cannot be loaded is not offered."""
         self._seen = rollout.version
         with self._lock:
-            self._active = None
+            # What was to be kept is of the rollout before: its failure must not stop this one.
+            self._active, self._stopping = None, None
             self._changed.clear()
         try:
             self._load_model(rollout)

@@ -4,24 +4,27 @@ centre's file. The command writes them, the running centre takes them up.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from nacl.signing import SigningKey
 
 from central.config import ModelSection
-from central.database import StoreError, connect, reported, transaction
+from central.database import StoreError, connect, lock, reported, transaction
 from central.signing import sign_bundle
 from firmware_py.archive import MAX_VERSION
-from firmware_py.bundle import load_bundle
+from firmware_py.bundle import Bundle, load_bundle
 from firmware_py.log import now_us
 
 FOLDER = "rollouts"
 ARCHIVE = "archive"
+# Held while one is made: two commands at once would take the same number.
+LOCK_NAME = "rollout.lock"
 # Stages: to some devices first, to all; stopped by a failure; another has taken its place.
 CANARY, ALL, STOPPED, SUPERSEDED = "canary", "all", "stopped", "superseded"
 # A decoder is kept this long after the last record of its encoder: devices may have been without a link.
@@ -133,54 +136,57 @@ class RolloutStore:
         ``StoreError``, with nothing left.
         """
         _check_release(release)
-        with reported("rollouts: cannot be read"):
-            (last,) = self._database.execute("SELECT coalesce(max(version), 0) FROM rollout").fetchone()
-        version = last + 1 if version is None else version
-        if not last < version <= MAX_VERSION:
-            raise RolloutError(
-                f"version {version}: expected more than {last}, the last that was rolled out, as devices take "
-                f"no other; at most {MAX_VERSION}"
-            )
-        archive = sign_bundle(release / "bundle", key, version, boards)
-        bundle = load_bundle(release / "bundle")
-        place = self._data_dir / FOLDER / str(version)
-        try:
-            self._write(release, archive, place)
-            with transaction(self._database, f"rollout {version}: cannot be kept"):
-                self._database.execute(
-                    "UPDATE rollout SET stage = ? WHERE stage IN (?, ?)", (SUPERSEDED, CANARY, ALL)
+        with closing(lock(self._data_dir, LOCK_NAME, "another `epic central rollout`")):
+            last = self._last()
+            version = last + 1 if version is None else version
+            if not last < version <= MAX_VERSION:
+                raise RolloutError(
+                    f"version {version}: expected more than {last}, the last that was rolled out, as devices take "
+                    f"no other; at most {MAX_VERSION}"
                 )
-                self._database.execute(
-                    "INSERT INTO rollout VALUES (?,?,?,?,?,?,'')",
-                    (
-                        version,
-                        bundle.name,
-                        bundle.model_hash,
-                        now_us(),
-                        canaries,
-                        CANARY if canaries else ALL,
-                    ),
-                )
-        except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
-            raise
+            archive = sign_bundle(release / "bundle", key, version, boards)
+            place = self._write(release, archive, version)
+            try:
+                self._enter(version, load_bundle(release / "bundle"), canaries)
+            except BaseException:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
         return version
 
-    def _write(self, release: Path, archive: bytes, place: Path) -> None:
-        """The folder whole under its name, or not at all; without a row in the file it counts for nothing."""
-        fresh = place.with_name(f".{place.name}.new")
+    def _last(self) -> int:
+        """The highest number in use; also that of a folder without a row, which may be that of a newer file than this
+        one: devices may have it, and it is not this command's to take away."""
+        with reported("rollouts: cannot be read"):
+            (last,) = self._database.execute("SELECT coalesce(max(version), 0) FROM rollout").fetchone()
+        folders = (self._data_dir / FOLDER).glob("[0-9]*")
+        return max([last, *(int(path.name) for path in folders if path.name.isdecimal())])
+
+    def _write(self, release: Path, archive: bytes, version: int) -> Path:
+        """The folder whole under its name, or not at all; returns it."""
+        place = self._data_dir / FOLDER / str(version)
+        # Not the name that a command which was killed may have left.
+        fresh = place.with_name(f".{version}.{uuid4().hex}.new")
         try:
-            for folder in (fresh, place):
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(folder)
             fresh.mkdir(parents=True)
             for name in ("bundle", "decoder"):
                 shutil.copytree(release / name, fresh / name)
             (fresh / ARCHIVE).write_bytes(archive)
-            fresh.rename(place)
+            return fresh.rename(place)
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
             raise StoreError(f"{place}: cannot be written ({error}); make room on the disk") from None
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _enter(self, version: int, bundle: Bundle, canaries: int) -> None:
+        stage = CANARY if canaries else ALL
+        with transaction(self._database, f"rollout {version}: cannot be kept"):
+            self._database.execute(
+                "UPDATE rollout SET stage = ? WHERE stage IN (?, ?)", (SUPERSEDED, CANARY, ALL)
+            )
+            self._database.execute(
+                "INSERT INTO rollout VALUES (?,?,?,?,?,?,'')",
+                (version, bundle.name, bundle.model_hash, now_us(), canaries, stage),
+            )
 
     def rollouts(self) -> list[StoredRollout]:
         """All rollouts with their devices, the newest first."""

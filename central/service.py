@@ -89,12 +89,12 @@ class Service:
                     packet.HELLO: self._book.handle,
                     packet.HEALTH: self._book.handle,
                 },
-                guard=Guard(self._config.keys) if self._config.keys else None,
+                guard=Guard(self._config.keys, log) if self._config.keys else None,
                 traffic=self._book.traffic,
             )
             try:
                 if config.gateway:
-                    keys = KeyRing(self._config.keys) if self._config.keys else None
+                    keys = KeyRing(self._config.keys, log) if self._config.keys else None
                     self.gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
                 self.live = Live(
                     self.receiver.counts,
@@ -124,9 +124,9 @@ class Service:
     def run(self) -> None:
         """Work until ``stop``; may be called once.
 
-        Then every complete event is decoded and stored before this returns; one that still waits for
-        devices is in the journal, and is taken up by the next start. Raises ``StoreError`` when the
-        centre's file cannot be read.
+        Then what is complete is decoded and stored before this returns, if that takes no longer than
+        ``arrivals.DRAIN_S``; the rest, and events that still wait for devices, are in the journal and are taken up by
+        the next start. Raises ``StoreError`` when the centre's file cannot be read.
         """
         allow_many_connections()
         receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")

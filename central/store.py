@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from central.database import CHECKED_US, NEWEST, StoreError, connect, reported, transaction
+from central.database import (
+    CHECKED_US,
+    NEWEST,
+    NEWEST_FIRST,
+    StoreError,
+    connect,
+    reported,
+    transaction,
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,13 @@ class Store:
         with transaction(self._database, f"store: cannot keep {len(maps)} maps ({what})"):
             return [self._insert(entry) for entry in maps]
 
+    def put_unless_newer(self, entry: NewMap) -> int | None:
+        """Commit a map that took long to make; returns its revision, None where the centre has drawn one from later
+        records meanwhile: that one stays the newest, and nothing is kept. Raises ``StoreError``."""
+        survey, event, _ = entry.key
+        with transaction(self._database, f"store: cannot keep a map (survey {survey}, event {event})"):
+            return None if self.emitted_through(entry.key) > entry.last_record else self._insert(entry)
+
     def _insert(self, entry: NewMap) -> int:
         (revision,) = self._database.execute(
             "SELECT coalesce(max(revision), 0) + 1 FROM map"
@@ -95,42 +110,46 @@ class Store:
             self._database.execute(f"UPDATE map SET provenance = ? WHERE {where}", (amended, *key))
 
     def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
-        """The newest revision of every event, in order of event; read as they are asked for."""
+        """The newest map of every event, in order of event; read as they are asked for."""
+        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
         with reported("store: cannot be read"):
             rows = self._database.execute(
-                "SELECT survey, event, model_hash, max(revision), partial, provenance, n_depth, n_width,"
-                " velocity, uncertainty FROM map WHERE ?1 IS NULL OR survey = ?1"
-                " GROUP BY survey, event, model_hash ORDER BY survey, event",
-                (survey,),
+                f"SELECT {MAP_COLUMNS} FROM map WHERE {NEWEST}{of_survey} ORDER BY survey, event", values
             )
             for row in rows:
                 yield stored_map(row)
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
         """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
-        return self.revisions(event, survey)[0]
+        return self._of_event(event, survey, f" AND {NEWEST}")[0]
 
     def revisions(self, event: int, survey: int | None = None) -> list[StoredMap]:
         """Every map of an event, the newest first, at least one. Raises ``StoreError`` as ``get`` does."""
+        return self._of_event(event, survey, f" ORDER BY {NEWEST_FIRST}")
+
+    def _of_event(self, event: int, survey: int | None, which: str) -> list[StoredMap]:
+        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
         with reported("store: cannot be read"):
             rows = self._database.execute(
-                f"SELECT {MAP_COLUMNS} FROM map WHERE event = ?1 AND (?2 IS NULL OR survey = ?2)"
-                " ORDER BY last_record DESC, revision DESC",
-                (event, survey),
+                f"SELECT {MAP_COLUMNS} FROM map WHERE event = ?{of_survey}{which}", (event, *values)
             ).fetchall()
-            count, low, high = self._database.execute(
-                "SELECT count(DISTINCT event), min(event), max(event) FROM map WHERE ?1 IS NULL OR survey = ?1",
-                (survey,),
-            ).fetchone()
         if not rows:
-            held = f"{count} events from {low} to {high}" if count else "no event yet"
-            where = "the store" if survey is None else f"survey {survey} of the store"
-            raise StoreError(f"event {event}: not in {where}, which holds {held}")
+            raise StoreError(f"event {event}: not in {self._held(survey)}")
         if len({row[0] for row in rows}) > 1:
             raise StoreError(
                 f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
             )
         return [stored_map(row) for row in rows]
+
+    def _held(self, survey: int | None) -> str:
+        """What there is instead. It counts all events: only for who asked for one that is not there."""
+        with reported("store: cannot be read"):
+            count, low, high = self._database.execute(
+                "SELECT count(DISTINCT event), min(event), max(event) FROM map WHERE ?1 IS NULL OR survey = ?1",
+                (survey,),
+            ).fetchone()
+        where = "the store" if survey is None else f"survey {survey} of the store"
+        return f"{where}, which holds {f'{count} events from {low} to {high}' if count else 'no event yet'}"
 
     def last_id(self) -> int:
         """Id of the map that was drawn last; 0 before the first."""

@@ -165,9 +165,10 @@ class _Views:
         id = _number(query, "id", 1, MAX_ID)
         with closing(Archive(self._data_dir)) as archive:
             section = archive.section(request.path_params["survey"], request.path_params["event"], id)
-        # What an id stands for never changes.
-        headers = {"cache-control": "private, max-age=86400"} if id else {}
-        return _binary(section, headers) if form == "float32" else _json(section, headers)
+        if form == "json":
+            return _json(section)
+        # The values that an id stands for never change; what is said of them does, when they are checked.
+        return _binary(section, {"cache-control": "private, max-age=86400"} if id else {})
 
     def devices(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
@@ -201,7 +202,7 @@ def _binary(section: Section, headers: dict[str, str]) -> Response:
     return Response(body, media_type="application/octet-stream", headers=headers)
 
 
-def _json(section: Section, headers: dict[str, str]) -> Response:
+def _json(section: Section) -> Response:
     stored = section.stored
     content = {
         **detail(section),
@@ -209,7 +210,7 @@ def _json(section: Section, headers: dict[str, str]) -> Response:
         "velocity_mps": stored.velocity_mps.astype(float).round(1).tolist(),
         "uncertainty_mps": stored.uncertainty_mps.astype(float).round(1).tolist(),
     }
-    return Json(content, headers=headers)
+    return Json(content)
 
 
 def _number(query: Mapping[str, str], name: str, low: int, high: int) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from central.database import CHECKED_US, FLAGGED, NEWEST, StoreError, connect, reported
+from central.database import CHECKED_US, FLAGGED, NEWEST, NEWEST_FIRST, StoreError, connect, reported
 from central.devices import DeviceView, read_devices
 from central.store import MAP_COLUMNS, StoredMap, stored_map
 
@@ -144,9 +144,9 @@ class Archive:
         return self._read(f"{condition} ORDER BY rowid DESC LIMIT ?", (*values, size))
 
     def sections_of(self, survey: int, event: int) -> list[Section]:
-        """Every map of an event, the last drawn first. Raises ``NotInStore``."""
+        """Every map of an event, the newest first. Raises ``NotInStore``."""
         _check(survey, event)
-        found = self._read("survey = ? AND event = ? ORDER BY +rowid DESC", (survey, event))
+        found = self._read(f"survey = ? AND event = ? ORDER BY {NEWEST_FIRST}", (survey, event))
         if not found:
             with reported("store: cannot be read"):
                 low, high = self._database.execute(
@@ -199,26 +199,30 @@ class Archive:
         """What the first ``size`` maps after ``id`` add to the account, in the order they were drawn."""
         with reported("store: cannot be read"):
             rows = self._database.execute(
-                f"SELECT rowid, survey, event, model_hash, partial, {FLAGGED}, provenance FROM map"
+                f"SELECT rowid, survey, event, model_hash, last_record, partial, {FLAGGED}, provenance FROM map"
                 " WHERE rowid > ? ORDER BY rowid LIMIT ?",
                 (id, size),
             ).fetchall()
             return [self._account(*row) for row in rows]
 
-    def _account(self, id: int, survey: int, event: int, model: bytes, *row: Any) -> Account:
+    def _account(
+        self, id: int, survey: int, event: int, model: bytes, last_record: int, *row: Any
+    ) -> Account:
         marks, provenance = row[:2], row[2]
+        before = f"survey = ? AND event = ? AND +rowid < ? ORDER BY {NEWEST_FIRST} LIMIT 1"
         earlier = self._database.execute(
-            f"SELECT partial, {FLAGGED} FROM map WHERE survey = ? AND event = ? AND +rowid < ?"
-            " ORDER BY +rowid DESC LIMIT 1",
-            (survey, event, id),
+            f"SELECT partial, {FLAGGED}, last_record FROM map WHERE {before}", (survey, event, id)
         ).fetchone()
+        if earlier and earlier[2] > last_record:
+            # Drawn later from earlier records, it is not its event's newest.
+            marks = earlier[:2]
         # A later map of one model counts the records of the earlier one again.
         counted = self._database.execute(
-            "SELECT provenance FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND +rowid < ?"
-            " ORDER BY +rowid DESC LIMIT 1",
-            (survey, event, model, id),
+            f"SELECT provenance, last_record FROM map WHERE model_hash = ? AND {before}",
+            (model, survey, event, id),
         ).fetchone()
-        received, raw = _bytes(provenance)
+        newest = counted[0] if counted and counted[1] > last_record else provenance
+        received, raw = _bytes(newest)
         received_before, raw_before = _bytes(counted[0]) if counted else (0, 0)
         return Account(
             id,

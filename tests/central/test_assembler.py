@@ -1,5 +1,7 @@
 """The assembler: one emission for what is known, another for what comes later."""
 
+from dataclasses import replace
+
 import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH
 from hypothesis import given
@@ -132,6 +134,54 @@ def test_an_emission_that_came_to_nothing_is_made_again_after_a_deadline():
     assert assembler.due(11.9) == []
     assert assembler.due(12.0) == [event]
     assert assembler.due(1000.0) == []
+
+
+def test_a_failed_emission_takes_no_later_latent_back():
+    """A worker drew the event from four devices and from all five, and died over both."""
+    assembler = Assembler(DEADLINE_S)
+    feed(assembler, range(N - 1))
+    (event,) = assembler.due(DEADLINE_S)
+    partial = replace(event, latents=dict(event.latents))
+    (event,) = feed(assembler, [N - 1], now_s=11.0, first_id=N)
+    complete = replace(event, latents=dict(event.latents))
+    for lost in (partial, complete):
+        assembler.retry(lost, now_s=12.0)
+    (again,) = assembler.due(100.0)
+    assert (sorted(again.latents), again.last_record) == (list(range(N)), N)
+
+
+def test_a_failed_emission_of_more_than_is_held_takes_the_place_of_that_in_its_turn():
+    assembler = Assembler(DEADLINE_S)
+    (complete,) = feed(assembler, range(N))
+    assembler.due(1000.0)
+    assembler.restore([latent(1, 0)], N, 0, now_s=1000.0)
+    assembler.retry(complete, now_s=1005.0)
+    assert assembler.next_due_s() == 1010.0
+    assert assembler.due(1010.0) == [complete]
+
+
+def test_no_more_than_so_many_are_held_and_those_that_wait_stay():
+    assembler = Assembler(DEADLINE_S, most=3)
+    feed(assembler, range(N))
+    for event in (2, 3):
+        assembler.add(latent(N + event, 0, event=event), N, 1.0)
+    assembler.due(2.0)
+    assert (len(assembler), assembler.full) == (3, False)
+    assembler.add(latent(N + 4, 0, event=4), N, 2.0)
+    assert assembler.full
+    assembler.due(2.0)
+    assert len(assembler) == 3
+    assert not assembler.knows((1, 1, MODEL_HASH)), "emitted, so in the journal and drawn"
+    assert len(assembler.due(100.0)) == 3 and not assembler.full
+
+
+def test_of_many_that_are_due_so_many_are_emitted_as_asked_for():
+    assembler = Assembler(DEADLINE_S)
+    for event in (1, 2, 3):
+        assembler.add(latent(event, 0, event=event), N, 0.0)
+    assert [event.key[1] for event in assembler.due(DEADLINE_S, most=2)] == [1, 2]
+    assert assembler.next_due_s() == DEADLINE_S
+    assert [event.key[1] for event in assembler.due(DEADLINE_S, most=2)] == [3]
 
 
 def test_emitted_events_are_forgotten_and_waiting_ones_are_not():

@@ -1,5 +1,6 @@
 """The files a centre is deployed with hold together; no engine or init system is needed to see that."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -49,3 +50,10 @@ def test_compose_builds_from_a_dockerfile_that_copies_what_is_there():
     assert all((ROOT / name).exists() for name in copied)
     packages = [path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
     assert set(packages) <= set(copied), "a room that is not copied is not installed"
+
+
+def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whole_store():
+    (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
+    (before,) = re.findall("^ExecStartPre=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
+    for command in (service["healthcheck"]["test"], before.split()):
+        assert "doctor" in command and "--thorough" not in command

@@ -1,15 +1,20 @@
 """What the doctor finds, each thing broken in turn."""
 
+import contextlib
 import json
+import resource
 import socket
 import sqlite3
 import time
+from functools import partial
 
 import pytest
+from fake_decoder import latent_record
 from tiny import ENCODER, bundle_fields
 
 import epic
-from central.database import FILE_NAME, lock
+from central import doctor
+from central.database import FILE_NAME, LOCK_NAME, connect, lock
 from central.doctor import AMISS, DOUBTFUL, WELL, examine
 from central.journal import Journal
 from central.keys import allow, new_keys
@@ -73,7 +78,7 @@ def break_port(config, folder):
         (
             "store",
             lambda config, folder: (folder / "data" / FILE_NAME).write_bytes(b"x" * 5000),
-            "cannot be opened",
+            "not a database",
         ),
     ],
 )
@@ -105,17 +110,89 @@ def test_the_page_is_looked_at(config, tmp_path):
     assert found(config)["page"].state == AMISS and "page_token_file" in found(config)["page"].said
 
 
-def test_damage_inside_the_store_is_found(config, tmp_path):
-    path = tmp_path / "data" / FILE_NAME
+def damage(folder, name):
+    """Overwrite the first page of a table or index."""
+    path = folder / "data" / FILE_NAME
     database = sqlite3.connect(path)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'record_of_event'").fetchone()
+    (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
     (size,) = database.execute("PRAGMA page_size").fetchone()
     database.close()
     content = bytearray(path.read_bytes())
     content[(page - 1) * size : page * size] = b"\xff" * size
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["record_of_event", "sqlite_autoindex_record_1", "record", "map"])
+def test_damage_anywhere_in_the_store_is_found_by_who_reads_it_through(config, tmp_path, name):
+    """Some is found by SQLite's check, some ends the count."""
+    damage(tmp_path, name)
+    (store,) = (finding for finding in examine(config, thorough=True) if finding.about == "store")
+    assert store.state == AMISS
+
+
+def cut_short(folder):
+    path = folder / "data" / FILE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("break_it", [cut_short, partial(damage, name="record"), partial(damage, name="map")])
+def test_damage_that_is_met_on_the_way_is_a_finding(config, tmp_path, break_it, capsys):
+    break_it(tmp_path)
     assert found(config)["store"].state == AMISS
+    assert epic.main(["doctor", "--config", str(config)]) == 1
+    assert "central.sqlite damaged" in capsys.readouterr().out
+
+
+def test_only_who_is_thorough_reads_the_whole_store(config, monkeypatch):
+    """It is asked before each start and every minute, of stores of any size."""
+    asked = []
+
+    def traced(*arguments, **options):
+        database = connect(*arguments, **options)
+        database.set_trace_callback(asked.append)
+        return database
+
+    monkeypatch.setattr(doctor, "connect", traced)
+    assert found(config)["store"].said == "0 records, 0 maps; opened, not read through (--thorough)"
+    assert asked and not [query for query in asked if "quick_check" in query or "count(" in query]
+    said = [finding.said for finding in examine(config, thorough=True) if finding.about == "store"]
+    assert said == ["0 records, 0 maps; SQLite finds no damage"]
+
+
+def test_how_much_is_kept_is_told_without_counting(config, tmp_path):
+    journal = Journal(tmp_path / "data")
+    journal.commit([(latent_record(sequence=n), 1, 100) for n in (1, 2, 3)])
+    journal.close()
+    assert found(config)["store"].said.startswith("3 records, 0 maps")
+
+
+def test_a_store_is_only_looked_at(config, tmp_path):
+    database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
+    database.execute("DROP INDEX map_of_event")
+    examine(config, thorough=True)
+    names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
+    database.close()
+    assert "record" in names and "map_of_event" not in names
+
+
+def test_a_full_disk_is_a_finding(config):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        disk = found(config)["disk"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert disk.state == AMISS and "cannot be written" in disk.said and "make room" in disk.advice
+
+
+def test_what_keeps_it_from_asking_is_not_taken_for_a_centre(config, tmp_path):
+    (tmp_path / "data" / LOCK_NAME).mkdir()
+    centre = found(config)["centre"]
+    assert centre.state == AMISS and "cannot be read" in centre.said
+    assert "user of the centre" in centre.advice
 
 
 def test_a_centre_at_work_is_recognised_and_left_alone(config, tmp_path):

@@ -1,6 +1,8 @@
 """Maps for other programs."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -48,17 +50,90 @@ def test_zarr_is_the_same_data_set_in_one_file(fill, tmp_path):
         xarray.testing.assert_identical(dataset, other.load())
 
 
-def test_segy_has_a_trace_for_each_column_and_both_maps(fill, tmp_path):
-    segyio = pytest.importorskip("segyio", reason="the extra geo is not installed")
+def test_coordinates_have_no_missing_values(fill, tmp_path):
+    """CF allows none; an attribute that names one is enough for a checker to object."""
+    h5netcdf = pytest.importorskip("h5netcdf")
+    export_map(fill(), "netcdf", tmp_path / "map.nc")
+    with h5netcdf.File(tmp_path / "map.nc") as file:
+        for axis in ("depth", "distance"):
+            assert "_FillValue" not in file.variables[axis].attrs
+
+
+@pytest.fixture
+def segyio():
+    return pytest.importorskip("segyio", reason="the extra geo is not installed")
+
+
+def of_cells(stored, dx_m, devices=(0, 1, 2, 3, 4)):
+    """The map as one of cells of ``dx_m``."""
+    acquisition = dataclasses.replace(SURVEY, dx_m=dx_m).to_dict()
+    provenance = {**stored.provenance, "acquisition": acquisition, "devices": list(devices)}
+    return dataclasses.replace(stored, provenance=provenance)
+
+
+def test_segy_has_a_trace_for_each_column_and_both_maps(fill, tmp_path, segyio):
     stored = fill(event=7)
     export_map(stored, "segy", tmp_path / "map.sgy")
     with segyio.open(tmp_path / "map.sgy") as file:
         np.testing.assert_array_equal(file.iline[1].T, stored.velocity_mps)
         np.testing.assert_array_equal(file.iline[2].T, stored.uncertainty_mps)
         assert segyio.tools.dt(file) == 10_000, "10 m, in millimetres"
+        assert file.samples.tolist() == [10.0 * row for row in range(SURVEY.n_depth)], "tops of cells"
         last = file.header[SURVEY.n_width - 1]
         assert last[segyio.TraceField.CDP_X] / -last[segyio.TraceField.SourceGroupScalar] == 695.0
+        assert last[segyio.TraceField.TRACE_SAMPLE_COUNT] == SURVEY.n_depth
+        assert last[segyio.TraceField.TraceIdentifier] == 1, "seismic data"
+        assert file.bin[segyio.BinField.MeasurementSystem] == 1, "metres"
         assert b"event 7" in bytes(file.text[0])
+    # Revision 1.0, traces of one length, as SEG-Y has them.
+    assert (tmp_path / "map.sgy").read_bytes()[3500:3504] == bytes([1, 0, 0, 1])
+
+
+def test_another_program_reads_the_segy(fill, tmp_path):
+    obspy = pytest.importorskip("obspy", reason="the extra geo is not installed")
+    stored = fill(event=7)
+    export_map(stored, "segy", tmp_path / "map.sgy")
+    traces = obspy.read(tmp_path / "map.sgy")
+    assert len(traces) == 2 * SURVEY.n_width
+    np.testing.assert_array_equal([trace.data for trace in traces[: SURVEY.n_width]], stored.velocity_mps.T)
+    np.testing.assert_array_equal(
+        [trace.data for trace in traces[SURVEY.n_width :]], stored.uncertainty_mps.T
+    )
+    assert {trace.stats.delta for trace in traces} == {0.01}, "10 m, at a millimetre the microsecond"
+
+
+@pytest.mark.parametrize(
+    ("dx_m", "interval", "cell"),
+    [
+        (2.5, 2500, "2500 mm"),
+        (32.767, 32767, "32767 mm"),
+        (50.0, 5000, "5000 cm"),
+        (400.0, 400, "400 m"),
+    ],
+)
+def test_segy_holds_cells_of_any_size_in_a_unit_that_it_names(fill, tmp_path, segyio, dx_m, interval, cell):
+    export_map(of_cells(fill(), dx_m), "segy", tmp_path / "map.sgy")
+    with segyio.open(tmp_path / "map.sgy") as file:
+        assert file.bin[segyio.BinField.Interval] == interval
+        assert file.header[0][segyio.TraceField.TRACE_SAMPLE_INTERVAL] == interval
+        assert file.samples[1] == interval / 1000
+        assert f"each cell {cell} high" in re.sub(" +(C..)? ", " ", bytes(file.text[0]).decode())
+
+
+def test_cells_that_no_segy_holds_are_said(fill, tmp_path, segyio):
+    with pytest.raises(ExportError, match="cells of 1 mm to 32767 m, got 40000 m; take another format"):
+        export_map(of_cells(fill(), 40_000.0), "segy", tmp_path / "map.sgy")
+
+
+@pytest.mark.parametrize("n_devices", [40, 3000])
+def test_the_text_of_a_segy_keeps_to_its_cards(fill, tmp_path, segyio, n_devices):
+    export_map(of_cells(fill(), 10.0, range(n_devices)), "segy", tmp_path / "map.sgy")
+    with segyio.open(tmp_path / "map.sgy") as file:
+        text = bytes(file.text[0]).decode()
+    cards = [text[place : place + 80] for place in range(0, 3200, 80)]
+    assert [card[:4] for card in cards] == [f"C{number:2} " for number in range(1, 41)]
+    assert cards[38].rstrip() == "C39 SEG Y REV1" and cards[39].rstrip() == "C40 END TEXTUAL HEADER"
+    assert ("39" in text.split("devices heard")[1]) and ("more devices" in text) == (n_devices == 3000)
 
 
 def test_png_is_a_picture(fill, tmp_path):

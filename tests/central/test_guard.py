@@ -89,6 +89,15 @@ def test_a_record_that_claims_another_device_is_refused_and_counted(key_folder, 
     assert kept(data_dir) == []
 
 
+def test_of_what_is_no_latent_nothing_is_refused_to_an_impostor_either(key_folder, data_dir):
+    """Its own latent of that number is a good one."""
+    hello = packet.Record(packet.HELLO, 0, 1, 1, 1)
+    with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "device-1") as opened:
+        assert ask(opened, hello, timeout_s=0.5) is None
+        assert ask(opened, latent_record(device=1)).type == packet.ACK
+        assert (receiver.counts["impostors"], receiver.counts["refused"]) == (1, 0)
+
+
 def test_a_gateway_speaks_for_its_devices(key_folder, data_dir):
     with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "gateway-a") as opened:
         assert ask(opened, latent_record(device=0)).type == packet.ACK

@@ -143,6 +143,16 @@ def test_what_is_there_is_left_and_what_is_missing_made_again(model, archive, tm
             InvertError,
             "holds other maps",
         ),
+        (
+            lambda archive, out: (out.mkdir(), (out / "manifest.json").write_text('{"model": "oth')),
+            InvertError,
+            "manifest.json: cannot be read",
+        ),
+        (
+            lambda archive, out: (out.mkdir(), (out / "manifest.json").write_text("7")),
+            InvertError,
+            "manifest.json: cannot be read",
+        ),
     ],
 )
 def test_what_cannot_be_inverted_is_told_first(model, archive, tmp_path, break_it, error, said):

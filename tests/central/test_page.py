@@ -15,6 +15,7 @@ from central.page.archive import Archive
 from central.page.feed import Feed
 from central.page.totals import Totals
 from central.rollout_store import RolloutStore
+from central.store import Store
 from firmware_py.log import Log
 
 TOKEN = "a-token-of-enough-characters"
@@ -130,6 +131,14 @@ def test_partial_and_flagged_events_and_one_survey_alone(page, put):
     }
 
 
+def test_a_map_that_is_not_its_events_newest_adds_nothing_to_the_sums(page, put):
+    put(1)
+    put(1, devices=(0, 1), last_record=1)
+    totals = page.get("/api/totals").json()
+    assert (totals["events"], totals["partial"], totals["received_bytes"]) == (1, 0, 1000)
+    assert page.get("/api/events", params={"only": "partial"}).json()["events"] == []
+
+
 def test_a_preview_is_a_small_picture_of_the_section(page, put):
     put(1, velocity_mps=4500.0)
     (row,) = page.get("/api/events", params={"preview": 1}).json()["events"]
@@ -166,6 +175,16 @@ def test_a_map_comes_as_numbers_and_as_float32(page, put):
     assert (answer.headers["x-epic-id"], answer.headers["x-epic-partial"]) == ("1", "true")
     velocity, uncertainty = np.frombuffer(answer.content, "<f4").reshape(2, 70, 70)
     assert (velocity[0, 0], velocity[0, 1], uncertainty[3, 3]) == (2000.0, 1600.0, 80.0)
+
+
+def test_a_browser_keeps_a_maps_values_and_asks_again_for_what_is_said_of_it(page, put, data_dir):
+    put(7)
+    values = page.get("/api/map/1/7", params={"format": "float32", "id": 1})
+    assert values.headers["cache-control"] == "private, max-age=86400"
+    assert "max-age" not in page.get("/api/map/1/7", params={"id": 1}).headers.get("cache-control", "")
+    with closing(Store(data_dir)) as store:
+        store.amend(store.get(7), "consistency", {"latents": 0.3})
+    assert page.get("/api/map/1/7", params={"id": 1}).json()["consistency"] == {"latents": 0.3}
 
 
 def test_devices_and_rollout(page, data_dir):

@@ -8,6 +8,7 @@ from small_waves import WAVES, earth, uncertainty
 from tiny import ENCODER, bundle_fields
 
 import epic
+from central import refine as module
 from central.journal import Journal
 from central.refine import refine_event
 from central.store import NewMap, Store
@@ -158,6 +159,28 @@ def test_what_cannot_be_bettered_is_left_as_it_is(config, put, gather, tmp_path,
     assert newest(tmp_path).revision == 1
 
 
+def test_a_map_that_was_overtaken_meanwhile_is_not_stored(config, put, tmp_path, capsys, monkeypatch):
+    """A late latent came while the waves were modelled, and the centre has drawn the event again."""
+    put()
+    real, store = module.refine, Store(tmp_path / "data")
+
+    def refine_slowly(*arguments):
+        start = store.get(7)
+        key = (start.survey, start.event, start.model_hash)
+        later = store.drawn_through(start) + 1
+        store.put([NewMap(key, later, False, start.velocity_mps, start.uncertainty_mps, start.provenance)])
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "refine", refine_slowly)
+    assert refine(7, "--config", config, "--iterations", 2) == 0
+    assert "nothing stored; a map of later latents than revision 1 was drawn" in capsys.readouterr().out
+    assert newest(tmp_path).revision == 2 and "refinement" not in newest(tmp_path).provenance
+    assert refine(7, "--config", config, "--iterations", 2, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["revision"], said["overtaken"]) == (None, True)
+    store.close()
+
+
 def test_an_event_that_is_not_there_is_one_line(config, put, capsys):
     put(7)
     assert refine(8, "--config", config) == 2
@@ -238,6 +261,30 @@ def test_a_check_tells_the_true_map_from_another_and_is_kept_with_it(config, put
     assert newest(tmp_path, 2).revision == 1
     assert check("--config", config) == 0
     assert capsys.readouterr().out == "nothing to check: every newest map was checked before\n"
+
+
+def test_of_many_maps_those_that_cannot_be_checked_hold_up_no_other(config, put, spread, tmp_path, capsys):
+    put(1)
+    put(2, devices=())
+    put(3)
+    for event in (4, 5):
+        put(event, model_hash=bytes(8))
+    assert check("--config", config, "--json") == 1
+    rows = {row["event"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == [5, 3, 2, 1], "the last drawn first; of a model that is not there once"
+    assert [event for event, row in rows.items() if row["reason"] is None] == [3, 1]
+    assert f"encoder {bytes(8).hex()}" in rows[5]["reason"] and rows[5]["latents"] is None
+    for event in (1, 3):
+        assert newest(tmp_path, event).provenance["consistency"]["latents"] == rows[event]["latents"]
+    put(6)
+    assert check("--config", config) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("event 6, revision 1: latents ")
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == [
+        "event 5, revision 1",
+        "event 2, revision 1",
+    ]
+    assert check(2, "--config", config) == 2
 
 
 def test_a_check_by_the_recording_is_its_misfit(config, put, gather, spread, tmp_path, capsys):

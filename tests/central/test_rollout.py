@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from contextlib import closing
 
 import pytest
 from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
@@ -10,6 +11,8 @@ from releases import KEY, make_release
 from waiting import wait_until
 
 from central import rollout as module
+from central import rollout_store as store_module
+from central.database import StoreError, connect
 from central.journal import Journal
 from central.rollout import Rollouts
 from central.rollout_store import DeviceState, RolloutError, RolloutStore
@@ -208,6 +211,28 @@ def test_a_failed_device_stops_the_rollout_and_says_why(centre, model):
     one.wait_for_state(1, "running")
 
 
+def test_a_failure_of_the_rollout_before_does_not_stop_the_one_that_takes_its_place(
+    centre, model, tmp_path, monkeypatch
+):
+    """The device says so between the centre's look at the states and its look at what is new."""
+    one = centre()
+    roll_out(one, model)
+    one.asks(0)
+    newest = RolloutStore.newest
+
+    def newest_after_a_failure(store):
+        found = newest(store)
+        if found and found[0] == 2 and not one.took_up(2):
+            one.tell(0, Report("failed", 1, "golden vectors"))
+        return found
+
+    monkeypatch.setattr(RolloutStore, "newest", newest_after_a_failure)
+    roll_out(one, make_model(tmp_path / "next", "next", encoder=b"another"))
+    one.asks(1)
+    one.wait_for_state(1, "offered")
+    assert one.stored(2).stage == "all"
+
+
 def test_a_device_that_declines_stops_nothing_and_is_no_canary(centre, model):
     one = centre()
     roll_out(one, model, canaries=1, boards=["esp32-s3"])
@@ -311,6 +336,45 @@ def test_versions_only_go_up(data_dir, model):
     with pytest.raises(RolloutError, match="version 5: expected more than 5"):
         create(data_dir, model, 5)
     assert sorted(path.name for path in (data_dir / "rollouts").iterdir()) == ["4", "5"]
+
+
+def test_two_commands_at_once_take_two_numbers_or_one_is_told(data_dir, model, monkeypatch):
+    """The second comes when the first has read the last number and is about to write."""
+    sign, told = store_module.sign_bundle, []
+
+    def sign_late(*arguments):
+        monkeypatch.setattr(store_module, "sign_bundle", sign)
+        with pytest.raises(StoreError) as caught:
+            create(data_dir, model)
+        told.append(str(caught.value))
+        return sign(*arguments)
+
+    monkeypatch.setattr(store_module, "sign_bundle", sign_late)
+    assert create(data_dir, model) == 1
+    assert len(told) == 1 and "another `epic central rollout` is at work" in told[0]
+    assert store_module.read_archive(data_dir, 1)
+    assert create(data_dir, model) == 2
+
+
+def test_a_folder_that_is_there_is_left_and_its_number_with_it(data_dir, model):
+    """As after a kill, or when an older central.sqlite was restored: devices may have that version."""
+    kept = data_dir / "rollouts" / "3" / "archive"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"of another time")
+    with pytest.raises(RolloutError, match="version 3: expected more than 3"):
+        create(data_dir, model, 3)
+    assert create(data_dir, model) == 4
+    assert kept.read_bytes() == b"of another time"
+
+
+def test_a_rollout_that_cannot_be_entered_leaves_no_folder(data_dir, model):
+    with closing(connect(data_dir)) as disk, closing(RolloutStore(data_dir)):
+        disk.execute(
+            "CREATE TRIGGER f BEFORE INSERT ON rollout BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+        with pytest.raises(StoreError, match="disk is full"):
+            create(data_dir, model)
+        assert list((data_dir / "rollouts").iterdir()) == []
 
 
 def test_what_is_no_released_model_is_refused_with_nothing_left(data_dir, model, tmp_path):

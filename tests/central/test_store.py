@@ -1,12 +1,14 @@
 """Maps come back as they were put, with where they come from."""
 
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH
 
 from central.database import FILE_NAME, StoreError, connect
+from central.page.archive import Archive
 from central.store import NewMap, Store
 
 
@@ -63,6 +65,46 @@ def test_of_two_models_the_one_that_drew_last_is_shown(store):
     put(store, model_hash=OTHER_HASH, last_record=2)
     put(store, model_hash=MODEL_HASH, last_record=1)
     assert store.get(1).model_hash == OTHER_HASH
+
+
+def everyones_newest(store, data_dir, event=1):
+    """What commands, the list, the page and the checks take for an event's newest map, by what it says of itself."""
+    id = store.newest_unchecked(0, store.last_id())
+    with closing(Archive(data_dir)) as archive:
+        return [
+            stored.provenance["by"]
+            for stored in (
+                store.get(event),
+                store.revisions(event)[0],
+                *store.newest(),
+                store.by_id(id),
+                archive.section(1, event).stored,
+                *(section.stored for section in archive.sections()),
+            )
+        ]
+
+
+def test_everyone_has_the_same_newest_map(store, data_dir):
+    put(store, last_record=4, value=1.0)
+    put(store, last_record=5, value=2.0)
+    put(store, last_record=4, value=3.0)
+    assert everyones_newest(store, data_dir) == [2.0] * 6, "drawn later, of earlier records"
+    put(store, last_record=5, value=4.0)
+    assert everyones_newest(store, data_dir) == [4.0] * 6, (
+        "of the same records the last drawn, as when refined"
+    )
+    put(store, model_hash=OTHER_HASH, last_record=6, value=5.0)
+    assert everyones_newest(store, data_dir) == [5.0] * 6, "of two models the later records'"
+
+
+def test_what_took_long_is_not_kept_over_a_map_of_later_records(store):
+    tile = np.ones((2, 3), np.float32)
+    key = (1, 1, MODEL_HASH)
+    put(store, last_record=4)
+    assert store.put_unless_newer(NewMap(key, 4, True, tile, tile, {"by": "refined"})) == 2
+    put(store, last_record=5)
+    assert store.put_unless_newer(NewMap(key, 4, True, tile, tile, {"by": "late"})) is None
+    assert [stored.provenance["by"] for stored in store.revisions(1)] == [2000.0, "refined", 2000.0]
 
 
 def test_emitted_through_is_the_last_record_of_that_event_and_model(store):

@@ -194,7 +194,7 @@ class ReceiverTarget:
     def counts(self) -> Counter[str]:
         counts = self._door.receiver.counts
         taken = counts["records"] + counts["duplicates"]
-        refused = counts["refused"] + counts["impostors"] + counts["damaged"]
+        refused = counts["refused"] + counts["impostors"] + counts["damaged"] + counts["not_taken"]
         return Counter(taken=taken, refused=refused)
 
     def feed(self, inputs: int) -> None:

@@ -15,6 +15,7 @@ def put_map(
     survey=1,
     model=MODEL_HASH,
     velocity_mps=2000.0,
+    last_record=None,
     **provenance,
 ):
     shape = SURVEY.map_shape[1:]
@@ -30,7 +31,7 @@ def put_map(
     velocity[0, 1] = 1600.0
     new = NewMap(
         (survey, event, model),
-        5 * event,
+        5 * event if last_record is None else last_record,
         len(devices) < SURVEY.n_devices,
         velocity,
         np.full(shape, 80.0, np.float32),
