@@ -64,6 +64,7 @@ class Contender:
             sequence.acquisition,
             lambda: log_range,
             arguments.count,
+            self.origin.trained_on if self.origin else [],
         )
         keras.utils.set_random_seed(budget.seed)
         with computing_in(budget.precision):

@@ -16,6 +16,7 @@ from boards import tflm
 from boards.graph import Graph
 from convert import litert
 from convert.errors import ConversionError
+from convert.parts import Parts
 from firmware_py.compand import dequantise, quantise
 from firmware_py.rate import Rate, pack
 from firmware_py.selftest import encode_vectors
@@ -38,11 +39,10 @@ GOLDEN_VECTORS = 3
 class HeldOut:
     """Samples that training has not seen.
 
-    ``parts (n, n_devices, time, width, sources)`` float32, companded; ``maps (n, n_depth, n_width)``
-    float32 in [-1, 1]; ``families (n,)`` str.
+    ``parts`` are of all devices; ``maps (n, n_depth, n_width)`` float32 in [-1, 1]; ``families (n,)`` str.
     """
 
-    parts: np.ndarray
+    parts: Parts
     maps: np.ndarray
     families: np.ndarray
 
@@ -128,7 +128,7 @@ class Verification:
         }
 
 
-def float_latents(encoder: Any, parts: np.ndarray, batch: int = 64) -> np.ndarray:
+def float_latents(encoder: Any, parts: np.ndarray | Parts, batch: int = 64) -> np.ndarray:
     """Float latents of the Keras encoder: ``(n, time, width, sources)`` -> ``(n, latent)``.
 
     Raises ``ConversionError`` when they are not finite or hardly vary from one input to the next.
@@ -174,15 +174,13 @@ def verify(
     that is None. Raises ``ConversionError`` for a collapsed encoder or a runtime that disagrees by
     more than roundings do; the gate on the map's error is ``check_gate``.
     """
-    n, n_devices = held_out.parts.shape[:2]
-    parts = held_out.parts.reshape(-1, *held_out.parts.shape[2:])
-    input_scale, input_zero = _quantisation(graph.inputs[0])
+    n, n_devices = len(held_out), len(held_out.parts) // len(held_out)
     output_scale, output_zero = _quantisation(graph.outputs[0])
 
     on_step("float encoder")
-    reference = float_latents(encoder, parts)
+    reference = float_latents(encoder, held_out.parts)
     on_step("int8 encoder in LiteRT")
-    codes = quantise(parts, input_scale, input_zero)
+    codes = held_out.parts.codes(*_quantisation(graph.inputs[0]))
     in_litert = litert.run(model, codes)
     in_kernels = litert.run(model, codes, xnnpack=False)
 
@@ -227,22 +225,20 @@ def verify(
     )
 
 
-def int8_latents(model: bytes, graph: Graph, parts: np.ndarray) -> np.ndarray:
-    """What the centre makes of what devices send of ``parts (n, n_devices, time, width, sources)``: float32
-    ``(n, n_devices, latent)``."""
-    flat = parts.reshape(-1, *parts.shape[2:])
-    codes = quantise(flat, *_quantisation(graph.inputs[0]))
-    if not len(codes):
-        return np.zeros((*parts.shape[:2], graph.outputs[0].shape[-1]), np.float32)
-    latents = dequantise(litert.run(model, codes), *_quantisation(graph.outputs[0]))
-    return latents.reshape(*parts.shape[:2], -1)
+def int8_latents(model: bytes, graph: Graph, parts: Parts) -> np.ndarray:
+    """What the centre makes of what devices send of ``parts``: float32 ``(n, n_devices, latent)``."""
+    latent = graph.outputs[0].shape[-1]
+    shape = (len(parts.gathers), parts.acquisition.n_devices, latent)
+    if not len(parts):
+        return np.zeros(shape, np.float32)
+    codes = parts.codes(*_quantisation(graph.inputs[0]))
+    return dequantise(litert.run(model, codes), *_quantisation(graph.outputs[0])).reshape(shape)
 
 
 def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> bytes:
     """``vectors.npz`` of the bundle: a few held-out parts and their latents in both arithmetics."""
-    parts = held_out.parts.reshape(-1, *held_out.parts.shape[2:])
-    chosen = parts[:: max(1, len(parts) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
-    codes = quantise(chosen, *_quantisation(graph.inputs[0]))
+    chosen = np.arange(len(held_out.parts))[:: max(1, len(held_out.parts) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
+    codes = quantise(held_out.parts[chosen], *_quantisation(graph.inputs[0]))
     return encode_vectors(
         codes, np.stack([litert.run(model, codes), litert.run(model, codes, xnnpack=False)])
     )

@@ -5,6 +5,7 @@ Both see the same samples with the same mirror augmentation; EPIC also has devic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,8 @@ DROP_OUT_SHARE = 0.33
 # wave of a benchmark gather. It keeps the encoder from reading what no field recording carries.
 NOISE_SHARE = 0.5
 NOISE_MIN, NOISE_MAX = 1e-3, 5e-2
+# The loudest thinned sample that the released models' companding spans, sinh(c) / k: what these levels are for.
+BENCHMARK_PEAK = 49.48
 
 
 class EpicBatches:
@@ -58,7 +61,7 @@ class EpicBatches:
         sample_s = acquisition.dt_s * self.companding.thin
         gathers[faulty] = add_faults(gathers[faulty], acquisition, sample_s, rng)
         mask = drop_devices(len(indices), acquisition.n_devices, rng, self._drop_out_share)
-        inputs = self._inputs(add_noise(gathers, rng), mask)
+        inputs = self._inputs(add_noise(gathers, rng, noise_levels(self.companding)), mask)
         if self._ordered is not None:
             inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
         return inputs, maps[..., None]
@@ -81,11 +84,26 @@ def mirrored_share(acquisition: Acquisition) -> float:
     return 0.5 if acquisition.looks_alike_mirrored() else 0.0
 
 
-def add_noise(gathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White noise on a share of thinned gathers ``(n, T', R, S)`` float32, its level log-uniform."""
+def noise_levels(companding: Companding) -> tuple[float, float]:
+    """Least and greatest level of training noise on gathers of that companding.
+
+    Amplitudes go with the square of a survey's cells, and so must the noise: the levels are multiplied by the loudest
+    sample that the companding spans, over that of the released models, so that for these they are ``NOISE_MIN`` and
+    ``NOISE_MAX`` (within 0.01 %). Other training sets of the benchmark's survey measure another peak, and so noise a
+    little louder or quieter.
+    """
+    times = math.sinh(companding.c) / companding.k / BENCHMARK_PEAK
+    return NOISE_MIN * times, NOISE_MAX * times
+
+
+def add_noise(
+    gathers: np.ndarray, rng: np.random.Generator, levels: tuple[float, float] = (NOISE_MIN, NOISE_MAX)
+) -> np.ndarray:
+    """White noise on a share of thinned gathers ``(n, T', R, S)`` float32, its level log-uniform in ``levels``."""
+    low, high = np.log(levels)
     noisy = gathers.copy()
     for row in np.flatnonzero(rng.random(len(gathers)) < NOISE_SHARE):
-        level = np.exp(rng.uniform(np.log(NOISE_MIN), np.log(NOISE_MAX)))
+        level = np.exp(rng.uniform(low, high))
         noisy[row] += level * rng.standard_normal(gathers.shape[1:], dtype=np.float32)
     return noisy
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from firmware_py.compand import Companding
-from models.data import device_parts
+from models.data import PARTS_AT_ONCE, device_parts
 from models.evaluate import load_held_out
 from models.latent_model import LatentModel
 from models.run_config import read_config
-from models.training import TrainingError
+from models.training import TrainingError, load_network
 from physics.normalise import denormalise_velocity
 
 # Of the maps with the largest distance, a share that a threshold would flag.
@@ -43,17 +42,13 @@ def measure_consistency(
         raise TrainingError(
             f"evaluate: expected 3 to {len(held_out)} samples for the physics check, got {count}"
         )
-    try:
-        encoder, decoder = (
-            keras.models.load_model(run / f"{name}.keras", compile=False) for name in ("encoder", "decoder")
-        )
-    except ValueError as error:
-        raise TrainingError(
-            f"{run}: holds no finished networks ({error}); resume it with `epic train`"
-        ) from None
-    parts = device_parts(held_out.gathers, acquisition, companding)
-    flat = parts.reshape(-1, *parts.shape[2:])
-    latents = encoder.predict(flat, batch_size=100, verbose=0).reshape(*parts.shape[:2], -1)
+    encoder, decoder = (load_network(run / f"{name}.keras") for name in ("encoder", "decoder"))
+    coded = []
+    for start in range(0, len(held_out), PARTS_AT_ONCE):
+        parts = device_parts(held_out.gathers[start : start + PARTS_AT_ONCE], acquisition, companding)
+        flat = parts.reshape(-1, *parts.shape[2:])
+        coded.append(encoder.predict(flat, batch_size=100, verbose=0).reshape(*parts.shape[:2], -1))
+    latents = np.concatenate(coded)
     model = LatentModel(encoder, companding, acquisition, latents.reshape(-1, latents.shape[-1]).std(axis=0))
     chosen = np.linspace(0, len(held_out) - 1, count).astype(int)
     everyone = np.ones(latents.shape[:2], np.float32)

@@ -19,6 +19,9 @@ from physics.normalise import normalise_velocity
 from physics.openfwi_files import OpenFWIPair, find_pairs
 from physics.survey_file import read_survey
 
+# Companded, a sample takes six times its memory: large sets are taken in turns.
+PARTS_AT_ONCE = 100
+
 
 class DataError(ValueError):
     """The training data cannot be used as asked."""
@@ -45,8 +48,8 @@ def load_thinned(
 ) -> ThinnedSet:
     """Every gather-map pair under ``folders``, thinned by ``thin`` (see ``firmware_py.compand``).
 
-    Raises ``DataError`` when there are none or they were made for another survey, ``OpenFWIFileError`` for
-    files that are not OpenFWI's.
+    Raises ``DataError`` when there are none, they were made for another survey, or samples are not finite or do not
+    fit float16, ``OpenFWIFileError`` for files that are not OpenFWI's.
     """
     for folder in folders:
         made_for = survey_of(folder)
@@ -64,6 +67,7 @@ def load_thinned(
     for i, pair in enumerate(pairs):
         gathers.append(_thinned_file(pair, thin))
         file_maps = np.asarray(pair.maps())[:, 0]
+        _check_maps(pair, file_maps)
         maps.append(normalise_velocity(file_maps, acquisition).astype(np.float32))
         families.extend([pair.family] * len(file_maps))
         on_progress(i + 1, len(pairs))
@@ -82,25 +86,76 @@ def survey_of(folder: Path) -> Acquisition | None:
 
 
 def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
-    """``(n, T/thin, R, S)`` float16 of one gather file, from its cache where that is newer."""
+    """``(n, T/thin, R, S)`` float16 of one gather file, from its cache where that is of this very file.
+
+    Raises ``DataError`` for samples that are not finite, or do not fit float16.
+    """
     source = pair.gather_path
     cache = source.with_name(f".{source.stem}.thin{thin}.npy")
-    if cache.exists() and cache.stat().st_mtime >= source.stat().st_mtime:
-        return np.load(cache)
     gathers = pair.gathers()
-    thinned = np.concatenate(
-        [
-            thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
-            .transpose(0, 2, 3, 1)
-            .astype(np.float16)
-            for i in range(0, len(gathers), 50)
-        ]
-    )
+    cached = _read_cache(cache, source, len(gathers))
+    if cached is not None:
+        _check_thinned(pair, cached)
+        return cached
+    # What does not fit is refused below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        thinned = np.concatenate(
+            [
+                thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
+                .transpose(0, 2, 3, 1)
+                .astype(np.float16)
+                for i in range(0, len(gathers), 50)
+            ]
+        )
+    _check_thinned(pair, thinned)
     # Named after the process: several runs may begin on the same data at once.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
     np.save(temporary, thinned)
     os.replace(temporary, cache)
     return thinned
+
+
+def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
+    """The cache, unless ``source`` came to its place later or has another number of samples."""
+    if not cache.exists():
+        return None
+    # A file that is copied or moved here may be old by its mtime, but never by its ctime.
+    there = source.stat()
+    if cache.stat().st_mtime_ns <= max(there.st_mtime_ns, there.st_ctime_ns):
+        return None
+    try:
+        cached = np.load(cache)
+    except (ValueError, EOFError):
+        return None
+    return cached if len(cached) == n else None
+
+
+def _check_thinned(pair: OpenFWIPair, thinned: np.ndarray) -> None:
+    within = (1, 2, 3)
+    wrong = ~np.isfinite(thinned).all(axis=within)
+    # Silence is no error where it was recorded.
+    for i in np.flatnonzero(~thinned.any(axis=within)):
+        wrong[i] = bool(np.any(pair.gathers()[i]))
+    if not wrong.any():
+        return
+    sample = int(np.flatnonzero(wrong)[0])
+    gather = np.asarray(pair.gathers()[sample], np.float32)
+    where = f"{pair.gather_path}: sample {sample}"
+    if not np.isfinite(gather).all():
+        raise DataError(f"{where}: expected finite samples, got NaN or infinity; mend it or leave it out")
+    raise DataError(
+        f"{where}: expected a gather that float16 holds, like the benchmark's with peaks of 20 to 60, got one of "
+        f"{np.abs(gather).max():.3g}; multiply all gathers by one factor"
+    )
+
+
+def _check_maps(pair: OpenFWIPair, maps: np.ndarray) -> None:
+    wrong = ~(np.isfinite(maps) & (maps > 0)).all(axis=(1, 2))
+    if wrong.any():
+        raise DataError(
+            f"{pair.map_path}: sample {np.flatnonzero(wrong)[0]}: expected velocities in m/s, got NaN, infinity, 0 or "
+            "less; mend it or leave it out"
+        )
 
 
 def split_to_devices(gathers: np.ndarray, acquisition: Acquisition) -> np.ndarray:

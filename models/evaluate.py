@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from models.data import ThinnedSet, load_thinned
+from models.held_out import check_held_out
 from models.run_config import RunConfig, assemble, read_config
 from models.scores import score
-from models.training import TrainingError, predict
+from models.training import TrainingError, load_network, predict
 from physics.acquisition import Acquisition
 
 
@@ -31,17 +32,14 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
     """The finished run, about to draw every sample under ``data`` (float networks, before int8).
 
     ``missing`` names devices that are not heard (not of a centralised network). Raises ``TrainingError`` for a run that
-    has no weights yet, ``DataError`` for missing data.
+    has no weights yet or damaged ones, ``DataError`` for missing data.
     """
     config = read_config(run)
     held_out = load_held_out(config, data)
     config = replace(config, data=[str(folder) for folder in data])
     network, batches, parts = assemble(config, held_out, held_out.acquisition)
     for name, part in parts.items():
-        path = run / f"{name}.keras"
-        if not path.exists():
-            raise TrainingError(f"{path}: not found; the run has not finished, resume it with `epic train`")
-        part.set_weights(keras.models.load_model(path, compile=False).get_weights())
+        part.set_weights(load_network(run / f"{name}.keras").get_weights())
     if missing:
         batches = _WithMissing(batches, missing)
     return Loaded(config, held_out, network, batches, parts)
@@ -64,10 +62,8 @@ def score_loaded(found: Loaded, network: Any) -> dict[str, dict[str, float]]:
 
 def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:
     """The samples under ``data`` for a run of ``config``. Raises ``TrainingError`` if it was trained on them."""
-    held_out = load_thinned(data, Acquisition.from_dict(config.acquisition), config.thin)
-    if clash := sorted({str(Path(d).resolve()) for d in config.data} & {str(d.resolve()) for d in data}):
-        raise TrainingError(f"evaluate: {', '.join(clash)} was trained on; give held-out data")
-    return held_out
+    check_held_out(config, data)
+    return load_thinned(data, Acquisition.from_dict(config.acquisition), config.thin)
 
 
 class _WithMissing:

@@ -14,17 +14,18 @@ from typing import Any
 import keras
 from keras import ops
 
-# Layers whose kernels are no mixing of channels: of a depthwise convolution each channel has its own, and the last
-# one ends in two quantities of their own scale.
-_LEFT_TO_ADAMW = ("depthwise_kernel", "depth/kernel", "out/kernel", "table")
+# What is no mixing of channels: of a depthwise convolution each channel has its own kernel, the last layer ends in two
+# quantities of their own scale, and attention's biases are matrices (heads, values a head) by their shape alone.
+_LEFT_TO_ADAMW = ("depthwise_kernel", "depth/kernel", "out/kernel", "table", "bias")
 
 
 @keras.saving.register_keras_serializable("epic")
 class Muon(keras.optimizers.Muon):
     """``keras.optimizers.Muon``, which takes dense kernels alone, for kernels of convolutions and attention as well.
 
-    Each is one matrix from all that an output sums over to the outputs. Vectors, depthwise kernels, tables and the
-    layer called ``out`` are learnt by AdamW at the same rate.
+    Each is one matrix from all that an output sums over to the outputs. Biases and other vectors, depthwise kernels,
+    tables and the layer called ``out`` are learnt by AdamW at the same rate. A checkpoint of a version that gave Muon
+    the biases of attention begins with fresh moments.
     """
 
     def build(self, variables: list) -> None:

@@ -53,6 +53,7 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
     ratio, n_thinned = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
     mirror = batches.mirrored_share(a)
     receivers = a.padded_device_receivers()
+    levels = batches.noise_levels(companding)
 
     def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, 5)
@@ -62,7 +63,7 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
         # Samples come in random order: the first ones are as good as any.
         n_faulty = round(faults.FAULTY_SHARE * len(maps))
         faulty = with_faults(thinned[:n_faulty], a, a.dt_s * companding.thin, keys[1])
-        noisy = with_noise(jnp.concatenate([faulty, thinned[n_faulty:]]), keys[2])
+        noisy = with_noise(jnp.concatenate([faulty, thinned[n_faulty:]]), keys[2], levels)
         companded = jnp.arcsinh(companding.k * noisy) / companding.c
         companded = jnp.pad(companded, ((0, 0), (0, 0), (0, 1), (0, 0)))
         inputs = {
@@ -95,10 +96,10 @@ def with_faults(gathers: Any, acquisition: Acquisition, sample_s: float, key: An
     return shifted * gains[:, None, :, None]
 
 
-def with_noise(gathers: Any, key: Any) -> Any:
+def with_noise(gathers: Any, key: Any, between: tuple[float, float]) -> Any:
     """``models.batches.add_noise`` of thinned gathers."""
     which, level, noise = jax.random.split(key, 3)
-    low, high = np.log(batches.NOISE_MIN), np.log(batches.NOISE_MAX)
+    low, high = np.log(between)
     levels = jnp.exp(jax.random.uniform(level, (len(gathers),), minval=low, maxval=high))
     levels = levels * jax.random.bernoulli(which, batches.NOISE_SHARE, levels.shape)
     return gathers + levels[:, None, None, None] * jax.random.normal(noise, gathers.shape)

@@ -101,7 +101,7 @@ def start_run(
         thinned = load_thinned(data, acquisition, thin, on_load)
         watched, training = split_watched(len(thinned))
     run.mkdir(parents=True, exist_ok=True)
-    known = central or simulated
+    known, start = central or simulated, central or origin
     log_range = known.log_range if known else lambda: _log_range(thinned, training)
     config = configure(
         kind,
@@ -116,6 +116,7 @@ def start_run(
         acquisition,
         log_range,
         simulated.count if simulated else None,
+        start.trained_on if start else [],
     )
     write_json(run / "config.json", asdict(config))
     keras.utils.set_random_seed(budget.seed)
@@ -196,8 +197,12 @@ def configure(
     acquisition: Acquisition,
     log_range: Callable[[], list[float]],
     simulated: int | None,
+    before: list[dict] | None = None,
 ) -> RunConfig:
-    """The run's configuration: measured afresh, or that of the run being resumed."""
+    """The run's configuration: measured afresh, or that of the run being resumed.
+
+    ``before`` is what the networks that a new run begins with were trained on (``RunConfig.stages``).
+    """
     found = read_config(run) if (run / "config.json").exists() else None
     if found and (found.kind, found.thin, found.acquisition) != (kind, thin, acquisition.to_dict()):
         raise TrainingError(
@@ -217,14 +222,15 @@ def configure(
         raise TrainingError(
             f"{run}: holds a run without {found.without or 'nothing'}; choose an empty folder"
         )
+    own = {"data": [str(folder) for folder in data], "simulated": simulated}
     common: dict[str, Any] = {
+        **own,
         "kind": kind,
-        "data": [str(folder) for folder in data],
         "acquisition": acquisition.to_dict(),
         "budget": asdict(budget),
         "thin": thin,
         "without": without,
-        "simulated": simulated,
+        "before": [stage for stage in (found.stages() if found else before or []) if stage != own],
     }
     if kind in LAYOUTS:
         measured = found.log_range if found else log_range()

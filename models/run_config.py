@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ class RunConfig:
     without: str | None = None
     # Of each family, where the samples are modelled on the accelerator: ``data`` then holds the first of them.
     simulated: int | None = None
+    # ``data`` and ``simulated`` of what was learnt from before: by the runs that this one began with, or by itself.
+    before: list[dict] = field(default_factory=list)
+
+    def stages(self) -> list[dict]:
+        """``data`` and ``simulated`` of all training that led to the run's networks."""
+        own = {"data": self.data, "simulated": self.simulated}
+        return [*(stage for stage in self.before if stage != own), own]
 
 
 @contextlib.contextmanager
@@ -54,11 +61,14 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 def read_config(run: Path) -> RunConfig:
-    """The configuration of a run folder. Raises ``TrainingError`` when it has none."""
+    """The configuration of a run folder. Raises ``TrainingError`` when it has none, or a damaged one."""
     path = run / "config.json"
     if not path.exists():
         raise TrainingError(f"{path}: not found; expected a run folder as `epic train` writes it")
-    return RunConfig(**json.loads(path.read_text()))
+    try:
+        return RunConfig(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{path}: not the configuration of a run ({error}); copy the run again") from None
 
 
 def assemble(

@@ -93,8 +93,8 @@ def read_sequence(folder: Path) -> Sequence:
         sequence = Sequence(
             tuple(found["families"]), found["seed"], Acquisition.from_dict(found["acquisition"])
         )
-        engine, first = found["engine"], found.get("first", 0)
-    except (OSError, ValueError, KeyError) as error:
+        engine, first, count = found["engine"], found.get("first", 0), int(found["count"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path}: expected the manifest of a data set as `epic data generate` writes it ({error})"
         ) from None
@@ -102,6 +102,13 @@ def read_sequence(folder: Path) -> Sequence:
         raise TrainingError(
             f"{folder}: --simulate goes on with a sequence of engine openfwi or cuda from its first sample, got "
             f"{engine} from {first}"
+        )
+    if count % WATCH_EVERY:
+        # Files are counted through all families: only so is every 50th the 50th of its family.
+        fitting = max(1, count // WATCH_EVERY) * WATCH_EVERY
+        raise TrainingError(
+            f"{folder}: --simulate expected a multiple of {WATCH_EVERY} samples a family, to keep the same ones from "
+            f"training, got {count}; generate {fitting} in another folder"
         )
     return sequence
 

@@ -56,6 +56,10 @@ class Budget:
             raise TrainingError("budget: expected either --minutes or --epochs; give one of them")
         if (self.minutes or self.epochs or 0) <= 0 or self.batch < 1:
             raise TrainingError("budget: expected a positive duration and batch")
+        if self.seed < 0:
+            raise TrainingError(
+                f"budget: expected a seed of 0 or more, got {self.seed}; choose another --seed"
+            )
         if self.precision not in PRECISIONS:
             raise TrainingError(
                 f"budget: expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}"
@@ -108,7 +112,7 @@ def train(
     from a batch and returns its loss; by default one step of the network's optimiser. Where it takes ``turn`` steps at
     once, it is given as many batches' indices.
 
-    Raises ``TrainingError`` when the loss stops being finite.
+    Raises ``TrainingError`` when the loss or a weight stops being finite; the last checkpoint stays.
     """
     progress = _resume(network, run)
     learn = learn or _one_step(network)
@@ -199,7 +203,9 @@ def _report(
 
 
 def _save(network: keras.Model, run: Path, progress: Progress) -> None:
-    """Weights, optimiser and progress as one folder that is replaced whole."""
+    """Weights, optimiser and progress as one folder that is replaced whole. Raises ``TrainingError`` for NaN."""
+    # A loss may stay finite where activations clip what is not: the weights say it.
+    check_finite(network, str(run), "look for loud or damaged gathers, lower --learning-rate, start again")
     folder, fresh, old = run / "checkpoint", run / "checkpoint.new", run / "checkpoint.old"
     fresh.mkdir(exist_ok=True)
     network.save(fresh / "network.keras")
@@ -231,12 +237,41 @@ def has_checkpoint(run: Path) -> bool:
     return _checkpoint_folder(run) is not None
 
 
+def load_network(path: Path, compiled: bool = False) -> keras.Model:
+    """A network as a run saves it, with its optimiser if ``compiled``.
+
+    Raises ``TrainingError`` for a file that is missing, damaged or of weights that are not finite.
+    """
+    # They register the layers and the optimiser that a saved network names.
+    import models.muon
+    import models.network  # noqa: F401
+
+    if not path.is_file():
+        raise TrainingError(f"{path}: not found; the run has not finished, resume it with `epic train`")
+    try:
+        network = keras.models.load_model(path, compile=compiled)
+    except Exception as error:  # Keras raises of many kinds, as do the readers of ZIP and HDF5 beneath it
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrainingError(
+            f"{path}: expected a Keras network, got a file Keras refuses ({reason})"
+        ) from None
+    check_finite(network, str(path), "training has diverged, take an earlier checkpoint")
+    return network
+
+
+def check_finite(network: keras.Model, where: str, advice: str) -> None:
+    """Raise ``TrainingError`` where a weight, or a statistic of batch normalisation, is not finite."""
+    for weight in network.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            raise TrainingError(f"{where}: weight {weight.path} holds NaN or infinity; {advice}")
+
+
 def load_checkpoint(run: Path) -> keras.Model:
     """The network of a run's last checkpoint, optimiser included. Raises ``TrainingError`` without one."""
     folder = _checkpoint_folder(run)
     if folder is None:
         raise TrainingError(f"{run}: holds no checkpoint; expected a run folder as `epic train` writes it")
-    return keras.models.load_model(folder / "network.keras")
+    return load_network(folder / "network.keras", compiled=True)
 
 
 def _resume(network: keras.Model, run: Path) -> Progress:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from firmware_py.compand import Companding
 from models.run_config import read_config
-from models.training import TrainingError, load_checkpoint
+from models.training import TrainingError, load_checkpoint, load_network
 
 # Over so many device parts the folded normalisation is measured anew.
 MEASURED_PARTS = 1000
@@ -33,12 +33,16 @@ RESIDUAL_END = re.compile(r"(_mlp_down|_attention/attention_output|refine\d+_mix
 
 @dataclass(frozen=True)
 class Origin:
-    """Weights by name (``layer/variable``), and whether the encoder's normalisation is folded away."""
+    """Weights by name (``layer/variable``), and whether the encoder's normalisation is folded away.
+
+    ``trained_on`` is what a run's own configuration says of it (``RunConfig.stages``); a released model says nothing.
+    """
 
     encoder: dict[str, np.ndarray]
     decoder: dict[str, np.ndarray]
     companding: Companding
     folded: bool
+    trained_on: list[dict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class CentralOrigin:
 
     weights: list[np.ndarray]
     scaled_by: list[float]
+    trained_on: list[dict]
 
     def log_range(self) -> list[float]:
         return self.scaled_by
@@ -58,7 +63,7 @@ def read_origin(folder: Path) -> Origin:
         manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
         return Origin(
             encoder=_read_encoder((folder / "bundle" / "encoder.tflite").read_bytes()),
-            decoder=_named(keras.models.load_model(folder / "decoder" / "decoder.keras", compile=False)),
+            decoder=_named(load_network(folder / "decoder" / "decoder.keras")),
             companding=Companding.from_dict(manifest["companding"]),
             folded=True,
         )
@@ -67,13 +72,18 @@ def read_origin(folder: Path) -> Origin:
             f"{folder}: expected a run folder (config.json) or a released model (bundle/, decoder/); "
             "choose another --start-from"
         )
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
+    if config.kind != "epic" or config.companding is None:
+        raise TrainingError(
+            f"{folder}: expected a run folder of epic, got {config.kind}; choose another --start-from"
+        )
     network = load_checkpoint(folder)
     return Origin(
         encoder=_named(network.get_layer("device_encoder")),
         decoder=_named(network.get_layer("fusion_decoder")),
-        companding=Companding.from_dict(config["companding"]),
+        companding=Companding.from_dict(config.companding),
         folded=False,
+        trained_on=config.stages(),
     )
 
 
@@ -84,7 +94,7 @@ def read_central(folder: Path, kind: str) -> CentralOrigin:
         raise TrainingError(
             f"{folder}: expected a run folder of {kind}, got {config.kind}; choose another --start-from"
         )
-    return CentralOrigin(load_checkpoint(folder).get_weights(), config.log_range)
+    return CentralOrigin(load_checkpoint(folder).get_weights(), config.log_range, config.stages())
 
 
 def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:

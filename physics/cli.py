@@ -11,8 +11,8 @@ import typer
 
 from physics.acquisition import Acquisition, AcquisitionError
 from physics.cluster import ClusterError
-from physics.dataset import DatasetError, generate_dataset
-from physics.families import FAMILIES, UnknownFamilyError, check_family
+from physics.dataset import DatasetError, check_seed, distinct, generate_dataset
+from physics.families import FAMILIES, UnknownFamilyError
 from physics.field_files import FieldFileError
 from physics.modelling import ModellingError
 from physics.openfwi_files import OpenFWIFileError, create_array
@@ -70,7 +70,7 @@ def generate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     acquisition = _survey(survey)
-    names = list(FAMILIES) if families == ["all"] else [check_family(name) for name in families]
+    names = list(FAMILIES) if families == ["all"] else distinct(families)
     columns = (TextColumn("modelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("modelling", total=count * len(names))
@@ -100,7 +100,10 @@ def import_field_file(
         Path | None, typer.Option(help="miniSEED: TOML with `receivers` (SEED ids) and `shots` (times).")
     ] = None,
     origin_x_m: Annotated[
-        float | None, typer.Option(help="SEG-Y: x of the survey's first cell; default: the first receiver's.")
+        float | None,
+        typer.Option(
+            help="SEG-Y: x of the survey's first cell; default: where the first receiver stands in its own."
+        ),
     ] = None,
     gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
     survey: SurveyOption = None,
@@ -159,7 +162,7 @@ def sheet(
     """Draw maps of all ten families on one sheet, to be looked at."""
     from physics.sheet import draw_sheet
 
-    draw_sheet(out, seed, columns, _survey(survey))
+    draw_sheet(out, check_seed(seed), columns, _survey(survey))
     typer.echo(f"{len(FAMILIES) * columns} maps in {out}")
 
 

@@ -8,6 +8,7 @@ the files are the same whatever the number of workers, processes of this machine
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.families import check_family, generate_map
+from physics.modelling import check_engine, require_engine
 from physics.openfwi_files import create_array, family_file_names, family_folder
 
 CHUNK_SAMPLES = 20
@@ -30,6 +32,13 @@ FILE_SAMPLES = 500
 
 class DatasetError(ValueError):
     """A data set cannot be generated or continued as asked."""
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed that maps can be drawn by, or raise ``DatasetError``."""
+    if seed < 0:
+        raise DatasetError(f"seed: expected 0 or more, got {seed}; choose another --seed")
+    return seed
 
 
 @dataclass(frozen=True)
@@ -64,16 +73,23 @@ def generate_dataset(
     """Write ``count`` samples of each family under ``out`` and return the gather files.
 
     Samples ``first .. first + count - 1`` of each family's sequence for ``seed`` are written, 500 a
-    file as in OpenFWI; ``manifest.json`` records engine, versions, seed and survey. Calling again with
-    the same arguments completes an interrupted run; other arguments on the same folder raise
-    ``DatasetError``. ``on_progress(done_samples, total_samples)`` is called after each chunk.
+    file as in OpenFWI; a family that is named twice is written once. ``manifest.json`` records engine, versions,
+    seed and survey. Calling again with the same arguments completes an interrupted run; other arguments on the
+    same folder raise ``DatasetError``. An engine that is not there is a ``ModellingError``, before anything is written.
+    ``on_progress(done_samples, total_samples)`` is called after each chunk.
 
     ``scheduler`` (tcp://HOST:PORT) has the workers of a Dask cluster model, in the place of ``workers`` processes;
     they need no folder of this machine. Raises ``ClusterError`` without one.
     """
     if count < 1 or workers < 1 or first < 0:
         raise DatasetError(f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}")
-    names = [check_family(family) for family in families]
+    check_seed(seed)
+    names = distinct(families)
+    # Of a cluster, only the workers need its packages.
+    if scheduler:
+        check_engine(engine)
+    else:
+        require_engine(engine)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, names, count, seed, engine, first, acquisition)
     parts = out / ".parts"
@@ -99,6 +115,11 @@ def generate_dataset(
     return [_gather_path(out, name, index) for name in names for index in range(n_files)]
 
 
+def distinct(families: list[str]) -> list[str]:
+    """Canonical names in their order, each once. Raises ``UnknownFamilyError``."""
+    return list(dict.fromkeys(check_family(family) for family in families))
+
+
 def _claim(
     out: Path, names: list[str], count: int, seed: int, engine: str, first: int, acquisition: Acquisition
 ) -> None:
@@ -122,7 +143,12 @@ def _claim(
             )
         return
     used = {"deepwave": ("numpy", "deepwave"), "openfwi": ("numpy", "keras")}.get(engine, ("numpy",))
-    wanted["versions"] = {name: metadata.version(name) for name in used}
+    versions: dict[str, str] = {}
+    for name in used:
+        # The workers of a cluster may have what this machine lacks.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    wanted["versions"] = versions
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(wanted, indent=2))
     os.replace(temporary, path)

@@ -45,9 +45,10 @@ def read_field_gather(
     """One event of ``path``, SEG-Y or miniSEED by its suffix.
 
     SEG-Y: positions are in the trace headers (source and group x with their scalar); ``origin_x_m`` is
-    where the survey's cell 0 lies, by default at the first receiver. miniSEED: ``geometry`` is a TOML file
-    with ``receivers`` (a SEED id for each receiver of the survey, in order) and ``shots`` (an ISO time for each
-    source). Samples are multiplied by ``gain``. Receivers without a trace are silent. Raises ``FieldFileError``.
+    where the survey's cell 0 lies, by default so that the first receiver stands in its cell. miniSEED:
+    ``geometry`` is a TOML file with ``receivers`` (a SEED id for each receiver of the survey, in order) and
+    ``shots`` (an ISO time for each source). Samples are multiplied by ``gain``. Receivers without a trace are
+    silent. Raises ``FieldFileError``.
     """
     suffix = path.suffix.lower()
     if not path.is_file():
@@ -110,8 +111,10 @@ def _read_segy(
             f"{path}: expected records that begin with the shot, got delays of {delays_ms.min()} to "
             f"{delays_ms.max()} ms; shift the traces first"
         )
-    origin = float(group_x.min()) if origin_x_m is None else origin_x_m
     dx_m = acquisition.dx_m
+    origin = origin_x_m
+    if origin is None:
+        origin = float(group_x.min()) - min(acquisition.receiver_cells) * dx_m
     sources = _nearest((source_x - origin) / dx_m, acquisition.source_cells)
     receivers = _nearest((group_x - origin) / dx_m, acquisition.receiver_cells)
     gather = np.zeros((acquisition.n_sources, data.shape[1], acquisition.n_receivers), np.float32)
@@ -189,9 +192,13 @@ def cut_window(
         raise FieldFileError(
             f"{source}: {name} has no {length} samples from {shot} on; its record is too short or has another clock"
         )
-    if np.ma.is_masked(samples):
-        raise FieldFileError(f"{source}: {name} has a gap; take it out of the geometry, or fill it")
-    return np.interp(at, np.arange(len(samples)), np.asarray(samples, float))
+    low, high = int(np.floor(at[0] + 1e-6)), int(np.ceil(at[-1] - 1e-6)) + 1
+    used = samples[low:high]
+    if np.ma.is_masked(used):
+        raise FieldFileError(
+            f"{source}: {name} has a gap after {shot}; take it out of the geometry, or fill it"
+        )
+    return np.interp(at, np.arange(low, high), np.asarray(used, float))
 
 
 def _read_geometry(path: Path, acquisition: Acquisition) -> tuple[list[str], list[str]]:

@@ -9,6 +9,8 @@ import numpy as np
 from physics.acquisition import Acquisition
 
 ENGINES = ("openfwi", "deepwave", "cuda")
+# What an engine is made of; that of cuda says itself what it lacks.
+_PACKAGES = {"openfwi": ("keras",), "deepwave": ("torch", "deepwave"), "cuda": ()}
 # Beyond this, second order in time with fourth in space grows without bound in 2-D: sqrt(3 / 8).
 _STABLE_CELLS_A_STEP = (3.0 / 8.0) ** 0.5
 
@@ -45,13 +47,27 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
             f"modelling: expected at most {fastest_mps:.0f} m/s for steps of {acquisition.dt_s * 1e3:g} ms on "
             f"{acquisition.dx_m:g} m, got {velocity_mps.max():.0f}; take a shorter step or larger cells"
         )
+    require_engine(engine)
+    return import_module(f"physics.engine_{engine}").model(velocity_mps[:, 0], acquisition)
+
+
+def check_engine(engine: str) -> str:
+    """Return the name of an engine, or raise ``ModellingError`` for another."""
     if engine not in ENGINES:
         raise ModellingError(f"modelling: expected engine {', '.join(ENGINES)}; got {engine!r}")
+    return engine
+
+
+def require_engine(engine: str) -> None:
+    """Raise ``ModellingError`` for an engine that is not there, or whose packages or GPU are missing."""
+    check_engine(engine)
     try:
-        chosen = import_module(f"physics.engine_{engine}")
-        return chosen.model(velocity_mps[:, 0], acquisition)
+        for package in _PACKAGES[engine]:
+            import_module(package)
     except ImportError as error:
         extra = "physics" if engine == "deepwave" else "central"
         raise ModellingError(
             f"modelling: engine {engine} needs {error.name}; pip install 'epic-fwi[{extra}]'"
         ) from None
+    if engine == "cuda":
+        import_module("physics.engine_cuda").load_cupy()

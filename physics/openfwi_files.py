@@ -1,13 +1,15 @@
 """OpenFWI's files: names, shapes, pairing, memory-mapped reading, atomic writing.
 
 A data set is a folder per family (``FlatVel_A``); a file holds up to 500 samples. Vel and Style:
-``data{i}.npy`` with ``model{i}.npy`` (from 1). Fault: ``seis{a}_1_{k}.npy`` with ``vel{a}_1_{k}.npy`` (k
-from 0), a = 2, 3, 4 for the A and 6, 7, 8 for the B families; files written here use the first of
-the three. Gathers are float32 ``(n, sources, time, receivers)``, maps ``(n, 1, depth, width)`` in m/s.
+``data{i}.npy`` with ``model{i}.npy`` (from 1), in one folder or, as downloaded, in ``data/`` and ``model/``.
+Fault: ``seis{a}_1_{k}.npy`` with ``vel{a}_1_{k}.npy`` (k from 0), a = 2, 3, 4 for the A and 6, 7, 8 for the
+B families; files written here use the first of the three. Gathers are float32
+``(n, sources, time, receivers)``, maps ``(n, 1, depth, width)`` in m/s.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -24,6 +26,10 @@ _GATHER_NAMES = (
     (re.compile(r"^data(\d+)\.npy$"), "model{}.npy"),
     (re.compile(r"^seis(\d+_1_\d+)\.npy$"), "vel{}.npy"),
 )
+
+
+# Of a download, within a family's folder.
+_GATHERS_FOLDER, _MAPS_FOLDER = "data", "model"
 
 
 class OpenFWIFileError(ValueError):
@@ -51,11 +57,27 @@ def family_file_names(family: str, index: int) -> tuple[str, str]:
 
 
 def map_path_of(gather_path: Path) -> Path | None:
-    """Where the map file of a gather file stands by the benchmark's names; None for other names."""
+    """Where the map file of a gather file stands by the benchmark's names; None for other names.
+
+    Beside it; of ``data/data1.npy`` also ``model/model1.npy``, where that is there and none is beside it.
+    """
     for pattern, map_name in _GATHER_NAMES:
         if match := pattern.match(gather_path.name):
-            return gather_path.with_name(map_name.format(match.group(1)))
+            beside = gather_path.with_name(map_name.format(match.group(1)))
+            if gather_path.parent.name != _GATHERS_FOLDER or beside.exists():
+                return beside
+            apart = gather_path.parent.with_name(_MAPS_FOLDER) / beside.name
+            return apart if apart.exists() else beside
     return None
+
+
+def family_of(gather_path: Path) -> str:
+    """The family that a gather file's folder names, ``unknown`` for another name."""
+    folder = gather_path.parent
+    if folder.name == _GATHERS_FOLDER:
+        folder = folder.parent
+    name = folder.name.lower()
+    return name if name in FAMILIES else "unknown"
 
 
 @dataclass(frozen=True)
@@ -119,33 +141,40 @@ def open_gathers(path: Path, acquisition: Acquisition) -> np.ndarray:
 
 
 def open_pair(gather_path: Path, acquisition: Acquisition) -> OpenFWIPair:
-    """A gather file with the map file beside it, if there is one; both are checked."""
+    """A gather file with its map file (``map_path_of``), if there is one; both are checked."""
     open_gathers(gather_path, acquisition)
     map_path = map_path_of(gather_path)
     if map_path is not None and not map_path.exists():
         map_path = None
-    family = gather_path.parent.name.lower()
-    pair = OpenFWIPair(gather_path, map_path, family if family in FAMILIES else "unknown", acquisition)
+    pair = OpenFWIPair(gather_path, map_path, family_of(gather_path), acquisition)
     if map_path is not None:
         pair.maps()
     return pair
 
 
+def find_gather_files(folder: Path) -> list[Path]:
+    """All files in ``folder`` and its sub-folders that are gather files by their names, in order of these."""
+    return [
+        path
+        for path in sorted(folder.rglob("*.npy"), key=_natural)
+        if map_path_of(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
 def find_pairs(folder: Path, acquisition: Acquisition) -> list[OpenFWIPair]:
-    """All gather files with their maps in ``folder`` and its sub-folders, in order of their names.
+    """The gather files of ``find_gather_files`` with their maps.
 
     Raises ``OpenFWIFileError`` when the folder is missing or a gather file has no map file.
     """
     if not folder.is_dir():
         raise OpenFWIFileError(f"{folder}: no such folder; expected one with OpenFWI files")
     pairs = []
-    for path in sorted(folder.rglob("*.npy"), key=_natural):
-        if map_path_of(path) is None or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
+    for path in find_gather_files(folder):
         pair = open_pair(path, acquisition)
         if pair.map_path is None:
             raise OpenFWIFileError(
-                f"{map_path_of(path)}: not found; expected the maps of {path.name} beside it"
+                f"{map_path_of(path)}: not found; expected the maps of {path.name} beside it, or of data/{path.name} "
+                f"in {_MAPS_FOLDER}/"
             )
         pairs.append(pair)
     return pairs
@@ -159,12 +188,42 @@ def _natural(path: Path) -> tuple:
 
 @contextmanager
 def create_array(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A float32 .npy file to be filled in place (memory-mapped); it appears under its name when whole."""
+    """A float32 .npy file to be filled in place (memory-mapped); it appears under its name when whole.
+
+    Raises ``OpenFWIFileError`` where the disk has no room for it.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
     try:
+        array = _make_room(temporary, path, shape)
         yield array
         array.flush()
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_room(temporary: Path, path: Path, shape: tuple[int, ...]) -> np.memmap:
+    try:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(temporary)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        size_mb = 4e-6 * float(np.prod(shape))
+        raise OpenFWIFileError(
+            f"{path}: expected {size_mb:.1f} MB of room on its disk, which has less; make room, or choose another"
+        ) from None
+    return array
+
+
+def _reserve(path: Path) -> None:
+    """Have the disk set aside a sparse file's blocks: where it fills up later, writing to memory is a SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            # Some network file systems cannot: then without.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise

@@ -210,7 +210,7 @@ def test_held_out_gathers_that_are_not_numbers_are_refused(tiny_run, tmp_path):
     family.mkdir(parents=True)
     np.save(family / "data1.npy", np.full((2, *tiny_run.acquisition.gather_shape), np.nan, np.float32))
     np.save(family / "model1.npy", np.full((2, *tiny_run.acquisition.map_shape), 2000, np.float32))
-    with pytest.raises(ConversionError, match="held-out samples: expected finite"):
+    with pytest.raises(ConversionError, match="data1.npy: sample 0: expected finite samples, got NaN"):
         convert_run(tiny_run.folder, tmp_path / "out", held_out=(tmp_path / "held",))
 
 
@@ -282,9 +282,11 @@ def test_a_run_whose_data_are_gone_is_refused(tiny_run, tmp_path):
         convert_run(run, tmp_path / "out")
 
 
-def test_training_data_are_not_held_out(tiny_run, tmp_path):
+@pytest.mark.parametrize("within", [".", "..", "FlatVel_A"])
+def test_training_data_are_not_held_out(tiny_run, tmp_path, within):
     with pytest.raises(ConversionError, match="was trained on; give held-out data"):
-        convert_run(tiny_run.folder, tmp_path / "out", held_out=(tiny_run.data,))
+        convert_run(tiny_run.folder, tmp_path / "out", held_out=(tiny_run.data / within,))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_someone_else_is_not_replaced(tiny_run, tmp_path):

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from firmware_py.bundle import load_bundle
 from firmware_py.compand import Companding, compand
-from models.batches import EpicBatches, drop_devices, log_scaled
+from models import batches as recipes
+from models.batches import EpicBatches, drop_devices, log_scaled, noise_levels
 from models.data import ThinnedSet, device_parts, mirrored, split_to_devices
 from models.training import Budget, TrainingError, learning_rate_at
 from physics.acquisition import Acquisition
+from testbed.run import find_model
 
 SURVEY = Acquisition.openfwi()
 
@@ -79,6 +82,34 @@ def test_without_drop_out_every_device_is_heard():
     assert not masks().all()
 
 
+def companding_for(peak, k=20.0):
+    return Companding(k, float(np.arcsinh(k * peak)), 10)
+
+
+def test_noise_is_as_loud_beside_the_waves_of_any_survey(monkeypatch):
+    """Cells of a tenth have waves of a hundredth: what the encoder is fed differs by no more than its companding."""
+    monkeypatch.setattr(recipes, "FAULTY_SHARE", 0.0)
+
+    def levels(peak):
+        data = some_set(400)
+        quiet = ThinnedSet(0 * data.gathers, data.maps, data.families, SURVEY)
+        companding = companding_for(peak, 20.0 * 49.48 / peak)
+        parts = EpicBatches(quiet, companding).training(np.arange(400), np.random.default_rng(0))[0]["parts"]
+        return parts.std(axis=(1, 2, 3, 4))
+
+    np.testing.assert_allclose(levels(0.4948), levels(49.48), rtol=1e-5)
+    assert np.count_nonzero(levels(49.48)) == pytest.approx(200, abs=40)
+
+
+def test_noise_of_the_released_models_is_what_it_was():
+    companding = load_bundle(find_model(None).bundle).companding
+    assert noise_levels(companding) == pytest.approx((recipes.NOISE_MIN, recipes.NOISE_MAX), rel=1e-3)
+    gathers = np.zeros((200, 20, 70, 5), "f")
+    then = recipes.add_noise(gathers, np.random.default_rng(3))
+    now = recipes.add_noise(gathers, np.random.default_rng(3), noise_levels(companding))
+    np.testing.assert_allclose(now, then, rtol=1e-3)
+
+
 def test_batches_are_a_function_of_the_generator():
     batches = EpicBatches(some_set(), Companding(50.0, 8.0, 10))
     one, two = (batches.training(np.arange(4), np.random.default_rng(7)) for _ in range(2))
@@ -99,8 +130,10 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     assert np.all(np.diff(rates[3:]) <= 0)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"minutes": 1, "epochs": 1}, {"minutes": -1}])
-def test_budget_wants_one_positive_duration(wrong):
+@pytest.mark.parametrize(
+    "wrong", [{}, {"minutes": 1, "epochs": 1}, {"minutes": -1}, {"epochs": 1, "seed": -1}]
+)
+def test_budget_wants_one_positive_duration_and_a_seed(wrong):
     with pytest.raises(TrainingError, match="budget"):
         Budget(**wrong)
 

@@ -69,6 +69,7 @@ def test_every_direction_of_a_kernel_moves_alike(muon, path, columns):
 def test_what_is_no_mixing_matrix_is_left_to_adamw(muon):
     adamw = _moves(keras.optimizers.AdamW(0.01, weight_decay=0.0))
     left = ("conv_depth/kernel", "out/kernel", "conv/bias", "dense/bias")
+    left += tuple(f"attention/{name}/bias" for name in ("query", "key", "value"))
     assert set(left) <= set(muon)
     for path in left:
         np.testing.assert_allclose(muon[path], adamw[path], rtol=1e-3, atol=1e-6)

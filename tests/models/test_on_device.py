@@ -117,11 +117,28 @@ def test_faults_are_of_the_stated_strengths(monkeypatch):
 
 def test_noise_is_on_half_of_the_samples():
     quiet = jnp.zeros((2000, 10, 4, 2))
-    levels = np.asarray(on_device.with_noise(quiet, KEY)).std(axis=(1, 2, 3))
+    levels = np.asarray(on_device.with_noise(quiet, KEY, (1e-5, 5e-4))).std(axis=(1, 2, 3))
     noisy = levels[levels > 0]
     assert len(noisy) / 2000 == pytest.approx(batches.NOISE_SHARE, abs=0.05)
-    assert noisy.min() > 0.5 * batches.NOISE_MIN
-    assert noisy.max() < 2 * batches.NOISE_MAX
+    assert 0.5e-5 < noisy.min() < 1.5e-5
+    assert 3.5e-4 < noisy.max() < 1e-3
+
+
+def test_noise_is_as_loud_as_from_files(monkeypatch):
+    """Of a companding for waves a hundred times as weak as the benchmark's."""
+    monkeypatch.setattr(faults, "FAULTY_SHARE", 0.0)
+    companding = Companding(2000.0, COMPANDING.c, 10)
+    silence = np.zeros((400, SURVEY.n_time // 10, SURVEY.n_receivers, SURVEY.n_sources), np.float16)
+    maps = np.zeros((400, SURVEY.n_depth, SURVEY.n_width), np.float32)
+    data = ThinnedSet(silence, maps, np.array(["flatvel_a"] * 400), SURVEY)
+    from_files, _ = EpicBatches(data, companding).training(np.arange(400), np.random.default_rng(0))
+    stored = jnp.zeros((400, SURVEY.n_time // 5, *silence.shape[2:]), jnp.float16)
+    here, _ = on_device.prepare_parts(SURVEY, companding, None)(stored, jnp.asarray(maps), KEY)
+    levels = [
+        np.sort(np.asarray(parts)[:, 0].std(axis=(1, 2, 3))) for parts in (from_files["parts"], here["parts"])
+    ]
+    assert levels[1].max() == pytest.approx(levels[0].max(), rel=0.2)
+    assert np.median(levels[1][levels[1] > 0]) == pytest.approx(np.median(levels[0][levels[0] > 0]), rel=0.4)
 
 
 SCRIPT = """

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from models import simulated
 from models.cli import app
-from models.run import start_run
+from models.run import split_watched, start_run
 from models.simulated import read_sequence, shard_shapes, simulate, whole_records
 from models.training import Budget, TrainingError
 from physics import engine_cuda, sequence
@@ -131,12 +131,16 @@ def test_whole_records_come_back_from_means():
         ({"engine": "deepwave"}, "of engine openfwi or cuda from its first sample, got deepwave from 0"),
         ({"first": 500}, "got openfwi from 500"),
         ({"seed": None}, "expected the manifest of a data set"),
+        ({"count": 130}, "a multiple of 50 samples a family, .* got 130; generate 100 in another folder"),
+        ({"count": 30}, "a multiple of 50 samples a family, .* got 30; generate 50 in another folder"),
+        ({"count": None}, "expected the manifest of a data set"),
     ],
 )
 def test_a_sequence_that_cannot_go_on_is_refused(tmp_path, changes, message):
     manifest = {
         "families": ["flatvel_a"],
         "seed": 3,
+        "count": 800,
         "engine": "openfwi",
         "acquisition": SURVEY.to_dict(),
         **changes,
@@ -146,6 +150,16 @@ def test_a_sequence_that_cannot_go_on_is_refused(tmp_path, changes, message):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(TrainingError, match=message):
         read_sequence(tmp_path)
+
+
+@pytest.mark.parametrize("count", [50, 800])
+def test_what_a_sequence_keeps_from_training_files_of_its_data_set_do_too(tmp_path, count):
+    manifest = {"families": FAMILIES, "seed": 3, "engine": "cuda", "acquisition": SURVEY.to_dict()}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "count": count}))
+    n = count * len(read_sequence(tmp_path).families)
+    _, trained_on = split_watched(n)
+    kept = np.setdiff1d(np.arange(n), trained_on)
+    assert (kept % count % simulated.WATCH_EVERY == simulated.WATCH_EVERY - 1).all()
 
 
 def test_without_jax_with_another_thinning_or_too_few_nothing_is_simulated(gpu, monkeypatch):

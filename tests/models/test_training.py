@@ -150,9 +150,10 @@ def test_watched_samples_are_not_trained_on():
 
 def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
     keras.utils.set_random_seed(5)
+    other = write_data(tmp_path / "other", seed=5)
     start_run(
         "epic",
-        [data],
+        [other],
         tmp_path / "second",
         Budget(batch=16, epochs=0.1, learning_rate=1e-9),
         encoder="micro",
@@ -162,6 +163,10 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
     first, second = (load_checkpoint(folder) for folder in (run[0], tmp_path / "second"))
     pairs = zip(first.trainable_weights, second.trainable_weights, strict=True)
     assert all(np.allclose(a.numpy(), b.numpy(), atol=1e-5) for a, b in pairs)
+    # What the first one learnt from, the second one knows.
+    for folder in (data, other):
+        with pytest.raises(TrainingError, match="was trained on; give held-out data"):
+            evaluate_run(tmp_path / "second", [folder])
 
 
 def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, tmp_path):

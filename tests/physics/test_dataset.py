@@ -1,16 +1,18 @@
 """Data sets: reproducible whatever the number of workers, resumable, and never half there."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from small_survey import MODELLED_SURVEY as SURVEY
 
+import epic
 import physics.dataset
 from physics.acquisition import Acquisition
 from physics.dataset import DatasetError, generate_dataset
 from physics.families import generate_map
-from physics.modelling import model_gathers
+from physics.modelling import ModellingError, model_gathers
 from physics.openfwi_files import find_pairs
 
 pytest.importorskip("deepwave", reason="needs the physics extra")
@@ -122,3 +124,32 @@ def test_what_cannot_be_done_is_said(tmp_path, changes, message):
     generate(tmp_path)
     with pytest.raises(DatasetError, match=message):
         generate(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("engine", ["deepwaves", "deepwave", "openfwi", "cuda"])
+def test_an_engine_that_is_not_there_claims_no_folder(tmp_path, monkeypatch, engine):
+    for package in ("deepwave", "keras", "cupy"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModellingError, match=r"needs \w+; .*pip install|expected engine openfwi"):
+        generate(tmp_path / "out", engine=engine)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_family_named_twice_is_one(tmp_path, capsys):
+    generate_dataset(["flatvel_a"], 2, 4, "deepwave", tmp_path / "once", SURVEY)
+    generate_dataset(["flatvel_a", "FlatVel-A"], 2, 4, "deepwave", tmp_path / "twice", SURVEY)
+    assert contents(tmp_path / "once") == contents(tmp_path / "twice")
+    assert json.loads((tmp_path / "twice" / "manifest.json").read_text())["families"] == ["flatvel_a"]
+    survey = str(tmp_path / "once" / "manifest.json")
+    command = ["data", "generate", "flatvel_a", "flatvel_a", "--count", "1", "--engine", "deepwave"]
+    command += ["--workers", "1", "--survey", survey, "--out", str(tmp_path / "said")]
+    assert epic.main(command) == 0
+    assert capsys.readouterr().out.startswith("1 samples in 1 files")
+
+
+@pytest.mark.parametrize("command", ["generate flatvel_a --out", "sheet"])
+def test_a_negative_seed_is_one_line_and_writes_nothing(tmp_path, capsys, command):
+    out = tmp_path / "out.png"
+    assert epic.main(["data", *command.split(), str(out), "--seed", "-1"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: seed: expected 0 or more, got -1")
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,8 @@
 """The velocity families: reproducible, within bounds, and of the benchmark's kind."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,21 @@ from physics.acquisition import Acquisition
 from physics.families import FAMILIES, UnknownFamilyError, check_family, generate_map
 
 SURVEY = Acquisition.openfwi()
+# A range that a near-surface survey has.
+SLOW = replace(SURVEY, velocity_min_mps=300.0, velocity_max_mps=800.0)
+# SHA-256 of (seed, index) 0, 0; 3, 7; 2000, 29; 5, 801. The released models and data sets were drawn so.
+RELEASED = {
+    "flatvel_a": "c9ea8c8a227dc60a",
+    "flatvel_b": "5b27e6519e240c7f",
+    "curvevel_a": "c1713cfaf6d5ce8f",
+    "curvevel_b": "cfbf74c2ea7d8b1f",
+    "flatfault_a": "62a24fe5d52ba9cd",
+    "flatfault_b": "66e25aa334683c26",
+    "curvefault_a": "d30bf75284e5249f",
+    "curvefault_b": "1536858964eb925b",
+    "style_a": "8c33f0a9735d6901",
+    "style_b": "83999527303d9b3f",
+}
 
 
 def maps(family: str, n: int = 60) -> np.ndarray:
@@ -22,6 +40,49 @@ def test_a_map_is_a_function_of_family_seed_and_index(family):
     np.testing.assert_array_equal(one, generate_map(family, 5, 3, SURVEY))
     assert (one != generate_map(family, 5, 4, SURVEY)).any()
     assert (one != generate_map(family, 6, 3, SURVEY)).any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_benchmarks_maps_stay_what_they_were(family):
+    drawn = [generate_map(family, *of, SURVEY) for of in ((0, 0), (3, 7), (2000, 29), (5, 801))]
+    assert hashlib.sha256(np.stack(drawn).tobytes()).hexdigest()[:16] == RELEASED[family]
+
+
+class Impatient(np.random.Generator):
+    """A generator that gives up on who draws again and again."""
+
+    left = 5000
+
+    def uniform(self, *arguments):
+        self.left -= 1
+        assert self.left, "draws for ever"
+        return super().uniform(*arguments)
+
+
+@pytest.mark.parametrize("survey", [SLOW, replace(SLOW, velocity_min_mps=795.0)], ids=["500", "5"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not name.startswith("style")])
+def test_a_narrow_range_has_layers_too(family, survey, monkeypatch):
+    real = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Impatient(real(seed).bit_generator))
+    low, high = survey.velocity_min_mps, survey.velocity_max_mps
+    for index in range(20):
+        one = generate_map(family, 5, index, survey)
+        layers = np.unique(one)
+        assert low <= layers[0] and layers[-1] <= high
+        assert len(layers) > 1
+        assert np.diff(layers).min() > 0.0
+
+
+@pytest.mark.parametrize("family", ["style_a", "style_b"])
+def test_style_is_stretched_to_the_range_of_the_survey(family):
+    wide = replace(SURVEY, velocity_min_mps=1000.0, velocity_max_mps=7000.0)
+    for index in range(10):
+        known = (generate_map(family, 5, index, SURVEY) - 1500.0) / 3000.0
+        for survey in (SLOW, wide):
+            low, high = survey.velocity_min_mps, survey.velocity_max_mps
+            np.testing.assert_allclose(
+                (generate_map(family, 5, index, survey) - low) / (high - low), known, atol=1e-5
+            )
 
 
 def test_families_of_one_seed_differ():

@@ -81,6 +81,20 @@ def test_a_wrong_origin_says_where_the_shots_are(tmp_path, gather):
         read_field_gather(path, SURVEY, origin_x_m=0.0)
 
 
+@pytest.mark.parametrize(("first", "expected_m"), [(0, 1000), (2, 980)])
+def test_the_first_receiver_tells_where_the_surveys_first_cell_is(tmp_path, gather, first, expected_m):
+    """Also where no receiver stands in that cell."""
+    moved = {
+        "n_width": 75,
+        "source_cells": [first + cell for cell in SURVEY.source_cells],
+        "receiver_cells": [first + cell for cell in SURVEY.receiver_cells],
+    }
+    survey = Acquisition.from_dict({**SURVEY.to_dict(), **moved})
+    read = read_field_gather(write_segy(tmp_path / "a.sgy", gather), survey)
+    np.testing.assert_array_equal(read.gather, gather)
+    assert read.steps == (f"350 of 350 traces of a.sgy by their x, cell 0 at {expected_m} m",)
+
+
 def miniseed(tmp_path, gather, delta_s=0.001, offset_s=0.0, cut_s=0.0):
     """A continuous record of a shot every 2 s, and the geometry that goes with it."""
     start = obspy.UTCDateTime("2026-11-25T10:00:00Z")
@@ -118,6 +132,23 @@ def test_a_shot_between_two_samples_is_interpolated(tmp_path, gather):
     read = read_field_gather(path, SURVEY, geometry)
     between = (gather[:, :-1] + gather[:, 1:]) / 2
     np.testing.assert_allclose(read.gather[:, :-1], between, atol=1e-5)
+
+
+@pytest.mark.parametrize(("gap_s", "said"), [((9.6, 9.7), None), ((8.6, 8.7), "R040..DPZ has a gap after")])
+def test_a_gap_matters_where_a_shot_is_cut_from(tmp_path, gather, gap_s, said):
+    path, geometry = miniseed(tmp_path, gather)
+    stream = obspy.read(str(path))
+    (whole,) = stream.select(station="R040")
+    start = whole.stats.starttime
+    stream.remove(whole)
+    stream += whole.slice(endtime=start + gap_s[0])
+    stream += whole.slice(starttime=start + gap_s[1])
+    stream.write(str(path), format="MSEED")
+    if said:
+        with pytest.raises(FieldFileError, match=said):
+            read_field_gather(path, SURVEY, geometry)
+    else:
+        np.testing.assert_allclose(read_field_gather(path, SURVEY, geometry).gather, gather, atol=1e-6)
 
 
 @pytest.mark.parametrize(

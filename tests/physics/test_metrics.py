@@ -1,9 +1,12 @@
 """Normalisation and metrics, against independent definitions."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
+from physics import metrics
 from physics.acquisition import Acquisition
 from physics.metrics import MetricError, mae, rmse, ssim
 from physics.normalise import (
@@ -94,6 +97,28 @@ def test_a_batch_is_the_mean_of_its_maps():
         np.mean([ssim(p, t) for p, t in zip(predicted, true, strict=True)])
     )
     assert mae(predicted, true) == pytest.approx(np.abs(predicted - true).mean())
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 7])
+def test_many_maps_are_compared_a_few_at_a_time(monkeypatch, at_once):
+    predicted, true = some_maps(7, 24)
+    together = ssim(predicted, true)
+    monkeypatch.setattr(metrics, "_MAPS_AT_ONCE", at_once)
+    assert ssim(predicted, true) == pytest.approx(together, rel=1e-14)
+    assert ssim(predicted[:, None], true[:, None]) == ssim(predicted, true)
+    assert ssim(predicted[0], true[0]) == pytest.approx(direct_ssim(predicted[0], true[0]), abs=1e-10)
+
+
+def test_memory_does_not_grow_with_the_number_of_maps(monkeypatch):
+    monkeypatch.setattr(metrics, "_MAPS_AT_ONCE", 10)
+    peaks = []
+    for n in (10, 100):
+        maps = np.zeros((n, 70, 70), np.float32)
+        tracemalloc.start()
+        ssim(maps, maps)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_maps_of_different_shape_are_refused():

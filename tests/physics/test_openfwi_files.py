@@ -1,5 +1,9 @@
 """OpenFWI's files: names, pairs, memory-mapping, and what is said of broken ones."""
 
+import errno
+import os
+import subprocess
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -11,6 +15,7 @@ from physics.openfwi_files import (
     create_array,
     family_file_names,
     family_folder,
+    find_gather_files,
     find_pairs,
     map_path_of,
     open_gathers,
@@ -55,6 +60,34 @@ def test_names_are_the_benchmarks():
 def test_downloaded_fault_files_find_their_maps(tmp_path):
     assert map_path_of(tmp_path / "seis4_1_35.npy") == tmp_path / "vel4_1_35.npy"
     assert map_path_of(tmp_path / "something.npy") is None
+
+
+def test_a_download_is_read_as_it_is(tmp_path):
+    """Its gathers are in a folder ``data`` of the family, its maps in ``model``."""
+    family = tmp_path / "Style_B"
+    for i in (1, 2):
+        write(family / "data", f"data{i}.npy", (2, *SURVEY.gather_shape))
+        write(family / "model", f"model{i}.npy", (2, *SURVEY.map_shape))
+    for folder in (tmp_path, family, family / "data"):
+        pairs = find_pairs(folder, SURVEY)
+        assert [(found.family, len(found.maps())) for found in pairs] == [("style_b", 2)] * 2
+    # `epic invert` takes what is the map of no other file for gathers.
+    archive = set(tmp_path.rglob("*.npy"))
+    gathers = find_gather_files(tmp_path)
+    assert archive - {map_path_of(path) for path in archive} == set(gathers)
+    assert [path.name for path in gathers] == ["data1.npy", "data2.npy"]
+    (family / "model" / "model2.npy").unlink()
+    with pytest.raises(OpenFWIFileError, match=r"model2.npy: not found; .*or of data/data2.npy in model/"):
+        find_pairs(tmp_path, SURVEY)
+
+
+def test_maps_beside_their_gathers_come_before_a_folder_of_maps(tmp_path, monkeypatch):
+    gathers = write(tmp_path / "data", "data1.npy", (2, *SURVEY.gather_shape))
+    write(tmp_path / "model", "model1.npy", (2, *SURVEY.map_shape))
+    beside = write(tmp_path / "data", "model1.npy", (2, *SURVEY.map_shape))
+    assert open_pair(gathers, SURVEY).map_path == beside
+    monkeypatch.chdir(tmp_path / "data")
+    assert str(map_path_of(gathers.relative_to(tmp_path / "data"))) == "model1.npy"
 
 
 def test_reading_is_memory_mapped(pair):
@@ -147,3 +180,52 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     with create_array(tmp_path / "data1.npy", (2, 3)) as array:
         array[:] = 7
     assert (np.load(tmp_path / "data1.npy") == 7).all()
+
+
+def test_a_file_in_the_making_has_its_room(tmp_path):
+    with create_array(tmp_path / "data1.npy", (1000, 1000)):
+        (part,) = tmp_path.iterdir()
+        assert part.stat().st_blocks * 512 >= 4_000_000, "sparse: a disk that fills up would end its writer"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.raises(OpenFWIFileError, match=r"data1.npy: expected 4.0 MB of room .*; make room") as caught,
+        create_array(tmp_path / "data1.npy", (1000, 1000)),
+    ):
+        pytest.fail("written to")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_cannot_reserve_is_written_to_all_the_same(tmp_path, monkeypatch):
+    def never(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", never)
+    with create_array(tmp_path / "data1.npy", (2, 3)) as array:
+        array[:] = 7
+    assert (np.load(tmp_path / "data1.npy") == 7).all()
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount here: cannot make a small disk")
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    try:
+        with (
+            pytest.raises(OpenFWIFileError, match="make room"),
+            create_array(tmp_path / "a.npy", (1000, 1000)) as array,
+        ):
+            array[:] = 7
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

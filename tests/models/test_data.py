@@ -1,0 +1,103 @@
+"""Thinned training data: what would spoil a network is refused by file and sample, and a cache is of its file."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from small_survey import SURVEY, write_data
+
+from models.data import DataError, load_thinned
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_data(tmp_path / "data", 60)
+
+
+def change(folder, name, edit):
+    """Have ``edit`` change the array of a file."""
+    path = folder / "FlatVel_A" / name
+    array = np.load(path)
+    edit(array)
+    np.save(path, array)
+
+
+def set_sample(value, place=(0, 50, 3)):
+    def edit(gathers):
+        gathers[(57, *place)] = value
+
+    return edit
+
+
+def scale_sample(factor):
+    def edit(gathers):
+        gathers[57] *= factor
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (set_sample(np.nan), "expected finite samples, got NaN or infinity; mend it or leave it out"),
+        (set_sample(-np.inf), "expected finite samples, got NaN or infinity"),
+        (scale_sample(1e4), r"a gather that float16 holds, .*, got one of [\d.]+e\+05; multiply all"),
+        (scale_sample(1e-9), r"a gather that float16 holds, .*, got one of [\d.]+e-08; multiply all"),
+    ],
+)
+def test_a_gather_that_would_spoil_the_encoder_is_named(folder, edit, message):
+    change(folder, "data1.npy", edit)
+    with pytest.raises(DataError, match=rf"FlatVel_A/data1.npy: sample 57: .*{message}") as caught:
+        load_thinned([folder], SURVEY, 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_silent_gather_is_one(folder):
+    change(folder, "data1.npy", scale_sample(0.0))
+    assert not load_thinned([folder], SURVEY, 10).gathers[57].any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1500.0])
+def test_a_map_that_is_none_is_named(folder, value):
+    change(folder, "model1.npy", set_sample(value, (0, 3, 3)))
+    with pytest.raises(DataError, match=r"model1.npy: sample 57: expected velocities in m/s"):
+        load_thinned([folder], SURVEY, 10)
+
+
+def test_a_cache_of_another_version_is_looked_over_too(folder):
+    load_thinned([folder], SURVEY, 10)
+    (cache,) = (folder / "FlatVel_A").glob(".data1.*")
+    thinned = np.load(cache)
+    thinned[3, 5] = np.inf
+    np.save(cache, thinned)
+    with pytest.raises(DataError, match="data1.npy: sample 3"):
+        load_thinned([folder], SURVEY, 10)
+
+
+def test_a_second_reading_is_of_the_cache(folder, monkeypatch):
+    first = load_thinned([folder], SURVEY, 10)
+    monkeypatch.setattr("models.data.thin_samples", lambda *_, **__: pytest.fail("thinned again"))
+    np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, first.gathers)
+
+
+@pytest.mark.parametrize("count", [60, 70])
+def test_another_file_of_that_name_is_thinned_anew_however_old(folder, tmp_path, count):
+    before = load_thinned([folder], SURVEY, 10)
+    other = write_data(tmp_path / "other", count, seed=2)
+    expected = load_thinned([other], SURVEY, 10).gathers
+    for name in ("data1.npy", "model1.npy"):
+        os.utime(other / "FlatVel_A" / name, (1, 1))
+        shutil.move(other / "FlatVel_A" / name, folder / "FlatVel_A" / name)
+    after = load_thinned([folder], SURVEY, 10)
+    assert len(after.gathers) == len(after) == count
+    np.testing.assert_array_equal(after.gathers, expected)
+    assert not np.array_equal(after.gathers[:60], before.gathers)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01"])
+def test_a_damaged_cache_is_made_again(folder, content):
+    expected = load_thinned([folder], SURVEY, 10).gathers
+    (cache,) = (folder / "FlatVel_A").glob(".data1.*")
+    cache.write_bytes(content)
+    np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, expected)

@@ -1,0 +1,143 @@
+"""What lies in a run folder: what it says of its training, and that what is damaged in it is one line."""
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from small_survey import SURVEY, write_data
+
+from models.consistency import measure_consistency
+from models.evaluate import evaluate_run
+from models.learning import set_to_learn
+from models.run import configure, start_run
+from models.run_config import build, read_config
+from models.training import Budget, Progress, TrainingError, train, write_json
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
+    """A folder as a run leaves it that has learnt nothing."""
+    folder = tmp_path_factory.mktemp("run")
+    budget = Budget(batch=16, epochs=1)
+    config = configure(
+        "epic", [data], folder, budget, 10, "micro", "small", None, None, SURVEY, lambda: [], None
+    )
+    write_json(folder / "config.json", asdict(config))
+    network, parts = build(config, SURVEY)
+    for name, part in parts.items():
+        part.save(folder / f"{name}.keras")
+    set_to_learn(network, "epic", budget)
+    network.optimizer.build(network.trainable_variables)
+    (folder / "checkpoint").mkdir()
+    network.save(folder / "checkpoint" / "network.keras")
+    write_json(folder / "checkpoint" / "progress.json", vars(Progress()))
+    return folder
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"kind": "epic"}', '{"kind": "epic", "colour": 3}'])
+def test_a_damaged_configuration_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(
+        TrainingError, match="config.json: not the configuration of a run .*; copy the run again"
+    ):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "expected a Keras network, got a file"),
+        (lambda path: path.unlink(), "not found; the run has not finished, resume it with `epic train`"),
+        (lambda path: spoil(path, path), "holds NaN or infinity; training has diverged"),
+    ],
+)
+def test_a_damaged_network_is_one_line(run, tmp_path, damage, message):
+    copy = shutil.copytree(run, tmp_path / "run")
+    held_out = write_data(tmp_path / "held-out", 4, seed=9)
+    damage(copy / "encoder.keras")
+    for judge in (evaluate_run, lambda run, data: measure_consistency(run, data, 3)):
+        with pytest.raises(TrainingError, match=rf"encoder\.keras: .*{message}") as caught:
+            judge(copy, [held_out])
+        assert "\n" not in str(caught.value)
+
+
+def spoil(source, target):
+    """A saved network with one weight that is not a number."""
+    network = keras.models.load_model(source)
+    network.weights[0].assign(np.full(network.weights[0].shape, np.nan))
+    network.save(target)
+
+
+def test_a_damaged_checkpoint_is_one_line(run, data, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "checkpoint" / "network.keras"
+    whole = path.read_bytes()
+    begin = {"encoder": "micro", "acquisition": SURVEY}
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"network\.keras: expected a Keras network"):
+        start_run("epic", [data], copy, Budget(batch=16, epochs=1), **begin)
+    with pytest.raises(TrainingError, match=r"network\.keras: expected a Keras network"):
+        start_run("epic", [data], tmp_path / "next", Budget(batch=16, epochs=1), start_from=copy, **begin)
+    path.write_bytes(whole)
+    spoil(path, path)
+    with pytest.raises(TrainingError, match="holds NaN or infinity; training has diverged"):
+        start_run("epic", [data], copy, Budget(batch=16, epochs=1), **begin)
+
+
+class OfOneGather:
+    """Batches of a network whose loss stays finite while a statistic of its normalisation does not."""
+
+    def training(self, indices, rng):
+        return np.full((len(indices), 3), np.inf, "f"), np.zeros((len(indices), 1), "f")
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    image = keras.Input((3,))
+    network = keras.Model(image, keras.layers.BatchNormalization()(image))
+    network.compile("sgd", loss="mse", jit_compile=False)
+    everything = np.arange(4)
+    nothing = np.array([], int)
+
+    def learn(inputs, maps):
+        network.train_on_batch(inputs, maps)
+        return 0.5
+
+    with pytest.raises(TrainingError, match="holds NaN or infinity; look for loud or damaged gathers"):
+        train(network, OfOneGather(), nothing, everything, Budget(batch=4, epochs=1), tmp_path, learn=learn)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_what_a_run_and_its_beginnings_learnt_from_goes_on_in_its_configuration(tmp_path):
+    """Also where its data change from one resumption to the next."""
+
+    def configured(data, before=None, simulated=None):
+        arguments = ("inversionnet", [tmp_path / data], tmp_path, Budget(epochs=1), 10, "small", "small")
+        config = configure(*arguments, None, None, SURVEY, lambda: [0.0, 1.0], simulated, before)
+        write_json(tmp_path / "config.json", asdict(config))
+        return [(Path(stage["data"][0]).name, stage["simulated"]) for stage in config.stages()]
+
+    before = [{"data": ["first"], "simulated": 2000}]
+    assert configured("second", before) == [("first", 2000), ("second", None)]
+    assert configured("second") == [("first", 2000), ("second", None)]
+    assert configured("third", simulated=500) == [("first", 2000), ("second", None), ("third", 500)]
+    assert configured("second") == [("first", 2000), ("third", 500), ("second", None)]
+    assert len(read_config(tmp_path).before) == 2
+
+
+@pytest.mark.parametrize("kind", ["federated", "inversionnet"])
+def test_a_run_begins_with_its_own_kind_alone(run, data, tmp_path, kind):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_json(other / "config.json", asdict(replace(read_config(run), kind=kind)))
+    with pytest.raises(TrainingError, match=f"expected a run folder of epic, got {kind}; choose another"):
+        begin = {"encoder": "micro", "start_from": other, "acquisition": SURVEY}
+        start_run("epic", [data], tmp_path / "epic", Budget(batch=16, epochs=0.1), **begin)
+    assert not (tmp_path / "epic").exists()
