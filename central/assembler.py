@@ -56,7 +56,7 @@ class Assembler:
 
     @property
     def full(self) -> bool:
-        """As many events wait as may: until some are due, what else has come is to stay in the journal."""
+        """As many events wait as may: until some are emitted, what else has come is to stay in the journal."""
         return len(self._waiting) >= self._most
 
     def knows(self, key: Key) -> bool:
@@ -83,10 +83,14 @@ class Assembler:
         return None
 
     def due(self, now_s: float, most: int | None = None) -> list[Event]:
-        """Incomplete events whose deadline has passed, the first ``most``; forgets what was emitted long ago."""
+        """Incomplete events whose deadline has passed, the first ``most``; forgets what was emitted long ago.
+
+        While it is ``full``, those that have waited longest are due at once: whole events may be behind them.
+        """
         ready = []
+        full = self.full
         for event in islice(self._waiting.values(), most):
-            if event.due_s > now_s:
+            if event.due_s > now_s and not full:
                 break
             ready.append(event)
         for event in ready:
@@ -100,7 +104,9 @@ class Assembler:
         return ready
 
     def next_due_s(self) -> float | None:
-        """When ``due`` will next return an event, on the caller's clock."""
+        """When ``due`` will next return an event, on the caller's clock; already past while it is ``full``."""
+        if self.full:
+            return 0.0
         return next((event.due_s for event in self._waiting.values()), None)
 
     def retry(self, event: Event, now_s: float) -> None:

@@ -1,6 +1,7 @@
 """``epic doctor``: whether a centre can run here as configured, and what to mend where it cannot.
 
-Nothing is changed: the store is opened to be read only. A centre that is at work is left alone and recognised.
+No record, map or key is changed: the store is opened to be read only. A centre that is at work is left alone and
+recognised.
 """
 
 from __future__ import annotations

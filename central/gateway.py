@@ -24,6 +24,8 @@ from firmware_py.port import PortError, SerialPort, TcpPort
 
 # TCP connections of devices; with those that wait at the door they fit the 1,024 files of a process.
 MAX_CONNECTIONS = 128
+# Of one device: a lost one may be taken for alive for a while, and a frame that somebody plays again has one as well.
+DEVICE_CONNECTIONS = 4
 LOOK_S = 0.2
 
 
@@ -160,12 +162,12 @@ class Gateway:
         """Give a device that has shown itself a line, and a thread, of its own."""
         self._connections = [one for one in self._connections if one.thread.is_alive()]
         owner = _owner(records[0])
-        if earlier := [one for one in self._connections if owner and one.owner == owner]:
-            # Whoever plays one record again and again gets one place, and from nobody but its device.
-            earlier[0].displace("its device has come anew")
+        earlier = [one for one in self._connections if owner and one.owner == owner]
+        if len(earlier) >= DEVICE_CONNECTIONS:
+            # Whoever plays one record again and again gets its device's places, and no other's.
+            _quietest(earlier).displace("its device has come anew")
         elif len(self._connections) >= MAX_CONNECTIONS:
-            quietest = min(self._connections, key=lambda one: one.line.heard_s)
-            quietest.displace("made room for another device")
+            _quietest(earlier or self._connections).displace("made room for another device")
         try:
             line = Line(visitor.name, self._seals, self._connect(), self._log)
         except Exception as error:
@@ -194,6 +196,10 @@ class Gateway:
             except Exception as error:
                 # What one peer brought about ends its own line only.
                 self._log.write("line_failed", name=line.name, reason=repr(error))
+
+
+def _quietest(connections: list[Connection]) -> Connection:
+    return min(connections, key=lambda one: one.line.heard_s)
 
 
 def _owner(record_bytes: bytes) -> tuple[int, int] | None:

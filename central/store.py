@@ -77,7 +77,11 @@ class Store:
         records meanwhile: that one stays the newest, and nothing is kept. Raises ``StoreError``."""
         survey, event, _ = entry.key
         with transaction(self._database, f"store: cannot keep a map (survey {survey}, event {event})"):
-            return None if self.emitted_through(entry.key) > entry.last_record else self._insert(entry)
+            (through,) = self._database.execute(
+                "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ?",
+                (survey, event),
+            ).fetchone()
+            return None if through > entry.last_record else self._insert(entry)
 
     def _insert(self, entry: NewMap) -> int:
         (revision,) = self._database.execute(

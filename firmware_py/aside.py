@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import os
 import shutil
+import stat
 from collections import deque
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Aside:
         try:
             if not folder.is_dir():
                 raise GatherError(f"{folder}: no such folder; create it, or mend [source] path")
+            # To try takes a little room itself.
+            self.make_room()
             for name in (SENT, REJECTED):
                 self._try_to_move(name)
         except OSError as error:
@@ -39,10 +42,17 @@ class Aside:
             ) from None
 
     def _try_to_move(self, name: str) -> None:
-        (self._folder / name).mkdir(exist_ok=True)
+        folder = self._folder / name
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            # Whoever tries, as root by `check`, say: it is the device's user who is to move there.
+            whose = self._folder.stat()
+            with contextlib.suppress(PermissionError):
+                os.chown(folder, whose.st_uid, whose.st_gid)
+                folder.chmod(stat.S_IMODE(whose.st_mode))
         # Hidden names are no recordings; another process may try at the same time.
         here = self._folder / f".epic-{os.getpid()}"
-        there = self._folder / name / here.name
+        there = folder / here.name
         try:
             here.touch()
             here.rename(there)

@@ -206,6 +206,8 @@ class FolderSource:
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
                     seen[path] = (state.st_size, state.st_mtime_ns)
+        # One that could not be moved and is gone now makes way for another of its name.
+        self._taken &= seen.keys()
         settled = [
             path for path, state in seen.items() if self._seen.get(path) == state and path not in self._taken
         ]

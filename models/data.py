@@ -6,6 +6,7 @@ samples fits into memory as float16 (70 kB a sample instead of 1.4 MB).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,8 +111,13 @@ def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
     _check_thinned(pair, thinned)
     # Named after the process: several runs may begin on the same data at once.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
-    np.save(temporary, thinned)
-    os.replace(temporary, cache)
+    try:
+        np.save(temporary, thinned)
+        os.replace(temporary, cache)
+    except OSError:
+        # Data that may only be read, or no room: then without.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return thinned
 
 

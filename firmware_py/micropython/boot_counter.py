@@ -11,7 +11,11 @@ BOOT = "boot"
 
 
 class BootError(OSError):
-    """The number of this start cannot be told, or not be kept."""
+    """The number of this start cannot be kept."""
+
+
+class NoClockError(BootError):
+    """The number of this start cannot be told, until somebody sets the clock."""
 
 
 def next_boot(path, spooled_boot, clock_s):
@@ -24,7 +28,7 @@ def next_boot(path, spooled_boot, clock_s):
     last = max(_read(path), _read(aside))
     if not last:
         if not clock_s:
-            raise BootError(
+            raise NoClockError(
                 "%s: no count of starts, and the clock is not set; run: mpremote rtc --set" % path
             )
         last = clock_s

@@ -5,7 +5,7 @@ import time
 import machine
 
 from firmware_py import packet
-from firmware_py.micropython.boot_counter import BOOT, next_boot
+from firmware_py.micropython.boot_counter import BOOT, NoClockError, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.compand import Compander, RecordingError
@@ -31,7 +31,7 @@ def start(path="device.json"):
     try:
         try:
             device = build(load_config(path), watchdog.feed)
-        except (ConfigError, BundleError, ModelError, RecordingError, OwnerError) as error:
+        except (ConfigError, BundleError, ModelError, RecordingError, OwnerError, NoClockError) as error:
             print("epic: %s" % error)
             return
         watchdog.start()

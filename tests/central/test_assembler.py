@@ -160,7 +160,7 @@ def test_a_failed_emission_of_more_than_is_held_takes_the_place_of_that_in_its_t
     assert assembler.due(1010.0) == [complete]
 
 
-def test_no_more_than_so_many_are_held_and_those_that_wait_stay():
+def test_no_more_than_so_many_are_held_and_those_that_wait_too_many_have_their_turn_early():
     assembler = Assembler(DEADLINE_S, most=3)
     feed(assembler, range(N))
     for event in (2, 3):
@@ -168,11 +168,11 @@ def test_no_more_than_so_many_are_held_and_those_that_wait_stay():
     assembler.due(2.0)
     assert (len(assembler), assembler.full) == (3, False)
     assembler.add(latent(N + 4, 0, event=4), N, 2.0)
-    assert assembler.full
-    assembler.due(2.0)
-    assert len(assembler) == 3
+    assert assembler.full and assembler.next_due_s() < 2.0
+    assert [event.key[1] for event in assembler.due(2.0, 2)] == [2, 3]
+    assert len(assembler) == 3 and not assembler.full
     assert not assembler.knows((1, 1, MODEL_HASH)), "emitted, so in the journal and drawn"
-    assert len(assembler.due(100.0)) == 3 and not assembler.full
+    assert [event.key[1] for event in assembler.due(100.0)] == [4]
 
 
 def test_of_many_that_are_due_so_many_are_emitted_as_asked_for():

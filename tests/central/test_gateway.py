@@ -287,7 +287,8 @@ def test_when_all_places_are_taken_the_quietest_makes_room(centre, monkeypatch):
 
 
 def test_a_record_played_again_takes_a_place_from_its_own_device_alone(centre, monkeypatch):
-    monkeypatch.setattr(gateway, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(gateway, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(gateway, "DEVICE_CONNECTIONS", 2)
     held = [connect(centre) for _ in range(3)]
     captured = centre.frame(latent_record(device=0))
     for device, connection in enumerate(held):
@@ -298,7 +299,10 @@ def test_a_record_played_again_takes_a_place_from_its_own_device_alone(centre, m
         played.append(connect(centre))
         played[-1].sendall(captured)
         assert hear(played[-1], centre.answers(0)).type == packet.ACK
-    assert [connection.recv(1) for connection in (held[0], *played[:-1])] == [b""] * 4
+        if len(played) == 1:
+            held[0].sendall(centre.frame(latent_record(device=0, sequence=2)))
+            assert hear(held[0], centre.answers(0)).sequence == 2, "once played, it ends nobody's connection"
+    assert [connection.recv(1) for connection in (held[0], *played[:2])] == [b""] * 3
     for device in (1, 2):
         held[device].sendall(centre.frame(latent_record(device=device, sequence=2)))
         assert hear(held[device], centre.answers(device)).sequence == 2

@@ -104,7 +104,11 @@ def test_what_took_long_is_not_kept_over_a_map_of_later_records(store):
     assert store.put_unless_newer(NewMap(key, 4, True, tile, tile, {"by": "refined"})) == 2
     put(store, last_record=5)
     assert store.put_unless_newer(NewMap(key, 4, True, tile, tile, {"by": "late"})) is None
-    assert [stored.provenance["by"] for stored in store.revisions(1)] == [2000.0, "refined", 2000.0]
+    put(store, model_hash=OTHER_HASH, last_record=6)
+    assert store.put_unless_newer(NewMap(key, 5, True, tile, tile, {"by": "late"})) is None, (
+        "whatever the model"
+    )
+    assert [stored.provenance["by"] for stored in store.revisions(1)] == [2000.0, 2000.0, "refined", 2000.0]
 
 
 def test_emitted_through_is_the_last_record_of_that_event_and_model(store):

@@ -23,6 +23,16 @@ def test_a_folder_that_nothing_can_be_moved_in_is_found_at_once(tmp_path, name):
         Aside(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_what_root_makes_while_it_tries_is_the_devices_users(tmp_path):
+    os.chown(tmp_path, 1234, 2345)
+    tmp_path.chmod(0o2770)
+    Aside(tmp_path)
+    for name in ("sent", "rejected"):
+        made = (tmp_path / name).stat()
+        assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (1234, 2345, 0o2770)
+
+
 def test_a_folder_that_nothing_can_be_made_in_is_found_at_once(tmp_path, monkeypatch):
     (tmp_path / "sent").mkdir()
     (tmp_path / "rejected").mkdir()

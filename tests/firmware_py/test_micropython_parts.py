@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from firmware_py import compand as linux
 from firmware_py.framing import Deframer, FramingError, cobs_decode, encode_frame
 from firmware_py.micropython import compand, rate, wire
-from firmware_py.micropython.boot_counter import BootError, next_boot
+from firmware_py.micropython.boot_counter import BootError, NoClockError, next_boot
 from firmware_py.rate import Coding, Rate, RateError, pack
 from firmware_py.seal import Crc, Mac
 
@@ -194,7 +194,7 @@ def test_a_boot_never_comes_twice(tmp_path):
 
 
 def test_without_a_count_and_a_clock_no_boot(tmp_path):
-    with pytest.raises(BootError, match="mpremote rtc --set"):
+    with pytest.raises(NoClockError, match="mpremote rtc --set"):
         next_boot(str(tmp_path / "boot"), 0, 0)
 
 

@@ -180,6 +180,11 @@ def test_what_cannot_be_moved_is_logged_and_does_not_come_again(tmp_path, gather
     assert f"1.npy: cannot be moved to {to}/ (File exists); make the folder writable" in values["reason"]
     save(tmp_path / "2.npy", gathers[0])
     assert [recording.event for recording in drain(source)] == [2], "the device goes on, without the first"
+    (tmp_path / to).unlink()
+    (tmp_path / "1.npy").unlink()
+    assert drain(source) == []
+    save(tmp_path / "1.npy", gathers[1])
+    assert [recording.event for recording in drain(source)] == [1], "another of its name, the folder mended"
 
 
 def test_a_bad_file_that_cannot_be_moved_is_rejected_once(tmp_path):

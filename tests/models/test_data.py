@@ -81,6 +81,19 @@ def test_a_second_reading_is_of_the_cache(folder, monkeypatch):
     np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, first.gathers)
 
 
+def test_where_no_cache_can_be_kept_data_are_read_without(folder, monkeypatch):
+    expected = load_thinned([folder], SURVEY, 10).gathers
+    (cache,) = (folder / "FlatVel_A").glob(".data1.*")
+    cache.unlink()
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    # A mode would not keep root out.
+    monkeypatch.setattr("models.data.np.save", refuse)
+    np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, expected)
+
+
 @pytest.mark.parametrize("count", [60, 70])
 def test_another_file_of_that_name_is_thinned_anew_however_old(folder, tmp_path, count):
     before = load_thinned([folder], SURVEY, 10)
