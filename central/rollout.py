@@ -208,7 +208,9 @@ class Rollouts:
             self._take_up(store.rollouts()[0], store)
         elif newest and newest[1] == STOPPED and self._active:
             with self._lock:
-                self._active.stored.stage = STOPPED
+                known, self._active.stored.stage = self._active.stored.stage, STOPPED
+            if known != STOPPED:
+                self._log.write("rollout_stopped", version=newest[0], reason="by the operator")
         self._promote(store)
 
     def _take_up(self, rollout: StoredRollout, store: RolloutStore) -> None:
@@ -227,6 +229,9 @@ class Rollouts:
             self._log.write("rollout_stopped", version=rollout.version, reason=str(error))
             return
         offer = Offer(rollout.version, hashlib.sha256(archive).digest(), len(archive), statement, signature)
+        if store.newest() == (rollout.version, STOPPED):
+            # By the operator, while the decoder was being loaded, which takes seconds.
+            rollout.stage = STOPPED
         with self._lock:
             self._active = _Active(rollout, archive, offer)
         self._log.write("rollout", version=rollout.version, stage=rollout.stage)

@@ -262,6 +262,37 @@ def test_a_model_that_cannot_be_loaded_is_offered_to_nobody(centre, model):
     assert one.asks(0) is None
 
 
+def test_one_that_is_stopped_while_its_decoder_is_loaded_is_offered_to_nobody(centre, model, monkeypatch):
+    def load(section):
+        store = RolloutStore(one.data_dir)
+        store.set_stage(1, "stopped", "by the operator")
+        store.close()
+        # The next look may be a long time coming.
+        monkeypatch.setattr(module, "POLL_S", 60.0)
+        return load_bundle(section.bundle).model_hash, FakeDecoder()
+
+    one = centre(load)
+    assert roll_out(one, model) == 1
+    assert one.asks(0) is None
+
+
+def test_what_the_operator_stops_is_logged_once_and_offered_no_more(centre, model):
+    one = centre()
+    roll_out(one, model)
+    assert one.asks(0)
+    store = RolloutStore(one.data_dir)
+    store.set_stage(1, "stopped", "by the operator")
+    store.close()
+
+    def said():
+        lines = map(json.loads, one.log_path.read_text().splitlines())
+        return [line["reason"] for line in lines if line["what"] == "rollout_stopped"]
+
+    wait_until(said, what="the stop")
+    assert one.asks(1) is None
+    assert said() == ["by the operator"]
+
+
 def test_a_new_rollout_takes_the_place_of_the_one_before(centre, model, tmp_path):
     one = centre()
     roll_out(one, model)

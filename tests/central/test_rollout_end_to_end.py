@@ -122,6 +122,10 @@ def roll_out(field, *options):
     return epic.main(["central", "rollout", "--config", str(field.config), "--key", key, *options])
 
 
+def log_of(field):
+    return (field.folder / "central.jsonl").read_text()
+
+
 def status(field, capsys):
     capsys.readouterr()
     assert epic.main(["central", "rollout", "--status", "--json", "--config", str(field.config)]) == 0
@@ -209,6 +213,8 @@ def test_what_the_command_cannot_do_is_one_line(field, tmp_path, capsys):
     capsys.readouterr()
     assert epic.main(["central", "rollout", "--stop", "--config", str(field.config)]) == 0
     assert "by the operator" in capsys.readouterr().out
+    # In either of its ways: it was taken up before, or is found stopped.
+    wait_until(lambda: '"stopped"' in log_of(field) or "rollout_stopped" in log_of(field), 60, "the stop")
     field.start_device(0)
     log = tmp_path / "node0.jsonl"
     wait_until(lambda: log.read_text().count('"type": 5') >= 3, 60, "a device that asked")

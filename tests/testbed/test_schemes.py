@@ -111,7 +111,7 @@ def test_a_trained_federated_network_draws_the_mean_of_its_devices_maps(tmp_path
         )
     )
     (run / "metrics.json").write_text('{"step": 1270}')
-    assert training_of(run) == "1,270 steps of 64"
+    assert training_of(run) == "1,270 steps of 64 in its last run"
     prepare(folder, GATHERS, SURVEY, COMPANDING, find_trained([run]))
     parts = [GATHERS[0][:, :, list(group)] for group in SURVEY.device_receivers]
     encode = device_encoder("federated", folder)
