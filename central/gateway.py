@@ -170,7 +170,7 @@ class Gateway:
             _quietest(earlier or self._connections).displace("made room for another device")
         try:
             line = Line(visitor.name, self._seals, self._connect(), self._log)
-        except Exception as error:
+        except (OSError, zmq.ZMQError) as error:
             # No file is left for one more; the door goes on.
             visitor.port.close()
             self._log.write("line_down", name=visitor.name, reason=str(error))

@@ -31,8 +31,6 @@ class Aside:
         try:
             if not folder.is_dir():
                 raise GatherError(f"{folder}: no such folder; create it, or mend [source] path")
-            # To try takes a little room itself.
-            self.make_room()
             for name in (SENT, REJECTED):
                 self._try_to_move(name)
         except OSError as error:

@@ -36,12 +36,9 @@ def check_held_out(config: RunConfig, data: list[Path]) -> None:
     for stage in config.stages():
         folders = [Path(folder) for folder in stage["data"]]
         theirs = _files(folders)
-        for path in mine:
-            if path in theirs or any(path.is_relative_to(folder.resolve()) for folder in folders):
-                raise TrainingError(f"{path}: was trained on; give held-out data of another seed")
-        for path in theirs:
-            if any(path.is_relative_to(folder.resolve()) for folder in data):
-                raise TrainingError(f"{path}: was trained on; give held-out data of another seed")
+        # A link may lead from either to the other.
+        if found := (mine & theirs) | _within(folders, mine) | _within(data, theirs):
+            raise TrainingError(f"{min(found)}: was trained on; give held-out data of another seed")
         known = _drawn(theirs, stage.get("simulated"))
         for sample in sorted(_drawn(mine), key=str):
             if clash := next((one for one in known if one.overlaps(sample)), None):
@@ -53,6 +50,11 @@ def check_held_out(config: RunConfig, data: list[Path]) -> None:
 
 def _files(folders: list[Path]) -> set[Path]:
     return {path.resolve() for folder in folders for path in find_gather_files(folder)}
+
+
+def _within(folders: list[Path], files: set[Path]) -> set[Path]:
+    resolved = [folder.resolve() for folder in folders]
+    return {path for path in files if any(path.is_relative_to(folder) for folder in resolved)}
 
 
 def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:

@@ -10,11 +10,12 @@ from functools import partial
 
 import pytest
 from fake_decoder import latent_record
+from queries import asked_by
 from tiny import ENCODER, bundle_fields
 
 import epic
 from central import doctor
-from central.database import FILE_NAME, LOCK_NAME, connect, lock
+from central.database import FILE_NAME, LOCK_NAME, lock
 from central.doctor import AMISS, DOUBTFUL, WELL, examine
 from central.journal import Journal
 from central.keys import allow, new_keys
@@ -148,14 +149,7 @@ def test_damage_that_is_met_on_the_way_is_a_finding(config, tmp_path, break_it, 
 
 def test_only_who_is_thorough_reads_the_whole_store(config, monkeypatch):
     """It is asked before each start and every minute, of stores of any size."""
-    asked = []
-
-    def traced(*arguments, **options):
-        database = connect(*arguments, **options)
-        database.set_trace_callback(asked.append)
-        return database
-
-    monkeypatch.setattr(doctor, "connect", traced)
+    asked = asked_by(monkeypatch, doctor)
     assert found(config)["store"].said == "0 records, 0 maps; opened, not read through (--thorough)"
     assert asked and not [query for query in asked if "quick_check" in query or "count(" in query]
     said = [finding.said for finding in examine(config, thorough=True) if finding.about == "store"]

@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 from fake_decoder import MODEL_HASH, latent_record
 from page_maps import put_map
+from queries import asked_by
 
 from central import journal as journal_module
 from central.database import connect
@@ -85,14 +86,7 @@ def test_what_was_drawn_of_an_event_is_found_without_its_maps(filled):
 
 
 def test_the_journal_is_opened_without_reading_it(filled, monkeypatch):
-    asked = []
-
-    def traced(*arguments, **options):
-        database = connect(*arguments, **options)
-        database.set_trace_callback(asked.append)
-        return database
-
-    monkeypatch.setattr(journal_module, "connect", traced)
+    asked = asked_by(monkeypatch, journal_module)
     with closing(Journal(filled)):
         pass
     with closing(connect(filled)) as database:

@@ -1,11 +1,11 @@
 """A disk that fills up, a device's or the centre's: nothing acknowledged is lost, and with room all goes on."""
 
 import contextlib
-import subprocess
 
 import pytest
 from chaos_rig import Rig
 from chaos_tally import Tally
+from small_disk import small_disk
 from waiting import wait_until
 
 EVENTS = 40
@@ -32,15 +32,8 @@ class Disk:
 def disk(tmp_path):
     path = tmp_path / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount here: cannot make a disk to fill")
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a disk to fill: {mounted.stderr.strip()}")
-    yield Disk(path)
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with small_disk(path, "16m"):
+        yield Disk(path)
 
 
 def whole():

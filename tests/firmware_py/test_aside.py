@@ -128,6 +128,15 @@ def test_a_disk_that_others_fill_takes_what_is_sent_and_then_no_more(tmp_path, m
     assert (places.make_room(), places.make_room()) == (3, 0)
 
 
+def test_who_only_looks_whether_it_works_removes_nothing(tmp_path, monkeypatch):
+    """`check` does: what is removed is removed by the device, which logs it."""
+    Aside(tmp_path)
+    fill(tmp_path, 3)
+    Disk(monkeypatch, tmp_path, 0)
+    FolderSource(tmp_path, Selection((2, 100, 6), (3, 4, 5)), 0.0, 4)
+    assert left(tmp_path) == ["1.npy", "2.npy", "3.npy"]
+
+
 def test_where_nothing_is_to_be_kept_free_nothing_is_removed(tmp_path, monkeypatch):
     places = Aside(tmp_path, keep_free_mib=0)
     fill(tmp_path, 3)

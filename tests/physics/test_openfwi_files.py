@@ -2,12 +2,12 @@
 
 import errno
 import os
-import subprocess
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from small_disk import small_disk
 
 from physics.acquisition import Acquisition
 from physics.openfwi_files import (
@@ -213,19 +213,10 @@ def test_a_file_system_that_cannot_reserve_is_written_to_all_the_same(tmp_path, 
 
 
 def test_a_disk_that_is_really_full(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount here: cannot make a small disk")
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path, "1m"):
         with (
             pytest.raises(OpenFWIFileError, match="make room"),
             create_array(tmp_path / "a.npy", (1000, 1000)) as array,
         ):
             array[:] = 7
         assert list(tmp_path.iterdir()) == []
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -1,0 +1,16 @@
+"""What SQLite is asked while a test is at work."""
+
+from central.database import connect
+
+
+def asked_by(monkeypatch, module) -> list[str]:
+    """A list that grows with every statement on connections that ``module`` opens."""
+    asked: list[str] = []
+
+    def traced(*arguments, **options):
+        database = connect(*arguments, **options)
+        database.set_trace_callback(asked.append)
+        return database
+
+    monkeypatch.setattr(module, "connect", traced)
+    return asked
