@@ -1,9 +1,10 @@
 // The benchmark's finite-difference scheme (physics/engines/openfwi.py) for one shot in the shared memory of a
-// thread-block cluster: second order in time, fourth in space, a sponge of PAD cells on every side.
+// thread-block cluster: second order in time, fourth in space, a sponge of PAD cells on every side, periodic.
 //
 // Each of the CLUSTER blocks holds a band of rows of both time levels, with two rows of its neighbours' above and
-// below it, which the neighbours write as they compute them; nothing but the record goes to global memory. A thread
-// owns ROWS consecutive cells of one column, whose values it passes through registers.
+// below it and two columns of the other side's left and right of it, which their owners write as they compute them;
+// the first and the last band are neighbours. Nothing but the record goes to global memory. A thread owns ROWS
+// consecutive cells of one column, whose values it passes through registers.
 //
 // Compiled with -D of: NZ, NX (cells of the map), PAD, CLUSTER, GROUPS (threads along z), ROWS (cells a thread),
 // COLUMNS (threads along x, at least NX + 2 PAD, of whole warps), THREADS = COLUMNS * GROUPS.
@@ -34,10 +35,24 @@ __device__ static void wait_for_cluster() {
 
 #define DEEP (NZ + 2 * PAD)
 #define WIDE (NX + 2 * PAD)
-// Rows of a block's band, and its array: two rows more on either side, two columns of zeros on either side.
+// Rows of a block's band, and its array: two rows and two columns more on either side.
 #define BAND (GROUPS * ROWS)
 #define PITCH (WIDE + 4)
 #define FIELD ((BAND + 4) * PITCH)
+
+// Rows of the last block's band.
+#define LAST_BAND (DEEP - (CLUSTER - 1) * BAND)
+
+// Cells between [a, b] and [c, d] on a ring; 0 or less where they meet.
+#ifdef EPIC_ON_HOST
+static
+#else
+__device__ static
+#endif
+int gap(int a, int b, int c, int d, int ring) {
+    int apart = max(c - b, a - d), around = min(max(c + ring - b, a - d - ring), max(c - ring - b, a - d + ring));
+    return min(apart, around);
+}
 
 // Fourth-order second derivative: centre (of both directions), first and second neighbours.
 #define CENTRE (-5.0f)
@@ -91,10 +106,11 @@ extern "C" ON_DEVICE record_shots(
         // Cells that no wave can have reached, or from which none comes back in time, are left as they are.
         const int out = (int)(cells_a_step * step) + margin;
         const int back = (int)(cells_a_step * (n_time - step)) + margin;
-        const bool reached = x < WIDE && x >= source_column - out && x <= source_column + out
-            && x >= receiver_first - back && x < receiver_first + n_receivers + back
-            && top + ROWS > source_row - out && top <= source_row + out
-            && top + ROWS > receiver_row - back && top <= receiver_row + back;
+        const bool reached = x < WIDE && rows > 0
+            && gap(x, x, source_column, source_column, WIDE) <= out
+            && gap(x, x, receiver_first, receiver_first + n_receivers - 1, WIDE) <= back
+            && gap(top, top + rows - 1, source_row, source_row, DEEP) <= out
+            && gap(top, top + rows - 1, receiver_row, receiver_row, DEEP) <= back;
         if (reached) {
             const float *here = now + place;
             float *after = past + place;
@@ -112,13 +128,18 @@ extern "C" ON_DEVICE record_shots(
                 above2 = above, above = centre, centre = below, below = below2;
             }
             if (emits) after[(source_row - top) * PITCH] += at_source * at_source * wavelet[step];
-            // A block's first and last two rows are also its neighbours' halo.
-            if (group == 0 && rank > 0)
+            // The outermost two columns are also the other side's halo.
+            if (x < 2 || x >= WIDE - 2)
+                for (int r = 0; r < rows; r++) after[r * PITCH + (x < 2 ? WIDE : -WIDE)] = after[r * PITCH];
+            // A band's first and last two rows are also its neighbours' halo.
+            if (group == 0)
                 for (int r = 0; r < 2; r++)
-                    store_in_block(after + (BAND + r) * PITCH, rank - 1, after[r * PITCH]);
-            if (group == GROUPS - 1 && rank < CLUSTER - 1)
-                for (int r = ROWS - 2; r < ROWS; r++)
-                    store_in_block(after + (r - BAND) * PITCH, rank + 1, after[r * PITCH]);
+                    store_in_block(after + ((rank > 0 ? BAND : LAST_BAND) + r) * PITCH,
+                                   rank > 0 ? rank - 1 : CLUSTER - 1, after[r * PITCH]);
+            if (top + rows == DEEP || (group == GROUPS - 1 && rank < CLUSTER - 1))
+                for (int r = 0; r < 2; r++)
+                    store_in_block(after + (r - 2 - first) * PITCH, (rank + 1) % CLUSTER,
+                                   after[(rows - 2 + r) * PITCH]);
         }
         if (records) {
             heard += past[place + (receiver_row - top) * PITCH];
