@@ -12,7 +12,7 @@ import pytest
 
 from physics.acquisition import Acquisition
 from physics.families import FAMILIES, REGISTRY, UnknownFamilyError, check_family, generate_map
-from physics.openfwi_files import family_file_names
+from physics.files.openfwi_files import family_file_names
 
 SURVEY = Acquisition.openfwi()
 # The velocity range of a near-surface survey.
