@@ -57,7 +57,7 @@ def statistics(one: np.ndarray) -> dict[str, float]:
     one = one.astype(np.float64)
     nz, nx = one.shape
     down, across = np.diff(one, axis=0), np.diff(one, axis=1)
-    values, cells = np.unique(np.round(one), return_counts=True)
+    cells = np.unique(np.round(one), return_counts=True)[1]
     figures = {
         "layers": float((cells > 0.01 * one.size).sum()),
         "off the layers": float(cells[cells <= 0.01 * one.size].sum() / one.size),
@@ -238,7 +238,8 @@ def main() -> int:
         return 0
     for family, result in results.items():
         off = sum(abs(row["off"]) > 1 for row in result["statistics"])
-        line = f"{family:<13} {result['maps']:>3} maps  {off:>2} of {len(result['statistics'])} statistics off by more than 1 sd"
+        of = len(result["statistics"])
+        line = f"{family:<13} {result['maps']:>3} maps  {off:>2} of {of} statistics off by more than 1 sd"
         if "auc" in result:
             means = [np.mean(result[name]) for name in ("auc", "control")]
             spreads = [np.std(result[name]) for name in ("auc", "control")]
