@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from physics.acquisition import Acquisition
-from physics.engine_openfwi import PAD_CELLS
+from physics.engines.openfwi import PAD_CELLS
 from physics.families import generate_map
 from physics.modelling import ModellingError, model_gathers
 from physics.wavelet import ricker
@@ -100,7 +100,7 @@ def test_the_openfwi_engine_is_its_equations_for_any_geometry():
 
 def test_leaving_out_what_cannot_be_heard_changes_nothing():
     """The computed part of the grid follows the waves; the fastest earth is the hardest case."""
-    from physics.engine_openfwi import compiled
+    from physics.engines.openfwi import compiled
 
     a = survey(
         n_depth=24,
@@ -193,7 +193,7 @@ def test_the_gradient_is_that_of_finite_differences(fastest_mps):
     """The engine is differentiable under XLA: what refinement of a map stands on."""
     import tensorflow as tf
 
-    from physics.engine_openfwi import record
+    from physics.engines.openfwi import record
 
     rng = np.random.default_rng(0)
     velocity = (2000 + 300 * rng.random((8, 10))).astype(np.float32)
@@ -219,7 +219,7 @@ _UNDER_JAX = """
 import json, sys
 import jax, numpy as np
 from physics.acquisition import Acquisition
-from physics.engine_openfwi import model, record
+from physics.engines.openfwi import model, record
 
 inputs = np.load(sys.argv[1])
 a = Acquisition.from_dict(json.loads(str(inputs["survey"])))
