@@ -23,12 +23,8 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.families import check_family, generate_map
-from physics.files.openfwi_files import create_array, family_file_names, family_folder
+from physics.files.openfwi_files import create_array, family_file_names, family_folder, twins_path_of
 from physics.modelling import check_engine, require_engine
-<<<<<<< HEAD
-from physics.openfwi_files import create_array, family_file_names, family_folder, twins_path_of
-=======
->>>>>>> main
 
 CHUNK_SAMPLES = 20
 FILE_SAMPLES = 500

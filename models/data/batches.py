@@ -10,18 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-<<<<<<< HEAD:models/batches.py
-from firmware_py.compand import Companding
-from models.data import ThinnedSet, device_parts
-from models.faults import FAULTY_SHARE, add_faults
-from models.ordered import draw_rates, whole
-=======
 from firmware_py.inference.companding import Companding
 from models.data.field_augmentation import FAULTY_SHARE, add_faults
-from models.data.gathers import ThinnedSet, device_parts, mirrored
+from models.data.gathers import ThinnedSet, device_parts
 from models.networks.nested_latent import draw_rates, whole
->>>>>>> main:models/data/batches.py
-from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIPair
 from physics.normalise import scale_gather
 
@@ -153,7 +145,9 @@ class InversionNetBatches:
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         flip = rng.random(len(indices)) < self._mirrored_share
-        gathers = np.stack([self._mirrored(i) if f else self._plain(i) for i, f in zip(indices, flip, strict=True)])
+        gathers = np.stack(
+            [self._mirrored(i) if f else self._plain(i) for i, f in zip(indices, flip, strict=True)]
+        )
         maps = self.data.maps[indices]
         maps[flip] = maps[flip][:, :, ::-1]
         return log_scaled(gathers, self.log_range), maps[..., None]

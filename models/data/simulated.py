@@ -41,8 +41,8 @@ WATCHED_PER_FAMILY = 30
 @dataclass(frozen=True)
 class Simulated:
     """``count`` samples of each family. ``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)``
-    with the shots of ``acquisition.with_twins()`` and normalised maps ``(n, nz, nx)``, both float16. ``watched_gathers`` are such gathers of the watched samples, on
-    the host."""
+    with the shots of ``acquisition.with_twins()``, and normalised maps ``(n, nz, nx)``, both
+    float16. ``watched_gathers`` are gathers of the validation set, ``(n, T / STORED_AVERAGE, R, S)``, on the host."""
 
     count: int
     shards: list[tuple[Any, Any]]

@@ -26,9 +26,8 @@ STEPS_A_TURN = 40
 Prepare = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-<<<<<<< HEAD:models/on_device.py
 def flipped(gathers: Any, maps: Any, key: Any, acquisition: Acquisition, share: float) -> tuple[Any, Any]:
-    """Each sample mirrored with probability ``share``; see ``models.data.ThinnedSet.mirrored``.
+    """Each sample mirrored with probability ``share``; see ``models.data.gathers.ThinnedSet.mirrored``.
 
     Args:
         gathers: With the shots of ``acquisition.with_twins()``, ``(n, T', R, S + n_twins)``.
@@ -41,10 +40,6 @@ def flipped(gathers: Any, maps: Any, key: Any, acquisition: Acquisition, share: 
     if order is None:
         return plain, maps
     shots, receivers = order
-=======
-def flipped(gathers: Any, maps: Any, key: Any, share: float) -> tuple[Any, Any]:
-    """Each sample seen from behind with probability ``share``; see ``models.data.gathers.mirrored``."""
->>>>>>> main:models/training/on_device.py
     flip = jax.random.bernoulli(key, share, (len(maps),))
     mirrored = gathers[:, :, receivers][..., shots]
     plain = jnp.where(flip[:, None, None, None], mirrored, plain)
@@ -58,7 +53,9 @@ def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepa
     low, high = log_range
 
     def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
-        gathers, maps = flipped(gathers.astype(jnp.float32), maps.astype(jnp.float32), key, acquisition, share)
+        gathers, maps = flipped(
+            gathers.astype(jnp.float32), maps.astype(jnp.float32), key, acquisition, share
+        )
         # In full float32: what is weak stands beside a direct wave thousands of times as strong.
         whole = jnp.einsum("ts,nsrc->ntrc", matrix, gathers, precision="highest")
         scaled = 2.0 * (jnp.sign(whole) * jnp.log1p(jnp.abs(whole)) - low) / (high - low) - 1.0

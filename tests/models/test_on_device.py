@@ -56,7 +56,9 @@ def test_a_centralised_network_is_fed_what_its_watched_samples_are(stored, monke
     log_range = [-0.7, 1.9]
     whole, truth = on_device.prepare_whole(SURVEY, log_range)(jnp.asarray(gathers), jnp.asarray(maps), KEY)
     watched = ThinnedSet(np.empty((64, 0)), maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY)
-    same = WatchedWhole(Simulated(64, [], watched, gathers[..., : SURVEY.n_sources].astype(np.float32)), log_range)
+    same = WatchedWhole(
+        Simulated(64, [], watched, gathers[..., : SURVEY.n_sources].astype(np.float32)), log_range
+    )
     expected, expected_maps = same.plain(np.arange(64))
     assert whole.shape == (64, SURVEY.n_time, SURVEY.n_receivers, SURVEY.n_sources)
     np.testing.assert_allclose(whole, expected, atol=1e-4)
