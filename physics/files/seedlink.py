@@ -50,6 +50,8 @@ MAX_OPEN = 64
 IDLE_WAITS = 6
 # Events already written, one number a line.
 DONE = ".followed"
+# Receivers named in one notice; the files of steps name them all.
+MAX_LISTED = 4
 # INFO gives times to the microsecond.
 INFO_RESOLUTION_NS = 10_000
 
@@ -399,11 +401,11 @@ class _Stream:
             self._tell_once(f"{session.server}: does not send past data; events before now are lost")
         if session.spans is None:
             return
-        for channel in self._channels:
-            if channel.name not in session.spans:
-                near = get_close_matches(channel.name, session.spans, 1, 0.0)
-                hint = f"; the nearest it has is {near[0]}" if near else "; it has no data yet"
-                self._tell_once(f"{session.server}: has no {channel.name}{hint}")
+        unknown = [channel.name for channel in self._channels if channel.name not in session.spans]
+        if unknown:
+            near = get_close_matches(unknown[0], session.spans, 1, 0.0)
+            hint = f"; nearest to {unknown[0]} is {near[0]}" if near else "; it has no data yet"
+            self._tell_once(f"{session.server}: has no {_listed(unknown)}{hint}")
 
     def _tell_once(self, said: str) -> None:
         if said not in self._told:
@@ -442,13 +444,19 @@ def _write(
         reason = str(error).removeprefix(f"event {event}: ")
         _write_steps(following, event, {"not_written": reason, "steps": steps})
         return f"event {event}: not written; {reason}", False
-    for reason in reasons:
-        notify(f"event {event}: {reason}; it is silent")
+    if reasons:
+        notify(f"event {event}: silent: {_listed(reasons, '; ')}")
     _write_steps(following, event, {"steps": read.steps})
     with create_array(following.out / f"shot-{event:06d}.npy", read.gather.shape) as array:
         array[:] = read.gather
     told = f", {len(silent)} silent" if silent else ""
     return f"event {event}: {len(names)} receivers{told}, peak {float(abs(read.gather).max()):.3g}", True
+
+
+def _listed(texts: list[str], separator: str = ", ") -> str:
+    """The first texts in one line, and how many more there are."""
+    more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
+    return separator.join(texts[:MAX_LISTED]) + more
 
 
 def _write_steps(following: Following, event: int, content: dict) -> None:
