@@ -12,7 +12,7 @@ from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, SURVEY, FakeDecoder, la
 from waiting import wait_until
 
 from central.config import CentralConfig
-from central.gateway.listener import DoorError
+from central.gateway.listener import ListenError
 from central.ingest.connections import Connections
 from central.service import Service
 from central.storage.database import StoreError, connect
@@ -386,7 +386,7 @@ def test_a_gateway_that_cannot_listen_is_an_error_that_leaves_nothing_open(tmp_p
                 "gateway": {"tcp": f"127.0.0.1:{taken.getsockname()[1]}"},
             }
         )
-        with pytest.raises(DoorError, match="cannot listen there"):
+        with pytest.raises(ListenError, match="cannot listen there"):
             Service(config, {MODEL_HASH: FakeDecoder()}, Log(tmp_path / "log.jsonl"))
     # Neither the folder nor the port is held: the next start finds both free.
     service = Service(config, {MODEL_HASH: FakeDecoder()}, Log(tmp_path / "log.jsonl"))
