@@ -221,7 +221,7 @@ class Decoding:
             self.counts["commit_failed"] += len(events)
             for event in events:
                 survey, number, _ = event.key
-                self._log.write("map_not_kept", survey=survey, event=number, reason=str(error))
+                self._log.write("map_commit_failed", survey=survey, event=number, reason=str(error))
                 self._assembler.retry(event, time.monotonic())
             return
         for entry, revision in zip(entries, revisions, strict=True):

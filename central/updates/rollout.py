@@ -111,7 +111,7 @@ class Rollouts:
                     self._look(store)
                 except StoreError as error:
                     # Tried again at the next look.
-                    self._log.write("rollout_not_kept", reason=str(error))
+                    self._log.write("rollout_commit_failed", reason=str(error))
             self._keep(store)
         finally:
             store.close()

@@ -81,7 +81,7 @@ class Checking:
                             if not self._check_next(store, journal, stopping):
                                 stopping.wait(LOOK_S)
                 except StoreError as error:
-                    self._log.write("check_not_kept", reason=str(error))
+                    self._log.write("check_commit_failed", reason=str(error))
                 except Exception as error:
                     self._log.write("check_error", reason=repr(error))
                 stopping.wait(AGAIN_S)

@@ -299,7 +299,7 @@ def test_a_map_that_finds_no_room_is_kept_when_there_is_room(start, send):
     disk = connect(centre.folder)
     disk.execute("CREATE TRIGGER full BEFORE INSERT ON map BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     send(centre, *of_devices(0, 1, 2, 3, 4))
-    wait_until(lambda: centre.logged("map_not_kept"), what="log of a map not kept")
+    wait_until(lambda: centre.logged("map_commit_failed"), what="log of a map not kept")
     disk.execute("DROP TRIGGER full")
     disk.close()
     assert wait_until(lambda: heard(centre, [0, 1, 2, 3, 4]), what="map")
