@@ -11,7 +11,7 @@ from firmware_py.protocol.packet import Record
 
 
 @dataclass(frozen=True)
-class Journalled:
+class JournalEntry:
     """A latent in the journal; ``id`` grows in the order of arrival."""
 
     id: int
@@ -43,14 +43,14 @@ class Journalled:
 
 
 @dataclass(frozen=True)
-class Committed:
+class CommitResult:
     """What became of a group: the ``new`` ones, and by place in the group those in ``conflict``.
 
     A conflict has the number of a record that is there already and another content: two devices under
     one number, or one that lost its count. The journal keeps what it has.
     """
 
-    new: list[Journalled]
+    new: list[JournalEntry]
     conflicts: set[int]
 
 
@@ -88,13 +88,13 @@ class Journal:
             with transaction(self._database, "journal: cannot be brought up to date"):
                 self._database.execute(_FILL_BOOTS)
 
-    def commit(self, records: Sequence[tuple[Record, int, int]]) -> Committed:
+    def commit(self, records: Sequence[tuple[Record, int, int]]) -> CommitResult:
         """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction.
 
         A record that is there already is left as it is. Raises ``StoreError`` (a full disk, say) with
         nothing of the group kept.
         """
-        new: list[Journalled] = []
+        new: list[JournalEntry] = []
         conflicts: set[int] = set()
         with transaction(self._database, f"journal: cannot commit {len(records)} records"):
             for place, (record, received_us, wire_bytes) in enumerate(records):
@@ -104,11 +104,11 @@ class Journal:
                 elif not self._holds(record):
                     conflicts.add(place)
             self._count(new)
-        return Committed(new, conflicts)
+        return CommitResult(new, conflicts)
 
-    def _count(self, new: list[Journalled]) -> None:
+    def _count(self, new: list[JournalEntry]) -> None:
         """Once a group and boot, and in the group's transaction: what the centre knows of devices costs little."""
-        counts: dict[tuple[int, int, int], tuple[int, Journalled]] = {}
+        counts: dict[tuple[int, int, int], tuple[int, JournalEntry]] = {}
         for latent in new:
             key = (latent.survey, latent.device, latent.boot)
             count, newest = counts.get(key, (0, latent))
@@ -121,7 +121,7 @@ class Journal:
             ],
         )
 
-    def _insert(self, record: Record, received_us: int, wire_bytes: int) -> Journalled | None:
+    def _insert(self, record: Record, received_us: int, wire_bytes: int) -> JournalEntry | None:
         values = (
             record.survey,
             record.event,
@@ -137,7 +137,7 @@ class Journal:
         cursor = self._database.execute(
             f"INSERT OR IGNORE INTO record ({_COLUMNS}) VALUES (NULL,?,?,?,?,?,?,?,?,?,?)", values
         )
-        return Journalled(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
+        return JournalEntry(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
 
     def _holds(self, record: Record) -> bool:
         """Whether the record kept under this number is this one."""
@@ -148,7 +148,7 @@ class Journal:
         ).fetchone()
         return kept == (record.event, record.model_hash, record.payload)
 
-    def of_event(self, key: tuple[int, int, bytes]) -> list[Journalled]:
+    def of_event(self, key: tuple[int, int, bytes]) -> list[JournalEntry]:
         """Every latent of an event, in order of arrival."""
         return self._read("survey = ? AND event = ? AND model_hash = ?", key)
 
@@ -157,11 +157,11 @@ class Journal:
         with reported("journal: cannot be read"):
             return self._database.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()[0]
 
-    def after(self, read: int, most: int) -> list[Journalled]:
+    def after(self, read: int, most: int) -> list[JournalEntry]:
         """Of the latents that came after the id ``read`` the first ``most``."""
         return self._read("id > ?", (read,), most)
 
-    def undecoded(self, read: int = 0, most: int = -1) -> list[Journalled]:
+    def undecoded(self, read: int = 0, most: int = -1) -> list[JournalEntry]:
         """Latents that came after the last map of their event was drawn: what a restart has to finish. Of those after
         the id ``read`` the first ``most``, or all."""
         return self._read(
@@ -171,12 +171,12 @@ class Journal:
             most,
         )
 
-    def _read(self, condition: str, values: tuple, most: int = -1) -> list[Journalled]:
+    def _read(self, condition: str, values: tuple, most: int = -1) -> list[JournalEntry]:
         with reported("journal: cannot be read"):
             rows = self._database.execute(
                 f"SELECT {_COLUMNS} FROM record WHERE {condition} ORDER BY id LIMIT ?", (*values, most)
             )
-            return [Journalled(*row) for row in rows]
+            return [JournalEntry(*row) for row in rows]
 
     def close(self) -> None:
         self._database.close()
