@@ -153,7 +153,9 @@ def test_a_gap_matters_where_a_shot_is_cut_from(tmp_path, gather, gap_s, silent)
     for source, receiver in silent:
         expected[source, :, receiver] = 0
     np.testing.assert_allclose(read.gather, expected, atol=1e-6)
-    assert any("(XX.R040..DPZ) is silent for shot" in step and "a gap" in step for step in read.steps) == bool(silent)
+    assert any(
+        "(XX.R040..DPZ) is silent for shot" in step and "a gap" in step for step in read.steps
+    ) == bool(silent)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +174,7 @@ def test_a_gap_matters_where_a_shot_is_cut_from(tmp_path, gather, gap_s, silent)
             "none of the geometry's receivers is there; it has XX.R000..DPZ",
         ),
         (
-            lambda path, geometry: geometry.write_text(
-                geometry.read_text().replace("T10:00:0", "T10:59:0")
-            ),
+            lambda path, geometry: geometry.write_text(geometry.read_text().replace("T10:00:0", "T10:59:0")),
             "too short or has another clock",
         ),
     ],

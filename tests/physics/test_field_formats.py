@@ -86,7 +86,10 @@ def test_an_unknown_sample_format_is_named(tmp_path, gather, code):
 @pytest.mark.parametrize("order", [">", "<"])
 def test_an_interval_in_the_double_of_revision_2(tmp_path, gather, order):
     content = segy_bytes(
-        traces_of(gather, interval_us=0), order, fields=[(3273, "d", 1000.0), (3297, "I", 16909060)], revision=b"\2\0"
+        traces_of(gather, interval_us=0),
+        order,
+        fields=[(3273, "d", 1000.0), (3297, "I", 16909060)],
+        revision=b"\2\0",
     )
     np.testing.assert_array_equal(read(tmp_path / "a.sgy", content).gather, gather)
 
@@ -186,9 +189,13 @@ def test_nothing_but_auxiliary_traces(tmp_path, gather):
 
 
 def test_one_component_is_chosen_of_three(tmp_path, gather):
-    traces = traces_of(gather, kind=12) + traces_of(0 * gather + 9, kind=13) + traces_of(0 * gather + 8, kind=14)
+    traces = (
+        traces_of(gather, kind=12) + traces_of(0 * gather + 9, kind=13) + traces_of(0 * gather + 8, kind=14)
+    )
     content = segy_bytes(traces)
-    with pytest.raises(FieldFileError, match="several components: crossline, inline, vertical; .* --component"):
+    with pytest.raises(
+        FieldFileError, match="several components: crossline, inline, vertical; .* --component"
+    ):
         read(tmp_path / "a.sgy", content)
     found = read(tmp_path / "a.sgy", content, component="vertical")
     np.testing.assert_array_equal(found.gather, gather)
@@ -201,7 +208,9 @@ def test_one_component_is_chosen_of_three(tmp_path, gather):
 
 def test_repeated_shots_are_refused_or_averaged(tmp_path, gather):
     content = segy_bytes(traces_of(gather) + traces_of(3 * gather))
-    with pytest.raises(FieldFileError, match="several for 12, first for source 0 receiver 0: a.sgy trace 1, a.sgy"):
+    with pytest.raises(
+        FieldFileError, match="several for 12, first for source 0 receiver 0: a.sgy trace 1, a.sgy"
+    ):
         read(tmp_path / "a.sgy", content)
     found = read(tmp_path / "a.sgy", content, stack=True)
     np.testing.assert_array_equal(found.gather, 2 * gather)
@@ -212,7 +221,8 @@ def test_repeated_shots_are_refused_or_averaged(tmp_path, gather):
 def test_receivers_between_the_surveys_never_replace_those_at_its_places(tmp_path, gather, first):
     """Receivers 5 m apart on a survey of 10 m, in either order of the file."""
     between = [
-        dataclasses.replace(t, samples=0 * t.samples + 9, receiver=(t.receiver[0] + 500, 0)) for t in traces_of(gather)
+        dataclasses.replace(t, samples=0 * t.samples + 9, receiver=(t.receiver[0] + 500, 0))
+        for t in traces_of(gather)
     ]
     traces = between + traces_of(gather) if first else traces_of(gather) + between
     found = read(tmp_path / "a.sgy", segy_bytes(traces))
@@ -229,7 +239,9 @@ def test_every_missing_trace_is_counted_and_named(tmp_path, gather):
 
 def test_more_than_a_quarter_silent_needs_a_word(tmp_path, gather):
     content = segy_bytes(traces_of(gather)[:8])
-    with pytest.raises(FieldFileError, match="4 of 12 traces silent: source 1 receivers 2 to 5. .* --allow-silent"):
+    with pytest.raises(
+        FieldFileError, match="4 of 12 traces silent: source 1 receivers 2 to 5. .* --allow-silent"
+    ):
         read(tmp_path / "a.sgy", content)
     assert n_silent(read(tmp_path / "a.sgy", content, allow_silent=True)) == 4
     one_shot = segy_bytes(traces_of(gather)[:6])
@@ -280,7 +292,9 @@ def test_an_area_is_no_line(tmp_path, gather):
 
 
 def test_no_positions_at_all(tmp_path, gather):
-    with pytest.raises(FieldFileError, match="all sources and receivers are at x = 0, y = 0 m; .* bytes 73-88"):
+    with pytest.raises(
+        FieldFileError, match="all sources and receivers are at x = 0, y = 0 m; .* bytes 73-88"
+    ):
         read(tmp_path / "a.sgy", segy_bytes(traces_of(gather, at=lambda cell: (0, 0))))
 
 
@@ -322,7 +336,9 @@ def test_positions_are_printed_with_all_digits(tmp_path, gather):
     at = lambda cell: (100 * (4_512_345.25 + STEP_M * cell), 0)  # noqa: E731
     content = segy_bytes(traces_of(gather, at=at))
     assert "cell 0 at 4512345.25 m" in read(tmp_path / "a.sgy", content).steps[0]
-    with pytest.raises(FieldFileError, match=r"x = 4512500, 4512550 m; its shots are at 4512345.25, 4512395.25 m"):
+    with pytest.raises(
+        FieldFileError, match=r"x = 4512500, 4512550 m; its shots are at 4512345.25, 4512395.25 m"
+    ):
         read(tmp_path / "a.sgy", content, origin_m=4_512_500.0)
 
 
@@ -404,7 +420,9 @@ def test_a_receiver_with_a_gap_is_silent_for_that_shot_alone(control):
     found = from_stations(CASES / "34-gap.mseed")
     assert n_silent(found) == 1 and not found.gather[1, :, 3].any()
     np.testing.assert_array_equal(found.gather[0], control.gather[0])
-    assert any("receiver 3 (XX.R03..EHZ) is silent for shot 2026-11-25T10:00:02" in step for step in found.steps)
+    assert any(
+        "receiver 3 (XX.R03..EHZ) is silent for shot 2026-11-25T10:00:02" in step for step in found.steps
+    )
 
 
 def geometry(tmp_path, receivers=None, shots=None):
@@ -557,7 +575,10 @@ def test_peaks_are_judged_by_the_surveys_own_model(tmp_path, gather, capsys):
     assert epic.main([*command, str(CASES / "small.toml")]) == 0
     out = capsys.readouterr().out
     assert "peak 96; give --survey the manifest.json" in out and "note" not in out
-    manifest = {"acquisition": SURVEY.to_dict(), "companding": {"k": 20.0, "c": float(np.arcsinh(20 * 1000.0))}}
+    manifest = {
+        "acquisition": SURVEY.to_dict(),
+        "companding": {"k": 20.0, "c": float(np.arcsinh(20 * 1000.0))},
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert epic.main([*command, str(tmp_path / "manifest.json")]) == 0
     out = capsys.readouterr().out

@@ -28,13 +28,17 @@ def ibm(samples):
             size, exponent = size / 16, exponent + 1
         while size and size < 1 / 16:
             size, exponent = size * 16, exponent - 1
-        words.append((int(value < 0) << 31) | (exponent << 24) | min(round(size * 2**24), 2**24 - 1) if size else 0)
+        words.append(
+            (int(value < 0) << 31) | (exponent << 24) | min(round(size * 2**24), 2**24 - 1) if size else 0
+        )
     return np.array(words, np.uint32)
 
 
 def fixed_with_gain(samples):
     """16-bit mantissas that a gain of 2 to the power of 3 multiplies."""
-    return (np.uint32(3 << 16) | np.round(np.asarray(samples) / 8).astype(np.int16).view(np.uint16)).astype(np.uint32)
+    return (np.uint32(3 << 16) | np.round(np.asarray(samples) / 8).astype(np.int16).view(np.uint16)).astype(
+        np.uint32
+    )
 
 
 def three_bytes(samples, order):
@@ -43,8 +47,20 @@ def three_bytes(samples, order):
     return (parts if order == ">" else parts[:, ::-1]).tobytes()
 
 
-ENCODERS = {1: ("u4", ibm), 2: ("i4", np.round), 3: ("i2", np.round), 4: ("u4", fixed_with_gain), 5: ("f4", None)}
-ENCODERS |= {6: ("f8", None), 8: ("i1", np.round), 9: ("i8", np.round), 10: ("u4", np.round), 11: ("u2", np.round)}
+ENCODERS = {
+    1: ("u4", ibm),
+    2: ("i4", np.round),
+    3: ("i2", np.round),
+    4: ("u4", fixed_with_gain),
+    5: ("f4", None),
+}
+ENCODERS |= {
+    6: ("f8", None),
+    8: ("i1", np.round),
+    9: ("i8", np.round),
+    10: ("u4", np.round),
+    11: ("u2", np.round),
+}
 ENCODERS |= {12: ("u8", np.round), 16: ("u1", np.round)}
 
 
@@ -71,7 +87,9 @@ def trace_bytes(trace, order, code, extensions=()):
     return bytes(head) + b"".join(extensions) + encode(trace.samples, code, order)
 
 
-def segy_bytes(traces, order=">", code=5, fields=(), texts=(), revision=b"\1\0", text=b"\xc3", extensions=None):
+def segy_bytes(
+    traces, order=">", code=5, fields=(), texts=(), revision=b"\1\0", text=b"\xc3", extensions=None
+):
     """A whole file. ``fields`` are of the binary header, ``texts`` extended textual headers."""
     head = bytearray(3600)
     head[:3200] = text + bytes(3199)
@@ -86,8 +104,12 @@ def segy_bytes(traces, order=">", code=5, fields=(), texts=(), revision=b"\1\0",
         struct.pack_into(order + kind, head, byte - 1, value)
     head[3500:3502] = revision
     extensions = extensions or [()] * len(traces)
-    return bytes(head) + b"".join(texts) + b"".join(
-        trace_bytes(trace, order, code, more) for trace, more in zip(traces, extensions, strict=True)
+    return (
+        bytes(head)
+        + b"".join(texts)
+        + b"".join(
+            trace_bytes(trace, order, code, more) for trace, more in zip(traces, extensions, strict=True)
+        )
     )
 
 

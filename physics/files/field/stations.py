@@ -53,7 +53,7 @@ def read_receivers(path: Path, acquisition: Acquisition) -> list[str]:
         if len(parts) != 4 or not all((parts[0], parts[1], parts[3])) or re.search(r"[*?\[\]\s]", str(name)):
             raise FieldFileError(
                 f"{path}: receiver {name!r}: expected a SEED id NETWORK.STATION.LOCATION.CHANNEL without wildcards, "
-                f"or \"\" for a receiver without a channel"
+                f'or "" for a receiver without a channel'
             )
         if (before := names.index(name)) < index:
             raise FieldFileError(f"{path}: receivers: {name} is named twice, as {before} and as {index}")
