@@ -13,7 +13,7 @@ import typer
 from central.config import ConfigError, load_config
 from central.dashboard.cli import page
 from central.dashboard.metrics import MetricsError
-from central.export.formats import FORMATS, ExportError, export_map
+from central.export.formats import FORMATS, ExportError, export_map, format_of
 from central.fleet.devices_cli import list_devices
 from central.fleet.rates_cli import ERRORS as RATE_ERRORS
 from central.fleet.rates_cli import rate
@@ -152,9 +152,13 @@ def export(
     event: EventArgument,
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write.")],
-    kind: Annotated[str, typer.Option("--format", help=" | ".join(FORMATS))] = "netcdf",
+    kind: Annotated[
+        str | None, typer.Option("--format", help=f"{' | '.join(FORMATS)}; default: by the suffix of --out.")
+    ] = None,
     survey: SurveyOption = None,
 ) -> None:
     """Write one event's newest map to a file."""
-    export_map(Store(load_config(config).central.data_dir).get(event, survey), kind, out)
+    settings = load_config(config)
+    stored = Store(settings.central.data_dir).get(event, survey)
+    export_map(stored, format_of(out, kind), out, settings.export_line())
     typer.echo(f"event {event} in {out}")
