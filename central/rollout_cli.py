@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from central.config import load_config
 from central.database import StoreError
 from central.options import ConfigOption, JsonOption
 from central.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
+from central.times import utc
 from central.signing import SECRET_NAME, SigningError, read_signing_key
 from firmware_py.archive import ArchiveError
 from firmware_py.bundle import BundleError
@@ -105,7 +105,7 @@ def _summary(stored: StoredRollout) -> dict[str, Any]:
 
 
 def _time(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+    return utc(us).isoformat(timespec="seconds")
 
 
 def _show(rollouts: list[StoredRollout], as_json: bool) -> None:

@@ -30,28 +30,6 @@ CANARY, ALL, STOPPED, SUPERSEDED = "canary", "all", "stopped", "superseded"
 # A decoder is kept this long after the last record of its encoder: devices may have been without a link.
 KEPT_DAYS = 30
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rollout (
-    version INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    model_hash BLOB NOT NULL,
-    created_us INTEGER NOT NULL,
-    canaries INTEGER NOT NULL,
-    stage TEXT NOT NULL,
-    reason TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS rollout_device (
-    version INTEGER NOT NULL,
-    survey INTEGER NOT NULL,
-    device INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    changed_us INTEGER NOT NULL,
-    PRIMARY KEY (version, survey, device)
-);
-"""
-
 Key = tuple[int, int]
 
 
@@ -119,8 +97,6 @@ class RolloutStore:
     def __init__(self, data_dir: Path, create: bool = False) -> None:
         self._data_dir = data_dir
         self._database = connect(data_dir, create)
-        with reported("rollouts: cannot be read"):
-            self._database.executescript(_SCHEMA)
 
     def create(
         self,
@@ -184,7 +160,8 @@ class RolloutStore:
                 "UPDATE rollout SET stage = ? WHERE stage IN (?, ?)", (SUPERSEDED, CANARY, ALL)
             )
             self._database.execute(
-                "INSERT INTO rollout VALUES (?,?,?,?,?,?,'')",
+                "INSERT INTO rollout (version, name, model_hash, created_us, canaries, stage, reason)"
+                " VALUES (?,?,?,?,?,?,'')",
                 (version, bundle.name, bundle.model_hash, now_us(), canaries, stage),
             )
 

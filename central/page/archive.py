@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from central.database import CHECKED_US, FLAGGED, NEWEST, NEWEST_FIRST, StoreError, connect, reported
+from central.database import NEWEST, NEWEST_FIRST, StoreError, connect, reported
 from central.devices import DeviceView, read_devices
+from central.schema import CHECKED_US, FLAGGED
 from central.store import MAP_COLUMNS, StoredMap, stored_map
 
 MAX_SURVEY = 0xFFFF
