@@ -44,9 +44,7 @@ def test_list_as_json_says_what_each_newest_map_is(config, fill, capsys):
     fill(event=3, survey=2)
     assert central("list", "--config", config, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["survey"], row["event"]) for row in rows] == [(1, 7), (1, 3), (2, 3)], (
-        "as they were decoded"
-    )
+    assert [(row["survey"], row["event"]) for row in rows] == [(1, 7), (1, 3), (2, 3)], "as they were decoded"
     velocity = fill(event=3).velocity_mps
     assert rows[1] == {
         "survey": 1,
@@ -174,13 +172,13 @@ def test_run_that_cannot_start_is_one_line(config, line, message):
 
 RUN_WITH_A_FAKE_DECODER = """
 import sys, types
-import central.decoders
+import central.pipeline.decoders
 from fake_decoder import MODEL_HASH, FakeDecoder
 import epic
-decoders = types.ModuleType("models.decoder")
+decoders = types.ModuleType("models.inversion.decoder")
 decoders.DecoderError = ValueError
-sys.modules["models.decoder"] = decoders
-central.decoders.load_models = lambda config: {MODEL_HASH: FakeDecoder()}
+sys.modules["models.inversion.decoder"] = decoders
+central.pipeline.decoders.load_models = lambda config: {MODEL_HASH: FakeDecoder()}
 sys.exit(epic.main(["central", "run", "--config", sys.argv[1]]))
 """
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from central.map_codec import MapCodecError, decode_map, encode_map
+from central.storage.map_codec import MapCodecError, decode_map, encode_map
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
 

@@ -10,13 +10,13 @@ import pytest
 from fake_decoder import MODEL_HASH, latent_record
 
 import epic
-from central import schema
-from central.database import FILE_NAME, StoreError, connect, lock
-from central.devices import devices
-from central.journal import Journal
-from central.page.archive import Archive
-from central.rollout_store import RolloutStore
-from central.store import NewMap, Store
+from central.dashboard.archive import Archive
+from central.fleet.device_views import devices
+from central.storage import schema
+from central.storage.database import FILE_NAME, StoreError, connect, lock
+from central.storage.journal import Journal
+from central.storage.map_store import NewMap, Store
+from central.updates.rollout_store import RolloutStore
 
 VERSION_1 = Path(__file__).parent / "golden" / "version-1.sqlite.gz"
 T_US = 1_700_000_000_000_000
@@ -106,9 +106,9 @@ def test_a_file_is_not_migrated_under_an_older_centre_at_work(old):
 
 
 def test_a_migration_that_fails_leaves_the_old_file(old, monkeypatch):
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE more (a); SELECT nothing"))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE more (a); SELECT absent"))
     monkeypatch.setattr(schema, "VERSION", 3)
-    with pytest.raises(StoreError, match="no such column: nothing"):
+    with pytest.raises(StoreError, match="no such column: absent"):
         Store(old)
     assert version(old) == 0
     monkeypatch.undo()

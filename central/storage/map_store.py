@@ -1,0 +1,279 @@
+"""Maps with where they come from."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.storage.database import (
+    NEWEST,
+    NEWEST_FIRST,
+    StoreError,
+    connect,
+    reported,
+    transaction,
+)
+from central.storage.map_codec import decode_map, encode_map
+from central.storage.schema import CHECKED_US, DECODED_US, REFINED
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A decoded map: ``velocity_mps``, ``uncertainty_mps`` float32 ``(nz, nx)``.
+
+    ``provenance`` says which devices were heard, model and decoder hash, times in microseconds since
+    1970, wire bytes, software versions, and the survey.
+    """
+
+    survey: int
+    event: int
+    model_hash: bytes
+    revision: int
+    partial: bool
+    provenance: dict[str, Any]
+    velocity_mps: np.ndarray
+    uncertainty_mps: np.ndarray
+
+
+@dataclass(frozen=True)
+class NewMap:
+    """A map to keep, ``(nz, nx)`` float32 in m/s, drawn from the records of ``key`` up to ``last_record``."""
+
+    key: tuple[int, int, bytes]
+    last_record: int
+    partial: bool
+    velocity_mps: np.ndarray
+    uncertainty_mps: np.ndarray
+    provenance: dict[str, Any]
+
+
+# What ``stored_map`` makes a map of.
+MAP_COLUMNS = (
+    "survey, event, model_hash, revision, last_record, partial, provenance, n_depth, n_width, velocity, "
+    "uncertainty, checksum"
+)
+# Maps of an event that are kept beside its refined ones: each latent more of an event makes another.
+MAX_REVISIONS = 16
+
+
+class DamagedMapError(StoreError):
+    """A map whose bytes on the disk are not those that were stored."""
+
+
+class Store:
+    """One thread's view of the maps."""
+
+    def __init__(self, data_dir: Path, create: bool = False) -> None:
+        self._database = connect(data_dir, create)
+
+    def put(self, maps: Sequence[NewMap]) -> list[int]:
+        """Commit maps in one transaction; returns their revisions (from 1).
+
+        Raises ``StoreError`` with nothing kept.
+        """
+        what = ", ".join(f"survey {survey}, event {event}" for survey, event, _ in (m.key for m in maps[:3]))
+        with transaction(self._database, f"store: cannot keep {len(maps)} maps ({what})"):
+            return [self._insert(entry) for entry in maps]
+
+    def put_unless_newer(self, entry: NewMap) -> int | None:
+        """Commit a map that took long to make; returns its revision, None where the centre has drawn one from later
+        records meanwhile: that one stays the newest, and nothing is kept. Raises ``StoreError``."""
+        survey, event, _ = entry.key
+        with transaction(self._database, f"store: cannot keep a map (survey {survey}, event {event})"):
+            (through,) = self._database.execute(
+                "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ?",
+                (survey, event),
+            ).fetchone()
+            return None if through > entry.last_record else self._insert(entry)
+
+    def _insert(self, entry: NewMap) -> int:
+        (revision,) = self._database.execute(
+            "SELECT coalesce(max(revision), 0) + 1 FROM map"
+            " WHERE survey = ? AND event = ? AND model_hash = ?",
+            entry.key,
+        ).fetchone()
+        row = (
+            *entry.key,
+            revision,
+            entry.last_record,
+            int(entry.partial),
+            json.dumps(entry.provenance),
+            *entry.velocity_mps.shape,
+            encode_map(entry.velocity_mps),
+            encode_map(entry.uncertainty_mps),
+        )
+        self._database.execute(
+            f"INSERT INTO map ({MAP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", (*row, _checksum(row))
+        )
+        self._database.execute(
+            "DELETE FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision <= ?"
+            f" AND NOT {REFINED}",
+            (*entry.key, revision - MAX_REVISIONS),
+        )
+        return revision
+
+    def amend(self, stored: StoredMap, name: str, value: Any) -> None:
+        """Add to the provenance of a map that is there what was found out later. Raises ``StoreError``."""
+        key = (stored.survey, stored.event, stored.model_hash, stored.revision)
+        where = "survey = ? AND event = ? AND model_hash = ? AND revision = ?"
+        with transaction(self._database, f"store: cannot amend event {stored.event}"):
+            row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE {where}", key).fetchone()
+            if row is None:
+                raise StoreError(
+                    f"event {stored.event}, revision {stored.revision}: not in the store any more"
+                )
+            provenance = json.dumps({**stored_map(row).provenance, name: value})
+            checksum = row[-1] and _checksum((*row[:6], provenance, *row[7:-1]))
+            self._database.execute(
+                f"UPDATE map SET provenance = ?, checksum = ? WHERE {where}", (provenance, checksum, *key)
+            )
+
+    def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
+        """The newest map of every event, in order of event; read as they are asked for."""
+        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
+        with reported("store: cannot be read"):
+            rows = self._database.execute(
+                f"SELECT {MAP_COLUMNS} FROM map WHERE {NEWEST}{of_survey} ORDER BY survey, event", values
+            )
+            for row in rows:
+                yield stored_map(row)
+
+    def recent(
+        self, survey: int | None = None, last: int = -1, since_us: int = 0
+    ) -> Iterator[StoredMap | DamagedMapError]:
+        """The newest maps of the ``last`` events, or of all, in the order they were decoded; none that was decoded
+        before ``since_us``. Read as they are asked for; a damaged one is an error in its place."""
+        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
+        first = self.last_id() + 1 if last >= 0 or since_us else 0
+        with reported("store: cannot be read"):
+            if first:
+                for id, decoded_us in self._database.execute(
+                    f"SELECT rowid, {DECODED_US} FROM map WHERE {NEWEST}{of_survey} ORDER BY rowid DESC LIMIT ?",
+                    (*values, last),
+                ):
+                    if decoded_us is not None and decoded_us < since_us:
+                        break
+                    first = id
+            rows = self._database.execute(
+                f"SELECT {MAP_COLUMNS} FROM map WHERE rowid >= ? AND {NEWEST}{of_survey} ORDER BY rowid",
+                (first, *values),
+            )
+            for row in rows:
+                try:
+                    yield stored_map(row)
+                except DamagedMapError as error:
+                    yield error
+
+    def get(self, event: int, survey: int | None = None) -> StoredMap:
+        """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
+        return self._of_event(event, survey, f" AND {NEWEST}")[0]
+
+    def revisions(self, event: int, survey: int | None = None) -> list[StoredMap]:
+        """Every map of an event, the newest first, at least one. Raises ``StoreError`` as ``get`` does."""
+        return self._of_event(event, survey, f" ORDER BY {NEWEST_FIRST}")
+
+    def _of_event(self, event: int, survey: int | None, which: str) -> list[StoredMap]:
+        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
+        with reported("store: cannot be read"):
+            rows = self._database.execute(
+                f"SELECT {MAP_COLUMNS} FROM map WHERE event = ?{of_survey}{which}", (event, *values)
+            ).fetchall()
+        if not rows:
+            raise StoreError(f"event {event}: not in {self._held(survey)}")
+        if len({row[0] for row in rows}) > 1:
+            raise StoreError(
+                f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
+            )
+        return [stored_map(row) for row in rows]
+
+    def _held(self, survey: int | None) -> str:
+        """What there is instead. It counts all events: only for who asked for one that is not there."""
+        with reported("store: cannot be read"):
+            count, low, high = self._database.execute(
+                "SELECT count(DISTINCT event), min(event), max(event) FROM map WHERE ?1 IS NULL OR survey = ?1",
+                (survey,),
+            ).fetchone()
+        where = "the store" if survey is None else f"survey {survey} of the store"
+        return f"{where}, which holds {f'{count} events from {low} to {high}' if count else 'no event yet'}"
+
+    def last_id(self) -> int:
+        """Id of the map that was drawn last; 0 before the first."""
+        with reported("store: cannot be read"):
+            return self._database.execute("SELECT coalesce(max(rowid), 0) FROM map").fetchone()[0]
+
+    def newest_unchecked(
+        self, after: int, through: int, survey: int | None = None, without: Collection[bytes] = ()
+    ) -> int | None:
+        """The highest id of ``after + 1 .. through`` whose map is its event's newest and was not held against the
+        waves yet; none of the models ``without``. None where there is no such map."""
+        models = ",".join("?" * len(without))
+        with reported("store: cannot be read"):
+            row = self._database.execute(
+                f"SELECT rowid FROM map WHERE {CHECKED_US} IS NULL AND rowid > ? AND rowid <= ?"
+                f" AND coalesce(survey = ?, 1) AND model_hash NOT IN ({models}) AND {NEWEST}"
+                " ORDER BY rowid DESC LIMIT 1",
+                (after, through, survey, *without),
+            ).fetchone()
+        return row and row[0]
+
+    def by_id(self, id: int) -> StoredMap:
+        """The map with this id. Raises ``StoreError`` when there is none."""
+        with reported("store: cannot be read"):
+            row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE rowid = ?", (id,)).fetchone()
+        if row is None:
+            raise StoreError(f"map {id}: not in the store any more")
+        return stored_map(row)
+
+    def drawn_through(self, stored: StoredMap) -> int:
+        """Id of the last record that this map was drawn from."""
+        with reported("store: cannot be read"):
+            return self._database.execute(
+                "SELECT last_record FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision = ?",
+                (stored.survey, stored.event, stored.model_hash, stored.revision),
+            ).fetchone()[0]
+
+    def emitted_through(self, key: tuple[int, int, bytes]) -> int:
+        """Id of the last record that a map of this event was drawn from; 0 without a map."""
+        with reported("store: cannot be read"):
+            return self._database.execute(
+                "SELECT coalesce(max(last_record), 0) FROM map"
+                " WHERE survey = ? AND event = ? AND model_hash = ?",
+                key,
+            ).fetchone()[0]
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def stored_map(row: tuple) -> StoredMap:
+    """The map of a row of ``MAP_COLUMNS``. Raises ``DamagedMapError``."""
+    survey, event, model_hash, revision, _, partial, text, nz, nx, *blobs, checksum = row
+    try:
+        if checksum is not None and checksum != _checksum(row[:-1]):
+            raise ValueError("its checksum does not fit")
+        provenance = json.loads(text)
+        if not isinstance(provenance, dict):
+            raise ValueError("its provenance is no object")
+        if checksum is None:
+            # Of schema version 1.
+            velocity, uncertainty = (np.frombuffer(blob, np.float32).reshape(nz, nx) for blob in blobs)
+        else:
+            velocity, uncertainty = (decode_map(blob, (nz, nx)) for blob in blobs)
+    except (ValueError, TypeError) as error:
+        raise DamagedMapError(
+            f"survey {survey}, event {event}, revision {revision}: damaged on the disk ({error}); "
+            "see what else is with: epic doctor --thorough"
+        ) from None
+    return StoredMap(survey, event, model_hash, revision, bool(partial), provenance, velocity, uncertainty)
+
+
+def _checksum(values: Sequence) -> int:
+    """CRC-32 of a map's columns but the last."""
+    *fields, velocity, uncertainty = values
+    return zlib.crc32(uncertainty, zlib.crc32(velocity, zlib.crc32(repr(fields).encode())))
