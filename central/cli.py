@@ -15,7 +15,7 @@ from central.config import ConfigError, load_config
 from central.dashboard.cli import page
 from central.dashboard.metrics import MetricsError
 from central.export.formats import FORMATS, ExportError, export_map
-from central.fleet.devices_cli import list_devices
+from central.fleet.devices_cli import app as devices_app
 from central.fleet.rates_cli import ERRORS as RATE_ERRORS
 from central.fleet.rates_cli import rate
 from central.gateway.cli import ERRORS as GATEWAY_ERRORS
@@ -60,7 +60,7 @@ ERRORS: tuple[type[Exception], ...] = (
 
 app.command()(check)
 app.command()(gateway)
-app.command(name="devices")(list_devices)
+app.add_typer(devices_app, name="devices")
 app.command()(rollout)
 app.command()(rate)
 app.command()(page)

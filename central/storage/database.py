@@ -46,9 +46,11 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
             raise NoStoreError(f"{path}: not found; expected the data_dir of a centre that has run")
         if read_only:
             database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+            database.text_factory = _text
             schema.version_of(database)
             return database
         database = sqlite3.connect(path, timeout=10.0, isolation_level=None)
+        database.text_factory = _text
         # Before anything else: a file of a newer program is not to be touched.
         version = schema.version_of(database)
         database.execute("PRAGMA journal_mode = WAL")
@@ -69,6 +71,11 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
             "and in it no file or the one of a centre"
         ) from None
     return database
+
+
+def _text(content: bytes) -> str:
+    """Damaged text is read as damaged text: an error would end a query that reads other rows as well."""
+    return content.decode("utf-8", "replace")
 
 
 def _migrate(database: sqlite3.Connection, data_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,7 @@ _COLUMNS = (
 )
 # What a record's checksum is of, but for the payload: all its columns but the id.
 _CHECKED = struct.Struct("<HI8sHIIQQI")
-# Latents of an event that are read together; of more, the newest of each device alone.
+# Latents of an event that are read at once; a device with a stuck event number makes any number.
 FEW = 256
 
 
@@ -166,13 +167,15 @@ class Journal:
     def latents_of(
         self, key: tuple[int, int, bytes], n_devices: int, through: int | None = None
     ) -> list[Journalled]:
-        """An event's latents in order of arrival, those up to the id ``through`` if given: all of a few; of more than
-        ``FEW`` each device's newest in its own order and the last to arrive, however many there are."""
+        """An event's latents in order of arrival, those up to the id ``through`` if given.
+
+        All of a few; of more than ``FEW`` the last to arrive and each device's newest in its own order.
+        """
         of_event, last_id = "survey = ? AND event = ? AND model_hash = ? AND id <= ?", through or _LAST_ID
-        few = self._read(of_event, (*key, last_id), FEW + 1)
-        if len(few) <= FEW:
-            return few
-        found = self._read(of_event, (*key, last_id), 1, "id DESC")
+        few = max(FEW, 4 * n_devices)
+        found = self._read(of_event, (*key, last_id), few + 1, "id DESC")
+        if len(found) <= few:
+            return found[::-1]
         for device in range(n_devices):
             found += self._read(
                 "survey = ? AND event = ? AND model_hash = ? AND device = ? AND +id <= ?",
@@ -219,15 +222,16 @@ class Journal:
             self._log.write("record_damaged", id=id, survey=values[0], event=values[1], device=values[3])
         return False
 
-    def damaged(self) -> Iterator[int]:
-        """Ids of records whose checksum does not fit them; reads the whole journal."""
-        with reported("journal: cannot be read"):
-            for row in self._database.execute(f"SELECT {_COLUMNS}, checksum FROM record"):
-                if row[-1] is not None and row[-1] != _checksum(row[1:-1]):
-                    yield row[0]
-
     def close(self) -> None:
         self._database.close()
+
+
+def damaged_records(database: sqlite3.Connection) -> Iterator[int]:
+    """Ids of records whose checksum does not fit them; reads the whole journal."""
+    with reported("journal: cannot be read"):
+        for id, *values, checksum in database.execute(f"SELECT {_COLUMNS}, checksum FROM record"):
+            if checksum is not None and checksum != _checksum(values):
+                yield id
 
 
 def _checksum(values: Sequence) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -165,10 +166,7 @@ class Store:
                 (first, *values),
             )
             for row in rows:
-                try:
-                    yield stored_map(row)
-                except DamagedMapError as error:
-                    yield error
+                yield read_map(row)
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
         """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
@@ -271,6 +269,22 @@ def stored_map(row: tuple) -> StoredMap:
             "see what else is with: epic doctor --thorough"
         ) from None
     return StoredMap(survey, event, model_hash, revision, bool(partial), provenance, velocity, uncertainty)
+
+
+def read_map(row: tuple) -> StoredMap | DamagedMapError:
+    """The map of a row of ``MAP_COLUMNS``, or what is wrong with it."""
+    try:
+        return stored_map(row)
+    except DamagedMapError as error:
+        return error
+
+
+def damaged_maps(database: sqlite3.Connection) -> Iterator[str]:
+    """What is wrong with each damaged map; reads the whole store."""
+    with reported("store: cannot be read"):
+        for row in database.execute(f"SELECT {MAP_COLUMNS} FROM map"):
+            if isinstance(found := read_map(row), DamagedMapError):
+                yield str(found)
 
 
 def _checksum(values: Sequence) -> int:
