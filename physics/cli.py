@@ -63,6 +63,12 @@ def generate(
         typer.Option(help="Dask scheduler, tcp://HOST:PORT: its workers model, in place of processes."),
     ] = None,
     survey: SurveyOption = None,
+    twins: Annotated[
+        bool,
+        typer.Option(
+            "--twins", help="Model the shots too that an exact mirror image needs: training sets count twice."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw velocity maps and model their gathers; writes OpenFWI files and a manifest."""
@@ -85,6 +91,7 @@ def generate(
             first=first,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             scheduler=scheduler,
+            twins=twins,
         )
     if as_json:
         typer.echo(json.dumps({"files": [str(path) for path in files], "samples": count * len(names)}))
