@@ -22,6 +22,7 @@ from central.gateway.cli import ERRORS as GATEWAY_ERRORS
 from central.gateway.cli import gateway
 from central.ingest.receiver import ReceiverError
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+from central.storage.backup_cli import backup, restore_backup
 from central.storage.database import StoreError
 from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.times import utc
@@ -61,6 +62,8 @@ ERRORS: tuple[type[Exception], ...] = (
 app.command()(check)
 app.command()(gateway)
 app.add_typer(devices_app, name="devices")
+app.command()(backup)
+app.command(name="restore")(restore_backup)
 app.command()(rollout)
 app.command()(rate)
 app.command()(page)

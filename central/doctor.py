@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from central.config import CentralConfig, ConfigError, load_config
+from central.config import CentralConfig, ConfigError, ModelSection, load_config
 from central.security.keys import KeyRing, KeysError, list_keys, read_centre
 from central.storage.database import NoStoreError, StoreError, connect, is_claimed, reported
 from central.storage.journal import damaged_records
 from central.storage.map_store import damaged_maps
 from central.storage.schema import version_of
+from central.updates.rollout_store import model_section, models_in_use
 from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.links.base import LinkError
 from firmware_py.links.port import split_endpoint
@@ -85,6 +86,7 @@ def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
         *_gateway(config, free),
         *_disk(config),
         _store(config, thorough),
+        *_rollouts(config),
     ]
 
 
@@ -146,17 +148,18 @@ def _keys(config: CentralConfig) -> Iterator[Finding]:
 
 def _models(config: CentralConfig) -> Iterator[Finding]:
     for section in config.model:
-        about = f"model {section.bundle}"
-        try:
-            bundle = load_bundle(section.bundle)
-        except BundleError as error:
-            yield Finding(about, AMISS, str(error), "copy the whole folder again, or convert again")
-            continue
-        weights = section.decoder / "decoder.keras"
-        if weights.is_file():
-            yield Finding(about, WELL, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
-        else:
-            yield Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
+        yield _model(f"model {section.bundle}", section)
+
+
+def _model(about: str, section: ModelSection) -> Finding:
+    try:
+        bundle = load_bundle(section.bundle)
+    except BundleError as error:
+        return Finding(about, AMISS, str(error), "copy the whole folder again, or convert again")
+    weights = section.decoder / "decoder.keras"
+    if weights.is_file():
+        return Finding(about, WELL, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
+    return Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
 
 
 def _centre(config: CentralConfig) -> Finding | None:
@@ -280,6 +283,32 @@ def _store(config: CentralConfig, thorough: bool) -> Finding:
         return Finding("store", AMISS, "; ".join(damage), "restore it from a backup: epic central restore")
     read = "read through, no damage" if thorough else "opened, not read through (--thorough)"
     return Finding("store", WELL, f"{n_records} records, {n_maps} maps; {read}")
+
+
+def _rollouts(config: CentralConfig) -> Iterator[Finding]:
+    """The models that were rolled out to devices are beside the store, not in it."""
+    data_dir = config.central.data_dir
+    try:
+        with (
+            contextlib.closing(connect(data_dir, read_only=True)) as database,
+            reported("rollouts: cannot be read"),
+        ):
+            rows = database.execute(
+                "SELECT version, model_hash FROM rollout ORDER BY version DESC"
+            ).fetchall()
+            in_use = models_in_use(database) if rows[1:] else set()
+    except StoreError:
+        # The finding of the store says why.
+        return
+    for version, model_hash in rows:
+        if version != rows[0][0] and model_hash not in in_use:
+            continue
+        section = model_section(data_dir, version)
+        finding = _model(f"rollout {version}", section)
+        if finding.state == AMISS:
+            advice = "epic central restore brings it back from a backup; or roll the model out again"
+            finding = Finding(finding.about, AMISS, finding.said, advice)
+        yield finding
 
 
 def _damage(database: sqlite3.Connection, n_records: int, n_maps: int) -> list[str]:

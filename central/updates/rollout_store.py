@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -221,12 +222,16 @@ class RolloutStore:
 
     def models_in_use(self) -> set[bytes]:
         """Hashes of models that records came of in the last ``KEPT_DAYS``."""
-        since_us = now_us() - KEPT_DAYS * 86_400_000_000
         with reported("journal: cannot be read"):
-            rows = self._database.execute(
-                "SELECT DISTINCT model_hash FROM record WHERE received_us > ?", (since_us,)
-            )
-            return {row[0] for row in rows}
+            return models_in_use(self._database)
 
     def close(self) -> None:
         self._database.close()
+
+
+def models_in_use(database: sqlite3.Connection) -> set[bytes]:
+    """Hashes of models that records came of in the last ``KEPT_DAYS``; SQLite's errors are the caller's."""
+    since_us = now_us() - KEPT_DAYS * 86_400_000_000
+    # By boot and not by record: it is asked before each start, of journals of any size.
+    rows = database.execute("SELECT DISTINCT model_hash FROM device_boot WHERE received_us > ?", (since_us,))
+    return {row[0] for row in rows}
