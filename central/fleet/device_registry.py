@@ -16,7 +16,7 @@ from typing import Any
 from central.fleet.device_views import acknowledged_lost, read_status
 from central.fleet.gaps import GapWatch
 from central.fleet.rates import rate_of, read_rates
-from central.ingest.traffic import MAX_DEVICES, Key, Passed, Traffic
+from central.ingest.traffic import MAX_DEVICES, Key, Traffic, TrafficCounters
 from central.storage.database import StoreError, connect, reported, transaction
 from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_setting
@@ -35,7 +35,7 @@ INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
 """
 
 
-class DeviceBook:
+class DeviceRegistry:
     """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
 
     ``offer`` gives the update to add to an answer, or None; ``traffic`` is for the receiver to count in.
@@ -142,7 +142,7 @@ class DeviceBook:
                     gaps.look(database, now_us())
                 except StoreError as error:
                     # Tried again at the next look.
-                    self._log.write("devices_not_kept", reason=str(error))
+                    self._log.write("devices_commit_failed", reason=str(error))
 
     def take_up_rates(self, database: sqlite3.Connection) -> None:
         """Answer from now on with the rates that are set. Raises ``StoreError``."""
@@ -202,8 +202,8 @@ def forget_device(data_dir: Path, key: Key) -> bool:
     return any(removed)
 
 
-def _row(key: Key, passed: dict[Key, Passed], said: dict[Key, dict[str, Any]]) -> tuple:
-    one = passed.get(key, Passed())
+def _row(key: Key, passed: dict[Key, TrafficCounters], said: dict[Key, dict[str, Any]]) -> tuple:
+    one = passed.get(key, TrafficCounters())
     return (
         *key,
         one.heard_us,

@@ -17,7 +17,7 @@ _LAST_ID = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
-class Journalled:
+class JournalEntry:
     """A latent in the journal; ``id`` grows in the order of arrival."""
 
     id: int
@@ -49,14 +49,14 @@ class Journalled:
 
 
 @dataclass(frozen=True)
-class Committed:
+class CommitResult:
     """What became of a group: the ``new`` ones, and by place in the group those in ``conflict``.
 
     A conflict has the number of a record that is there already and another content: two devices under
     one number, or one that lost its count. The journal keeps what it has.
     """
 
-    new: list[Journalled]
+    new: list[JournalEntry]
     conflicts: set[int]
 
 
@@ -90,13 +90,13 @@ class Journal:
         # Id of the last record that was read last, whole or damaged; None where there was none.
         self.read_through: int | None = None
 
-    def commit(self, records: Sequence[tuple[Record, int, int]]) -> Committed:
+    def commit(self, records: Sequence[tuple[Record, int, int]]) -> CommitResult:
         """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction.
 
         A record that is there already is left as it is. Raises ``StoreError`` (a full disk, say) with
         nothing of the group kept.
         """
-        new: list[Journalled] = []
+        new: list[JournalEntry] = []
         conflicts: set[int] = set()
         with transaction(self._database, f"journal: cannot commit {len(records)} records"):
             for place, (record, received_us, wire_bytes) in enumerate(records):
@@ -106,11 +106,11 @@ class Journal:
                 elif not self._holds(record):
                     conflicts.add(place)
             self._count(new)
-        return Committed(new, conflicts)
+        return CommitResult(new, conflicts)
 
-    def _count(self, new: list[Journalled]) -> None:
+    def _count(self, new: list[JournalEntry]) -> None:
         """Once a group and boot, and in the group's transaction: what the centre knows of devices costs little."""
-        counts: dict[tuple[int, int, int], tuple[int, Journalled]] = {}
+        counts: dict[tuple[int, int, int], tuple[int, JournalEntry]] = {}
         for latent in new:
             key = (latent.survey, latent.device, latent.boot)
             count, newest = counts.get(key, (0, latent))
@@ -132,7 +132,7 @@ class Journal:
             ],
         )
 
-    def _insert(self, record: Record, received_us: int, wire_bytes: int) -> Journalled | None:
+    def _insert(self, record: Record, received_us: int, wire_bytes: int) -> JournalEntry | None:
         values = (
             record.survey,
             record.event,
@@ -149,7 +149,7 @@ class Journal:
             f"INSERT OR IGNORE INTO record ({_COLUMNS}, checksum) VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?)",
             (*values, _checksum(values)),
         )
-        return Journalled(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
+        return JournalEntry(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
 
     def _holds(self, record: Record) -> bool:
         """Whether the record kept under this number is this one."""
@@ -160,13 +160,13 @@ class Journal:
         ).fetchone()
         return kept == (record.event, record.model_hash, record.payload)
 
-    def of_event(self, key: tuple[int, int, bytes]) -> list[Journalled]:
+    def of_event(self, key: tuple[int, int, bytes]) -> list[JournalEntry]:
         """Every latent of an event, in order of arrival; without bound, so for tests and accounts only."""
         return self._read("survey = ? AND event = ? AND model_hash = ?", key)
 
     def latents_of(
         self, key: tuple[int, int, bytes], n_devices: int, through: int | None = None
-    ) -> list[Journalled]:
+    ) -> list[JournalEntry]:
         """An event's latents in order of arrival, those up to the id ``through`` if given.
 
         All of a few; of more than ``FEW`` the last to arrive and each device's newest in its own order.
@@ -190,11 +190,11 @@ class Journal:
         with reported("journal: cannot be read"):
             return self._database.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()[0]
 
-    def after(self, read: int, most: int) -> list[Journalled]:
+    def after(self, read: int, most: int) -> list[JournalEntry]:
         """Of the latents that came after the id ``read`` the first ``most``."""
         return self._read("id > ?", (read,), most)
 
-    def undecoded(self, read: int = 0, most: int = -1) -> list[Journalled]:
+    def undecoded(self, read: int = 0, most: int = -1) -> list[JournalEntry]:
         """Latents that came after the last map of their event was drawn: what a restart has to finish. Of those after
         the id ``read`` the first ``most``, or all."""
         return self._read(
@@ -204,14 +204,14 @@ class Journal:
             most,
         )
 
-    def _read(self, condition: str, values: tuple, most: int = -1, order: str = "id") -> list[Journalled]:
+    def _read(self, condition: str, values: tuple, most: int = -1, order: str = "id") -> list[JournalEntry]:
         with reported("journal: cannot be read"):
             rows = self._database.execute(
                 f"SELECT {_COLUMNS}, checksum FROM record WHERE {condition} ORDER BY {order} LIMIT ?",
                 (*values, most),
             ).fetchall()
         self.read_through = rows[-1][0] if rows else None
-        return [Journalled(*row[:-1]) for row in rows if self._is_whole(row)]
+        return [JournalEntry(*row[:-1]) for row in rows if self._is_whole(row)]
 
     def _is_whole(self, row: tuple) -> bool:
         """Records from before there were checksums have none."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from central.fleet import device_registry as device_book
-from central.fleet.device_registry import DeviceBook, forget_device
+from central.fleet.device_registry import DeviceRegistry, forget_device
 from central.fleet.device_views import ON_TIME, SILENT, devices
 from central.fleet.rates import ALL, keep_rate
 from central.ingest.traffic import MAX_DEVICES, Traffic
@@ -43,7 +43,7 @@ class Book:
 
     def open(self):
         """As after a restart of the centre."""
-        self.book = DeviceBook(self.data_dir, self._offered, Log(self.log_path))
+        self.book = DeviceRegistry(self.data_dir, self._offered, Log(self.log_path))
         self.traffic = self.book.traffic
 
     def _offered(self, record):
