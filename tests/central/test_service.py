@@ -324,7 +324,7 @@ def test_a_read_that_fails_is_tried_again_and_nothing_is_lost(start, send):
     wait_until(lambda: centre.logged("map"), what="first map")
     disk = connect(centre.folder)
     disk.execute("ALTER TABLE map RENAME TO away")
-    send(centre, *of_devices(0, 1, 2, 3, 4, event=2, sequence=2))
+    send(centre, *of_devices(0, 1, 2, 3, 4, event=2))
     wait_until(lambda: centre.logged("journal_not_read"), what="log of a failed read")
     assert centre.error is None
     disk.execute("ALTER TABLE away RENAME TO map")
