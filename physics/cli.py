@@ -200,7 +200,9 @@ def _expected_peaks(survey: Path | None, acquisition: Acquisition) -> tuple[floa
 
 @app.command("follow")
 def follow_server(
-    server: Annotated[str, typer.Argument(help="SeedLink server, HOST:PORT.")],
+    server: Annotated[
+        str, typer.Argument(help="SeedLink server: HOST, HOST:PORT, [IPV6]:PORT or seedlink://HOST:PORT.")
+    ],
     geometry: Annotated[
         Path, typer.Option(help="TOML with `receivers`, the SEED id of each along the line.")
     ],
@@ -210,15 +212,20 @@ def follow_server(
         int | None, typer.Option(help="Follow and write this device's receivers alone.")
     ] = None,
     gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
-    wait_s: Annotated[float, typer.Option(help="How long a receiver that lags is waited for.")] = 10.0,
-    events: Annotated[int, typer.Option(min=0, help="End after so many; 0 goes on until Ctrl-C.")] = 0,
+    wait_s: Annotated[
+        float, typer.Option(help="Wait for a receiver until the line is this far past the event, s.")
+    ] = 10.0,
+    events: Annotated[
+        int, typer.Option(min=0, help="End after this many events; 0 goes on until Ctrl-C.")
+    ] = 0,
     survey: SurveyOption = None,
 ) -> None:
     """Cut each event's gather out of a live SeedLink stream, as soon as it is there."""
     from physics.files.seedlink import Following, follow
 
     acquisition = _survey(survey)
-    follow(Following(server, geometry, shots, out, acquisition, device, gain, wait_s), events, typer.echo)
+    following = Following(server, geometry, shots, out, acquisition, device, gain, wait_s)
+    follow(following, events, typer.echo, lambda said: typer.echo(said, err=True))
 
 
 @app.command()

@@ -84,12 +84,12 @@ def export_map(stored: StoredMap, kind: str, out: Path, line: Line | None = None
         raise ExportError(f"export: expected one of {', '.join(FORMATS)}; got {kind!r}")
     form = FORMATS[kind]
     acquisition = Acquisition.from_dict(stored.provenance["acquisition"])
-    temporary = out.with_name(f".{out.name}.tmp")
     try:
         if not out.parent.is_dir():
             raise ExportError(f"{out}: no such folder {out.parent}; create it first")
         if out.is_dir() and not (form.folder and cf.is_zarr(out)):
             raise ExportError(f"{out}: is a folder; give the name of a file in it")
+        temporary = out.with_name(f".{out.name}.tmp")
         try:
             form.write(temporary, stored, acquisition, line)
             if form.folder:

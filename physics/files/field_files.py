@@ -12,7 +12,6 @@ from pathlib import Path
 
 from physics.acquisition import Acquisition
 from physics.files.field.finish import FieldGather, check_gain, finish_gather, multiply
-from physics.files.field.grid import cut_window, window_samples
 from physics.files.field.line import place_traces
 from physics.files.field.registry import format_of
 from physics.files.field.stations import cut_stations, read_receivers
@@ -22,11 +21,9 @@ __all__ = [
     "FieldFileError",
     "FieldGather",
     "ImportOptions",
-    "cut_window",
     "finish_gather",
     "read_field_gather",
     "read_receivers",
-    "window_samples",
 ]
 
 # Share of silent traces from which a map is a guess; models are trained with a few per cent of dead receivers.

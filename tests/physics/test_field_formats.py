@@ -452,7 +452,7 @@ def test_a_receiver_may_be_left_without_a_channel(tmp_path, control):
         (["R00", *NAMES[1:]], "receiver 'R00': expected a SEED id"),
         (["XX.R0*..EHZ", *NAMES[1:]], "without wildcards"),
         ([7, *NAMES[1:]], "receiver 7: expected a SEED id"),
-        ([NAMES[1], *NAMES[1:]], "XX.R01..EHZ is named twice, as 0 and as 1"),
+        ([NAMES[1], *NAMES[1:]], "XX.R01..EHZ twice, as 0 and as 1"),
         (NAMES[1:], 'a list of 6 receivers, got 5; write "" for a receiver without a channel'),
     ],
 )
@@ -464,8 +464,8 @@ def test_receivers_that_are_no_ids(tmp_path, control, receivers, message):
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        ("yesterday", "expected a time such as .* got 'yesterday'"),
-        ("2016-12-31T23:59:60", "in a leap second"),
+        ("yesterday", "expected a time in ISO 8601 .* got 'yesterday'"),
+        ("2016-12-31T23:59:60", "expected a time"),
         ("2026-11-25T25:00:00", "expected a time"),
         ("2026-11-25", "expected a time"),
         (2026, "expected a time"),

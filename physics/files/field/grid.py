@@ -29,25 +29,6 @@ def window_samples(acquisition: Acquisition, interval_s: float) -> int:
     return int(np.ceil(acquisition.n_time * acquisition.dt_s / interval_s - 1e-9))
 
 
-def cut_window(
-    source: str, name: str, shot: str, samples: np.ndarray, first: float, length: int
-) -> np.ndarray:
-    """Cut ``length`` samples from the fractional index ``first`` on, between samples by a straight line.
-
-    Raises ``FieldFileError`` where they are not all there.
-    """
-    at = first + np.arange(length)
-    if at[0] < -1e-6 or at[-1] > len(samples) - 1 + 1e-6:
-        raise FieldFileError(
-            f"{source}: {name} has no {length} samples from {shot} on; its record is too short or has another clock"
-        )
-    low, high = int(np.floor(at[0] + 1e-6)), int(np.ceil(at[-1] - 1e-6)) + 1
-    used = samples[low:high]
-    if np.ma.is_masked(used):
-        raise FieldFileError(f"{source}: {name} has a gap after {shot}")
-    return np.interp(at, np.arange(low, high), np.asarray(used, float))
-
-
 def resample(samples: np.ndarray, interval_s: float, acquisition: Acquisition, axis: int = 0) -> np.ndarray:
     """Resample to the survey's interval without aliases (polyphase filter)."""
     if same_interval(interval_s, acquisition.dt_s):

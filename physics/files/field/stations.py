@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,9 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.files.field.grid import record_on_grid, same_interval
 from physics.files.field.traces import ChannelRecords, FieldFileError, Segment
+from physics.files.times import format_time, parse_time_ns
 
-# ISO 8601 with a date and a time of day; ObsPy alone would read a bare number as a year.
-_ISO = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|[+-]\d{2}:?\d{2})?")
-_LEAP_SECOND = re.compile(r":\d{2}:60")
-# Seconds since 1970 from 2001 on, so that no year is taken for one.
-_EPOCH_FROM_S = 1e9
-
-
-def parse_time(value: Any) -> Any:
-    """The ``UTCDateTime`` of an ISO 8601 text, a TOML date-time, or epoch seconds. Raises ``ValueError``."""
-    import obspy
-
-    if isinstance(value, datetime):
-        return obspy.UTCDateTime(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= _EPOCH_FROM_S:
-        return obspy.UTCDateTime(float(value))
-    text = str(value).strip()
-    if isinstance(value, bool | date) or not _ISO.fullmatch(text):
-        raise ValueError(f"expected a time such as 2026-11-25T10:00:00.5Z, got {text!r}")
-    if _LEAP_SECOND.search(text):
-        raise ValueError(f"{text!r} is in a leap second; give the second before or after it")
-    try:
-        return obspy.UTCDateTime(text.replace(",", "."))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"expected a time such as 2026-11-25T10:00:00.5Z, got {text!r}") from None
+_DATE_ALONE = re.compile(r"\d{4}[-/]?\d{2}[-/]?\d{2}")
 
 
 def read_receivers(path: Path, acquisition: Acquisition) -> list[str]:
@@ -56,16 +33,20 @@ def read_receivers(path: Path, acquisition: Acquisition) -> list[str]:
                 f'or "" for a receiver without a channel'
             )
         if (before := names.index(name)) < index:
-            raise FieldFileError(f"{path}: receivers: {name} is named twice, as {before} and as {index}")
+            raise FieldFileError(
+                f"{path}: expected each receiver once, got {name} twice, as {before} and as {index}"
+            )
     return names
 
 
-def read_shots(path: Path, acquisition: Acquisition) -> list[Any]:
-    """Times of the survey's sources, in order, of a geometry file. Raises ``FieldFileError``."""
-    times: list[Any] = []
+def read_shots(path: Path, acquisition: Acquisition) -> list[int]:
+    """Times of the survey's sources, ns since 1970, in order, of a geometry file. Raises ``FieldFileError``."""
+    times: list[int] = []
     for index, value in enumerate(_list_of(path, _read_toml(path), "shots", acquisition.n_sources)):
         try:
-            time = parse_time(value)
+            if _DATE_ALONE.fullmatch(str(value)):
+                raise ValueError(f"expected a time with its hour, got {str(value)!r}")
+            time = parse_time_ns(str(value))
         except ValueError as error:
             raise FieldFileError(f"{path}: shots: {index}: {error}") from None
         if time in times:
@@ -105,7 +86,11 @@ def cut_stations(
                 rates.add(interval_s)
     told = [
         f"receiver {receiver} ({names[receiver] or 'unnamed'}) is silent"
-        + ("" if len(sources) == len(shots) else f" for shot {', '.join(str(shots[i]) for i in sources)}")
+        + (
+            ""
+            if len(sources) == len(shots)
+            else f" for shot {', '.join(format_time(shots[i]) for i in sources)}"
+        )
         + f": {reason}"
         for receiver, found in reasons.items()
         for reason, sources in found.items()
@@ -122,9 +107,8 @@ def cut_stations(
     return gather, [*steps, *told]
 
 
-def _cut(pieces: list[Segment], shot: Any, acquisition: Acquisition) -> tuple[np.ndarray, float]:
-    """One record of the survey from ``shot`` on, and the interval that it was sampled at."""
-    shot_ns = shot.ns
+def _cut(pieces: list[Segment], shot_ns: int, acquisition: Acquisition) -> tuple[np.ndarray, float]:
+    """One record of the survey from the shot on, and the interval that it was sampled at."""
     length_ns = round(acquisition.n_time * acquisition.dt_s * 1e9)
     # The filter looks at samples behind the record, too.
     near = [
