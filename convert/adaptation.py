@@ -60,7 +60,8 @@ class LatentBatches(EpicBatches):
         return self._encoded(inputs), maps
 
     def _encoded(self, inputs: dict) -> dict:
-        return {**inputs, "latents": self.latents(inputs.pop("parts"))}
+        others = {name: values for name, values in inputs.items() if name != "parts"}
+        return {"latents": self.latents(inputs["parts"]), **others}
 
     def latents(self, parts: np.ndarray) -> np.ndarray:
         """Companded parts ``(n, n_devices, T', width, S)`` -> latents ``(n, n_devices, latent)`` float32."""
