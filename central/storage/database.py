@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from central.errors import CentralError
+
 FILE_NAME = "central.sqlite"
 LOCK_NAME = "central.lock"
 
@@ -117,7 +119,7 @@ CREATE INDEX IF NOT EXISTS checked_map ON map ({CHECKED_US});
 """
 
 
-class StoreError(RuntimeError):
+class StoreError(CentralError, RuntimeError):
     """The centre's file cannot be opened or written, or does not hold what was asked for."""
 
 
