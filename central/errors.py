@@ -13,8 +13,12 @@ CentralError
 ├── InvertCommandError     pipeline.invert_cli
 ├── KeysError              security.keys
 ├── StoreError             storage.database
+│   ├── BackupError        storage.backup
+│   ├── DamagedMapError    storage.map_store
 │   ├── NoStoreError       storage.database
 │   └── InUseError         storage.database
+├── MapCodecError          storage.map_codec
+├── SchemaError            storage.schema
 ├── RolloutError           updates.rollout_store
 ├── SigningError           updates.signing
 └── CheckInputError        verification.check_inputs
