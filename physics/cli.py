@@ -10,27 +10,13 @@ from typing import Annotated
 
 import typer
 
-from physics.acquisition import Acquisition, AcquisitionError
-from physics.cluster import ClusterError
-from physics.dataset import DatasetError, check_seed, distinct, generate_dataset
-from physics.families import FAMILIES, UnknownFamilyError
+from physics.acquisition import Acquisition
+from physics.dataset import check_seed, distinct, generate_dataset
+from physics.families import FAMILIES
 from physics.files.field_files import FieldFileError
-from physics.files.openfwi_files import OpenFWIFileError, create_array
-from physics.files.seedlink import SeedLinkError
+from physics.files.openfwi_files import create_array
 from physics.files.survey_file import read_survey
 from physics.gather_checks import expected_peaks, looks_reversed, notes_on
-from physics.modelling import ModellingError
-
-ERRORS: tuple[type[Exception], ...] = (
-    AcquisitionError,
-    ClusterError,
-    DatasetError,
-    FieldFileError,
-    UnknownFamilyError,
-    OpenFWIFileError,
-    ModellingError,
-    SeedLinkError,
-)
 
 SurveyOption = Annotated[
     Path | None,
@@ -237,7 +223,7 @@ def sheet(
 ) -> None:
     """Draw maps of all ten families on one sheet, to be looked at."""
     if out.suffix.lower() != ".png" or not out.parent.is_dir() or out.is_dir():
-        raise DatasetError(f"{out}: expected a .png file in a folder that exists")
+        raise FieldFileError(f"{out}: expected a .png file in a folder that exists")
     from physics.sheet import draw_sheet
 
     draw_sheet(out, check_seed(seed), columns, _survey(survey))

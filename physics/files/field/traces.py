@@ -9,10 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
+from physics.errors import PhysicsError
+
 FOOT_M = 0.3048
 
 
-class FieldFileError(ValueError):
+class FieldFileError(PhysicsError, ValueError):
     """A field file is damaged, or does not hold what the survey asks for."""
 
 
