@@ -60,6 +60,8 @@ class DeviceRegistry:
             for survey, device, text in database.execute("SELECT survey, device, status FROM device"):
                 if "said_boot" in (status := json.loads(text)):
                     self._last[survey, device] = (status["said_boot"], status["said_sequence"])
+        # Boots that were behind, of which the log was told.
+        self._behind: dict[Key, int] = {}
 
     def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
         """The centre's clock and the rate it has set, and an update if there is one (a ``receiver.Handler``)."""
@@ -75,6 +77,8 @@ class DeviceRegistry:
         key, number = (record.survey, record.device), (record.boot, record.sequence)
         with self._lock:
             last = self._last.get(key)
+            if last and record.boot < last[0] and record.type == packet.HELLO:
+                return self._answer_behind(record, last[0])
             if number <= last if last else len(self._last) >= MAX_DEVICES:
                 return []
             self._last[key] = number
@@ -94,6 +98,28 @@ class DeviceRegistry:
         takes_update = said.update_version is not None and getattr(said, "update_state", "idle") == "idle"
         offer = self._offer(record) if takes_update else None
         return [answer, offer] if offer else [answer]
+
+    def _answer_behind(self, record: packet.Record, boot: int) -> list[packet.Record]:
+        """Answer the HELLO of a boot before the device's last: its state was lost, or it is played again.
+
+        The answer has the last boot, so that the device goes on after that. What the HELLO says is not taken: nobody
+        can play an old state.
+        """
+        key = (record.survey, record.device)
+        if self._behind.get(key) != record.boot:
+            self._behind[key] = record.boot
+            self._log.write("boot_behind", survey=key[0], device=key[1], boot=record.boot, last_boot=boot)
+        return [
+            packet.Record(
+                record.type,
+                record.device,
+                record.survey,
+                record.boot,
+                record.sequence,
+                sample_time_us=now_us(),
+                payload=encode_setting(rate_of(self._rates, key) or 0, boot),
+            )
+        ]
 
     def watch(self, stopping: threading.Event) -> None:
         """Keep what was counted and said, take up rates, and find gaps, until ``stopping``."""
