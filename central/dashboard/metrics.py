@@ -33,6 +33,12 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("age_seconds", "Age of the newest record now.", "age_s", False),
     ("records", "Records kept.", "records", True),
     ("missing_records", "Numbers of records that have not come.", "loss", False),
+    (
+        "acknowledged_lost_records",
+        "Records that the device says were acknowledged and that the store has not.",
+        "acknowledged_lost",
+        False,
+    ),
     ("dropped_records", "Records that the device gave up for want of room.", "dropped", True),
     ("received_bytes", "Bytes from the device, with what ZeroMQ adds.", "bytes_received", True),
     ("sent_bytes", "Bytes to the device, with what ZeroMQ adds.", "bytes_sent", True),

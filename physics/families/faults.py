@@ -44,18 +44,25 @@ def smooth(field: np.ndarray) -> np.ndarray:
     return field
 
 
-def break_lightly(rng: np.random.Generator, frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def break_lightly(
+    rng: np.random.Generator, frame: Frame, throw: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw the fault of an A map.
 
     Two thirds are normal faults across the whole map. The others are reversed: a block between the fault and
-    steep edges inside the map slides down. Near the fault's upper end, old and new material are mixed.
+    steep edges inside the map slides down. Near the fault's upper end, old and new material are mixed, and
+    the fault itself is a faint trace of what lies below.
+
+    Args:
+        rng: Random generator.
+        frame: Points of the map.
+        throw: Vertical displacement, cells.
 
     Returns:
-        Depth and position at which each cell's material comes from, and the share of the material that was
-        there before, ``(nz, nx)`` each.
+        Depth and position at which each cell's material comes from; the share of other material mixed in, and
+        the depth at which that comes from; ``(nz, nx)`` each.
     """
     z, x = np.broadcast_arrays(frame.z, frame.x)
-    throw = rng.uniform(4.6, 10.4)
     side = rng.choice([-1.0, 1.0])
     place = rng.uniform(5.0, 65.0)
     # Distance to the right of the fault, or to the left of its mirror image.
@@ -63,25 +70,26 @@ def break_lightly(rng: np.random.Generator, frame: Frame) -> tuple[np.ndarray, n
     across = side * (x - place) - (z - 35.0) * run
     if rng.random() < _NORMAL_SHARE:
         block = across > 0
-        stale = np.zeros(z.shape)
+        stale, below = np.zeros(z.shape), z
     else:
         tilted = side * (x - 34.5) + 0.09 * (z - 35.0)
         block = (across < 0) & (tilted > rng.uniform(-45.0, -20.0)) & (tilted < rng.uniform(24.0, 42.0))
         near_tip = z < rng.uniform(18.0, 34.0)
         stale = 0.5 * (block & near_tip & (across > -rng.uniform(9.0, 15.0)))
-        stale = np.where((np.abs(across) < 0.6) & (z > 8), 0.05, stale)
+        trace = (np.abs(across) < 0.6) & (z > 8)
+        stale, below = np.where(trace, 0.05, stale), np.where(trace, z + 10.0, z)
         run = -run
-    return np.where(block, z - throw, z), np.where(block, x - side * throw * run, x), stale
+    return np.where(block, z - throw, z), np.where(block, x - side * throw * run, x), stale, below
 
 
 def break_twice(rng: np.random.Generator, frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw the faults of a B map: two or three long oblique ones; the first parts the blocks.
+    """Draw the faults of a B map: two to four long oblique ones; the last parts the blocks.
 
     Returns:
         Depth and position at which each cell's material comes from, and a mask of the right block, ``(nz, nx)`` each.
     """
     z, x = np.broadcast_arrays(frame.z, frame.x)
-    for _ in range(int(rng.integers(1, 3))):
+    for _ in range(int(rng.integers(1, 4))):
         dip = rng.choice([-1.0, 1.0]) * rng.uniform(40.0, 70.0)
-        z, x, _ = slide(z, x, rng.uniform(8.0, 62.0), dip, rng.uniform(8.0, 18.0) * rng.choice([-1.0, 1.0]))
+        z, x, _ = slide(z, x, rng.uniform(8.0, 62.0), dip, rng.uniform(8.0, 20.0) * rng.choice([-1.0, 1.0]))
     return slide(z, x, rng.uniform(15.0, 55.0), rng.uniform(55.0, 125.0), 0.0)

@@ -18,8 +18,8 @@ def draw_a(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     n_layers = int(rng.choice(_LAYERS_A, p=_SHARES_A))
     tops = spaced_tops(rng, n_layers, rng.uniform(10.0, 26.0) * (4 / n_layers), 15.0, 2.9)
     velocities = halved_velocities(rng, n_layers)
-    z, _, stale = break_lightly(rng, frame)
-    field = (1 - stale) * fill(z, tops, velocities) + stale * fill(frame.z, tops, velocities)
+    z, _, stale, below = break_lightly(rng, frame, rng.uniform(4.6, 10.4))
+    field = (1 - stale) * fill(z, tops, velocities) + stale * fill(below, tops, velocities)
     return smooth(field)
 
 

@@ -58,9 +58,10 @@ def waves(rng: np.random.Generator, x: np.ndarray, wavelength: float, height: fl
         Displacement in cells, shaped as ``x``.
     """
     half = wavelength / 2
-    nodes = np.arange(-half, 70 + 2 * half, half) + rng.uniform(-half, 0)
+    # Faults carry material from outside the map, so the fold goes on there.
+    nodes = np.arange(-40.0, 110.0 + half, half) + rng.uniform(-half, 0)
     nodes = nodes + rng.uniform(-0.2, 0.2, len(nodes)) * half
     sign = np.where(np.arange(len(nodes)) % 2, 1.0, -1.0) * rng.choice([-1.0, 1.0])
     values = sign * height / 2 * rng.uniform(0.4, 1.6, len(nodes))
-    inside = np.clip(x.ravel(), nodes[0], nodes[-1])
-    return (spline_basis(nodes, inside) @ values).reshape(x.shape)
+    fine = np.linspace(nodes[0], nodes[-1], 600)
+    return np.interp(x, fine, spline_basis(nodes, fine) @ values)

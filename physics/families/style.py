@@ -54,15 +54,15 @@ def draw_a(rng: np.random.Generator, frame: Frame) -> np.ndarray:
 
 def draw_b(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """Draw Style-B: sharp objects, some hollow, some hatched."""
-    n = int(rng.integers(28, 44))
-    solid = _objects(rng, frame, n, (2.5, 6.0), (1.0, 8.0), 1.2)
-    hollow, hatched = slice(0, int(0.3 * n)), slice(int(0.3 * n), int(0.5 * n))
-    walls = rng.uniform(1.2, 2.6, n)[hollow, None, None]
+    n = int(rng.integers(30, 46))
+    solid = _objects(rng, frame, n, (3.0, 6.5), (1.0, 8.0), 1.2)
+    hollow, hatched = slice(0, int(0.25 * n)), slice(int(0.25 * n), int(0.35 * n))
+    walls = rng.uniform(1.4, 3.0, n)[hollow, None, None]
     holes = (solid[hollow] + 2 * walls).min(axis=0)
     lines = 1.2 * np.sin(frame.z * rng.uniform(0.6, 1.4) + frame.x * rng.uniform(-1.8, 1.8))
     gaps = np.maximum(solid[hatched].min(axis=0) + 1.0, lines)
     distance = np.maximum(solid.min(axis=0), -np.minimum(holes, gaps))
-    inside = _sharpness(distance, rng.uniform(0.5, 0.9))
-    contrast = rng.uniform(420.0, 520.0) * (1 + 0.2 * random_waves(rng, frame.z, frame.x, 8, (0.1, 0.1)))
+    inside = _sharpness(distance, rng.uniform(0.45, 0.8))
+    contrast = rng.uniform(440.0, 530.0) * (1 + 0.2 * random_waves(rng, frame.z, frame.x, 8, (0.1, 0.1)))
     field = _background(rng, frame.z, (1570.0, 50.0), (3600.0, 150.0), (0.85, 1.05)) + contrast * inside
     return (field - _LEAST_MPS) * _MPS
