@@ -14,6 +14,7 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "train": ("models.cli", "Train a network.", "train"),
     "evaluate": ("models.cli", "Errors of a trained run on held-out data.", "train"),
     "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
+    "adapt": ("convert.adapt_cli", "Adapt a released model's decoder to other ground.", "convert"),
     "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
     "invert": (
         "central.pipeline.invert_cli",
