@@ -30,7 +30,7 @@ class Centre:
             "data_dir": folder / "data",
             "deadline_s": 0.3,
             "pictures": False,
-            "page": address,
+            "page_listen": address,
         }
         config = CentralConfig.model_validate(
             {"central": central, "model": [{"bundle": folder, "decoder": folder}]}
