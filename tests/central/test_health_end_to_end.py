@@ -25,6 +25,8 @@ from firmware_py.runtime.config import load_config as load_node
 from firmware_py.runtime.log import Log, now_us
 from firmware_py.runtime.run import run_device
 
+pytestmark = pytest.mark.slow
+
 AHEAD_US = 5_000_000
 
 

@@ -15,6 +15,8 @@ from firmware_py.runtime.config import SourceSection
 from firmware_py.runtime.node import Node
 from firmware_py.storage.spool import SpoolError
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_a_centre_refused_while_it_was_misconfigured_is_taken_after_a_restart(config):
     answers = [lambda record: packet.refuse(record, "unknown encoder")] * 2 + [packet.acknowledge]
