@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from central.errors import CentralError
 from central.fleet.device_views import LATE, ON_TIME, SILENT, DeviceView, devices
 from central.storage.database import StoreError
 from firmware_py.links.port import split_endpoint
@@ -33,6 +34,12 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("age_seconds", "Age of the newest record now.", "age_s", False),
     ("records", "Records kept.", "records", True),
     ("missing_records", "Numbers of records that have not come.", "loss", False),
+    (
+        "acknowledged_lost_records",
+        "Records that the device says were acknowledged and that the store has not.",
+        "acknowledged_lost",
+        False,
+    ),
     ("dropped_records", "Records that the device gave up for want of room.", "dropped", True),
     ("received_bytes", "Bytes from the device, with what ZeroMQ adds.", "bytes_received", True),
     ("sent_bytes", "Bytes to the device, with what ZeroMQ adds.", "bytes_sent", True),
@@ -62,7 +69,7 @@ _OF_RECEIVER = {
 }
 
 
-class MetricsError(OSError):
+class MetricsError(CentralError, OSError):
     """The metrics cannot be served where they were told to be."""
 
 

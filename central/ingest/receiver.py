@@ -11,12 +11,14 @@ from pathlib import Path
 
 import zmq
 
+from central.errors import CentralError
 from central.ingest.authentication import OWN_THREAD, CurveAuthenticator
 from central.ingest.connections import Connections
 from central.ingest.traffic import Traffic
 from central.security.keys import Identity
 from central.storage.database import StoreError
 from central.storage.journal import Journal
+from central.times import LAST_US
 from firmware_py.links.zeromq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Coding, RateError
@@ -31,8 +33,6 @@ POLL_MS = 100
 LOG_LINES, LOG_S = 100, 10.0
 # Who has not shown a key by then is sent away (a handshake is four messages, 0.7 kB).
 HANDSHAKE_MS = 10_000
-# Later times (the year 9999) cannot be written as a date; such a clock is not set.
-LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
 
 
 # What the centre answers to a control record (hello, health, update) of so many bytes on the wire. Called
@@ -40,7 +40,7 @@ LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
 Handler = Callable[[packet.Record, int], Iterable[packet.Record]]
 
 
-class ReceiverError(OSError):
+class ReceiverError(CentralError, OSError):
     """The endpoint cannot be listened on."""
 
 
@@ -214,7 +214,7 @@ class Receiver:
             model.coding.rate(len(record.payload))
         except RateError as error:
             return str(error)
-        if record.sample_time_us > LAST_SAMPLE_TIME_US:
+        if record.sample_time_us > LAST_US:
             return f"sample time {record.sample_time_us} us is past the year 9999; set the device's clock"
         return None
 

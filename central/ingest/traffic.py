@@ -75,7 +75,7 @@ class Traffic:
             for key, old in taken.items():
                 new = self._passed.setdefault(key, old)
                 if new is not old:
-                    new.heard_us = max(new.heard_us, old.heard_us)
+                    new.heard_us = new.heard_us or old.heard_us
                     new.bytes_received += old.bytes_received
                     new.bytes_sent += old.bytes_sent
                     new.refused += old.refused

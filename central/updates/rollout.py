@@ -159,6 +159,11 @@ class Rollouts:
         canaries = [device for device in rollout.devices.values() if device.state != "declined"]
         return rollout.stage == CANARY and len(canaries) < rollout.canaries
 
+    @classmethod
+    def _may_report(cls, rollout: StoredRollout, key: Key, state: str) -> bool:
+        """A device that was never offered a bundle can neither fail at it nor be counted as running it."""
+        return key in rollout.devices or (state == RUNNING and cls._is_admitted(rollout, key))
+
     def _chunk(self, record: packet.Record, want: ChunkRequest) -> Message:
         key, active = (record.survey, record.device), self._active
         if not active or want.sha256 != active.offer.sha256 or not self._is_admitted(active.stored, key):
@@ -174,6 +179,11 @@ class Rollouts:
             return []
         answers: list[Message] = [ReportAck(report.version)]
         if active and report.version == active.stored.version:
+            if not self._may_report(active.stored, key, report.state):
+                self._log.write(
+                    "update_ignored", survey=key[0], device=key[1], version=report.version, state=report.state
+                )
+                return answers
             total = len(active.archive) if report.state == RUNNING else 0
             self._set(key, report.state, report.reason, total)
             if report.state == FAILED:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from central.config import ModelSection
+from central.errors import CentralError
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
 from central.updates.rollout_store import RolloutStore, model_section
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from models.inversion.latent_model import LatentModel
 
 
-class CheckInputError(ValueError):
+class CheckInputError(CentralError, ValueError):
     """What is needed to hold a map against is not there, or not what it should be."""
 
 
@@ -67,11 +68,12 @@ def model_of(
 def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, JournalEntry]:
     """The latents that this very map was drawn from, of each device the newest in its own order; newer ones may have
     come since."""
-    last_record = store.drawn_through(stored)
     found: dict[int, JournalEntry] = {}
-    for latent in journal.of_event((stored.survey, stored.event, stored.model_hash)):
+    key = (stored.survey, stored.event, stored.model_hash)
+    n_devices = len(stored.provenance["acquisition"]["device_receivers"])
+    for latent in journal.latents_of(key, n_devices, store.drawn_through(stored)):
         held = found.get(latent.device)
-        if latent.id <= last_record and (held is None or held.order < latent.order):
+        if held is None or held.order < latent.order:
             found[latent.device] = latent
     return found
 

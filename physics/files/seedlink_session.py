@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from physics.files.shots_file import parse_time_ns
+from physics.errors import PhysicsError
+from physics.files.times import parse_time_ns
 
 DEFAULT_PORT = 18000
 # Longest wait for a connection and for each reply, seconds.
@@ -37,7 +38,7 @@ MINISEED_3_HEADER_BYTES = 40
 RECEIVE_BYTES = 1 << 18
 
 
-class SeedLinkError(RuntimeError):
+class SeedLinkError(PhysicsError, RuntimeError):
     """The server cannot be reached, or does not speak SeedLink."""
 
 

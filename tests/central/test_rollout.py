@@ -415,3 +415,17 @@ def test_what_is_no_released_model_is_refused_with_nothing_left(data_dir, model,
     with pytest.raises(RolloutError, match="the decoder is of encoder 0123"):
         create(data_dir, model)
     assert not (data_dir / "rollouts").exists()
+
+
+def test_a_device_that_was_never_offered_a_bundle_cannot_stop_its_rollout(centre, model):
+    """Any allowed device could, by a message that it failed."""
+    one = centre()
+    version = roll_out(one, model, canaries=1)
+    assert one.asks(0).version == version
+    assert one.tell(7, Report("failed", version, "because")) == [ReportAck(version)], "heard, so that it ends"
+    assert one.tell(7, Report("declined", version)) == [ReportAck(version)]
+    one.tell(7, Report("running", version))
+    assert set(one.stored().devices) <= {(1, 0)} and one.stored().stage == "canary"
+    assert '"update_ignored"' in one.log_path.read_text()
+    one.tell(0, Report("failed", version, "arena too small"))
+    wait_until(lambda: one.stored().stage == "stopped", what="the canary's own failure stops it")
