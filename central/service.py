@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,11 +30,14 @@ from central.verification.checking import Checking
 from firmware_py.links.zeromq import ZmqLink
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log
+from firmware_py.runtime.sd_notify import Supervisor
 
 if TYPE_CHECKING:
     from central.dashboard.server import PageServer
 
 PICTURES_WAITING = 100
+# Longest turn of a thread; a batch of maps on a slow machine takes seconds.
+STUCK_S = 60.0
 
 
 class Service:
@@ -152,8 +156,12 @@ class Service:
         keeping.start()
         page.start()
         checking.start()
+        supervisor = Supervisor()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
-            pass
+            now_s = time.monotonic()
+            # A thread that hangs is not seen by who only asks whether the process is there.
+            if now_s - min(self.receiver.turned_s, self._decoding.turned_s) < STUCK_S:
+                supervisor.alive(now_s)
         self._stop.set()
         # Lines hold sockets of the receiver's context, which ends only when they have closed them.
         lines.join()

@@ -17,6 +17,7 @@ from firmware_py.inference.bundle import BundleError
 from firmware_py.inference.companding import GatherError
 from firmware_py.inference.encoder import EncoderError
 from firmware_py.links.base import LinkError
+from firmware_py.protocol.printable import printable
 from firmware_py.runtime.check import check
 from firmware_py.runtime.config import ConfigError, NodeConfig, load_config
 from firmware_py.runtime.log import LogError
@@ -106,7 +107,7 @@ def _run(config: NodeConfig, as_json: bool) -> int:
             f"{statistics['bytes_received']} received"
         )
     if node.refused:
-        _complain(f"the centre refused {node.refused} of this device's records: {node.refusal}")
+        _complain(f"the centre refused {node.refused} of this device's records: {printable(node.refusal)}")
         return 3
     return 0
 
