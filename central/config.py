@@ -91,10 +91,23 @@ class GatewaySection(_Section):
     log: Path | None = None
 
 
+class RetentionSection(_Section):
+    """What the store gives up, the oldest events first; nothing unless said here. Flagged and refined events stay.
+
+    Events go that are older than ``max_age_days``, beyond ``max_events``, and while less than ``min_free_mib`` of the
+    disk is free.
+    """
+
+    max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_events: int | None = Field(default=None, ge=1, strict=True)
+    min_free_mib: int | None = Field(default=None, ge=1, strict=True)
+
+
 class CentralConfig(_Section):
     central: CentralSection
     model: list[ModelSection] = Field(min_length=1)
     gateway: GatewaySection | None = None
+    retention: RetentionSection = RetentionSection()
 
 
 class _GatewayFile(BaseModel):
@@ -128,7 +141,7 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
     if config.gateway:
         _check_own_gateway(path, config.central, config.gateway)
-    return CentralConfig(central=central, model=models, gateway=config.gateway)
+    return config.model_copy(update={"central": central, "model": models})
 
 
 def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) -> GatewaySection:
