@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from firmware_py.errors import FirmwareError
+
 # ``PRAGMA user_version``; 0 is a new spool, or one from before versions were counted, which is of version 1.
 VERSION = 1
 
 
-class SpoolError(OSError):
+class SpoolError(FirmwareError, OSError):
     """The spool cannot be kept: no room, no permission, or not a spool."""
 
 

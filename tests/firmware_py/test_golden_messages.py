@@ -114,9 +114,7 @@ def test_payloads_can_be_made_from_the_page_alone(vector):
         return
     if isinstance(fields, dict):
         ((kind, values),) = fields.items()
-        fields = {
-            kind: {name: bytes.fromhex(v) if name in BYTES_FIELDS else v for name, v in values.items()}
-        }
+        fields = {kind: {name: bytes.fromhex(v) if name in BYTES_FIELDS else v for name, v in values.items()}}
     assert cbor(fields).hex() == vector["payload"]
 
 

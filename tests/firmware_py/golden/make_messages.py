@@ -32,7 +32,9 @@ UPDATES = {
     "heard": ReportAck(2),
 }
 # Short, with a zero at either end of a block; long, with 254 bytes without a zero and more.
-SHORT = packet.Record(packet.LATENT, 3, 1, 7, 42, 1001, 1_790_000_000_123_456, bytes(range(8)), b"\x00\x01\x00")
+SHORT = packet.Record(
+    packet.LATENT, 3, 1, 7, 42, 1001, 1_790_000_000_123_456, bytes(range(8)), b"\x00\x01\x00"
+)
 LONG = packet.Record(packet.LATENT, 3, 1, 7, 43, 1001, 1, bytes(range(8)), bytes(range(1, 256)) * 2)
 
 
@@ -62,4 +64,6 @@ def frames():
 
 if __name__ == "__main__":
     content = {"secret": SECRET.hex(), "payloads": list(payloads()), "frames": list(frames())}
-    Path(__file__).with_name("messages.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    Path(__file__).with_name("messages.json").write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    )
