@@ -251,7 +251,7 @@ def test_the_page_is_served_over_a_store_without_a_centre(config, fill):
     import urllib.request
 
     fill(event=7)
-    config.write_text(config.read_text().replace("[[model]]", 'page = "127.0.0.1:0"\n[[model]]'))
+    config.write_text(config.read_text().replace("[[model]]", 'page_listen = "127.0.0.1:0"\n[[model]]'))
     command = [sys.executable, "-m", "epic", "central", "page", "--config", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
