@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from central.errors import CentralError
+from central.export.line import Line
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
@@ -109,10 +110,27 @@ class GatewaySection(_Section):
     log: Path | None = None
 
 
+class LineSection(_Section):
+    """Where the survey's line runs, for coordinates in exported maps; `epic data import` prints it.
+
+    ``origin_m`` is x and y of cell 0, ``azimuth_deg`` the line's direction clockwise from y (north), ``crs`` the
+    name of the coordinates, such as EPSG:25832.
+    """
+
+    origin_m: tuple[float, float]
+    azimuth_deg: float = Field(ge=0, lt=360, allow_inf_nan=False)
+    crs: str | None = None
+
+
 class CentralConfig(_Section):
     central: CentralSection
     model: list[ModelSection] = Field(min_length=1)
     gateway: GatewaySection | None = None
+    line: LineSection | None = None
+
+    def export_line(self) -> Line | None:
+        """Where the survey's line runs; None where the file does not say."""
+        return Line(self.line.origin_m, self.line.azimuth_deg, self.line.crs) if self.line else None
 
 
 class _GatewayFile(BaseModel):
@@ -146,7 +164,7 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
     if config.gateway:
         _check_own_gateway(path, config.central, config.gateway)
-    return CentralConfig(central=central, model=models, gateway=config.gateway)
+    return config.model_copy(update={"central": central, "model": models})
 
 
 def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) -> GatewaySection:
