@@ -1,4 +1,4 @@
-"""A store in trouble is one clear line, whoever opens it: damaged, newer, read-only, full, cut short, without its log."""
+"""A store in trouble is one clear line, whoever opens it: damaged, read-only, cut short, without its log."""
 
 import os
 import shutil
