@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import tempfile
 import textwrap
 import zipfile
@@ -15,6 +13,7 @@ import numpy as np
 from central.errors import CentralError
 from central.storage.map_store import StoredMap
 from physics.acquisition import Acquisition
+from physics.files.atomic import atomic_write
 
 FORMATS = ("npy", "netcdf", "zarr", "segy", "png")
 # SEG-Y revision 1: metres (of measurements) and length (of coordinates) have one number; so has the kind of a trace.
@@ -51,8 +50,7 @@ def export_map(stored: StoredMap, kind: str, out: Path) -> None:
 
 
 def _write(stored: StoredMap, kind: str, out: Path, acquisition: Acquisition) -> None:
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+    with atomic_write(out) as temporary:
         if kind == "npy":
             with temporary.open("wb") as file:
                 np.save(file, np.stack([stored.velocity_mps, stored.uncertainty_mps]))
@@ -68,10 +66,6 @@ def _write(stored: StoredMap, kind: str, out: Path, acquisition: Acquisition) ->
             title = f"survey {stored.survey}, event {stored.event}"
             heard = stored.provenance["devices"]
             draw_map(temporary, stored.velocity_mps, stored.uncertainty_mps, acquisition, heard, title)
-        os.replace(temporary, out)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _write_zarr(dataset, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import keras
 import numpy as np
 
 from models.errors import TrainingError
+from physics.files.atomic import atomic_write
 
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
@@ -77,9 +77,8 @@ def learning_rate_at(share: float, peak: float) -> float:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` so that the file is either the old one or the new one, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 @dataclass
