@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from central.errors import CentralError
+from central.export.line import Line
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
@@ -109,10 +110,40 @@ class GatewaySection(_Section):
     log: Path | None = None
 
 
+class RetentionSection(_Section):
+    """What the store gives up, the oldest events first; nothing unless said here. Flagged and refined events stay.
+
+    Events go that are older than ``max_age_days``, beyond ``max_events``, and while less than ``min_free_mib`` of the
+    disk is free.
+    """
+
+    max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_events: int | None = Field(default=None, ge=1, strict=True)
+    min_free_mib: int | None = Field(default=None, ge=1, strict=True)
+
+
+class LineSection(_Section):
+    """Where the survey's line runs, for coordinates in exported maps; `epic data import` prints it.
+
+    ``origin_m`` is x and y of cell 0, ``azimuth_deg`` the line's direction clockwise from y (north), ``crs`` the
+    name of the coordinates, such as EPSG:25832.
+    """
+
+    origin_m: tuple[float, float]
+    azimuth_deg: float = Field(ge=0, lt=360, allow_inf_nan=False)
+    crs: str | None = None
+
+
 class CentralConfig(_Section):
     central: CentralSection
     model: list[ModelSection] = Field(min_length=1)
     gateway: GatewaySection | None = None
+    retention: RetentionSection = RetentionSection()
+    line: LineSection | None = None
+
+    def export_line(self) -> Line | None:
+        """Where the survey's line runs; None where the file does not say."""
+        return Line(self.line.origin_m, self.line.azimuth_deg, self.line.crs) if self.line else None
 
 
 class _GatewayFile(BaseModel):
@@ -146,7 +177,7 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
     if config.gateway:
         _check_own_gateway(path, config.central, config.gateway)
-    return CentralConfig(central=central, model=models, gateway=config.gateway)
+    return config.model_copy(update={"central": central, "model": models})
 
 
 def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) -> GatewaySection:

@@ -30,6 +30,8 @@ from firmware_py.runtime.log import Log
 from models.inversion.ood import measure_familiarity
 from physics.modelling import model_gathers
 
+pytestmark = pytest.mark.slow
+
 TRUTH = earth(300.0)
 UNKNOWN = bytes(8)
 # A process loads TensorFlow and compiles, at the lowest priority of a machine that may be busy.

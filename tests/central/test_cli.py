@@ -132,8 +132,9 @@ def test_a_centre_that_never_ran_is_one_line(config, capsys, command):
             ["--format", "geotiff", "--out", "x"],
             "expected one of npy, netcdf, zarr, segy, png; got 'geotiff'",
         ),
-        (["--out", "nowhere/x"], "no such folder nowhere"),
-        (["--out", "."], "is a folder"),
+        (["--out", "nowhere/x.nc"], "no such folder nowhere"),
+        (["--format", "npy", "--out", "."], "is a folder"),
+        (["--format", "netcdf", "--out", "map.png"], "its suffix is not one of netcdf"),
     ],
 )
 def test_an_export_that_cannot_be_is_one_line(config, fill, capsys, arguments, message):

@@ -14,7 +14,10 @@ from central.service import Service
 from central.storage.map_store import NewMap, Store
 from firmware_py.runtime.log import Log
 
-pytestmark = pytest.mark.skipif(not find_chromium(), reason="chromium is not installed (.ci/packages)")
+pytestmark = [
+    pytest.mark.skipif(not find_chromium(), reason="chromium is not installed (.ci/packages)"),
+    pytest.mark.slow,
+]
 
 
 class Centre:
