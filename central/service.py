@@ -77,7 +77,9 @@ class Service:
         )
         try:
             self._rollouts.restore()
-            self._book = DeviceRegistry(self._config.data_dir, self._rollouts.offer, log)
+            self._book = DeviceRegistry(
+                self._config.data_dir, self._rollouts.offer, log, self._rollouts.check_health
+            )
             self.receiver = Receiver(
                 self._config.listen,
                 self._config.data_dir,

@@ -44,6 +44,12 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("received_bytes", "Bytes from the device, with what ZeroMQ adds.", "bytes_received", True),
     ("sent_bytes", "Bytes to the device, with what ZeroMQ adds.", "bytes_sent", True),
     ("refused_records", "Records that were refused.", "refused", True),
+    (
+        "rejected_recordings",
+        "Recordings that the device could not encode since its start.",
+        "rejected",
+        True,
+    ),
     ("queue_records", "Records that wait on the device.", "queue_depth", False),
     ("encode_seconds", "Time the last encoding took.", "encode_s", False),
     ("temperature_celsius", "Temperature of the device.", "temperature_c", False),

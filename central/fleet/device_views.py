@@ -43,6 +43,7 @@ class DeviceView:
     ``lag_s`` is the newest record's age (from its sample time) when it arrived, ``age_s`` its age now.
     ``boot`` and ``sequence`` number that record, the last that was acknowledged. ``loss`` is how many numbers
     below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
+    ``rejected`` recordings could not be encoded since the device's start, the last for ``rejection``.
     ``acknowledged_lost`` is how many records the device says were acknowledged and are not in this file.
     ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of ``round_trip_s``.
     ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
@@ -84,6 +85,8 @@ class DeviceView:
     update_state: str | None
     latent_bytes: int | None
     set_bytes: int | None
+    rejected: int | None
+    rejection: str | None
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
@@ -224,6 +227,8 @@ def _view(
         update_version=said.get("update_version"),
         update_state=said.get("update_state"),
         latent_bytes=said.get("latent_bytes"),
+        rejected=said.get("rejected"),
+        rejection=said.get("rejection"),
         **counted,
     )
 

@@ -120,6 +120,8 @@ def _remarks(view: DeviceView) -> list[str]:
         )
     if view.dropped:
         lines.append(f"says it dropped {view.dropped} records for want of room")
+    if view.rejected:
+        lines.append(f"rejected {view.rejected} recordings since its start, last: {view.rejection or '-'}")
     if view.set_bytes not in (None, view.latent_bytes):
         made = "has not said what it makes" if view.latent_bytes is None else f"makes {view.latent_bytes}"
         lines.append(f"is set to latents of {view.set_bytes} bytes, {made}")

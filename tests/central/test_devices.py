@@ -7,6 +7,7 @@ import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH, latent_record
 
 from central.fleet.device_views import LATE, ON_TIME, SILENT, devices, state_of
+from central.fleet.devices_cli import _remarks
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
 
@@ -75,6 +76,8 @@ def test_what_a_device_says_is_shown(data_dir):
         "clock_offset_us": -1500,
         "disk_free_mib": 2,
         "interval_s": 10,
+        "rejected": 3,
+        "rejection": "expected a gather (5, 1000, 70)",
     }
     with closing(connect(data_dir)) as database:
         database.execute(
@@ -84,6 +87,8 @@ def test_what_a_device_says_is_shown(data_dir):
     assert (view.queue_depth, view.temperature_c, view.clock_offset_s) == (4, 41.25, -0.0015)
     assert (view.disk_free_bytes, view.bytes_received, view.bytes_sent) == (2 << 20, 100, 50)
     assert (view.refused, view.refusal, view.records, view.lag_s) == (2, "why", 0, None)
+    assert (view.rejected, view.rejection) == (3, "expected a gather (5, 1000, 70)")
+    assert any("rejected 3 recordings" in line and "(5, 1000, 70)" in line for line in _remarks(view))
     assert view.state == LATE, "31 s without a word, by its own 10 s"
 
 
