@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from central.errors import CentralError
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
+from firmware_py.runtime.toml_keys import find_unknown, line_of
 
 # Too long to be tried out over a network.
 MIN_TOKEN = 16
@@ -20,6 +21,17 @@ MIN_TOKEN = 16
 
 class ConfigError(CentralError, ValueError):
     """``central.toml`` is missing, not TOML, or says something impossible."""
+
+
+def _check_port(address: str | None) -> str | None:
+    """``address`` with a port of 1 to 65535 or ``*``; 0 is any free one. Raises ``ValueError``."""
+    match = re.search(r":(\d+)$", address or "")
+    if match and int(match[1]) > 0xFFFF:
+        raise ValueError(f"expected a port of at most {0xFFFF}, got {match[1]}")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_port)]
 
 
 class _Section(BaseModel):
@@ -36,7 +48,7 @@ class CentralSection(_Section):
     the waves through them, one process of the lowest priority.
     """
 
-    listen: str = Field(pattern=r"^(tcp|ipc)://.+")
+    listen: Address = Field(pattern=r"^(tcp|ipc)://.+")
     data_dir: Path
     keys: Path | None = None
     insecure: bool = Field(default=False, strict=True)
@@ -45,8 +57,8 @@ class CentralSection(_Section):
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
     check: bool = Field(default=False, strict=True)
     log: Path | None = None
-    metrics: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
-    page: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    metrics: Address | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    page: Address | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page_token: str | None = Field(default=None, min_length=MIN_TOKEN)
     page_token_file: Path | None = None
 
@@ -84,8 +96,8 @@ class GatewaySection(_Section):
 
     ports: list[str] = []
     baud: int = Field(default=115_200, gt=0, strict=True)
-    tcp: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
-    centre: str | None = Field(default=None, pattern=r"^(tcp://.+:\d{1,5}|ipc://.+)$")
+    tcp: Address | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    centre: Address | None = Field(default=None, pattern=r"^(tcp://.+:\d{1,5}|ipc://.+)$")
     name: str = Field(default="gateway-local", pattern=r"^gateway-[a-z0-9][a-z0-9-]{0,40}$")
     keys: Path | None = None
     insecure: bool = Field(default=False, strict=True)
@@ -176,24 +188,38 @@ def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) 
     return section
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "central": CentralSection,
+    "model": ModelSection,
+    "gateway": GatewaySection,
+}
 _File = TypeVar("_File", bound=BaseModel)
 
 
 def _read(path: Path, model: type[_File]) -> _File:
     try:
-        content = tomllib.loads(path.read_text())
+        text = path.read_text()
+        content = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
+    known = {name: _SECTIONS[name].model_fields for name in _SECTIONS}
+    if unknown := find_unknown(text, content, known):
+        raise ConfigError(f"{path}: {unknown}")
+    if isinstance(content.get("model"), dict):
+        raise ConfigError(
+            f"{path}: line {line_of(text, 'model', '')}: expected [[model]], found [model]; write two brackets, as "
+            "there may be several models"
+        )
     try:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        problem = {"extra_forbidden": "not a key of this file", "missing": "required, and missing"}.get(
-            first["type"], f"{first['msg']}, got {first['input']!r}"
-        )
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if "got" in message else f", got {first['input']!r}"
+        problem = "required, and missing" if first["type"] == "missing" else f"{message}{given}"
         raise ConfigError(f"{path}: {place}: {problem}") from None
 
 
@@ -233,8 +259,9 @@ def _check_security(path: Path, central: CentralSection) -> None:
 
 def with_page(path: Path, central: CentralSection, address: str) -> CentralSection:
     """``central`` with its page at ``address`` instead. Raises ``ConfigError``."""
-    if not re.fullmatch(r".+:\d{1,5}", address):
-        raise ConfigError(f"--listen: expected HOST:PORT, got {address!r}")
+    match = re.fullmatch(r".+:(\d{1,5})", address)
+    if not match or int(match[1]) > 0xFFFF:
+        raise ConfigError(f"--listen: expected HOST:PORT with a port of at most {0xFFFF}, got {address!r}")
     moved = central.model_copy(update={"page": address})
     _check_page(path, moved)
     return moved
