@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from boards.quiet import hold_output
-from convert.cli import ERRORS as CONVERSION_ERRORS
-from models.cli import ERRORS as TRAINING_ERRORS
 from models.cli import limit_threads
-
-ERRORS: tuple[type[Exception], ...] = (*CONVERSION_ERRORS, *TRAINING_ERRORS)
 
 app = typer.Typer(help="Adapt the decoder of a released model to other ground.")
 

@@ -14,6 +14,8 @@ from firmware_py.inference.bundle import load_bundle
 from models.inversion.decoder import load_decoder
 from models.training.training import Budget
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def released(tiny_run, tmp_path_factory):
