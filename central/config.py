@@ -251,7 +251,10 @@ def _read(path: Path, model: type[_File]) -> _File:
         text = path.read_text()
         content = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a TOML file") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give --config, set EPIC_CONFIG, or make one "
+            "with: epic central init"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
     known = {name: list(section.model_fields) for name, section in _SECTIONS.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.dashboard.metrics import MetricsServer, RuntimeMetrics, decode_histogram
 from central.fleet.device_registry import DeviceRegistry
+from central.fleet.device_views import keep_expected
 from central.gateway.gateway import Gateway
 from central.gateway.sessions import FrameAuthenticators
 from central.ingest.authentication import CurveAuthenticator
@@ -85,6 +86,7 @@ class Service:
         )
         try:
             self._rollouts.restore()
+            self._keep_expected()
             self._book = DeviceRegistry(
                 self._config.data_dir, self._rollouts.offer, log, self._rollouts.check_health
             )
@@ -228,8 +230,15 @@ class Service:
         """The decoder first: what the receiver lets in can be decoded."""
         self._decoders[model_hash] = decoder
         self._expected[model_hash] = Expected(decoder.n_devices, decoder.coding)
+        self._keep_expected()
         if self._checking:
             self._checking.adopt()
+
+    def _keep_expected(self) -> None:
+        keep_expected(
+            self._config.data_dir,
+            {model.hex(): decoder.n_devices for model, decoder in self._decoders.items()},
+        )
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)

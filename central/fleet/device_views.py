@@ -7,17 +7,24 @@ The receiver's group commit keeps ``device_boot`` exact; the rest is at most a s
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from central.fleet.rates import rate_of, read_rates
-from central.storage.database import connect, reported
+from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
-ON_TIME, LATE, SILENT = "on time", "late", "silent"
+# The one definition of a device's state. Not heard: the survey has the device, and nothing has come of it.
+ON_TIME, LATE, SILENT, NOT_HEARD = "on time", "late", "silent", "not heard"
+# In the centre's folder: devices of each model's survey, for those that were never heard.
+EXPECTED = "devices.json"
+MAX_EXPECTED = 1000
+STATES = (ON_TIME, LATE, SILENT, NOT_HEARD)
 # Nothing for so many of a device's health intervals, and for so many more.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
 # Gaps of a device that are listed, the newest; all are counted.
@@ -90,7 +97,10 @@ class DeviceView:
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Every device that was ever heard, in order, as of ``at_us`` (now). Raises ``StoreError``."""
+    """Every device that was heard, and those of its survey that were not, in order, as of ``at_us`` (now).
+
+    Raises ``StoreError``.
+    """
     with closing(connect(data_dir)) as database, reported("devices: cannot be read"):
         return read_devices(database, now_us() if at_us is None else at_us)
 
@@ -129,9 +139,10 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
             "SELECT survey, device, count(*), sum(missing) FROM gap GROUP BY survey, device"
         )
     }
+    keys = newest.keys() | passed.keys()
     rates = read_rates(database)
     views = []
-    for key in sorted(newest.keys() | passed.keys()):
+    for key in sorted(keys):
         n_gaps, loss = gaps.get(key, (0, 0))
         said = read_status(passed[key][-1]) if key in passed else {}
         views.append(
@@ -148,7 +159,54 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
                 set_bytes=rate_of(rates, key),
             )
         )
-    return views
+    heard = {(view.survey, view.model_hash) for view in views}
+    expected = read_expected(_folder(database))
+    for survey in {survey for survey, _ in keys}:
+        count = max((n for model, n in expected.items() if (survey, model) in heard), default=0)
+        views += [
+            _view(
+                (survey, device),
+                at_us,
+                None,
+                None,
+                {},
+                **_NOTHING,
+                set_bytes=rate_of(rates, (survey, device)),
+            )
+            for device in range(count)
+            if (survey, device) not in keys
+        ]
+    return sorted(views, key=lambda view: (view.survey, view.device))
+
+
+# Counts of a device of which nothing has come.
+_NOTHING: dict[str, Any] = {"gaps": (), "n_gaps": 0, "loss": 0, "acknowledged_lost": 0}
+
+
+def _folder(database: sqlite3.Connection) -> Path:
+    return Path(database.execute("PRAGMA database_list").fetchone()[2]).parent
+
+
+def keep_expected(data_dir: Path, n_devices: Mapping[str, int]) -> None:
+    """Keep how many devices the survey of each model has, by model hash in hex. Raises ``StoreError``."""
+    path = data_dir / EXPECTED
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.write_text(json.dumps(n_devices))
+        os.replace(aside, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room on the disk") from None
+
+
+def read_expected(data_dir: Path) -> dict[str, int]:
+    """What ``keep_expected`` kept; nothing where no centre has run yet, or the file is damaged."""
+    try:
+        found = json.loads((data_dir / EXPECTED).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {model: n for model, n in found.items() if type(n) is int and 0 < n <= MAX_EXPECTED}
 
 
 def read_status(text: str) -> dict[str, Any]:
@@ -199,7 +257,7 @@ def _view(
     interval_s = said.get("interval_s") or INTERVAL_S
     return DeviceView(
         *key,
-        state=state_of((at_us - last_heard_us) / 1e6, interval_s),
+        state=state_of((at_us - last_heard_us) / 1e6, interval_s) if newest or passed else NOT_HEARD,
         last_heard_us=last_heard_us,
         last_latent_us=latent_us,
         boot=boot,
