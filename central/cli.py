@@ -73,7 +73,9 @@ def run(
         decoders = load_models(settings)
     except DecoderError as error:
         raise DecoderLoadError(str(error)) from None
-    service = Service(settings, decoders, log)
+    # A log on the terminal says the same.
+    announce = typer.echo if settings.central.log else (lambda line: None)
+    service = Service(settings, decoders, log, announce=announce)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
     if settings.central.log:

@@ -51,8 +51,13 @@ class Service:
         decoders: Mapping[bytes, MapDecoder],
         log: Log,
         load: Callable[[ModelSection], tuple[bytes, MapDecoder]] | None = None,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them."""
+        """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them.
+
+        ``announce`` gets lines for the operator's terminal.
+        """
+        self._announce = announce
         self._config = config.central
         self.gateway: Gateway | None = None
         self._decoders = dict(decoders)
@@ -212,7 +217,7 @@ class Service:
             return None
         from central.dashboard.server import PageServer
 
-        return PageServer(central, central.page_listen, self._log, self.live)
+        return PageServer(central, central.page_listen, self._log, self.live, self._announce)
 
     def _serve_page(self) -> None:
         if self._page:
