@@ -1,7 +1,7 @@
-"""Maps of an archive of gathers, without devices and links: what they would have sent, encoded and drawn here.
+"""Invert an archive of gathers on this machine, without devices and links.
 
-The unit of work is a chunk of a file's events, always drawn together, so that the maps are the same to the
-last bit on one process and on any number of workers of a Dask cluster.
+The unit of work is a chunk of a file's events, always decoded together. The maps are therefore bit-identical on
+one process and on any number of workers of a Dask cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from physics.files.openfwi_files import create_array, map_path_of, open_gathers
 
 CHUNK_EVENTS = 16
 WHAT = ("velocity", "uncertainty")
-# An interpreter serves one thread at a time, and a worker may have several.
+# An interpreter serves one thread at a time; a worker may have several threads.
 _turn = threading.Lock()
 
 
@@ -40,7 +40,7 @@ class InvertError(CentralError, ValueError):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """``count`` events of ``path`` from ``first``."""
+    """Chunk of ``count`` events of ``path``, starting at event ``first``."""
 
     model: str
     path: str
@@ -55,13 +55,23 @@ def invert_archive(
     scheduler: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
-    """Maps of every gather in ``archive``, a .npy file or a folder of such; returns the velocity files.
+    """Invert every gather of ``archive``, a .npy file or a folder of .npy files.
 
-    ``model`` holds bundle/ and decoder/. Beside each other under ``out``, in the archive's folders, come
-    NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, and a manifest.json. What is there
-    already is left, so that an interrupted run goes on. ``scheduler``: the workers of a Dask cluster invert, and
-    read archive and model under the same paths. Raises ``InvertError``, ``ClusterError`` and the errors of gathers
-    and model.
+    For each gather file it writes NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, in the
+    archive's folder structure under ``out``, and one manifest.json. Existing maps are kept, so an interrupted run can
+    be
+    resumed. ``model`` is a folder with bundle/ and decoder/. With ``scheduler`` the workers of that Dask cluster
+    invert;
+    they must see the archive and the model under the same paths.
+
+    Returns:
+        The velocity files.
+
+    Raises:
+        InvertError: The archive cannot be inverted as asked.
+        ClusterError: The Dask cluster cannot be used.
+        GatherError: A gather cannot be encoded.
+        BundleError: The model is damaged.
     """
     if archive.is_dir() and out.resolve().is_relative_to(archive.resolve()):
         raise InvertError(
@@ -100,9 +110,10 @@ def invert_archive(
 
 
 def find_gathers(archive: Path) -> list[Path]:
-    """The gather files of an archive: every .npy that is not the maps of another, by the benchmark's names.
+    """List the gather files of an archive: every .npy except maps, which are recognised by the benchmark's names.
 
-    Raises ``InvertError``.
+    Raises:
+        InvertError: The archive holds no gather.
     """
     if not archive.is_dir():
         return [archive]
@@ -123,7 +134,7 @@ def _target(archive: Path, path: Path, out: Path) -> Path:
 
 
 def _files(target: Path) -> list[Path]:
-    """Of velocity and of uncertainty; the last to appear says that both are there."""
+    """Return the velocity and uncertainty files. The one written last marks both as complete."""
     return [target.with_name(f"{target.name}-{what}.npy") for what in WHAT]
 
 
@@ -135,7 +146,7 @@ def _write(target: Path, maps: np.ndarray) -> None:
 
 
 def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
-    """Write the manifest, or check that the one there is of the same model and archive."""
+    """Write the manifest, or check that the existing one names the same model and archive."""
     path = out / "manifest.json"
     wanted: dict[str, Any] = {
         "format": "epic-maps/1",
@@ -171,7 +182,7 @@ def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, 
 
 
 def _invert(chunk: _Chunk) -> np.ndarray:
-    """Velocity and uncertainty ``(2, count, 1, nz, nx)`` of a chunk, in m/s."""
+    """Return velocity and uncertainty of a chunk, ``(2, count, 1, nz, nx)`` in m/s."""
     with _turn:
         encoder, decoder, acquisition = _open(chunk.model)
         gathers = open_gathers(Path(chunk.path), acquisition)

@@ -13,7 +13,7 @@ from central.options import JsonOption
 
 
 class InvertCommandError(CentralError, RuntimeError):
-    """What went wrong in modules that are loaded only when something is inverted."""
+    """Failure in a module that is imported only for an inversion."""
 
 
 DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "zoo" / "epic-small-128"
