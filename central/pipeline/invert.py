@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from firmware_py.inference.companding import GatherError
 from firmware_py.inference.encoder import Encoder
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
+from physics.files.atomic import atomic_write
 from physics.files.openfwi_files import create_array, map_path_of, open_gathers
 from physics.gather_checks import expected_peaks, notes_on
 
@@ -167,9 +167,8 @@ def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
     wanted["versions"] = {
         package: metadata.version(package) for package in ("epic-fwi", "numpy", "keras", "ai-edge-litert")
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted, indent=2))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2))
 
 
 def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, _Inverted]]:
