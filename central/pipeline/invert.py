@@ -7,6 +7,7 @@ one process and on any number of workers of a Dask cluster.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.files.atomic import atomic_write
 from physics.files.openfwi_files import create_array, map_path_of, open_gathers
+from physics.gather_checks import expected_peaks, notes_on
 
 CHUNK_EVENTS = 16
+# Velocity and uncertainty ``(2, count, 1, nz, nx)`` of a chunk in m/s, and notes on its gathers by their numbers.
+_Inverted = tuple[np.ndarray, list[tuple[int, str]]]
 WHAT = ("velocity", "uncertainty")
 # An interpreter serves one thread at a time; a worker may have several threads.
 _turn = threading.Lock()
@@ -54,24 +58,16 @@ def invert_archive(
     out: Path,
     scheduler: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Path]:
     """Invert every gather of ``archive``, a .npy file or a folder of .npy files.
 
-    For each gather file it writes NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, in the
-    archive's folder structure under ``out``, and one manifest.json. Existing maps are kept, so an interrupted run can
-    be
-    resumed. ``model`` is a folder with bundle/ and decoder/. With ``scheduler`` the workers of that Dask cluster
-    invert;
-    they must see the archive and the model under the same paths.
-
-    Returns:
-        The velocity files.
-
-    Raises:
-        InvertError: The archive cannot be inverted as asked.
-        ClusterError: The Dask cluster cannot be used.
-        GatherError: A gather cannot be encoded.
-        BundleError: The model is damaged.
+    ``model`` holds bundle/ and decoder/. Beside each other under ``out``, in the archive's folders, come
+    NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, and a manifest.json. What is there
+    already is left, so that an interrupted run goes on. ``scheduler``: the workers of a Dask cluster invert, and
+    read archive and model under the same paths. ``on_note`` hears of gathers
+    whose maps will be wrong: silent, reversed, or of another gain than the model's. Raises ``InvertError``,
+    ``ClusterError`` and the errors of gathers and model.
     """
     if archive.is_dir() and out.resolve().is_relative_to(archive.resolve()):
         raise InvertError(
@@ -97,8 +93,10 @@ def invert_archive(
     by_name = {str(path.resolve()): path for path in waiting}
     left = dict(waiting)
     drawn: dict[Path, np.ndarray] = {}
-    for chunk, maps in _run(chunks, scheduler):
+    for chunk, (maps, notes) in _run(chunks, scheduler):
         path = by_name[chunk.path]
+        for row, note in notes:
+            on_note(f"{path}: gather {row}: {note}")
         whole = drawn.setdefault(path, np.empty((2, counts[path], *acquisition.map_shape), np.float32))
         whole[:, chunk.first : chunk.first + chunk.count] = maps
         left[path] -= chunk.count
@@ -174,20 +172,23 @@ def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
         temporary.write_text(json.dumps(wanted, indent=2))
 
 
-def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, np.ndarray]]:
+def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, _Inverted]]:
     if scheduler:
         yield from on_cluster(scheduler, _invert, chunks)
     else:
         yield from ((chunk, _invert(chunk)) for chunk in chunks)
 
 
-def _invert(chunk: _Chunk) -> np.ndarray:
-    """Return velocity and uncertainty of a chunk, ``(2, count, 1, nz, nx)`` in m/s."""
+def _invert(chunk: _Chunk) -> _Inverted:
+    """Invert a chunk, and note what is unusual in its gathers."""
     with _turn:
         encoder, decoder, acquisition = _open(chunk.model)
         gathers = open_gathers(Path(chunk.path), acquisition)
         groups = [list(group) for group in acquisition.device_receivers]
         latents = np.zeros((chunk.count, len(groups), decoder.latent), np.int8)
+        companding = encoder.bundle.companding
+        peaks = expected_peaks(math.sinh(companding.c) / companding.k)
+        notes = []
         for row in range(chunk.count):
             gather = np.asarray(gathers[chunk.first + row], np.float32)
             for device, group in enumerate(groups):
@@ -195,8 +196,9 @@ def _invert(chunk: _Chunk) -> np.ndarray:
                     latents[row, device] = encoder.encode_recording(gather[:, :, group])
                 except GatherError as error:
                     raise InvertError(f"{chunk.path}: gather {chunk.first + row}: {error}") from None
+            notes += [(chunk.first + row, note) for note in notes_on(gather, acquisition, peaks)]
         present = np.ones(latents.shape[:2], bool)
-        return np.stack(decoder.decode_batch(latents, present, at_once=CHUNK_EVENTS))
+        return np.stack(decoder.decode_batch(latents, present, at_once=CHUNK_EVENTS)), notes
 
 
 @lru_cache(maxsize=1)

@@ -196,6 +196,15 @@ class KeyRing:
         self._refresh()
         return self._identities.get(public_key)
 
+    def devices(self) -> frozenset[tuple[int, int]]:
+        """Every device, by survey and number, that is allowed."""
+        self._refresh()
+        return frozenset(
+            (one.survey, one.device)
+            for one in self._identities.values()
+            if one.survey is not None and one.device is not None
+        )
+
     def secret(self, survey: int, device: int) -> bytes | None:
         """The MAC secret of a device; None when it is not allowed or has none."""
         self._refresh()
