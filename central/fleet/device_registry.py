@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from central.fleet.device_views import acknowledged_lost, read_status
+from central.fleet.device_views import acknowledged_lost, keep_allowed, read_allowed, read_status
 from central.fleet.gaps import GapWatch
 from central.fleet.rates import rate_of, read_rates
 from central.ingest.traffic import MAX_DEVICES, Key, Traffic, TrafficCounters
@@ -38,7 +38,9 @@ INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
 class DeviceRegistry:
     """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
 
-    ``offer`` gives the update to add to an answer, or None; ``traffic`` is for the receiver to count in.
+    ``offer`` gives the update to add to an answer, or None. ``on_health`` is told each health record.
+    ``traffic`` is for the receiver to count in. ``allowed`` gives the devices with an allowed key, None for a centre
+    without keys.
     """
 
     def __init__(
@@ -46,11 +48,16 @@ class DeviceRegistry:
         data_dir: Path,
         offer: Callable[[packet.Record], packet.Record | None],
         log: Log,
+        on_health: Callable[[packet.Record, Health], None] = lambda record, health: None,
+        allowed: Callable[[], frozenset[Key]] | None = None,
     ) -> None:
         """Raises ``StoreError``."""
         self._data_dir = data_dir
         self.traffic = Traffic()
         self._offer = offer
+        self._on_health = on_health
+        self._allowed = allowed
+        self._allowed_last: frozenset[Key] | None = None
         self._log = log
         self._lock = threading.Lock()
         self._said: dict[Key, dict[str, Any]] = {}
@@ -94,6 +101,8 @@ class DeviceRegistry:
             }
             setting = encode_setting(rate_of(self._rates, key) or 0)
         self.traffic.heard([key], now_us())
+        if isinstance(said, Health):
+            self._on_health(record, said)
         answer = packet.Record(
             record.type, record.device, record.survey, *number, sample_time_us=now_us(), payload=setting
         )
@@ -141,6 +150,7 @@ class DeviceRegistry:
                     self.keep(database)
                     self.take_up_rates(database)
                     self.take_up_forgotten(database)
+                    self.take_up_keys()
                     gaps.look(database, now_us())
                 except StoreError as error:
                     # Tried again at the next look.
@@ -152,6 +162,18 @@ class DeviceRegistry:
             rates = read_rates(database)
         with self._lock:
             self._rates = rates
+
+    def take_up_keys(self) -> None:
+        """Keep which devices are allowed, and log by name each whose key was revoked. Raises ``StoreError``."""
+        allowed = self._allowed() if self._allowed else None
+        if allowed is not None and allowed == self._allowed_last:
+            return
+        if allowed is None and read_allowed(self._data_dir) is None:
+            return
+        keep_allowed(self._data_dir, allowed)
+        for survey, device in sorted((self._allowed_last or frozenset()) - (allowed or frozenset())):
+            self._log.write("device_revoked", survey=survey, device=device)
+        self._allowed_last = allowed
 
     def take_up_forgotten(self, database: sqlite3.Connection) -> None:
         """Know nothing any more of devices that the operator forgot. Raises ``StoreError``."""

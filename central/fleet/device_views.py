@@ -7,17 +7,27 @@ The receiver's group commit keeps ``device_boot`` exact; the rest is at most a s
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from collections.abc import Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from central.fleet.rates import rate_of, read_rates
-from central.storage.database import connect, reported
+from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
-ON_TIME, LATE, SILENT = "on time", "late", "silent"
+# The one definition of a device's state. Not heard: the survey has the device, and nothing has come of it.
+# Revoked: it was heard, and its key is not allowed any more.
+ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
+# In the centre's folder: devices of each model's survey, for those that were never heard.
+EXPECTED = "devices.json"
+# Beside it: the devices that have an allowed key; absent where the centre runs without keys.
+ALLOWED = "allowed.json"
+MAX_EXPECTED = 1000
+STATES = (ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED)
 # Nothing for so many of a device's health intervals, and for so many more.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
 # Gaps of a device that are listed, the newest; all are counted.
@@ -43,6 +53,7 @@ class DeviceView:
     ``lag_s`` is the newest record's age (from its sample time) when it arrived, ``age_s`` its age now.
     ``boot`` and ``sequence`` number that record, the last that was acknowledged. ``loss`` is how many numbers
     below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
+    ``rejected`` recordings could not be encoded since the device's start, the last for ``rejection``.
     ``acknowledged_lost`` is how many records the device says were acknowledged and are not in this file.
     ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of ``round_trip_s``.
     ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
@@ -84,10 +95,15 @@ class DeviceView:
     update_state: str | None
     latent_bytes: int | None
     set_bytes: int | None
+    rejected: int | None
+    rejection: str | None
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Every device that was ever heard, in order, as of ``at_us`` (now). Raises ``StoreError``."""
+    """Every device that was heard, and those of its survey that were not, in order, as of ``at_us`` (now).
+
+    Raises ``StoreError``.
+    """
     with closing(connect(data_dir)) as database, reported("devices: cannot be read"):
         return read_devices(database, now_us() if at_us is None else at_us)
 
@@ -126,9 +142,10 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
             "SELECT survey, device, count(*), sum(missing) FROM gap GROUP BY survey, device"
         )
     }
+    keys = newest.keys() | passed.keys()
     rates = read_rates(database)
     views = []
-    for key in sorted(newest.keys() | passed.keys()):
+    for key in sorted(keys):
         n_gaps, loss = gaps.get(key, (0, 0))
         said = read_status(passed[key][-1]) if key in passed else {}
         views.append(
@@ -145,7 +162,79 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
                 set_bytes=rate_of(rates, key),
             )
         )
-    return views
+    allowed = read_allowed(_folder(database))
+    if allowed is not None:
+        views = [
+            view if (view.survey, view.device) in allowed else replace(view, state=REVOKED) for view in views
+        ]
+    heard = {(view.survey, view.model_hash) for view in views}
+    expected = read_expected(_folder(database))
+    for survey in {survey for survey, _ in keys}:
+        count = max((n for model, n in expected.items() if (survey, model) in heard), default=0)
+        views += [
+            _view(
+                (survey, device),
+                at_us,
+                None,
+                None,
+                {},
+                **_NOTHING,
+                set_bytes=rate_of(rates, (survey, device)),
+            )
+            for device in range(count)
+            if (survey, device) not in keys
+        ]
+    return sorted(views, key=lambda view: (view.survey, view.device))
+
+
+# Counts of a device of which nothing has come.
+_NOTHING: dict[str, Any] = {"gaps": (), "n_gaps": 0, "loss": 0, "acknowledged_lost": 0}
+
+
+def _folder(database: sqlite3.Connection) -> Path:
+    return Path(database.execute("PRAGMA database_list").fetchone()[2]).parent
+
+
+def keep_expected(data_dir: Path, n_devices: Mapping[str, int]) -> None:
+    """Keep how many devices the survey of each model has, by model hash in hex. Raises ``StoreError``."""
+    _keep(data_dir / EXPECTED, n_devices)
+
+
+def keep_allowed(data_dir: Path, keys: Collection[tuple[int, int]] | None) -> None:
+    """Keep which devices (survey, device) have an allowed key; None for a centre without keys.
+
+    Raises ``StoreError``.
+    """
+    _keep(data_dir / ALLOWED, None if keys is None else sorted(keys))
+
+
+def read_allowed(data_dir: Path) -> set[tuple[int, int]] | None:
+    """What ``keep_allowed`` kept; None also where no centre has run yet, or the file is damaged."""
+    try:
+        found = json.loads((data_dir / ALLOWED).read_text())
+        return None if found is None else {(int(survey), int(device)) for survey, device in found}
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path: Path, content: Any) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.write_text(json.dumps(content))
+        os.replace(aside, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room on the disk") from None
+
+
+def read_expected(data_dir: Path) -> dict[str, int]:
+    """What ``keep_expected`` kept; nothing where no centre has run yet, or the file is damaged."""
+    try:
+        found = json.loads((data_dir / EXPECTED).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {model: n for model, n in found.items() if type(n) is int and 0 < n <= MAX_EXPECTED}
 
 
 def read_status(text: str) -> dict[str, Any]:
@@ -196,7 +285,7 @@ def _view(
     interval_s = said.get("interval_s") or INTERVAL_S
     return DeviceView(
         *key,
-        state=state_of((at_us - last_heard_us) / 1e6, interval_s),
+        state=state_of((at_us - last_heard_us) / 1e6, interval_s) if newest or passed else NOT_HEARD,
         last_heard_us=last_heard_us,
         last_latent_us=latent_us,
         boot=boot,
@@ -224,6 +313,8 @@ def _view(
         update_version=said.get("update_version"),
         update_state=said.get("update_state"),
         latent_bytes=said.get("latent_bytes"),
+        rejected=said.get("rejected"),
+        rejection=said.get("rejection"),
         **counted,
     )
 

@@ -202,7 +202,7 @@ function showTotals(t) {
   $("t-partial").textContent = count(t.partial);
   $("t-flagged").textContent = count(t.flagged);
   $("t-saved").textContent = t.received_bytes ? `${count(t.raw_bytes / t.received_bytes)} × fewer bytes` : "–";
-  $("t-bytes").textContent = `${bytes(t.received_bytes)} received for ${bytes(t.raw_bytes)} of raw samples`;
+  $("t-bytes").textContent = `${bytes(t.received_bytes)} of records received (without health, acknowledgements and TCP/IP headers) for ${bytes(t.raw_bytes)} of raw samples`;
   if (t.surveys.length < 2) return;
   $("survey-choice").hidden = false;
   const kept = $("survey").value;
@@ -226,8 +226,10 @@ function onState({ up, sinceMs, time_us, running }) {
   const pill = $("link");
   if (up) {
     clockMs = time_us / 1000 - Date.now();
-    pill.className = "pill up";
+    pill.className = running ? "pill up" : "pill";
     pill.textContent = running ? "live" : "stored maps; no centre runs here";
+    $("live").textContent = running ? "Live" : "Newest";
+    $("t-devices-what").textContent = running ? "devices on time" : "devices on time when the centre last heard one";
     if ($("lost").dataset.lost) alarm("");
     delete $("lost").dataset.lost;
     return;
