@@ -13,7 +13,7 @@ from firmware_py.micropython.config import ConfigError, load_config, read_secret
 from firmware_py.micropython.device import Device
 from firmware_py.micropython.health import Health
 from firmware_py.micropython.line import Line, open_line
-from firmware_py.micropython.model import Model, ModelError
+from firmware_py.micropython.model import ModelError, open_model
 from firmware_py.micropython.source import Replay
 from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
 from firmware_py.micropython.window import Window
@@ -88,7 +88,7 @@ def build(config, feed):
         header,
         seals,
         Compander(bundle, receivers),
-        Model(bundle),
+        open_model(bundle, feed),
         bundle.rates,
         open_source(config["source"], bundle, receivers, spool.last_event),
         spool,
