@@ -15,9 +15,13 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("models.cli", "Errors of a trained run on held-out data.", "train"),
     "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
     "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
-    "invert": ("central.invert_cli", "Maps of an archive of gathers, without devices.", "central,edge"),
+    "invert": (
+        "central.pipeline.invert_cli",
+        "Maps of an archive of gathers, without devices.",
+        "central,edge",
+    ),
     "central": ("central.cli", "The central node: receive latents, draw maps.", "central"),
-    "keys": ("central.keys_cli", "Keys of the centre, its devices and gateways.", "central"),
+    "keys": ("central.security.keys_cli", "Keys of the centre, its devices and gateways.", "central"),
     "doctor": ("central.doctor_cli", "Look an installation over and say what to mend.", "central"),
     "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
 }

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from boards.check import Assessment, CheckError, check_bundle
-from boards.graph import GraphError
-from boards.install_cli import add_commands
-from boards.profiles import Board, BoardError, board_names, load_board
-from boards.shell import InstallError
+from boards.fit.check import Assessment, CheckError, check_bundle
+from boards.fit.graph import GraphError
+from boards.install.cli import add_commands
+from boards.install.linux.shell import InstallError
+from boards.profile import Board, BoardError, board_names, load_board
 from boards.sizes import format_size
-from firmware_py.bundle import BundleError
+from firmware_py.inference.bundle import BundleError
 
 ERRORS: tuple[type[Exception], ...] = (BoardError, BundleError, CheckError, GraphError, InstallError)
 

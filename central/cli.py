@@ -10,32 +10,32 @@ from typing import Annotated
 
 import typer
 
-from central.check_cli import ERRORS as CHECK_ERRORS
-from central.check_cli import check
 from central.config import ConfigError, load_config
-from central.database import StoreError
-from central.devices_cli import list_devices
-from central.export import FORMATS, ExportError, export_map
-from central.gateway_cli import ERRORS as GATEWAY_ERRORS
-from central.gateway_cli import gateway
-from central.metrics import MetricsError
+from central.dashboard.cli import page
+from central.dashboard.metrics import MetricsError
+from central.export.formats import FORMATS, ExportError, export_map
+from central.fleet.devices_cli import list_devices
+from central.fleet.rates_cli import ERRORS as RATE_ERRORS
+from central.fleet.rates_cli import rate
+from central.gateway.cli import ERRORS as GATEWAY_ERRORS
+from central.gateway.cli import gateway
+from central.ingest.receiver import ReceiverError
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
-from central.page.cli import page
-from central.rates_cli import ERRORS as RATE_ERRORS
-from central.rates_cli import rate
-from central.receiver import ReceiverError
-from central.refine_cli import ERRORS as REFINE_ERRORS
-from central.refine_cli import refine
-from central.rollout_cli import ERRORS as ROLLOUT_ERRORS
-from central.rollout_cli import rollout
-from central.store import Store, StoredMap
-from firmware_py.bundle import BundleError
+from central.storage.database import StoreError
+from central.storage.map_store import Store, StoredMap
+from central.updates.rollout_cli import ERRORS as ROLLOUT_ERRORS
+from central.updates.rollout_cli import rollout
+from central.verification.check_cli import ERRORS as CHECK_ERRORS
+from central.verification.check_cli import check
+from central.verification.refine_cli import ERRORS as REFINE_ERRORS
+from central.verification.refine_cli import refine
+from firmware_py.inference.bundle import BundleError
 
 app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
 
 
 class DecoderLoadError(RuntimeError):
-    """A decoder could not be loaded (``models.decoder`` is imported only when the centre runs)."""
+    """A decoder could not be loaded (``models.inversion.decoder`` is imported only when the centre runs)."""
 
 
 ERRORS: tuple[type[Exception], ...] = (
@@ -69,10 +69,10 @@ def run(
 ) -> None:
     """Start the centre; Ctrl-C ends it once everything received is stored."""
     settings = load_config(config, insecure)
-    from central.decoders import load_models
+    from central.pipeline.decoders import load_models
     from central.service import Service
-    from firmware_py.log import Log
-    from models.decoder import DecoderError
+    from firmware_py.runtime.log import Log
+    from models.inversion.decoder import DecoderError
 
     try:
         log = Log(settings.central.log)

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from firmware_py.config import is_loopback
-from firmware_py.keys import check_private
-from firmware_py.link import LinkError
+from firmware_py.links.base import LinkError
+from firmware_py.links.keys import check_private
+from firmware_py.runtime.config import is_loopback
 
 # Too long to be tried out over a network.
 MIN_TOKEN = 16

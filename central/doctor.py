@@ -20,11 +20,11 @@ from importlib import metadata
 from pathlib import Path
 
 from central.config import CentralConfig, ConfigError, load_config
-from central.database import NoStoreError, StoreError, connect, is_claimed, reported
-from central.keys import KeyRing, KeysError, list_keys, read_centre
-from firmware_py.bundle import BundleError, load_bundle
-from firmware_py.link import LinkError
-from firmware_py.port import split_endpoint
+from central.security.keys import KeyRing, KeysError, list_keys, read_centre
+from central.storage.database import NoStoreError, StoreError, connect, is_claimed, reported
+from firmware_py.inference.bundle import BundleError, load_bundle
+from firmware_py.links.base import LinkError
+from firmware_py.links.port import split_endpoint
 
 WELL, DOUBTFUL, AMISS = "well", "doubtful", "amiss"
 # The package that stands for each extra, and what it is for.

@@ -9,29 +9,29 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from central.arrivals import Arrivals
-from central.checking import Checking
 from central.config import CentralConfig, CentralSection, ModelSection
-from central.connections import allow_many_connections
-from central.database import lock
-from central.decoders import MapDecoder, load_release
-from central.decoding import Decoding, MapPicture
-from central.device_book import DeviceBook
-from central.gateway import Gateway
-from central.guard import Guard
-from central.journal import Journal
-from central.keys import KeyRing
-from central.line import Seals
-from central.metrics import Live, MetricsServer, decode_histogram
-from central.receiver import GATEWAYS, Expected, Receiver
-from central.rollout import Rollouts
-from central.workers import Workers
-from firmware_py import packet
-from firmware_py.link_zmq import ZmqLink
-from firmware_py.log import Log
+from central.dashboard.metrics import Live, MetricsServer, decode_histogram
+from central.fleet.device_registry import DeviceBook
+from central.gateway.gateway import Gateway
+from central.gateway.sessions import Seals
+from central.ingest.authentication import Guard
+from central.ingest.connections import allow_many_connections
+from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.pipeline.decoders import MapDecoder, load_release
+from central.pipeline.decoding import Decoding, MapPicture
+from central.pipeline.workers import Workers
+from central.security.keys import KeyRing
+from central.storage.database import lock
+from central.storage.journal import Journal
+from central.storage.journal_cursor import Arrivals
+from central.updates.rollout import Rollouts
+from central.verification.checking import Checking
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.runtime.log import Log
 
 if TYPE_CHECKING:
-    from central.page.server import PageServer
+    from central.dashboard.server import PageServer
 
 PICTURES_WAITING = 100
 
@@ -189,7 +189,7 @@ class Service:
     def _own_page(self, central: CentralSection) -> PageServer | None:
         if not central.page:
             return None
-        from central.page.server import PageServer
+        from central.dashboard.server import PageServer
 
         return PageServer(central, central.page, self._log, self.live)
 
@@ -229,7 +229,7 @@ class Service:
             self._draw_picture(picture)
 
     def _draw_picture(self, picture: MapPicture) -> None:
-        from central.render import draw_map
+        from central.export.render import draw_map
 
         name = f"survey{picture.survey}-event{picture.event:06d}"
         path = self._config.data_dir / "pictures" / f"{name}.png"

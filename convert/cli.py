@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from boards.graph import GraphError
-from boards.profiles import BoardError, load_board
+from boards.fit.graph import GraphError
+from boards.profile import BoardError, load_board
 from boards.quiet import hold_output
 from convert.errors import ConversionError
-from firmware_py.bundle import BundleError
-from firmware_py.encoder import EncoderError
+from firmware_py.inference.bundle import BundleError
+from firmware_py.inference.encoder import EncoderError
 
 if TYPE_CHECKING:
     from convert.flow import Conversion

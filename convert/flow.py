@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from boards.budget import SMALLEST, Verdict, limits_of
-from boards.check import assess
-from boards.graph import Graph, GraphError
-from boards.profiles import Board
+from boards.fit.budget import SMALLEST, Verdict, limits_of
+from boards.fit.check import assess
+from boards.fit.graph import Graph, GraphError
+from boards.profile import Board
 from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
 from convert.release import model_hash, staged_release
 from convert.run_folder import read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
-from models.data import DataError
-from models.decoder import calibrate_uncertainty, load_decoder, save_decoder
-from models.familiarity import Familiarity, FamiliarityError, measure_familiarity
-from models.ordered import prefix_rates
-from models.training import TrainingError
+from models.data.gathers import DataError
+from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
+from models.inversion.ood import Familiarity, FamiliarityError, measure_familiarity
+from models.networks.nested_latent import prefix_rates
+from models.training.training import TrainingError
 from physics.acquisition import AcquisitionError
-from physics.openfwi_files import OpenFWIFileError
+from physics.files.openfwi_files import OpenFWIFileError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Conversion:
     """What was made and measured.
 
     ``arena_bytes`` is None where TFLite-Micro is not installed; ``accelerator`` says what was done for the
-    target's accelerator (``boards.check.Assessment``), None where it has none.
+    target's accelerator (``boards.fit.check.Assessment``), None where it has none.
     """
 
     out: Path

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from firmware_py.compand import Companding, quantise
-from models.data import PARTS_AT_ONCE, device_parts
+from firmware_py.inference.companding import Companding, quantise
+from models.data.gathers import PARTS_AT_ONCE, device_parts
 from physics.acquisition import Acquisition
 
 

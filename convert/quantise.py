@@ -61,7 +61,7 @@ def quantise(encoder: Any, representative: np.ndarray) -> bytes:
         reason = str(error).strip().splitlines()
         raise QuantisationError(
             f"the TFLite converter refused the encoder: {reason[0] if reason else type(error).__name__}; "
-            "use only the operators listed in boards/graph.py"
+            "use only the operators listed in boards/fit/graph.py"
         ) from error
     return bytes(model)
 

@@ -13,13 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from boards.accelerator import Compiled
-from boards.graph import Graph, Tensor
+from boards.fit.accelerator import Compiled
+from boards.fit.graph import Graph, Tensor
 from convert.c_array import HEADER, SOURCE, c_header, c_source
 from convert.errors import ConversionError
 from convert.run_folder import Run
-from firmware_py.bundle import compiled_encoder, create_bundle
-from firmware_py.selftest import VECTORS, self_test
+from firmware_py.inference.bundle import compiled_encoder, create_bundle
+from firmware_py.inference.self_test import VECTORS, self_test
 
 # A file that shows a folder to be of a former conversion, which alone may be replaced.
 MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}

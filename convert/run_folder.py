@@ -11,12 +11,12 @@ import numpy as np
 from convert.errors import ConversionError
 from convert.parts import Parts
 from convert.verify import HeldOut
-from firmware_py.compand import Companding
-from models.data import ThinnedSet, load_thinned
-from models.held_out import check_held_out
-from models.run import split_watched
-from models.run_config import RunConfig, read_config
-from models.training import load_network
+from firmware_py.inference.companding import Companding
+from models.data.gathers import ThinnedSet, load_thinned
+from models.data.held_out import check_held_out
+from models.training.run import split_watched
+from models.training.run_config import RunConfig, read_config
+from models.training.training import load_network
 from physics.acquisition import Acquisition
 
 REPRESENTATIVE_GATHERS = 100

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from boards import tflm
-from boards.graph import Graph
+from boards.fit import tflm
+from boards.fit.graph import Graph
 from convert import litert
 from convert.errors import ConversionError
 from convert.parts import Parts
-from firmware_py.compand import dequantise, quantise
-from firmware_py.rate import Rate, pack
-from firmware_py.selftest import encode_vectors
-from models.decoder import Decoder
+from firmware_py.inference.companding import dequantise, quantise
+from firmware_py.inference.self_test import encode_vectors
+from firmware_py.protocol.rate import Rate, pack
+from models.inversion.decoder import Decoder
 from physics.normalise import normalise_velocity
 
 # int8 may raise the mean absolute error of the decoded maps by this much (issue 2).

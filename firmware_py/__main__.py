@@ -13,18 +13,18 @@ import sys
 import threading
 from pathlib import Path
 
-from firmware_py.archive import ArchiveError
-from firmware_py.bundle import BundleError
-from firmware_py.check import check
-from firmware_py.compand import GatherError
-from firmware_py.config import ConfigError, NodeConfig, load_config
-from firmware_py.encoder import EncoderError
-from firmware_py.link import LinkError
-from firmware_py.log import LogError
-from firmware_py.node import Node
-from firmware_py.run import run_device
-from firmware_py.slots import SlotsError
-from firmware_py.spool import SpoolError
+from firmware_py.inference.bundle import BundleError
+from firmware_py.inference.companding import GatherError
+from firmware_py.inference.encoder import EncoderError
+from firmware_py.links.base import LinkError
+from firmware_py.runtime.check import check
+from firmware_py.runtime.config import ConfigError, NodeConfig, load_config
+from firmware_py.runtime.log import LogError
+from firmware_py.runtime.node import Node
+from firmware_py.runtime.run import run_device
+from firmware_py.storage.spool import SpoolError
+from firmware_py.updates.archive import ArchiveError
+from firmware_py.updates.slots import SlotsError
 
 ERRORS = (
     ArchiveError,

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from models.companding import CompandingError
-from models.data import DataError
-from models.training import Budget, TrainingError
+from models.data.companding import CompandingError
+from models.data.gathers import DataError
+from models.training.training import Budget, TrainingError
 from physics.acquisition import AcquisitionError
+from physics.files.openfwi_files import OpenFWIFileError
+from physics.files.survey_file import read_survey
 from physics.modelling import ModellingError
-from physics.openfwi_files import OpenFWIFileError
-from physics.survey_file import read_survey
 
 ERRORS: tuple[type[Exception], ...] = (
     TrainingError,
@@ -107,9 +107,9 @@ def train(
             "train: simulated samples are of the survey of the data whose sequence they go on with; leave out --survey"
         )
     limit_threads(threads)
-    from models.run import start_run
-    from models.simulated import Simulated, read_sequence
-    from models.simulated import simulate as make_samples
+    from models.data.simulated import Simulated, read_sequence
+    from models.data.simulated import simulate as make_samples
+    from models.training.run import start_run
 
     optimiser = optimiser or ("muon" if kind == "epic" else "adamw")
     budget = Budget(
@@ -185,14 +185,14 @@ def evaluate(
     if physics:
         _evaluate_physics(run, data, physics, as_json)
         return
-    from models.evaluate import evaluate_run
+    from models.evaluation.evaluate import evaluate_run
 
     table = evaluate_run(run, data, tuple(missing or ()))
     _print_table(table, f"{run.name} on held-out data", as_json, {"families": table})
 
 
 def _compare(runs: list[Path], data: list[Path], missing: tuple[int, ...], as_json: bool) -> None:
-    from models.comparison import compare_runs
+    from models.evaluation.comparison import compare_runs
 
     rows = compare_runs(runs, data, missing)
     if as_json:
@@ -218,7 +218,7 @@ def _evaluate_physics(run: Path, data: list[Path], count: int, as_json: bool) ->
     from rich.console import Console
     from rich.progress import Progress
 
-    from models.consistency import measure_consistency
+    from models.evaluation.consistency import measure_consistency
 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("modelling", total=count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
@@ -118,17 +118,34 @@ class Acquisition:
             if f.name not in ("device_receivers", "velocity_min_mps", "velocity_max_mps")
         )
 
-    def looks_alike_mirrored(self, within_cells: int = 1) -> bool:
-        """Whether the survey seen from behind is itself: sources and receivers within ``within_cells`` of their places.
+    @property
+    def twin_cells(self) -> tuple[int, ...]:
+        """Cells of the mirror images of sources where no source stands; of the benchmark's survey, 35.
 
-        The benchmark's third source stands half a cell left of the middle, a cell from its mirror image.
+        A gather mirrors exactly when shots from these cells were modelled as well (``with_twins``).
         """
-        for cells in (self.source_cells, self.receiver_cells):
-            seen = sorted(cells)
-            turned = [self.n_width - 1 - cell for cell in reversed(seen)]
-            if max(abs(a - b) for a, b in zip(seen, turned, strict=True)) > within_cells:
-                return False
-        return True
+        images = {self.n_width - 1 - cell for cell in self.source_cells}
+        return tuple(sorted(images - set(self.source_cells)))
+
+    def with_twins(self) -> Acquisition:
+        """The survey with shots from ``twin_cells`` after its own."""
+        return replace(self, source_cells=(*self.source_cells, *self.twin_cells))
+
+    def mirror_order(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which shots and receivers a mirrored gather is made of.
+
+        Returns:
+            Indices of shots of ``with_twins()``, ``(n_sources,)``, and of receivers, ``(n_receivers,)``: a gather of
+            these is the gather of the mirrored map. None for a survey whose receivers have no mirror images.
+        """
+        shots, receivers = list(self.with_twins().source_cells), list(self.receiver_cells)
+        images = [self.n_width - 1 - cell for cell in receivers]
+        if set(images) != set(receivers):
+            return None
+        return (
+            np.array([shots.index(self.n_width - 1 - cell) for cell in self.source_cells]),
+            np.array([receivers.index(cell) for cell in images]),
+        )
 
     def padded_device_receivers(self) -> np.ndarray:
         """Receivers of each device, ``(n_devices, max_device_receivers)`` indices; where a device has fewer, the one

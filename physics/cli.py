@@ -13,11 +13,11 @@ from physics.acquisition import Acquisition, AcquisitionError
 from physics.cluster import ClusterError
 from physics.dataset import DatasetError, check_seed, distinct, generate_dataset
 from physics.families import FAMILIES, UnknownFamilyError
-from physics.field_files import FieldFileError
+from physics.files.field_files import FieldFileError
+from physics.files.openfwi_files import OpenFWIFileError, create_array
+from physics.files.seedlink import SeedLinkError
+from physics.files.survey_file import read_survey
 from physics.modelling import ModellingError
-from physics.openfwi_files import OpenFWIFileError, create_array
-from physics.seedlink import SeedLinkError
-from physics.survey_file import read_survey
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
@@ -109,7 +109,7 @@ def import_field_file(
     survey: SurveyOption = None,
 ) -> None:
     """Put a field recording on the survey's grid, as `epic testbed run --data` and devices take it."""
-    from physics.field_files import read_field_gather
+    from physics.files.field_files import read_field_gather
 
     acquisition = _survey(survey)
     read = read_field_gather(path, acquisition, geometry, origin_x_m, gain)
@@ -146,7 +146,7 @@ def follow_server(
     survey: SurveyOption = None,
 ) -> None:
     """Cut each event's gather out of a live SeedLink stream, as soon as it is there."""
-    from physics.seedlink import Following, follow
+    from physics.files.seedlink import Following, follow
 
     acquisition = _survey(survey)
     follow(Following(server, geometry, shots, out, acquisition, device, gain, wait_s), events, typer.echo)

@@ -23,8 +23,8 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.families import check_family, generate_map
+from physics.files.openfwi_files import create_array, family_file_names, family_folder
 from physics.modelling import check_engine, require_engine
-from physics.openfwi_files import create_array, family_file_names, family_folder
 
 CHUNK_SAMPLES = 20
 FILE_SAMPLES = 500

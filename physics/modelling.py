@@ -48,7 +48,7 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
             f"{acquisition.dx_m:g} m, got {velocity_mps.max():.0f}; take a shorter step or larger cells"
         )
     require_engine(engine)
-    return import_module(f"physics.engine_{engine}").model(velocity_mps[:, 0], acquisition)
+    return import_module(f"physics.engines.{engine}").model(velocity_mps[:, 0], acquisition)
 
 
 def check_engine(engine: str) -> str:
@@ -70,4 +70,4 @@ def require_engine(engine: str) -> None:
             f"modelling: engine {engine} needs {error.name}; pip install 'epic-fwi[{extra}]'"
         ) from None
     if engine == "cuda":
-        import_module("physics.engine_cuda").load_cupy()
+        import_module("physics.engines.cuda").load_cupy()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boards.profiles import BoardError, board_names, load_board
+from boards.profile import BoardError, board_names, load_board
 
 INPUT_SHAPE = (224, 224, 3)
 # The fastest of many: the one that other processes disturbed least.

@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from boards.profiles import BoardError
-from central.database import StoreError
-from firmware_py.bundle import BundleError
+from boards.profile import BoardError
+from central.storage.database import StoreError
+from firmware_py.inference.bundle import BundleError
 from physics.acquisition import AcquisitionError
+from physics.files.openfwi_files import OpenFWIFileError
 from physics.modelling import ModellingError
-from physics.openfwi_files import OpenFWIFileError
-from testbed.links import LinkError
+from testbed.comparison.baselines import SchemeError
+from testbed.emulation.links import LinkError
 from testbed.processes import TestbedError
 from testbed.samples import SamplesError
-from testbed.schemes import SchemeError
 
 ERRORS: tuple[type[Exception], ...] = (
     AcquisitionError,
@@ -132,9 +132,9 @@ def compare(
 
     from rich.console import Console
 
-    from testbed.compare import compare as run_comparison
-    from testbed.compare_report import draw
-    from testbed.compare_report import page as written
+    from testbed.comparison.compare import compare as run_comparison
+    from testbed.comparison.report import draw
+    from testbed.comparison.report import page as written
     from testbed.run import find_model
 
     with Console(stderr=True).status("preparing") as status:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
-from physics.openfwi_files import find_pairs
+from physics.files.openfwi_files import find_pairs
 from testbed.samples import SHIPPED, Sample, write_samples
 
 PER_FAMILY = 2

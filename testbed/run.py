@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from central.keys import allow, new_keys
-from central.render import Row, draw_comparison
-from central.store import Store, StoredMap
-from firmware_py.bundle import load_bundle
+from central.export.render import Row, draw_comparison
+from central.security.keys import allow, new_keys
+from central.storage.map_store import Store, StoredMap
+from firmware_py.inference.bundle import load_bundle
 from physics.acquisition import Acquisition
+from physics.files.openfwi_files import create_array, open_pair
 from physics.modelling import model_gathers
-from physics.openfwi_files import create_array, open_pair
-from testbed.account import account
+from testbed.accounting import account
 from testbed.processes import NATIVE, Process, Processes, Runtime, TestbedError
 from testbed.samples import Sample, SamplesError, load_samples
 

@@ -1,9 +1,9 @@
-"""Thin, compand and round to int8 by table: ``firmware_py.compand`` for integer samples.
+"""Thin, compand and round to int8 by table: ``firmware_py.inference.companding`` for integer samples.
 
 A block's mean is its sum of int16 counts, an integer, times a constant; asinh(k x)/c, the scale and the rounding
 are steps of 255 thresholds on that sum. So a microcontroller adds integers and looks up where the sum falls: no
-float, and so no heap, for a sample. ``firmware_py.compand`` works in float32: where a sum is within its rounding
-of a threshold, the two may differ by one step.
+float, and so no heap, for a sample. ``firmware_py.inference.companding`` works in float32: where a sum is
+within its rounding of a threshold, the two may differ by one step.
 """
 
 import math

@@ -1,16 +1,16 @@
 """The device's loop: record, encode, spool, send, and send again until the centre has it.
 
-As ``firmware_py/node.py`` on Linux, in fixed buffers. A turn in which nothing is recorded takes no memory; a record
-takes what its MAC, its numbers above 2**30 and the runtime's answer are made of, and gives it back.
+As ``firmware_py/runtime/node.py`` on Linux, in fixed buffers. A turn in which nothing is recorded takes no
+memory; a record takes what its MAC, its numbers above 2**30 and the runtime's answer are made of, and gives it back.
 """
 
 import struct
 import time
 
-from firmware_py import packet
 from firmware_py.micropython.rate import pack_into
 from firmware_py.micropython.spool import MAX_RECORD_BYTES
 from firmware_py.micropython.wire import Inbox, frame_bytes, frame_into, opened, seal_into
+from firmware_py.protocol import packet
 
 IDLE_MS = 5
 # Frames heard in one turn, so that a line that never falls silent keeps it neither from recording nor from the

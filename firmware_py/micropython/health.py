@@ -6,7 +6,8 @@ What it cannot tell (temperature, disk, whole MiB of memory, updates) is null, a
 import struct
 import time
 
-from firmware_py import __version__, packet
+from firmware_py import __version__
+from firmware_py.protocol import packet
 
 RETRY_MS = 2000
 # An answer that took longer was read late, as behind a recording: half the wait would be the clock's error.

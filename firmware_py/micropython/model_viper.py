@@ -1,4 +1,4 @@
-"""The encoder on stock MicroPython: a compiled encoder (``boards/epicnn.py``), run by the kernels of ``kernels.py``.
+"""The encoder on stock MicroPython: a compiled encoder (``boards/fit/epicnn.py``), run by the kernels of ``kernels.py``.
 
 Weights are read from the file block by block, so that memory holds one arena of activations and one block. An
 inference allocates nothing.

@@ -17,7 +17,7 @@ import binascii
 import os
 import struct
 
-from firmware_py import packet
+from firmware_py.protocol import packet
 
 SLOT_BYTES = 512
 HEAD = "<HI"

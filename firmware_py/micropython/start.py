@@ -4,7 +4,6 @@ import time
 
 import machine
 
-from firmware_py import packet
 from firmware_py.micropython.boot_counter import BOOT, NoClockError, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
@@ -12,12 +11,13 @@ from firmware_py.micropython.compand import Compander, RecordingError
 from firmware_py.micropython.config import ConfigError, load_config, read_secret
 from firmware_py.micropython.device import Device
 from firmware_py.micropython.health import Health
-from firmware_py.micropython.line import Line, open_line
 from firmware_py.micropython.model import ModelError, open_model
 from firmware_py.micropython.source import Replay
 from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
+from firmware_py.micropython.uart import Line, open_line
 from firmware_py.micropython.window import Window
-from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 
 # Longer than an encoder takes; a loop that stands still so long is started anew.
 WATCHDOG_MS = 8000

@@ -4,7 +4,7 @@ On a device that runs for years, a loop that makes and drops objects ends in a h
 sealed, encoded, read and opened in buffers that were there from the start. Only the seal allocates, and lets go.
 """
 
-from firmware_py.seal import same_bytes
+from firmware_py.protocol.frame_authenticator import same_bytes
 
 # The longest answer is a refusal: 38 bytes of header, 256 of reason. A longer acknowledgement is passed over,
 # and comes again in pieces.

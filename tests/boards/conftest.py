@@ -5,8 +5,8 @@ import pytest
 from board_machine import BoardMachine
 from tiny import ENCODER, bundle_fields
 
-from central.keys import new_keys
-from firmware_py.bundle import create_bundle
+from central.security.keys import new_keys
+from firmware_py.inference.bundle import create_bundle
 
 # Filters, kernel and stride (time, receivers) of each convolution.
 SIZES = {
@@ -32,10 +32,10 @@ def bundles(tmp_path_factory):
     """``{name: folder}`` of ``SIZES``, with the arena that was measured stated in the manifest."""
     keras = pytest.importorskip("keras", reason="needs the train extra to make an encoder")
     pytest.importorskip("tflite_micro", reason="needs the extra tflm (the TFLite-Micro interpreter)")
-    from boards import tflm
-    from boards.graph import read_graph
+    from boards.fit import tflm
+    from boards.fit.graph import read_graph
     from convert.quantise import quantise
-    from models.encoder import EncoderConfig, Stage, build_encoder
+    from models.networks.encoder import EncoderConfig, Stage, build_encoder
 
     made = {}
     for name, size in SIZES.items():

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from boards import tflm
+from boards.fit import tflm
 from convert import litert
 from convert.verify import MAX_BEYOND_ONE_STEP_FRACTION, MAX_RUNTIME_DIFFERENCE_LSB, compare
-from firmware_py.bundle import load_bundle
-from firmware_py.compand import compand, quantise
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.companding import compand, quantise
 from physics.acquisition import Acquisition
 from testbed.run import find_model
 from testbed.samples import load_samples

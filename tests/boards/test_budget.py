@@ -1,6 +1,6 @@
 import pytest
 
-from boards.budget import (
+from boards.fit.budget import (
     SMALLEST,
     Limits,
     arena_verdict,
@@ -8,8 +8,8 @@ from boards.budget import (
     model_verdict,
     operators_verdict,
 )
-from boards.graph import Graph, Step, Tensor
-from boards.profiles import load_board
+from boards.fit.graph import Graph, Step, Tensor
+from boards.profile import load_board
 
 MEASURED = "measured in a test"
 

@@ -5,12 +5,12 @@ import tomllib
 import pytest
 from tiny import ENCODER, bundle_fields
 
-from boards.contents import Order, contents
-from boards.layout import PREFIX, SYSUSERS, UNIT, Layout
-from boards.profiles import load_board
-from boards.settings import Settings
-from central.keys import new_keys
-from firmware_py.bundle import compiled_encoder, create_bundle
+from boards.install.linux.contents import Order, contents
+from boards.install.linux.layout import PREFIX, SYSUSERS, UNIT, Layout
+from boards.install.settings import Settings
+from boards.profile import load_board
+from central.security.keys import new_keys
+from firmware_py.inference.bundle import compiled_encoder, create_bundle
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from boards.edgetpu import broken_constraints
-from boards.graph import Graph, Step, Tensor
+from boards.fit.edgetpu import broken_constraints
+from boards.fit.graph import Graph, Step, Tensor
 
 
 def tensor(*shape, name="t", constant=False, values=None):

@@ -6,11 +6,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from boards import edgetpu, tflm, vela
-from boards.accelerator import CompilerError
-from boards.check import check_bundle
 from boards.cli import ERRORS, app
-from boards.profiles import board_names, load_board
+from boards.fit import edgetpu, tflm, vela
+from boards.fit.accelerator import CompilerError
+from boards.fit.check import check_bundle
+from boards.profile import board_names, load_board
 
 # Board -> for each bundle of conftest.SIZES the questions that it fails; none where it fits.
 #

@@ -5,7 +5,7 @@ import random
 import pytest
 from tiny import ENCODER
 
-from boards.graph import GraphError, read_graph
+from boards.fit.graph import GraphError, read_graph
 
 
 def test_a_whole_model_is_read():

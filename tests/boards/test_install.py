@@ -36,7 +36,7 @@ def installed(parts, tmp_path_factory):
 
 def test_everything_a_device_needs_is_there_and_secrets_are_its_own(installed):
     there = files(installed)
-    for path in ("bundle/encoder.tflite", "firmware_py/node.py", "node.toml", "keys/device-0.secret"):
+    for path in ("bundle/encoder.tflite", "firmware_py/runtime/node.py", "node.toml", "keys/device-0.secret"):
         assert f"{OPT}/{path}" in there
     secret = installed / OPT / "keys" / "device-0.secret"
     assert stat.S_IMODE(secret.stat().st_mode) & 0o007 == 0, "nobody else may read it"

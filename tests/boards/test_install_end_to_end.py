@@ -8,7 +8,7 @@ from board_machine import BoardMachine
 from waiting import wait_until
 
 import epic
-from boards.layout import STATE
+from boards.install.linux.layout import STATE
 from testbed.processes import Processes
 from testbed.run import find_model, make_keys, start_centre
 from testbed.samples import load_samples

@@ -11,8 +11,8 @@ import pytest
 from installing import install, install_arguments
 from waiting import wait_until
 
-import boards.install
-from boards.layout import PREFIX, Layout
+import boards.install.linux.install
+from boards.install.linux.layout import PREFIX, Layout
 
 
 def one_line(text):
@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing_in_use(parts, machine, c
     board = machine(opt_size=opt_size)
     with monkeypatch.context() as patch:
         # Another program takes the room that there was.
-        patch.setattr(boards.install, "SPARE_BYTES", -(1 << 40))
+        patch.setattr(boards.install.linux.install, "SPARE_BYTES", -(1 << 40))
         assert install(parts, *board.reach) == 2
     assert "No space left on device" in one_line(capsys.readouterr().err)
     assert not in_use(board)

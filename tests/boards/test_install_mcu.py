@@ -18,9 +18,9 @@ from installing import install
 from micropython_run import RUNNER, STAND_INS, find_micropython, run_as_is
 
 import epic
-from boards import mcu, mpremote
-from boards.install import check_fit
-from boards.profiles import load_board
+from boards.install.linux.install import check_fit
+from boards.install.micropython import mcu, mpremote
+from boards.profile import load_board
 
 STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
 PORT = ["--port", "/dev/ttyACM0"]
@@ -76,7 +76,12 @@ def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name,
     monkeypatch.setattr(mcu, "check_fit", check_fit)
     assert put(parts, board, name=name) == 0
     files = board.files()
-    for path in ("firmware_py/packet.py", "firmware_py/micropython/start.py", "digitiser.py", "device-0.mac"):
+    for path in (
+        "firmware_py/protocol/packet.py",
+        "firmware_py/micropython/start.py",
+        "digitiser.py",
+        "device-0.mac",
+    ):
         assert path in files
     assert files["bundle/encoder.tflite"] == (parts / "bundle" / "encoder.tflite").read_bytes()
     assert files["device-0.mac"] == (parts / "keys" / "device-0" / "device-0.mac").read_bytes()

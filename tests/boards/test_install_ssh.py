@@ -12,7 +12,7 @@ from tiny import SHAPE
 from waiting import wait_until
 
 import epic
-from boards.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, WANTED
+from boards.install.linux.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, WANTED
 
 ELSEWHERE = "tcp://127.0.0.1:6000"
 

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from boards.layout import STATE, Layout, unit
-from boards.settings import Settings
-from boards.shell import InstallError
+from boards.install.linux.layout import STATE, Layout, unit
+from boards.install.linux.shell import InstallError
+from boards.install.settings import Settings
 
 KINDS = {
     "network": ("", f"{STATE}/incoming", ()),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import boards
-from boards.shell import LocalShell, ask
+from boards.install.linux.shell import LocalShell, ask
 
 
 def staged(*contents):
@@ -68,4 +68,7 @@ def test_what_is_installed_can_be_read_by_the_services_user_whatever_roots_umask
 
 
 def test_an_old_python_can_read_it_and_say_that_it_is_too_old():
-    ast.parse((Path(boards.__file__).parent / "on_board.py").read_text(), feature_version=(3, 6))
+    ast.parse(
+        (Path(boards.__file__).parent / "install" / "linux" / "on_board.py").read_text(),
+        feature_version=(3, 6),
+    )

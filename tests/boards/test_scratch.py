@@ -2,8 +2,8 @@
 
 import pytest
 
-from boards.graph import Graph, Step, Tensor
-from boards.scratch import KERNELS, scratch_bytes
+from boards.fit.graph import Graph, Step, Tensor
+from boards.fit.scratch import KERNELS, scratch_bytes
 
 
 def tensor(*shape):

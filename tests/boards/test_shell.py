@@ -2,7 +2,7 @@
 
 import pytest
 
-from boards.shell import InstallError, SshShell
+from boards.install.linux.shell import InstallError, SshShell
 
 # A login that is not root, on a board where sudo wants a password.
 SSH = """#!/bin/sh

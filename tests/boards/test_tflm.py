@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from boards import tflm
-from boards.arena_probe import ARENA_STEP_BYTES, least_arena_bytes
+from boards.fit import tflm
+from boards.fit.arena_probe import ARENA_STEP_BYTES, least_arena_bytes
 from boards.quiet import hold_output
 from convert import litert
 from convert.quantise import rebuild_batch_one

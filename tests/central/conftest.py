@@ -6,9 +6,9 @@ import pytest
 import zmq
 from fake_decoder import MODEL_HASH, SURVEY, FakeDecoder, latent_record
 
-from central.journal import Journal
-from central.store import NewMap, Store
-from firmware_py import packet
+from central.storage.journal import Journal
+from central.storage.map_store import NewMap, Store
+from firmware_py.protocol import packet
 
 
 class Dealer:

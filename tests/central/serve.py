@@ -8,7 +8,7 @@ from fake_decoder import MODEL_HASH, FakeDecoder
 
 from central.config import CentralConfig
 from central.service import Service
-from firmware_py.log import Log
+from firmware_py.runtime.log import Log
 
 folder, port = Path(sys.argv[1]), sys.argv[2]
 central = {"listen": f"tcp://127.0.0.1:{port}", "data_dir": folder, "deadline_s": 0.5, "pictures": False}

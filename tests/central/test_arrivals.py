@@ -3,7 +3,7 @@
 import threading
 import time
 
-from central.arrivals import Arrivals
+from central.storage.journal_cursor import Arrivals
 
 LONG_S = 600.0
 
@@ -46,7 +46,7 @@ def test_the_end_waits_for_what_is_left_only_so_long(monkeypatch):
     arrivals.tell(3)
     arrivals.end()
     assert (arrivals.wait(2, LONG_S), arrivals.over) == (False, False)
-    monkeypatch.setattr("central.arrivals.DRAIN_S", 0.0)
+    monkeypatch.setattr("central.storage.journal_cursor.DRAIN_S", 0.0)
     assert (arrivals.wait(2, LONG_S), arrivals.over) == (True, True)
 
 

@@ -7,8 +7,8 @@ from fake_decoder import MODEL_HASH, OTHER_HASH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from central.assembler import Assembler
-from central.journal import Journalled
+from central.pipeline.assembler import Assembler
+from central.storage.journal import Journalled
 
 N = 5
 DEADLINE_S = 10.0

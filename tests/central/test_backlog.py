@@ -7,13 +7,13 @@ import pytest
 from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from waiting import wait_until
 
-from central import decoding as module
-from central.arrivals import Arrivals
-from central.decoding import Decoding
-from central.journal import Journal
-from central.store import Store
-from central.workers import Drawn
-from firmware_py.log import Log
+from central.pipeline import decoding as module
+from central.pipeline.decoding import Decoding
+from central.pipeline.workers import Drawn
+from central.storage.journal import Journal
+from central.storage.journal_cursor import Arrivals
+from central.storage.map_store import Store
+from firmware_py.runtime.log import Log
 
 LONG_S, SOON_S = 600.0, 0.05
 PAGE, MOST = 7, 20
@@ -141,7 +141,7 @@ def test_a_stop_waits_for_the_batch_that_is_being_drawn_and_the_next_start_draws
     rig, data_dir, monkeypatch
 ):
     """A service manager kills what does not end within a minute; a backlog takes longer."""
-    monkeypatch.setattr("central.arrivals.DRAIN_S", 0.0)
+    monkeypatch.setattr("central.storage.journal_cursor.DRAIN_S", 0.0)
     one = rig(on_draw=lambda: one.arrivals.end())
     one.receive(range(1, 101))
     one.start().join()

@@ -15,19 +15,19 @@ from small_waves import WAVES, earth, uncertainty
 from tiny import ENCODER, bundle_fields
 from waiting import wait_until
 
-from central import checking
-from central.checking import Checking
 from central.config import CentralConfig, ModelSection
-from central.database import connect
-from central.journal import Journal
-from central.rollout_store import RolloutStore
 from central.service import Service
-from central.store import NewMap, Store
-from firmware_py import packet
-from firmware_py.bundle import create_bundle
-from firmware_py.encoder import Encoder
-from firmware_py.log import Log
-from models.familiarity import measure_familiarity
+from central.storage.database import connect
+from central.storage.journal import Journal
+from central.storage.map_store import NewMap, Store
+from central.updates.rollout_store import RolloutStore
+from central.verification import checking
+from central.verification.checking import Checking
+from firmware_py.inference.bundle import create_bundle
+from firmware_py.inference.encoder import Encoder
+from firmware_py.protocol import packet
+from firmware_py.runtime.log import Log
+from models.inversion.ood import measure_familiarity
 from physics.modelling import model_gathers
 
 TRUTH = earth(300.0)

@@ -172,13 +172,13 @@ def test_run_that_cannot_start_is_one_line(config, line, message):
 
 RUN_WITH_A_FAKE_DECODER = """
 import sys, types
-import central.decoders
+import central.pipeline.decoders
 from fake_decoder import MODEL_HASH, FakeDecoder
 import epic
-decoders = types.ModuleType("models.decoder")
+decoders = types.ModuleType("models.inversion.decoder")
 decoders.DecoderError = ValueError
-sys.modules["models.decoder"] = decoders
-central.decoders.load_models = lambda config: {MODEL_HASH: FakeDecoder()}
+sys.modules["models.inversion.decoder"] = decoders
+central.pipeline.decoders.load_models = lambda config: {MODEL_HASH: FakeDecoder()}
 sys.exit(epic.main(["central", "run", "--config", sys.argv[1]]))
 """
 

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 import zmq
 
-from central import connections
-from central.connections import Connections
-from firmware_py.log import Log
+from central.ingest import connections
+from central.ingest.connections import Connections
+from firmware_py.runtime.log import Log
 
 PATIENCE_S = 60.0
 
@@ -56,8 +56,8 @@ CROWD = """
 import socket, sys
 from collections import Counter
 import zmq
-from central.connections import Connections
-from firmware_py.log import Log
+from central.ingest.connections import Connections
+from firmware_py.runtime.log import Log
 
 context = zmq.Context()
 # Fewer fill it.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fake_decoder import latent_record
 
-from central.journal import Journal
-from central.metrics import CentralCollector, Live, decode_histogram
+from central.dashboard.metrics import CentralCollector, Live, decode_histogram
+from central.storage.journal import Journal
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "monitoring" / "grafana-dashboard.json"
 CONTENT = json.loads(DASHBOARD.read_text())

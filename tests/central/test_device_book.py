@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import wait_until
 
-from central import device_book
-from central.database import StoreError, connect
-from central.device_book import DeviceBook
-from central.devices import devices
-from central.rates import ALL, keep_rate
-from central.traffic import MAX_DEVICES, Traffic
-from firmware_py import packet
-from firmware_py.health_messages import Health, Hello, decode_setting, encode_health
-from firmware_py.log import Log, now_us
+from central.fleet import device_registry as device_book
+from central.fleet.device_registry import DeviceBook
+from central.fleet.device_views import devices
+from central.fleet.rates import ALL, keep_rate
+from central.ingest.traffic import MAX_DEVICES, Traffic
+from central.storage.database import StoreError, connect
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health, Hello, decode_setting, encode_health
+from firmware_py.runtime.log import Log, now_us
 
 HEALTHY = Health(30, 100, waiting=4, dropped=2, refused=0, next_sequence=9, temperature_mc=41_000)
 

@@ -6,9 +6,9 @@ from contextlib import closing
 import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH, latent_record
 
-from central.database import StoreError, connect
-from central.devices import LATE, ON_TIME, SILENT, devices, state_of
-from central.journal import Journal
+from central.fleet.device_views import LATE, ON_TIME, SILENT, devices, state_of
+from central.storage.database import StoreError, connect
+from central.storage.journal import Journal
 
 T0_US = 1_700_000_000_000_000
 

@@ -15,11 +15,11 @@ from tiny import ENCODER, bundle_fields
 
 import epic
 from central import doctor
-from central.database import FILE_NAME, LOCK_NAME, lock
 from central.doctor import AMISS, DOUBTFUL, WELL, examine
-from central.journal import Journal
-from central.keys import allow, new_keys
-from firmware_py.bundle import create_bundle
+from central.security.keys import allow, new_keys
+from central.storage.database import FILE_NAME, LOCK_NAME, lock
+from central.storage.journal import Journal
+from firmware_py.inference.bundle import create_bundle
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import time
 import pytest
 from file_limit import no_file_left
 
-from central import door as door_module
-from central.door import Door
-from firmware_py.framing import encode_frame
-from firmware_py.log import Log
-from firmware_py.seal import Crc
+from central.gateway import listener as door_module
+from central.gateway.listener import Door
+from firmware_py.protocol.frame_authenticator import Crc
+from firmware_py.protocol.framing import encode_frame
+from firmware_py.runtime.log import Log
 
 
 class Watch:

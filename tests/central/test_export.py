@@ -9,7 +9,7 @@ import pytest
 import xarray
 from fake_decoder import MODEL_HASH, SURVEY
 
-from central.export import FORMATS, ExportError, export_map
+from central.export.formats import FORMATS, ExportError, export_map
 
 
 def test_npy_holds_velocity_then_uncertainty(fill, tmp_path):

@@ -8,11 +8,11 @@ from fake_decoder import latent_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from central.database import connect
-from central.devices import Gap, devices
-from central.gaps import GAP_AFTER_S, MAX_GAPS, GapWatch
-from central.journal import Journal
-from firmware_py.log import Log
+from central.fleet.device_views import Gap, devices
+from central.fleet.gaps import GAP_AFTER_S, MAX_GAPS, GapWatch
+from central.storage.database import connect
+from central.storage.journal import Journal
+from firmware_py.runtime.log import Log
 
 LATER_US = int(GAP_AFTER_S * 1e6)
 

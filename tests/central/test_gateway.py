@@ -17,15 +17,17 @@ from file_limit import no_file_left
 from gateway_centre import GatewayCentre, deliver
 from waiting import wait_until
 
-from central import gateway, keys
 from central.config import GatewaySection
-from central.gateway import Gateway
-from central.keys import KeyRing
-from central.line import Seals
-from firmware_py import link_stream, packet
-from firmware_py.link import LinkError
-from firmware_py.log import Log
-from testbed.line import Line
+from central.gateway import gateway
+from central.gateway.gateway import Gateway
+from central.gateway.sessions import Seals
+from central.security import keys
+from central.security.keys import KeyRing
+from firmware_py.links import stream as link_stream
+from firmware_py.links.base import LinkError
+from firmware_py.protocol import packet
+from firmware_py.runtime.log import Log
+from testbed.emulation.serial_emulator import Line
 
 PATIENCE_S = 60.0
 
@@ -152,8 +154,8 @@ def test_a_record_that_claims_another_device_than_its_mac_is_not_let_in(centre, 
 
 
 def test_a_record_sealed_with_no_known_secret_or_none_is_not_let_in(centre):
-    from firmware_py.framing import encode_frame
-    from firmware_py.seal import UPLINK, Mac
+    from firmware_py.protocol.frame_authenticator import UPLINK, Mac
+    from firmware_py.protocol.framing import encode_frame
 
     data = packet.encode_record(latent_record(device=0))
     with connect(centre) as connection:
@@ -324,8 +326,8 @@ def test_with_no_file_left_a_device_is_sent_away_and_the_gateway_goes_on(centre)
 
 def test_what_a_checksum_alone_lets_in_need_be_no_record(tmp_path):
     """Insecure, the door has nothing else to go by: it stays open."""
-    from firmware_py.framing import encode_frame
-    from firmware_py.link_zmq import ZmqLink
+    from firmware_py.links.zeromq import ZmqLink
+    from firmware_py.protocol.framing import encode_frame
 
     log = Log(tmp_path / "log.jsonl")
     context = zmq.Context()

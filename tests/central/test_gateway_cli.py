@@ -9,7 +9,7 @@ import pytest
 from waiting import wait_until
 
 import epic
-from central.keys import new_keys
+from central.security.keys import new_keys
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import zmq
 from fake_decoder import LATENT, MODEL_HASH, latent_record
 from waiting import wait_until
 
-from central import keys
-from central.guard import Guard
-from central.journal import Journal
-from central.keys import KeyRing, KeysError
-from central.receiver import GATEWAYS, Expected, Receiver
-from firmware_py import packet
-from firmware_py.keys import read_key_folder
-from firmware_py.link_zmq import ZmqLink
-from firmware_py.log import Log
-from firmware_py.rate import Coding
+from central.ingest.authentication import Guard
+from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.security import keys
+from central.security.keys import KeyRing, KeysError
+from central.storage.journal import Journal
+from firmware_py.links.keys import read_key_folder
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Coding
+from firmware_py.runtime.log import Log
 
 MODELS = {MODEL_HASH: Expected(n_devices=5, coding=Coding(LATENT))}
 

@@ -12,16 +12,18 @@ from tiny import ENCODER, SHAPE
 from waiting import wait_until
 
 import epic
-from central import device_book, gaps
 from central.config import load_config as load_central
-from central.database import connect
-from central.devices import devices
+from central.fleet import device_registry as device_book
+from central.fleet import gaps
+from central.fleet.device_views import devices
 from central.service import Service
-from firmware_py import __version__, health, node
-from firmware_py.bundle import load_bundle
-from firmware_py.config import load_config as load_node
-from firmware_py.log import Log, now_us
-from firmware_py.run import run_device
+from central.storage.database import connect
+from firmware_py import __version__
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.runtime import health, node
+from firmware_py.runtime.config import load_config as load_node
+from firmware_py.runtime.log import Log, now_us
+from firmware_py.runtime.run import run_device
 
 AHEAD_US = 5_000_000
 

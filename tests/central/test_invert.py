@@ -9,13 +9,13 @@ from dask_cluster import two_processes
 from tiny import ENCODER, SHAPE, bundle_fields
 
 import epic
-from central.invert import CHUNK_EVENTS, InvertError, invert_archive
-from firmware_py.bundle import create_bundle, load_bundle
-from firmware_py.encoder import Encoder
-from models.decoder import load_decoder, save_decoder
-from models.fusion import DecoderConfig, build_decoder
+from central.pipeline.invert import CHUNK_EVENTS, InvertError, invert_archive
+from firmware_py.inference.bundle import create_bundle, load_bundle
+from firmware_py.inference.encoder import Encoder
+from models.inversion.decoder import load_decoder, save_decoder
+from models.networks.fusion import DecoderConfig, build_decoder
 from physics.acquisition import Acquisition
-from physics.openfwi_files import OpenFWIFileError
+from physics.files.openfwi_files import OpenFWIFileError
 
 SURVEY = Acquisition.from_dict(
     {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
 
-from central.database import FILE_NAME, StoreError, connect, lock
-from central.journal import Journal
-from central.store import NewMap, Store
+from central.storage.database import FILE_NAME, StoreError, connect, lock
+from central.storage.journal import Journal
+from central.storage.map_store import NewMap, Store
 
 KEY = (1, 1, MODEL_HASH)
 

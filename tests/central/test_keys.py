@@ -10,11 +10,11 @@ import typer.testing
 import zmq
 from file_limit import no_file_left
 
-from central import keys
-from central.guard import Guard
-from central.keys import KeyRing, KeysError
-from central.keys_cli import app
-from firmware_py.log import Log
+from central.ingest.authentication import Guard
+from central.security import keys
+from central.security.keys import KeyRing, KeysError
+from central.security.keys_cli import app
+from firmware_py.runtime.log import Log
 
 
 @pytest.fixture

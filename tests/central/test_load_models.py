@@ -10,13 +10,13 @@ from fake_decoder import FakeDecoder
 from tiny import ENCODER, bundle_fields
 
 from central.config import CentralConfig
-from central.decoders import load_models
-from firmware_py.bundle import BundleError, create_bundle
-from firmware_py.rate import Coding, Rate
+from central.pipeline.decoders import load_models
+from firmware_py.inference.bundle import BundleError, create_bundle
+from firmware_py.protocol.rate import Coding, Rate
 
 
 class Loaded(FakeDecoder):
-    """What ``models.decoder.load_decoder`` gives; remembers what it decoded."""
+    """What ``models.inversion.decoder.load_decoder`` gives; remembers what it decoded."""
 
     coding = Coding(FakeDecoder.latent)
 
@@ -41,9 +41,9 @@ def load(bundle, monkeypatch):
     """Loads ``count`` [[model]] entries of the bundle with a decoder for ``model_hash``; no TensorFlow."""
 
     def run(model_hash, count=1, coding=bundle.coding):
-        module = types.ModuleType("models.decoder")
+        module = types.ModuleType("models.inversion.decoder")
         module.load_decoder = lambda folder: Loaded(model_hash, coding)
-        monkeypatch.setitem(sys.modules, "models.decoder", module)
+        monkeypatch.setitem(sys.modules, "models.inversion.decoder", module)
         model = {"bundle": bundle.folder, "decoder": "decoder"}
         central = {"listen": "tcp://127.0.0.1:*", "data_dir": "data"}
         return load_models(CentralConfig.model_validate({"central": central, "model": [model] * count}))

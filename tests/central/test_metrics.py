@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
 from central.config import CentralConfig, ConfigError, load_config
-from central.database import connect
-from central.journal import Journal
-from central.metrics import Live, MetricsError, MetricsServer, decode_histogram, metrics_text
+from central.dashboard.metrics import Live, MetricsError, MetricsServer, decode_histogram, metrics_text
 from central.service import Service
-from firmware_py.log import Log, now_us
+from central.storage.database import connect
+from central.storage.journal import Journal
+from firmware_py.runtime.log import Log, now_us
 
 
 def samples(text):

@@ -3,12 +3,12 @@
 from fake_decoder import latent_record
 from waiting import wait_until
 
-from central import outbox
-from central.outbox import MAX_GROUP, Outbox
-from firmware_py import packet
-from firmware_py.framing import Deframer, encode_frame
-from firmware_py.packet import acknowledge, acknowledged_sequences, encode_record, refuse
-from firmware_py.seal import DOWNLINK, UPLINK, Mac
+from central.gateway import send_queue as outbox
+from central.gateway.send_queue import MAX_GROUP, Outbox
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
+from firmware_py.protocol.framing import Deframer, encode_frame
+from firmware_py.protocol.packet import acknowledge, acknowledged_sequences, encode_record, refuse
 
 SECRET = bytes(range(32))
 BITS_A_BYTE = 10  # 8N1

@@ -9,14 +9,14 @@ from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, latent_record
 from page_maps import put_map
 from starlette.testclient import TestClient
 
-from central.journal import Journal
-from central.page.app import build_app
-from central.page.archive import Archive
-from central.page.feed import Feed
-from central.page.totals import Totals
-from central.rollout_store import RolloutStore
-from central.store import Store
-from firmware_py.log import Log
+from central.dashboard.app import build_app
+from central.dashboard.archive import Archive
+from central.dashboard.feed import Feed
+from central.dashboard.totals import Totals
+from central.storage.journal import Journal
+from central.storage.map_store import Store
+from central.updates.rollout_store import RolloutStore
+from firmware_py.runtime.log import Log
 
 TOKEN = "a-token-of-enough-characters"
 RAW_BYTES = SURVEY.n_sources * SURVEY.n_time * 4
@@ -68,7 +68,7 @@ def test_the_page_and_its_files_come_with_their_types_and_a_strict_policy(page):
 
 
 def test_no_file_of_the_page_names_another_host():
-    from central.page.app import STATIC
+    from central.dashboard.app import STATIC
 
     for path in STATIC.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
@@ -78,7 +78,7 @@ def test_no_file_of_the_page_names_another_host():
 def test_colours_are_those_of_the_pictures():
     from cmcrameri import cm
 
-    from central.page.app import STATIC
+    from central.dashboard.app import STATIC
 
     text = (STATIC / "colours.js").read_text()
     for name in ("batlow", "lajolla"):
@@ -282,7 +282,7 @@ def test_a_token_is_asked_for_and_taken_in_three_ways(open_page):
 
 
 def test_the_rollout_is_told_with_its_devices(page, data_dir):
-    from central.rollout_store import DeviceState
+    from central.updates.rollout_store import DeviceState
 
     with closing(RolloutStore(data_dir)) as store:
         store._database.execute(

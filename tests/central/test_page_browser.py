@@ -9,10 +9,10 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from waiting import wait_until
 
 from central.config import CentralConfig
-from central.rates import keep_rate
+from central.fleet.rates import keep_rate
 from central.service import Service
-from central.store import NewMap, Store
-from firmware_py.log import Log
+from central.storage.map_store import NewMap, Store
+from firmware_py.runtime.log import Log
 
 pytestmark = pytest.mark.skipif(not find_chromium(), reason="chromium is not installed (.ci/packages)")
 

@@ -11,11 +11,11 @@ from page_maps import put_map
 from waiting import wait_until
 
 from central.config import CentralSection
-from central.page.feed import MAX_LISTENERS, Feed
-from central.page.server import PageServer
-from central.page.totals import Totals
-from central.store import Store
-from firmware_py.log import Log
+from central.dashboard.feed import MAX_LISTENERS, Feed
+from central.dashboard.server import PageServer
+from central.dashboard.totals import Totals
+from central.storage.map_store import Store
+from firmware_py.runtime.log import Log
 
 
 @pytest.fixture

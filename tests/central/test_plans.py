@@ -7,11 +7,11 @@ from fake_decoder import MODEL_HASH, latent_record
 from page_maps import put_map
 from queries import asked_by
 
-from central import journal as journal_module
-from central.database import connect
-from central.journal import Journal
-from central.page.archive import Archive
-from central.store import Store
+from central.dashboard.archive import Archive
+from central.storage import journal as journal_module
+from central.storage.database import connect
+from central.storage.journal import Journal
+from central.storage.map_store import Store
 
 KEY = (1, 7, MODEL_HASH)
 

@@ -15,11 +15,11 @@ from tiny import ENCODER, SHAPE
 from waiting import wait_until
 
 import epic
-from central.database import connect
-from central.devices import devices
-from central.rates import ALL, keep_rate, rates
-from central.store import Store
-from firmware_py.bundle import load_bundle
+from central.fleet.device_views import devices
+from central.fleet.rates import ALL, keep_rate, rates
+from central.storage.database import connect
+from central.storage.map_store import Store
+from firmware_py.inference.bundle import load_bundle
 
 CENTRE = Path(__file__).parents[1] / "support" / "centre_process.py"
 # 8 values: 8 or 4 bytes as any latent, and 3 or 2 of its first three.

@@ -9,14 +9,14 @@ import zmq
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
 from waiting import wait_until
 
-from central import receiver as module
-from central.database import connect
-from central.journal import Journal
-from central.receiver import Expected, Receiver, ReceiverError
-from firmware_py import packet
-from firmware_py.link_zmq import ZmqLink
-from firmware_py.log import Log
-from firmware_py.rate import Coding
+from central.ingest import receiver as module
+from central.ingest.receiver import Expected, Receiver, ReceiverError
+from central.storage.database import connect
+from central.storage.journal import Journal
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Coding
+from firmware_py.runtime.log import Log
 
 
 class Running:

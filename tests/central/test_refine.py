@@ -8,15 +8,15 @@ from small_waves import WAVES, earth, uncertainty
 from tiny import ENCODER, bundle_fields
 
 import epic
-from central import refine as module
-from central.journal import Journal
-from central.refine import refine_event
-from central.store import NewMap, Store
-from firmware_py import packet
-from firmware_py.bundle import create_bundle
-from firmware_py.encoder import Encoder
-from firmware_py.rate import Rate, pack
-from models.familiarity import measure_familiarity
+from central.storage.journal import Journal
+from central.storage.map_store import NewMap, Store
+from central.verification import refine as module
+from central.verification.refine import refine_event
+from firmware_py.inference.bundle import create_bundle
+from firmware_py.inference.encoder import Encoder
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Rate, pack
+from models.inversion.ood import measure_familiarity
 from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")

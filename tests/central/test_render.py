@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fake_decoder import SURVEY
 
-from central.render import Row, draw_comparison, draw_map
+from central.export.render import Row, draw_comparison, draw_map
 
 DEPTH = np.linspace(1500, 4500, SURVEY.n_depth, dtype=np.float32)
 VELOCITY = np.repeat(DEPTH[:, None], SURVEY.n_width, axis=1)

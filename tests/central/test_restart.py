@@ -12,9 +12,9 @@ from fake_decoder import MODEL_HASH, SURVEY, latent_record
 from ports import free_port
 from waiting import wait_until
 
-from central.journal import Journal
-from central.store import Store
-from firmware_py import packet
+from central.storage.journal import Journal
+from central.storage.map_store import Store
+from firmware_py.protocol import packet
 
 ROOT = Path(__file__).parents[2]
 EVENTS = range(1, 61)

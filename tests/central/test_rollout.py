@@ -10,17 +10,15 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from releases import KEY, make_release
 from waiting import wait_until
 
-from central import rollout as module
-from central import rollout_store as store_module
-from central.database import StoreError, connect
-from central.journal import Journal
-from central.rollout import Rollouts
-from central.rollout_store import DeviceState, RolloutError, RolloutStore
-from firmware_py import packet
-from firmware_py.archive import split_archive, unpack, verify_statement
-from firmware_py.bundle import load_bundle
-from firmware_py.log import Log
-from firmware_py.update_messages import (
+from central.storage.database import StoreError, connect
+from central.storage.journal import Journal
+from central.updates import rollout as module
+from central.updates import rollout_store as store_module
+from central.updates.rollout import Rollouts
+from central.updates.rollout_store import DeviceState, RolloutError, RolloutStore
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.protocol import packet
+from firmware_py.protocol.update_messages import (
     Chunk,
     Gone,
     Heard,
@@ -30,6 +28,8 @@ from firmware_py.update_messages import (
     decode_message,
     encode_message,
 )
+from firmware_py.runtime.log import Log
+from firmware_py.updates.archive import split_archive, unpack, verify_statement
 
 
 def make_model(folder, name="new", **options):

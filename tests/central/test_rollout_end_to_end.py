@@ -11,17 +11,17 @@ from tiny import ENCODER, SHAPE
 from waiting import wait_until
 
 import epic
-from central import rollout
 from central.config import load_config as load_central
-from central.database import connect
 from central.service import Service
-from central.store import Store
-from firmware_py import update
-from firmware_py.bundle import load_bundle
-from firmware_py.config import load_config as load_node
-from firmware_py.log import Log
-from firmware_py.run import run_device
-from firmware_py.selftest import VECTORS, encode_vectors
+from central.storage.database import connect
+from central.storage.map_store import Store
+from central.updates import rollout
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.self_test import VECTORS, encode_vectors
+from firmware_py.runtime.config import load_config as load_node
+from firmware_py.runtime.log import Log
+from firmware_py.runtime.run import run_device
+from firmware_py.updates import updater as update
 
 
 class TinyDecoder(FakeDecoder):

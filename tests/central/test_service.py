@@ -12,15 +12,15 @@ from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, SURVEY, FakeDecoder, la
 from waiting import wait_until
 
 from central.config import CentralConfig
-from central.connections import Connections
-from central.database import StoreError, connect
-from central.door import DoorError
-from central.journal import Journal
+from central.gateway.listener import DoorError
+from central.ingest.connections import Connections
 from central.service import Service
-from central.store import Store
-from firmware_py import packet
-from firmware_py.log import Log
-from firmware_py.rate import Rate, pack
+from central.storage.database import StoreError, connect
+from central.storage.journal import Journal
+from central.storage.map_store import Store
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Rate, pack
+from firmware_py.runtime.log import Log
 
 
 class Centre:
@@ -266,7 +266,7 @@ def test_a_picture_that_fails_does_not_hold_up_maps_or_the_stop(start, send, mon
     def fail(*_args, **_fields):
         raise ValueError("no such colour")
 
-    monkeypatch.setattr("central.render.draw_map", fail)
+    monkeypatch.setattr("central.export.render.draw_map", fail)
     centre = start(pictures=True)
     for event in (1, 2):
         send(centre, *of_devices(0, 1, 2, 3, 4, event=event))

@@ -10,8 +10,9 @@ from nacl.signing import SigningKey
 from tiny import ENCODER, bundle_fields
 
 import epic
-from central.signing import SigningError, new_signing_key, read_signing_key, sign_bundle
-from firmware_py.archive import (
+from central.updates.signing import SigningError, new_signing_key, read_signing_key, sign_bundle
+from firmware_py.inference.bundle import create_bundle, load_bundle
+from firmware_py.updates.archive import (
     ArchiveError,
     archive_bytes,
     read_verify_key,
@@ -19,7 +20,6 @@ from firmware_py.archive import (
     unpack,
     verify_statement,
 )
-from firmware_py.bundle import create_bundle, load_bundle
 
 CREATED = "2026-11-24T12:00:00+00:00"
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH
 
-from central.database import FILE_NAME, StoreError, connect
-from central.page.archive import Archive
-from central.store import NewMap, Store
+from central.dashboard.archive import Archive
+from central.storage.database import FILE_NAME, StoreError, connect
+from central.storage.map_store import NewMap, Store
 
 
 @pytest.fixture

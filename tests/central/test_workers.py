@@ -15,21 +15,21 @@ from fake_decoder import latent_record
 from small_survey import SURVEY
 from waiting import wait_until
 
-from central.arrivals import Arrivals
-from central.decoding import Decoding
-from central.journal import Journal
-from central.store import Store
-from central.workers import GIVEN_EACH, Workers
-from firmware_py.log import Log
-from models.decoder import load_decoder, save_decoder
-from models.fusion import DecoderConfig, build_decoder
+from central.pipeline.decoding import Decoding
+from central.pipeline.workers import GIVEN_EACH, Workers
+from central.storage.journal import Journal
+from central.storage.journal_cursor import Arrivals
+from central.storage.map_store import Store
+from firmware_py.runtime.log import Log
+from models.inversion.decoder import load_decoder, save_decoder
+from models.networks.fusion import DecoderConfig, build_decoder
 
 ROOT = Path(__file__).parents[2]
 # Has one batch drawn, says which process drew it, then waits for ever.
 PARENT = """
 import multiprocessing, pathlib, sys, threading, types
 import numpy as np
-from central.workers import Workers
+from central.pipeline.workers import Workers
 
 if __name__ == "__main__":
     workers = Workers(1)

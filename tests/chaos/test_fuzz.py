@@ -1,12 +1,12 @@
-"""A few thousand mutated inputs at every door; ``benchmarks/fuzz.py`` throws a million."""
+"""A few thousand mutated inputs at every door; ``benchmarks/robustness/fuzz.py`` throws a million."""
 
 import struct
 
 import pytest
 from fuzz_targets import Door, FrameTarget, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
 
-from firmware_py import packet
-from firmware_py.framing import Deframer
+from firmware_py.protocol import packet
+from firmware_py.protocol.framing import Deframer
 
 INPUTS = 2000
 

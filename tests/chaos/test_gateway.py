@@ -6,7 +6,7 @@ from chaos_rig import Rig
 from chaos_tally import Tally
 from waiting import wait_until
 
-from central.keys import allow, new_keys, revoke
+from central.security.keys import allow, new_keys, revoke
 from testbed.processes import Process
 
 EVENTS = 30

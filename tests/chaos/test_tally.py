@@ -6,8 +6,8 @@ import pytest
 from chaos_tally import Tally, tally
 from chaos_world import tiny_world
 
-from central.journal import Journal
-from firmware_py import packet
+from central.storage.journal import Journal
+from firmware_py.protocol import packet
 
 EVENTS = 3
 

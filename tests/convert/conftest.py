@@ -42,7 +42,7 @@ def tiny_acquisition() -> Acquisition:
 
 
 def build_tiny_encoder():
-    from models.encoder import EncoderConfig, Stage, build_encoder
+    from models.networks.encoder import EncoderConfig, Stage, build_encoder
 
     stages = (Stage(8, (3, 3), (2, 1), residuals=1), Stage(8, (3, 3), (2, 2)))
     return build_encoder(EncoderConfig(20, 10, 2, LATENT, stages, bottleneck=24))
@@ -74,10 +74,10 @@ def write_family(folder: Path, gather_name: str, map_name: str, n: int, seed: in
 def tiny_run(tmp_path_factory) -> TinyRun:
     import keras
 
-    from models.companding import choose_companding
-    from models.fusion import DecoderConfig, build_decoder
-    from models.run_config import RunConfig
-    from models.training import write_json
+    from models.data.companding import choose_companding
+    from models.networks.fusion import DecoderConfig, build_decoder
+    from models.training.run_config import RunConfig
+    from models.training.training import write_json
 
     root = tmp_path_factory.mktemp("tiny")
     data, folder = root / "data", root / "run"

@@ -8,17 +8,17 @@ import pytest
 keras = pytest.importorskip("keras", reason="conversion needs the train extra")
 
 import convert.flow  # noqa: E402
-from boards import tflm  # noqa: E402
+from boards.fit import tflm  # noqa: E402
 from convert.errors import ConversionError  # noqa: E402
 from convert.flow import convert_run  # noqa: E402
 from convert.verify import GOLDEN_VECTORS  # noqa: E402
-from firmware_py.bundle import load_bundle  # noqa: E402
-from firmware_py.encoder import Encoder  # noqa: E402
-from firmware_py.selftest import read_vectors  # noqa: E402
-from models.data import load_thinned  # noqa: E402
-from models.decoder import load_decoder  # noqa: E402
-from models.ordered import prefix_rates  # noqa: E402
-from models.run_config import read_config  # noqa: E402
+from firmware_py.inference.bundle import load_bundle  # noqa: E402
+from firmware_py.inference.encoder import Encoder  # noqa: E402
+from firmware_py.inference.self_test import read_vectors  # noqa: E402
+from models.data.gathers import load_thinned  # noqa: E402
+from models.inversion.decoder import load_decoder  # noqa: E402
+from models.networks.nested_latent import prefix_rates  # noqa: E402
+from models.training.run_config import read_config  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,8 @@ def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path
     """With the float network's own maps as the truth, every error left is int8's."""
     from convert.run_folder import read_run
     from convert.verify import float_latents
-    from models.data import device_parts, load_thinned
-    from models.decoder import save_decoder
+    from models.data.gathers import device_parts, load_thinned
+    from models.inversion.decoder import save_decoder
 
     run = read_run(tiny_run.folder)
     family = tmp_path / "held" / "FlatVel_A"

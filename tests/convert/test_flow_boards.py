@@ -4,13 +4,13 @@ import pytest
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
-from boards import tflm
-from boards.graph import read_graph
-from boards.profiles import Figure, load_board
+from boards.fit import tflm
+from boards.fit.graph import read_graph
+from boards.profile import Figure, load_board
 from convert.c_array import c_source
 from convert.errors import BudgetError, QuantisationError
 from convert.flow import convert_run
-from firmware_py.bundle import load_bundle
+from firmware_py.inference.bundle import load_bundle
 
 
 def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):

@@ -9,8 +9,8 @@ pytest.importorskip("keras", reason="conversion needs the train extra")
 
 import convert.parts
 from convert.parts import Parts
-from firmware_py.compand import Companding, quantise
-from models.data import device_parts
+from firmware_py.inference.companding import Companding, quantise
+from models.data.gathers import device_parts
 from physics.acquisition import Acquisition
 
 SURVEY = Acquisition.from_dict(

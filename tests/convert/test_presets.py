@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from boards import tflm
-from boards.budget import SMALLEST
-from boards.graph import read_graph
+from boards.fit import tflm
+from boards.fit.budget import SMALLEST
+from boards.fit.graph import read_graph
 from convert.quantise import quantise
-from models.encoder import PRESETS, build_encoder, encoder_preset
+from models.networks.encoder import PRESETS, build_encoder, encoder_preset
 from physics.acquisition import Acquisition
 
 SURVEY = Acquisition.openfwi()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from boards.graph import GraphError, check_graph, read_graph
+from boards.fit.graph import GraphError, check_graph, read_graph
 from convert.errors import ConversionError, QuantisationError
 from convert.quantise import quantise, rebuild_batch_one
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import ENCODER, SHAPE, bundle_fields
 
-from firmware_py.bundle import create_bundle
-from firmware_py.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection
-from firmware_py.node import Node
+from firmware_py.inference.bundle import create_bundle
+from firmware_py.runtime.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection
+from firmware_py.runtime.node import Node
 
 TIMEOUT_S = 20.0
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny import ENCODER, SHAPE, bundle_fields
 
-from firmware_py import encoder as encoders
-from firmware_py.bundle import compiled_encoder, create_bundle
-from firmware_py.encoder import Encoder, EncoderError
-from firmware_py.selftest import self_test
+from firmware_py.inference import encoder as encoders
+from firmware_py.inference.bundle import compiled_encoder, create_bundle
+from firmware_py.inference.encoder import Encoder, EncoderError
+from firmware_py.inference.self_test import self_test
 
 # As TFLite's c/common.h lays a delegate out, behind the two functions that Python's load_delegate looks for.
 DELEGATE = r"""

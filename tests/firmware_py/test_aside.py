@@ -6,10 +6,10 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from firmware_py import aside
-from firmware_py.aside import Aside
-from firmware_py.compand import GatherError
-from firmware_py.source import FolderSource, Selection
+from firmware_py.inference.companding import GatherError
+from firmware_py.sources import processed_files as aside
+from firmware_py.sources.processed_files import Aside
+from firmware_py.sources.recordings import FolderSource, Selection
 
 MIB = 1 << 20
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny import ENCODER, bundle_fields
 
-from firmware_py.bundle import BundleError, create_bundle, load_bundle
-from firmware_py.compand import GatherError
-from firmware_py.encoder import Encoder, EncoderError
+from firmware_py.inference.bundle import BundleError, create_bundle, load_bundle
+from firmware_py.inference.companding import GatherError
+from firmware_py.inference.encoder import Encoder, EncoderError
 
 
 def edit(bundle, **changes):

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_py.compand import Companding, GatherError, compand, dequantise, quantise, thin_samples
+from firmware_py.inference.companding import (
+    Companding,
+    GatherError,
+    compand,
+    dequantise,
+    quantise,
+    thin_samples,
+)
 
 COMPANDING = Companding(k=100.0, c=9.0, thin=10)
 

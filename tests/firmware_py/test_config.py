@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_py.config import ConfigError, load_config
+from firmware_py.runtime.config import ConfigError, load_config
 
 GOOD = """
 [node]

@@ -7,8 +7,9 @@ from cobs import cobs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_py import packet
-from firmware_py.framing import (
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac, SealError, UnauthenticError
+from firmware_py.protocol.framing import (
     Deframer,
     FramingError,
     cobs_decode,
@@ -16,7 +17,6 @@ from firmware_py.framing import (
     decode_frame,
     encode_frame,
 )
-from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac, SealError, UnauthenticError
 
 SECRET = bytes(range(32))
 SEALS = [Crc(), Mac(SECRET, UPLINK)]

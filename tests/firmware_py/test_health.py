@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from firmware_py import __version__, health, packet
-from firmware_py.health import HealthTalker, board_name, disk_free_mib, memory_free_mib, temperature_mc
-from firmware_py.health_messages import Health, Hello, decode_health, encode_setting
-from firmware_py.link import LinkStatistics
+from firmware_py import __version__
+from firmware_py.links.base import LinkStatistics
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_setting
+from firmware_py.runtime import health
+from firmware_py.runtime.health import (
+    HealthTalker,
+    board_name,
+    disk_free_mib,
+    memory_free_mib,
+    temperature_mc,
+)
 
 HEADER = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
 T0_US = 1_764_000_000_000_000

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_py import packet
-from firmware_py.health_messages import (
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import (
     MAX_BYTES,
     Health,
     Hello,
@@ -17,7 +17,7 @@ from firmware_py.health_messages import (
     encode_health,
     encode_setting,
 )
-from firmware_py.packet import PacketError
+from firmware_py.protocol.packet import PacketError
 
 numbers = st.integers(0, (1 << 53) - 1)
 signed = st.integers(-(1 << 53) + 1, (1 << 53) - 1)

@@ -8,8 +8,8 @@ import pytest
 from far_ends import ENDS
 from waiting import wait_until
 
-from firmware_py import link_stream
-from firmware_py.link import LinkError
+from firmware_py.links import stream as link_stream
+from firmware_py.links.base import LinkError
 
 PATIENCE_S = 30.0
 

@@ -8,10 +8,10 @@ from file_limit import no_file_left
 from waiting import wait_until
 from wire import CountingProxy
 
-from firmware_py.keys import CurveKeys, read_curve_keys, read_secret
-from firmware_py.link import LinkError
-from firmware_py.link_zmq import ZmqLink, frame_bytes
-from testbed.proxy import Proxy
+from firmware_py.links.base import LinkError
+from firmware_py.links.keys import CurveKeys, read_curve_keys, read_secret
+from firmware_py.links.zeromq import ZmqLink, frame_bytes
+from testbed.emulation.proxy import Proxy
 
 CENTRE_PUBLIC, CENTRE_SECRET = zmq.curve_keypair()
 DEVICE_PUBLIC, DEVICE_SECRET = zmq.curve_keypair()

@@ -8,9 +8,9 @@ from micropython_board import STEP, make_board
 from micropython_run import run
 from tiny import ENCODER, SHAPE, bundle_fields
 
-from firmware_py import packet
-from firmware_py.bundle import create_bundle
+from firmware_py.inference.bundle import create_bundle
 from firmware_py.micropython.spool import Spool
+from firmware_py.protocol import packet
 
 pytestmark = pytest.mark.emulated
 SECRET = bytes(range(32)).hex()
@@ -165,7 +165,7 @@ def test_another_devices_spool_is_one_line_and_leaves_the_prompt(board):
 # Runs the parts of a turn with the heap locked: whatever allocates raises MemoryError.
 UNDER_LOCK = """
 import micropython, time
-from firmware_py import packet
+from firmware_py.protocol import packet
 from firmware_py.micropython import start
 from firmware_py.micropython.config import load_config
 from firmware_py.micropython.wire import frame_into
@@ -245,7 +245,7 @@ def test_a_turn_that_records_nothing_takes_no_memory_nor_does_a_recording_before
 
 # A line that is never silent and says nothing true, faster than the board reads; and the answers of a centre.
 BABBLE = """
-from firmware_py import packet
+from firmware_py.protocol import packet
 from firmware_py.micropython import start
 from firmware_py.micropython.config import load_config
 
@@ -274,7 +274,7 @@ def test_a_line_that_never_falls_silent_does_not_stop_the_recording(board):
 
 # What a centre answers to the first HELLO, in frames with its seal, and with another's.
 SET_RATES = """
-from firmware_py import packet
+from firmware_py.protocol import packet
 from firmware_py.micropython import start
 from firmware_py.micropython.config import load_config
 from firmware_py.micropython.wire import frame_bytes, frame_into, seal_into

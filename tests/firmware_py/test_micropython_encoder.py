@@ -10,9 +10,9 @@ import micropython_unix
 from encoder_models import changed, randomised
 from tiny import ENCODER, bundle_fields
 
-from boards.epicnn import compile_encoder, read_memory, reference_latents
-from firmware_py.bundle import create_bundle, load_bundle
-from firmware_py.compand import compand, quantise
+from boards.fit.epicnn import compile_encoder, read_memory, reference_latents
+from firmware_py.inference.bundle import create_bundle, load_bundle
+from firmware_py.inference.companding import compand, quantise
 from physics.acquisition import Acquisition
 from testbed.run import DEFAULT_MODEL
 from testbed.samples import load_samples

@@ -12,16 +12,16 @@ from micropython_board import counts_of, make_board
 from micropython_run import command
 from waiting import wait_until
 
-from central import keys
 from central.config import CentralConfig
-from central.decoders import load_models
-from central.devices import devices
-from central.journal import Journal
+from central.fleet.device_views import devices
+from central.pipeline.decoders import load_models
+from central.security import keys
 from central.service import Service
-from central.store import Store
-from firmware_py.bundle import load_bundle
-from firmware_py.log import Log
-from testbed.line import Line
+from central.storage.journal import Journal
+from central.storage.map_store import Store
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.runtime.log import Log
+from testbed.emulation.serial_emulator import Line
 from testbed.run import find_model
 from testbed.samples import load_samples
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_py import compand as linux
-from firmware_py.framing import Deframer, FramingError, cobs_decode, encode_frame
+from firmware_py.inference import companding as linux
 from firmware_py.micropython import compand, rate, wire
 from firmware_py.micropython.boot_counter import BootError, NoClockError, next_boot
-from firmware_py.rate import Coding, Rate, RateError, pack
-from firmware_py.seal import Crc, Mac
+from firmware_py.protocol.frame_authenticator import Crc, Mac
+from firmware_py.protocol.framing import Deframer, FramingError, cobs_decode, encode_frame
+from firmware_py.protocol.rate import Coding, Rate, RateError, pack
 
 SEALS = [Crc(), Mac(bytes(range(32)), b"D")]
 

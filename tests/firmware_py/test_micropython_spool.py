@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_py import packet
 from firmware_py.micropython.spool import SLOT_BYTES, OwnerError, Spool, SpoolError
+from firmware_py.protocol import packet
 
 OWNER = (3, 1)
 BOOT = 1_800_000_000

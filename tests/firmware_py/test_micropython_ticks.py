@@ -4,16 +4,16 @@ import itertools
 
 import pytest
 
-from firmware_py import packet
 from firmware_py.micropython import clock as clock_module
 from firmware_py.micropython import health as health_module
-from firmware_py.micropython import line as line_module
+from firmware_py.micropython import uart as line_module
 from firmware_py.micropython import window as window_module
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.health import Health
-from firmware_py.micropython.line import Line
 from firmware_py.micropython.spool import Spool
+from firmware_py.micropython.uart import Line
 from firmware_py.micropython.window import Window
+from firmware_py.protocol import packet
 
 PERIOD_MS = 1 << 30
 HOUR_MS = 3_600_000

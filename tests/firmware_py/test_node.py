@@ -8,14 +8,14 @@ from fake_centre import FakeCentre
 from tiny import ENCODER, bundle_fields
 from waiting import wait_until
 
-from firmware_py import packet
-from firmware_py.bundle import BundleError, create_bundle
-from firmware_py.config import SourceSection
-from firmware_py.encoder import Encoder
-from firmware_py.node import Node
-from firmware_py.opening import select_receivers
-from firmware_py.rate import Rate, pack
-from firmware_py.spool import SpoolError
+from firmware_py.inference.bundle import BundleError, create_bundle
+from firmware_py.inference.encoder import Encoder
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Rate, pack
+from firmware_py.runtime.config import SourceSection
+from firmware_py.runtime.factory import select_receivers
+from firmware_py.runtime.node import Node
+from firmware_py.storage.spool import SpoolError
 
 
 def test_every_event_arrives_once_with_its_latent(config, bundle, gathers, entries):

@@ -8,12 +8,12 @@ import pytest
 from fake_centre import FakeCentre
 from waiting import wait_until
 
-from firmware_py import packet
-from firmware_py.check import check
-from firmware_py.compand import GatherError
-from firmware_py.config import SourceSection
-from firmware_py.node import Node
-from firmware_py.spool import SpoolError
+from firmware_py.inference.companding import GatherError
+from firmware_py.protocol import packet
+from firmware_py.runtime.check import check
+from firmware_py.runtime.config import SourceSection
+from firmware_py.runtime.node import Node
+from firmware_py.storage.spool import SpoolError
 
 
 def test_what_a_centre_refused_while_it_was_misconfigured_is_taken_after_a_restart(config):
@@ -54,12 +54,12 @@ def test_what_is_sent_makes_room_before_the_spool_needs_it(tmp_path, config, mon
     (tmp_path / "in" / "sent").mkdir(parents=True)
     np.save(tmp_path / "in" / "sent" / "1.npy", np.zeros(1000))
     Free = namedtuple("Free", "free")
-    monkeypatch.setattr("firmware_py.aside.shutil.disk_usage", lambda _: Free(0))
+    monkeypatch.setattr("firmware_py.sources.processed_files.shutil.disk_usage", lambda _: Free(0))
 
     def full_unless_room_was_made(*_, **__):
         raise SpoolError("full" if (tmp_path / "in" / "sent" / "1.npy").exists() else "room was made")
 
-    monkeypatch.setattr("firmware_py.node.Spool", full_unless_room_was_made)
+    monkeypatch.setattr("firmware_py.runtime.node.Spool", full_unless_room_was_made)
     with pytest.raises(SpoolError, match="room was made"):
         Node(config("tcp://127.0.0.1:9", source=SourceSection("folder", path=tmp_path / "in")))
 

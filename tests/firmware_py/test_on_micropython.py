@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from micropython_run import run
 
-from firmware_py.framing import encode_frame
-from firmware_py.seal import DOWNLINK, UPLINK, Crc, Mac
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
+from firmware_py.protocol.framing import encode_frame
 
 GOLDEN = Path(__file__).parent / "golden" / "records.json"
 ROWS = json.loads(GOLDEN.read_text())
@@ -17,7 +17,7 @@ SECRET = bytes(range(32))
 # Runs on MicroPython: what it makes of the vectors goes out as JSON.
 SCRIPT = """
 import binascii, json, sys
-from firmware_py import framing, packet, seal
+from firmware_py.protocol import framing, packet, frame_authenticator as seal
 
 BYTES = ("model_hash", "payload")
 secret = bytes(range(32))

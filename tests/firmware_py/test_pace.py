@@ -3,10 +3,10 @@
 from far_ends import SECRET
 from waiting import wait_until
 
-from firmware_py.link_stream import StreamLink
-from firmware_py.port import SerialPort
-from firmware_py.seal import DOWNLINK, UPLINK, Mac
-from testbed.line import Line
+from firmware_py.links.port import SerialPort
+from firmware_py.links.stream import StreamLink
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
+from testbed.emulation.serial_emulator import Line
 
 BAUD = 9600
 RECORD_BYTES = 38 + 128

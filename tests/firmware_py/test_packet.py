@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_py import packet
-from firmware_py.packet import PacketError, Record, decode_record, encode_record
+from firmware_py.protocol import packet
+from firmware_py.protocol.packet import PacketError, Record, decode_record, encode_record
 
 GOLDEN = Path(__file__).parent / "golden" / "records.json"
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from waiting import wait_until
 
-from firmware_py.link_stream import StreamLink
-from firmware_py.port import PortError, TcpPort
-from firmware_py.seal import Crc
+from firmware_py.links.port import PortError, TcpPort
+from firmware_py.links.stream import StreamLink
+from firmware_py.protocol.frame_authenticator import Crc
 
 NAME = "gateway.field.example"
 GETADDRINFO = socket.getaddrinfo

@@ -11,7 +11,7 @@ from fake_centre import FakeCentre
 from tiny import SHAPE
 from waiting import wait_until
 
-from firmware_py import packet
+from firmware_py.protocol import packet
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from firmware_py.rate import Coding, Rate, RateError, pack, read_coding
+from firmware_py.protocol.rate import Coding, Rate, RateError, pack, read_coding
 
 LATENTS = st.lists(st.integers(-128, 127), min_size=2, max_size=64).map(
     lambda values: np.array(values, np.int8)

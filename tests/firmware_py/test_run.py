@@ -9,11 +9,11 @@ from nacl.signing import SigningKey
 from releases import make_release, write_public_key
 from tiny import ENCODER, SHAPE
 
-from firmware_py.bundle import BundleError, load_bundle
-from firmware_py.check import check
-from firmware_py.config import load_config
-from firmware_py.run import run_device
-from firmware_py.slots import Slots
+from firmware_py.inference.bundle import BundleError, load_bundle
+from firmware_py.runtime.check import check
+from firmware_py.runtime.config import load_config
+from firmware_py.runtime.run import run_device
+from firmware_py.updates.slots import Slots
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny import ENCODER, bundle_fields
 
-from firmware_py.bundle import BundleError, create_bundle
-from firmware_py.encoder import Encoder
-from firmware_py.selftest import VECTORS, SelfTestError, encode_vectors, self_test
+from firmware_py.inference.bundle import BundleError, create_bundle
+from firmware_py.inference.encoder import Encoder
+from firmware_py.inference.self_test import VECTORS, SelfTestError, encode_vectors, self_test
 
 
 @pytest.fixture

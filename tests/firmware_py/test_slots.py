@@ -7,9 +7,9 @@ import shutil
 import pytest
 from tiny import ENCODER, bundle_fields
 
-from firmware_py import slots as module
-from firmware_py.bundle import BundleError, create_bundle, load_bundle
-from firmware_py.slots import MAX_TRIAL_STARTS, Slots, SlotsError, bundle_in_use
+from firmware_py.inference.bundle import BundleError, create_bundle, load_bundle
+from firmware_py.updates import slots as module
+from firmware_py.updates.slots import MAX_TRIAL_STARTS, Slots, SlotsError, bundle_in_use
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny import SHAPE
 
-from firmware_py.compand import GatherError
-from firmware_py.source import FileSource, FolderSource, Selection, open_gathers
+from firmware_py.inference.companding import GatherError
+from firmware_py.sources.recordings import FileSource, FolderSource, Selection, open_gathers
 
 MINE = Selection(SHAPE, (3, 4, 5))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import firmware_py
-from firmware_py.spool import Spool, SpoolError
+from firmware_py.storage.spool import Spool, SpoolError
 
 
 def sequences(spool):
@@ -152,7 +152,7 @@ APPENDER = """
 import sys
 from pathlib import Path
 from pathlib import Path
-from firmware_py.spool import Spool
+from firmware_py.storage.spool import Spool
 spool = Spool(Path(sys.argv[1]), 100000)
 while True:
     sequence = spool.next_sequence()

@@ -11,10 +11,10 @@ import time
 import pytest
 from waiting import wait_until
 
-from firmware_py.config import load_config
-from firmware_py.node import Node
-from firmware_py.source import FolderSource
-from firmware_py.supervisor import Supervisor
+from firmware_py.runtime.config import load_config
+from firmware_py.runtime.node import Node
+from firmware_py.runtime.sd_notify import Supervisor
+from firmware_py.sources.recordings import FolderSource
 
 
 class Systemd:

@@ -10,12 +10,20 @@ from nacl.signing import SigningKey
 from releases import KEY, FakeRollout, answer_to, make_offer, make_release, sign
 from tiny import ENCODER
 
-from firmware_py import packet
-from firmware_py.bundle import load_bundle
-from firmware_py.selftest import VECTORS, encode_vectors, self_test
-from firmware_py.slots import MAX_TRIAL_STARTS, Slots
-from firmware_py.update import REPORT_S, RETRY_MAX_S, Terms, Updater
-from firmware_py.update_messages import Chunk, Gone, Heard, Report, Want, decode_message, encode_message
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
+from firmware_py.protocol import packet
+from firmware_py.protocol.update_messages import (
+    Chunk,
+    Gone,
+    Heard,
+    Report,
+    Want,
+    decode_message,
+    encode_message,
+)
+from firmware_py.updates.slots import MAX_TRIAL_STARTS, Slots
+from firmware_py.updates.updater import REPORT_S, RETRY_MAX_S, Terms, Updater
 
 HEADER = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
 
@@ -312,7 +320,7 @@ def test_no_room_for_the_update_is_told(device, new, monkeypatch):
         raise OSError(28, "No space left on device")
 
     one = device()
-    monkeypatch.setattr("firmware_py.download.os.fsync", full)
+    monkeypatch.setattr("firmware_py.updates.download.os.fsync", full)
     report = only_failure(one, FakeRollout(sign(new, 7), 7))
     assert report.reason == "no room for the update ([Errno 28] No space left on device)"
 
@@ -362,7 +370,7 @@ def test_what_fails_for_want_of_room_is_no_failure_of_the_update(device, new, mo
 
     one = device()
     with monkeypatch.context() as patch:
-        patch.setattr("firmware_py.slots.Slots._place", full)
+        patch.setattr("firmware_py.updates.slots.Slots._place", full)
         report = only_failure(one, FakeRollout(sign(new, 7), 7))
     assert report.reason.startswith("no room for the update")
     assert one.slots.refusal(7) is None, "it may be tried again"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_py.packet import PacketError
-from firmware_py.update_messages import (
+from firmware_py.protocol.packet import PacketError
+from firmware_py.protocol.update_messages import (
     MAX_CHUNK_BYTES,
     Chunk,
     Gone,

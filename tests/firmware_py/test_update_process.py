@@ -14,9 +14,9 @@ from releases import FakeRollout, make_release, sign, write_public_key
 from tiny import ENCODER, SHAPE
 from waiting import wait_until
 
-from firmware_py import packet
-from firmware_py.bundle import load_bundle
-from firmware_py.selftest import VECTORS, encode_vectors, self_test
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
+from firmware_py.protocol import packet
 
 KILLS = 20
 

@@ -8,14 +8,22 @@ from releases import FakeRollout, make_release, sign, write_public_key
 from tiny import ENCODER
 from waiting import wait_until
 
-from firmware_py import packet, update
-from firmware_py.bundle import load_bundle
-from firmware_py.config import LinkSection, NodeConfig, NodeSection, RunSection, SourceSection, UpdateSection
-from firmware_py.link_stream import StreamLink
-from firmware_py.port import SerialPort
-from firmware_py.run import run_device
-from firmware_py.seal import DOWNLINK, UPLINK, Mac
-from testbed.line import Line
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.links.port import SerialPort
+from firmware_py.links.stream import StreamLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
+from firmware_py.runtime.config import (
+    LinkSection,
+    NodeConfig,
+    NodeSection,
+    RunSection,
+    SourceSection,
+    UpdateSection,
+)
+from firmware_py.runtime.run import run_device
+from firmware_py.updates import updater as update
+from testbed.emulation.serial_emulator import Line
 
 
 @pytest.fixture

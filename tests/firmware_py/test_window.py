@@ -2,9 +2,9 @@
 
 import pytest
 
-from firmware_py import window as module
-from firmware_py.spool import Spool
-from firmware_py.window import FRESH_S, RESEND_MAX_S, Window
+from firmware_py.storage import window as module
+from firmware_py.storage.spool import Spool
+from firmware_py.storage.window import FRESH_S, RESEND_MAX_S, Window
 
 RESEND_S = 1.0
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from firmware_py.bundle import load_bundle
-from firmware_py.compand import Companding, compand
-from models import batches as recipes
-from models.batches import EpicBatches, drop_devices, log_scaled, noise_levels
-from models.data import ThinnedSet, device_parts, mirrored, split_to_devices
-from models.training import Budget, TrainingError, learning_rate_at
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.companding import Companding, compand
+from models.data import batches as recipes
+from models.data.batches import EpicBatches, drop_devices, log_scaled, noise_levels
+from models.data.gathers import ThinnedSet, device_parts, mirrored, split_to_devices
+from models.training.training import Budget, TrainingError, learning_rate_at
 from physics.acquisition import Acquisition
 from testbed.run import find_model
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.companding import TOLERANCE_DB, CompandingError, choose_companding
+from models.data.companding import TOLERANCE_DB, CompandingError, choose_companding
 
 
 def decaying_gathers(decay_db, seed=0):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
-from models.data import DataError, load_thinned
+from models.data.gathers import DataError, load_thinned
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_cache_of_another_version_is_looked_over_too(folder):
 
 def test_a_second_reading_is_of_the_cache(folder, monkeypatch):
     first = load_thinned([folder], SURVEY, 10)
-    monkeypatch.setattr("models.data.thin_samples", lambda *_, **__: pytest.fail("thinned again"))
+    monkeypatch.setattr("models.data.gathers.thin_samples", lambda *_, **__: pytest.fail("thinned again"))
     np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, first.gathers)
 
 
@@ -90,7 +90,7 @@ def test_where_no_cache_can_be_kept_data_are_read_without(folder, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     # A mode would not keep root out.
-    monkeypatch.setattr("models.data.np.save", refuse)
+    monkeypatch.setattr("models.data.gathers.np.save", refuse)
     np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, expected)
 
 

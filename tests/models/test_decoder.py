@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_survey import SURVEY
 
-from firmware_py.rate import Rate
-from models.decoder import (
+from firmware_py.protocol.rate import Rate
+from models.inversion.decoder import (
     FAMILIARITY,
     WIDE,
     WIDE_FROM,
@@ -17,8 +17,8 @@ from models.decoder import (
     load_decoder,
     save_decoder,
 )
-from models.familiarity import measure_familiarity
-from models.fusion import DecoderConfig, build_decoder
+from models.inversion.ood import measure_familiarity
+from models.networks.fusion import DecoderConfig, build_decoder
 from physics.normalise import normalise_velocity
 
 WHOLE = [Rate(16, 8)] * 3

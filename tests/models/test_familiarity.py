@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.familiarity import FALSE_ALARMS, FamiliarityError, load_familiarity, measure_familiarity
+from models.inversion.ood import FALSE_ALARMS, FamiliarityError, load_familiarity, measure_familiarity
 
 LATENT = 8
 MIX = np.random.default_rng(0).normal(size=(LATENT, LATENT))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models import faults
+from models.data import field_augmentation as faults
 from physics.acquisition import Acquisition
 
 SURVEY = Acquisition.openfwi()

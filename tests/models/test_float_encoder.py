@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tiny import ENCODER
 
-from firmware_py.bundle import load_bundle
-from firmware_py.compand import compand
-from firmware_py.encoder import Encoder
-from models.float_encoder import FloatEncoderError, float_encoder
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.companding import compand
+from firmware_py.inference.encoder import Encoder
+from models.networks.float_encoder import FloatEncoderError, float_encoder
 from testbed.run import find_model
 from testbed.samples import load_samples
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
-from models.evaluate import load_held_out
-from models.held_out import check_held_out
-from models.run_config import RunConfig
-from models.training import TrainingError
+from models.data.held_out import check_held_out
+from models.evaluation.evaluate import load_held_out
+from models.training.run_config import RunConfig
+from models.training.training import TrainingError
 
 
 def config_of(*data, **changes):

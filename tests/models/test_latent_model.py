@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from firmware_py.compand import Companding, compand
-from models.consistency import measure_consistency
-from models.encoder import EncoderConfig, Stage, build_encoder
-from models.latent_model import LatentModel
-from models.run import start_run
-from models.training import Budget, TrainingError
+from firmware_py.inference.companding import Companding, compand
+from models.evaluation.consistency import measure_consistency
+from models.inversion.latent_model import LatentModel
+from models.networks.encoder import EncoderConfig, Stage, build_encoder
+from models.training.run import start_run
+from models.training.training import Budget, TrainingError
 from physics.acquisition import Acquisition
 from physics.dataset import generate_dataset
 from physics.families import generate_map

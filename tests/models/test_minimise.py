@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from models.minimise import Point, minimise
+from models.inversion.lbfgs import Point, minimise
 
 
 def rosenbrock(x):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
-from models.muon import Muon
-from models.run import start_run
-from models.training import Budget, TrainingError, load_checkpoint
+from models.training.muon import Muon
+from models.training.run import start_run
+from models.training.training import Budget, TrainingError, load_checkpoint
 
 
 def _network() -> keras.Model:

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from models.comparison import count_macs
-from models.encoder import PRESETS, EncoderConfig, Stage, build_encoder, encoder_preset
-from models.fusion import DecoderConfig, build_decoder, fourier_features
-from models.inversionnet import LAYOUTS, build_inversionnet, count_parameters
-from models.network import build_network, map_loss, map_ssim
+from models.evaluation.comparison import count_macs
+from models.networks.encoder import PRESETS, EncoderConfig, Stage, build_encoder, encoder_preset
+from models.networks.fusion import DecoderConfig, build_decoder, fourier_features
+from models.networks.inversionnet import LAYOUTS, build_inversionnet, count_parameters
+from models.networks.network import build_network, map_loss, map_ssim
 from physics.acquisition import Acquisition
 from physics.metrics import ssim
 

@@ -12,11 +12,13 @@ from small_survey import SURVEY, write_data
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
-from firmware_py.compand import Companding  # noqa: E402
-from models import batches, faults, on_device  # noqa: E402
-from models.batches import EpicBatches  # noqa: E402
-from models.data import ThinnedSet  # noqa: E402
-from models.simulated import Simulated, WatchedWhole  # noqa: E402
+from firmware_py.inference.companding import Companding  # noqa: E402
+from models.data import batches  # noqa: E402
+from models.data import field_augmentation as faults  # noqa: E402
+from models.data.batches import EpicBatches  # noqa: E402
+from models.data.gathers import ThinnedSet  # noqa: E402
+from models.data.simulated import Simulated, WatchedWhole  # noqa: E402
+from models.training import on_device  # noqa: E402
 
 COMPANDING = Companding(20.0, 7.6, 10)
 KEY = jax.random.key(3)
@@ -82,7 +84,7 @@ def test_devices_are_missing_as_often_as_from_files():
 
 
 def test_rates_are_drawn_as_from_files():
-    from models.ordered import draw_rates
+    from models.networks.nested_latent import draw_rates
 
     drawn = on_device.rates(20_000, 3, 128, KEY)
     same = draw_rates(20_000, 3, 128, np.random.default_rng(0))
@@ -147,13 +149,13 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, sys.argv[1])
 from small_survey import SURVEY
-import models.on_device
-from models.data import load_thinned
-from models.network import map_loss
-from models.run import start_run
-from models.simulated import Simulated
-from models.training import Budget
-from physics.openfwi_files import find_pairs
+import models.training.on_device
+from models.data.gathers import load_thinned
+from models.networks.network import map_loss
+from models.training.run import start_run
+from models.data.simulated import Simulated
+from models.training.training import Budget
+from physics.files.openfwi_files import find_pairs
 
 truth, drawn = jnp.zeros((2, 20, 20, 1)), jnp.zeros((2, 20, 20, 2))
 text = jax.jit(jax.grad(lambda drawn: map_loss(truth, drawn))).lower(drawn).as_text()
@@ -169,9 +171,9 @@ means = gathers.reshape(len(gathers), -1, 5, *gathers.shape[2:]).mean(axis=2)
 maps = thinned.maps.astype(np.float16)
 shards = [(jnp.asarray(means[a:a + 45], jnp.float16), jnp.asarray(maps[a:a + 45])) for a in (0, 45)]
 kept = type(thinned)(thinned.gathers[90:], thinned.maps[90:], thinned.families[90:], SURVEY)
-models.on_device.OnDevice.__init__.__defaults__ = (3,)
-losses, learn = [], models.on_device.OnDevice.learn
-models.on_device.OnDevice.learn = lambda *drawn: losses.append(learn(*drawn)) or losses[-1]
+models.training.on_device.OnDevice.__init__.__defaults__ = (3,)
+losses, learn = [], models.training.on_device.OnDevice.learn
+models.training.on_device.OnDevice.learn = lambda *drawn: losses.append(learn(*drawn)) or losses[-1]
 start_run("epic", [folder], run, Budget(batch=15, epochs=10, learning_rate=3e-3, optimiser="muon"), encoder="micro",
           acquisition=SURVEY, source=lambda: Simulated(100, shards, kept, means[90:]))
 assert np.mean(losses[-3:]) < 0.7 * losses[0], losses

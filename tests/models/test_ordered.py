@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from firmware_py.rate import Coding, Rate, pack
-from models.encoder import EncoderConfig, Stage, build_encoder
-from models.fusion import DecoderConfig, build_decoder
-from models.network import build_network
-from models.ordered import BITS, LOWER_RATE_SHARE, AsSent, draw_rates, order_latent, whole
+from firmware_py.protocol.rate import Coding, Rate, pack
+from models.networks.encoder import EncoderConfig, Stage, build_encoder
+from models.networks.fusion import DecoderConfig, build_decoder
+from models.networks.nested_latent import BITS, LOWER_RATE_SHARE, AsSent, draw_rates, order_latent, whole
+from models.networks.network import build_network
 from physics.acquisition import Acquisition
 
 LATENT = 16

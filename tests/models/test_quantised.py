@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-import models.quantised
+import models.networks.quantised
 from convert.quantise import quantise
-from firmware_py import compand
-from models.encoder import EncoderConfig, Stage, build_encoder
-from models.quantised import QuantisedEncoder, rounded, rounded_kernel
-from models.training import TrainingError
+from firmware_py.inference import companding as compand
+from models.networks.encoder import EncoderConfig, Stage, build_encoder
+from models.networks.quantised import QuantisedEncoder, rounded, rounded_kernel
+from models.training.training import TrainingError
 
 PARTS = np.random.default_rng(0).normal(scale=0.3, size=(64, 20, 7, 2)).astype(np.float32)
 STAGES = (Stage(8, (3, 3), (2, 1), residuals=1), Stage(12, (3, 3), (2, 2), residuals=1))
@@ -62,7 +62,7 @@ def test_it_rounds_the_tensors_that_the_converter_rounds(encoder, converted, mon
         made.append(np.clip(np.rint(np.asarray(values) / step) + zero, -128, 127))
         return (made[-1] - zero) * np.float32(step)
 
-    monkeypatch.setattr(models.quantised, "rounded", in_its_steps)
+    monkeypatch.setattr(models.networks.quantised, "rounded", in_its_steps)
     QuantisedEncoder(encoder)(PARTS[:1])
     assert len(made) == len(converted)
     for mine, (_, _, theirs) in zip(made, converted, strict=True):
@@ -79,7 +79,7 @@ def test_its_steps_are_about_those_of_the_converter(encoder, converted, monkeypa
         steps.append(np.diff(np.unique(np.asarray(result))).min())
         return result
 
-    monkeypatch.setattr(models.quantised, "rounded", watched)
+    monkeypatch.setattr(models.networks.quantised, "rounded", watched)
     QuantisedEncoder(encoder)(PARTS)
     # The converter gives the branch of a sum the range of the sum as well where that is greater.
     np.testing.assert_allclose(steps, [step for step, _, _ in converted], rtol=0.12)

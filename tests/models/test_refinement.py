@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from small_waves import WAVES, earth, uncertainty
 
-from firmware_py.compand import Companding
-from models.encoder import EncoderConfig, Stage, build_encoder
-from models.latent_model import LatentModel
-from models.refinement import (
+from firmware_py.inference.companding import Companding
+from models.inversion.latent_model import LatentModel
+from models.inversion.refinement import (
     CONTRAST,
     GatherMisfit,
     LatentMisfit,
@@ -17,10 +16,11 @@ from models.refinement import (
     total_variation,
     value_and_derivative,
 )
+from models.networks.encoder import EncoderConfig, Stage, build_encoder
 from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
-from physics.engine_deepwave import model, pull_back
+from physics.engines.deepwave import model, pull_back
 
 COMPANDING = Companding(20.0, 5.0, 10)
 

@@ -13,13 +13,14 @@ import pytest
 from small_survey import SURVEY
 from typer.testing import CliRunner
 
-from models import simulated
 from models.cli import app
-from models.run import split_watched, start_run
-from models.simulated import read_sequence, shard_shapes, simulate, whole_records
-from models.training import Budget, TrainingError
-from physics import engine_cuda, sequence
+from models.data import simulated
+from models.data.simulated import read_sequence, shard_shapes, simulate, whole_records
+from models.training.run import split_watched, start_run
+from models.training.training import Budget, TrainingError
+from physics import sequence
 from physics.acquisition import Acquisition
+from physics.engines import cuda as engine_cuda
 from physics.families import generate_map
 from physics.modelling import ModellingError, model_gathers
 from physics.normalise import normalise_velocity

@@ -13,15 +13,15 @@ import pytest
 from small_survey import SURVEY, write_data
 from waiting import wait_until
 
-from models.comparison import compare_runs
-from models.data import DataError, load_thinned
-from models.evaluate import evaluate_run
-from models.federated import Rounds, build_federated
-from models.learning import spread_over_devices
-from models.run import split_watched, start_run
-from models.run_config import read_config
-from models.training import Budget, TrainingError, load_checkpoint
-from models.warm_start import read_origin
+from models.data.gathers import DataError, load_thinned
+from models.evaluation.comparison import compare_runs
+from models.evaluation.evaluate import evaluate_run
+from models.networks.federated import Rounds, build_federated
+from models.training.learning import spread_over_devices
+from models.training.run import split_watched, start_run
+from models.training.run_config import read_config
+from models.training.training import Budget, TrainingError, load_checkpoint
+from models.training.warm_start import read_origin
 from physics.acquisition import Acquisition
 
 
@@ -274,11 +274,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import models.training
-from models.run import start_run
-from models.training import Budget
+import models.training.training
+from models.training.run import start_run
+from models.training.training import Budget
 from small_survey import SURVEY
-models.training.CHECKPOINT_INTERVAL_S = 0.0
+models.training.training.CHECKPOINT_INTERVAL_S = 0.0
 start_run("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),
           encoder="micro", acquisition=SURVEY)
 """

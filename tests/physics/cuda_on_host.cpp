@@ -1,4 +1,4 @@
-// physics/openfwi.cu as C++: every thread of a cluster is a context of its own, which runs until it waits for the
+// physics/engines/openfwi.cu as C++: every thread of a cluster is a context of its own, which runs until it waits for the
 // others. Blocks of a cluster hold their shared memory side by side.
 #include <ucontext.h>
 

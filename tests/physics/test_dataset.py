@@ -12,8 +12,8 @@ import physics.dataset
 from physics.acquisition import Acquisition
 from physics.dataset import DatasetError, generate_dataset
 from physics.families import generate_map
+from physics.files.openfwi_files import find_pairs
 from physics.modelling import ModellingError, model_gathers
-from physics.openfwi_files import find_pairs
 
 pytest.importorskip("deepwave", reason="needs the physics extra")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from physics import engine_cuda, engine_openfwi
 from physics.acquisition import Acquisition
+from physics.engines import cuda as engine_cuda
+from physics.engines import openfwi as engine_openfwi
 from physics.families import generate_map
 from physics.modelling import ModellingError
 

@@ -8,7 +8,7 @@ import pytest
 
 import epic
 from physics.acquisition import Acquisition
-from physics.field_files import FieldFileError, read_field_gather
+from physics.files.field_files import FieldFileError, read_field_gather
 
 segyio = pytest.importorskip("segyio", reason="the extra geo is not installed")
 obspy = pytest.importorskip("obspy", reason="the extra geo is not installed")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_disk import small_disk
 
 from physics.acquisition import Acquisition
-from physics.openfwi_files import (
+from physics.files.openfwi_files import (
     OpenFWIFileError,
     create_array,
     family_file_names,

@@ -12,8 +12,8 @@ from waiting import wait_until
 
 import epic
 from physics.acquisition import Acquisition
-from physics.field_files import FieldFileError
-from physics.seedlink import Following, SeedLinkError, follow
+from physics.files.field_files import FieldFileError
+from physics.files.seedlink import Following, SeedLinkError, follow
 
 obspy = pytest.importorskip("obspy", reason="the extra geo is not installed")
 
@@ -139,8 +139,8 @@ def test_who_lags_or_has_a_gap_is_silent_and_the_rest_is_kept(server, line):
 
 
 def test_after_a_cut_it_goes_on_where_it_was(server, line, monkeypatch):
-    monkeypatch.setattr("physics.seedlink.SILENCE_S", 1)
-    monkeypatch.setattr("physics.seedlink.AGAIN_S", 0.3)
+    monkeypatch.setattr("physics.files.seedlink.SILENCE_S", 1)
+    monkeypatch.setattr("physics.files.seedlink.AGAIN_S", 0.3)
     said = []
     line.shoot(0, 1)
     server.feed(recorded(0))
@@ -168,7 +168,7 @@ def test_what_was_written_before_is_not_written_again(server, line):
 
 def test_a_device_process_takes_what_is_written(server, line):
     """The folder is one that a device watches: its own part goes through `Selection` and is no error."""
-    from firmware_py.source import FolderSource, Selection
+    from firmware_py.sources.recordings import FolderSource, Selection
 
     line.shoot(3)
     server.feed(recorded(3))
@@ -229,7 +229,7 @@ def test_the_command(server, line, tmp_path, capsys):
 
 def test_a_device_and_the_commands_load_no_obspy():
     code = (
-        "import sys, firmware_py.node, physics.cli, physics.seedlink\n"
+        "import sys, firmware_py.runtime.node, physics.cli, physics.files.seedlink\n"
         "assert not {'obspy', 'distributed'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

@@ -7,7 +7,7 @@ import pytest
 
 import epic
 from physics.acquisition import Acquisition, AcquisitionError
-from physics.survey_file import read_survey
+from physics.files.survey_file import read_survey
 
 OWN = """
 [map]
@@ -52,7 +52,7 @@ def test_what_is_left_out_is_the_benchmarks(tmp_path):
 
 
 def test_the_file_written_out_in_the_docstring_is_the_benchmarks(tmp_path):
-    from physics import survey_file
+    from physics.files import survey_file
 
     example = survey_file.__doc__.split("::\n", 1)[1]
     lines = [line.strip() for line in example.splitlines()]

@@ -12,8 +12,8 @@ from fake_decoder import FakeDecoder
 
 from central.config import load_config
 from central.service import Service
-from firmware_py.bundle import load_bundle
-from firmware_py.log import Log
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.runtime.log import Log
 
 config = load_config(Path(sys.argv[1]))
 bundle = load_bundle(config.model[0].bundle)

@@ -13,12 +13,12 @@ from chaos_tally import Tally, tally
 from chaos_world import World, tiny_world
 from ports import free_port
 
-from central.journal import Journal
-from central.keys import allow, new_keys
-from testbed.line import Line
+from central.security.keys import allow, new_keys
+from central.storage.journal import Journal
+from testbed.emulation.proxy import Proxy
+from testbed.emulation.serial_emulator import Line
+from testbed.emulation.shaping import Conditions
 from testbed.processes import Process, TestbedError
-from testbed.proxy import Proxy
-from testbed.shaping import Conditions
 
 CENTRE = Path(__file__).with_name("centre_process.py")
 LINKS = ("zmq", "zmq-curve", "tcp", "tcp-mac", "serial", "serial-mac")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tiny import ENCODER, bundle_fields
 
-from firmware_py.bundle import Bundle, create_bundle, load_bundle
-from firmware_py.encoder import Encoder
+from firmware_py.inference.bundle import Bundle, create_bundle, load_bundle
+from firmware_py.inference.encoder import Encoder
 from testbed.run import find_model
 from testbed.samples import load_samples
 

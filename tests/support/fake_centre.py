@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import zmq
 
-from firmware_py import packet
+from firmware_py.protocol import packet
 
 
 def acknowledge_all(record: packet.Record) -> packet.Record | None:

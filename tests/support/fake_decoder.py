@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from firmware_py import packet
-from firmware_py.rate import Coding, Rate
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Coding, Rate
 from physics.acquisition import Acquisition
 
 MODEL_HASH = bytes.fromhex("0123456789abcdef")

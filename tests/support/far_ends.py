@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import zmq
 from waiting import wait_until
 
-from firmware_py.keys import CurveKeys
-from firmware_py.link import Link
-from firmware_py.link_memory import memory_pair
-from firmware_py.link_stream import StreamLink
-from firmware_py.link_zmq import ZmqLink
-from firmware_py.port import PortError, SerialPort, TcpPort
-from firmware_py.seal import DOWNLINK, UPLINK, Mac
+from firmware_py.links.base import Link
+from firmware_py.links.keys import CurveKeys
+from firmware_py.links.memory import memory_pair
+from firmware_py.links.port import PortError, SerialPort, TcpPort
+from firmware_py.links.stream import StreamLink
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
 
 SECRET = bytes(range(32))
 

@@ -17,22 +17,22 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from mutations import Mutator
 from waiting import wait_until
 
-from central.device_book import DeviceBook
-from central.guard import Guard
-from central.keys import KeyRing, allow, new_keys
-from central.line import Line, Seals
-from central.receiver import GATEWAYS, Expected, Receiver
-from central.rollout import Rollouts
-from firmware_py import packet
-from firmware_py.framing import Deframer
-from firmware_py.health_messages import Health, Hello, decode_health, encode_health
-from firmware_py.keys import read_key_folder, read_secret
-from firmware_py.link_zmq import MAX_MESSAGE_BYTES, ZmqLink, open_dealer
-from firmware_py.log import Log
-from firmware_py.packet import PacketError
-from firmware_py.port import TcpPort
-from firmware_py.seal import UPLINK, Crc, Mac
-from firmware_py.update_messages import decode_message, encode_message
+from central.fleet.device_registry import DeviceBook
+from central.gateway.sessions import Line, Seals
+from central.ingest.authentication import Guard
+from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.security.keys import KeyRing, allow, new_keys
+from central.updates.rollout import Rollouts
+from firmware_py.links.keys import read_key_folder, read_secret
+from firmware_py.links.port import TcpPort
+from firmware_py.links.zeromq import MAX_MESSAGE_BYTES, ZmqLink, open_dealer
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import UPLINK, Crc, Mac
+from firmware_py.protocol.framing import Deframer
+from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_health
+from firmware_py.protocol.packet import PacketError
+from firmware_py.protocol.update_messages import decode_message, encode_message
+from firmware_py.runtime.log import Log
 
 TIMEOUT_S = 120.0
 DEVICE = "device-0"

@@ -10,24 +10,24 @@ from pathlib import Path
 from fake_decoder import LATENT, MODEL_HASH
 from waiting import wait_until
 
-from central import keys
 from central.config import GatewaySection
-from central.gateway import Gateway
-from central.guard import Guard
-from central.journal import Journal
-from central.keys import KeyRing
-from central.line import Seals
-from central.receiver import GATEWAYS, Expected, Receiver
-from firmware_py import packet
-from firmware_py.framing import Deframer, encode_frame
-from firmware_py.keys import read_secret
-from firmware_py.link import Link
-from firmware_py.link_stream import StreamLink
-from firmware_py.link_zmq import ZmqLink
-from firmware_py.log import Log
-from firmware_py.port import SerialPort, TcpPort
-from firmware_py.rate import Coding
-from firmware_py.seal import DOWNLINK, UPLINK, Mac
+from central.gateway.gateway import Gateway
+from central.gateway.sessions import Seals
+from central.ingest.authentication import Guard
+from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.security import keys
+from central.security.keys import KeyRing
+from central.storage.journal import Journal
+from firmware_py.links.base import Link
+from firmware_py.links.keys import read_secret
+from firmware_py.links.port import SerialPort, TcpPort
+from firmware_py.links.stream import StreamLink
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
+from firmware_py.protocol.framing import Deframer, encode_frame
+from firmware_py.protocol.rate import Coding
+from firmware_py.runtime.log import Log
 
 N_DEVICES = 5
 

@@ -12,14 +12,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-from firmware_py import packet
-from firmware_py.keys import read_key_folder, read_secret
-from firmware_py.link import Link
-from firmware_py.link_stream import StreamLink
-from firmware_py.link_zmq import ZmqLink
-from firmware_py.log import Log, now_us
-from firmware_py.port import TcpPort
-from firmware_py.seal import DOWNLINK, UPLINK, Mac
+from firmware_py.links.base import Link
+from firmware_py.links.keys import read_key_folder, read_secret
+from firmware_py.links.port import TcpPort
+from firmware_py.links.stream import StreamLink
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
+from firmware_py.runtime.log import Log, now_us
 
 RESEND_S = 2.0
 TICK_S = 0.005

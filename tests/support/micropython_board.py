@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from micropython_run import prepare
 
-from firmware_py.bundle import Bundle
-from firmware_py.encoder import Encoder
+from firmware_py.inference.bundle import Bundle
+from firmware_py.inference.encoder import Encoder
 from firmware_py.micropython.compand import thresholds_into
 
 STEP = 1e-3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boards import mcu
+from boards.install.micropython import mcu
 
 ROOT = Path(__file__).parents[2]
 RUNNER = Path(__file__).parent / "micropython" / "run.mjs"
@@ -15,7 +15,7 @@ PACKAGE = Path("node_modules/@micropython/micropython-webassembly-pyscript/micro
 STAND_INS = RUNNER.parent / "board"
 ROOM = ROOT / "firmware_py"
 # framing.py is for the tests of the wire code.
-SHARED = (*mcu.SHARED, "framing.py")
+SHARED = (*mcu.SHARED, "protocol/framing.py")
 
 
 def find_micropython() -> Path:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from fake_decoder import LATENT, MODEL_HASH
 
-from firmware_py import packet
-from firmware_py.archive import SIGNATURE_BYTES
-from firmware_py.framing import cobs_encode
-from firmware_py.health_messages import Health, Hello, encode_health
-from firmware_py.link_stream import Seal
-from firmware_py.update_messages import Chunk, Gone, Heard, Offer, Report, Want, encode_message
+from firmware_py.links.stream import Seal
+from firmware_py.protocol import packet
+from firmware_py.protocol.framing import cobs_encode
+from firmware_py.protocol.health_messages import Health, Hello, encode_health
+from firmware_py.protocol.update_messages import Chunk, Gone, Heard, Offer, Report, Want, encode_message
+from firmware_py.updates.archive import SIGNATURE_BYTES
 
 # Header fields: place and struct format.
 FIELDS = ((2, "B"), (3, "B"), (4, "H"), (6, "H"), (8, "I"), (12, "I"), (16, "I"), (20, "Q"), (36, "H"))

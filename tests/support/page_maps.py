@@ -5,7 +5,7 @@ from contextlib import closing
 import numpy as np
 from fake_decoder import MODEL_HASH, SURVEY
 
-from central.store import NewMap, Store
+from central.storage.map_store import NewMap, Store
 
 
 def put_map(

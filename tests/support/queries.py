@@ -1,6 +1,6 @@
 """What SQLite is asked while a test is at work."""
 
-from central.database import connect
+from central.storage.database import connect
 
 
 def asked_by(monkeypatch, module) -> list[str]:

@@ -6,11 +6,10 @@ from pathlib import Path
 from nacl.signing import SigningKey
 from tiny import ENCODER, bundle_fields
 
-from central.signing import sign_bundle
-from firmware_py import packet
-from firmware_py.archive import split_archive
-from firmware_py.bundle import create_bundle
-from firmware_py.update_messages import (
+from central.updates.signing import sign_bundle
+from firmware_py.inference.bundle import create_bundle
+from firmware_py.protocol import packet
+from firmware_py.protocol.update_messages import (
     Chunk,
     Gone,
     Heard,
@@ -20,6 +19,7 @@ from firmware_py.update_messages import (
     decode_message,
     encode_message,
 )
+from firmware_py.updates.archive import split_archive
 
 KEY = SigningKey(bytes(range(32)))
 # What follows the model is not read: another file, and so another model hash, of the same network.

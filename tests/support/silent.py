@@ -8,7 +8,7 @@ import contextlib
 import socket
 import sys
 
-from central.connections import allow_many_connections
+from central.ingest.connections import allow_many_connections
 
 # Signature, version, mechanism, as-server, filler.
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + bytes(1) + bytes(31)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
-from physics.openfwi_files import create_array
+from physics.files.openfwi_files import create_array
 
 SURVEY = Acquisition.from_dict(
     {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from firmware_py.compand import Companding
+from firmware_py.inference.companding import Companding
 
 ENCODER = (Path(__file__).parent / "tiny-encoder.tflite").read_bytes()
 # Two sources, 100 samples, 6 receivers on two devices; thinned by 10 the encoder takes (10, 3, 2).

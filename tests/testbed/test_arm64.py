@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import epic
-from central.journal import Journal
-from central.store import Store
-from firmware_py.bundle import load_bundle
-from firmware_py.encoder import Encoder
+from central.storage.journal import Journal
+from central.storage.map_store import Store
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.encoder import Encoder
 from physics.acquisition import Acquisition
 from testbed import arm64
 from testbed.processes import TestbedError

@@ -7,18 +7,18 @@ import time
 import numpy as np
 import pytest
 
-from boards.profiles import BoardError
+from boards.profile import BoardError
 from physics.acquisition import Acquisition
 from testbed.board_speed import rating_mips
-from testbed.compare import compare
-from testbed.compare_account import ConditionAccount, EventRow
-from testbed.compare_goals import ratios
-from testbed.compare_report import draw, page
-from testbed.compare_run import CONDITIONS
-from testbed.links import LinkError, find_link
+from testbed.comparison.accounting import ConditionAccount, EventRow
+from testbed.comparison.compare import compare
+from testbed.comparison.goals import ratios
+from testbed.comparison.report import draw, page
+from testbed.comparison.run import CONDITIONS
+from testbed.emulation.links import LinkError, find_link
+from testbed.emulation.shaping import Transfer
 from testbed.processes import TestbedError
 from testbed.run import find_model
-from testbed.shaping import Transfer
 
 SURVEY = Acquisition.openfwi()
 FLAT = np.zeros((70, 70), np.float32)

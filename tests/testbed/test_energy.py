@@ -2,8 +2,8 @@
 
 import pytest
 
-from testbed.energy import LTE, RS485, WIFI, Energy, link_energy
-from testbed.shaping import Transfer
+from testbed.emulation.energy import LTE, RS485, WIFI, Energy, link_energy
+from testbed.emulation.shaping import Transfer
 
 
 def test_a_second_of_upload_takes_the_power_of_the_paper():

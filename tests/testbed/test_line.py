@@ -7,7 +7,7 @@ import pytest
 import serial
 from waiting import wait_until
 
-from testbed.line import Line
+from testbed.emulation.serial_emulator import Line
 
 TIMEOUT_S = 20.0
 

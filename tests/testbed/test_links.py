@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from testbed.links import HEADER_BYTES, LINKS, LinkError, find_link, on_the_air, open_proxies
-from testbed.shaping import Transfer
+from testbed.emulation.links import HEADER_BYTES, LINKS, LinkError, find_link, on_the_air, open_proxies
+from testbed.emulation.shaping import Transfer
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_transfer_takes_what_rate_and_delay_say(server, name, size):
         on_air = sum(t.size_bytes for t in proxy.sent)
     assert on_air == size
     assert took_s >= 0.95 * expected_s, "never faster than the link"
-    # The upper bound is for a machine that is busy with other tests; benchmarks/links.py has the accuracy.
+    # The upper bound is for a machine that is busy with other tests; benchmarks/robustness/links.py has the accuracy.
     assert took_s < 1.5 * expected_s + 0.2
 
 

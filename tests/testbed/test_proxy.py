@@ -8,7 +8,7 @@ import time
 import pytest
 from waiting import wait_until
 
-from testbed.proxy import Proxy
+from testbed.emulation.proxy import Proxy
 
 TIMEOUT_S = 20.0
 

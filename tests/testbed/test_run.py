@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import epic
-from firmware_py.bundle import create_bundle, load_bundle
+from firmware_py.inference.bundle import create_bundle, load_bundle
 from testbed.run import DEFAULT_MODEL
 from testbed.samples import load_samples
 

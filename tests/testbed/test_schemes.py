@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from firmware_py.compand import Companding, compand
-from models.federated import build_federated
+from firmware_py.inference.companding import Companding, compand
+from models.networks.federated import build_federated
 from physics.acquisition import Acquisition
-from testbed.samples import load_samples
-from testbed.schemes import (
+from testbed.comparison.baselines import (
     SCHEMES,
     SchemeError,
     central_decoder,
@@ -24,6 +23,7 @@ from testbed.schemes import (
     prepare,
     training_of,
 )
+from testbed.samples import load_samples
 
 SURVEY = Acquisition.openfwi()
 COMPANDING = Companding(20.0, 7.6, 10)

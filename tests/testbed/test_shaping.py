@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.shaping import BACKLOG_BYTES, BACKLOG_S, Conditions, Medium, Shaper, Transfer
+from testbed.emulation.shaping import BACKLOG_BYTES, BACKLOG_S, Conditions, Medium, Shaper, Transfer
 
 
 def shaper(**conditions) -> Shaper:

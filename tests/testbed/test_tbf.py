@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from testbed.links import find_link
-from testbed.tbf import TbfError, cross_check, shaped_pair
+from testbed.emulation.links import find_link
+from testbed.emulation.tbf import TbfError, cross_check, shaped_pair
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_nothing_is_left_of_a_pair(tbf):
 
 
 def test_without_root_or_iproute2_it_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr("testbed.tbf.shutil.which", lambda name: None)
+    monkeypatch.setattr("testbed.emulation.tbf.shutil.which", lambda name: None)
     with pytest.raises(TbfError, match="needs root and iproute2"), shaped_pair(1e6):
         pass
 

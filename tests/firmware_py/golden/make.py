@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from firmware_py import packet
+from firmware_py.protocol import packet
 
 VECTORS = {
     "latent": packet.Record(

@@ -1,0 +1,106 @@
+"""Whether an encoder fits a board: its file, its arena, its operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from boards.fit.graph import ALLOWED_OPERATORS, Graph, GraphError, check_graph
+from boards.fit.scratch import scratch_bytes
+from boards.profile import Board, Compiler
+from boards.sizes import format_size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a target carries. ``target`` names it in messages, ``kernels`` are those its runtime is built with.
+
+    ``compiler`` is that of its accelerator, None where it has none.
+    """
+
+    target: str
+    model_bytes: int
+    arena_bytes: int
+    operators: frozenset[str] = ALLOWED_OPERATORS
+    kernels: str = "reference"
+    compiler: Compiler | None = None
+
+
+# The smallest board of the project (docs/architecture.md): what every released encoder must fit.
+SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 * 1024)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One question asked of an encoder. ``fits`` is None where it could not be answered.
+
+    ``advice`` says what would make it fit, where it does not.
+    """
+
+    question: str
+    fits: bool | None
+    said: str
+    advice: str = ""
+
+
+def limits_of(board: Board) -> Limits:
+    """The limits a board profile states."""
+    return Limits(
+        board.title,
+        model_bytes=board.model_limit.size,
+        arena_bytes=board.arena_limit.size,
+        operators=frozenset(board.operators.names),
+        kernels=board.kernels.name if board.kernels else "reference",
+        compiler=board.compiler,
+    )
+
+
+def operators_verdict(graph: Graph, limits: Limits) -> Verdict:
+    """Whether the model is int8, static, and of operators that the target's runtime has."""
+    try:
+        check_graph(graph, limits.operators)
+    except GraphError as error:
+        return Verdict("operators", False, str(error), "replace the layer by one of those operators")
+    return Verdict("operators", True, f"{', '.join(graph.operator_counts)}; all int8, static")
+
+
+def model_verdict(model_bytes: int, limits: Limits) -> Verdict:
+    """Whether the model's file fits the place it is kept in."""
+    return _size(
+        "model file",
+        model_bytes,
+        limits.model_bytes,
+        limits.target,
+        f"{model_bytes:,} B",
+        "use fewer channels, a narrower bottleneck before the latent, or a smaller --latent",
+    )
+
+
+def arena_verdict(graph: Graph, arena_bytes: int | None, source: str, limits: Limits) -> Verdict:
+    """Whether the tensors fit: ``arena_bytes`` (None where not known, ``source`` saying why) and scratch buffers."""
+    if arena_bytes is None:
+        return Verdict(
+            "tensor arena", None, f"{source}; {limits.target} has {format_size(limits.arena_bytes)}"
+        )
+    # Only what is int8 has the shapes that the kernels' buffers are worked out from.
+    scratch = scratch_bytes(graph, limits.kernels) if operators_verdict(graph, limits).fits else 0
+    margin = f" and {scratch:,} B for scratch buffers of {limits.kernels}" if scratch else ""
+    return _size(
+        "tensor arena",
+        arena_bytes + scratch,
+        limits.arena_bytes,
+        limits.target,
+        f"{arena_bytes:,} B {source}{margin}",
+        "thin the input more (--thin) or give the first convolution fewer channels or a longer stride: "
+        "input and first feature map are the largest term",
+    )
+
+
+def _size(question: str, needed: int, limit: int, target: str, said: str, advice: str) -> Verdict:
+    if needed <= limit:
+        return Verdict(question, True, f"{said}, of {format_size(limit)} on {target}")
+    return Verdict(
+        question,
+        False,
+        f"{said}: {needed - limit:,} B over the {format_size(limit)} of {target}",
+        f"to stay within {format_size(limit)} {advice}",
+    )

@@ -1,0 +1,154 @@
+"""Whether an encoder fits a board: measured, compiled where that can be done here, and put into verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boards.fit import edgetpu, tflm, vela
+from boards.fit.accelerator import Compiled, CompilerError
+from boards.fit.budget import Limits, Verdict, arena_verdict, limits_of, model_verdict, operators_verdict
+from boards.fit.graph import Graph, read_graph
+from boards.profile import Board
+from firmware_py.inference.bundle import load_bundle
+
+NOT_MEASURED = f"not measured: {tflm.MISSING}"
+
+
+class CheckError(ValueError):
+    """A bundle cannot be checked."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found of an encoder on a target.
+
+    ``arena_bytes`` is TFLite-Micro's on this machine, without scratch buffers, None where it is not known;
+    ``arena_source`` says where it is from. ``accelerator`` says what was done for a target that has one
+    (``done`` is "compiled" or "documented constraints"), for the manifest; ``compiled`` is the result.
+    """
+
+    graph: Graph
+    arena_bytes: int | None
+    arena_source: str
+    verdicts: tuple[Verdict, ...]
+    compiled: Compiled | None = None
+    accelerator: dict[str, Any] | None = None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether every question was answered well; None where none was answered ill, but one was not."""
+        answers = [verdict.fits for verdict in self.verdicts]
+        return False if False in answers else None if None in answers else True
+
+
+def check_bundle(folder: Path, board: Board) -> Assessment:
+    """``assess`` the bundle in ``folder`` (hashes are verified first) against the limits of ``board``.
+
+    Raises ``BundleError`` for a broken bundle and ``GraphError`` for an encoder that is no model.
+    """
+    bundle = load_bundle(folder)
+    stated = bundle.manifest.get("arena_bytes")
+    if stated is not None and (not isinstance(stated, int) or stated <= 0):
+        raise CheckError(
+            f"{folder}: arena_bytes of the manifest: expected a number of bytes or null, got {stated!r}; convert again"
+        )
+    return assess(bundle.encoder_path.read_bytes(), limits_of(board), stated)
+
+
+def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) -> Assessment:
+    """Verdicts on the encoder ``model`` (the .tflite file's content) against ``limits``.
+
+    The arena is measured here where TFLite-Micro is installed; else it is ``stated_arena_bytes``, which is what
+    a manifest says. Raises ``GraphError`` for what is no model.
+    """
+    graph = read_graph(model)
+    operators = operators_verdict(graph, limits)
+    try:
+        arena_bytes, source = _arena(model, stated_arena_bytes)
+        arena = arena_verdict(graph, arena_bytes, source, limits)
+    except tflm.TflmError as error:
+        arena_bytes, source = None, str(error)
+        arena = Verdict("tensor arena", False, source, "replace or shrink the layer it names")
+    verdicts = [operators]
+    compiled, accelerator = None, None
+    if limits.compiler is not None and operators.fits:
+        more, compiled, accelerator = _COMPILERS[limits.compiler.name](model, graph, limits)
+        verdicts += more
+    if compiled is not None and compiled.sram_bytes is not None:
+        # The NPU's own plan of the arena, in place of the one that the processor alone would have.
+        arena = arena_verdict(graph, compiled.sram_bytes, f"planned by {compiled.compiler}", limits)
+    file = model_verdict(len(compiled.model) if compiled else graph.file_bytes, limits)
+    return Assessment(graph, arena_bytes, source, (file, arena, *verdicts), compiled, accelerator)
+
+
+def _arena(model: bytes, stated_bytes: int | None) -> tuple[int | None, str]:
+    """The arena and where it is from. Raises ``TflmError`` when TFLite-Micro is here and cannot run the model."""
+    if not tflm.available():
+        return (
+            stated_bytes,
+            NOT_MEASURED if stated_bytes is None else "as the manifest states (not measured here)",
+        )
+    measured = tflm.measure_arena_bytes(model)
+    source = f"measured in TFLite-Micro {tflm.version()}"
+    if stated_bytes not in (None, measured):
+        source += f" (the manifest states {stated_bytes:,} B)"
+    return measured, source
+
+
+_Outcome = tuple[list[Verdict], Compiled | None, dict[str, Any]]
+
+
+def _for_ethos_u(model: bytes, graph: Graph, limits: Limits) -> _Outcome:
+    assert limits.compiler is not None
+    if not vela.available():
+        verdict = Verdict("Ethos-U", None, f"not compiled: {vela.MISSING}")
+        return [verdict], None, {"compiler": "vela", "done": "not compiled"}
+    try:
+        compiled = vela.compile_encoder(model, limits.compiler.options, limits.arena_bytes)
+    except CompilerError as error:
+        verdict = Verdict("Ethos-U", False, str(error), "use only the operators and sizes that Vela supports")
+        return [verdict], None, {"compiler": "vela", "done": "not compiled"}
+    said = (
+        f"{compiled.operators_mapped} operators on the NPU, {compiled.cycles:,} cycles, "
+        f"{compiled.inference_ms:.2f} ms, {compiled.sram_bytes:,} B of SRAM (estimated by Vela {compiled.version})"
+    )
+    return [_mapped("Ethos-U", compiled, said)], compiled, {"done": "compiled", **compiled.to_dict()}
+
+
+def _for_edge_tpu(model: bytes, graph: Graph, limits: Limits) -> _Outcome:
+    broken = edgetpu.broken_constraints(graph)
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        verdict = Verdict("Edge TPU", False, f"{broken[0]}{more}", "change that layer")
+        return [verdict], None, {"compiler": edgetpu.COMPILER, "done": "documented constraints"}
+    if not edgetpu.available():
+        said = f"its documented constraints hold; not compiled, {edgetpu.MISSING}"
+        record = {"compiler": edgetpu.COMPILER, "done": "documented constraints"}
+        return [Verdict("Edge TPU", True, said)], None, record
+    try:
+        compiled = edgetpu.compile_encoder(model)
+    except CompilerError as error:
+        verdict = Verdict(
+            "Edge TPU", False, str(error), "see that the compiler runs by hand, then check again"
+        )
+        return [verdict], None, {"compiler": edgetpu.COMPILER, "done": "documented constraints"}
+    said = f"{compiled.operators_mapped} operators mapped by {edgetpu.COMPILER} {compiled.version}"
+    return [_mapped("Edge TPU", compiled, said)], compiled, {"done": "compiled", **compiled.to_dict()}
+
+
+def _mapped(question: str, compiled: Compiled, said: str) -> Verdict:
+    if not compiled.on_cpu:
+        return Verdict(question, True, f"{said}, none left on the CPU")
+    left = ", ".join(compiled.on_cpu)
+    return Verdict(
+        question, False, f"left on the CPU by {compiled.compiler}: {left}", "replace or shrink those layers"
+    )
+
+
+_COMPILERS: dict[str, Callable[[bytes, Graph, Limits], _Outcome]] = {
+    "vela": _for_ethos_u,
+    "edgetpu_compiler": _for_edge_tpu,
+}

@@ -1,0 +1,1 @@
+"""Install a device on a board."""

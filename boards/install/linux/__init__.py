@@ -1,0 +1,1 @@
+"""Install on a Linux board."""

@@ -1,0 +1,266 @@
+"""Put a device onto a Linux board, or into a root folder: hashes decide what is copied.
+
+Facts first, then a plan, then its steps in order. A step that was cut off is found undone by the next run's
+facts; a run that finds nothing to do says so. The packages go into a folder of their own, named by what is in
+it, and files wait in a staging folder until all are there: a device at work is not disturbed until then.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boards.fit.check import check_bundle
+from boards.install.linux.contents import Content, Order, contents, digest, digest_of, record
+from boards.install.linux.facts import check_facts, gather_facts, layout_of
+from boards.install.linux.layout import (
+    INSTALLED,
+    PREFIX,
+    SERVICE,
+    STAGING,
+    STATE,
+    SYSUSERS,
+    TMPFILES,
+    UNFINISHED,
+    USER,
+    WANTED,
+    Layout,
+)
+from boards.install.linux.packages import find_wheels, pins_of, unpacked_bytes
+from boards.install.linux.shell import CommandError, InstallError, Shell, ask
+from boards.profile import Board
+from boards.sizes import format_size
+from firmware_py.inference.bundle import MANIFEST
+
+# Spool, slots of two bundles and room to breathe.
+SPARE_BYTES = 32 << 20
+CLOCK_TOLERANCE_S = 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do; ``action`` does it and returns what to add to its line."""
+
+    text: str
+    action: Callable[[], str | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``notes`` are what the installing person should know, ``steps`` what is to be done, in order."""
+
+    layout: Layout
+    facts: dict[str, Any]
+    notes: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def check_fit(bundle: Path, board: Board) -> None:
+    """The gate before any installation. Raises ``InstallError`` for a bundle that does not fit the board."""
+    bad = [verdict for verdict in check_bundle(bundle, board).verdicts if verdict.fits is False]
+    if bad:
+        raise InstallError(
+            f"{bundle} does not fit {board.title}: {bad[0].question}: {bad[0].said}; "
+            f"see: epic board check {bundle} --board {board.name}"
+        )
+
+
+def make_plan(shell: Shell, order: Order) -> Plan:
+    """What is to be done there. Changes nothing. Raises ``InstallError`` when it cannot be done."""
+    check_fit(order.bundle, order.board)
+    facts = gather_facts(shell)
+    layout = layout_of(shell, facts)
+    files = contents(order, layout)
+    links = {WANTED: f"../{SERVICE}.service"}
+    target = check_facts(shell, order.board, facts)
+    wheels = find_wheels(pins_of(order.board), target, order.wheels)
+    packages = {path: Content(path.read_bytes()) for path in wheels}
+    environment = f"venv-{digest(*(package.sha256 for package in packages.values()))[:12]}"
+    links[f"{PREFIX}/venv"] = environment
+    files[INSTALLED] = Content(record(order, files, links, environment))
+    facts = gather_facts(shell, (*files, *links))
+
+    changed = {path: new for path, new in files.items() if not _same(facts["files"][path], new)}
+    new_links = {path: to for path, to in links.items() if facts["files"][path] != {"target": to}}
+    stale = _stale(facts, environment)
+    missing = [] if environment in facts["environments"] else list(packages.values())
+    to_send = {c.sha256: c for c in (*missing, *changed.values()) if c.sha256 not in facts["staged"]}
+    needed_bytes = sum(len(c.data) for c in to_send.values()) + SPARE_BYTES
+    if missing:
+        needed_bytes += unpacked_bytes(wheels)
+    if facts["free_bytes"] < needed_bytes:
+        raise InstallError(
+            f"{shell.where}: {PREFIX}: needs {format_size(needed_bytes)} free, there are "
+            f"{format_size(facts['free_bytes'])}; make room, or use a larger card"
+        )
+
+    steps = []
+    if to_send:
+        size = format_size(sum(len(c.data) for c in to_send.values()))
+        steps.append(Step(f"copy {len(to_send)} files, {size}", lambda: _send(shell, list(to_send.values()))))
+    if missing:
+        request = {
+            "folder": f"{PREFIX}/{environment}",
+            "staging": STAGING,
+            "wheels": [c.sha256 for c in missing],
+        }
+        steps.append(
+            Step(
+                f"unpack {len(missing)} packages for {target} into {PREFIX}/{environment}",
+                lambda: _done(ask(shell, "environment", request)),
+            )
+        )
+    if changed or new_links or stale:
+        commit = {
+            "staging": STAGING,
+            "folders": [[STATE, None], [f"{STATE}/incoming", None], [f"{PREFIX}/keys", 0o750]],
+            "files": [[path, new.sha256, new.mode] for path, new in changed.items()],
+            "links": list(new_links.items()),
+            "remove": stale,
+            "unfinished": UNFINISHED,
+        }
+        shown = ", ".join(sorted({_shown(path) for path in (*changed, *new_links)} - {"installed.json"}))
+        removed = f"; remove {', '.join(stale)}" if stale else ""
+        steps.append(
+            Step(f"put in place {shown or 'nothing'}{removed}", lambda: _put(shell, commit, changed))
+        )
+    unfinished = bool(steps) or facts["unfinished"]
+    if facts["systemd"]:
+        steps += _system_steps(shell, order, layout, unfinished)
+    elif unfinished and facts["kind"] != "image":
+        steps.append(_check_step(shell, layout, as_user=False))
+    return Plan(layout, facts, _notes(order, facts), tuple(steps))
+
+
+def take_steps(steps: tuple[Step, ...], say: Callable[[str], None]) -> None:
+    """Each is said before it is done. Raises ``InstallError``."""
+    for step in steps:
+        say(step.text)
+        if more := step.action():
+            say(f"  {more}")
+
+
+def carry_out(shell: Shell, plan: Plan, say: Callable[[str], None]) -> None:
+    """Do the steps of ``plan``. Raises ``InstallError``."""
+    take_steps(plan.steps, say)
+    if plan.steps:
+        ask(shell, "remove", {"paths": [UNFINISHED]})
+
+
+def _notes(order: Order, facts: dict[str, Any]) -> tuple[str, ...]:
+    notes = []
+    if facts["kind"] == "folder":
+        notes.append("a plain folder: installed for this machine's Python, and run from there")
+    behind_s = time.time() - facts["clock_s"]
+    if abs(behind_s) > CLOCK_TOLERANCE_S:
+        notes.append(
+            f"the board's clock is {abs(behind_s) / 3600:.1f} h {'behind' if behind_s > 0 else 'ahead'}: "
+            "records would carry wrong times; set it"
+        )
+    version = (facts["slots"] or {}).get("version")
+    if version:
+        same = (facts["slots"] or {}).get("seed") == digest_of((order.bundle / MANIFEST).read_bytes())
+        notes.append(
+            f"bundle version {version} came by an update and stays in use: this bundle is the one it came after"
+            if same
+            else f"this bundle takes the place of version {version}, which came by an update"
+        )
+    return tuple(notes)
+
+
+def _system_steps(shell: Shell, order: Order, layout: Layout, changed: bool) -> list[Step]:
+    if not changed:
+        if not order.start or _is_active(shell):
+            return []
+        return [_start_step(shell)]
+    steps = [
+        Step(
+            f"make the user {USER} and its folders",
+            lambda: _run_all(
+                shell, ["systemd-sysusers", SYSUSERS], ["systemd-tmpfiles", "--create", TMPFILES]
+            ),
+        ),
+        _check_step(shell, layout, as_user=True),
+        Step("read the unit", lambda: _run_all(shell, ["systemctl", "daemon-reload"])),
+    ]
+    return [*steps, _start_step(shell)] if order.start else steps
+
+
+def _check_step(shell: Shell, layout: Layout, as_user: bool) -> Step:
+    argv = layout.run_argv("check")
+    user = ["runuser", "-u", USER, "--"] if as_user else []
+    return Step("try bundle, runtime and source there", lambda: shell.run([*user, *argv]).strip())
+
+
+def _start_step(shell: Shell) -> Step:
+    def start() -> None:
+        try:
+            shell.run(["systemctl", "restart", SERVICE])
+        except CommandError:
+            log = shell.run(["journalctl", "-u", SERVICE, "-o", "cat", "-n", "3", "--no-pager"])
+            raise InstallError(
+                f"{shell.where}: {SERVICE} does not start; its log ends: {' / '.join(log.split(chr(10)))}"
+            ) from None
+
+    return Step(f"start {SERVICE}", start)
+
+
+def _is_active(shell: Shell) -> bool:
+    try:
+        shell.run(["systemctl", "is-active", SERVICE])
+    except CommandError:
+        return False
+    return True
+
+
+def _send(shell: Shell, items: list[Content]) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for item in items:
+            entry = tarfile.TarInfo(item.sha256)
+            entry.size = len(item.data)
+            archive.addfile(entry, io.BytesIO(item.data))
+    kept = ask(shell, "receive", {"staging": STAGING}, buffer.getvalue())["kept"]
+    if kept != len(items):
+        raise InstallError(f"{shell.where}: {len(items) - kept} files arrived damaged; run it again")
+
+
+def _put(shell: Shell, commit: dict[str, Any], changed: dict[str, Content]) -> None:
+    ask(shell, "commit", commit)
+    found = gather_facts(shell, tuple(changed))["files"]
+    wrong = [path for path, new in changed.items() if not _same(found[path], new)]
+    if wrong:
+        raise InstallError(
+            f"{shell.where}: {wrong[0]}: read back, it is not what was written; is the card bad?"
+        )
+
+
+def _run_all(shell: Shell, *commands: list[str]) -> None:
+    for argv in commands:
+        shell.run(argv)
+
+
+def _done(_: object) -> None:
+    return None
+
+
+def _same(found: dict[str, Any] | None, new: Content) -> bool:
+    return found == {"sha256": new.sha256, "mode": new.mode}
+
+
+def _stale(facts: dict[str, Any], environment: str) -> list[str]:
+    """What an earlier installation put there and this one does not."""
+    before = facts["installed"] or {}
+    stale = [path for path in before.get("paths", ()) if path not in facts["files"]]
+    environments = {*facts["environments"], before.get("environment", environment)} - {environment, "venv"}
+    return stale + [f"{PREFIX}/{name}" for name in sorted(environments)]
+
+
+def _shown(path: str) -> str:
+    """The part of the installation that a file belongs to."""
+    return path.removeprefix(f"{PREFIX}/").split("/")[0] if path.startswith(PREFIX) else path

@@ -1,0 +1,224 @@
+"""Commands on a board: over ssh as root, or on this machine for a root folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+AGENT = (Path(__file__).parent / "on_board.py").read_text(encoding="utf-8")
+CONNECT_TIMEOUT_S = 10
+# ssh gives up when the other side was silent for three of these.
+ALIVE_S = 5
+SSH_FAILED = 255
+NOT_FOUND = 127
+
+
+class InstallError(RuntimeError):
+    """A board cannot be reached, or is not what the installation needs."""
+
+
+class CommandError(InstallError):
+    """A command on the board failed; ``said`` is its last line on standard error."""
+
+    def __init__(self, where: str, argv: list[str], code: int, errors: str) -> None:
+        lines = [line for line in errors.splitlines() if line.strip()]
+        self.code = code
+        self.said = lines[-1].strip() if lines else f"exit code {code}, no message"
+        super().__init__(f"{where}: {argv[0]}: {self.said}")
+
+
+class Shell(Protocol):
+    """Where commands run; ``where`` names it in messages, ``root`` is the file system's root there."""
+
+    where: str
+    root: str
+    python: str
+
+    def run(self, argv: list[str], data: bytes = b"") -> str:
+        """Standard output of a command. Raises ``CommandError``; ``InstallError`` for a lost connection."""
+        ...
+
+    def stream(self, argv: list[str]) -> int:
+        """Run a command whose output goes to this process's own; its exit code."""
+        ...
+
+
+def ask(shell: Shell, operation: str, request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
+    """What ``boards/install/linux/on_board.py`` answers, there. Raises ``InstallError``."""
+    try:
+        said = shell.run(
+            [shell.python, "-c", AGENT, operation, json.dumps({"root": shell.root, **request})], data
+        )
+    except CommandError as error:
+        if error.code == NOT_FOUND:
+            raise InstallError(
+                f"{shell.where}: no python3 there; put Python 3.11 or later on it: apt install python3"
+            ) from None
+        raise
+    # A login that greets does so before.
+    lines = said.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        raise InstallError(
+            f"{shell.where}: expected an answer in JSON, got {said[-80:]!r}; does the login run a shell?"
+        ) from None
+    if "error" in answer:
+        raise InstallError(f"{shell.where}: {operation}: {answer['error']}")
+    return answer["answer"]
+
+
+class LocalShell:
+    """This machine, for a root folder on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root.resolve())
+        self.where = self.root
+        self.python = sys.executable
+
+    def run(self, argv: list[str], data: bytes = b"") -> str:
+        done = subprocess.run(argv, input=data, capture_output=True, check=False)
+        if done.returncode:
+            raise CommandError(self.where, argv, done.returncode, done.stderr.decode(errors="replace"))
+        return done.stdout.decode(errors="replace")
+
+    def stream(self, argv: list[str]) -> int:
+        return _stream(argv)
+
+
+class SshShell:
+    """A board over the system's ssh, one connection for all commands; opens in ``with``.
+
+    ``host`` is what ssh takes, ``config`` another file than ~/.ssh/config. Nothing is asked: keys must be set
+    up, and the board's host key known. Commands run as root, by sudo where the user is another.
+    """
+
+    root = "/"
+    # The system's own, which every user may run: a python3 of root's alone would be no good to the service.
+    python = "/usr/bin/python3"
+
+    def __init__(self, host: str, config: Path | None = None) -> None:
+        # A word that begins with a dash would be an option of ssh.
+        if not host or host.startswith("-") or any(c.isspace() for c in host):
+            raise InstallError(f"--host: expected user@address, got {host!r}")
+        if shutil.which("ssh") is None:
+            raise InstallError("--host needs the program ssh; install it: apt install openssh-client")
+        self.where = host
+        self._sudo: list[str] = []
+        # Short, for a socket's path may have about 100 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="epic-", dir="/tmp"))
+        self._options = [
+            *(["-F", str(config)] if config else []),
+            *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"),
+            *("-o", f"ServerAliveInterval={ALIVE_S}", "-o", "ServerAliveCountMax=3"),
+            *("-S", str(self._folder / "s")),
+        ]
+
+    def __enter__(self) -> SshShell:
+        try:
+            self._connect()
+        except BaseException:
+            # What was refused after the connection was made, as by sudo, would leave its process behind.
+            self._disconnect()
+            raise
+        return self
+
+    def _connect(self) -> None:
+        # The connection's process stays behind with what it was given as standard error: a file, not a pipe.
+        with (self._folder / "errors").open("w+b") as errors:
+            code = subprocess.run(
+                ["ssh", *self._options, "-M", "-N", "-f", "--", self.where],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                check=False,
+            ).returncode
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")
+        if code:
+            raise InstallError(explain(self.where, said))
+        if self.run(["id", "-u"]).strip().splitlines()[-1:] != ["0"]:
+            self._sudo = ["sudo", "-n"]
+            try:
+                self.run(["true"])
+            except CommandError as error:
+                raise InstallError(
+                    f"{self.where}: needs root, and sudo says: {error.said}; log in as root, or allow sudo "
+                    "without a password"
+                ) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        subprocess.run(
+            ["ssh", *self._options, "-O", "exit", "--", self.where], capture_output=True, check=False
+        )
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _command(self, argv: list[str], *options: str) -> list[str]:
+        return ["ssh", *self._options, *options, "--", self.where, shlex.join([*self._sudo, *argv])]
+
+    def run(self, argv: list[str], data: bytes = b"") -> str:
+        done = subprocess.run(self._command(argv), input=data, capture_output=True, check=False)
+        errors = done.stderr.decode(errors="replace")
+        if done.returncode == SSH_FAILED:
+            raise InstallError(explain(self.where, errors))
+        if done.returncode:
+            raise CommandError(self.where, argv, done.returncode, errors)
+        return done.stdout.decode(errors="replace")
+
+    def stream(self, argv: list[str]) -> int:
+        # A terminal there, so that what runs ends when this end goes away.
+        return _stream(self._command(argv, "-tt"))
+
+
+def _stream(argv: list[str]) -> int:
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        return child.wait()
+
+
+# What ssh says, and what to do about it.
+_ADVICE = (
+    (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "its host key is another than last time; if the board was installed anew, remove its old line from "
+        "known_hosts (ssh {host} names file and line); if not, something else answers at this address",
+    ),
+    (
+        "Host key verification failed",
+        "its host key is not known here; connect once by hand and compare the fingerprint: ssh {host}",
+    ),
+    (
+        "Permission denied",
+        "it does not let this user in by key; put one there: ssh-copy-id {host}",
+    ),
+    ("Could not resolve hostname", "no such name; check the address, or that the board is on the network"),
+    ("Connection refused", "nothing listens for ssh there; enable ssh on the board"),
+    ("No route to host", "not on the network; check power, cable and address"),
+    ("Network is unreachable", "this machine has no way there; check its network"),
+    ("timed out", "no answer; check power, cable and address"),
+)
+
+
+def explain(host: str, said: str) -> str:
+    """One line on why ssh failed, from what it said."""
+    for sign, advice in _ADVICE:
+        if sign in said:
+            return f"{host}: {advice.format(host=host)}"
+    lines = [line for line in said.splitlines() if line.strip()]
+    reason = lines[-1].strip() if lines else "no message"
+    return f"{host}: the connection was lost ({reason}); run the same command again, it goes on where it was"

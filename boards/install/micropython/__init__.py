@@ -1,0 +1,1 @@
+"""Install on a microcontroller with MicroPython."""

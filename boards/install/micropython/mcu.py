@@ -1,0 +1,274 @@
+"""Put a device onto a microcontroller with MicroPython: hashes decide what is copied, `main.py` goes last.
+
+Facts first, then a plan, then its steps in order. The first step takes main.py away and starts the board anew, so
+that nothing runs there meanwhile, not even the watchdog, which cannot be stopped; cut off anywhere, the board waits
+at its prompt, and the next run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import firmware_py
+from boards.install.linux.contents import described, digest_of
+from boards.install.linux.install import Step, check_fit
+from boards.install.linux.shell import InstallError
+from boards.install.micropython.mpremote import Prompt
+from boards.install.settings import Settings, key_files
+from boards.profile import Board
+from boards.sizes import format_size
+from firmware_py.inference.bundle import ENCODER, MANIFEST, load_bundle
+from firmware_py.micropython.boot_counter import BOOT
+from firmware_py.micropython.config import ConfigError, load_config
+from firmware_py.micropython.spool import SLOT_BYTES
+
+ROOM = Path(firmware_py.__file__).parent
+# Beside firmware_py/micropython, what a microcontroller needs of the device's code.
+SHARED = ("__init__.py", "protocol/__init__.py", "protocol/packet.py", "protocol/frame_authenticator.py")
+MAIN = "main.py"
+INSTALLED = "installed.json"
+# What the device writes itself, beside its count of starts.
+SPOOL, SPOOL_RECORDS = "spool.bin", 256
+SPARE_BYTES = 16 << 10
+
+
+@dataclass(frozen=True)
+class McuOrder:
+    """What is to be installed. Recordings come from ``digitiser``, a module that is copied to the board, or from the
+    one file ``settings.replay`` on it, whose counts are worth ``step``."""
+
+    board: Board
+    bundle: Path
+    settings: Settings
+    digitiser: Path | None = None
+    step: float = 0.0
+
+
+@dataclass(frozen=True)
+class McuPlan:
+    facts: dict[str, Any]
+    steps: tuple[Step, ...]
+
+
+def contents(order: McuOrder) -> dict[str, bytes]:
+    """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``."""
+    files = {f"firmware_py/{name}": (ROOM / name).read_bytes() for name in SHARED}
+    for path in sorted(ROOM.glob("micropython/*.py")):
+        if path.name != MAIN:
+            files[f"firmware_py/micropython/{path.name}"] = path.read_bytes()
+    bundle = load_bundle(order.bundle)
+    groups = len(bundle.manifest["acquisition"]["device_receivers"])
+    if order.settings.device >= groups:
+        raise InstallError(
+            f"{order.bundle}: made for devices 0 to {groups - 1}, this is device {order.settings.device}; "
+            "mend --device"
+        )
+    for name in (MANIFEST, ENCODER):
+        files[f"bundle/{name}"] = (order.bundle / name).read_bytes()
+    for key in key_files(order.settings):
+        files[Path(key.path).name] = key.content
+    if order.digitiser:
+        files[order.digitiser.name] = _digitiser(order.digitiser, files)
+    files["device.json"] = device_json(order).encode()
+    files[INSTALLED] = _record(order, files)
+    files[MAIN] = (ROOM / "micropython" / MAIN).read_bytes()
+    return files
+
+
+def device_json(order: McuOrder) -> str:
+    """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
+    settings = order.settings
+    if settings.signing_key:
+        raise InstallError(f"{order.board.title}: takes no updates over the link; leave --signing-key out")
+    link = re.fullmatch(r"(uart|usb):(\d+)", settings.endpoint)
+    if not link:
+        raise InstallError(
+            f"endpoint: {order.board.title} sends over a line to a gateway; expected uart:N or usb:N, got "
+            f"{settings.endpoint!r}"
+        )
+    kind, port = link[1], int(link[2])
+    if (kind, port) == ("usb", 0):
+        raise InstallError(
+            "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
+            "own: usb:1 or a uart"
+        )
+    if len(settings.replay) + bool(order.digitiser) != 1:
+        raise InstallError("recordings: expected either --digitiser FILE.py or one --replay FILE with --step")
+    if order.digitiser:
+        source: dict[str, Any] = {"kind": "module", "name": order.digitiser.stem}
+    else:
+        if not order.step > 0:
+            raise InstallError("--replay: expected what one count is worth, above 0: --step")
+        source = {"kind": "replay", "path": settings.replay[0], "step": order.step}
+    config = {
+        "device": settings.device,
+        "survey": settings.survey,
+        "board": order.board.name,
+        "secret": f"{settings.name}.mac",
+        "link": {"kind": kind, "port": port, "baud": settings.baud},
+        "source": source,
+        "spool": {"path": SPOOL, "records": SPOOL_RECORDS},
+    }
+    text = json.dumps(config) + "\n"
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "device.json"
+        path.write_text(text, encoding="utf-8")
+        try:
+            load_config(str(path))
+        except ConfigError as error:
+            raise InstallError(str(error).removeprefix(f"{path}: ")) from None
+    return text
+
+
+def make_plan(prompt: Prompt, order: McuOrder) -> McuPlan:
+    """What is to be done there; what was at work there is interrupted. Raises ``InstallError``."""
+    check_fit(order.bundle, order.board)
+    files = contents(order)
+    facts = _facts(prompt, tuple(files))
+    if not facts["runtime"]:
+        raise InstallError(
+            f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} without the "
+            f"module ml; put OpenMV's firmware on it: {order.board.install.how}"
+        )
+    changed = {path: data for path, data in files.items() if facts["files"][path] != digest_of(data)}
+    stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
+    if not changed and not stale:
+        return McuPlan(facts, ())
+    needed_bytes = sum(len(data) for data in changed.values()) + SPARE_BYTES
+    if not facts["spool"]:
+        needed_bytes += SPOOL_RECORDS * SLOT_BYTES
+    if facts["free_bytes"] is not None and facts["free_bytes"] < needed_bytes:
+        raise InstallError(
+            f"{prompt.port}: {facts['folder']}: needs {format_size(needed_bytes)} free, there are "
+            f"{format_size(facts['free_bytes'])}; make room, or put an SD card in"
+        )
+
+    steps = []
+    if facts["files"][MAIN]:
+        steps.append(Step("stop what runs there", lambda: _stop(prompt)))
+    to_copy = {path: data for path, data in changed.items() if path != MAIN}
+    if to_copy:
+        size = format_size(sum(len(data) for data in to_copy.values()))
+        steps.append(Step(f"copy {len(to_copy)} files, {size}", lambda: _copy(prompt, to_copy)))
+    if stale:
+        steps.append(Step(f"remove {', '.join(stale)}", lambda: _remove(prompt, stale)))
+    rest = {path: data for path, data in files.items() if path != MAIN}
+    steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
+    steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
+    return McuPlan(facts, tuple(steps))
+
+
+def read_status(prompt: Prompt) -> dict[str, Any]:
+    """The record of the installation, with ``damaged``: its files that are not there as they were installed.
+
+    Raises ``InstallError`` where nothing is installed.
+    """
+    record = _facts(prompt)["installed"]
+    if not record:
+        raise InstallError(
+            f"{prompt.port}: no EPIC device is installed there; see: epic board install --help"
+        )
+    expected = record["sha256"]
+    found = _facts(prompt, tuple(expected))["files"]
+    return {**record, "damaged": [path for path in expected if found[path] != expected[path]]}
+
+
+def uninstall(prompt: Prompt, purge: bool) -> list[str]:
+    """Remove the device; with ``purge`` its spool and boot counter too. Returns what was removed."""
+    facts = _facts(prompt)
+    if not facts["installed"] and not (purge and facts["spool"]):
+        raise InstallError(f"{prompt.port}: no EPIC device is installed there")
+    paths = (facts["installed"] or {}).get("paths", [])
+    # main.py first, the record of what there is last.
+    files = [
+        MAIN,
+        *(path for path in paths if path not in (MAIN, INSTALLED)),
+        *([SPOOL, BOOT] if purge else []),
+    ]
+    if facts["files"][MAIN]:
+        _stop(prompt)
+    return prompt.ask("remove", [*files, *reversed(_folders(files)), INSTALLED])
+
+
+def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
+    return prompt.ask("facts", [*paths, *(() if MAIN in paths else (MAIN,))], INSTALLED, SPOOL)
+
+
+def _stop(prompt: Prompt) -> None:
+    prompt.take_over()
+    _remove(prompt, [MAIN])
+    prompt.reset()
+
+
+def _remove(prompt: Prompt, paths: list[str]) -> None:
+    prompt.ask("remove", paths)
+
+
+def _copy(prompt: Prompt, files: dict[str, bytes]) -> None:
+    if folders := _folders(files):
+        prompt.ask("folders", folders)
+    with tempfile.TemporaryDirectory() as name:
+        sources = {}
+        for number, (path, data) in enumerate(files.items()):
+            sources[path] = Path(name) / str(number)
+            sources[path].write_bytes(data)
+        prompt.copy(sources)
+
+
+def _verify(prompt: Prompt, files: dict[str, bytes]) -> None:
+    found = _facts(prompt, tuple(files))["files"]
+    wrong = [path for path, data in files.items() if found[path] != digest_of(data)]
+    if wrong:
+        raise InstallError(
+            f"{prompt.port}: {wrong[0]}: read back, it is not what was written; run it again, and if that does "
+            "not help the flash is bad"
+        )
+
+
+def _finish(prompt: Prompt, main: bytes) -> None:
+    prompt.set_clock()
+    _copy(prompt, {MAIN: main})
+    _verify(prompt, {MAIN: main})
+
+
+def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
+    """Raises ``InstallError`` for what is no module, or takes the place of one of the device's."""
+    if (
+        path.suffix != ".py"
+        or not path.stem.isidentifier()
+        or path.name in (MAIN, "boot.py")
+        or path.name in others
+    ):
+        raise InstallError(f"--digitiser: expected a module FILE.py of a name of its own, got {path.name}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InstallError(
+            f"{path}: cannot be read ({error.strerror}); expected a module with open_source"
+        ) from None
+    if b"def open_source(" not in data:
+        raise InstallError(f"{path}: expected a function open_source(shots, samples, receivers) in it")
+    return data
+
+
+def _record(order: McuOrder, files: dict[str, bytes]) -> bytes:
+    bundle = load_bundle(order.bundle)
+    hashes = {path: digest_of(data) for path, data in files.items()}
+    firmware = [hashes[path] for path in hashes if path.startswith("firmware_py/")]
+    record = {
+        **described(order.board, order.settings, bundle, firmware),
+        "paths": [*files, INSTALLED, MAIN],
+        "sha256": {**hashes, MAIN: digest_of((ROOM / "micropython" / MAIN).read_bytes())},
+    }
+    return (json.dumps(record) + "\n").encode()
+
+
+def _folders(paths: Any) -> list[str]:
+    """The folders that ``paths`` lie in, the outer first."""
+    parents = {str(parent) for path in paths for parent in Path(path).parents}
+    return sorted(parents - {"."})

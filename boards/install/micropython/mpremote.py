@@ -1,0 +1,119 @@
+"""A microcontroller's prompt over USB, by mpremote: files, questions to
+``boards/install/micropython/on_mcu.py``, and a fresh start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from boards.install.linux.shell import InstallError
+
+HANDS = (Path(__file__).parent / "on_mcu.py").read_text(encoding="utf-8")
+# After a reset USB is gone for a while.
+GONE_S, BACK_S = 1.0, 20.0
+RETRY_S = 0.5
+# A whole flash of 16 MiB at what USB full speed gives to the prompt is minutes.
+TIMEOUT_S = 600.0
+
+
+class Prompt:
+    """``port`` is the board's prompt (REPL). Whatever was at work there is interrupted by the first word, so leaving
+    ``with`` starts the board anew."""
+
+    def __init__(self, port: str) -> None:
+        if shutil.which("mpremote") is None:
+            raise InstallError(
+                "--port needs the program mpremote; install it: pip install 'epic-fwi[micropython]'"
+            )
+        self.port = port
+        self._interrupted = False
+        self._starting_until_s = 0.0
+
+    def __enter__(self) -> Prompt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._interrupted:
+            return
+        try:
+            self.reset()
+        except InstallError:
+            # What has gone wrong before is what there is to say.
+            if error is None:
+                raise
+
+    def ask(self, function: str, *arguments: Any) -> Any:
+        """What a function of ``boards/install/micropython/on_mcu.py`` answers there. Raises ``InstallError``."""
+        call = f"{function}({', '.join(repr(argument) for argument in arguments)})"
+        said = self._mpremote("exec", f"{HANDS}\nprint('\\n' + json.dumps({call}))\n")
+        try:
+            return json.loads(said.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            raise InstallError(
+                f"{self.port}: expected an answer in JSON, got {said[-80:]!r}; is MicroPython on the board?"
+            ) from None
+
+    def copy(self, files: dict[str, Path]) -> None:
+        """Copy files to their paths on the board, in order. Raises ``InstallError``."""
+        words: list[str] = []
+        for path, source in files.items():
+            words += [*(["+"] if words else []), "fs", "cp", str(source), f":{path}"]
+        self._mpremote(*words)
+
+    def set_clock(self) -> None:
+        """To this machine's time, as UTC, where the board has one. Raises ``InstallError``."""
+        now = datetime.now(UTC)
+        self.ask("clock", [*now.timetuple()[:3], now.isoweekday(), *now.timetuple()[3:6], 0])
+
+    def take_over(self) -> None:
+        """What comes next is said until it is heard: the device's watchdog may start the board anew at any time."""
+        self._starting_until_s = time.monotonic() + BACK_S
+
+    def reset(self) -> None:
+        """As after a power cut; the next word waits until the board is back. Raises ``InstallError``."""
+        self._mpremote("reset")
+        self._interrupted = False
+        # The board takes 0.1 s to go, and a word too early would keep it from that.
+        time.sleep(GONE_S)
+        self._starting_until_s = time.monotonic() + BACK_S
+
+    def _mpremote(self, *words: str) -> str:
+        while True:
+            self._interrupted = True
+            try:
+                done = subprocess.run(
+                    ["mpremote", "connect", self.port, *words],
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=TIMEOUT_S,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise InstallError(
+                    f"{self.port}: no answer within {TIMEOUT_S:.0f} s; unplug the board and run it again"
+                ) from None
+            if not done.returncode:
+                self._starting_until_s = 0.0
+                return done.stdout
+            if time.monotonic() > self._starting_until_s:
+                raise InstallError(self._explain(done.stdout + done.stderr))
+            time.sleep(RETRY_S)
+
+    def _explain(self, said: str) -> str:
+        """One line on why mpremote failed, from what it said."""
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        reason = lines[-1].removeprefix("mpremote: ") if lines else "no message"
+        if "failed to access" in said or "no device found" in said:
+            return f"{self.port}: cannot be opened; check the cable, and close what else uses it ({reason})"
+        if "could not enter raw repl" in said:
+            return f"{self.port}: no prompt of MicroPython there; is it the board's USB port? ({reason})"
+        return f"{self.port}: mpremote: {reason}; run the same command again, it goes on where it was"

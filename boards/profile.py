@@ -1,0 +1,243 @@
+"""What is known of each board, read from ``boards/profiles/*.toml``; every figure names its source."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from boards.fit.graph import ALLOWED_OPERATORS
+from boards.sizes import format_size, parse_size
+
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+
+SizeBytes = Annotated[int, BeforeValidator(parse_size)]
+Source = Annotated[str, Field(min_length=3, description="title of the datasheet or documentation page")]
+UsbId = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$", description="vendor:product, lower-case hex")
+]
+
+
+class BoardError(ValueError):
+    """A board profile does not exist or does not hold what a profile must."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Figure(_Strict):
+    """A size in bytes and where it is written."""
+
+    size: SizeBytes
+    source: Source
+    note: str = ""
+
+
+class Operators(_Strict):
+    """Which of the project's operators the board's runtime has in int8."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    source: Source
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(names) - ALLOWED_OPERATORS)
+        if unknown:
+            raise ValueError(
+                f"expected operators of the project's list ({', '.join(sorted(ALLOWED_OPERATORS))}), "
+                f"got {unknown}"
+            )
+        return names
+
+
+class Kernels(_Strict):
+    """What the board's TFLite-Micro multiplies with, which decides the scratch buffers in its arena."""
+
+    name: Literal["reference", "cmsis-nn", "esp-nn"]
+    source: Source
+
+
+class Compiler(_Strict):
+    """What compiles a model for the board's accelerator, and its options on the command line."""
+
+    name: Literal["vela", "edgetpu_compiler"]
+    options: tuple[str, ...] = ()
+    source: Source
+
+
+class Links(_Strict):
+    """How the board can reach the centre."""
+
+    kinds: Annotated[
+        tuple[Literal["ethernet", "wifi", "usb-serial", "uart", "host"], ...], Field(min_length=1)
+    ]
+    source: Source
+
+
+class Measured(_Strict):
+    """A figure of a published benchmark."""
+
+    value: Annotated[float, Field(gt=0)]
+    source: Source
+    note: str = ""
+
+    @property
+    def said(self) -> str:
+        return f"{self.source} ({self.note})" if self.note else self.source
+
+
+class Speed(_Strict):
+    """What one of the board's cores does.
+
+    ``network``: milliseconds of one inference of MobileNet v1 1.0 (224 x 224) in int8 on XNNPACK. ``code``: rating
+    of 7-zip's benchmark in MIPS. ``power``: watts that it takes while busy, above those of the idle board.
+    """
+
+    network: Measured
+    code: Measured
+    power: Measured
+
+
+class Install(_Strict):
+    """How firmware and a bundle get onto the board.
+
+    ``by`` is what `epic board install` copies with; a board that is served by hand has only ``how``.
+    ``machines`` is what its `uname -m` may say, ``says_it_is`` how /proc/device-tree/model begins there.
+    """
+
+    method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp"]
+    by: Literal["ssh", "mpremote", "hand"]
+    machines: tuple[Literal["aarch64", "x86_64"], ...] = ()
+    says_it_is: str = ""
+    how: Annotated[str, Field(min_length=10)]
+    source: Source
+
+
+class Usb(_Strict):
+    """An identity under which the board shows up on USB."""
+
+    id: UsbId
+    when: str
+    source: Source
+
+
+class Board(_Strict):
+    """One board. Sizes are bytes.
+
+    ``arena_limit`` bounds the tensor arena and ``model_limit`` the encoder's file; either may be
+    the project's own rule rather than a property of the chip, and then its source says so.
+    ``flash`` is where the model lies, a card or DDR where the board has no flash of its own.
+    ``status`` is honest about what was tried: "verified" by a run on such a machine, "verified in
+    emulation", or only "documented"; ``status_note`` says what was run.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    title: str
+    kind: Literal["linux", "microcontroller"]
+    processor: str
+    runtime: Literal["litert", "tflite-runtime-edgetpu", "tflite-micro", "tflite-micro-edgetpu", "ethos-u"]
+    status: Literal["verified", "verified in emulation", "documented"]
+    status_note: Annotated[str, Field(min_length=10)]
+    memory: Figure
+    flash: Figure
+    arena_limit: Figure
+    model_limit: Figure
+    operators: Operators
+    kernels: Kernels | None = None
+    compiler: Compiler | None = None
+    links: Links
+    speed: Speed | None = None
+    install: Install
+    usb: tuple[Usb, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Board:
+        for limit, place in (("arena_limit", "memory"), ("model_limit", "flash")):
+            allowed, there = getattr(self, limit).size, getattr(self, place).size
+            if allowed > there:
+                raise ValueError(
+                    f"{limit}: expected at most the {format_size(there)} of {place}, got {format_size(allowed)}"
+                )
+        needed = {"ethos-u": "vela"}.get(
+            self.runtime, "edgetpu_compiler" if "edgetpu" in self.runtime else None
+        )
+        if needed != (self.compiler.name if self.compiler else None):
+            raise ValueError(
+                f"compiler: expected {needed!r} for the runtime {self.runtime!r}, got {self.compiler}"
+            )
+        if (self.kernels is not None) != (self.runtime == "tflite-micro"):
+            raise ValueError(
+                f"kernels: expected of the runtime 'tflite-micro' and of no other, got {self.kernels} "
+                f"for {self.runtime!r}"
+            )
+        return self
+
+
+def board_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
+    """Names of all profiles, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.toml")))
+
+
+def load_board(name: str, folder: Path = PROFILE_FOLDER) -> Board:
+    """The profile ``folder/name.toml``.
+
+    Raises ``BoardError`` for an unknown name, a file that is no TOML, or a wrong or missing entry.
+    """
+    known = board_names(folder)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
+        raise BoardError(f"no board {name!r}; {hint}")
+    path = folder / f"{name}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BoardError(f"{path}: expected TOML, got {error}") from error
+    try:
+        board = Board.model_validate(values)
+    except ValidationError as error:
+        raise BoardError(f"{path}: {_first_problem(error)}") from error
+    if board.name != name:
+        raise BoardError(f"{path}: expected name = {name!r} as the file is called, got {board.name!r}")
+    return board
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem: Any = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model: Any = Board
+        for part in problem["loc"][:-1]:
+            if not isinstance(part, int):
+                model = _inner_model(model.model_fields[part].annotation)
+        return f"unknown entry {where!r}; known here are {', '.join(model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"entry {where!r} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if "got" in message else f", got {problem['input']!r}"
+    where = f"{where}: " if where else ""
+    return f"{where}{message[0].lower()}{message[1:]}{given}"
+
+
+def _inner_model(annotation: Any) -> Any:
+    """The profile class inside ``Figure``, ``Figure | None`` or ``tuple[Usb, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _inner_model(inner)
+        if found is not None:
+            return found
+    return None

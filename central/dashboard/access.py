@@ -1,0 +1,130 @@
+"""Who may see the page, and what a browser may do with it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from firmware_py.runtime.log import Log
+
+COOKIE = "epic-page"
+# Nothing but what the centre itself serves: no other host is ever asked for anything.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+_ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>EPIC</title>
+<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/static/page.css">
+<link rel="icon" href="/static/icon.svg">
+<form class="ask" action="/"><label for="token">This page needs the centre's token (page_token).</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<button>Open</button></form></html>"""
+# What the form that asks for the token is dressed in.
+_OPEN_PATHS = ("/static/page.css", "/static/icon.svg")
+
+
+class Access:
+    """Lets in who may see the page: with a ``token`` whoever has it, without one whoever is on this machine.
+
+    The token comes as ``Authorization: Bearer``, as ``?token=`` (a browser is then given a cookie and sent to
+    the page without it), or as that cookie. Without a token the Host must be a name of loopback, so that
+    no page of another site can have a browser read this one under a name of its own.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._token = token.encode() if token else None
+        self._cookie = hashlib.sha256(b"epic-page " + self._token).hexdigest() if self._token else ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        answer = self._check_token(scope, headers) if self._token else _check_host(headers)
+        await (answer or self._app)(scope, receive, send)
+
+    def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+        """None for who may come in, else the answer."""
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0].encode()
+        kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        if given and self._is_token(given):
+            if b"text/html" not in headers.get(b"accept", b""):
+                return None
+            answer = RedirectResponse("/", status_code=303)
+            answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", max_age=30 * 86_400)
+            return answer
+        if kind.lower() == b"bearer" and self._is_token(bearer.strip()):
+            return None
+        if hmac.compare_digest(_cookie(headers).encode(), self._cookie.encode()):
+            return None
+        if scope["path"] in _OPEN_PATHS:
+            return None
+        if scope["path"] == "/" and b"text/html" in headers.get(b"accept", b""):
+            return HTMLResponse(_ASK, status_code=401)
+        tried = given or bearer
+        reason = "this is not the token of this page" if tried else "this page needs its token"
+        return _error(401, f"{reason}; give it as Authorization: Bearer TOKEN or ?token=TOKEN")
+
+    def _is_token(self, given: bytes) -> bool:
+        return self._token is not None and hmac.compare_digest(given, self._token)
+
+
+def _cookie(headers: dict[bytes, bytes]) -> str:
+    try:
+        morsel = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel and morsel.value.isascii() else ""
+
+
+def _check_host(headers: dict[bytes, bytes]) -> Response | None:
+    host = headers.get(b"host", b"").decode("latin-1")
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        known = name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        known = False
+    if known:
+        return None
+    return _error(421, f"host {host!r}: without page_token the page answers to localhost and 127.0.0.1 only")
+
+
+def _error(status: int, reason: str) -> Response:
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"error": reason}, status_code=status, headers=headers)
+
+
+class Shield:
+    """Puts ``HEADERS`` on every answer; what fails inside ends in a line of the log."""
+
+    def __init__(self, app: ASGIApp, log: Log) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                extra = [(n.encode(), v.encode()) for n, v in HEADERS.items()]
+                if b"cache-control" not in given:
+                    extra.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            # Starlette has answered already (app.py), and raises for whoever keeps the log.
+            self._log.write("page_error", path=scope.get("path"), reason=repr(error))

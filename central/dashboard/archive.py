@@ -1,0 +1,251 @@
+"""What the page reads of the store: events by the page, every map of an event, what all of them add up to."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.fleet.device_views import DeviceView, read_devices
+from central.storage.database import CHECKED_US, FLAGGED, NEWEST, NEWEST_FIRST, StoreError, connect, reported
+from central.storage.map_store import MAP_COLUMNS, StoredMap, stored_map
+
+MAX_SURVEY = 0xFFFF
+MAX_EVENT = 0xFFFFFFFF
+RAW_SAMPLE_BYTES = 4
+PREVIEW_CELLS = 24
+CHOICES = {"all": "", "partial": " AND partial = 1", "flagged": f" AND {FLAGGED} = 1"}
+
+
+class NotInStore(StoreError):
+    """An event, or a map of it, that is not there."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A map and its ``id`` in the store; a later one has a higher id."""
+
+    id: int
+    stored: StoredMap
+
+
+def raw_bytes(provenance: dict[str, Any]) -> int:
+    """What the heard devices' parts of the gather hold as float32: what they did not have to send."""
+    survey = provenance["acquisition"]
+    groups = survey["device_receivers"]
+    receivers = sum(len(groups[device]) for device in provenance["devices"])
+    return len(survey["source_cells"]) * survey["n_time"] * receivers * RAW_SAMPLE_BYTES
+
+
+def flags(provenance: dict[str, Any]) -> list[str]:
+    """Why a person should look at a map, a line each; whoever judges maps adds to ``flags`` of its provenance."""
+    found = list(provenance.get("flags", []))
+    if replaced := provenance.get("replaced"):
+        found.append(f"devices sent {replaced} more than one latent of this event; the newest was used")
+    return found
+
+
+def summary(section: Section) -> dict[str, Any]:
+    """A map in a few values, ready for JSON."""
+    stored = section.stored
+    provenance = stored.provenance
+    values = {
+        "id": section.id,
+        "survey": stored.survey,
+        "event": stored.event,
+        "model_hash": stored.model_hash.hex(),
+        "revision": stored.revision,
+        "partial": stored.partial,
+        "flags": flags(provenance),
+        "devices": provenance["devices"],
+        "n_devices": len(provenance["acquisition"]["device_receivers"]),
+        "sample_time_us": provenance["sample_time_us"],
+        "drawn_us": provenance.get("decoded_us"),
+        "received_bytes": provenance["received_bytes"],
+        "raw_bytes": raw_bytes(provenance),
+        "velocity_mean_mps": round(float(stored.velocity_mps.mean()), 1),
+        "uncertainty_mean_mps": round(float(stored.uncertainty_mps.mean()), 1),
+    }
+    if "consistency" in provenance:
+        values["consistency"] = provenance["consistency"]
+    return values
+
+
+def detail(section: Section) -> dict[str, Any]:
+    """``summary`` with everything that is known of where the map comes from."""
+    return {**summary(section), "provenance": section.stored.provenance}
+
+
+def preview(section: Section) -> dict[str, Any]:
+    """A small picture's values: ``(rows, columns)`` bytes in hex, 0 and 255 the survey's velocity limits."""
+    velocity = section.stored.velocity_mps
+    survey = section.stored.provenance["acquisition"]
+    low, high = survey["velocity_min_mps"], survey["velocity_max_mps"]
+    step = -(-max(velocity.shape) // PREVIEW_CELLS)
+    few = np.clip((np.nan_to_num(velocity[::step, ::step]) - low) / (high - low), 0.0, 1.0)
+    return {"shape": few.shape, "hex": np.round(few * 255).astype(np.uint8).tobytes().hex()}
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a map adds to the sums: 1 or -1 where its event became, or is no longer, partial or flagged."""
+
+    id: int
+    survey: int
+    new: bool
+    partial: int
+    flagged: int
+    received_bytes: int
+    raw_bytes: int
+
+
+def to_json(content: Any) -> str:
+    """JSON as browsers read it: what is not finite becomes null."""
+    try:
+        return json.dumps(content, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(content))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+class Archive:
+    """One thread's view of the store; it never writes."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Raises ``StoreError``."""
+        self._database = connect(data_dir)
+        self._database.execute("PRAGMA query_only = ON")
+
+    def version(self) -> int:
+        """Changes when another connection has committed anything."""
+        with reported("store: cannot be read"):
+            return self._database.execute("PRAGMA data_version").fetchone()[0]
+
+    def sections(
+        self, before: int | None = None, size: int = 20, survey: int | None = None, only: str = "all"
+    ) -> list[Section]:
+        """Newest maps of up to ``size`` events, the last drawn first, whose ids are below ``before``."""
+        condition, values = NEWEST + CHOICES[only], []
+        for column, test, value in (("rowid", "<", before), ("survey", "=", survey)):
+            if value is not None:
+                condition += f" AND {column} {test} ?"
+                values.append(value)
+        return self._read(f"{condition} ORDER BY rowid DESC LIMIT ?", (*values, size))
+
+    def sections_of(self, survey: int, event: int) -> list[Section]:
+        """Every map of an event, the newest first. Raises ``NotInStore``."""
+        _check(survey, event)
+        found = self._read(f"survey = ? AND event = ? ORDER BY {NEWEST_FIRST}", (survey, event))
+        if not found:
+            with reported("store: cannot be read"):
+                low, high = self._database.execute(
+                    "SELECT min(event), max(event) FROM map WHERE survey = ?", (survey,)
+                ).fetchone()
+            held = "nothing of that survey" if low is None else f"events from {low} to {high} of it"
+            raise NotInStore(f"survey {survey}, event {event}: not in the store, which holds {held}")
+        return found
+
+    def section(self, survey: int, event: int, id: int | None = None) -> Section:
+        """The newest map of an event, or the one with this ``id``. Raises ``NotInStore``."""
+        _check(survey, event)
+        if id is None:
+            return self.sections_of(survey, event)[0]
+        found = self._read("rowid = ? AND survey = ? AND event = ?", (id, survey, event))
+        if not found:
+            ids = [section.id for section in self.sections_of(survey, event)]
+            raise NotInStore(f"survey {survey}, event {event}: has no map {id}; its maps are {ids}")
+        return found[0]
+
+    def beside(self, section: Section) -> tuple[int | None, int | None]:
+        """Numbers of the events of the same survey before and after this one."""
+        key = (section.stored.survey, section.stored.event)
+        with reported("store: cannot be read"):
+            return self._database.execute(
+                "SELECT (SELECT max(event) FROM map WHERE survey = ?1 AND event < ?2),"
+                " (SELECT min(event) FROM map WHERE survey = ?1 AND event > ?2)",
+                key,
+            ).fetchone()
+
+    def _read(self, condition: str, values: tuple) -> list[Section]:
+        with reported("store: cannot be read"):
+            rows = self._database.execute(f"SELECT rowid, {MAP_COLUMNS} FROM map WHERE {condition}", values)
+            return [Section(row[0], stored_map(row[1:])) for row in rows]
+
+    def last_checked(self) -> dict[str, int] | None:
+        """``id`` of the map that was held against the waves last, and when; None before the first."""
+        with reported("store: cannot be read"):
+            row = self._database.execute(
+                f"SELECT rowid, {CHECKED_US} FROM map WHERE {CHECKED_US} > 0 ORDER BY {CHECKED_US} DESC LIMIT 1"
+            ).fetchone()
+        return row and {"id": row[0], "at_us": row[1]}
+
+    def devices(self, at_us: int) -> list[DeviceView]:
+        """Every device that was ever heard, as of ``at_us``."""
+        with reported("devices: cannot be read"):
+            return read_devices(self._database, at_us)
+
+    def drawn_after(self, id: int, size: int) -> list[Account]:
+        """What the first ``size`` maps after ``id`` add to the account, in the order they were drawn."""
+        with reported("store: cannot be read"):
+            rows = self._database.execute(
+                f"SELECT rowid, survey, event, model_hash, last_record, partial, {FLAGGED}, provenance FROM map"
+                " WHERE rowid > ? ORDER BY rowid LIMIT ?",
+                (id, size),
+            ).fetchall()
+            return [self._account(*row) for row in rows]
+
+    def _account(
+        self, id: int, survey: int, event: int, model: bytes, last_record: int, *row: Any
+    ) -> Account:
+        marks, provenance = row[:2], row[2]
+        before = f"survey = ? AND event = ? AND +rowid < ? ORDER BY {NEWEST_FIRST} LIMIT 1"
+        earlier = self._database.execute(
+            f"SELECT partial, {FLAGGED}, last_record FROM map WHERE {before}", (survey, event, id)
+        ).fetchone()
+        if earlier and earlier[2] > last_record:
+            # Drawn later from earlier records, it is not its event's newest.
+            marks = earlier[:2]
+        # A later map of one model counts the records of the earlier one again.
+        counted = self._database.execute(
+            f"SELECT provenance, last_record FROM map WHERE model_hash = ? AND {before}",
+            (model, survey, event, id),
+        ).fetchone()
+        newest = counted[0] if counted and counted[1] > last_record else provenance
+        received, raw = _bytes(newest)
+        received_before, raw_before = _bytes(counted[0]) if counted else (0, 0)
+        return Account(
+            id,
+            survey,
+            new=earlier is None,
+            partial=marks[0] - (earlier[0] if earlier else 0),
+            flagged=marks[1] - (earlier[1] if earlier else 0),
+            received_bytes=received - received_before,
+            raw_bytes=raw - raw_before,
+        )
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _check(survey: int, event: int) -> None:
+    if survey > MAX_SURVEY or event > MAX_EVENT:
+        raise NotInStore(
+            f"survey {survey}, event {event}: not in the store; a survey is at most {MAX_SURVEY}, an event "
+            f"at most {MAX_EVENT}"
+        )
+
+
+def _bytes(provenance: str) -> tuple[int, int]:
+    content = json.loads(provenance)
+    return content["received_bytes"], raw_bytes(content)

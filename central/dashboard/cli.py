@@ -1,0 +1,38 @@
+"""``epic central page``: the page over the store of a centre, whether that runs or not."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from central.config import load_config, with_page
+from central.options import ConfigOption
+
+ADDRESS = "127.0.0.1:8080"
+
+
+def page(
+    config: ConfigOption,
+    listen: Annotated[
+        str | None, typer.Option(help=f"HOST:PORT; default: central.page of the file, else {ADDRESS}.")
+    ] = None,
+) -> None:
+    """Serve the page over what the centre has stored; Ctrl-C ends it. The centre need not run."""
+    central = load_config(config).central
+    if listen:
+        central = with_page(config, central, listen)
+    from central.dashboard.archive import Archive
+    from central.dashboard.server import PageServer
+    from firmware_py.runtime.log import Log
+
+    Archive(central.data_dir).close()
+    server = PageServer(central, central.page or ADDRESS, Log(None), live=None)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    serving = threading.Thread(target=server.run, args=(stop,), name="page")
+    serving.start()
+    serving.join()

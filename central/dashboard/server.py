@@ -1,0 +1,93 @@
+"""The page's server: on its own thread beside the centre, or alone over the store of one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from pathlib import Path
+
+import uvicorn
+
+from central.config import CentralSection
+from central.dashboard.app import build_app
+from central.dashboard.feed import Feed
+from central.dashboard.metrics import Live
+from central.dashboard.totals import Totals
+from firmware_py.links.port import split_endpoint
+from firmware_py.runtime.log import Log
+
+AGAIN_S = 10.0
+MAX_CONNECTIONS = 128
+# For answers under way when the page is told to end.
+LAST_ANSWERS_S = 2
+
+
+class PageServer:
+    """Serves the page at ``central.page`` until it is told to end; what goes wrong with it ends nothing else."""
+
+    def __init__(self, central: CentralSection, address: str, log: Log, live: Live | None) -> None:
+        """``live`` is of the centre at work in this process, if one is. Raises ``ConfigError`` for a token file."""
+        self._data_dir: Path = central.data_dir
+        self._address = address
+        self._token = central.read_page_token()
+        self._log = log
+        self._live = live
+        self._complaint = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until ``stop``; a server that cannot listen, or fails, is started again after a while."""
+        while not stop.is_set():
+            try:
+                with _listen(self._address) as listener:
+                    asyncio.run(self._serve(listener, stop))
+            except Exception as error:
+                # Once for each reason: a port may be in use for weeks.
+                if (complaint := str(error) or repr(error)) != self._complaint:
+                    self._complaint = complaint
+                    self._log.write("page_failed", address=self._address, reason=complaint)
+                stop.wait(AGAIN_S)
+
+    async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
+        totals = Totals()
+        feed = Feed(self._data_dir, totals, self._log, running=self._live is not None)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                build_app(self._data_dir, self._token, feed, totals, self._log, self._live),
+                access_log=False,
+                date_header=False,
+                lifespan="off",
+                limit_concurrency=MAX_CONNECTIONS,
+                log_config=None,
+                log_level="critical",
+                loop="asyncio",
+                server_header=False,
+                timeout_graceful_shutdown=LAST_ANSWERS_S,
+                ws="none",
+            )
+        )
+        ending = threading.Event()
+        watching = threading.Thread(target=feed.watch, args=(ending.wait,), name="page-watch", daemon=True)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        watching.start()
+        try:
+            host, _ = split_endpoint(self._address)
+            self._log.write("page", address=f"http://{host}:{listener.getsockname()[1]}/")
+            self._complaint = ""
+            while not stop.is_set() and not serving.done():
+                await asyncio.sleep(0.1)
+        finally:
+            ending.set()
+            feed.close()
+            server.should_exit = True
+            await serving
+            await asyncio.to_thread(watching.join)
+
+
+def _listen(address: str) -> socket.socket:
+    host, port = split_endpoint(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        raise OSError(f"{address}: cannot listen there ({error.strerror}); is another page on it?") from None

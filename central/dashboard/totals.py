@@ -1,0 +1,58 @@
+"""What all events add up to, kept up as maps are drawn: nothing is counted twice, and no request waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from central.dashboard.archive import Archive
+
+CHUNK = 500
+# A store of a million maps is counted in slices of this, so that a listener sees it grow.
+SLICE_S = 0.2
+
+
+class Totals:
+    """Sums over the newest maps of all events; ``events`` by survey."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._through = 0
+        self._counted = False
+        self._events: Counter[int] = Counter()
+        self._sums: Counter[str] = Counter()
+
+    def refresh(self, archive: Archive) -> None:
+        """Count what was drawn since; returns after about ``SLICE_S`` even if that was not all."""
+        with self._lock:
+            until_s = time.monotonic() + SLICE_S
+            while time.monotonic() < until_s:
+                accounts = archive.drawn_after(self._through, CHUNK)
+                for account in accounts:
+                    self._through = account.id
+                    self._events[account.survey] += account.new
+                    for name in ("partial", "flagged", "received_bytes", "raw_bytes"):
+                        self._sums[name] += getattr(account, name)
+                self._counted = len(accounts) < CHUNK
+                if self._counted:
+                    return
+
+    @property
+    def counted(self) -> bool:
+        """Whether no older map is left to be added."""
+        return self._counted
+
+    def to_dict(self) -> dict[str, Any]:
+        """``counted`` is false while older maps are still being added up."""
+        with self._lock:
+            return {
+                "events": self._events.total(),
+                "surveys": [{"survey": s, "events": n} for s, n in sorted(self._events.items())],
+                "partial": self._sums["partial"],
+                "flagged": self._sums["flagged"],
+                "received_bytes": self._sums["received_bytes"],
+                "raw_bytes": self._sums["raw_bytes"],
+                "counted": self._counted,
+            }

@@ -1,0 +1,1 @@
+"""Export maps to files and pictures."""

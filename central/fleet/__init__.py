@@ -1,0 +1,1 @@
+"""The state of every device: registry, views, gaps, rates."""

@@ -1,0 +1,147 @@
+"""What devices say of themselves, and what passes to and fro, put on the disk once a second.
+
+The receiver's thread only counts (``Traffic``) and answers; everything that touches the disk is ``watch``'s.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from central.fleet.gaps import GapWatch
+from central.fleet.rates import rate_of, read_rates
+from central.ingest.traffic import MAX_DEVICES, Key, Passed, Traffic
+from central.storage.database import StoreError, connect, reported, transaction
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_setting
+from firmware_py.runtime.log import Log, now_us
+
+POLL_S = 1.0
+
+_ADD = """
+INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
+    heard_us = max(heard_us, excluded.heard_us),
+    bytes_received = bytes_received + excluded.bytes_received,
+    bytes_sent = bytes_sent + excluded.bytes_sent,
+    refused = refused + excluded.refused,
+    refusal = iif(excluded.refused, excluded.refusal, refusal),
+    status = json_patch(status, excluded.status)
+"""
+
+
+class DeviceBook:
+    """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
+
+    ``offer`` gives the update to add to an answer, or None; ``traffic`` is for the receiver to count in.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        offer: Callable[[packet.Record], packet.Record | None],
+        log: Log,
+    ) -> None:
+        """Raises ``StoreError``."""
+        self._data_dir = data_dir
+        self.traffic = Traffic()
+        self._offer = offer
+        self._log = log
+        self._lock = threading.Lock()
+        self._said: dict[Key, dict[str, Any]] = {}
+        # (boot, sequence) of the last heard: an older one was played again, or is out of date.
+        self._last: dict[Key, tuple[int, int]] = {}
+        with closing(connect(data_dir, create=True)) as database, reported("devices: cannot be read"):
+            self._rates = read_rates(database)
+            for survey, device, text in database.execute("SELECT survey, device, status FROM device"):
+                if "said_boot" in (status := json.loads(text)):
+                    self._last[survey, device] = (status["said_boot"], status["said_sequence"])
+
+    def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
+        """The centre's clock and the rate it has set, and an update if there is one (a ``receiver.Handler``)."""
+        try:
+            said: Hello | Health
+            if record.type == packet.HELLO:
+                said = decode_health(record.payload, Hello)
+            else:
+                said = decode_health(record.payload, Health)
+        except packet.PacketError as error:
+            self._log.write("damaged", survey=record.survey, device=record.device, reason=str(error))
+            return []
+        key, number = (record.survey, record.device), (record.boot, record.sequence)
+        with self._lock:
+            last = self._last.get(key)
+            if number <= last if last else len(self._last) >= MAX_DEVICES:
+                return []
+            self._last[key] = number
+            known = self._said.setdefault(key, {})
+            known.update(vars(said))
+            known |= {
+                "said_boot": record.boot,
+                "said_sequence": record.sequence,
+                "model_hash": record.model_hash.hex(),
+            }
+            setting = encode_setting(rate_of(self._rates, key) or 0)
+        self.traffic.heard([key], now_us())
+        answer = packet.Record(
+            record.type, record.device, record.survey, *number, sample_time_us=now_us(), payload=setting
+        )
+        # Only to who takes updates, and is not at one: an offer is a place among the canaries.
+        takes_update = said.update_version is not None and getattr(said, "update_state", "idle") == "idle"
+        offer = self._offer(record) if takes_update else None
+        return [answer, offer] if offer else [answer]
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Keep what was counted and said, take up rates, and find gaps, until ``stopping``."""
+        with closing(connect(self._data_dir, create=True)) as database:
+            gaps = GapWatch(self._log)
+            ended = False
+            while not ended:
+                ended = stopping.wait(POLL_S)
+                try:
+                    self.keep(database)
+                    self.take_up_rates(database)
+                    gaps.look(database, now_us())
+                except StoreError as error:
+                    # Tried again at the next look.
+                    self._log.write("devices_not_kept", reason=str(error))
+
+    def take_up_rates(self, database: sqlite3.Connection) -> None:
+        """Answer from now on with the rates that are set. Raises ``StoreError``."""
+        with reported("rates: cannot be read"):
+            rates = read_rates(database)
+        with self._lock:
+            self._rates = rates
+
+    def keep(self, database: sqlite3.Connection) -> None:
+        """Put what is new on the disk. Raises ``StoreError``, and counts it the next time."""
+        passed = self.traffic.take()
+        with self._lock:
+            said, self._said = self._said, {}
+        if not passed and not said:
+            return
+        try:
+            with transaction(database, "devices: cannot be kept"):
+                database.executemany(_ADD, [_row(key, passed, said) for key in passed.keys() | said.keys()])
+        except StoreError:
+            self.traffic.put_back(passed)
+            with self._lock:
+                self._said = {**said, **self._said}
+            raise
+
+
+def _row(key: Key, passed: dict[Key, Passed], said: dict[Key, dict[str, Any]]) -> tuple:
+    one = passed.get(key, Passed())
+    return (
+        *key,
+        one.heard_us,
+        one.bytes_received,
+        one.bytes_sent,
+        one.refused,
+        one.refusal,
+        json.dumps(said.get(key, {})),
+    )

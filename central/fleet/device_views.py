@@ -1,0 +1,181 @@
+"""What the centre knows of every device, from data and not from sockets: read from the centre's file, while it
+runs and after.
+
+The receiver's group commit keeps ``device_boot`` exact; the rest is at most a second old (``device_book``).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from central.fleet.rates import rate_of, read_rates
+from central.storage.database import connect, reported
+from firmware_py.runtime.log import now_us
+
+ON_TIME, LATE, SILENT = "on time", "late", "silent"
+# Nothing for so many of a device's health intervals, and for so many more.
+LATE_INTERVALS, SILENT_INTERVALS = 3, 10
+# Of a device that has not said how often it speaks.
+INTERVAL_S = 60
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Numbers ``first`` to ``last`` of a ``boot``, of which ``missing`` have never come."""
+
+    boot: int
+    first: int
+    last: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    """One device. Times are the centre's clock, in microseconds since 1970; None is what it has not said.
+
+    ``lag_s`` is the newest record's age (from its sample time) when it arrived, ``age_s`` its age now.
+    ``boot`` and ``sequence`` number that record, the last that was acknowledged. ``loss`` is how many numbers
+    below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
+    ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of
+    ``round_trip_s``. ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
+    ``latent_bytes`` is the length of the latents it makes, ``set_bytes`` what it was set to here, if at all.
+    """
+
+    survey: int
+    device: int
+    state: str
+    last_heard_us: int
+    last_latent_us: int | None
+    boot: int | None
+    sequence: int | None
+    lag_s: float | None
+    age_s: float | None
+    records: int
+    loss: int
+    gaps: tuple[Gap, ...]
+    dropped: int | None
+    bytes_received: int
+    bytes_sent: int
+    refused: int
+    refusal: str
+    model_hash: str | None
+    firmware: str | None
+    board: str | None
+    interval_s: int
+    uptime_s: int | None
+    queue_depth: int | None
+    encode_s: float | None
+    temperature_c: float | None
+    disk_free_bytes: int | None
+    memory_free_bytes: int | None
+    clock_offset_s: float | None
+    round_trip_s: float | None
+    update_version: int | None
+    update_state: str | None
+    latent_bytes: int | None
+    set_bytes: int | None
+
+
+def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
+    """Every device that was ever heard, in order, as of ``at_us`` (now). Raises ``StoreError``."""
+    with closing(connect(data_dir)) as database, reported("devices: cannot be read"):
+        return read_devices(database, now_us() if at_us is None else at_us)
+
+
+def read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
+    """The same from an open connection; SQLite's errors are the caller's."""
+    # Of the newest boot, with the records of all: SQLite takes bare columns from the row of the max().
+    newest = {
+        row[:2]: row[2:]
+        for row in database.execute(
+            "SELECT survey, device, max(boot), highest, sample_time_us, received_us, model_hash, sum(records)"
+            " FROM device_boot GROUP BY survey, device"
+        )
+    }
+    passed = {
+        row[:2]: row[2:]
+        for row in database.execute(
+            "SELECT survey, device, heard_us, bytes_received, bytes_sent, refused, refusal, status FROM device"
+        )
+    }
+    gaps: dict[tuple[int, int], list[Gap]] = {}
+    for survey, device, *gap in database.execute(
+        "SELECT survey, device, boot, first, last, missing FROM gap ORDER BY boot, first"
+    ):
+        gaps.setdefault((survey, device), []).append(Gap(*gap))
+    rates = read_rates(database)
+    return [
+        _view(key, at_us, newest.get(key), passed.get(key), tuple(gaps.get(key, ())), rate_of(rates, key))
+        for key in sorted(newest.keys() | passed.keys())
+    ]
+
+
+def _view(
+    key: tuple[int, int],
+    at_us: int,
+    newest: tuple | None,
+    passed: tuple | None,
+    gaps: tuple[Gap, ...],
+    set_bytes: int | None,
+) -> DeviceView:
+    boot, sequence, sample_us, latent_us, latent_hash, records = newest or (None,) * 5 + (0,)
+    heard_us, bytes_received, bytes_sent, refused, refusal, text = passed or (0, 0, 0, 0, "", "{}")
+    said: dict[str, Any] = json.loads(text)
+    last_heard_us = max(heard_us, latent_us or 0)
+    # A device without a clock yet records when its record arrives.
+    sample_us = sample_us or latent_us
+    interval_s = said.get("interval_s") or INTERVAL_S
+    return DeviceView(
+        *key,
+        state=state_of((at_us - last_heard_us) / 1e6, interval_s),
+        last_heard_us=last_heard_us,
+        last_latent_us=latent_us,
+        boot=boot,
+        sequence=sequence,
+        lag_s=(latent_us - sample_us) / 1e6 if newest else None,
+        age_s=(at_us - sample_us) / 1e6 if newest else None,
+        records=records,
+        loss=sum(gap.missing for gap in gaps),
+        gaps=gaps,
+        dropped=said.get("dropped"),
+        bytes_received=bytes_received,
+        bytes_sent=bytes_sent,
+        refused=refused,
+        refusal=refusal,
+        model_hash=said.get("model_hash") or (latent_hash.hex() if newest else None),
+        firmware=said.get("firmware"),
+        board=said.get("board"),
+        interval_s=interval_s,
+        uptime_s=said.get("uptime_s"),
+        queue_depth=said.get("waiting"),
+        encode_s=_scaled(said.get("encode_us"), 1e-6),
+        temperature_c=_scaled(said.get("temperature_mc"), 1e-3),
+        disk_free_bytes=_mib(said.get("disk_free_mib")),
+        memory_free_bytes=_mib(said.get("memory_free_mib")),
+        clock_offset_s=_scaled(said.get("clock_offset_us"), 1e-6),
+        round_trip_s=_scaled(said.get("round_trip_us"), 1e-6),
+        update_version=said.get("update_version"),
+        update_state=said.get("update_state"),
+        latent_bytes=said.get("latent_bytes"),
+        set_bytes=set_bytes,
+    )
+
+
+def state_of(silent_s: float, interval_s: float) -> str:
+    """What to call a device that was last heard ``silent_s`` ago and speaks every ``interval_s``."""
+    if silent_s <= LATE_INTERVALS * interval_s:
+        return ON_TIME
+    return LATE if silent_s <= SILENT_INTERVALS * interval_s else SILENT
+
+
+def _scaled(value: int | None, scale: float) -> float | None:
+    return None if value is None else round(value * scale, 6)
+
+
+def _mib(value: int | None) -> int | None:
+    return None if value is None else value << 20

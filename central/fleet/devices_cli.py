@@ -1,0 +1,104 @@
+"""``epic central devices``: what the centre knows of every device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from central.config import load_config
+from central.fleet.device_views import LATE, ON_TIME, DeviceView, devices
+from central.options import ConfigOption, JsonOption
+from firmware_py.runtime.log import now_us
+
+MAX_GAPS_SHOWN = 5
+COLUMNS = (
+    *("survey", "device", "state", "heard", "acknowledged", "lag", "records", "lost", "queue"),
+    *("bytes in/out", "model", "latent", "°C", "clock off", "refused"),
+)
+# Wide enough for every column: a narrow terminal wraps lines, and nothing is cut.
+WIDTH = 200
+
+
+def list_devices(
+    config: ConfigOption,
+    survey: Annotated[int | None, typer.Option(min=0, max=0xFFFF, help="Only this survey's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every device: when it was last heard, lag, loss, bytes, model; while the centre runs and after."""
+    at_us = now_us()
+    found = devices(load_config(config).central.data_dir, at_us)
+    views = [view for view in found if survey in (None, view.survey)]
+    if as_json:
+        typer.echo(json.dumps([asdict(view) for view in views]))
+        return
+    if not views:
+        typer.echo("no device was heard yet")
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True)
+    colours = {ON_TIME: "green", LATE: "yellow"}
+    for view in views:
+        colour = colours.get(view.state, "red")
+        table.add_row(*_cells(view, at_us, f"[{colour}]{view.state}[/]"))
+    console = Console(width=WIDTH, soft_wrap=True)
+    console.print(table)
+    for view in views:
+        for line in _remarks(view):
+            console.print(f"survey {view.survey}, device {view.device}: {line}", markup=False)
+
+
+def _cells(view: DeviceView, at_us: int, state: str) -> list[str]:
+    def number(value: float | None, form: str = "") -> str:
+        return "-" if value is None else format(value, form)
+
+    return [
+        str(view.survey),
+        str(view.device),
+        state,
+        _duration((at_us - view.last_heard_us) / 1e6) + " ago",
+        "-" if view.boot is None else f"{view.boot}:{view.sequence}",
+        _duration(view.lag_s),
+        str(view.records),
+        str(view.loss),
+        number(view.queue_depth),
+        f"{view.bytes_received}/{view.bytes_sent}",
+        view.model_hash or "-",
+        number(view.latent_bytes),
+        number(view.temperature_c, ".1f"),
+        _duration(view.clock_offset_s),
+        str(view.refused),
+    ]
+
+
+def _remarks(view: DeviceView) -> list[str]:
+    lines = [
+        f"gap in boot {gap.boot}: {gap.first} to {gap.last}, {gap.missing} missing"
+        for gap in view.gaps[:MAX_GAPS_SHOWN]
+    ]
+    if more := len(view.gaps) - MAX_GAPS_SHOWN:
+        lines += [f"and {more} gaps more"] if more > 0 else []
+    if view.dropped:
+        lines.append(f"says it dropped {view.dropped} records for want of room")
+    if view.set_bytes not in (None, view.latent_bytes):
+        made = "has not said what it makes" if view.latent_bytes is None else f"makes {view.latent_bytes}"
+        lines.append(f"is set to latents of {view.set_bytes} bytes, {made}")
+    if view.refused:
+        lines.append(f"refused {view.refused} times, last: {view.refusal}")
+    return lines
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1000:.0f} ms"

@@ -1,0 +1,110 @@
+"""Numbers of records that have never come: found in the journal, told once, and told again when filled.
+
+A gap counts once a later record is ``GAP_AFTER_S`` old: what is only out of order has come by then. A device
+whose spool was full, or whose record was refused, leaves one for good; one that sends fresh records before its
+backlog leaves one until that has come.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from central.storage.database import reported, transaction
+from firmware_py.runtime.log import Log
+
+GAP_AFTER_S = 10.0
+# Rows a boot; what is missing beyond is counted in the last, so that nobody fills the table with holes.
+MAX_GAPS = 100
+
+Boot = tuple[int, int, int]
+# What the log is told, and of which numbers.
+Told = tuple[str, int, int]
+
+# First and last of the runs that are not in the journal, after what was scanned (?4) and up to ?5.
+_FIND = """
+SELECT previous + 1, sequence - 1 FROM (
+    SELECT sequence, lag(sequence, 1, ?4) OVER (ORDER BY sequence) AS previous FROM record
+    WHERE survey = ?1 AND device = ?2 AND boot = ?3 AND sequence > ?4 AND sequence <= ?5
+) WHERE sequence > previous + 1
+"""
+
+
+class GapWatch:
+    """Keeps the table ``gap`` up to the journal; remembers what it has looked at, so that a look costs little."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._scanned: dict[Boot, int] = {}
+        self._records: dict[Boot, int] = {}
+
+    def look(self, database: sqlite3.Connection, at_us: int) -> None:
+        """As of ``at_us``. Raises ``StoreError``."""
+        with reported("devices: cannot be read"):
+            # A boot with all its numbers has no gap to find, and none left to fill unless it had one.
+            rows = database.execute(
+                "SELECT survey, device, boot, records, scanned FROM device_boot WHERE records < highest"
+                " OR EXISTS (SELECT 1 FROM gap WHERE gap.survey = device_boot.survey"
+                " AND gap.device = device_boot.device AND gap.boot = device_boot.boot)"
+            ).fetchall()
+        for survey, device, number, records, scanned in rows:
+            boot = (survey, device, number)
+            told = self._scan(database, boot, self._scanned.get(boot, scanned), at_us)
+            if self._records.get(boot) != records:
+                told += _fill(database, boot)
+                self._records[boot] = records
+            for what, first, last in told:
+                self._log.write(what, survey=survey, device=device, boot=number, first=first, last=last)
+
+    def _scan(self, database: sqlite3.Connection, boot: Boot, scanned: int, at_us: int) -> list[Told]:
+        with reported("devices: cannot be read"):
+            (bound,) = database.execute(
+                "SELECT max(sequence) FROM record WHERE survey = ? AND device = ? AND boot = ? AND sequence > ?"
+                " AND received_us <= ?",
+                (*boot, scanned, at_us - int(GAP_AFTER_S * 1e6)),
+            ).fetchone()
+            found = database.execute(_FIND, (*boot, scanned, bound)).fetchall() if bound else []
+        if found:
+            _keep(database, boot, found, bound)
+        self._scanned[boot] = bound or scanned
+        return [("gap", first, last) for first, last in found]
+
+
+def _keep(database: sqlite3.Connection, boot: Boot, found: list[tuple[int, int]], bound: int) -> None:
+    with transaction(database, "devices: a gap cannot be kept"):
+        (known,) = database.execute(
+            "SELECT count(*) FROM gap WHERE survey = ? AND device = ? AND boot = ?", boot
+        ).fetchone()
+        room = max(MAX_GAPS - known, 0)
+        database.executemany(
+            "INSERT INTO gap VALUES (?,?,?,?,?,?)",
+            [(*boot, first, last, last - first + 1) for first, last in found[:room]],
+        )
+        if rest := found[room:]:
+            database.execute(
+                "UPDATE gap SET last = ?4, missing = missing + ?5 WHERE survey = ?1 AND device = ?2 AND boot = ?3"
+                " AND first = (SELECT max(first) FROM gap WHERE survey = ?1 AND device = ?2 AND boot = ?3)",
+                (*boot, rest[-1][1], sum(last - first + 1 for first, last in rest)),
+            )
+        database.execute(
+            "UPDATE device_boot SET scanned = ? WHERE survey = ? AND device = ? AND boot = ?", (bound, *boot)
+        )
+
+
+def _fill(database: sqlite3.Connection, boot: Boot) -> list[Told]:
+    """Take what has come out of the gaps of ``boot``."""
+    with reported("devices: cannot be read"):
+        gaps = database.execute(
+            "SELECT first, last, missing, (SELECT last - first + 1 - count(*) FROM record"
+            " WHERE survey = ?1 AND device = ?2 AND boot = ?3 AND sequence BETWEEN first AND last)"
+            " FROM gap WHERE survey = ?1 AND device = ?2 AND boot = ?3",
+            boot,
+        ).fetchall()
+    changed = [(left, *boot, first) for first, _, missing, left in gaps if left != missing]
+    if changed:
+        with transaction(database, "devices: a gap cannot be kept"):
+            database.executemany(
+                "UPDATE gap SET missing = ? WHERE survey = ? AND device = ? AND boot = ? AND first = ?",
+                changed,
+            )
+            database.execute("DELETE FROM gap WHERE missing = 0")
+    return [("gap_filled", first, last) for first, last, _, left in gaps if not left]

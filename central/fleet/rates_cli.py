@@ -1,0 +1,71 @@
+"""``epic central rate``: how many bytes devices' latents have, set while they are at work."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from central.config import load_config
+from central.fleet.device_views import DeviceView, devices
+from central.fleet.rate_setting import RateSettingError, find_device, set_rate
+from central.fleet.rates import ALL, Key, keep_rate, rate_of, rates
+from central.options import ConfigOption, JsonOption
+from firmware_py.inference.bundle import BundleError
+
+ERRORS: tuple[type[Exception], ...] = (BundleError, RateSettingError)
+
+
+def rate(
+    config: ConfigOption,
+    latent_bytes: Annotated[
+        int | None, typer.Argument(min=1, max=0xFFFF, help="Bytes a latent, one of the model's rates.")
+    ] = None,
+    device: Annotated[
+        int | None, typer.Option(min=0, max=0xFFFF, help="Only this device; without it, all.")
+    ] = None,
+    survey: Annotated[
+        int | None, typer.Option(min=0, max=0xFFFF, help="Survey of --device, where it is of several.")
+    ] = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Take back what was set; devices go back to their own rate.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the bytes a latent of one device or all; without a number, show what is set and in force."""
+    settings = load_config(config)
+    if latent_bytes is not None and clear:
+        raise RateSettingError("rate: give either a number of bytes or --clear")
+    if survey is not None and device is None:
+        raise RateSettingError("rate: --survey says whose --device is meant; give that as well")
+    data_dir = settings.central.data_dir
+    key = ALL if device is None else find_device(devices(data_dir), device, survey)
+    if clear:
+        keep_rate(data_dir, key, None)
+    elif latent_bytes is not None:
+        set_rate(settings, key, latent_bytes)
+    _show(key, rates(data_dir), devices(data_dir), as_json)
+
+
+def _show(key: Key, found: dict[Key, int], views: list[DeviceView], as_json: bool) -> None:
+    """What is set and in force, of all devices or of ``key``."""
+    views = [view for view in views if key in (ALL, (view.survey, view.device))]
+    if as_json:
+        rows = [
+            {"survey": v.survey, "device": v.device, "set": v.set_bytes, "in_force": v.latent_bytes}
+            for v in views
+        ]
+        typer.echo(json.dumps({"all": found.get(ALL), "devices": rows}))
+        return
+    if key == ALL:
+        typer.echo(f"all devices: {_set_to(found.get(ALL))}")
+    in_force = {(view.survey, view.device): view.latent_bytes for view in views}
+    for survey, device in sorted(in_force.keys() | {one for one in found if key in (ALL, one)} - {ALL}):
+        made = in_force.get((survey, device))
+        now = "not heard of it yet" if made is None else f"makes {made} bytes a latent"
+        typer.echo(f"survey {survey}, device {device}: {_set_to(rate_of(found, (survey, device)))}; {now}")
+
+
+def _set_to(latent_bytes: int | None) -> str:
+    return "left to the device" if latent_bytes is None else f"set to {latent_bytes} bytes a latent"

@@ -1,0 +1,1 @@
+"""Serve devices on serial ports and plain TCP."""

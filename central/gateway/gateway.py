@@ -1,0 +1,211 @@
+"""Devices on serial ports and plain TCP: a thread for each line, all handing on to the centre over ZeroMQ."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import zmq
+
+from central.config import GatewaySection
+from central.gateway.listener import Door, Visitor
+from central.gateway.sessions import Line, Seals
+from firmware_py.links.port import PortError, SerialPort, TcpPort
+from firmware_py.links.stream import Backoff
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.framing import Deframer
+from firmware_py.runtime.log import Log
+
+# TCP connections of devices; with those that wait at the door they fit the 1,024 files of a process.
+MAX_CONNECTIONS = 128
+# Of one device: a lost one may be taken for alive for a while, and a frame that somebody plays again has one as well.
+DEVICE_CONNECTIONS = 4
+LOOK_S = 0.2
+
+
+@dataclass
+class Connection:
+    """A device's TCP connection and the thread that serves it.
+
+    ``owner`` is (survey, device) of its first record; ``displaced`` says why it was ended from here, if it was.
+    """
+
+    port: TcpPort
+    line: Line
+    owner: tuple[int, int] | None
+    thread: threading.Thread = field(default_factory=threading.Thread)
+    displaced: str = ""
+
+    def displace(self, reason: str) -> None:
+        self.displaced = reason
+        self.port.hang_up()
+        self.thread.join()
+
+
+class Gateway:
+    """All lines of one configuration. ``connect`` opens a line's own link to the centre.
+
+    Raises ``DoorError`` when it cannot listen where it was told to.
+    """
+
+    def __init__(
+        self, section: GatewaySection, seals: Seals, connect: Callable[[], ZmqLink], log: Log
+    ) -> None:
+        self._section = section
+        self._seals = seals
+        self._connect = connect
+        self._log = log
+        self._connections: list[Connection] = []
+        self._lock = threading.Lock()
+        self._lines: list[Line] = []
+        self._ended: dict[str, Counter[str]] = {}
+        self._failure: BaseException | None = None
+        self.door = Door(section.tcp, seals.open, log) if section.tcp else None
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Serve every line until ``stopping``; a port that is not there, or vanishes, is tried again."""
+
+        def ending() -> bool:
+            return self._failure is not None or stopping()
+
+        work: dict[str, Callable[[], None]] = {
+            path: partial(self._serve_port, path, ending) for path in self._section.ports
+        }
+        if self.door:
+            work["door"] = partial(self.door.run, ending, partial(self._admit, ending))
+        threads = [threading.Thread(target=self._guard, args=(do,), name=name) for name, do in work.items()]
+        self._log.write(
+            "gateway",
+            ports=self._section.ports,
+            baud=self._section.baud,
+            tcp=self.door.endpoint if self.door else None,
+        )
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for connection in self._connections:
+            connection.thread.join()
+        if self._failure:
+            raise self._failure
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """Since the start: of each serial port, of the TCP connections together, of the door before them."""
+        with self._lock:
+            found = {name: Counter(counts) for name, counts in self._ended.items()}
+            for line in self._lines:
+                found.setdefault(self._label(line), Counter()).update(line.counts.copy())
+        if self.door:
+            found["door"] = self.door.counts.copy()
+        return found
+
+    def _label(self, line: Line) -> str:
+        return line.name if line.name in self._section.ports else "tcp"
+
+    @contextmanager
+    def _counted(self, line: Line) -> Iterator[None]:
+        """``line`` is among those that count while it is served; what it has counted stays."""
+        with self._lock:
+            self._lines.append(line)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lines.remove(line)
+                self._ended.setdefault(self._label(line), Counter()).update(line.counts)
+
+    def close(self) -> None:
+        """Stop listening, if ``run`` is not to be called."""
+        if self.door:
+            self.door.close()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """A thread that dies must not leave a gateway without its lines."""
+        try:
+            work()
+        except zmq.ContextTerminated:
+            # The centre in this process has ended, and says itself why.
+            return
+        except BaseException as error:
+            self._failure = error
+
+    def _serve_port(self, path: str, ending: Callable[[], bool]) -> None:
+        backoff = Backoff()
+        complaint = ""
+        upstream = self._connect()
+        line = Line(path, self._seals, upstream, self._log, self._section.baud / 10)
+        with closing(upstream), self._counted(line):
+            while not ending():
+                if due_s := backoff.due_in_s():
+                    time.sleep(min(due_s, LOOK_S))
+                    continue
+                try:
+                    with closing(SerialPort(path, self._section.baud)) as port:
+                        self._log.write("line_open", name=path, baud=self._section.baud)
+                        complaint = ""
+                        backoff.succeeded()
+                        line.serve(port, ending)
+                except PortError as error:
+                    backoff.failed()
+                    # Once for each reason: a port may be away for weeks.
+                    if str(error) != complaint:
+                        complaint = str(error)
+                        self._log.write("line_down", name=path, reason=complaint)
+
+    def _admit(self, ending: Callable[[], bool], visitor: Visitor, records: list[bytes]) -> None:
+        """Give a device that has shown itself a line, and a thread, of its own."""
+        self._connections = [one for one in self._connections if one.thread.is_alive()]
+        owner = _owner(records[0])
+        earlier = [one for one in self._connections if owner and one.owner == owner]
+        if len(earlier) >= DEVICE_CONNECTIONS:
+            # Whoever plays one record again and again gets its device's places, and no other's.
+            _quietest(earlier).displace("its device has come anew")
+        elif len(self._connections) >= MAX_CONNECTIONS:
+            _quietest(earlier or self._connections).displace("made room for another device")
+        try:
+            line = Line(visitor.name, self._seals, self._connect(), self._log)
+        except (OSError, zmq.ZMQError) as error:
+            # No file is left for one more; the door goes on.
+            visitor.port.close()
+            self._log.write("line_down", name=visitor.name, reason=str(error))
+            return
+        connection = Connection(visitor.port, line, owner)
+        serve = partial(self._serve_connection, connection, visitor.deframer, records, ending)
+        connection.thread = threading.Thread(target=serve, name=visitor.name)
+        self._connections.append(connection)
+        connection.thread.start()
+
+    def _serve_connection(
+        self, connection: Connection, deframer: Deframer, first: list[bytes], ending: Callable[[], bool]
+    ) -> None:
+        line = connection.line
+        self._log.write("line_open", name=line.name)
+        with closing(line.upstream), closing(connection.port), self._counted(line):
+            try:
+                line.serve(connection.port, ending, deframer, first)
+            except PortError as error:
+                self._log.write("line_down", name=line.name, reason=connection.displaced or str(error))
+            except zmq.ContextTerminated:
+                return
+            except Exception as error:
+                # What one peer brought about ends its own line only.
+                self._log.write("line_failed", name=line.name, reason=repr(error))
+
+
+def _quietest(connections: list[Connection]) -> Connection:
+    return min(connections, key=lambda one: one.line.heard_s)
+
+
+def _owner(record_bytes: bytes) -> tuple[int, int] | None:
+    """(survey, device) of a record; None of what is none, which has got past a checksum, never past a MAC."""
+    try:
+        record = packet.decode_record(record_bytes)
+    except packet.PacketError:
+        return None
+    return record.survey, record.device

@@ -1,0 +1,163 @@
+"""The door for devices on plain TCP: who connects waits here until a record with a right seal has come.
+
+Waiting costs little, lasts a few seconds and is bounded: one thread holds everybody, and when there is no room
+the address with most connections gives one up, its oldest. So connections that say nothing, or nothing true,
+keep out nobody who speaks.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from central.gateway.sessions import CountLog
+from firmware_py.links.port import PortError, TcpPort, split_endpoint
+from firmware_py.protocol.framing import MAX_FRAME_BYTES, Deframer
+from firmware_py.runtime.log import Log
+
+MAX_WAITING = 256
+AUTHENTIC_WITHIN_S = 10.0
+# Room for the largest record behind the rest of another.
+MAX_FIRST_BYTES = 2 * MAX_FRAME_BYTES
+BACKLOG = 256
+# So many are let in before those who wait are heard again, and perhaps need wait no longer.
+ACCEPT_AT_ONCE = 32
+POLL_S = 0.2
+
+
+class DoorError(OSError):
+    """It cannot be listened there."""
+
+
+@dataclass
+class Visitor:
+    """A connection from ``address`` that came at ``came_s`` and has not proved yet whose it is."""
+
+    name: str
+    address: str
+    port: TcpPort
+    deframer: Deframer
+    came_s: float
+    received_bytes: int = 0
+
+
+class Door:
+    """Listens on ``endpoint`` (host:port); ``open_seal`` opens the frames of devices that are let in."""
+
+    def __init__(self, endpoint: str, open_seal: Callable[[bytes], bytes], log: Log) -> None:
+        host, number = split_endpoint(endpoint)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listener = socket.create_server((host, number), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise DoorError(
+                f"{endpoint}: cannot listen there ({error.strerror}); expected host:port of this machine"
+            ) from None
+        self._listener.setblocking(False)
+        self.endpoint = _name(host, self._listener.getsockname()[1])
+        self._open_seal = open_seal
+        self._counted = CountLog(log, "door", self.endpoint)
+        self.counts = self._counted.counts
+        # Oldest first.
+        self._waiting: dict[TcpPort, Visitor] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+
+    def run(self, stopping: Callable[[], bool], admit: Callable[[Visitor, list[bytes]], None]) -> None:
+        """Listen until ``stopping``; ``admit`` takes over a visitor with its first good records."""
+        try:
+            while not stopping():
+                ready = self._selector.select(POLL_S)
+                for key, _ in ready:
+                    if visitor := key.data:
+                        self._hear(visitor, admit)
+                if any(key.data is None for key, _ in ready):
+                    self._accept()
+                self._send_away_the_silent()
+                self._counted.report()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        for visitor in list(self._waiting.values()):
+            self._dismiss(visitor, "dismissed")
+        self._selector.close()
+        self._listener.close()
+        self._counted.report(now=True)
+
+    def _accept(self) -> None:
+        for n in range(ACCEPT_AT_ONCE):
+            try:
+                connection, (address, number, *_) = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # It hung up before it was looked at, or this process may open no more files; which the system says
+                # even if nobody has come, and only the first is known to have.
+                if n == 0:
+                    self.counts["not_accepted"] += 1
+                    if self._waiting:
+                        self._make_room()
+                    else:
+                        # Nobody has a place to give up, and whoever knocks goes on knocking.
+                        time.sleep(POLL_S)
+                return
+            self.counts["connections"] += 1
+            if len(self._waiting) >= MAX_WAITING:
+                self._make_room()
+            name = _name(address, number)
+            try:
+                port = TcpPort(connection, name)
+            except OSError:
+                connection.close()
+                self.counts["left"] += 1
+                continue
+            visitor = Visitor(name, address, port, Deframer(self._open_seal), time.monotonic())
+            self._waiting[port] = visitor
+            self._selector.register(port, selectors.EVENT_READ, visitor)
+
+    def _make_room(self) -> None:
+        counted = Counter(visitor.address for visitor in self._waiting.values())
+        # (Not ``most_common``, which imports a module: there may be no file left to read it from.)
+        most = max(counted, key=lambda address: counted[address])
+        oldest = next(visitor for visitor in self._waiting.values() if visitor.address == most)
+        self._dismiss(oldest, "displaced")
+
+    def _hear(self, visitor: Visitor, admit: Callable[[Visitor, list[bytes]], None]) -> None:
+        try:
+            data = visitor.port.read()
+        except PortError:
+            self._dismiss(visitor, "left")
+            return
+        visitor.received_bytes += len(data)
+        if records := self._counted.feed(visitor.deframer, data):
+            self._forget(visitor)
+            self.counts["admitted"] += 1
+            admit(visitor, records)
+        elif visitor.received_bytes > MAX_FIRST_BYTES:
+            self._dismiss(visitor, "babbled")
+
+    def _send_away_the_silent(self) -> None:
+        now_s = time.monotonic()
+        while self._waiting:
+            oldest = next(iter(self._waiting.values()))
+            if now_s - oldest.came_s < AUTHENTIC_WITHIN_S:
+                return
+            self._dismiss(oldest, "timed_out")
+
+    def _dismiss(self, visitor: Visitor, why: str) -> None:
+        self._forget(visitor)
+        visitor.port.close()
+        self.counts[why] += 1
+
+    def _forget(self, visitor: Visitor) -> None:
+        self._selector.unregister(visitor.port)
+        del self._waiting[visitor.port]
+
+
+def _name(address: str, number: int) -> str:
+    return f"[{address}]:{number}" if ":" in address else f"{address}:{number}"

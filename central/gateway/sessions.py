@@ -1,0 +1,141 @@
+"""One byte stream into the centre: a serial port or a TCP connection, and whoever speaks on it.
+
+A line keeps nothing. A record is handed on if its seal is right, and the device holds it until the centre's
+acknowledgement has come back down the line; whatever is lost in between, it sends again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import zmq
+
+from central.gateway.send_queue import Outbox
+from central.security.keys import KeyRing
+from firmware_py.links.port import Port
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac, SealError, UnauthenticError
+from firmware_py.protocol.framing import Deframer, encode_frame
+from firmware_py.runtime.log import Log
+
+POLL_S = 0.2
+# Counters go to the log this often, if they have changed.
+REPORT_S = 10.0
+
+
+class Seals:
+    """The seal of every device: MACs from the key folder, or none but a checksum (``keys`` None)."""
+
+    def __init__(self, keys: KeyRing | None) -> None:
+        self._keys = keys
+        self._crc = Crc()
+
+    def open(self, data: bytes) -> bytes:
+        """Record bytes of a frame from a device. Raises ``SealError``."""
+        if self._keys is None:
+            return self._crc.open(data)
+        try:
+            record = packet.decode_record(data[: -Mac.size])
+        except packet.PacketError as error:
+            raise SealError(str(error)) from None
+        # The secret is that of the device which the record names: nobody else's opens it.
+        secret = self._keys.secret(record.survey, record.device)
+        if secret is None:
+            raise UnauthenticError(f"survey {record.survey}, device {record.device} has no MAC secret here")
+        return Mac(secret, UPLINK).open(data)
+
+    def frame(self, record_bytes: bytes) -> bytes:
+        """The frame of a record for a device; empty for one whose right was withdrawn."""
+        if self._keys is None:
+            return encode_frame(record_bytes, self._crc)
+        record = packet.decode_record(record_bytes)
+        secret = self._keys.secret(record.survey, record.device)
+        return encode_frame(record_bytes, Mac(secret, DOWNLINK)) if secret else b""
+
+
+class CountLog:
+    """Counters that are written to the log every ``REPORT_S``, when they have changed."""
+
+    def __init__(self, log: Log, what: str, name: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self._log, self._what, self._name = log, what, name
+        self._reported: Counter[str] = Counter()
+        self._report_at_s = 0.0
+
+    def feed(self, deframer: Deframer, data: bytes) -> list[bytes]:
+        """Records that ``data`` completes; counts what was damaged and what had another's MAC."""
+        self.counts["bytes_received"] += len(data)
+        before = (deframer.damaged_frames, deframer.unauthentic_frames)
+        records = deframer.feed(data)
+        self.counts["damaged"] += deframer.damaged_frames - before[0]
+        self.counts["unauthentic"] += deframer.unauthentic_frames - before[1]
+        return records
+
+    def report(self, now: bool = False) -> None:
+        """Write, if it is time; ``now``, if anything is new."""
+        due = now or time.monotonic() >= self._report_at_s
+        if due and self.counts != self._reported:
+            self._reported = self.counts.copy()
+            self._report_at_s = time.monotonic() + REPORT_S
+            self._log.write(self._what, name=self._name, **self.counts)
+
+
+class Line:
+    """Serves one open port until it ends; ``upstream`` is this thread's own link to the centre.
+
+    ``heard_s`` is when the last good record came, by the monotonic clock.
+    """
+
+    def __init__(
+        self, name: str, seals: Seals, upstream: ZmqLink, log: Log, bytes_per_s: float = math.inf
+    ) -> None:
+        self.name = name
+        self.heard_s = time.monotonic()
+        self._counted = CountLog(log, "line", name)
+        self.counts = self._counted.counts
+        self._seals = seals
+        self.upstream = upstream
+        self._bytes_per_s = bytes_per_s
+
+    def serve(
+        self,
+        port: Port,
+        stopping: Callable[[], bool],
+        deframer: Deframer | None = None,
+        first: Iterable[bytes] = (),
+    ) -> None:
+        """Hand records on and answers back until ``stopping``. Raises ``PortError`` when the port is gone.
+
+        ``deframer`` goes on where another reader of this port stopped, which found the records ``first``.
+        """
+        deframer = deframer or Deframer(self._seals.open)
+        outbox = Outbox(self._seals.frame, self._bytes_per_s)
+        try:
+            self._hand_on(first)
+            while not stopping():
+                wait_s = outbox.wait_s()
+                poller = zmq.Poller()
+                poller.register(port.fileno(), zmq.POLLIN | (zmq.POLLOUT if wait_s == 0.0 else 0))
+                poller.register(self.upstream.socket, zmq.POLLIN)
+                ready = dict(poller.poll(math.ceil(1000 * min(wait_s or POLL_S, POLL_S))))
+                if ready.get(port.fileno(), 0) & ~zmq.POLLOUT:
+                    self._hand_on(self._counted.feed(deframer, port.read()))
+                self._take_answers(outbox)
+                self.counts["bytes_sent"] += outbox.write(port)
+                self._counted.report()
+        finally:
+            self._counted.report(now=True)
+
+    def _hand_on(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.heard_s = time.monotonic()
+            self.counts["records" if self.upstream.send(record) else "not_handed_on"] += 1
+
+    def _take_answers(self, outbox: Outbox) -> None:
+        # Asked even when nothing waits: that is when a link finds out what has become of its connection.
+        while (answer := self.upstream.receive(0.0)) is not None:
+            self.counts["answers" if outbox.add(answer) else "answers_unread"] += 1

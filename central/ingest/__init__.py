@@ -1,0 +1,1 @@
+"""Receive, authenticate and count what devices send."""

@@ -1,0 +1,277 @@
+"""The centre's door: a ROUTER that commits what it receives before it acknowledges it."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from central.ingest.authentication import OWN_THREAD, Guard
+from central.ingest.connections import Connections
+from central.ingest.traffic import Traffic
+from central.security.keys import Identity
+from central.storage.database import StoreError
+from central.storage.journal import Journal
+from firmware_py.links.zeromq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Coding, RateError
+from firmware_py.runtime.log import Log, now_us
+
+HIGH_WATER_MARK = 64
+GROUP_RECORDS = 256
+# Where gateways on threads of this process connect to, within the receiver's context.
+GATEWAYS = "inproc://gateways"
+POLL_MS = 100
+# Lines in the log of one kind of refusal within so long; a device gone mad must not fill the disk with them.
+LOG_LINES, LOG_S = 100, 10.0
+# Who has not shown a key by then is sent away (a handshake is four messages, 0.7 kB).
+HANDSHAKE_MS = 10_000
+# Later times (the year 9999) cannot be written as a date; such a clock is not set.
+LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
+
+
+# What the centre answers to a control record (hello, health, update) of so many bytes on the wire. Called
+# on the receiver's thread between two groups: it must be quick.
+Handler = Callable[[packet.Record, int], Iterable[packet.Record]]
+
+
+class ReceiverError(OSError):
+    """The endpoint cannot be listened on."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What records of one model look like: ``n_devices`` latents, each a payload of ``coding``."""
+
+    n_devices: int
+    coding: Coding
+
+
+class Receiver:
+    """Owns the socket and a connection to the journal; ``run`` belongs on a thread of its own."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        data_dir: Path,
+        models: Mapping[bytes, Expected],
+        arrived: Callable[[int], None],
+        log: Log,
+        handlers: Mapping[int, Handler] | None = None,
+        guard: Guard | None = None,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """``guard`` lets in whom its keys allow; without one, whoever connects is believed.
+
+        ``arrived`` is told the id up to which records are in the journal. What passes is counted in ``counts``, and
+        of each device in ``traffic``.
+        """
+        self._handlers = handlers or {}
+        self._guard = guard
+        self._data_dir = data_dir
+        self._models = models
+        self._arrived = arrived
+        self._log = log
+        self.counts: Counter[str] = Counter()
+        self._traffic = traffic or Traffic()
+        self._lines: Counter[str] = Counter()
+        self._lines_from_s = 0.0
+        self.context = zmq.Context()
+        self._socket = self.context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.SNDHWM, HIGH_WATER_MARK),
+            (zmq.RCVHWM, HIGH_WATER_MARK),
+            (zmq.LINGER, 500),
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS),
+            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+        ):
+            self._socket.setsockopt(option, value)
+        self._connections = Connections(self._socket, self.counts, log)
+        try:
+            if guard:
+                guard.protect(self._socket, self.context)
+            self._socket.bind(endpoint)
+            self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            self._socket.bind(GATEWAYS)
+        except zmq.ZMQError as error:
+            self.close()
+            if error.errno == errno.EADDRINUSE:
+                advice = "is another centre running? Choose another port in [central] listen"
+            else:
+                advice = "expected tcp://address:port of this machine in [central] listen"
+            raise ReceiverError(f"{endpoint}: cannot listen there ({error}); {advice}") from None
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Receive until ``stopping``; what is committed is acknowledged before it returns."""
+        try:
+            journal = Journal(self._data_dir)
+            try:
+                while not stopping():
+                    if self._socket.poll(POLL_MS):
+                        self._take(journal, self._drain())
+                    self._connections.follow()
+            finally:
+                journal.close()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._connections.close()
+        self._socket.close()
+        if self._guard:
+            self._guard.close()
+        self.context.term()
+
+    @property
+    def _secured_bytes(self) -> int:
+        return MESSAGE_BYTES if self._guard else 0
+
+    def _drain(self) -> list[tuple[bytes, packet.Record, int, int]]:
+        """What is waiting, at most a group: (peer, record, received_us, wire bytes).
+
+        Of messages, not of good records: who sends without sense and without pause must not hold up the rest.
+        """
+        group: list[tuple[bytes, packet.Record, int, int]] = []
+        for _ in range(GROUP_RECORDS):
+            try:
+                peer_frame, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            peer = peer_frame.bytes
+            wire_bytes = sum(frame_bytes(len(frame) + self._secured_bytes) for frame in frames)
+            self.counts["bytes_received"] += wire_bytes
+            sender = self._guard.sender(frames[-1]) if self._guard else OWN_THREAD
+            if sender is None:
+                # No answer: a refusal would make a device that is let in again set the record aside.
+                self._count("not_allowed")
+                continue
+            try:
+                if len(frames) != 1:
+                    raise packet.PacketError(f"message: expected one frame, got {len(frames)}")
+                record = packet.decode_record(frames[0].bytes)
+            except packet.PacketError as error:
+                self._count("damaged", sender=sender.name, reason=str(error))
+                continue
+            if self._guard and not self._guard.knows(sender, record.survey, record.device):
+                self._count("not_allowed")
+                continue
+            if reason := self._impostor(sender, record):
+                if record.type == packet.LATENT:
+                    self.counts["impostors"] += 1
+                    self._refuse(peer, record, reason)
+                else:
+                    self._count("impostors", device=record.device, reason=reason)
+                continue
+            received_us = now_us()
+            self._traffic.received((record.survey, record.device), wire_bytes)
+            if handler := self._handlers.get(record.type):
+                for answer in handler(record, wire_bytes):
+                    self._send(peer, answer)
+                continue
+            if record.type != packet.LATENT:
+                # No answer: each type counts numbers of its own, and a device would take the latent of the refused
+                # number for the one refused.
+                self._count("not_taken", device=record.device, type=record.type)
+                continue
+            if reason := self._objection(record):
+                self._traffic.refused((record.survey, record.device), reason, received_us)
+                self._refuse(peer, record, reason)
+                continue
+            group.append((peer, record, received_us, wire_bytes))
+        return group
+
+    @staticmethod
+    def _impostor(sender: Identity, record: packet.Record) -> str | None:
+        """Why ``sender`` may not have sent ``record``: a device is who its key says, not who it says."""
+        if sender.may_speak_for(record.survey, record.device):
+            return None
+        return (
+            f"the key is {sender.name}'s, the record says survey {record.survey}, device {record.device}; "
+            "give each device its own keys"
+        )
+
+    def _objection(self, record: packet.Record) -> str | None:
+        """Why the latent ``record`` can never become part of a map; None if it can."""
+        model = self._models.get(record.model_hash)
+        if model is None:
+            # A list at once: a rollout may add a model meanwhile.
+            known = ", ".join(sorted(h.hex() for h in list(self._models)))
+            return (
+                f"this device's encoder {record.model_hash.hex()} is none of the centre's ({known}); "
+                "install the bundle that belongs to the centre's decoder"
+            )
+        if record.device >= model.n_devices:
+            return f"device {record.device} is not of this survey's 0 to {model.n_devices - 1}"
+        try:
+            model.coding.rate(len(record.payload))
+        except RateError as error:
+            return str(error)
+        if record.sample_time_us > LAST_SAMPLE_TIME_US:
+            return f"sample time {record.sample_time_us} us is past the year 9999; set the device's clock"
+        return None
+
+    def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
+        """Commit, then acknowledge, then tell of it. Nothing is acknowledged that is not on the disk."""
+        if not group:
+            return
+        try:
+            committed = journal.commit([entry[1:] for entry in group])
+        except StoreError as error:
+            # Unacknowledged, they stay in the devices' spools and come again.
+            self._count("not_kept", records=len(group), reason=str(error))
+            time.sleep(POLL_MS / 1000)
+            return
+        self.counts["records"] += len(committed.new)
+        self.counts["duplicates"] += len(group) - len(committed.new) - len(committed.conflicts)
+        answers: dict[tuple[bytes, int, int, int], list[packet.Record]] = {}
+        self._traffic.heard({(latent.survey, latent.device) for latent in committed.new}, group[-1][2])
+        for place, (peer, record, received_us, _) in enumerate(group):
+            if place in committed.conflicts:
+                reason = (
+                    f"another record is kept as device {record.device}, boot {record.boot}, sequence "
+                    f"{record.sequence}; has another device this number, or this one lost its state?"
+                )
+                self._traffic.refused((record.survey, record.device), reason, received_us)
+                self._refuse(peer, record, reason)
+            else:
+                answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
+        for (peer, *_), records in answers.items():
+            self._send(peer, packet.acknowledge(records[0], [r.sequence for r in records[1:]]))
+        if committed.new:
+            self._arrived(committed.new[-1].id)
+
+    def _refuse(self, peer: bytes, record: packet.Record, reason: str) -> None:
+        """Of a latent; of other records a device must never hear that they were refused."""
+        self._count("refused", device=record.device, event=record.event, reason=reason)
+        self._send(peer, packet.refuse(record, reason))
+
+    def _send(self, peer: bytes, record: packet.Record) -> None:
+        data = packet.encode_record(record)
+        try:
+            self._socket.send_multipart([peer, data], zmq.DONTWAIT)
+            wire_bytes = frame_bytes(len(data) + self._secured_bytes)
+            self.counts["bytes_sent"] += wire_bytes
+            self._traffic.sent((record.survey, record.device), wire_bytes)
+        except zmq.ZMQError:
+            # Gone or not reading: it will send the record again, and is answered then.
+            self.counts["unanswered"] += 1
+
+    def _count(self, what: str, **values: object) -> None:
+        self.counts[what] += 1
+        now_s = time.monotonic()
+        if now_s - self._lines_from_s > LOG_S:
+            if unwritten := sum(max(lines - LOG_LINES, 0) for lines in self._lines.values()):
+                self._log.write("unwritten", lines=unwritten)
+            self._lines.clear()
+            self._lines_from_s = now_s
+        self._lines[what] += 1
+        if self._lines[what] <= LOG_LINES:
+            self._log.write(what, **values)

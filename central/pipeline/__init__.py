@@ -1,0 +1,1 @@
+"""Turn latents into maps: assemble events, decode them, record the provenance."""

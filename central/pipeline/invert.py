@@ -1,0 +1,199 @@
+"""Maps of an archive of gathers, without devices and links: what they would have sent, encoded and drawn here.
+
+The unit of work is a chunk of a file's events, always drawn together, so that the maps are the same to the
+last bit on one process and on any number of workers of a Dask cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.config import ModelSection
+from central.pipeline.decoders import open_release
+from firmware_py.inference.bundle import BundleError, load_bundle
+from firmware_py.inference.companding import GatherError
+from firmware_py.inference.encoder import Encoder
+from physics.acquisition import Acquisition
+from physics.cluster import on_cluster
+from physics.files.openfwi_files import create_array, map_path_of, open_gathers
+
+CHUNK_EVENTS = 16
+WHAT = ("velocity", "uncertainty")
+# An interpreter serves one thread at a time, and a worker may have several.
+_turn = threading.Lock()
+
+
+class InvertError(ValueError):
+    """The archive cannot be inverted as asked."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """``count`` events of ``path`` from ``first``."""
+
+    model: str
+    path: str
+    first: int
+    count: int
+
+
+def invert_archive(
+    archive: Path,
+    model: Path,
+    out: Path,
+    scheduler: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Maps of every gather in ``archive``, a .npy file or a folder of such; returns the velocity files.
+
+    ``model`` holds bundle/ and decoder/. Beside each other under ``out``, in the archive's folders, come
+    NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, and a manifest.json. What is there
+    already is left, so that an interrupted run goes on. ``scheduler``: the workers of a Dask cluster invert, and
+    read archive and model under the same paths. Raises ``InvertError``, ``ClusterError`` and the errors of gathers
+    and model.
+    """
+    if archive.is_dir() and out.resolve().is_relative_to(archive.resolve()):
+        raise InvertError(
+            f"{out}: lies in the archive, whose gathers it would join; choose a folder elsewhere"
+        )
+    bundle = load_bundle(model / "bundle")
+    acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+    targets = {path: _target(archive, path, out) for path in find_gathers(archive)}
+    counts = {path: len(open_gathers(path, acquisition)) for path in targets}
+    if empty := [path for path, count in counts.items() if not count]:
+        raise InvertError(f"{empty[0]}: holds no gathers; take it out of the archive")
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, bundle.name, bundle.model_hash.hex(), archive)
+    waiting = {path: count for path, count in counts.items() if not _files(targets[path])[-1].exists()}
+    total = sum(counts.values())
+    done = total - sum(waiting.values())
+    on_progress(done, total)
+    chunks = [
+        _Chunk(str(model.resolve()), str(path.resolve()), first, min(CHUNK_EVENTS, count - first))
+        for path, count in waiting.items()
+        for first in range(0, count, CHUNK_EVENTS)
+    ]
+    by_name = {str(path.resolve()): path for path in waiting}
+    left = dict(waiting)
+    drawn: dict[Path, np.ndarray] = {}
+    for chunk, maps in _run(chunks, scheduler):
+        path = by_name[chunk.path]
+        whole = drawn.setdefault(path, np.empty((2, counts[path], *acquisition.map_shape), np.float32))
+        whole[:, chunk.first : chunk.first + chunk.count] = maps
+        left[path] -= chunk.count
+        done += chunk.count
+        on_progress(done, total)
+        if not left[path]:
+            _write(targets[path], drawn.pop(path))
+    return [_files(target)[0] for target in targets.values()]
+
+
+def find_gathers(archive: Path) -> list[Path]:
+    """The gather files of an archive: every .npy that is not the maps of another, by the benchmark's names.
+
+    Raises ``InvertError``.
+    """
+    if not archive.is_dir():
+        return [archive]
+    found = sorted(
+        path
+        for path in archive.rglob("*.npy")
+        if not any(part.startswith(".") for part in path.relative_to(archive).parts)
+    )
+    maps = {map_path_of(path) for path in found}
+    gathers = [path for path in found if path not in maps]
+    if not gathers:
+        raise InvertError(f"{archive}: expected .npy files of gathers in the folder, found none")
+    return gathers
+
+
+def _target(archive: Path, path: Path, out: Path) -> Path:
+    return (out / path.relative_to(archive.parent if archive.is_file() else archive)).with_suffix("")
+
+
+def _files(target: Path) -> list[Path]:
+    """Of velocity and of uncertainty; the last to appear says that both are there."""
+    return [target.with_name(f"{target.name}-{what}.npy") for what in WHAT]
+
+
+def _write(target: Path, maps: np.ndarray) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path, values in zip(_files(target), maps, strict=True):
+        with create_array(path, values.shape) as array:
+            array[:] = values
+
+
+def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
+    """Write the manifest, or check that the one there is of the same model and archive."""
+    path = out / "manifest.json"
+    wanted: dict[str, Any] = {
+        "format": "epic-maps/1",
+        "model": name,
+        "model_hash": model_hash,
+        "archive": str(archive.resolve()),
+        "unit": "m/s",
+    }
+    if path.exists():
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InvertError(
+                f"{path}: cannot be read ({error}); expected the manifest of maps, choose an empty folder"
+            ) from None
+        if differing := [key for key in wanted if found.get(key) != wanted[key]]:
+            raise InvertError(
+                f"{out}: holds other maps ({', '.join(differing)} differ); choose an empty folder"
+            )
+        return
+    wanted["versions"] = {
+        package: metadata.version(package) for package in ("epic-fwi", "numpy", "keras", "ai-edge-litert")
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(wanted, indent=2))
+    os.replace(temporary, path)
+
+
+def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, np.ndarray]]:
+    if scheduler:
+        yield from on_cluster(scheduler, _invert, chunks)
+    else:
+        yield from ((chunk, _invert(chunk)) for chunk in chunks)
+
+
+def _invert(chunk: _Chunk) -> np.ndarray:
+    """Velocity and uncertainty ``(2, count, 1, nz, nx)`` of a chunk, in m/s."""
+    with _turn:
+        encoder, decoder, acquisition = _open(chunk.model)
+        gathers = open_gathers(Path(chunk.path), acquisition)
+        groups = [list(group) for group in acquisition.device_receivers]
+        latents = np.zeros((chunk.count, len(groups), decoder.latent), np.int8)
+        for row in range(chunk.count):
+            gather = np.asarray(gathers[chunk.first + row], np.float32)
+            for device, group in enumerate(groups):
+                try:
+                    latents[row, device] = encoder.encode_recording(gather[:, :, group])
+                except GatherError as error:
+                    raise InvertError(f"{chunk.path}: gather {chunk.first + row}: {error}") from None
+        present = np.ones(latents.shape[:2], bool)
+        return np.stack(decoder.decode_batch(latents, present, at_once=CHUNK_EVENTS))
+
+
+@lru_cache(maxsize=1)
+def _open(model: str) -> tuple[Encoder, Any, Acquisition]:
+    section = ModelSection(bundle=Path(model) / "bundle", decoder=Path(model) / "decoder")
+    bundle, decoder = open_release(section)
+    if decoder.n_devices != len(decoder.acquisition.device_receivers):
+        raise BundleError(
+            f"{model}: expected a decoder of its survey's devices, got one of {decoder.n_devices}"
+        )
+    return Encoder(bundle), decoder, decoder.acquisition

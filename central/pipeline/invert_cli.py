@@ -1,0 +1,74 @@
+"""``epic invert``: an archive of gathers, without devices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from central.options import JsonOption
+from firmware_py.inference.bundle import BundleError
+from firmware_py.inference.encoder import EncoderError
+from physics.acquisition import AcquisitionError
+from physics.cluster import ClusterError
+from physics.files.openfwi_files import OpenFWIFileError
+
+
+class InvertCommandError(RuntimeError):
+    """What went wrong in modules that are loaded only when something is inverted."""
+
+
+ERRORS: tuple[type[Exception], ...] = (
+    AcquisitionError,
+    BundleError,
+    ClusterError,
+    EncoderError,
+    InvertCommandError,
+    OpenFWIFileError,
+)
+
+DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "zoo" / "epic-small-128"
+
+app = typer.Typer(help="Maps of an archive of gathers, without devices.")
+
+
+@app.command()
+def invert(
+    archive: Annotated[Path, typer.Argument(help="A .npy file of gathers, or a folder of such files.")],
+    out: Annotated[Path, typer.Option(help="Folder of the maps; an interrupted run in it goes on.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder with bundle/ and decoder/.", show_default="epic-small-128")
+    ] = DEFAULT_MODEL,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; its workers see the same paths.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode and draw every gather, as the model's devices and centre would."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from central.pipeline.invert import InvertError, invert_archive
+    from models.inversion.decoder import DecoderError
+
+    columns = (TextColumn("inverting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("inverting", total=None)
+        try:
+            files = invert_archive(
+                archive,
+                model,
+                out,
+                scheduler,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except (DecoderError, InvertError) as error:
+            raise InvertCommandError(str(error)) from None
+    if as_json:
+        typer.echo(json.dumps({"files": [str(path) for path in files]}))
+    else:
+        typer.echo(
+            f"Velocity of {len(files)} file{'s' * (len(files) != 1)}, with its uncertainty, under {out}"
+        )

@@ -1,0 +1,67 @@
+"""What a map is drawn of, and what is said of where it comes from."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import numpy as np
+
+from central.pipeline.assembler import Event
+from central.pipeline.decoders import MapDecoder
+
+
+def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
+    """int8 latents ``(n, n_devices, latent)``, and which of them were heard ``(n, n_devices)``."""
+    latents = np.zeros((len(events), decoder.n_devices, decoder.latent), np.int8)
+    present = np.zeros(latents.shape[:2], bool)
+    for row, event in enumerate(events):
+        for device, latent in event.latents.items():
+            latents[row, device] = decoder.coding.unpack(latent.payload)
+            present[row, device] = True
+    return latents, present
+
+
+def _judged(event: Event, decoder: MapDecoder) -> dict:
+    """How like the training gathers this event is, and a flag where it is not."""
+    (latents,), (present,) = heard([event], decoder)
+    rates = [decoder.coding.rates[0]] * decoder.n_devices
+    for device, latent in event.latents.items():
+        rates[device] = decoder.coding.rate(len(latent.payload))
+    found = decoder.unfamiliarity(latents, present, rates)
+    if found is None:
+        return {}
+    score, limit = found
+    judged: dict = {"unfamiliarity": {"score": round(score, 3), "limit": round(limit, 3)}}
+    if score > limit:
+        judged["flags"] = [
+            f"recorded unlike what the model was trained on (score {score:.1f}, limit {limit:.1f}): noise, another "
+            "wavelet or source strength, or an earth of another kind"
+        ]
+    return judged
+
+
+def provenance_of(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us: int) -> dict:
+    records = event.latents.values()
+    return {
+        "devices": sorted(event.latents),
+        "replaced": event.replaced,
+        "model_hash": event.key[2].hex(),
+        "decoder_sha256": decoder.sha256,
+        "sample_time_us": min(record.sampled_us for record in records),
+        "first_received_us": min(record.received_us for record in records),
+        "last_received_us": max(record.received_us for record in records),
+        "assembled_us": assembled_us,
+        "decoded_us": decoded_us,
+        "received_bytes": sum(record.wire_bytes for record in records),
+        "latent_bytes": {str(device): len(event.latents[device].payload) for device in sorted(event.latents)},
+        "software": _software(),
+        "acquisition": decoder.acquisition.to_dict(),
+        **_judged(event, decoder),
+    }
+
+
+def _software() -> dict[str, str]:
+    try:
+        return {"epic-fwi": metadata.version("epic-fwi")}
+    except metadata.PackageNotFoundError:
+        return {}

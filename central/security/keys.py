@@ -1,0 +1,301 @@
+"""The centre's key folder: who it is, and whom it lets in.
+
+    KEYS/centre.public, centre.secret    the centre's own pair (CURVE, Z85)
+    KEYS/NAME/                           what ``epic keys new NAME`` made, to be copied to NAME:
+        NAME.public, NAME.secret         its pair
+        NAME.mac                         a device's secret for serial and TCP (32 bytes, hex)
+        centre.public                    whom it may talk to
+    KEYS/allowed/NAME.public, NAME.mac   whom the centre lets in; a file removed is a right withdrawn
+    KEYS/revoked/NAME-TIME.public        what was withdrawn, and when
+
+NAME is ``device-3`` (of survey 1), ``survey-2-device-3``, or ``gateway-FREE`` for a gateway, which speaks
+for devices whose MACs it has checked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from firmware_py.links.base import LinkError
+from firmware_py.links.keys import check_private, device_name, read_key, read_secret
+from firmware_py.protocol.frame_authenticator import SECRET_BYTES
+from firmware_py.runtime.log import Log
+
+CENTRE = "centre"
+_NAME = re.compile(
+    r"(?:survey-(?P<survey>\d{1,5})-)?device-(?P<device>\d{1,5})|gateway-[a-z0-9][a-z0-9-]{0,40}"
+)
+
+
+class KeysError(ValueError):
+    """A key folder that is not whole, a name that is none, or a key that is there already."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who holds a key. A gateway has neither survey nor device, and may speak for any."""
+
+    name: str
+    survey: int | None = None
+    device: int | None = None
+
+    def may_speak_for(self, survey: int, device: int) -> bool:
+        return self.device is None or (self.survey, self.device) == (survey, device)
+
+
+def identify(name: str) -> Identity:
+    """The identity that ``name`` stands for. Raises ``KeysError``."""
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise KeysError(f"{name!r}: expected device-N, survey-S-device-N or gateway-NAME (lower case)")
+    if match["device"] is None:
+        return Identity(name)
+    survey, device = int(match["survey"] or 1), int(match["device"])
+    if max(survey, device) > 0xFFFF:
+        raise KeysError(f"{name}: expected a survey and a device of 0 to 65535")
+    # One device must not have two names, or revoking one would leave the other.
+    plain = device_name(survey, device)
+    if name != plain:
+        raise KeysError(f"{name}: write {plain}")
+    return Identity(name, survey, device)
+
+
+def new_centre(keys_dir: Path) -> Path:
+    """Make the centre's pair; returns the public file. Raises ``KeysError`` if there is one."""
+    keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _new_pair(keys_dir, CENTRE)
+    return keys_dir / f"{CENTRE}.public"
+
+
+def new_keys(keys_dir: Path, name: str) -> Path:
+    """Make what ``name`` needs, in a folder to copy there; makes the centre's pair when there is none.
+
+    Raises ``KeysError`` when ``name`` has keys already.
+    """
+    identity = identify(name)
+    if not (keys_dir / f"{CENTRE}.public").exists():
+        new_centre(keys_dir)
+    folder = keys_dir / name
+    # Written aside and renamed: keys that are half there must not look like keys.
+    aside = keys_dir / f".{name}.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        raise KeysError(
+            f"{folder}: is there already; to change keys, revoke {name}, remove it and make new ones"
+        )
+    aside.mkdir(mode=0o700)
+    _new_pair(aside, name)
+    if identity.device is not None:
+        _write(aside / f"{name}.mac", secrets.token_bytes(SECRET_BYTES).hex().encode(), 0o600)
+    shutil.copy(keys_dir / f"{CENTRE}.public", aside)
+    aside.rename(folder)
+    return folder
+
+
+def allow(keys_dir: Path, name: str, source: Path | None = None) -> list[Path]:
+    """Let ``name`` in with the keys in ``source`` (by default those made here); returns the files.
+
+    Only the public key and the MAC secret are taken. Raises ``KeysError``.
+    """
+    identify(name)
+    source = source or keys_dir / name
+    allowed = keys_dir / "allowed"
+    allowed.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        public = read_key(source / f"{name}.public")
+    except LinkError as error:
+        raise KeysError(f"{error}; make it with: epic keys new {name}") from None
+    holder = KeyRing(keys_dir).identity(public)
+    if holder and holder.name != name:
+        raise KeysError(f"{source}: this key is {holder.name}'s; each device needs its own")
+    files = [allowed / f"{name}.public"]
+    mac = source / f"{name}.mac"
+    if mac.exists():
+        _checked(read_secret, mac)
+        files.append(allowed / mac.name)
+        _write(files[-1], mac.read_bytes(), 0o600, replace=True)
+    _write(files[0], public, 0o644, replace=True)
+    return files
+
+
+def revoke(keys_dir: Path, name: str) -> Path:
+    """Withdraw the right of ``name``, on live connections too; returns where its public key went."""
+    identify(name)
+    public = keys_dir / "allowed" / f"{name}.public"
+    mac = public.with_suffix(".mac")
+    if not public.exists():
+        raise KeysError(f"{name}: is not allowed in {keys_dir}; see: epic keys list")
+    mac.unlink(missing_ok=True)
+    revoked = keys_dir / "revoked" / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.public"
+    revoked.parent.mkdir(mode=0o700, exist_ok=True)
+    public.rename(revoked)
+    return revoked
+
+
+def list_keys(keys_dir: Path) -> list[dict]:
+    """Everyone with keys in the folder: ``{"name", "state", "since", "public_key", "mac"}``, UTC, by name.
+
+    ``state`` is allowed, revoked, or new: made here and let in nowhere. Raises ``KeysError``.
+    """
+    if not keys_dir.is_dir():
+        raise KeysError(f"{keys_dir}: no such folder; expected the one `epic keys new` made")
+    rows: list[dict] = []
+    for state, paths in (
+        ("allowed", keys_dir.glob("allowed/*.public")),
+        ("revoked", keys_dir.glob("revoked/*.public")),
+        ("new", (path for path in keys_dir.glob("[dsg]*/*.public") if path.parent.name == path.stem)),
+    ):
+        for path in paths:
+            name = path.stem.rsplit("-", 1)[0] if state == "revoked" else path.stem
+            if state == "new" and any(row["name"] == name for row in rows):
+                continue
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(path.stat().st_ctime))
+            try:
+                public_key = read_key(path).decode()
+            except LinkError as error:
+                raise KeysError(str(error)) from None
+            mac = path.with_suffix(".mac").exists()
+            rows.append({"name": name, "state": state, "since": since, "public_key": public_key, "mac": mac})
+    return sorted(rows, key=lambda row: (row["name"], row["since"]))
+
+
+class KeyRing:
+    """The allowed keys, as they are on the disk now: read again when a second has passed.
+
+    Raises ``KeysError`` when made from a folder that is not whole; later, a file that is no key lets nobody in,
+    and while the system cannot read (no file descriptor is left) what was read last holds, and ``log`` says so.
+    Asking never raises. May be asked from several threads.
+    """
+
+    REFRESH_S = 1.0
+
+    def __init__(self, keys_dir: Path, log: Log | None = None) -> None:
+        self._allowed = keys_dir / "allowed"
+        self._log = log or Log(None)
+        self._complaint = ""
+        self._read_at_s = float("-inf")
+        self._identities: dict[bytes, Identity] = {}
+        self._secrets: dict[tuple[int, int], bytes] = {}
+        self._refresh()
+
+    def identity(self, public_key: bytes) -> Identity | None:
+        """Who holds ``public_key`` (40 Z85 characters); None when nobody who is allowed does."""
+        self._refresh()
+        return self._identities.get(public_key)
+
+    def secret(self, survey: int, device: int) -> bytes | None:
+        """The MAC secret of a device; None when it is not allowed or has none."""
+        self._refresh()
+        return self._secrets.get((survey, device))
+
+    def _refresh(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._read_at_s < self.REFRESH_S:
+            return
+        first = self._read_at_s == float("-inf")
+        self._read_at_s = now_s
+        complaint = ""
+        try:
+            self._identities, self._secrets = self._read(first)
+        except OSError as error:
+            if first:
+                raise KeysError(f"{self._allowed}: cannot be read ({error})") from None
+            complaint = str(error)
+            self._drop_withdrawn()
+        if complaint and not self._complaint:
+            self._log.write("keys_not_read", reason=complaint)
+        self._complaint = complaint
+
+    def _read(self, strict: bool) -> tuple[dict[bytes, Identity], dict[tuple[int, int], bytes]]:
+        """The rings as they are on the disk. Raises ``OSError`` when the system, not a file, is at fault; with
+        ``strict``, ``KeysError`` for any file that is no key."""
+        identities: dict[bytes, Identity] = {}
+        mac_secrets: dict[tuple[int, int], bytes] = {}
+        # (Not ``glob``, which from Python 3.12 on finds nothing where it cannot look.)
+        try:
+            names = sorted(os.listdir(self._allowed))
+        except FileNotFoundError:
+            names = []
+        for path in (self._allowed / name for name in names if name.endswith(".public")):
+            try:
+                identity = identify(path.stem)
+                identities[read_key(path)] = identity
+                mac = path.with_suffix(".mac")
+                if identity.survey is not None and identity.device is not None and mac.exists():
+                    mac_secrets[identity.survey, identity.device] = read_secret(mac)
+            except (KeysError, LinkError) as error:
+                cause = error.__context__
+                if isinstance(cause, FileNotFoundError):
+                    # Withdrawn just now.
+                    continue
+                if strict:
+                    raise KeysError(str(error)) from None
+                if isinstance(cause, OSError) and not isinstance(cause, PermissionError):
+                    raise
+        return identities, mac_secrets
+
+    def _drop_withdrawn(self) -> None:
+        """What is withdrawn is so even when no file can be opened: to see that it is gone needs none."""
+        gone = {one for one in self._identities.values() if _is_gone(self._allowed / f"{one.name}.public")}
+        self._identities = {key: one for key, one in self._identities.items() if one not in gone}
+        devices = {(one.survey, one.device) for one in gone}
+        self._secrets = {who: secret for who, secret in self._secrets.items() if who not in devices}
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
+
+
+def read_centre(keys_dir: Path) -> tuple[bytes, bytes]:
+    """The centre's (public, secret) key. Raises ``KeysError`` for keys that are missing, no pair or exposed."""
+    secret_path = keys_dir / f"{CENTRE}.secret"
+    try:
+        public, secret = read_key(keys_dir / f"{CENTRE}.public"), read_key(secret_path)
+    except LinkError as error:
+        raise KeysError(f"{error}; make the centre's keys with: epic keys new {CENTRE}") from None
+    if zmq.curve_public(secret) != public:
+        raise KeysError(f"{secret_path}: does not belong to {CENTRE}.public; restore the pair")
+    _checked(check_private, secret_path)
+    return public, secret
+
+
+def _checked(check: Callable[[Path], object], path: Path) -> None:
+    try:
+        check(path)
+    except LinkError as error:
+        raise KeysError(str(error)) from None
+
+
+def _new_pair(folder: Path, name: str) -> None:
+    if (folder / f"{name}.secret").exists():
+        raise KeysError(f"{folder / name}.secret: is there already; devices trust it, so it is not replaced")
+    public, secret = zmq.curve_keypair()
+    _write(folder / f"{name}.secret", secret, 0o600)
+    _write(folder / f"{name}.public", public, 0o644)
+
+
+def _write(path: Path, content: bytes, mode: int, replace: bool = False) -> None:
+    """A whole file or none, never readable by others even while it is written."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content + (b"" if content.endswith(b"\n") else b"\n"))
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists() and not replace:
+        aside.unlink()
+        raise KeysError(f"{path}: is there already")
+    aside.rename(path)

@@ -1,0 +1,92 @@
+"""``epic keys``: who the centre lets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from central.options import JsonOption
+from central.security.keys import CENTRE, KeysError, allow, list_keys, new_centre, new_keys, revoke
+from central.updates.signing import SigningError, new_signing_key
+
+app = typer.Typer(help="Keys of the centre, its devices and gateways.", no_args_is_help=True)
+
+ERRORS: tuple[type[Exception], ...] = (KeysError, SigningError)
+
+KeysOption = Annotated[Path, typer.Option("--keys", help="The centre's key folder.")]
+NameArgument = Annotated[str, typer.Argument(help="device-N, survey-S-device-N or gateway-NAME.")]
+
+
+@app.command()
+def new(
+    name: Annotated[
+        str | None, typer.Argument(help=f"device-N, survey-S-device-N, gateway-NAME, or {CENTRE}.")
+    ] = None,
+    keys: KeysOption = Path("keys"),
+    signing: Annotated[
+        bool, typer.Option("--signing", help="The key that updates are signed with, instead.")
+    ] = False,
+) -> None:
+    """Make keys, in a folder to copy to the device or gateway; nobody is let in yet."""
+    if signing == bool(name):
+        raise KeysError("expected a name or --signing, one of them; see: epic keys new --help")
+    if signing:
+        public, secret = new_signing_key(keys)
+        typer.echo(f"{public}: devices that take updates need this file; {secret} signs them, guard it")
+        return
+    assert name
+    if name == CENTRE:
+        typer.echo(f"{new_centre(keys)}: devices need this file; the secret one never leaves this machine")
+        return
+    folder = new_keys(keys, name)
+    typer.echo(f"{folder}: copy it to {name}, then: epic keys allow {name} --keys {keys}")
+
+
+@app.command("allow")
+def allow_command(
+    name: NameArgument,
+    source: Annotated[
+        Path | None, typer.Argument(help="Folder with NAME.public (and NAME.mac), if made elsewhere.")
+    ] = None,
+    keys: KeysOption = Path("keys"),
+) -> None:
+    """Let a device or gateway in; a running centre knows within seconds."""
+    for path in allow(keys, name, source):
+        typer.echo(path)
+
+
+@app.command("revoke")
+def revoke_command(name: NameArgument, keys: KeysOption = Path("keys")) -> None:
+    """Withdraw a right, on live connections too, within 2 s; no restart is needed."""
+    typer.echo(f"{name} is not let in any more; its public key is kept as {revoke(keys, name)}")
+
+
+@app.command("list")
+def list_command(
+    keys: KeysOption = Path("keys"),
+    as_json: JsonOption = False,
+) -> None:
+    """Everyone with keys here: who is let in, who was."""
+    rows = list_keys(keys)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("name", "state", "since", "public key", "MAC"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["state"],
+            row["since"],
+            row["public_key"][:10] + "…",
+            "yes" if row["mac"] else "-",
+        )
+    Console().print(table)

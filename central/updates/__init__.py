@@ -1,0 +1,1 @@
+"""Sign bundles and roll them out to devices."""

@@ -1,0 +1,303 @@
+"""A new bundle out to the devices, over the link they have: canaries first, then all; a failure stops it.
+
+Devices ask and the centre answers (``firmware_py.protocol.update_messages``). Before any device is offered a model, its
+decoder is loaded; the decoders that were there stay, for records that are still to come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from central.config import ModelSection
+from central.pipeline.decoders import MapDecoder
+from central.storage.database import StoreError
+from central.updates.rollout_store import (
+    ALL,
+    CANARY,
+    STOPPED,
+    DeviceState,
+    Key,
+    RolloutError,
+    RolloutStore,
+    StoredRollout,
+    model_section,
+    read_archive,
+)
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.protocol import packet
+from firmware_py.protocol.update_messages import (
+    FAILED,
+    RUNNING,
+    Chunk,
+    Gone,
+    Heard,
+    Message,
+    Offer,
+    Report,
+    Want,
+    decode_message,
+    encode_message,
+)
+from firmware_py.runtime.log import Log, now_us
+from firmware_py.updates.archive import ArchiveError, split_archive
+
+POLL_S = 1.0
+# A device that asked this recently is busy with the update, and is not offered it again.
+BUSY_S = 60.0
+
+
+@dataclass
+class _Active:
+    """The rollout in progress; ``archive`` is all of it, some 100 to 300 kB."""
+
+    stored: StoredRollout
+    archive: bytes
+    offer: Offer
+
+
+class Rollouts:
+    """What the centre does about updates. ``handle`` and ``offer`` are the receiver's, ``watch`` has a thread.
+
+    ``load`` reads the decoder of a released model, ``adopt(model_hash, decoder)`` puts it to work; ``models``
+    are those at work, by model hash.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        models: Mapping[bytes, MapDecoder],
+        load: Callable[[ModelSection], tuple[bytes, MapDecoder]],
+        adopt: Callable[[bytes, MapDecoder], None],
+        log: Log,
+    ) -> None:
+        self._data_dir = data_dir
+        self._models = models
+        self._load = load
+        self._adopt = adopt
+        self._log = log
+        self._lock = threading.Lock()
+        self._active: _Active | None = None
+        self._changed: set[Key] = set()
+        self._stopping: str | None = None
+        self._seen = 0
+
+    def restore(self) -> None:
+        """Before the centre starts: the decoders of what is rolled out, or was and still sends records."""
+        store = RolloutStore(self._data_dir, create=True)
+        try:
+            found = store.rollouts()
+            for newest in found[:1]:
+                self._take_up(newest, store)
+            in_use = store.models_in_use() if found[1:] else set()
+            for former in found[1:]:
+                if former.model_hash in in_use:
+                    try:
+                        self._load_model(former)
+                    except RolloutError as error:
+                        self._log.write("model_missing", version=former.version, reason=str(error))
+        finally:
+            store.close()
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Take up new rollouts, keep what became of devices, go from the canaries to all; until ``stopping``."""
+        store = RolloutStore(self._data_dir, create=True)
+        try:
+            while not stopping.wait(POLL_S):
+                try:
+                    self._look(store)
+                except StoreError as error:
+                    # Tried again at the next look.
+                    self._log.write("rollout_not_kept", reason=str(error))
+            self._keep(store)
+        finally:
+            store.close()
+
+    def handle(self, record: packet.Record, wire_bytes: int) -> list[packet.Record]:
+        """Answers to an UPDATE record (a ``receiver.Handler``)."""
+        try:
+            message = decode_message(record.payload)
+        except packet.PacketError as error:
+            self._log.write("damaged", device=record.device, reason=str(error))
+            return []
+        with self._lock:
+            if isinstance(message, Want):
+                answers = [self._chunk(record, message)]
+            elif isinstance(message, Report):
+                answers = self._reported(record, message)
+            else:
+                answers = []
+        return [_answer(record, answer) for answer in answers]
+
+    def offer(self, record: packet.Record) -> packet.Record | None:
+        """The offer to add to an answer to ``record`` (hello, health); None when there is nothing to offer."""
+        with self._lock:
+            offer = self._offer_to((record.survey, record.device))
+        return _answer(record, offer) if offer else None
+
+    def _offer_to(self, key: Key) -> Offer | None:
+        active = self._active
+        if not active or not self._is_admitted(active.stored, key):
+            return None
+        device = active.stored.devices.get(key)
+        if device:
+            busy = device.state == "downloading" and now_us() - device.changed_us < BUSY_S * 1e6
+            if busy or device.state not in ("offered", "downloading"):
+                return None
+        else:
+            self._set(key, "offered")
+        return active.offer
+
+    @staticmethod
+    def _is_admitted(rollout: StoredRollout, key: Key) -> bool:
+        """Whether it is this device's turn; the first that ask are the canaries."""
+        if rollout.stage == ALL or key in rollout.devices:
+            return rollout.stage in (CANARY, ALL)
+        canaries = [device for device in rollout.devices.values() if device.state != "declined"]
+        return rollout.stage == CANARY and len(canaries) < rollout.canaries
+
+    def _chunk(self, record: packet.Record, want: Want) -> Message:
+        key, active = (record.survey, record.device), self._active
+        if not active or want.sha256 != active.offer.sha256 or not self._is_admitted(active.stored, key):
+            return Gone(want.sha256)
+        data = active.archive[want.offset : want.offset + want.length]
+        self._set(key, "downloading", done_bytes=want.offset + len(data))
+        return Chunk(want.sha256, want.offset, data)
+
+    def _reported(self, record: packet.Record, report: Report) -> list[Message]:
+        key, active = (record.survey, record.device), self._active
+        if report.state == RUNNING and record.model_hash not in self._models:
+            # Unheard, a device goes back to the model that the centre can decode.
+            return []
+        answers: list[Message] = [Heard(report.version)]
+        if active and report.version == active.stored.version:
+            total = len(active.archive) if report.state == RUNNING else 0
+            self._set(key, report.state, report.reason, total)
+            if report.state == FAILED:
+                reason = f"device {record.device} of survey {record.survey}: {report.reason}"
+                active.stored.stage, active.stored.reason = STOPPED, reason
+                self._stopping = reason
+        elif active and report.state == RUNNING:
+            known = active.stored.devices.get(key)
+            if known and known.state in ("downloading", RUNNING):
+                # It has started since it asked last, with the bundle it had; a failure is told before this.
+                self._set(key, "offered")
+            if offer := self._offer_to(key):
+                answers.append(offer)
+        return answers
+
+    def _set(self, key: Key, state: str, reason: str = "", done_bytes: int = 0) -> None:
+        assert self._active
+        devices = self._active.stored.devices
+        known = devices.get(key)
+        if known is None or known.state != state:
+            version = self._active.stored.version
+            self._log.write(
+                "update", survey=key[0], device=key[1], version=version, state=state, reason=reason
+            )
+        devices[key] = DeviceState(state, reason, done_bytes, now_us())
+        self._changed.add(key)
+
+    def _look(self, store: RolloutStore) -> None:
+        self._keep(store)
+        newest = store.newest()
+        if newest and newest[0] != self._seen:
+            self._take_up(store.rollouts()[0], store)
+        elif newest and newest[1] == STOPPED and self._active:
+            with self._lock:
+                known, self._active.stored.stage = self._active.stored.stage, STOPPED
+            if known != STOPPED:
+                self._log.write("rollout_stopped", version=newest[0], reason="by the operator")
+        self._promote(store)
+
+    def _take_up(self, rollout: StoredRollout, store: RolloutStore) -> None:
+        """Load the decoder, then answer for the bundle; what cannot be loaded is not offered."""
+        self._seen = rollout.version
+        with self._lock:
+            # What was to be kept is of the rollout before: its failure must not stop this one.
+            self._active, self._stopping = None, None
+            self._changed.clear()
+        try:
+            self._load_model(rollout)
+            archive = read_archive(self._data_dir, rollout.version)
+            statement, signature, _ = split_archive(archive)
+        except (RolloutError, StoreError, ArchiveError) as error:
+            store.set_stage(rollout.version, STOPPED, str(error))
+            self._log.write("rollout_stopped", version=rollout.version, reason=str(error))
+            return
+        offer = Offer(rollout.version, hashlib.sha256(archive).digest(), len(archive), statement, signature)
+        if store.newest() == (rollout.version, STOPPED):
+            # By the operator, while the decoder was being loaded, which takes seconds.
+            rollout.stage = STOPPED
+        with self._lock:
+            self._active = _Active(rollout, archive, offer)
+        self._log.write("rollout", version=rollout.version, stage=rollout.stage)
+
+    def _load_model(self, rollout: StoredRollout) -> None:
+        """Put the decoder of ``rollout`` to work. Raises ``RolloutError``."""
+        section = model_section(self._data_dir, rollout.version)
+        try:
+            if at_work := self._models.get(rollout.model_hash):
+                expected = load_bundle(section.bundle).manifest.get("decoder_sha256")
+                if at_work.sha256 != expected:
+                    raise RolloutError(
+                        "another decoder of this encoder is at work; give that one, or retrain both"
+                    )
+                return
+            model_hash, decoder = self._load(section)
+        except Exception as error:
+            # The decoder's library raises what it will; the centre goes on with the models that it has.
+            raise RolloutError(f"its decoder cannot be loaded: {error}") from None
+        self._adopt(model_hash, decoder)
+        self._log.write("model_loaded", model_hash=model_hash.hex(), version=rollout.version)
+
+    def _keep(self, store: RolloutStore) -> None:
+        with self._lock:
+            if not self._active:
+                return
+            stored = self._active.stored
+            changed = {key: stored.devices[key] for key in self._changed}
+            stopping = self._stopping
+            self._changed.clear()
+            self._stopping = None
+        try:
+            if changed:
+                store.keep_states(stored.version, changed)
+            if stopping is not None:
+                store.set_stage(stored.version, STOPPED, stopping)
+                self._log.write("rollout_stopped", version=stored.version, reason=stopping)
+        except StoreError:
+            with self._lock:
+                self._changed |= changed.keys()
+                self._stopping = self._stopping or stopping
+            raise
+
+    def _promote(self, store: RolloutStore) -> None:
+        """From the canaries to all, once each of them runs the new model and its newest record is of it."""
+        with self._lock:
+            if not self._active or self._active.stored.stage != CANARY:
+                return
+            stored = self._active.stored
+            running = [key for key, device in stored.devices.items() if device.state == RUNNING]
+        if len(running) < stored.canaries:
+            return
+        if all(store.has_delivered(key, stored.model_hash) for key in running):
+            store.set_stage(stored.version, ALL)
+            with self._lock:
+                if stored.stage == CANARY:
+                    stored.stage = ALL
+            self._log.write("rollout", version=stored.version, stage=ALL, canaries=len(running))
+
+
+def _answer(record: packet.Record, message: Message) -> packet.Record:
+    return packet.Record(
+        packet.UPDATE,
+        record.device,
+        record.survey,
+        record.boot,
+        record.sequence,
+        payload=encode_message(message),
+    )

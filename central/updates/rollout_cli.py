@@ -1,0 +1,135 @@
+"""``epic central rollout``: a new model for the devices, and how far it has got."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from central.config import load_config
+from central.options import ConfigOption, JsonOption
+from central.storage.database import StoreError
+from central.updates.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
+from central.updates.signing import SECRET_NAME, SigningError, read_signing_key
+from firmware_py.inference.bundle import BundleError
+from firmware_py.updates.archive import ArchiveError
+
+ERRORS: tuple[type[Exception], ...] = (ArchiveError, BundleError, RolloutError, SigningError, StoreError)
+
+
+def rollout(
+    config: ConfigOption,
+    release: Annotated[
+        Path | None, typer.Argument(help="Folder with bundle/ and decoder/, as `epic convert` writes it.")
+    ] = None,
+    canary: Annotated[
+        int, typer.Option(min=0, help="So many devices first; the rest when these deliver.")
+    ] = 1,
+    key: Annotated[
+        Path | None, typer.Option(help=f"Secret signing key; by default {SECRET_NAME} in the key folder.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Number above all before; by default the next.")
+    ] = None,
+    board: Annotated[
+        list[str] | None, typer.Option(help="Only for devices on this board; may be given again.")
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Show how far the rollouts have got.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Offer the rollout to no further device.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a model and offer it to the devices; a running centre takes it up within seconds."""
+    central = load_config(config).central
+    if sum((release is not None, status, stop)) != 1:
+        raise RolloutError("rollout: give either a model's folder, or --status, or --stop")
+    if release is None:
+        store = RolloutStore(central.data_dir)
+        try:
+            if stop:
+                _stop(store)
+            _show(store.rollouts(), as_json)
+        finally:
+            store.close()
+        return
+    if key is None and central.keys is None:
+        raise RolloutError(
+            f"{config}: central.keys: missing; make a signing key with `epic keys new --signing` and give it "
+            "with --key"
+        )
+    secret = read_signing_key(key or (central.keys or Path()) / SECRET_NAME)
+    store = RolloutStore(central.data_dir, create=True)
+    try:
+        made = store.create(release, secret, version, canary, board or ())
+    finally:
+        store.close()
+    if as_json:
+        typer.echo(json.dumps({"version": made}))
+        return
+    first = (
+        f"{canary} devices first" if canary > 1 else "one device first" if canary else "all devices at once"
+    )
+    typer.echo(f"version {made}: {first}; follow it with: epic central rollout --status --config {config}")
+
+
+def _stop(store: RolloutStore) -> None:
+    newest = store.newest()
+    if not newest or newest[1] not in (CANARY, ALL):
+        raise RolloutError("rollout: none is going on; see epic central rollout --status")
+    store.set_stage(newest[0], STOPPED, "by the operator")
+
+
+def _summary(stored: StoredRollout) -> dict[str, Any]:
+    return {
+        "version": stored.version,
+        "name": stored.name,
+        "model_hash": stored.model_hash.hex(),
+        "created": _time(stored.created_us),
+        "canaries": stored.canaries,
+        "stage": stored.stage,
+        "reason": stored.reason,
+        "devices": [
+            {
+                "survey": survey,
+                "device": device,
+                "state": state.state,
+                "reason": state.reason,
+                "bytes": state.bytes,
+                "changed": _time(state.changed_us),
+            }
+            for (survey, device), state in sorted(stored.devices.items())
+        ],
+    }
+
+
+def _time(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def _show(rollouts: list[StoredRollout], as_json: bool) -> None:
+    rows = [_summary(stored) for stored in rollouts]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    if not rows:
+        typer.echo("nothing was rolled out yet")
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    newest = rows[0]
+    typer.echo(f"version {newest['version']}, {newest['name']} {newest['model_hash']}: {newest['stage']}")
+    if newest["reason"]:
+        typer.echo(newest["reason"])
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("survey", "device", "state", "bytes", "since (UTC)", "reason"):
+        table.add_column(column)
+    for row in newest["devices"]:
+        cells = (row["survey"], row["device"], row["state"], row["bytes"], row["changed"][:19], row["reason"])
+        table.add_row(*map(str, cells))
+    Console().print(table)
+    if rows[1:]:
+        typer.echo("before: " + ", ".join(f"version {row['version']} ({row['stage']})" for row in rows[1:]))

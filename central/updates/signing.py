@@ -1,0 +1,104 @@
+"""Signing bundles for updates over the link. The secret key stays with whoever releases models."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nacl.encoding import HexEncoder
+from nacl.signing import SigningKey
+
+from firmware_py.inference.bundle import MANIFEST, load_bundle
+from firmware_py.updates.archive import (
+    KEY_BYTES,
+    LENGTH,
+    MAGIC,
+    MAX_FILES_BYTES,
+    ArchiveError,
+    File,
+    Statement,
+)
+
+SECRET_NAME = "signing.secret"
+PUBLIC_NAME = "signing.public"
+
+
+class SigningError(ValueError):
+    """A signing key that is missing, damaged, exposed, or there already."""
+
+
+def new_signing_key(folder: Path) -> tuple[Path, Path]:
+    """Make a key pair in ``folder``; returns the files (public, secret), the secret one of mode 0600.
+
+    Raises ``SigningError`` when there is one already: devices trust it, so it is never replaced.
+    """
+    secret_path, public_path = folder / SECRET_NAME, folder / PUBLIC_NAME
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = SigningKey.generate()
+    try:
+        with os.fdopen(os.open(secret_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(key.encode(HexEncoder) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise SigningError(
+            f"{secret_path}: is there already; devices trust it, so it is not replaced"
+        ) from None
+    public_path.write_bytes(key.verify_key.encode(HexEncoder) + b"\n")
+    return public_path, secret_path
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """The secret key in ``path``. Raises ``SigningError``; also when others may read it."""
+    try:
+        exposed = path.stat().st_mode & 0o077
+        key = bytes.fromhex(path.read_text().strip())
+    except OSError as error:
+        raise SigningError(
+            f"{path}: cannot be read ({error.strerror}); make a signing key with: epic keys new --signing"
+        ) from None
+    except ValueError:
+        exposed, key = 0, b""
+    if exposed:
+        raise SigningError(f"{path}: others may read it; run: chmod 600 {path}")
+    if len(key) != KEY_BYTES:
+        raise SigningError(f"{path}: expected a secret signing key of 64 hex digits; restore it")
+    return SigningKey(key)
+
+
+def sign_bundle(
+    folder: Path,
+    key: SigningKey,
+    version: int,
+    boards: Sequence[str] = (),
+    created: str | None = None,
+) -> bytes:
+    """The archive (``firmware_py.updates.archive``) of the bundle in ``folder``, for ``boards`` or, without, for any.
+
+    ``created`` (ISO 8601) is now unless given; with it the archive is the same byte for byte. Raises
+    ``BundleError`` for a bundle that is not whole, ``ArchiveError`` for one too large to send.
+    """
+    bundle = load_bundle(folder)
+    names = [MANIFEST, *sorted(bundle.manifest["files"])]
+    contents = [(folder / name).read_bytes() for name in names]
+    total = sum(map(len, contents))
+    if total > MAX_FILES_BYTES:
+        raise ArchiveError(
+            f"{folder}: {total} bytes, an update carries at most {MAX_FILES_BYTES}; leave files out of it"
+        )
+    statement = Statement(
+        bundle.name,
+        bundle.model_hash,
+        version,
+        created or datetime.now(UTC).isoformat(timespec="seconds"),
+        tuple(boards),
+        tuple(
+            File(name, len(content), hashlib.sha256(content).hexdigest())
+            for name, content in zip(names, contents, strict=True)
+        ),
+    ).encode()
+    signature = key.sign(statement).signature
+    return b"".join([MAGIC, LENGTH.pack(len(statement)), statement, signature, *contents])

@@ -1,0 +1,1 @@
+"""Check and refine stored maps by forward modelling."""

@@ -1,0 +1,147 @@
+"""Stored maps held against what came: waves through the map, encoded as devices do, beside the latents received.
+
+The first check of a map's physics costs no byte (docs/architecture.md); the second needs the recording. What comes of
+them is kept in the map's provenance under ``consistency``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.config import ModelSection
+from central.storage.journal import Journal, Journalled
+from central.storage.map_store import Store, StoredMap
+from central.verification.check_inputs import (
+    EvidenceError,
+    drawn_from,
+    latent_model,
+    model_of,
+    read_gather,
+    received_latents,
+)
+from firmware_py.inference.bundle import Bundle, BundleError
+from firmware_py.runtime.log import now_us
+from models.inversion.decoder import FAMILIARITY
+from models.inversion.latent_model import LatentModel
+from models.inversion.ood import FamiliarityError, load_familiarity
+from physics.acquisition import Acquisition
+from physics.modelling import ModellingError, model_gathers
+
+
+class UncheckableModel(EvidenceError):
+    """No map of the model can be checked."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A map and what was found: ``latents`` is the root mean square difference in standard deviations of a latent,
+    0 for a perfect match and about 1.4 for an unrelated gather; ``gather`` that of the recording, as a share of it."""
+
+    stored: StoredMap
+    latents: float
+    gather: float | None
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What is kept of it in the map's provenance."""
+        found = {"latents": round(self.latents, 4), "checked_us": now_us()}
+        return found if self.gather is None else {**found, "gather": round(self.gather, 4)}
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """A map that cannot be checked, and why."""
+
+    stored: StoredMap
+    reason: str
+
+
+def check_events(
+    data_dir: Path,
+    models: Sequence[ModelSection],
+    event: int | None = None,
+    survey: int | None = None,
+    gather: Path | None = None,
+) -> Iterator[Checked | Unchecked]:
+    """Check the newest map of ``event``, or of every event that has none yet, the last drawn first; keep each result.
+
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``. Of many maps one that cannot be checked holds up no
+    other; of a model of which none can, it is the last drawn that tells. Raises ``StoreError``, and with ``event``
+    ``EvidenceError``.
+    """
+    checker = Checker(data_dir, models)
+    with closing(Store(data_dir)) as store, closing(Journal(data_dir)) as journal:
+
+        def check(stored: StoredMap) -> Checked:
+            checked = checker.check(stored, drawn_from(stored, store, journal), gather)
+            store.amend(stored, "consistency", checked.found)
+            return checked
+
+        if event is not None:
+            yield check(store.get(event, survey))
+            return
+        through, without = store.last_id(), set[bytes]()
+        while (id := store.newest_unchecked(0, through, survey, without)) is not None:
+            through, stored = id - 1, store.by_id(id)
+            try:
+                yield check(stored)
+            except EvidenceError as error:
+                yield Unchecked(stored, str(error))
+                if isinstance(error, UncheckableModel):
+                    without.add(stored.model_hash)
+
+
+class Checker:
+    """Holds maps against what came; what it needs of a model is read and compiled once."""
+
+    def __init__(self, data_dir: Path, models: Sequence[ModelSection]) -> None:
+        """``models`` are the configuration's; those that were rolled out are found in ``data_dir``."""
+        self._data_dir = data_dir
+        self._models = models
+        self._known: dict[bytes, tuple[Bundle, LatentModel]] = {}
+
+    def check(self, stored: StoredMap, latents: dict[int, Journalled], gather: Path | None = None) -> Checked:
+        """``latents`` are those that the map was drawn from. Raises ``EvidenceError`` and ``StoreError``."""
+        if stored.model_hash not in self._known:
+            self._known[stored.model_hash] = self._load(stored)
+        bundle, model = self._known[stored.model_hash]
+        received, steps = received_latents(stored, bundle, model.acquisition, latents)
+        recorded = None if gather is None else read_gather(gather, model.acquisition)
+        if recorded is not None and not recorded.any():
+            raise EvidenceError(f"{gather}: expected a recording, got silence")
+        misfit = None
+        try:
+            off = (model.latents(stored.velocity_mps) - received) / model.spread
+            if recorded is not None:
+                modelled = model_gathers(stored.velocity_mps[None, None], model.acquisition)[0]
+                misfit = float(np.sqrt(np.square(modelled - recorded).mean() / np.square(recorded).mean()))
+        except ModellingError as error:
+            raise EvidenceError(f"event {stored.event}: {error}") from None
+        distance = float(np.sqrt(np.square(off[np.isfinite(steps)]).mean()))
+        if not np.isfinite(distance):
+            raise EvidenceError(
+                f"event {stored.event}: the waves through its map are not finite; it has velocities from "
+                f"{stored.velocity_mps.min():g} to {stored.velocity_mps.max():g} m/s"
+            )
+        return Checked(stored, distance, misfit)
+
+    def _load(self, stored: StoredMap) -> tuple[Bundle, LatentModel]:
+        try:
+            section, bundle = model_of(stored, self._models, self._data_dir)
+            path = section.decoder / FAMILIARITY
+            try:
+                spread = load_familiarity(path, bundle.output.shape[1]).spread
+            except FamiliarityError as error:
+                raise EvidenceError(
+                    f"{error}; or convert the model again: it tells how far latents spread"
+                ) from None
+            acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+            return bundle, latent_model(bundle, acquisition, spread)
+        except (EvidenceError, BundleError) as error:
+            raise UncheckableModel(str(error)) from None

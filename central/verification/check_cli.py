@@ -1,0 +1,68 @@
+"""``epic central check``: what the waves through stored maps say of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from central.config import load_config
+from central.options import ConfigOption, JsonOption, SurveyOption
+from central.verification.check_inputs import EvidenceError
+
+ERRORS: tuple[type[Exception], ...] = (EvidenceError,)
+
+
+def check(
+    config: ConfigOption,
+    event: Annotated[
+        int | None,
+        typer.Argument(min=0, max=0xFFFFFFFF, help="Its newest map; without it, all that were not checked."),
+    ] = None,
+    gather: Annotated[
+        Path | None,
+        typer.Option(help=".npy of the event's recording (sources, samples, receivers): its misfit as well."),
+    ] = None,
+    survey: SurveyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Model stored maps, encode the waves as devices would, and tell how far that is from what came.
+
+    Exit 1: some of many maps could not be checked; the others were.
+    """
+    settings = load_config(config)
+    if gather is not None and event is None:
+        raise EvidenceError("check: --gather is the recording of one event; give its number as well")
+    from central.verification.check import Unchecked, check_events
+
+    rows, failed = [], []
+    for one in check_events(settings.central.data_dir, settings.model, event, survey, gather):
+        stored = one.stored
+        row: dict[str, Any] = {"event": stored.event, "survey": stored.survey, "revision": stored.revision}
+        if isinstance(one, Unchecked):
+            failed.append(
+                f"event {stored.event}, revision {stored.revision}: cannot be checked; {one.reason}"
+            )
+            rows.append({**row, "latents": None, "gather": None, "reason": one.reason})
+            continue
+        found = None if one.gather is None else round(one.gather, 4)
+        rows.append({**row, "latents": round(one.latents, 4), "gather": found, "reason": None})
+        if not as_json:
+            misfit = "" if one.gather is None else f"; recording {one.gather:.1%} off"
+            typer.echo(
+                f"event {stored.event}, revision {stored.revision}: latents {one.latents:.2f} standard "
+                f"deviations off{misfit}"
+            )
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif not rows:
+        typer.echo("nothing to check: every newest map was checked before")
+    else:
+        if len(failed) < len(rows):
+            typer.echo("0 agrees with what came; about 1.4 is an unrelated gather's")
+        for line in failed:
+            typer.echo(line, err=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,223 @@
+"""Stored maps held against the waves while the centre works: in one process of the lowest priority, the newest first.
+
+What is read and written of the centre's file is the centre's part: a process of low priority that holds its lock would
+keep everything else waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from central.config import ModelSection
+from central.pipeline.child import live_with_parent
+from central.storage.database import StoreError
+from central.storage.journal import Journal, Journalled
+from central.storage.map_store import Store, StoredMap
+from central.verification.check_inputs import drawn_from
+from firmware_py.runtime.log import Log
+
+LOOK_S = 0.25
+# After a process that died, a full disk, or a fault.
+AGAIN_S = 10.0
+# How long the end of the centre may wait for a check that is being made.
+STOP_S = 0.2
+NICENESS = 19
+
+
+class CheckerLost(RuntimeError):
+    """The process died, or could not be started."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a map: ``found`` for its provenance, or why it cannot be checked; ``of_model``: no map of its
+    model can."""
+
+    seconds: float
+    found: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    of_model: bool = False
+
+
+class Checking:
+    """Work of one thread; ``models`` are the configuration's, ``counts`` tells maps that are checked and failed.
+
+    Each map is looked at once, and again only where its check was lost or could not be kept.
+    """
+
+    def __init__(self, data_dir: Path, models: Sequence[ModelSection], log: Log) -> None:
+        self._data_dir = data_dir
+        self._log = log
+        self._process = _Process(data_dir, models)
+        # Ids of maps, each (after, through), that were not looked at yet; the highest last.
+        self._unseen: list[tuple[int, int]] = []
+        self._last = 0
+        self._without: set[bytes] = set()
+        self._lost: int | None = None
+        self.counts: Counter[str] = Counter()
+
+    def adopt(self) -> None:
+        """A model has come to the centre: what could not be checked before is tried again, of maps that come."""
+        self._without.clear()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Check until ``stopping``; a check that is being made then is given up. No fault in it ends the centre."""
+        try:
+            while not stopping.is_set():
+                try:
+                    with closing(Store(self._data_dir)) as store, closing(Journal(self._data_dir)) as journal:
+                        while not stopping.is_set():
+                            if not self._check_next(store, journal, stopping):
+                                stopping.wait(LOOK_S)
+                except StoreError as error:
+                    self._log.write("check_not_kept", reason=str(error))
+                except Exception as error:
+                    self._log.write("check_error", reason=repr(error))
+                stopping.wait(AGAIN_S)
+        finally:
+            self._process.end()
+
+    def _check_next(self, store: Store, journal: Journal, stopping: threading.Event) -> bool:
+        """Check a map; returns whether there was one."""
+        id = self._next(store)
+        if id is None:
+            return False
+        try:
+            stored = store.by_id(id)
+            answer = self._process.ask(stored, drawn_from(stored, store, journal), stopping)
+            if answer and answer.found:
+                store.amend(stored, "consistency", answer.found)
+        except StoreError:
+            self._unseen.append((id - 1, id))
+            raise
+        except CheckerLost as error:
+            self._log.write("check_lost", survey=stored.survey, event=stored.event, reason=str(error))
+            if self._lost == id:
+                self._fail(stored, "the process that checks died over it twice")
+            else:
+                self._lost = id
+                self._unseen.append((id - 1, id))
+            stopping.wait(AGAIN_S)
+            return True
+        if answer and answer.found:
+            self.counts["checked"] += 1
+            self._say("checked", stored, latents=answer.found["latents"], seconds=round(answer.seconds, 3))
+        elif answer:
+            self._fail(stored, answer.reason)
+            if answer.of_model:
+                self._without.add(stored.model_hash)
+        return True
+
+    def _fail(self, stored: StoredMap, reason: str) -> None:
+        self.counts["failed"] += 1
+        self._say("check_failed", stored, reason=reason)
+
+    def _say(self, what: str, stored: StoredMap, **more: Any) -> None:
+        place = {"survey": stored.survey, "event": stored.event, "revision": stored.revision}
+        self._log.write(what, **place, **more)
+
+    def _next(self, store: Store) -> int | None:
+        """The last drawn map that was not looked at yet, and that needs a check."""
+        last = store.last_id()
+        if last > self._last:
+            self._unseen.append((self._last, last))
+            self._last = last
+        while self._unseen:
+            after, through = self._unseen[-1]
+            id = store.newest_unchecked(after, through, without=tuple(self._without))
+            if id is not None:
+                self._unseen[-1] = (after, id - 1)
+                return id
+            self._unseen.pop()
+        return None
+
+
+class _Process:
+    """The process that models, started when there is something to check, and again after it died."""
+
+    def __init__(self, data_dir: Path, models: Sequence[ModelSection]) -> None:
+        self._given = (data_dir, models)
+        self._child: SpawnProcess | None = None
+        self._connection: Connection | None = None
+
+    def ask(
+        self, stored: StoredMap, latents: dict[int, Journalled], stopping: threading.Event
+    ) -> Answer | None:
+        """What comes of a map; None when ``stopping`` came first. Raises ``CheckerLost``."""
+        try:
+            # What is sent is sent to one that waits for it: a large map would fill the pipe, and hold up the stop.
+            if self._connection is None and self._hear(self._start(), stopping) is None:
+                return None
+            assert self._connection
+            self._connection.send((stored, latents))
+            return self._hear(self._connection, stopping)
+        except (EOFError, OSError) as error:
+            reason = repr(error)
+            if self._child and self._child.pid:
+                self._child.join(STOP_S)
+                reason = f"the process ended with {self._child.exitcode}"
+            self.end()
+            raise CheckerLost(reason) from None
+
+    def _start(self) -> Connection:
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        with theirs:
+            self._child = context.Process(
+                target=_check_maps, args=(theirs, *self._given), name="checking", daemon=True
+            )
+            self._child.start()
+        return self._connection
+
+    @staticmethod
+    def _hear(connection: Connection, stopping: threading.Event) -> Any:
+        while not stopping.is_set():
+            if connection.poll(STOP_S):
+                return connection.recv()
+        return None
+
+    def end(self) -> None:
+        """Kill it, if it runs."""
+        if self._child and self._child.pid:
+            self._child.kill()
+            self._child.join()
+        if self._connection:
+            self._connection.close()
+        self._child = self._connection = None
+
+
+def _check_maps(connection: Connection, data_dir: Path, models: Sequence[ModelSection]) -> None:
+    """The process: says that it is ready, then answers map after map."""
+    os.nice(NICENESS)
+    live_with_parent()
+    # Threads have the priority that is set when they start, and libraries start theirs when they are loaded.
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[name] = "1"
+    from central.verification.check import Checker, UncheckableModel
+    from central.verification.check_inputs import EvidenceError
+
+    checker = Checker(data_dir, models)
+    connection.send("ready")
+    while True:
+        stored, latents = connection.recv()
+        began_s = time.monotonic()
+        found, reason, of_model = {}, "", False
+        try:
+            found = checker.check(stored, latents).found
+        except EvidenceError as error:
+            reason, of_model = str(error), isinstance(error, UncheckableModel)
+        except Exception as error:
+            # The modelling's libraries raise what they will.
+            reason = repr(error)
+        connection.send(Answer(time.monotonic() - began_s, found, reason, of_model))

@@ -1,0 +1,120 @@
+"""A stored map refined by waveform inversion, from the latents it was drawn from or from the recording itself.
+
+The refined map becomes a new revision of its event, with what was done in its provenance under ``refinement``. Its
+uncertainty is that of the map it began with: how much is known after is not computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.config import ModelSection
+from central.storage.journal import Journal, Journalled
+from central.storage.map_store import NewMap, Store, StoredMap
+from central.verification.check_inputs import (
+    EvidenceError,
+    drawn_from,
+    latent_model,
+    model_of,
+    read_gather,
+    received_latents,
+)
+from firmware_py.inference.bundle import Bundle
+from firmware_py.runtime.log import now_us
+from models.inversion.refinement import GatherMisfit, LatentMisfit, Misfit, Refined, refine
+from physics.acquisition import Acquisition
+from physics.modelling import ModellingError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it: ``revision`` of the map that was stored; None where the objective did not fall, or where the
+    start was ``overtaken``: a map of later latents was drawn meanwhile, and that one is the event's newest."""
+
+    start: StoredMap
+    refined: Refined
+    revision: int | None
+    elapsed_s: float
+    overtaken: bool = False
+
+
+def refine_event(
+    data_dir: Path,
+    models: Sequence[ModelSection],
+    event: int,
+    iterations: int,
+    survey: int | None = None,
+    gather: Path | None = None,
+    on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+) -> Outcome:
+    """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
+
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents. Raises
+    ``EvidenceError``, ``StoreError``, ``BundleError``, and ``ImportError`` without Deepwave.
+    """
+    began_s = time.monotonic()
+    store = Store(data_dir)
+    try:
+        start = next(one for one in store.revisions(event, survey) if "refinement" not in one.provenance)
+        _, bundle = model_of(start, models, data_dir)
+        acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+        misfit: Misfit
+        if gather is None:
+            with closing(Journal(data_dir)) as journal:
+                latents = drawn_from(start, store, journal)
+            misfit = _latent_misfit(start, bundle, acquisition, latents)
+        else:
+            misfit = GatherMisfit(read_gather(gather, acquisition), bundle.companding)
+        try:
+            refined = refine(
+                start.velocity_mps, start.uncertainty_mps, misfit, acquisition, iterations, on_iteration
+            )
+        except ModellingError as error:
+            raise EvidenceError(f"event {event}: {error}") from None
+        revision = None
+        if refined.gained:
+            # A check that was made of the start says nothing of this map.
+            kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
+            provenance = {**kept, "refinement": _account(start, refined, iterations, gather)}
+            maps = (refined.velocity_mps, start.uncertainty_mps)
+            key = (start.survey, start.event, start.model_hash)
+            last_record = store.drawn_through(start)
+            revision = store.put_unless_newer(NewMap(key, last_record, start.partial, *maps, provenance))
+    finally:
+        store.close()
+    overtaken = refined.gained and revision is None
+    return Outcome(start, refined, revision, time.monotonic() - began_s, overtaken)
+
+
+def _latent_misfit(
+    start: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, Journalled]
+) -> LatentMisfit:
+    try:
+        received, steps = received_latents(start, bundle, acquisition, latents)
+    except EvidenceError as error:
+        raise EvidenceError(f"{error}; refine by the recording, --gather FILE") from None
+    spread = np.full(received.shape[1], bundle.output.scale)
+    return LatentMisfit(latent_model(bundle, acquisition, spread), received, steps)
+
+
+def _account(start: StoredMap, refined: Refined, iterations: int, gather: Path | None) -> dict[str, Any]:
+    return {
+        "of_revision": start.revision,
+        "by": "latents" if gather is None else "gather",
+        "gather": None if gather is None else str(gather.resolve()),
+        "iterations": refined.iterations,
+        "iterations_asked": iterations,
+        "gathers_modelled": refined.modelled,
+        "objective": list(refined.objective),
+        "misfit": list(refined.misfit),
+        "misfit_unit": refined.unit,
+        "settings": refined.settings,
+        "refined_us": now_us(),
+    }

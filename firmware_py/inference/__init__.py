@@ -1,0 +1,1 @@
+"""The bundle, companding and the int8 encoder."""

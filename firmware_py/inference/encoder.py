@@ -1,0 +1,137 @@
+"""The int8 encoder on a TFLite runtime, LiteRT or its predecessor tflite-runtime, by the processor or an Edge TPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from firmware_py.inference.bundle import Bundle, compiled_encoder
+from firmware_py.inference.companding import GatherError, compand, quantise
+
+# What computes a compiled encoder, by its accelerator: TFLite's delegate, in a library of the system's.
+DELEGATES = {"edgetpu": "libedgetpu.so.1"}
+
+
+class EncoderError(RuntimeError):
+    """No runtime, no accelerator, or a model that is not what the bundle's manifest says."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """LiteRT notes its delegate on the error stream itself, where a device promises one line an error."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _interpreter(path: str, accelerator: str) -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
+    except ImportError:
+        try:
+            from tflite_runtime.interpreter import Interpreter, load_delegate
+        except ImportError:
+            raise EncoderError(
+                "encoder: no TFLite runtime found; pip install ai-edge-litert "
+                "(or tflite-runtime with numpy < 2 on a 32-bit board)"
+            ) from None
+    delegates = []
+    if accelerator:
+        try:
+            # By itself first: load_delegate writes a trace of its own where there is no such library.
+            ctypes.CDLL(DELEGATES[accelerator])
+            delegates.append(load_delegate(DELEGATES[accelerator]))
+        except (OSError, ValueError) as error:
+            raise EncoderError(
+                f"encoder: no {accelerator} ({' '.join(str(error).split())}); expected {DELEGATES[accelerator]} and it "
+                "plugged in, with this user in its group (plugdev or apex); or leave out [node] accelerator"
+            ) from None
+    try:
+        with _quiet():
+            interpreter = Interpreter(
+                model_path=path, num_threads=1, experimental_delegates=delegates or None
+            )
+            interpreter.allocate_tensors()
+        return interpreter
+    except (ValueError, RuntimeError) as error:
+        raise EncoderError(f"{path}: the runtime cannot load this model ({error}); convert again") from None
+
+
+class Encoder:
+    """Latents of a device's recordings, with the model and quantisation of a verified ``Bundle``.
+
+    ``accelerator`` is one of ``DELEGATES``, or empty for the processor. Raises ``EncoderError``.
+    """
+
+    def __init__(self, bundle: Bundle, accelerator: str = "") -> None:
+        self.bundle = bundle
+        path = bundle.encoder_path
+        if accelerator:
+            path = bundle.folder / compiled_encoder(accelerator)
+            if path.name not in bundle.manifest["files"]:
+                raise EncoderError(
+                    f'{bundle.folder}: expected {path.name} for [node] accelerator = "{accelerator}", got a bundle '
+                    "without; convert with --board and the board's compiler on PATH, or leave it out"
+                )
+        self._interpreter = _interpreter(str(path), accelerator)
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise EncoderError(
+                f"{path}: expected one input and one output, got {len(inputs)} and "
+                f"{len(outputs)}; convert again"
+            )
+        given, taken = inputs[0], outputs[0]
+        for name, tensor, expected in (("input", given, bundle.input), ("output", taken, bundle.output)):
+            scale, zero_point = tensor["quantization"]
+            if (
+                tensor["dtype"] != np.int8
+                or tuple(tensor["shape"]) != expected.shape
+                or not np.isclose(scale, expected.scale)
+                or zero_point != expected.zero_point
+            ):
+                raise EncoderError(
+                    f"{path}: {name} is {tensor['dtype'].__name__} {tuple(tensor['shape'])} "
+                    f"with scale {scale}, zero point {zero_point}; the manifest says int8 {expected.shape}, "
+                    f"{expected.scale}, {expected.zero_point}; convert again"
+                )
+        self._input, self._output = given["index"], taken["index"]
+        # Of the latest run, the network alone.
+        self.network_s = 0.0
+        # The first run packs the weights: no event is to wait for it.
+        self.encode(np.zeros(bundle.input.shape[1:], np.int8))
+
+    def encode(self, companded: np.ndarray) -> np.ndarray:
+        """int8 ``(T', width, S)`` -> int8 latent ``(latent,)``."""
+        self._interpreter.set_tensor(self._input, companded[None])
+        started_s = time.perf_counter()
+        self._interpreter.invoke()
+        self.network_s = time.perf_counter() - started_s
+        return self._interpreter.get_tensor(self._output)[0]
+
+    def encode_recording(self, part: np.ndarray) -> np.ndarray:
+        """A device's part of a gather, float ``(S, T, R)`` -> int8 latent: thin, compand, quantise, encode.
+
+        Raises ``GatherError`` for a part that cannot be encoded.
+        """
+        bundle = self.bundle
+        companded = compand(part, bundle.companding, bundle.width)
+        if companded.shape != bundle.input.shape[1:]:
+            raise GatherError(
+                f"gather: expected what thins to {bundle.input.shape[1:]} (time, receivers, sources), "
+                f"got {companded.shape} from {part.shape}; is this the survey the bundle was made for?"
+            )
+        return self.encode(quantise(companded, bundle.input.scale, bundle.input.zero_point))

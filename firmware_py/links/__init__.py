@@ -1,0 +1,1 @@
+"""Links to the centre and the ports they use."""

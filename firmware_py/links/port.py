@@ -1,0 +1,244 @@
+"""Byte streams that frames go over: a serial port, a TCP connection. Nothing here waits."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import termios
+import threading
+from typing import Protocol
+
+import serial
+
+from firmware_py.links.base import LinkError
+
+READ_BYTES = 4096
+# A peer that vanished without a word is noticed after this, with data on the way or without.
+TCP_SILENCE_S = 15
+# So long each address of a host's name is tried.
+ADDRESS_TIMEOUT_S = 10.0
+
+
+class PortError(OSError):
+    """The stream is gone: unplugged, reset, refused. It can be opened again."""
+
+
+class Port(Protocol):
+    """An open stream. ``read``, called when there is something to read, and ``write`` move what they can now.
+
+    Both raise ``PortError`` at the stream's end.
+    """
+
+    def fileno(self) -> int: ...
+
+    def read(self) -> bytes: ...
+
+    def write(self, data: bytes | bytearray) -> int: ...
+
+    def waiting_bytes(self) -> int:
+        """Bytes written that have not left this machine yet, as far as it can be known."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SerialPort:
+    """A serial port, 8N1, claimed for this process alone."""
+
+    def __init__(self, path: str, baud: int) -> None:
+        try:
+            self._serial = serial.Serial(path, baud, timeout=0, write_timeout=0, exclusive=True)
+        except (serial.SerialException, OSError, ValueError, termios.error) as error:
+            raise PortError(f"{path}: cannot be opened ({_reason(error)})") from None
+        self._path = path
+
+    def fileno(self) -> int:
+        return self._serial.fileno()
+
+    def read(self) -> bytes:
+        try:
+            return os.read(self.fileno(), READ_BYTES) or self._end()
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise PortError(f"{self._path}: {_reason(error)}") from None
+
+    def write(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise PortError(f"{self._path}: {_reason(error)}") from None
+
+    def waiting_bytes(self) -> int:
+        try:
+            return self._serial.out_waiting
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        # What the line would not take must not hold up the closing.
+        with contextlib.suppress(OSError, termios.error, serial.SerialException):
+            termios.tcflush(self.fileno(), termios.TCOFLUSH)
+        self._serial.close()
+
+    def _end(self) -> bytes:
+        raise PortError(f"{self._path}: hung up")
+
+
+class TcpPort:
+    """One TCP connection; ``connecting`` until the other side has answered."""
+
+    def __init__(self, connection: socket.socket, peer: str, connecting: bool = False) -> None:
+        self._socket = connection
+        self._peer = peer
+        self._connecting = connecting
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            ("TCP_KEEPIDLE", TCP_SILENCE_S // 3),
+            ("TCP_KEEPINTVL", TCP_SILENCE_S // 3),
+            ("TCP_KEEPCNT", 2),
+            ("TCP_USER_TIMEOUT", 1000 * TCP_SILENCE_S),
+        ):
+            # Linux has them all; elsewhere what is there helps.
+            if hasattr(socket, option):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+    @classmethod
+    def connect(cls, endpoint: str) -> Port:
+        """Begin to connect to host:port; a name is looked up meanwhile. Raises ``PortError``."""
+        host, port = split_endpoint(endpoint)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            return NamedPort(endpoint)
+        except UnicodeError as error:
+            raise PortError(f"{endpoint}: no name of a host ({error}); mend [link] endpoint") from None
+        family, kind, protocol, _, address = found[0]
+        connection = None
+        try:
+            connection = socket.socket(family, kind, protocol)
+            connection.setblocking(False)
+            code = connection.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+            return cls(connection, endpoint, connecting=code != 0)
+        except OSError as error:
+            if connection:
+                connection.close()
+            raise PortError(f"{endpoint}: {_reason(error)}") from None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read(self) -> bytes:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise PortError(f"{self._peer}: {_reason(error)}") from None
+        if not data:
+            raise PortError(f"{self._peer}: closed by the other side")
+        return data
+
+    def write(self, data: bytes | bytearray) -> int:
+        if self._connecting:
+            code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise PortError(f"{self._peer}: {os.strerror(code)}")
+            try:
+                self._socket.getpeername()
+            except OSError:
+                return 0
+            self._connecting = False
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise PortError(f"{self._peer}: {_reason(error)}") from None
+
+    def waiting_bytes(self) -> int:
+        return 0
+
+    def hang_up(self) -> None:
+        """End the connection under whoever is serving it, on another thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class NamedPort:
+    """A ``TcpPort`` to a host by its name. A thread looks the name up, which without a name server takes a minute, and
+    tries its addresses in turn; until then there is a pipe to poll, which becomes readable with the thread's end."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._port: TcpPort | None = None
+        self._connection: socket.socket | None = None
+        self._fault = ""
+        self._closed = False
+        self._lock = threading.Lock()
+        self._done, done = os.pipe()
+        # Of a daemon's end nobody waits either.
+        threading.Thread(target=self._connect, args=(done,), daemon=True).start()
+
+    def _connect(self, done: int) -> None:
+        try:
+            found = socket.create_connection(split_endpoint(self._endpoint), timeout=ADDRESS_TIMEOUT_S)
+            with self._lock:
+                if self._closed:
+                    found.close()
+                self._connection = found
+        except OSError as error:
+            self._fault = _reason(error)
+        finally:
+            os.close(done)
+
+    def fileno(self) -> int:
+        return self._port.fileno() if self._port else self._done
+
+    def read(self) -> bytes:
+        if self._port:
+            return self._port.read()
+        if self._connection is None:
+            raise PortError(f"{self._endpoint}: {self._fault}")
+        self._port = TcpPort(self._connection, self._endpoint)
+        return b""
+
+    def write(self, data: bytes | bytearray) -> int:
+        return self._port.write(data) if self._port else 0
+
+    def waiting_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        os.close(self._done)
+        with self._lock:
+            self._closed = True
+            if self._connection:
+                self._connection.close()
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``. Raises ``LinkError``."""
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise LinkError(f"link: expected host:port, got {endpoint!r}")
+    return host.strip("[]"), int(port)
+
+
+def _reason(error: BaseException) -> str:
+    # Of a name that is not found the number is the resolver's own.
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if isinstance(number, int) else str(error)

@@ -1,0 +1,122 @@
+"""What device and centre say to each other in UPDATE records: CBOR, ``{kind: {field: value}}``.
+
+The device asks and the centre answers, one message at a time, so that a half-duplex line carries it::
+
+    centre   offer   an update is there (also in answer to a health record)
+    device   want    so many bytes of it, from here
+    centre   chunk   those bytes      | gone   not on offer any more
+    device   report  running | failed | declined
+    centre   heard   the report has arrived
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cbor2
+
+from firmware_py.protocol.packet import PacketError
+from firmware_py.updates.archive import MAX_STATEMENT_BYTES
+
+# Within the longest record, with the rest of the message around it.
+MAX_CHUNK_BYTES = 32_768
+MAX_REASON_BYTES = 512
+RUNNING, FAILED, DECLINED = "running", "failed", "declined"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """``archive_bytes`` long and of this SHA-256, with the statement and signature that begin it."""
+
+    version: int
+    sha256: bytes
+    archive_bytes: int
+    statement: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Want:
+    """Bytes ``offset`` to ``offset + length`` of the archive of this SHA-256."""
+
+    sha256: bytes
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    sha256: bytes
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The archive is not on offer to this device any more."""
+
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """``state`` running (``version`` is in use), failed or declined (it came to nothing, for ``reason``)."""
+
+    state: str
+    version: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A report on ``version`` has arrived, of a model that the centre has the decoder for."""
+
+    version: int
+
+
+Message = Offer | Want | Chunk | Gone | Report | Heard
+_KINDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Offer, Want, Chunk, Gone, Report, Heard)}
+_MAX_BYTES = {"sha256": 32, "signature": 64, "statement": MAX_STATEMENT_BYTES, "data": MAX_CHUNK_BYTES}
+_TYPES = {"int": int, "str": str, "bytes": bytes}
+
+
+def encode_message(message: Message) -> bytes:
+    """The payload of an UPDATE record."""
+    values = dict(vars(message))
+    if isinstance(message, Report):
+        values["reason"] = message.reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+    return cbor2.dumps({type(message).__name__.lower(): values})
+
+
+def decode_message(payload: bytes) -> Message:
+    """The message in ``payload``, each field of its type and within bounds. Raises ``PacketError``."""
+    try:
+        content = cbor2.loads(payload)
+    except (cbor2.CBORDecodeError, RecursionError) as error:
+        raise PacketError(f"update: not CBOR ({error})") from None
+    if type(content) is not dict or len(content) != 1:
+        raise PacketError("update: expected one message")
+    kind, values = next(iter(content.items()))
+    if type(kind) is not str or kind not in _KINDS or type(values) is not dict:
+        raise PacketError("update: no message that is known here; update the older side")
+    message = _KINDS[kind]
+    # Fields that a newer side has added are left out.
+    known = {field.name: values.get(field.name) for field in fields(message)}
+    for field in fields(message):
+        value = known[field.name]
+        if type(value) is not _TYPES[str(field.type)] or not _is_within_bounds(field.name, value):
+            raise PacketError(f"update: {kind}: {field.name} is missing or out of bounds")
+    return message(**known)
+
+
+def _is_within_bounds(name: str, value: Any) -> bool:
+    if name in ("sha256", "signature"):
+        return len(value) == _MAX_BYTES[name]
+    if name == "length":
+        return 1 <= value <= MAX_CHUNK_BYTES
+    if isinstance(value, int):
+        return 0 <= value < 1 << 32
+    if name == "state":
+        return value in (RUNNING, FAILED, DECLINED)
+    return len(value) <= _MAX_BYTES.get(name, MAX_REASON_BYTES)

@@ -1,0 +1,1 @@
+"""Configuration, start-up and main loop of a device."""

@@ -1,0 +1,79 @@
+"""What ``node.toml`` names, opened: the device's receivers, its source and its link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from firmware_py.inference.bundle import Bundle, BundleError
+from firmware_py.links.base import Link
+from firmware_py.links.keys import read_curve_keys, read_secret
+from firmware_py.links.port import SerialPort, TcpPort, split_endpoint
+from firmware_py.links.stream import Seal, StreamLink
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
+from firmware_py.runtime.config import NodeConfig
+from firmware_py.sources.recordings import FileSource, FolderSource, Selection, say_nothing
+
+
+def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
+    """Which receivers of the bundle's survey this device records. Raises ``BundleError``."""
+    try:
+        survey = bundle.manifest["acquisition"]
+        n_receivers = len(survey["receiver_cells"])
+        shape = (len(survey["source_cells"]), int(survey["n_time"]), n_receivers)
+        groups = [tuple(int(r) for r in group) for group in survey["device_receivers"]]
+        if not all(groups):
+            raise ValueError("a device without receivers")
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.folder}: the manifest's acquisition is not whole ({error!r}); convert again"
+        ) from None
+    chosen = config.node.receivers
+    if not chosen:
+        if config.node.device >= len(groups):
+            raise BundleError(
+                f"{bundle.folder}: made for devices 0 to {len(groups) - 1}, this is device "
+                f"{config.node.device}; give [node] receivers, or mend [node] device"
+            )
+        chosen = groups[config.node.device]
+    elif len(chosen) == 2:
+        if chosen[0] > chosen[1]:
+            raise BundleError(f"[node] receivers: expected [first, last], got {list(chosen)}; swap them")
+        chosen = tuple(range(chosen[0], chosen[1] + 1))
+    outside = min(chosen) < 0 or max(chosen) >= n_receivers
+    if outside or len(set(chosen)) < len(chosen) or len(chosen) > bundle.width:
+        raise BundleError(
+            f"[node] receivers: expected at most {bundle.width} of 0 to {n_receivers - 1}, each once, "
+            f"got {len(chosen)} from {min(chosen)} to {max(chosen)}"
+        )
+    return Selection(shape, chosen)
+
+
+def open_source(
+    config: NodeConfig, selection: Selection, log: Callable[..., None] = say_nothing
+) -> FileSource | FolderSource:
+    """The configured source; a replay stands at its first event. Raises ``GatherError``."""
+    source = config.source
+    if source.kind == "files":
+        return FileSource(list(source.paths), selection, source.interval_s, source.limit)
+    return FolderSource(source.path, selection, source.poll_s, source.keep_free_mib, log)
+
+
+def open_link(config: NodeConfig) -> Link:
+    """The configured link, with keys unless configured without. Raises ``LinkError``."""
+    link = config.link
+    if link.kind == "zmq":
+        curve = None
+        if link.server_key and link.public_key and link.secret_key:
+            curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
+        return ZmqLink(link.endpoint, curve)
+    seals: tuple[Seal, Seal] = (Crc(), Crc())
+    if link.secret:
+        secret = read_secret(link.secret)
+        seals = (Mac(secret, UPLINK), Mac(secret, DOWNLINK))
+    if link.kind == "tcp":
+        split_endpoint(link.endpoint)
+        return StreamLink(partial(TcpPort.connect, link.endpoint), *seals)
+    # 8N1: ten bits a byte.
+    return StreamLink(partial(SerialPort, link.endpoint, link.baud), *seals, bytes_per_s=link.baud / 10)

@@ -1,0 +1,192 @@
+"""What a device tells the centre of itself: HELLO until it is answered, HEALTH now and then, and what its clock is.
+
+What the centre has set, the rate of latents, comes with the answers.
+
+Each answer carries the centre's clock; a device without one set sees by how much it is wrong. It sets nothing:
+that is the operating system's (NTP, GNSS), and sample times must not jump while it records.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firmware_py import __version__
+from firmware_py.links.base import LinkStatistics
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health, Hello, decode_setting, encode_health
+from firmware_py.runtime.log import now_us
+
+RETRY_MIN_S = 2.0
+THERMAL = Path("/sys/class/thermal")
+MEMORY = Path("/proc/meminfo")
+BOARD = Path("/proc/device-tree/model")
+# What a sensor says outside is a sensor that is not there.
+TEMPERATURES_MC = range(-60_000, 200_000)
+# A clock beyond (the year 2255) is none, and the difference to it would not fit a record.
+LAST_CLOCK_US = (1 << 53) - 1
+
+
+def board_name() -> str:
+    """What the firmware of a single-board computer calls it; else the processor's architecture."""
+    try:
+        return BOARD.read_text("utf-8", "replace").strip("\0\n ") or platform.machine()
+    except OSError:
+        return platform.machine()
+
+
+def temperature_mc() -> int | None:
+    """Thousandths of a degree Celsius of the hottest zone; None where the kernel knows none."""
+    found = []
+    for path in THERMAL.glob("thermal_zone*/temp"):
+        try:
+            value = int(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if value in TEMPERATURES_MC:
+            found.append(value)
+    return max(found, default=None)
+
+
+def memory_free_mib() -> int | None:
+    """Memory that programs could still have."""
+    try:
+        for line in MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) >> 10
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def disk_free_mib(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free >> 20
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A record that is to be answered: its number, this device's clock, and ``time.monotonic()``."""
+
+    sequence: int
+    clock_us: int
+    said_s: float
+
+
+class HealthTalker:
+    """A ``Talker``. ``header`` is a record with this device's device, survey, boot and model hash.
+
+    ``status`` gives the fields of ``Health`` that are the node's and the updater's, ``link`` what tells of a new
+    connection; free room is that of ``folder``. ``set_rate`` is told the bytes a latent that the centre has set.
+    """
+
+    def __init__(
+        self,
+        header: packet.Record,
+        interval_s: int,
+        board: str,
+        spool_records: int,
+        folder: Path,
+        link: LinkStatistics,
+        status: Callable[[], dict[str, Any]],
+        set_rate: Callable[[int], None],
+    ) -> None:
+        self._header = header
+        self._interval_s = interval_s
+        self._board = board
+        self._spool_records = spool_records
+        self._folder = folder
+        self._link = link
+        self._status = status
+        self._set_rate = set_rate
+        self._started_s = time.monotonic()
+        self._connections = link.connections
+        self._known = False
+        self._due_s = float("-inf")
+        self._wait_s = RETRY_MIN_S
+        self._sequence = 0
+        self._question: Question | None = None
+        self._clock_offset_us: int | None = None
+        self._round_trip_us: int | None = None
+
+    def say(self, now_s: float) -> packet.Record | None:
+        """HELLO again and again until it is answered, then HEALTH at its interval."""
+        if self._link.connections != self._connections:
+            self._connections = self._link.connections
+            self._known = False
+            self._due_s = float("-inf")
+            self._wait_s = RETRY_MIN_S
+        if now_s < self._due_s:
+            return None
+        self._sequence += 1
+        self._question = Question(self._sequence, now_us(), time.monotonic())
+        if self._known:
+            self._due_s = now_s + self._interval_s
+            return self._record(packet.HEALTH, self._question, self._health())
+        self._due_s = now_s + min(self._wait_s, self._interval_s)
+        self._wait_s *= 2
+        return self._record(packet.HELLO, self._question, self._hello())
+
+    def hear(self, record: packet.Record, now_s: float) -> None:
+        """Take in the centre's clock and the rate it has set. Raises ``PacketError`` for what cannot be."""
+        question = self._question
+        if record.type not in (packet.HELLO, packet.HEALTH) or question is None:
+            return
+        if (record.boot, record.sequence) != (self._header.boot, question.sequence):
+            return
+        if not 0 < record.sample_time_us <= LAST_CLOCK_US:
+            raise packet.PacketError(f"the centre's clock says {record.sample_time_us} us; set it")
+        latent_bytes = decode_setting(record.payload)
+        self._question = None
+        self._round_trip_us = int((time.monotonic() - question.said_s) * 1e6)
+        # From when the question was put on: the clock may have been set since.
+        self._clock_offset_us = record.sample_time_us - (question.clock_us + self._round_trip_us // 2)
+        if record.type == packet.HELLO:
+            self._known = True
+            self._wait_s = RETRY_MIN_S
+            self._due_s = now_s
+        if latent_bytes is not None:
+            self._set_rate(latent_bytes)
+
+    def _hello(self) -> Hello:
+        status = self._status()
+        return Hello(
+            __version__,
+            self._board,
+            self._interval_s,
+            self._spool_records,
+            status["waiting"],
+            status.get("update_version"),
+        )
+
+    def _health(self) -> Health:
+        return Health(
+            interval_s=self._interval_s,
+            uptime_s=int(time.monotonic() - self._started_s),
+            temperature_mc=temperature_mc(),
+            disk_free_mib=disk_free_mib(self._folder),
+            memory_free_mib=memory_free_mib(),
+            clock_offset_us=self._clock_offset_us,
+            round_trip_us=self._round_trip_us,
+            **self._status(),
+        )
+
+    def _record(self, kind: int, question: Question, message: Hello | Health) -> packet.Record:
+        header = self._header
+        return packet.Record(
+            kind,
+            header.device,
+            header.survey,
+            header.boot,
+            question.sequence,
+            sample_time_us=question.clock_us,
+            model_hash=header.model_hash,
+            payload=encode_health(message),
+        )

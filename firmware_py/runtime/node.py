@@ -1,0 +1,267 @@
+"""The device's loop: record, encode, spool, send, and send again until the centre has it.
+
+A record is on the disk before it goes out and stays there until it is acknowledged, so neither a power
+cut nor a dead link loses it. One thread: encoding takes about a millisecond.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.companding import GatherError
+from firmware_py.inference.encoder import Encoder
+from firmware_py.protocol import packet
+from firmware_py.protocol.rate import Rate, RateError, pack
+from firmware_py.runtime.config import NodeConfig
+from firmware_py.runtime.control_handler import Talker
+from firmware_py.runtime.factory import open_link, open_source, select_receivers
+from firmware_py.runtime.log import Log, now_us
+from firmware_py.runtime.sd_notify import Supervisor
+from firmware_py.sources.recordings import FileSource, Recording
+from firmware_py.storage.spool import Spool
+from firmware_py.storage.window import Window
+
+IDLE_S = 0.05
+# In the spool: the bytes a latent that the centre has set, 0 for none.
+SET_BYTES = "latent_bytes"
+# Which files the replay is of that ``position`` is in.
+REPLAYED = "replayed"
+
+
+class Node:
+    """One device. ``run`` returns when stopped, or when drained if configured so."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.bundle = load_bundle(config.node.bundle)
+        self.encoder = Encoder(self.bundle, config.node.accelerator)
+        selection = select_receivers(config, self.bundle)
+        self.log = Log(config.run.log)
+        self.source = open_source(config, selection, self.log.write)
+        # Before the spool, which needs room as well.
+        self.source.make_room()
+        # A state folder that was lost must not start again at boot 1: the centre would take new records
+        # for those it has, and acknowledge them unread. The clock is past every boot counted up before.
+        self.spool = Spool(
+            config.node.state_dir / "spool.sqlite",
+            config.node.spool_records,
+            first_boot=int(time.time()),
+            device=config.node.device,
+            survey=config.node.survey,
+        )
+        if self.spool.damaged:
+            self.log.write("spool_damaged", reason=self.spool.damaged)
+        if isinstance(self.source, FileSource):
+            self._go_on(self.source)
+        self.link = open_link(config)
+        self.talkers: list[Talker] = []
+        self.stopping = False
+        self.refused = 0
+        self.refusal = ""
+        self._fault = ""
+        self._recorded = 0
+        self._acknowledged = 0
+        # (boot, sequence); before the first, of no boot.
+        self._newest_acknowledged = (0, 0)
+        self._encode_s: float | None = None
+        self.rate = Rate(self.bundle.coding.latent, config.node.bits)
+        self.window = Window(self.spool, config.link.window, config.link.resend_s)
+
+    def stop(self, *_: object) -> None:
+        """Ask ``run`` to end after its current step (a signal handler)."""
+        self.stopping = True
+
+    def run(self) -> dict[str, Any]:
+        """Record and send until stopped or drained; returns the statistics that also end the log.
+
+        Raises ``GatherError`` for a replayed file that cannot be encoded, ``SpoolError`` when records cannot
+        be kept. ``refused`` counts what the centre refused, ``refusal`` is its last reason.
+        """
+        self.log.write(
+            "started",
+            device=self.config.node.device,
+            boot=self.spool.boot,
+            model_hash=self.bundle.model_hash.hex(),
+            waiting=len(self.spool),
+            position=self.source.position,
+        )
+        self._choose_rate()
+        supervisor = Supervisor()
+        try:
+            while not self.stopping:
+                supervisor.alive(time.monotonic())
+                recording = self.source.poll() if self._has_room() else None
+                if recording is not None:
+                    self._record(recording)
+                self._send_waiting()
+                self._talk()
+                self._listen(0.0 if recording is not None else IDLE_S)
+                self._report_fault()
+                if self.config.run.exit_when_drained and self.source.exhausted and not len(self.spool):
+                    break
+        finally:
+            statistics = self._close()
+        return statistics
+
+    def set_rate(self, latent_bytes: int) -> None:
+        """Send latents of so many bytes from the next recording on, as the centre asks, also after a restart; 0
+        goes back to the configuration's rate. What this model cannot is logged, and changes nothing.
+
+        Raises ``SpoolError``.
+        """
+        if latent_bytes != self.spool.counter(SET_BYTES):
+            self.spool.keep(SET_BYTES, latent_bytes)
+            self._choose_rate()
+
+    def _choose_rate(self) -> None:
+        coding = self.bundle.coding
+        self.rate = Rate(coding.latent, self.config.node.bits)
+        if latent_bytes := self.spool.counter(SET_BYTES):
+            try:
+                self.rate = coding.rate(latent_bytes)
+            except RateError as error:
+                # Kept all the same: an update may bring a model that can.
+                self.log.write("rate_refused", model=self.bundle.name, reason=f"set by the centre: {error}")
+        self.log.write(
+            "rate", values=self.rate.values, bits=self.rate.bits, latent_bytes=self.rate.payload_bytes
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What a health record says of this node: fields of ``health_messages.Health``."""
+        next_sequence = self._recorded + 1
+        oldest = self.spool.waiting(1)
+        boot, sequence = self._newest_acknowledged
+        return {
+            "waiting": len(self.spool),
+            "dropped": self.spool.counter("dropped"),
+            "refused": self.refused,
+            "next_sequence": next_sequence,
+            "acknowledged_boot": boot or None,
+            "acknowledged_sequence": sequence or None,
+            "first_boot": oldest[0].boot if oldest else self.spool.boot,
+            "first_sequence": oldest[0].sequence if oldest else next_sequence,
+            "encode_us": None if self._encode_s is None else int(self._encode_s * 1e6),
+            "latent_bytes": self.rate.payload_bytes,
+        }
+
+    def _go_on(self, replay: FileSource) -> None:
+        """Where these files were left off; a replay of others begins with its first event."""
+        if self.spool.counter(REPLAYED) != replay.files:
+            self.spool.keep("position", 0)
+            self.spool.keep(REPLAYED, replay.files)
+        replay.position = self.spool.counter("position")
+
+    def _has_room(self) -> bool:
+        """A replay waits for room in the spool, as it can; a field recording drops the oldest record."""
+        return not isinstance(self.source, FileSource) or len(self.spool) < self.config.node.spool_records
+
+    def _record(self, recording: Recording) -> None:
+        started = time.perf_counter()
+        recorded_us = now_us()
+        try:
+            latent = self.encoder.encode_recording(recording.part)
+        except GatherError as error:
+            self.source.reject(recording, str(error))
+            return
+        encode_s = self._encode_s = time.perf_counter() - started
+        sequence = self.spool.next_sequence()
+        record = packet.Record(
+            packet.LATENT,
+            self.config.node.device,
+            self.config.node.survey,
+            self.spool.boot,
+            sequence,
+            recording.event,
+            recording.sample_time_us,
+            self.bundle.model_hash,
+            pack(latent, self.rate),
+        )
+        replayed = isinstance(self.source, FileSource)
+        self.spool.append(sequence, packet.encode_record(record), advance=1 if replayed else 0)
+        self.window.recorded(sequence)
+        self.source.done(recording)
+        self._recorded += 1
+        self.log.write(
+            "recorded",
+            event=recording.event,
+            sequence=sequence,
+            recorded_us=recorded_us,
+            encode_s=round(encode_s, 6),
+            network_s=round(self.encoder.network_s, 6),
+        )
+
+    def _send_waiting(self) -> None:
+        """Send what is new within the window, and what has waited too long for its acknowledgement."""
+        for spooled in self.window.due():
+            # Before it goes: the centre may have it before the log has.
+            sent_us = now_us()
+            if not self.link.send(spooled.data):
+                return
+            again = self.window.sent(spooled)
+            self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again, sent_us=sent_us)
+
+    def _report_fault(self) -> None:
+        """Once an outage, with its first reason; the tries that follow may fail for others in turn."""
+        fault = self.link.statistics.fault
+        if fault and not self._fault:
+            self.log.write("link_down", reason=fault)
+        self._fault = fault
+
+    def _talk(self) -> None:
+        for talker in self.talkers:
+            record = talker.say(time.monotonic())
+            # What cannot go now is not kept: the talker says it again, or something newer.
+            if record is not None and self.link.send(packet.encode_record(record)):
+                self.log.write("said", type=record.type, bytes=len(record.payload))
+
+    def _listen(self, timeout_s: float) -> None:
+        """Take in what the centre says; waits only for the first of it."""
+        while (data := self.link.receive(timeout_s)) is not None:
+            timeout_s = 0.0
+            try:
+                record = packet.decode_record(data)
+                if record.device != self.config.node.device:
+                    raise packet.PacketError(f"answer for device {record.device}")
+                if record.type == packet.ACK:
+                    self._forget(record.boot, packet.acknowledged_sequences(record))
+                elif record.type == packet.REFUSAL:
+                    self._refused(record)
+                else:
+                    for talker in self.talkers:
+                        talker.hear(record, time.monotonic())
+            except packet.PacketError as error:
+                self.log.write("ignored", reason=str(error))
+
+    def _forget(self, boot: int, sequences: tuple[int, ...]) -> None:
+        for sequence in self.spool.acknowledge(boot, sequences):
+            self._acknowledged += 1
+            self._newest_acknowledged = max(self._newest_acknowledged, (boot, sequence))
+            self.window.answered(boot, sequence)
+            self.log.write("acknowledged", boot=boot, sequence=sequence)
+
+    def _refused(self, record: packet.Record) -> None:
+        reason = bytes(record.payload).decode("utf-8", "replace")
+        self.window.answered(record.boot, record.sequence)
+        if self.spool.set_aside(record.boot, record.sequence, reason):
+            self.refused += 1
+            self.refusal = reason
+            self.log.write("refused", boot=record.boot, sequence=record.sequence, reason=reason)
+
+    def _close(self) -> dict[str, Any]:
+        self.link.close()
+        statistics = {
+            "device": self.config.node.device,
+            "boot": self.spool.boot,
+            "recorded": self._recorded,
+            "acknowledged": self._acknowledged,
+            "refused": self.refused,
+            "waiting": len(self.spool),
+            "dropped": self.spool.counter("dropped"),
+            **vars(self.link.statistics),
+        }
+        self.log.write("statistics", **statistics)
+        self.spool.close()
+        self.log.close()
+        return statistics

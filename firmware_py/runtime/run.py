@@ -1,0 +1,100 @@
+"""A device from start to end, over every bundle that an update brings it: the loop around ``Node``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from firmware_py.inference.bundle import Bundle, BundleError
+from firmware_py.inference.encoder import EncoderError
+from firmware_py.inference.self_test import self_test
+from firmware_py.protocol import packet
+from firmware_py.runtime.config import NodeConfig
+from firmware_py.runtime.factory import select_receivers
+from firmware_py.runtime.health import HealthTalker, board_name
+from firmware_py.runtime.node import Node
+from firmware_py.updates.archive import read_verify_key
+from firmware_py.updates.slots import Slots
+from firmware_py.updates.updater import Terms, Updater
+
+# A serial line is shared with the records: a question and its answer are about 0.1 s at 115200 baud.
+SERIAL_CHUNK_BYTES = 1024
+CHUNK_BYTES = 4096
+
+
+def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[Node, dict[str, Any]]:
+    """Run until stopped or drained; returns the last ``Node`` and its statistics.
+
+    ``on_start`` is called with each node before it runs: one after each update and each roll-back. Raises the
+    errors of ``Node``, ``ArchiveError`` for a signing key that is none, ``SlotsError``.
+    """
+    if config.update is None:
+        node = Node(config)
+        node.talkers.append(_health(config, node, node.status))
+        on_start(node)
+        return node, node.run()
+    key = read_verify_key(config.update.key)
+    chunk_bytes = SERIAL_CHUNK_BYTES if config.link.kind == "serial" else CHUNK_BYTES
+    terms = Terms(key, config.update.board, chunk_bytes, config.update.trial_s)
+    slots = Slots(config.node.state_dir / "slots", config.node.bundle)
+    try:
+        while True:
+            node, updater = _start(config, slots, terms)
+            on_start(node)
+            statistics = node.run()
+            if not updater.restarting:
+                return node, statistics
+    finally:
+        slots.close()
+
+
+def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Updater]:
+    """A node on the bundle in use; one on trial that cannot even start is gone back from."""
+    while True:
+        folder = slots.start()
+        try:
+            node = Node(replace(config, node=replace(config.node, bundle=folder)))
+            break
+        except (BundleError, EncoderError) as error:
+            if not slots.on_trial:
+                raise
+            slots.roll_back(str(error))
+
+    def test(bundle: Bundle) -> None:
+        select_receivers(config, bundle)
+        self_test(bundle, config.node.accelerator)
+
+    updater = Updater(slots, terms, _header(config, node), test, node.stop, node.log.write)
+
+    def status() -> dict[str, Any]:
+        update = updater.status()
+        return {**node.status(), "update_version": update["version"], "update_state": update["state"]}
+
+    node.talkers += [updater, _health(config, node, status)]
+    return node, updater
+
+
+def _header(config: NodeConfig, node: Node) -> packet.Record:
+    """What the control records of ``node`` have in common."""
+    return packet.Record(
+        packet.UPDATE,
+        config.node.device,
+        config.node.survey,
+        node.spool.boot,
+        sequence=0,
+        model_hash=node.bundle.model_hash,
+    )
+
+
+def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthTalker:
+    return HealthTalker(
+        _header(config, node),
+        config.health.interval_s,
+        (config.update and config.update.board) or board_name(),
+        config.node.spool_records,
+        config.node.state_dir,
+        node.link.statistics,
+        status,
+        node.set_rate,
+    )

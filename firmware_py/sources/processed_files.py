@@ -1,0 +1,102 @@
+"""Where the recordings of a watched folder go when they are done with: ``sent/`` and ``rejected/`` in it."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import shutil
+import stat
+from collections import deque
+from pathlib import Path
+
+from firmware_py.inference.companding import GatherError
+
+SENT, REJECTED = "sent", "rejected"
+# So many of the oldest are looked up at once, so that a full sent/ is not gone through for each recording.
+LOOKED_UP = 256
+
+
+class Aside:
+    """The two folders in ``folder``, made if they are not there.
+
+    Raises ``GatherError`` unless a file can be made in ``folder`` and moved to either: a device that records what
+    it cannot move away records it again at each start.
+    """
+
+    def __init__(self, folder: Path, keep_free_mib: int = 0) -> None:
+        self._folder = folder
+        self._keep_free_bytes = keep_free_mib << 20
+        self._oldest: deque[Path] = deque()
+        try:
+            if not folder.is_dir():
+                raise GatherError(f"{folder}: no such folder; create it, or mend [source] path")
+            for name in (SENT, REJECTED):
+                self._try_to_move(name)
+        except OSError as error:
+            raise GatherError(
+                f"{folder}: recordings cannot be moved to its {SENT}/ and {REJECTED}/ ({error.strerror}); make all "
+                "three writable for this device's user, on one file system"
+            ) from None
+
+    def _try_to_move(self, name: str) -> None:
+        folder = self._folder / name
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            # Whoever tries, as root by `check`, say: it is the device's user who is to move there.
+            whose = self._folder.stat()
+            with contextlib.suppress(PermissionError):
+                os.chown(folder, whose.st_uid, whose.st_gid)
+                folder.chmod(stat.S_IMODE(whose.st_mode))
+        # Hidden names are no recordings; another process may try at the same time.
+        here = self._folder / f".epic-{os.getpid()}"
+        there = folder / here.name
+        try:
+            here.touch()
+            here.rename(there)
+            there.unlink()
+        finally:
+            with contextlib.suppress(OSError):
+                here.unlink(missing_ok=True)
+
+    def move(self, path: Path, to: str) -> Path | None:
+        """Where ``path`` is now, in ``to``; None if somebody has taken it away before. Raises ``OSError``.
+
+        An earlier recording of that name stays, for a recorder may count anew: this one becomes NAME.2.npy.
+        """
+        folder = self._folder / to
+        folder.mkdir(exist_ok=True)
+        place, number = folder / path.name, 1
+        while os.path.lexists(place):
+            number += 1
+            place = folder / f"{path.stem}.{number}{path.suffix}"
+        try:
+            path.rename(place)
+        except FileNotFoundError:
+            return None
+        return place
+
+    def make_room(self) -> int:
+        """Remove the oldest recordings of ``sent/`` as far as the disk has less free than is to be kept; how many."""
+        removed = 0
+        with contextlib.suppress(OSError):
+            # By their sizes: a file system that counts what was removed as free only later would lose all of them.
+            missing_bytes = self._keep_free_bytes - shutil.disk_usage(self._folder).free
+            while missing_bytes > 0 and (path := self._next_oldest()):
+                with contextlib.suppress(FileNotFoundError):
+                    size = path.stat().st_size
+                    path.unlink()
+                    missing_bytes -= size
+                    removed += 1
+        return removed
+
+    def _next_oldest(self) -> Path | None:
+        if not self._oldest:
+            with os.scandir(self._folder / SENT) as entries:
+                times = (
+                    (entry.stat(follow_symlinks=False).st_mtime_ns, entry.path)
+                    for entry in entries
+                    if entry.name.endswith(".npy") and entry.is_file(follow_symlinks=False)
+                )
+                self._oldest.extend(Path(path) for _, path in heapq.nsmallest(LOOKED_UP, times))
+        return self._oldest.popleft() if self._oldest else None

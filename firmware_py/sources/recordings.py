@@ -1,0 +1,250 @@
+"""Where a device's recordings come from: OpenFWI files that are replayed, or a folder that is watched."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from firmware_py.inference.companding import GatherError
+from firmware_py.sources.processed_files import REJECTED, SENT, Aside
+
+
+def say_nothing(what: str, **values: object) -> None:
+    """A log that is not kept."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One event as this device saw it: ``part (S, T, R)`` float."""
+
+    event: int
+    sample_time_us: int
+    part: np.ndarray
+    path: Path
+
+
+def open_gathers(path: Path) -> np.ndarray:
+    """Gathers of a .npy file, memory-mapped ``(n, S, T, R)``. Raises ``GatherError``."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise GatherError(f"{path}: not found; expected a .npy file of gathers") from None
+    except Exception as error:
+        # A damaged header makes numpy's reader fail as its parser, tokenizer or memory map happens to.
+        raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
+    if not isinstance(array, np.ndarray):
+        raise GatherError(f"{path}: expected a .npy file of gathers, got an archive; save one array a file")
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.dtype.kind != "f":
+        raise GatherError(
+            f"{path}: expected floating gathers (n, sources, samples, receivers), "
+            f"got {array.dtype} {array.shape}"
+        )
+    return array
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of a gather is this device's: ``receivers`` of ``shape (S, T, R)`` of the whole survey."""
+
+    shape: tuple[int, int, int]
+    receivers: tuple[int, ...]
+
+    def of(self, gather: np.ndarray, path: Path) -> np.ndarray:
+        """This device's ``(S, T, len(receivers))`` from a whole gather, or from its own part alone."""
+        own = (*self.shape[:2], len(self.receivers))
+        if gather.shape == self.shape:
+            return np.asarray(gather[:, :, list(self.receivers)])
+        if gather.shape == own:
+            return np.asarray(gather)
+        raise GatherError(
+            f"{path}: expected a gather {self.shape} or this device's part {own}, got {gather.shape}"
+        )
+
+
+class FileSource:
+    """Replays gather files in order; the k-th gather over all files is event k (from 1).
+
+    ``position`` is how many are replayed already, of the files that the number ``files`` tells from any others.
+    """
+
+    def __init__(
+        self, paths: list[Path], selection: Selection, interval_s: float, limit: int, position: int = 0
+    ) -> None:
+        self._files = [(path, open_gathers(path)) for path in paths]
+        self._selection = selection
+        self._interval_s = interval_s
+        total = sum(len(gathers) for _, gathers in self._files)
+        self._last = min(total, limit) if limit else total
+        self.position = position
+        names = b"\0".join(os.fsencode(path) for path in paths)
+        # A number that the spool can keep.
+        self.files = int.from_bytes(hashlib.sha256(names).digest()[:7])
+        self._due = 0.0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.position >= self._last
+
+    def poll(self) -> Recording | None:
+        """The next recording when it is due. Raises ``GatherError`` for one of another shape."""
+        if self.exhausted or time.monotonic() < self._due:
+            return None
+        self._due = time.monotonic() + self._interval_s
+        index = self.position
+        self.position += 1
+        path, gather = self._gather(index)
+        return Recording(self.position, time.time_ns() // 1000, self._selection.of(gather, path), path)
+
+    def _gather(self, index: int) -> tuple[Path, np.ndarray]:
+        """The ``index``-th gather over all files, and its file."""
+        for path, gathers in self._files:
+            if index < len(gathers):
+                return path, gathers[index]
+            index -= len(gathers)
+        raise IndexError(index)
+
+    def done(self, recording: Recording) -> None:
+        """The recording is in the spool."""
+
+    def reject(self, recording: Recording, reason: str) -> None:
+        """A replayed file that cannot be encoded is the caller's mistake."""
+        raise GatherError(f"{recording.path}: event {recording.event}: {reason}")
+
+    def make_room(self) -> None:
+        """What is replayed is not this device's to remove."""
+
+
+def _event(path: Path) -> int:
+    """The last number in a file's name; -1 without one."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else -1
+
+
+class FolderSource:
+    """Watches a folder: ``NAME<number>.npy`` is the gather of event <number>.
+
+    A file counts once its size and time of change are the same at two polls: a program that may pause while
+    it writes gives a hidden name (``.NAME``) and renames. It moves to ``sent/`` when its record is in the
+    spool, to ``rejected/`` (with a ``.txt`` that says why) when it cannot be encoded: one bad file does not
+    stop a device in the field. Nor does one that cannot be moved: that is logged, and the file left alone until
+    the next start. A power cut between spool and ``sent/`` records the event twice; the centre then takes the
+    later one. While the disk has less than ``keep_free_mib`` free, the oldest of ``sent/`` are removed.
+    """
+
+    exhausted = False
+    # A folder has none to go on at.
+    position = 0
+
+    def __init__(
+        self,
+        folder: Path,
+        selection: Selection,
+        poll_s: float,
+        keep_free_mib: int = 0,
+        log: Callable[..., None] = say_nothing,
+    ) -> None:
+        self._aside = Aside(folder, keep_free_mib)
+        self._folder = folder
+        self._selection = selection
+        self._poll_s = poll_s
+        self._log = log
+        self._due = 0.0
+        self._seen: dict[Path, tuple[int, int]] = {}
+        # Handed out, and not moved by ``done`` or ``reject``, yet or at all.
+        self._taken: set[Path] = set()
+        self._ready: Iterator[Path] = iter(())
+
+    def poll(self) -> Recording | None:
+        """The next whole file, oldest number first, or None."""
+        path = next(self._ready, None)
+        if path is None:
+            if time.monotonic() < self._due:
+                return None
+            self._due = time.monotonic() + self._poll_s
+            self._ready = iter(self._settled())
+            path = next(self._ready, None)
+        if path is None:
+            return None
+        try:
+            # A clock before 1970 is none, which a record says with 0.
+            sample_time_us = max(path.stat().st_mtime_ns // 1000, 0)
+        except FileNotFoundError:
+            return None
+        self._taken.add(path)
+        event = _event(path)
+        recording = Recording(event, sample_time_us, np.empty((0, 0, 0)), path)
+        try:
+            if not 0 <= event < 1 << 32:
+                raise GatherError(
+                    f"{path}: expected a name that ends in the event's number, 0 to {(1 << 32) - 1}, "
+                    "such as shot-0001.npy"
+                )
+            gathers = open_gathers(path)
+            if len(gathers) != 1:
+                raise GatherError(f"{path}: expected one gather a file, got {len(gathers)}")
+            part = self._selection.of(gathers[0], path)
+        except GatherError as error:
+            self.reject(recording, str(error))
+            return None
+        return Recording(event, sample_time_us, part, path)
+
+    def _settled(self) -> list[Path]:
+        seen = {}
+        for path in self._folder.glob("*.npy"):
+            # Hidden names are how programs write before they rename, so a file may be gone again.
+            if not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):
+                    state = path.stat()
+                    seen[path] = (state.st_size, state.st_mtime_ns)
+        # One that could not be moved and is gone now makes way for another of its name.
+        self._taken &= seen.keys()
+        settled = [
+            path for path, state in seen.items() if self._seen.get(path) == state and path not in self._taken
+        ]
+        self._seen = seen
+        return sorted(settled, key=_event)
+
+    def done(self, recording: Recording) -> None:
+        """The recording is in the spool."""
+        self._move(recording, SENT)
+        self.make_room()
+
+    def reject(self, recording: Recording, reason: str) -> None:
+        """The recording cannot be encoded."""
+        self._log("rejected", event=recording.event, reason=reason)
+        if place := self._move(recording, REJECTED):
+            # Without room for it the reason is in the log alone. A name need not be UTF-8.
+            with contextlib.suppress(OSError):
+                place.with_suffix(".txt").write_text(
+                    reason + "\n", encoding="utf-8", errors="backslashreplace"
+                )
+
+    def make_room(self) -> None:
+        """Remove the oldest of ``sent/`` where the disk has too little free."""
+        if removed := self._aside.make_room():
+            self._log("removed", recordings=removed, folder=str(self._folder / SENT))
+
+    def _move(self, recording: Recording, to: str) -> Path | None:
+        path = recording.path
+        try:
+            place = self._aside.move(path, to)
+        except OSError as error:
+            # It stays among those taken, or it would be recorded again and again.
+            reason = (
+                f"{path}: cannot be moved to {to}/ ({error.strerror}); make the folder writable, with room"
+            )
+            self._log("not_moved", event=recording.event, reason=reason)
+            return None
+        self._seen.pop(path, None)
+        self._taken.discard(path)
+        return place

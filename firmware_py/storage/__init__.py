@@ -1,0 +1,1 @@
+"""Records not acknowledged yet: spool and send window."""

@@ -1,0 +1,271 @@
+"""The device's side of an update over the link: ask for it piece by piece, test it, switch, be heard.
+
+It speaks in the order of ``update_messages``, at most one message in flight. What it is told it believes only
+where the signature covers it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nacl.signing import VerifyKey
+
+from firmware_py.inference.bundle import Bundle, BundleError, load_bundle
+from firmware_py.inference.self_test import SelfTestError
+from firmware_py.protocol import packet
+from firmware_py.protocol.update_messages import (
+    DECLINED,
+    FAILED,
+    RUNNING,
+    Chunk,
+    Gone,
+    Heard,
+    Message,
+    Offer,
+    Report,
+    Want,
+    decode_message,
+    encode_message,
+)
+from firmware_py.updates.archive import ArchiveError, Statement, archive_bytes, unpack, verify_statement
+from firmware_py.updates.download import Download
+from firmware_py.updates.slots import Slots
+
+RETRY_MIN_S = 2.0
+RETRY_MAX_S = 60.0
+# What is in use is said again this often: the answer may bring an offer. Health records, where they are sent,
+# bring it sooner.
+REPORT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms updates are taken: signed with ``key``, for ``board``, in chunks of ``chunk_bytes``, and
+    heard from by the centre within ``trial_s`` of a start."""
+
+    key: VerifyKey
+    board: str
+    chunk_bytes: int
+    trial_s: float
+
+
+class Updater:
+    """A ``Talker``. ``header`` is a record with this device's device, survey, boot and model hash.
+
+    ``test`` raises ``BundleError`` or ``SelfTestError`` for a bundle that this device cannot run; ``restart``
+    is called when another slot is in use than the one that was started.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        terms: Terms,
+        header: packet.Record,
+        test: Callable[[Bundle], None],
+        restart: Callable[[], None],
+        log: Callable[..., None],
+    ) -> None:
+        self._slots = slots
+        self._terms = terms
+        self._header = header
+        self._test = test
+        self._restart = restart
+        self._log = log
+        self._sequence = 0
+        self._heard = False
+        self._report_again_s = 0.0
+        self._complaint: Report | None = None
+        self._download: Download | None = None
+        self._statement: Statement | None = None
+        self._trial_ends_s: float | None = None
+        self._due_s = float("-inf")
+        self._wait_s = RETRY_MIN_S
+        self.restarting = False
+
+    def status(self) -> dict[str, Any]:
+        """What a health record says of updates: ``version`` in use, ``state``, and how far a download is."""
+        status: dict[str, Any] = {"version": self._slots.state.version, "state": "idle"}
+        if self._slots.on_trial:
+            status["state"] = "trial"
+        elif self._download:
+            status |= {
+                "state": "downloading",
+                "offset": self._download.offset,
+                "bytes": self._download.archive_bytes,
+            }
+        return status
+
+    def say(self, now_s: float) -> packet.Record | None:
+        """The next question or report, when it is due. Raises ``SlotsError``."""
+        if self._slots.on_trial:
+            if self._trial_ends_s is None:
+                self._trial_ends_s = now_s + self._terms.trial_s
+            if now_s >= self._trial_ends_s and not self.restarting:
+                self._slots.roll_back(
+                    f"the centre did not answer within {self._terms.trial_s:g} s of the start"
+                )
+                self._leave()
+        if self._download and self._download.complete:
+            self._install(self._download)
+        if self._heard and not self._download and now_s >= self._report_again_s:
+            self._heard = False
+        message = None if self.restarting or now_s < self._due_s else self._next()
+        if message is None:
+            return None
+        self._due_s = now_s + self._wait_s
+        self._wait_s = min(2 * self._wait_s, RETRY_MAX_S)
+        self._sequence += 1
+        header = self._header
+        return packet.Record(
+            packet.UPDATE,
+            header.device,
+            header.survey,
+            header.boot,
+            self._sequence,
+            model_hash=header.model_hash,
+            payload=encode_message(message),
+        )
+
+    def _next(self) -> Message | None:
+        state = self._slots.state
+        if state.untold and state.failure:
+            return Report(FAILED, *state.failure)
+        if self._complaint:
+            return self._complaint
+        if not self._heard:
+            return Report(RUNNING, state.version)
+        if self._download:
+            offset = self._download.offset
+            length = min(self._terms.chunk_bytes, self._download.archive_bytes - offset)
+            return Want(self._download.sha256, offset, length)
+        return None
+
+    def hear(self, record: packet.Record, now_s: float) -> None:
+        """Take in the centre's answer. Raises ``PacketError`` for one that is none, ``SlotsError``."""
+        if record.type != packet.UPDATE or self.restarting:
+            return
+        message = decode_message(record.payload)
+        if isinstance(message, Heard):
+            self._was_heard(message.version, now_s)
+        elif isinstance(message, Offer):
+            self._offered(message)
+        elif isinstance(message, Chunk):
+            self._arrived(message)
+        elif isinstance(message, Gone) and self._download and message.sha256 == self._download.sha256:
+            self._log("update_withdrawn", version=self._statement and self._statement.version)
+            self._drop()
+
+    def _go_on(self) -> None:
+        """The answer came: what is next is due now."""
+        self._due_s = float("-inf")
+        self._wait_s = RETRY_MIN_S
+
+    def _was_heard(self, version: int, now_s: float) -> None:
+        said = self._next()
+        if not isinstance(said, Report) or said.version != version:
+            return
+        if said is self._complaint:
+            self._complaint = None
+        elif said.state == FAILED:
+            self._slots.told()
+        else:
+            self._heard = True
+            self._report_again_s = now_s + REPORT_S
+            if self._slots.on_trial:
+                self._slots.confirm()
+                self._log("update_confirmed", version=version)
+        self._go_on()
+
+    def _offered(self, offer: Offer) -> None:
+        if self._slots.on_trial or (self._download and self._download.sha256 == offer.sha256):
+            return
+        self._drop()
+        if offer.version == self._slots.state.version:
+            # The centre has not heard what is in use here.
+            self._heard = False
+            return
+        try:
+            statement = verify_statement(offer.statement, offer.signature, self._terms.key)
+            expected = (statement.version, archive_bytes(offer.statement, statement.files_bytes))
+            if (offer.version, offer.archive_bytes) != expected:
+                raise ArchiveError(
+                    f"update: the offer says version and bytes {offer.version, offer.archive_bytes}, what was "
+                    f"signed says {expected}"
+                )
+        except ArchiveError as error:
+            self._complain(FAILED, offer.version, str(error))
+            return
+        if reason := self._slots.refusal(statement.version):
+            self._complain(FAILED, offer.version, reason)
+        elif not statement.is_for(self._terms.board):
+            boards = ", ".join(statement.boards)
+            self._complain(DECLINED, offer.version, f"for {boards}, this is {self._terms.board or 'unnamed'}")
+        else:
+            self._begin(offer, statement)
+
+    def _begin(self, offer: Offer, statement: Statement) -> None:
+        try:
+            self._download = Download(self._slots.incoming, offer.sha256, offer.archive_bytes)
+        except OSError as error:
+            self._complain(FAILED, offer.version, f"no room for the update ({error})")
+            return
+        self._statement = statement
+        self._log("update_begun", version=statement.version, offset=self._download.offset)
+
+    def _arrived(self, chunk: Chunk) -> None:
+        if not self._download or chunk.sha256 != self._download.sha256:
+            return
+        try:
+            if self._download.append(chunk.offset, chunk.data):
+                self._go_on()
+        except OSError as error:
+            assert self._statement
+            self._complain(FAILED, self._statement.version, f"no room for the update ({error})")
+            self._drop()
+
+    def _install(self, download: Download) -> None:
+        """Unpack aside, test, switch; whatever is wrong comes to a failure that is told."""
+        assert self._statement
+        version = self._statement.version
+        fresh = self._slots.incoming / "bundle"
+        try:
+            with self._slots.trying(version):
+                shutil.rmtree(fresh, ignore_errors=True)
+                unpack(download.read(), self._terms.key, fresh)
+                self._test(load_bundle(fresh))
+            self._slots.switch(fresh, version)
+        except (ArchiveError, BundleError, SelfTestError) as error:
+            damaged_part = isinstance(error, ArchiveError) and download.resumed
+            self._drop()
+            if damaged_part:
+                # A power cut may have damaged what was there; said again, this brings the offer once more.
+                self._heard = False
+                self._log("update_damaged", version=version, reason=str(error))
+            else:
+                self._slots.fail(version, str(error))
+                self._log("update_failed", version=version, reason=str(error))
+        except OSError as error:
+            self._complain(FAILED, version, f"no room for the update ({error})")
+            self._drop()
+        else:
+            self._drop()
+            self._log("update_switched", version=version)
+            self._leave()
+        self._go_on()
+
+    def _leave(self) -> None:
+        self.restarting = True
+        self._restart()
+
+    def _complain(self, state: str, version: int, reason: str) -> None:
+        self._log("update_" + state, version=version, reason=reason)
+        self._complaint = Report(state, version, reason)
+        self._go_on()
+
+    def _drop(self) -> None:
+        if self._download:
+            self._download.discard()
+        self._download = self._statement = None

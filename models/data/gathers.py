@@ -1,0 +1,191 @@
+"""Training data in memory: thinned gathers of many OpenFWI files, cached beside them.
+
+A gather is ten times oversampled for a 15 Hz wavelet, so the thinned set of tens of thousands of
+samples fits into memory as float16 (70 kB a sample instead of 1.4 MB).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from firmware_py.inference.companding import Companding, compress, thin_samples
+from physics.acquisition import Acquisition, AcquisitionError
+from physics.files.openfwi_files import OpenFWIPair, find_pairs
+from physics.files.survey_file import read_survey
+from physics.normalise import normalise_velocity
+
+# Companded, a sample takes six times its memory: large sets are taken in turns.
+PARTS_AT_ONCE = 100
+
+
+class DataError(ValueError):
+    """The training data cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class ThinnedSet:
+    """``gathers (n, T/thin, R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1], ``families (n,)``."""
+
+    gathers: np.ndarray
+    maps: np.ndarray
+    families: np.ndarray
+    acquisition: Acquisition
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+
+def load_thinned(
+    folders: list[Path],
+    acquisition: Acquisition,
+    thin: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ThinnedSet:
+    """Every gather-map pair under ``folders``, thinned by ``thin`` (see ``firmware_py.inference.companding``).
+
+    Raises ``DataError`` when there are none, they were made for another survey, or samples are not finite or do not
+    fit float16, ``OpenFWIFileError`` for files that are not OpenFWI's.
+    """
+    for folder in folders:
+        made_for = survey_of(folder)
+        if made_for is not None and not made_for.records_as(acquisition):
+            raise DataError(
+                f"{folder}: was made for another survey; make data with `epic data generate --survey`, or take its "
+                "own survey with --survey FOLDER/manifest.json"
+            )
+    pairs = [pair for folder in folders for pair in find_pairs(folder, acquisition)]
+    if not pairs:
+        raise DataError(
+            f"data: no OpenFWI files under {', '.join(map(str, folders))}; make some with `epic data generate`"
+        )
+    gathers, maps, families = [], [], []
+    for i, pair in enumerate(pairs):
+        gathers.append(_thinned_file(pair, thin))
+        file_maps = np.asarray(pair.maps())[:, 0]
+        _check_maps(pair, file_maps)
+        maps.append(normalise_velocity(file_maps, acquisition).astype(np.float32))
+        families.extend([pair.family] * len(file_maps))
+        on_progress(i + 1, len(pairs))
+    return ThinnedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition)
+
+
+def survey_of(folder: Path) -> Acquisition | None:
+    """The survey that ``epic data generate`` made ``folder`` for; None for data from elsewhere."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        return read_survey(path)
+    except AcquisitionError as error:
+        raise DataError(f"{path}: not the manifest of a data set ({error}); copy the folder again") from None
+
+
+def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
+    """``(n, T/thin, R, S)`` float16 of one gather file, from its cache where that is of this very file.
+
+    Raises ``DataError`` for samples that are not finite, or do not fit float16.
+    """
+    source = pair.gather_path
+    cache = source.with_name(f".{source.stem}.thin{thin}.npy")
+    gathers = pair.gathers()
+    cached = _read_cache(cache, source, len(gathers))
+    if cached is not None:
+        _check_thinned(pair, cached)
+        return cached
+    # What does not fit is refused below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        thinned = np.concatenate(
+            [
+                thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
+                .transpose(0, 2, 3, 1)
+                .astype(np.float16)
+                for i in range(0, len(gathers), 50)
+            ]
+        )
+    _check_thinned(pair, thinned)
+    # Named after the process: several runs may begin on the same data at once.
+    temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
+    try:
+        np.save(temporary, thinned)
+        os.replace(temporary, cache)
+    except OSError:
+        # Data that may only be read, or no room: then without.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return thinned
+
+
+def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
+    """The cache, unless ``source`` came to its place later or has another number of samples."""
+    if not cache.exists():
+        return None
+    # A file that is copied or moved here may be old by its mtime, but never by its ctime.
+    there = source.stat()
+    if cache.stat().st_mtime_ns <= max(there.st_mtime_ns, there.st_ctime_ns):
+        return None
+    try:
+        cached = np.load(cache)
+    except (ValueError, EOFError):
+        return None
+    return cached if len(cached) == n else None
+
+
+def _check_thinned(pair: OpenFWIPair, thinned: np.ndarray) -> None:
+    within = (1, 2, 3)
+    wrong = ~np.isfinite(thinned).all(axis=within)
+    # Silence is no error where it was recorded.
+    for i in np.flatnonzero(~thinned.any(axis=within)):
+        wrong[i] = bool(np.any(pair.gathers()[i]))
+    if not wrong.any():
+        return
+    sample = int(np.flatnonzero(wrong)[0])
+    gather = np.asarray(pair.gathers()[sample], np.float32)
+    where = f"{pair.gather_path}: sample {sample}"
+    if not np.isfinite(gather).all():
+        raise DataError(f"{where}: expected finite samples, got NaN or infinity; mend it or leave it out")
+    raise DataError(
+        f"{where}: expected a gather that float16 holds, like the benchmark's with peaks of 20 to 60, got one of "
+        f"{np.abs(gather).max():.3g}; multiply all gathers by one factor"
+    )
+
+
+def _check_maps(pair: OpenFWIPair, maps: np.ndarray) -> None:
+    wrong = ~(np.isfinite(maps) & (maps > 0)).all(axis=(1, 2))
+    if wrong.any():
+        raise DataError(
+            f"{pair.map_path}: sample {np.flatnonzero(wrong)[0]}: expected velocities in m/s, got NaN, infinity, 0 or "
+            "less; mend it or leave it out"
+        )
+
+
+def split_to_devices(gathers: np.ndarray, acquisition: Acquisition) -> np.ndarray:
+    """``(n, T', R, S)`` -> ``(n, n_devices, T', width, S)``; narrower devices are padded with zeros."""
+    n, n_time, _, n_sources = gathers.shape
+    width = acquisition.max_device_receivers
+    parts = np.zeros((n, acquisition.n_devices, n_time, width, n_sources), dtype=gathers.dtype)
+    for device, receivers in enumerate(acquisition.device_receivers):
+        parts[:, device, :, : len(receivers)] = gathers[:, :, list(receivers)]
+    return parts
+
+
+def device_parts(gathers: np.ndarray, acquisition: Acquisition, companding: Companding) -> np.ndarray:
+    """What every device feeds its encoder: thinned ``(n, T', R, S)`` -> companded parts, float32.
+
+    ``(n, n_devices, T', width, S)``, before the int8 rounding of the input.
+    """
+    return split_to_devices(compress(gathers.astype(np.float32), companding), acquisition)
+
+
+def mirrored(gathers: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same survey seen from behind: receivers and sources in reverse order, map flipped.
+
+    Exact for a survey that is symmetric about the middle of the line; OpenFWI's third source stands
+    half a cell left of it, which the mirror ignores.
+    """
+    return gathers[:, :, ::-1, ::-1], maps[:, :, ::-1]

@@ -1,0 +1,81 @@
+"""Whether data that a run is to be judged on are held out: seen by none of the training that led to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.training.run_config import RunConfig
+from models.training.training import TrainingError
+from physics.files.openfwi_files import family_of, find_gather_files
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Samples ``first`` to ``last`` of the sequence of a family and seed: the same maps by every engine."""
+
+    family: str
+    seed: int
+    first: int
+    last: int
+
+    def overlaps(self, other: _Drawn) -> bool:
+        same = (self.family, self.seed) == (other.family, other.seed)
+        return same and self.first <= other.last and other.first <= self.last
+
+
+def check_held_out(config: RunConfig, data: list[Path]) -> None:
+    """Raise ``TrainingError`` where a sample under ``data`` was trained on, by the run or by one that it began with.
+
+    That is a gather file within a folder of training data, whatever links lead there, and, by the manifests of
+    `epic data generate`, another one of the same family and seed with samples of the same numbers.
+    """
+    mine = _files(data)
+    for stage in config.stages():
+        folders = [Path(folder) for folder in stage["data"]]
+        theirs = _files(folders)
+        # A link may lead from either to the other.
+        if found := (mine & theirs) | _within(folders, mine) | _within(data, theirs):
+            raise TrainingError(f"{min(found)}: was trained on; give held-out data of another seed")
+        known = _drawn(theirs, stage.get("simulated"))
+        for sample in sorted(_drawn(mine), key=str):
+            if clash := next((one for one in known if one.overlaps(sample)), None):
+                raise TrainingError(
+                    f"held-out {sample.family}, seed {sample.seed}, samples {sample.first} to {sample.last}: of "
+                    f"that seed {clash.first} to {clash.last} was trained on; give held-out data of another seed"
+                )
+
+
+def _files(folders: list[Path]) -> set[Path]:
+    return {path.resolve() for folder in folders for path in find_gather_files(folder)}
+
+
+def _within(folders: list[Path], files: set[Path]) -> set[Path]:
+    resolved = [folder.resolve() for folder in folders]
+    return {path for path in files if any(path.is_relative_to(folder) for folder in resolved)}
+
+
+def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:
+    """What the manifests beside the families' folders say of ``files``; with ``simulated``, that training went on."""
+    found = set()
+    for path in files:
+        manifest = _read(path.parent.parent / "manifest.json")
+        try:
+            family, first = family_of(path), int(manifest.get("first", 0))
+            if family in manifest["families"]:
+                last = first + max(int(manifest["count"]), simulated or 0) - 1
+                found.add(_Drawn(family, int(manifest["seed"]), first, last))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A manifest; empty where there is none, or another one than of `epic data generate`."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,208 @@
+"""Training samples that are modelled on a GPU and stay there, so that a set may be larger than any disk of files.
+
+They are the sequence that a data set begins: a map depends on (family, seed, index) alone, so the first samples of
+each family are those of the data set's files, and every 50th is kept from training as there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from firmware_py.inference.companding import thin_samples
+from models.data.batches import log_scaled
+from models.data.gathers import ThinnedSet
+from models.training.training import TrainingError
+from physics.acquisition import Acquisition
+from physics.normalise import log_transform, normalise_velocity
+from physics.sequence import Sequence, draw_maps
+
+# Milliseconds of the benchmark averaged into one stored sample: nothing above 100 Hz is lost of a 15 Hz wavelet, and
+# both EPIC's thinned and InversionNet's whole gathers come of it.
+STORED_AVERAGE = 5
+# Learnt from in one turn: of a set that is not a multiple, the rest is left out.
+SHARD_SAMPLES = 5_120
+# Cosines of half a period of the record and its multiples, up to 85 Hz for the benchmark's second.
+KEPT_SHARE = 0.17
+RANGE_SAMPLES = 500
+# Every 50th sample is kept from training, and some of those are watched; so it is with samples from files.
+WATCH_EVERY = 50
+WATCHED_PER_FAMILY = 30
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """``count`` samples of each family. ``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)``
+    and normalised maps ``(n, nz, nx)``, both float16. ``watched_gathers`` are such gathers of the watched samples, on
+    the host."""
+
+    count: int
+    shards: list[tuple[Any, Any]]
+    watched: ThinnedSet
+    watched_gathers: np.ndarray
+
+    @property
+    def trained_on(self) -> int:
+        return sum(len(maps) for _, maps in self.shards)
+
+    def log_range(self) -> list[float]:
+        """Least and greatest of the training gathers after the benchmark's transform, of some of them."""
+        values = log_transform(np.asarray(self.shards[0][0][:RANGE_SAMPLES], np.float32))
+        return [float(values.min()), float(values.max())]
+
+
+class WatchedWhole:
+    """The watched samples as a centralised network is fed them; see ``models.data.batches.InversionNetBatches``."""
+
+    def __init__(self, simulated: Simulated, log_range: abc.Sequence[float]) -> None:
+        self.data = simulated.watched
+        self._gathers, self._log_range = simulated.watched_gathers, log_range
+        self._matrix = whole_records(self.data.acquisition.n_time, STORED_AVERAGE)
+
+    def plain(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        whole = np.einsum("ts,nsrc->nctr", self._matrix, self._gathers[indices])
+        return log_scaled(whole, self._log_range), self.data.maps[indices][..., None]
+
+
+def whole_records(n_time: int, average: int) -> np.ndarray:
+    """Matrix ``(n_time, n_time // average)`` that brings back a band-limited record from the means of its samples.
+
+    The cosines of ``KEPT_SHARE`` of the record's frequencies, fitted to the means; of a 15 Hz wavelet's record it
+    misses 2.4e-4, which is what float16 loses of it.
+    """
+    n = np.arange(n_time) + 0.5
+    cosines = np.cos(np.pi * np.outer(n, np.arange(round(KEPT_SHARE * n_time))) / n_time)
+    used = n_time // average * average
+    means = cosines[:used].reshape(used // average, average, -1).mean(axis=1)
+    return (cosines @ np.linalg.pinv(means, rcond=1e-3)).astype(np.float32)
+
+
+def read_sequence(folder: Path) -> Sequence:
+    """The sequence that the data set in ``folder`` begins. Raises ``TrainingError`` for one that cannot go on."""
+    path = folder / "manifest.json"
+    try:
+        found = json.loads(path.read_text())
+        sequence = Sequence(
+            tuple(found["families"]), found["seed"], Acquisition.from_dict(found["acquisition"])
+        )
+        engine, first, count = found["engine"], found.get("first", 0), int(found["count"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: expected the manifest of a data set as `epic data generate` writes it ({error})"
+        ) from None
+    if engine not in ("openfwi", "cuda") or first != 0:
+        raise TrainingError(
+            f"{folder}: --simulate goes on with a sequence of engine openfwi or cuda from its first sample, got "
+            f"{engine} from {first}"
+        )
+    if count % WATCH_EVERY:
+        # Files are counted through all families: only so is every 50th the 50th of its family.
+        fitting = max(1, count // WATCH_EVERY) * WATCH_EVERY
+        raise TrainingError(
+            f"{folder}: --simulate expected a multiple of {WATCH_EVERY} samples a family, to keep the same ones from "
+            f"training, got {count}; generate {fitting} in another folder"
+        )
+    return sequence
+
+
+def shard_shapes(sequence: Sequence, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of a shard's gathers and maps when ``count`` samples of each family are simulated."""
+    a = sequence.acquisition
+    size = min(_trained_on(sequence, count), SHARD_SAMPLES)
+    return (size, a.n_time // STORED_AVERAGE, a.n_receivers, a.n_sources), (size, a.n_depth, a.n_width)
+
+
+def _trained_on(sequence: Sequence, count: int) -> int:
+    return (count - count // WATCH_EVERY) * len(sequence.families)
+
+
+def simulate(
+    sequence: Sequence,
+    count: int,
+    thin: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Simulated:
+    """``count`` samples of each family, modelled by ``physics.engines.cuda``.
+
+    Raises ``ModellingError`` without a GPU, ``TrainingError`` for a ``thin`` that the store does not divide or too few
+    samples.
+    """
+    a = sequence.acquisition
+    if keras.backend.backend() != "jax":
+        raise TrainingError(
+            "train: simulated samples and the steps that learn from them stay on the GPU through JAX; set "
+            "KERAS_BACKEND=jax, or train on files"
+        )
+    if thin % STORED_AVERAGE:
+        raise TrainingError(
+            f"train: expected --thin a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
+        )
+    if count < WATCH_EVERY:
+        raise TrainingError(
+            f"train: of every {WATCH_EVERY} samples one is watched; expected as many a family or more, got {count}"
+        )
+    import jax
+
+    from physics.engines.cuda import load_cupy, record
+
+    cupy = load_cupy()
+    total = count * len(sequence.families)
+    store = _Store(cupy, shard_shapes(sequence, count), _trained_on(sequence, count))
+    kept_gathers: list[Any] = []
+    kept_maps: list[np.ndarray] = []
+    families: list[str] = []
+    done = 0
+    for indices, maps in draw_maps(sequence, count, max(1, (os.cpu_count() or 2) - 1)):
+        spared = indices % WATCH_EVERY == WATCH_EVERY - 1
+        store.add(record(maps[~spared], a, STORED_AVERAGE), normalise_velocity(maps[~spared], a))
+        watched = spared & (indices < WATCH_EVERY * WATCHED_PER_FAMILY)
+        if watched.any():
+            kept_gathers.append(record(maps[watched], a, STORED_AVERAGE))
+            kept_maps.append(normalise_velocity(maps[watched], a))
+            families += [sequence.families[row % len(sequence.families)] for row in np.flatnonzero(watched)]
+        done += len(maps)
+        on_progress(done, total)
+    cupy.cuda.Device().synchronize()
+    cupy.get_default_memory_pool().free_all_blocks()
+    shards = [
+        (jax.dlpack.from_dlpack(gathers), jax.dlpack.from_dlpack(maps)) for gathers, maps in store.shards
+    ]
+    gathers = np.concatenate([cupy.asnumpy(some) for some in kept_gathers])
+    thinned = thin_samples(gathers, thin // STORED_AVERAGE, axis=1).astype(np.float16)
+    maps = np.concatenate(kept_maps).astype(np.float32)
+    return Simulated(count, shards, ThinnedSet(thinned, maps, np.array(families), a), gathers)
+
+
+class _Store:
+    """Shards of one size on the GPU, filled in turn; what does not fill one is left out, unless there is no other."""
+
+    def __init__(self, cupy: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]], samples: int) -> None:
+        self._cupy = cupy
+        self._shapes = shapes
+        self._size = shapes[0][0]
+        self._n_shards = samples // self._size
+        self.shards: list[tuple[Any, Any]] = []
+        self._rows = self._size
+
+    def add(self, gathers: Any, maps: np.ndarray) -> None:
+        while len(gathers):
+            if self._rows == self._size:
+                if len(self.shards) == self._n_shards:
+                    return
+                self.shards.append(tuple(self._cupy.empty(shape, np.float16) for shape in self._shapes))
+                self._rows = 0
+            fits = min(len(gathers), self._size - self._rows)
+            place = slice(self._rows, self._rows + fits)
+            stored_gathers, stored_maps = self.shards[-1]
+            stored_gathers[place] = gathers[:fits]
+            stored_maps[place] = self._cupy.asarray(maps[:fits].astype(np.float16))
+            self._rows += fits
+            gathers, maps = gathers[fits:], maps[fits:]

@@ -1,0 +1,81 @@
+"""Errors of trained runs on held-out data, family by family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from models.data.gathers import ThinnedSet, load_thinned
+from models.data.held_out import check_held_out
+from models.evaluation.scores import score
+from models.training.run_config import RunConfig, assemble, read_config
+from models.training.training import TrainingError, load_network, predict
+from physics.acquisition import Acquisition
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A finished run on held-out data: its whole ``network``, what it is fed, its saved ``parts`` by name."""
+
+    config: RunConfig
+    held_out: ThinnedSet
+    network: keras.Model
+    batches: Any
+    parts: dict[str, keras.Model]
+
+
+def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Loaded:
+    """The finished run, about to draw every sample under ``data`` (float networks, before int8).
+
+    ``missing`` names devices that are not heard (not of a centralised network). Raises ``TrainingError`` for a run that
+    has no weights yet or damaged ones, ``DataError`` for missing data.
+    """
+    config = read_config(run)
+    held_out = load_held_out(config, data)
+    config = replace(config, data=[str(folder) for folder in data])
+    network, batches, parts = assemble(config, held_out, held_out.acquisition)
+    for name, part in parts.items():
+        part.set_weights(load_network(run / f"{name}.keras").get_weights())
+    if missing:
+        batches = _WithMissing(batches, missing)
+    return Loaded(config, held_out, network, batches, parts)
+
+
+def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> dict[str, dict[str, float]]:
+    """Score the finished run on every sample under ``data``; arguments and errors as of ``load_run``.
+
+    Returns the table of ``models.evaluation.scores.score``.
+    """
+    found = load_run(run, data, missing)
+    return score_loaded(found, found.network)
+
+
+def score_loaded(found: Loaded, network: Any) -> dict[str, dict[str, float]]:
+    """As ``evaluate_run``, of ``network``, which takes what the run's own network takes."""
+    indices = np.arange(len(found.held_out))
+    return score(predict(network, found.batches, indices)[..., 0], found.held_out, indices)
+
+
+def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:
+    """The samples under ``data`` for a run of ``config``. Raises ``TrainingError`` if it was trained on them."""
+    check_held_out(config, data)
+    return load_thinned(data, Acquisition.from_dict(config.acquisition), config.thin)
+
+
+class _WithMissing:
+    """EPIC's batches with some devices never heard."""
+
+    def __init__(self, batches, missing: tuple[int, ...]) -> None:
+        self.inner = batches
+        self.missing = list(missing)
+
+    def plain(self, indices: np.ndarray):
+        inputs, maps = self.inner.plain(indices)
+        if "mask" not in inputs or not set(self.missing) < set(range(inputs["mask"].shape[1])):
+            raise TrainingError(f"evaluate: cannot leave out devices {self.missing} of this network")
+        inputs["mask"][:, self.missing] = 0.0
+        return inputs, maps

@@ -1,0 +1,32 @@
+"""The errors of drawn maps, family by family."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.data.gathers import ThinnedSet
+from physics.metrics import mae, rmse, ssim
+
+
+def score(drawn: np.ndarray, thinned: ThinnedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
+    """Per family and over all: normalised ``mae``, ``rmse``, ``ssim``, ``mae_mps``, sample count.
+
+    ``mean_map_mae`` is the error of the mean of the family's true maps, drawn for every sample: what can be
+    had without looking at any recording.
+    """
+    truth, families = thinned.maps[indices], thinned.families[indices]
+    a = thinned.acquisition
+    half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
+    table = {}
+    for family in [*sorted(set(families)), "all"]:
+        chosen = np.ones(len(indices), bool) if family == "all" else families == family
+        p, t = np.clip(drawn[chosen], -1.0, 1.0), truth[chosen]
+        table[str(family)] = {
+            "count": int(chosen.sum()),
+            "mae": float(mae(p, t)),
+            "mae_mps": float(mae(p, t)) * half_range_mps,
+            "rmse": float(rmse(p, t)),
+            "ssim": float(ssim(p, t)),
+            "mean_map_mae": float(np.abs(t - t.mean(axis=0)).mean()),
+        }
+    return table

@@ -1,0 +1,1 @@
+"""From latents to maps: decoding, refinement, OOD score."""

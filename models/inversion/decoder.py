@@ -1,0 +1,264 @@
+"""The fusion decoder as the centre runs it: loaded once, compiled once, int8 latents in, metres per second out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import models.networks.network  # noqa: F401  registers the layers that a saved decoder names
+from firmware_py.protocol.rate import Rate, RateError, read_coding
+from models.inversion.ood import Familiarity, FamiliarityError, load_familiarity
+from models.training.training import write_json
+from physics.acquisition import Acquisition
+from physics.normalise import denormalise_velocity
+
+# Events that are drawn in one call, and the least for which that is worth it.
+WIDE, WIDE_FROM = 16, 8
+CALIBRATION_SAMPLES = 64
+# Beside the weights, of models that say when a gather is unlike those of training.
+FAMILIARITY = "familiarity.npz"
+
+
+class DecoderError(ValueError):
+    """A decoder folder is missing, damaged, or does not fit what it is asked to decode."""
+
+
+class Decoder:
+    """Maps from latents.
+
+    ``n_devices``, ``latent``, ``model_hash`` (hex, of the encoder it was trained with), ``acquisition``,
+    ``sha256`` of the weights, the ``folder`` it came from; ``coding`` says which payloads hold a latent for it;
+    ``familiarity``, None in older ones.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        description: dict,
+        sha256: str,
+        folder: Path,
+        familiarity: Familiarity | None = None,
+    ) -> None:
+        self.folder = folder
+        self.familiarity = familiarity
+        self.acquisition = Acquisition.from_dict(description["acquisition"])
+        self.model_hash: str = description["model_hash"]
+        self.sha256 = sha256
+        self.n_devices, self.latent = network.input["latents"].shape[1:]
+        self.coding = read_coding(description, self.latent, int(description["latent_zero_point"]))
+        self._scale = np.float32(description["latent_scale"])
+        self._zero_point = np.float32(description["latent_zero_point"])
+        self.uncertainty_factor = float(description.get("uncertainty_factor", 1.0))
+        self._positions = self.acquisition.device_positions()[None]
+        self._call = compile_network(network)
+        self._wide: threading.Thread | None = None
+
+    def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one event.
+
+        ``latents_int8 (n_devices, latent)`` int8 (rows of absent devices are ignored), ``present
+        (n_devices,)`` bool. Returns velocity and uncertainty, both float32 ``(1, nz, nx)`` in m/s; the
+        uncertainty is the scale b of a Laplace distribution (its mean absolute error).
+
+        Raises ``DecoderError`` on a wrong shape or type, or when no device was heard.
+        """
+        velocity, uncertainty = self.decode_batch(np.asarray(latents_int8)[None], np.asarray(present)[None])
+        return velocity[0], uncertainty[0]
+
+    def decode_batch(
+        self, latents_int8: np.ndarray, present: np.ndarray, at_once: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``decode`` for many events: ``(n, n_devices, latent)``, ``(n, n_devices)`` -> ``(n, 1, nz, nx)`` each.
+
+        Events are drawn ``WIDE`` at a time, at a third of the time each, once there have been so many that the
+        network was compiled for it, which goes on beside the first ones. ``at_once`` is how many instead: an event's
+        map is then the same to the last bit, whichever came before.
+        """
+        present = np.asarray(present, dtype=bool)
+        expected = (self.n_devices, self.latent)
+        if latents_int8.ndim != 3 or latents_int8.shape[1:] != expected or latents_int8.dtype != np.int8:
+            raise DecoderError(
+                f"decode: expected int8 latents {expected}, got {latents_int8.dtype} {latents_int8.shape[1:]}"
+            )
+        if present.shape != latents_int8.shape[:2] or not present.any(axis=1).all():
+            raise DecoderError(
+                f"decode: expected a mask of {self.n_devices} devices with at least one heard, got {present}"
+            )
+        latents = (latents_int8.astype(np.float32) - self._zero_point) * self._scale
+        latents[~present] = 0.0
+        drawn = []
+        step = at_once or (WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1)
+        for start in range(0, len(latents), step):
+            some, heard = latents[start : start + step], present[start : start + step]
+            # Always the same size: each new one would compile again.
+            fill = ((0, step - len(some)), (0, 0))
+            velocity, uncertainty = self.decode_float(
+                np.pad(some, (*fill, (0, 0))), np.pad(heard, fill, constant_values=True)
+            )
+            drawn.append((velocity[: len(some)], uncertainty[: len(some)]))
+        velocities, uncertainties = zip(*drawn, strict=True)
+        return np.concatenate(velocities), np.concatenate(uncertainties)
+
+    def unfamiliarity(
+        self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
+    ) -> tuple[float, float] | None:
+        """How unlike those of training the latents of one event are, shapes as for ``decode``, each sent at its
+        device's one of ``rates``: the score of ``models.inversion.ood`` and its limit; None for a decoder without that
+        file."""
+        if self.familiarity is None:
+            return None
+        latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
+        sent = np.array([[rate.values for rate in rates]])
+        # What is read as the middle of a step is anywhere in it; that of 8 bits is in the training latents too.
+        steps = np.array([[(1 << (8 - rate.bits)) * (rate.bits < 8) for rate in rates]]) * float(self._scale)
+        (score,) = self.familiarity.scores(
+            latents[None], np.asarray(present, bool)[None], sent, np.square(steps) / 12
+        )
+        return float(score), self.familiarity.limit
+
+    def _is_wide(self) -> bool:
+        if self._wide is None:
+            silence = np.zeros((WIDE, self.n_devices, self.latent), np.float32)
+            heard = np.ones((WIDE, self.n_devices), bool)
+            self._wide = threading.Thread(target=self.decode_float, args=(silence, heard), daemon=True)
+            self._wide.start()
+        return not self._wide.is_alive()
+
+    def decode_float(self, latents: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As ``decode`` for float latents of a batch: ``(n, n_devices, latent)``, ``(n, n_devices)`` ->
+        velocity and uncertainty ``(n, 1, nz, nx)`` in m/s. Each new batch size compiles once."""
+        positions = np.repeat(self._positions, len(latents), axis=0)
+        drawn = self._call(
+            {
+                "latents": np.asarray(latents, np.float32),
+                "positions": positions,
+                "mask": np.asarray(present, np.float32),
+            }
+        )
+        a = self.acquisition
+        velocity = denormalise_velocity(np.asarray(drawn["velocity"])[..., 0], a)
+        half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
+        scale_mps = np.exp(np.asarray(drawn["log_scale"])[..., 0]) * (
+            half_range_mps * self.uncertainty_factor
+        )
+        velocity = np.clip(velocity, a.velocity_min_mps, a.velocity_max_mps)
+        return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
+
+
+def compile_network(network: keras.Model, xla: bool = True):
+    """``network`` as one compiled function: eager calls cost 30-60 times as much (DESIGN section 6).
+
+    XLA halves the decoder's time on a CPU; networks of large convolutions are faster without it.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(lambda inputs: network(inputs, training=False))
+    import tensorflow as tf
+
+    return tf.function(lambda inputs: network(inputs, training=False), jit_compile=xla, autograph=False)
+
+
+def save_decoder(
+    folder: Path,
+    weights: Path,
+    model_hash: str,
+    scale: float,
+    zero_point: int,
+    acquisition: Acquisition,
+    familiarity: Familiarity | None = None,
+    prefixes: tuple[tuple[int, int], ...] = (),
+) -> str:
+    """Write a decoder folder for the encoder ``model_hash``; returns the SHA-256 of its weights.
+
+    ``prefixes`` are the pairs of values and bits below the whole latent that it was trained for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if familiarity is not None:
+        familiarity.save(folder / FAMILIARITY)
+    temporary = folder / "decoder.keras.tmp"
+    shutil.copyfile(weights, temporary)
+    os.replace(temporary, folder / "decoder.keras")
+    sha256 = file_sha256(folder / "decoder.keras")
+    write_json(
+        folder / "decoder.json",
+        {
+            "format": "epic-decoder/1",
+            "sha256": sha256,
+            "model_hash": model_hash,
+            "latent_scale": scale,
+            "latent_zero_point": zero_point,
+            "acquisition": acquisition.to_dict(),
+            "prefixes": prefixes,
+        },
+    )
+    return sha256
+
+
+def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarray) -> float:
+    """Multiply the uncertainty of ``decoder`` so that its mean is the mean absolute error, here and in its folder;
+    returns by how much.
+
+    A network learns its uncertainty from samples whose error training makes less than that of others. ``latents
+    (n, n_devices, latent)`` float32 and normalised ``maps (n, nz, nx)`` are of samples that it did not learn from; of
+    fewer than ``CALIBRATION_SAMPLES`` nothing is concluded.
+    """
+    if len(maps) < CALIBRATION_SAMPLES:
+        return 1.0
+    a = decoder.acquisition
+    error_mps = uncertainty_mps = 0.0
+    for start in range(0, len(maps) - WIDE + 1, WIDE):
+        some = slice(start, start + WIDE)
+        drawn_mps, scale_mps = decoder.decode_float(latents[some], np.ones((WIDE, decoder.n_devices), bool))
+        error_mps += float(np.abs(drawn_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
+        uncertainty_mps += float(scale_mps.mean())
+    factor = round(error_mps / uncertainty_mps, 6)
+    decoder.uncertainty_factor *= factor
+    about = decoder.folder / "decoder.json"
+    write_json(
+        about, {**json.loads(about.read_text()), "uncertainty_factor": round(decoder.uncertainty_factor, 6)}
+    )
+    return factor
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_decoder(folder: Path | str) -> Decoder:
+    """Load and compile the decoder in ``folder``. Raises ``DecoderError``."""
+    folder = Path(folder)
+    weights, about = folder / "decoder.keras", folder / "decoder.json"
+    for path in (weights, about):
+        if not path.exists():
+            raise DecoderError(f"{path}: not found; expected a decoder folder as `epic convert` writes it")
+    try:
+        description = json.loads(about.read_text())
+        expected = description["sha256"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DecoderError(f"{about}: not a decoder description ({error}); convert again") from None
+    found = file_sha256(weights)
+    if found != expected:
+        raise DecoderError(
+            f"{weights}: SHA-256 is {found[:16]}…, {about.name} says {expected[:16]}…; "
+            "the file is damaged or from another model: copy the whole folder again"
+        )
+    network = keras.models.load_model(weights, compile=False)
+    familiarity = None
+    if (folder / FAMILIARITY).exists():
+        try:
+            familiarity = load_familiarity(folder / FAMILIARITY, network.input["latents"].shape[-1])
+        except FamiliarityError as error:
+            raise DecoderError(str(error)) from None
+    try:
+        return Decoder(network, description, found, folder, familiarity)
+    except RateError as error:
+        raise DecoderError(f"{about}: {error}; convert again") from None

@@ -1,0 +1,239 @@
+"""Full-waveform inversion from latents: a predicted map moved until the waves through it say what was received.
+
+The map is its start plus what a smoothed field ``x`` adds in units of the predicted uncertainty,
+``start + uncertainty * smooth(x)``, within the survey's limits. Minimised is
+
+    misfit(gather of the map) + |x|^2 / 2 + TOTAL_VARIATION * (total variation of the map)
+
+the first two of which are the negative logarithms of a likelihood and of a prior. Gathers are modelled with the
+benchmark's own scheme, whose residual is carried back to the map by Deepwave's adjoint (decision 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+
+from firmware_py.inference.companding import Companding
+from models.inversion.latent_model import LatentModel, companded_samples
+from models.inversion.lbfgs import Point, minimise
+from physics.acquisition import Acquisition
+from physics.engines.deepwave import pull_back
+from physics.modelling import model_gathers
+from physics.normalise import denormalise_velocity, normalise_velocity
+
+TOTAL_VARIATION = 3.0
+# Contrasts below this (of the normalised map, 45 m/s) count by their square: no corner at nought.
+CONTRAST = 0.03
+# Of ``x``, root mean square, in one iteration.
+LONGEST_STEP = 0.3
+
+
+class Misfit(Protocol):
+    """Half the sum of squares of what a gather is off, in units of its ``noise``.
+
+    ``smooth_cells``, down and across, is the correlation of what the map may change by: the less is known, the more.
+    ``share`` of the way from the start to the least objective is where the refined map is.
+    """
+
+    unit: str
+    noise: float
+    smooth_cells: tuple[float, float]
+    share: float
+
+    def __call__(self, gather: np.ndarray) -> tuple[float, np.ndarray]:
+        """Of ``(S, T, R)``: the value, and its derivative by the gather ``(S, T, R)``."""
+        ...
+
+    def size(self, value: float) -> float:
+        """The value as a root mean square in ``unit``."""
+        ...
+
+
+class LatentMisfit:
+    """Against what devices sent: ``received (n_devices, latent)`` float, each value known to ``steps`` (the same shape)
+    int8 steps: 1 of 8 bits, 16 of 4, infinite for a value that was not sent. ``model.spread`` is a step."""
+
+    unit = "int8 steps"
+    # Beside that of rounding. The float encoder is half a step off; more keeps latents from being followed too far.
+    noise = 3.0
+    smooth_cells = (1.0, 6.0)
+    # Many maps have these latents: the errors of start and end are half of them not the same, and their mean's less.
+    share = 0.5
+
+    def __init__(self, model: LatentModel, received: np.ndarray, steps: np.ndarray) -> None:
+        self._count = int(np.isfinite(steps).sum())
+        wanted = np.asarray(received, np.float32)
+        uncertain = np.sqrt(self.noise**2 + np.square(steps, dtype=np.float64) / 12)
+        weights = (1.0 / (uncertain * model.spread)).astype(np.float32)
+        self._of = value_and_derivative(
+            lambda gather: ops.sum(ops.square((model.encode(gather) - wanted) * weights)) / 2
+        )
+
+    def __call__(self, gather: np.ndarray) -> tuple[float, np.ndarray]:
+        return self._of(gather)
+
+    def size(self, value: float) -> float:
+        return float(np.sqrt(2 * value / self._count)) * self.noise
+
+
+class GatherMisfit:
+    """Against a recorded gather ``(S, T, R)``, companded as for a device, so that weak reflections count."""
+
+    unit = "of the recording"
+    # Of companded samples (about [-1, 1]): a little more than a step of a device's int8 input.
+    noise = 0.01
+    smooth_cells = (1.0, 1.0)
+    share = 1.0
+
+    def __init__(self, recorded: np.ndarray, companding: Companding) -> None:
+        wanted = np.asarray(companded_samples(np.asarray(recorded, np.float32), companding))
+        self._count = wanted.size
+        self._strength = float(np.sqrt(np.mean(np.square(wanted))))
+        self._of = value_and_derivative(
+            lambda gather: (
+                ops.sum(ops.square((companded_samples(gather, companding) - wanted) / self.noise)) / 2
+            )
+        )
+
+    def __call__(self, gather: np.ndarray) -> tuple[float, np.ndarray]:
+        return self._of(gather)
+
+    def size(self, value: float) -> float:
+        return float(np.sqrt(2 * value / self._count)) * self.noise / self._strength
+
+
+@dataclass(frozen=True)
+class Refined:
+    """``velocity_mps (nz, nx)``, objective and misfit (root mean square, in ``unit``) before and after."""
+
+    velocity_mps: np.ndarray
+    iterations: int
+    modelled: int
+    objective: tuple[float, float]
+    misfit: tuple[float, float]
+    unit: str
+    settings: dict[str, Any]
+
+    @property
+    def gained(self) -> bool:
+        return self.objective[1] < self.objective[0]
+
+
+def refine(
+    velocity_mps: np.ndarray,
+    uncertainty_mps: np.ndarray,
+    misfit: Misfit,
+    acquisition: Acquisition,
+    iterations: int,
+    on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+) -> Refined:
+    """Move a map ``(nz, nx)`` with its uncertainty down the objective of this module.
+
+    ``on_iteration`` is told the misfit. Raises ``ModellingError`` for a survey whose waves cannot be modelled, and
+    ``ImportError`` without Deepwave.
+    """
+    a = acquisition
+    half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
+    start = normalise_velocity(np.asarray(velocity_mps, np.float64), a)
+    scale = np.asarray(uncertainty_mps, np.float64) / half_range_mps
+    along_z, along_x = map(smoothing, start.shape, misfit.smooth_cells)
+    modelled = 0
+
+    def to_map(x: np.ndarray) -> np.ndarray:
+        return np.clip(start + scale * (along_z @ x @ along_x.T), -1.0, 1.0)
+
+    def value(x: np.ndarray) -> tuple[float, Any]:
+        nonlocal modelled
+        modelled += 1
+        drawn = to_map(x)
+        gather = model_gathers(_mps(drawn, a)[None, None], a)[0]
+        off, by_gather = misfit(gather)
+        roughness, by_map = total_variation(drawn, CONTRAST)
+        total = off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness
+        return float(total), (drawn, off, by_gather, by_map)
+
+    def gradient(x: np.ndarray, about: Any) -> np.ndarray:
+        drawn, _, by_gather, by_map = about
+        _, adjoint = pull_back(_mps(drawn, a), a)
+        by_waves = adjoint(by_gather) * half_range_mps
+        # The uppermost row stands for all that is above, where the two schemes absorb differently.
+        by_waves[0] = 0.0
+        return along_z.T @ (scale * (by_waves + TOTAL_VARIATION * by_map)) @ along_x + x
+
+    def tell(point: Point) -> None:
+        on_iteration(point.steps, misfit.size(point.about[1]))
+
+    x = np.zeros(start.shape)
+    first = Point(x, *value(x))
+    found = minimise(first, value, gradient, iterations, LONGEST_STEP, tell)
+    if misfit.share < 1.0 and found is not first:
+        x = misfit.share * found.x
+        found = Point(x, *value(x), found.steps)
+    return Refined(
+        velocity_mps=_mps(found.about[0], a),
+        iterations=found.steps,
+        modelled=modelled,
+        objective=(first.value, found.value),
+        misfit=(misfit.size(first.about[1]), misfit.size(found.about[1])),
+        unit=misfit.unit,
+        settings={
+            "smooth_cells": misfit.smooth_cells,
+            "noise": misfit.noise,
+            "share": misfit.share,
+            "total_variation": TOTAL_VARIATION,
+            "contrast": CONTRAST,
+            "longest_step": LONGEST_STEP,
+        },
+    )
+
+
+def _mps(normalised: np.ndarray, a: Acquisition) -> np.ndarray:
+    return denormalise_velocity(normalised, a).astype(np.float32)
+
+
+def smoothing(n: int, cells: float) -> np.ndarray:
+    """A matrix ``(n, n)`` that correlates white noise over ``cells`` (standard deviation) and keeps its variance."""
+    distance = np.subtract.outer(np.arange(n), np.arange(n)) / cells
+    weights = np.exp(-np.square(distance) / 2)
+    return weights / np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
+
+
+def total_variation(values: np.ndarray, contrast: float) -> tuple[float, np.ndarray]:
+    """Sum of the contrasts between neighbours of ``(nz, nx)``, rounded below ``contrast``, and its derivative."""
+    down = np.diff(values, axis=0, append=values[-1:])
+    across = np.diff(values, axis=1, append=values[:, -1:])
+    size = np.sqrt(np.square(down) + np.square(across) + contrast**2)
+    derivative = -(down + across) / size
+    derivative[1:] += (down / size)[:-1]
+    derivative[:, 1:] += (across / size)[:, :-1]
+    return float(np.sum(size - contrast)), derivative
+
+
+def value_and_derivative(function: Callable) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """A traceable function of one array to a number, with its derivative, compiled once."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(jax.value_and_grad(function))
+    else:
+        import tensorflow as tf
+
+        def both(values):
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                value = function(values)
+            return value, tape.gradient(value, values)
+
+        compiled = tf.function(both, jit_compile=True, autograph=False)
+
+    def call(values: np.ndarray) -> tuple[float, np.ndarray]:
+        value, derivative = compiled(ops.convert_to_tensor(values, "float32"))
+        return float(value), np.asarray(derivative)
+
+    return call

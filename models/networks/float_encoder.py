@@ -1,0 +1,97 @@
+"""The float network that an int8 encoder stands for, read back from the .tflite that devices run.
+
+A released model holds its encoder as int8 only. Its kernels and biases as real numbers, and no rounding between its
+operators, make a network with a gradient whose latents are a step or so from the device's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+
+class FloatEncoderError(ValueError):
+    """A .tflite that cannot be read back as a float network."""
+
+
+def float_encoder(model: bytes) -> keras.Model:
+    """Keras network, companded parts ``(n, time, width, sources)`` -> ``(n, latent)``, of an int8 .tflite's content.
+
+    Raises ``FloatEncoderError`` for an operator that encoders of this project do not have.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    graph = parsed.subgraphs[0]
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+    activations = {
+        schema.ActivationFunctionType.NONE: None,
+        schema.ActivationFunctionType.RELU: "relu",
+        schema.ActivationFunctionType.RELU6: "relu6",
+    }
+
+    def weights_of(inputs: list[int], order: tuple[int, ...]) -> list[np.ndarray]:
+        """Kernel, its axes in Keras' ``order``, and bias; a bias of zeros is left out in the file."""
+        there = graph.tensors[inputs[1]]
+        kernel = dequantised(there, parsed.buffers)
+        if inputs[2] < 0:
+            bias = np.zeros(kernel.shape[there.quantization.quantizedDimension], np.float32)
+        else:
+            bias = dequantised(graph.tensors[inputs[2]], parsed.buffers)
+        return [kernel.transpose(order), bias]
+
+    (first,) = graph.inputs
+    entry = keras.Input(tuple(int(side) for side in graph.tensors[first].shape[1:]), name="part")
+    values = {int(first): entry}
+    for place, operator in enumerate(graph.operators):
+        code = parsed.operatorCodes[operator.opcodeIndex]
+        kind = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+        options, inputs = operator.builtinOptions, [int(index) for index in operator.inputs]
+        result = graph.tensors[operator.outputs[0]]
+        weights: list[np.ndarray] = []
+        common: dict[str, Any] = {}
+        if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            common["strides"] = (options.strideH, options.strideW)
+            common["padding"] = "same" if options.padding == schema.Padding.SAME else "valid"
+        layer: layers.Layer
+        if kind == "RESHAPE":
+            layer = layers.Reshape(tuple(int(side) for side in result.shape[1:]))
+        elif kind == "ADD":
+            layer = layers.Add()
+        elif kind == "CONV_2D":
+            # (out, height, width, in) there.
+            weights = weights_of(inputs, (1, 2, 3, 0))
+            layer = layers.Conv2D(weights[0].shape[-1], weights[0].shape[:2], **common)
+        elif kind == "DEPTHWISE_CONV_2D":
+            # (1, height, width, channels) there.
+            weights = weights_of(inputs, (1, 2, 3, 0))
+            layer = layers.DepthwiseConv2D(weights[0].shape[:2], **common)
+        elif kind == "FULLY_CONNECTED":
+            weights = weights_of(inputs, (1, 0))
+            layer = layers.Dense(weights[0].shape[-1])
+        else:
+            raise FloatEncoderError(
+                f"encoder: operator {place} is {kind}, whose float form is not known; "
+                "convert a network of models/networks/encoder.py"
+            )
+        arguments = [values[index] for index in inputs if index in values]
+        value = layer(arguments if kind == "ADD" else arguments[0])
+        layer.set_weights(weights)
+        fused = activations.get(getattr(options, "fusedActivationFunction", 0), "none known")
+        values[int(operator.outputs[0])] = layers.Activation(fused)(value) if fused else value
+    return keras.Model(entry, values[int(graph.outputs[0])], name="float_encoder")
+
+
+def dequantised(tensor: Any, buffers: list) -> np.ndarray:
+    """Real numbers of a constant int8 or int32 tensor of a parsed .tflite."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    scale = np.asarray(tensor.quantization.scale, np.float32)
+    spread = [1] * len(tensor.shape)
+    spread[tensor.quantization.quantizedDimension] = len(scale)
+    kind = np.int32 if tensor.type == schema.TensorType.INT32 else np.int8
+    codes = np.frombuffer(bytes(buffers[tensor.buffer].data), kind).reshape(tensor.shape)
+    return codes.astype(np.float32) * scale.reshape(spread)

@@ -1,0 +1,223 @@
+"""Training steps that never leave the accelerator (JAX): many in one call, their samples drawn, augmented and learnt
+from on it. The augmentations are those of ``models.data.batches`` and ``models.data.field_augmentation``, at the
+same strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from firmware_py.inference.companding import Companding
+from models.data import batches
+from models.data import field_augmentation as faults
+from models.data.simulated import STORED_AVERAGE, Simulated, whole_records
+from models.networks.nested_latent import BITS, LOWER_RATE_SHARE, lower_rates
+from physics.acquisition import Acquisition
+
+# Steps a turn: a second or less of a GPU's time, beside which what the host does between turns is nothing.
+STEPS_A_TURN = 40
+
+Prepare = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def flipped(gathers: Any, maps: Any, key: Any, share: float) -> tuple[Any, Any]:
+    """Each sample seen from behind with probability ``share``; see ``models.data.gathers.mirrored``."""
+    flip = jax.random.bernoulli(key, share, (len(maps),))
+    gathers = jnp.where(flip[:, None, None, None], gathers[:, :, ::-1, ::-1], gathers)
+    return gathers, jnp.where(flip[:, None, None], maps[:, :, ::-1], maps)
+
+
+def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepare:
+    """What a centralised network is fed: ``models.data.batches.InversionNetBatches.training`` of stored samples."""
+    matrix = jnp.asarray(whole_records(acquisition.n_time, STORED_AVERAGE))
+    share = batches.mirrored_share(acquisition)
+    low, high = log_range
+
+    def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
+        gathers, maps = flipped(gathers.astype(jnp.float32), maps.astype(jnp.float32), key, share)
+        # In full float32: what is weak stands beside a direct wave thousands of times as strong.
+        whole = jnp.einsum("ts,nsrc->ntrc", matrix, gathers, precision="highest")
+        scaled = 2.0 * (jnp.sign(whole) * jnp.log1p(jnp.abs(whole)) - low) / (high - low) - 1.0
+        return scaled, maps[..., None]
+
+    return prepare
+
+
+def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int | None) -> Prepare:
+    """What EPIC is fed: ``models.data.batches.EpicBatches.training`` of stored samples."""
+    a = acquisition
+    ratio, n_thinned = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
+    mirror = batches.mirrored_share(a)
+    receivers = a.padded_device_receivers()
+    levels = batches.noise_levels(companding)
+
+    def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
+        keys = jax.random.split(key, 5)
+        thinned = gathers[:, : n_thinned * ratio].astype(jnp.float32)
+        thinned = thinned.reshape(len(maps), n_thinned, ratio, a.n_receivers, a.n_sources).mean(axis=2)
+        thinned, maps = flipped(thinned, maps.astype(jnp.float32), keys[0], mirror)
+        # Samples come in random order: the first ones are as good as any.
+        n_faulty = round(faults.FAULTY_SHARE * len(maps))
+        faulty = with_faults(thinned[:n_faulty], a, a.dt_s * companding.thin, keys[1])
+        noisy = with_noise(jnp.concatenate([faulty, thinned[n_faulty:]]), keys[2], levels)
+        companded = jnp.arcsinh(companding.k * noisy) / companding.c
+        companded = jnp.pad(companded, ((0, 0), (0, 0), (0, 1), (0, 0)))
+        inputs = {
+            "parts": companded[:, :, receivers].transpose(0, 2, 1, 3, 4),
+            "mask": devices_heard(len(maps), a.n_devices, keys[3]),
+        }
+        if ordered is not None:
+            inputs["values"], inputs["bits"] = rates(len(maps), a.n_devices, ordered, keys[4])
+        return inputs, maps[..., None]
+
+    return prepare
+
+
+def with_faults(gathers: Any, acquisition: Acquisition, sample_s: float, key: Any) -> Any:
+    """``models.data.field_augmentation.add_faults`` of thinned gathers ``(n, T', R, S)``."""
+    n, n_time, n_receivers, _ = gathers.shape
+    keys = jax.random.split(key, 4)
+    gains = jnp.exp(faults.GAIN_SPREAD * jax.random.normal(keys[0], (n, n_receivers)))
+    reversed_ = jax.random.bernoulli(keys[1], faults.REVERSED_SHARE, gains.shape)
+    dead = jax.random.bernoulli(keys[2], faults.DEAD_SHARE, gains.shape)
+    gains = jnp.where(dead, 0.0, jnp.where(reversed_, -gains, gains))
+    late_s = faults.JITTER_S * jax.random.normal(keys[3], (n, acquisition.n_devices))
+    device_of = np.zeros(n_receivers, int)
+    for device, group in enumerate(acquisition.device_receivers):
+        device_of[list(group)] = device
+    spectrum = jnp.fft.rfft(gathers, 2 * n_time, axis=1)
+    frequency_hz = np.fft.rfftfreq(2 * n_time, sample_s)
+    turn = jnp.exp(-2j * np.pi * frequency_hz[None, :, None] * late_s[:, device_of][:, None])
+    shifted = jnp.fft.irfft(spectrum * turn[..., None], 2 * n_time, axis=1)[:, :n_time]
+    return shifted * gains[:, None, :, None]
+
+
+def with_noise(gathers: Any, key: Any, between: tuple[float, float]) -> Any:
+    """``models.data.batches.add_noise`` of thinned gathers."""
+    which, level, noise = jax.random.split(key, 3)
+    low, high = np.log(between)
+    levels = jnp.exp(jax.random.uniform(level, (len(gathers),), minval=low, maxval=high))
+    levels = levels * jax.random.bernoulli(which, batches.NOISE_SHARE, levels.shape)
+    return gathers + levels[:, None, None, None] * jax.random.normal(noise, gathers.shape)
+
+
+def devices_heard(n: int, n_devices: int, key: Any) -> Any:
+    """``models.data.batches.drop_devices``: ``(n, n_devices)`` float32."""
+    which, count, order = jax.random.split(key, 3)
+    lacking = jax.random.bernoulli(which, batches.DROP_OUT_SHARE, (n,))
+    missing = jnp.minimum(jax.random.geometric(count, 0.5, (n,)), n_devices - 1) * lacking
+    place = jnp.argsort(jax.random.uniform(order, (n, n_devices)), axis=1)
+    return (place >= missing[:, None]).astype(jnp.float32)
+
+
+def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
+    """``models.networks.nested_latent.draw_rates``: values sent and bits of each, ``(n, n_devices)`` float32."""
+    which, alike, drawn = jax.random.split(key, 3)
+    lower = jnp.array(lower_rates(latent), jnp.float32)
+    choice = jax.random.randint(drawn, (n, n_devices), 0, len(lower))
+    choice = jnp.where(jax.random.bernoulli(alike, 0.5, (n, 1)), choice[:, :1], choice)
+    chosen = lower[choice]
+    is_lower = jax.random.bernoulli(which, LOWER_RATE_SHARE, (n, 1))
+    return jnp.where(is_lower, chosen[..., 0], latent), jnp.where(is_lower, chosen[..., 1], BITS[0])
+
+
+class OnDevice:
+    """``batches`` and ``learn`` of ``models.training.training.train`` for a ``Simulated`` set: a turn of
+    ``turn`` steps of ``batch`` samples is one batch to it. Made and compiled for shards of ``shapes``
+    (``models.data.simulated.shard_shapes``) before there are any: ``fill`` brings them.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        loss: Callable[[Any, Any], Any],
+        prepare: Prepare,
+        shapes: tuple[tuple[int, ...], tuple[int, ...]],
+        batch: int,
+        turn: int = STEPS_A_TURN,
+    ) -> None:
+        self._network = network
+        self.batch, self.turn = batch, turn
+        self._queue: list[int] = []
+        optimizer = network.optimizer
+        optimizer.build(network.trainable_variables)
+        rate_at = [v.path.endswith("learning_rate") for v in optimizer.variables].index(True)
+
+        def loss_of(trainable, others, inputs, maps):
+            drawn, others = network.stateless_call(trainable, others, inputs, training=True)
+            return loss(maps, drawn), others
+
+        def step(state, drawn, gathers, maps, rate):
+            trainable, others, optimised = state
+            rows, key = drawn
+            inputs, truth = prepare(gathers[rows], maps[rows], key)
+            (value, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+                trainable, others, inputs, truth
+            )
+            optimised = [rate if i == rate_at else v for i, v in enumerate(optimised)]
+            trainable, optimised = optimizer.stateless_apply(optimised, gradients, trainable)
+            return (trainable, others, optimised), value
+
+        def several(state, gathers, maps, rows, key, rate):
+            keys = jax.random.split(key, turn)
+            state, values = jax.lax.scan(
+                lambda now, drawn: step(now, drawn, gathers, maps, rate), state, (rows, keys)
+            )
+            return state, jnp.mean(values)
+
+        stored = [jax.ShapeDtypeStruct(shape, jnp.float16) for shape in shapes]
+        rows = jax.ShapeDtypeStruct((turn, batch), jnp.int32)
+        example = (self._state(), *stored, rows, jax.random.key(0), np.float32(0.0))
+        self._lowered = jax.jit(several, donate_argnums=0).lower(*example)
+        self._several: Any = None
+
+    def compile(self) -> None:
+        """Compile the turn; several may be compiled at once by threads."""
+        self._several = self._lowered.compile()
+
+    def fill(self, simulated: Simulated, plain: Any) -> None:
+        """Give it the samples, of the shapes it was made for, and the watched samples' batches on the host."""
+        self._shards, self.data, self.plain = simulated.shards, plain.data, plain.plain
+
+    def _state(self) -> tuple[list, list, list]:
+        network = self._network
+        return (
+            [v.value for v in network.trainable_variables],
+            [v.value for v in network.non_trainable_variables],
+            [v.value for v in network.optimizer.variables],
+        )
+
+    def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, Any]:
+        """Which samples a turn learns from: those of one shard, each of them in turn, in random order.
+
+        ``indices`` count samples only: which they are is drawn here.
+        """
+        if not self._queue:
+            self._queue = list(rng.permutation(len(self._shards)))
+        shard = int(self._queue.pop())
+        rows = rng.permutation(len(self._shards[shard][1]))
+        rows = np.resize(rows, (self.turn, self.batch)).astype(np.int32)
+        return (shard, rows), int(rng.integers(2**31))
+
+    def learn(self, drawn: tuple[int, np.ndarray], seed: int) -> float:
+        """One turn; returns its mean loss and leaves the network's variables as they are after it."""
+        shard, rows = drawn
+        network = self._network
+        # A number of its own: the variable itself is given away with the state.
+        rate = np.float32(network.optimizer.learning_rate)
+        state, loss = self._several(self._state(), *self._shards[shard], rows, jax.random.key(seed), rate)
+        variables = (
+            network.trainable_variables,
+            network.non_trainable_variables,
+            network.optimizer.variables,
+        )
+        for kinds, values in zip(variables, state, strict=True):
+            for variable, value in zip(kinds, values, strict=True):
+                variable.assign(value)
+        return float(loss)

@@ -1,0 +1,285 @@
+"""Training with a clock: progress, checkpoints that survive a kill, curves, metrics.
+
+The learning rate follows the share of the budget spent (minutes or epochs): a short warm-up, then a
+cosine to zero, so a run of any length ends annealed. A run folder holds ``config.json``,
+``history.jsonl``, ``curves.png``, ``checkpoint/`` and, when finished, the networks and ``metrics.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+WARM_UP_SHARE = 0.02
+CHECKPOINT_INTERVAL_S = 120.0
+# Of every usual number of accelerators a multiple.
+PREDICTED_TOGETHER = 48
+PRECISIONS = ("float32", "mixed_bfloat16")
+OPTIMISERS = ("adamw", "muon")
+
+
+class TrainingError(ValueError):
+    """A training run cannot start or go on."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given.
+
+    ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it. ``quantised``
+    trains with the encoder's int8 rounding (``models.networks.quantised``), ``ordered`` with devices at lower rates
+    (``models.networks.nested_latent``). ``optimiser`` is one of ``OPTIMISERS`` (``models.training.muon``).
+    """
+
+    batch: int = 32
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-3
+    minutes: float | None = None
+    epochs: float | None = None
+    seed: int = 0
+    precision: str = "float32"
+    quantised: bool = False
+    ordered: bool = False
+    optimiser: str = "adamw"
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.epochs is None):
+            raise TrainingError("budget: expected either --minutes or --epochs; give one of them")
+        if (self.minutes or self.epochs or 0) <= 0 or self.batch < 1:
+            raise TrainingError("budget: expected a positive duration and batch")
+        if self.seed < 0:
+            raise TrainingError(
+                f"budget: expected a seed of 0 or more, got {self.seed}; choose another --seed"
+            )
+        if self.precision not in PRECISIONS:
+            raise TrainingError(
+                f"budget: expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}"
+            )
+        if self.optimiser not in OPTIMISERS:
+            raise TrainingError(
+                f"budget: expected an optimiser of {', '.join(OPTIMISERS)}; got {self.optimiser!r}"
+            )
+
+
+def learning_rate_at(share: float, peak: float) -> float:
+    """Learning rate when ``share`` (0..1) of the budget is spent."""
+    if share < WARM_UP_SHARE:
+        return peak * (0.05 + 0.95 * share / WARM_UP_SHARE)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (share - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` so that the file is either the old one or the new one, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2))
+    os.replace(temporary, path)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in the checkpoint. ``core_s`` is processor time: what a run on a shared machine cost."""
+
+    step: int = 0
+    epoch: float = 0.0
+    elapsed_s: float = 0.0
+    core_s: float = 0.0
+
+
+def train(
+    network: keras.Model,
+    batches: Any,
+    validation: np.ndarray,
+    training: np.ndarray,
+    budget: Budget,
+    run: Path,
+    on_progress: Callable[[float, dict], None] = lambda share, figures: None,
+    learn: Callable[[Any, Any], float] | None = None,
+    turn: int = 1,
+) -> Progress:
+    """Train a compiled ``network`` until the budget is spent; resumes from ``run/checkpoint``.
+
+    ``batches`` has ``training(indices, rng)`` and ``plain(indices)``; ``training`` and ``validation``
+    are indices into it. ``on_progress(share, figures)`` is called about once a second. ``learn(inputs, maps)`` learns
+    from a batch and returns its loss; by default one step of the network's optimiser. Where it takes ``turn`` steps at
+    once, it is given as many batches' indices.
+
+    Raises ``TrainingError`` when the loss or a weight stops being finite; the last checkpoint stays.
+    """
+    progress = _resume(network, run)
+    learn = learn or _one_step(network)
+    rng = np.random.default_rng([budget.seed, progress.step])
+    order: np.ndarray = np.array([], dtype=int)
+    recent: list[float] = []
+    last_save = last_report = started = time.monotonic()
+    before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
+    while (share := _share(progress, budget)) < 1.0:
+        if len(order) < turn * budget.batch:
+            order = np.concatenate([order, rng.permutation(training)])
+        indices, order = order[: turn * budget.batch], order[turn * budget.batch :]
+        network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
+        loss = learn(*batches.training(indices, rng))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
+                f"start again, or resume from the last checkpoint in {run}"
+            )
+        recent.append(loss)
+        progress.step += turn
+        progress.epoch += len(indices) / max(len(training), 1)
+        now = time.monotonic()
+        progress.elapsed_s = before + (now - started)
+        progress.core_s = core_before + time.process_time()
+        if now - last_report > 1.0:
+            on_progress(
+                _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
+            )
+            last_report = now
+        if now - last_save > CHECKPOINT_INTERVAL_S:
+            _report(network, batches, validation, recent, progress, budget, run)
+            _save(network, run, progress)
+            recent, last_save = [], time.monotonic()
+    _report(network, batches, validation, recent, progress, budget, run)
+    _save(network, run, progress)
+    return progress
+
+
+def _one_step(network: keras.Model) -> Callable[[Any, np.ndarray], float]:
+    def learn(inputs: Any, maps: np.ndarray) -> float:
+        loss = float(network.train_on_batch(inputs, maps, return_dict=True)["loss"])
+        network.reset_metrics()
+        return loss
+
+    return learn
+
+
+def _share(progress: Progress, budget: Budget) -> float:
+    if budget.minutes is not None:
+        return progress.elapsed_s / (60.0 * budget.minutes)
+    return progress.epoch / (budget.epochs or 1.0)
+
+
+def predict(network: keras.Model, batches: Any, indices: np.ndarray) -> np.ndarray:
+    """Network output for ``indices``, ``(len(indices), nz, nx, channels)``; compiled once."""
+    drawn = []
+    for start in range(0, len(indices), PREDICTED_TOGETHER):
+        some = indices[start : start + PREDICTED_TOGETHER]
+        # Always as many: each other number would compile again, and devices could not share it.
+        filled = np.resize(some, PREDICTED_TOGETHER)
+        drawn.append(np.asarray(network.predict_on_batch(batches.plain(filled)[0]))[: len(some)])
+    return np.concatenate(drawn)
+
+
+def _report(
+    network: keras.Model,
+    batches: Any,
+    validation: np.ndarray,
+    recent: list[float],
+    progress: Progress,
+    budget: Budget,
+    run: Path,
+) -> None:
+    row: dict[str, Any] = {
+        "step": progress.step,
+        "epoch": round(progress.epoch, 3),
+        "elapsed_s": round(progress.elapsed_s, 1),
+        "core_s": round(progress.core_s, 1),
+        "learning_rate": learning_rate_at(_share(progress, budget), budget.learning_rate),
+        "loss": float(np.mean(recent)) if recent else None,
+    }
+    if len(validation):
+        drawn = predict(network, batches, validation)[..., 0]
+        row["validation_mae"] = float(np.abs(drawn - batches.data.maps[validation]).mean())
+    with (run / "history.jsonl").open("a") as history:
+        history.write(json.dumps(row) + "\n")
+
+
+def _save(network: keras.Model, run: Path, progress: Progress) -> None:
+    """Weights, optimiser and progress as one folder that is replaced whole. Raises ``TrainingError`` for NaN."""
+    # A loss may stay finite where activations clip what is not: the weights say it.
+    check_finite(network, str(run), "look for loud or damaged gathers, lower --learning-rate, start again")
+    folder, fresh, old = run / "checkpoint", run / "checkpoint.new", run / "checkpoint.old"
+    fresh.mkdir(exist_ok=True)
+    network.save(fresh / "network.keras")
+    write_json(fresh / "progress.json", vars(progress))
+    _remove(old)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def _checkpoint_folder(run: Path) -> Path | None:
+    # A kill between the two renames of _save leaves the whole checkpoint under its old name.
+    for folder in (run / "checkpoint", run / "checkpoint.old"):
+        if (folder / "progress.json").exists():
+            return folder
+    return None
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run in this folder has something to resume from."""
+    return _checkpoint_folder(run) is not None
+
+
+def load_network(path: Path, compiled: bool = False) -> keras.Model:
+    """A network as a run saves it, with its optimiser if ``compiled``.
+
+    Raises ``TrainingError`` for a file that is missing, damaged or of weights that are not finite.
+    """
+    # They register the layers and the optimiser that a saved network names.
+    import models.networks.network  # noqa: F401
+
+    if not path.is_file():
+        raise TrainingError(f"{path}: not found; the run has not finished, resume it with `epic train`")
+    try:
+        network = keras.models.load_model(path, compile=compiled)
+    except Exception as error:  # Keras raises of many kinds, as do the readers of ZIP and HDF5 beneath it
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrainingError(
+            f"{path}: expected a Keras network, got a file Keras refuses ({reason})"
+        ) from None
+    check_finite(network, str(path), "training has diverged, take an earlier checkpoint")
+    return network
+
+
+def check_finite(network: keras.Model, where: str, advice: str) -> None:
+    """Raise ``TrainingError`` where a weight, or a statistic of batch normalisation, is not finite."""
+    for weight in network.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            raise TrainingError(f"{where}: weight {weight.path} holds NaN or infinity; {advice}")
+
+
+def load_checkpoint(run: Path) -> keras.Model:
+    """The network of a run's last checkpoint, optimiser included. Raises ``TrainingError`` without one."""
+    folder = _checkpoint_folder(run)
+    if folder is None:
+        raise TrainingError(f"{run}: holds no checkpoint; expected a run folder as `epic train` writes it")
+    return load_network(folder / "network.keras", compiled=True)
+
+
+def _resume(network: keras.Model, run: Path) -> Progress:
+    folder = _checkpoint_folder(run)
+    if folder is None:
+        return Progress()
+    saved = load_checkpoint(run)
+    network.set_weights(saved.get_weights())
+    network.optimizer.build(network.trainable_variables)
+    for mine, theirs in zip(network.optimizer.variables, saved.optimizer.variables, strict=True):
+        mine.assign(theirs)
+    return Progress(**json.loads((folder / "progress.json").read_text()))

@@ -1,0 +1,1 @@
+"""Comparison of EPIC with its baselines."""

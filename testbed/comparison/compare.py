@@ -1,0 +1,174 @@
+"""``epic testbed compare``: EPIC and its baselines, each a centre and five devices, over the same emulated links.
+
+Every run of a system over a link goes through the same conditions in turn: as it is, with 1 % and 5 % of TCP's
+segments lost, with one device missing. The link is a proxy for each device; everything that passes is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from firmware_py.inference.bundle import Bundle, load_bundle
+from firmware_py.protocol.rate import RateError
+from physics.acquisition import Acquisition
+from testbed.board_speed import slowdown
+from testbed.comparison.baselines import NETWORKS, SCHEMES, find_trained, prepare, training_of
+from testbed.comparison.goals import ratios
+from testbed.comparison.run import CONDITIONS, Comparison, Run, check_length, is_epic, latent_bytes
+from testbed.emulation.links import LinkProfile, find_link
+from testbed.emulation.tbf import TbfError, cross_check
+from testbed.processes import TestbedError
+from testbed.run import Model, load_events, make_keys, prepare_folder
+
+SYSTEMS = ("epic", "epic-32", "epic-8", *SCHEMES)
+
+
+def compare(
+    systems: list[str],
+    links: list[str],
+    model: Model,
+    data: list[Path],
+    events: int,
+    out: Path,
+    trained: list[Path] | None = None,
+    board: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict:
+    """Run every system over every link; returns, and writes to ``out``/results.json, what was measured.
+
+    A system ``epic-4bit`` is EPIC with 4 bits of each value of a latent, ``epic-32`` EPIC with 32 bytes a latent:
+    rates that the model must have. ``trained`` are runs of `epic train inversionnet` and `epic train federated` for
+    the baselines' weights. ``board``: devices encode as slowly as that board would. Raises ``TestbedError``,
+    ``LinkError``, ``SchemeError``, ``BoardError`` and the errors of the inputs.
+    """
+    began_s, began_load = time.monotonic(), os.getloadavg()[0]
+    if events < 1:
+        raise TestbedError(f"compare: expected one event or more, got {events}")
+    for given in (systems, links):
+        if len(set(given)) < len(given):
+            raise TestbedError(f"compare: expected each name once, got {','.join(given)}")
+    profiles = [find_link(name) for name in links]
+    bundle = load_bundle(model.bundle)
+    for system in systems:
+        _check_system(system, bundle)
+    runs = find_trained(trained or [])
+    trained_for = {kind: f"`{run}`, {training_of(run)}" for kind, run in runs.items()}
+    acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
+    counts = [max(min(events, 4), int(events * condition.share)) for condition in CONDITIONS]
+    sizes = {system: _message_bytes(system, acquisition, bundle) for system in systems}
+    for profile in profiles:
+        for system in systems:
+            check_length(system, profile, counts, sizes[system], acquisition.n_devices)
+    if "raw-compressed" in systems:
+        # Its processes need it; where it is missing that is said now, not after the minutes of other systems.
+        import zstandard  # noqa: F401
+    first = load_events(data, events, acquisition)
+    samples = [sample for count in counts for sample in first[:count]]
+    if board:
+        on_step(f"measuring this machine against a {board}")
+    slower = slowdown(board) if board else None
+    prepare_folder(out)
+    gathers = np.stack([sample.gather for sample in samples]).astype(np.float32)
+    on_step("preparing the baselines")
+    if set(systems) & set(SCHEMES):
+        prepare(out, gathers[:20], acquisition, bundle.companding, runs)
+    comparison = Comparison(
+        out,
+        model,
+        acquisition,
+        make_keys(out / "keys", acquisition.n_devices),
+        gathers,
+        bundle.coding.latent,
+        sizes,
+    )
+    results: dict = {
+        "events": events,
+        "model": bundle.name,
+        "model_hash": bundle.model_hash.hex(),
+        "trained_baselines": trained_for,
+        "board": asdict(slower) if slower else None,
+        "encoder_macs": _encoder_macs(bundle),
+        "links": {profile.name: _described(profile) for profile in profiles},
+        "tbf": _cross_checks(profiles, on_step),
+        "runs": [],
+    }
+    for profile in profiles:
+        for system in systems:
+            accounts = Run(comparison, system, profile).conditions(counts, on_step)
+            truths = [sample.map_mps for sample in samples]
+            maps_count = is_epic(system) or NETWORKS[system] in runs
+            for condition, account in zip(CONDITIONS, accounts, strict=True):
+                run = {
+                    "system": system,
+                    "link": profile.name,
+                    "condition": condition.name,
+                    **account.summary(profile, truths if maps_count else None, acquisition),
+                }
+                if slower:
+                    run["on_board"] = account.slowed(slower.code, slower.network).latency()
+                results["runs"].append(run)
+            (out / "results.json").write_text(json.dumps(results, indent=2))
+    results["ratios"] = ratios(results)
+    results["took_s"] = round(time.monotonic() - began_s)
+    results["load"] = {
+        "before": round(began_load, 1),
+        "after": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+        "nice": os.nice(0),
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=2))
+    return results
+
+
+def _cross_checks(profiles: list[LinkProfile], on_step: Callable[[str], None]) -> list[dict] | str:
+    """The links' rates against the kernel's own shaper, or why there is none."""
+    on_step("holding the links against tbf")
+    try:
+        return [asdict(cross_check(profile)) for profile in profiles if profile.up_bytes_per_s]
+    except TbfError as error:
+        return str(error)
+
+
+def _check_system(system: str, bundle: Bundle) -> None:
+    if not is_epic(system) and system not in SCHEMES:
+        raise TestbedError(f"compare: expected systems of {', '.join(SYSTEMS)}; got {system!r}")
+    if (rate := latent_bytes(system, bundle.coding.latent)) is not None:
+        try:
+            bundle.coding.rate(rate)
+        except RateError as error:
+            raise TestbedError(f"{system}: {bundle.name}: {error}") from None
+
+
+def _encoder_macs(bundle: Bundle) -> int:
+    from models.evaluation.comparison import count_macs
+    from models.networks.float_encoder import float_encoder
+
+    return count_macs(float_encoder(bundle.encoder_path.read_bytes()))
+
+
+def _message_bytes(system: str, acquisition: Acquisition, bundle: Bundle) -> int:
+    """Of one device's message, at most."""
+    if is_epic(system):
+        return bundle.coding.latent + 100
+    part = acquisition.n_sources * acquisition.n_time * acquisition.max_device_receivers
+    cells = acquisition.n_depth * acquisition.n_width
+    # Of the compressed: a bound, a tenth of the float32 samples.
+    return {
+        "raw": 4 * part,
+        "raw-compressed": part // 2,
+        "split": 2 * part,
+        "federated": 2 * cells,
+    }[system]
+
+
+def _described(profile: LinkProfile) -> dict:
+    described = asdict(profile)
+    described["up_bytes_per_s"] = profile.rate_bytes_per_s(profile.up_bytes_per_s)
+    return described

@@ -1,0 +1,1 @@
+"""Emulated links: serial, TCP, radio energy."""
