@@ -94,7 +94,9 @@ def compile_encoder(model: bytes, inputs: np.ndarray | None = None) -> bytes:
     """
     graph = read_graph(model)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise EpicnnError(f"expected one input and one output, got {len(graph.inputs)} and {len(graph.outputs)}")
+        raise EpicnnError(
+            f"expected one input and one output, got {len(graph.inputs)} and {len(graph.outputs)}"
+        )
     if inputs is None:
         inputs = np.random.default_rng(0).integers(-128, 128, (1, *graph.inputs[0].shape[1:])).astype(np.int8)
     compiler = _Compiler(model)
@@ -146,7 +148,8 @@ class _Compiler:
         for layer, (source, other, target) in zip(self._layers, self._operands, strict=True):
             layer |= {"source": source.offset, "other": other.offset, "target": target.offset}
         records = b"".join(
-            np.array([layer.get(name, 0) for name in kernels.FIELDS], "<i4").tobytes() for layer in self._layers
+            np.array([layer.get(name, 0) for name in kernels.FIELDS], "<i4").tobytes()
+            for layer in self._layers
         )
         vectors = b"".join(
             values.tobytes() + latent.tobytes() for values, latent in zip(inputs, latents, strict=True)
@@ -188,11 +191,15 @@ class _Compiler:
             in_shape, out_shape = self._shape(source), self._shape(target)
             stride = (int(options.strideH), int(options.strideW))
             if (options.dilationHFactor, options.dilationWFactor) != (1, 1):
-                raise EpicnnError(f"{where}: expected dilation 1, got {options.dilationHFactor} x {options.dilationWFactor}")
+                raise EpicnnError(
+                    f"{where}: expected dilation 1, got {options.dilationHFactor} x {options.dilationWFactor}"
+                )
             pads = self._pads(options, in_shape, out_shape, weights.shape[1:3], stride)
         channels = out_shape[2]
         if depthwise and (channels % 8 or in_shape[2] != channels):
-            raise EpicnnError(f"{where}: expected a multiple of 8 channels and multiplier 1, got {in_shape[2]} to {channels}")
+            raise EpicnnError(
+                f"{where}: expected a multiple of 8 channels and multiplier 1, got {in_shape[2]} to {channels}"
+            )
         # (ky, kx, ci, channels); a depthwise kernel has no ci.
         weights = weights[0] if depthwise else weights.transpose(1, 2, 3, 0)
         biases = self._values(where, bias, np.int32) if bias >= 0 else np.zeros(channels, np.int32)
@@ -224,11 +231,19 @@ class _Compiler:
             layer[f"blocks_{n}"] = 0 if depthwise else sizes.count(n)
         start = 0
         for n in sizes:
-            self._block(weights[..., start : start + n], biases[start : start + n], factors[start : start + n], n, out_shape[1])
+            self._block(
+                weights[..., start : start + n],
+                biases[start : start + n],
+                factors[start : start + n],
+                n,
+                out_shape[1],
+            )
             start += n
         self._append(layer, source, source, target)
 
-    def _block(self, weights: np.ndarray, biases: np.ndarray, factors: np.ndarray, n: int, out_width: int) -> None:
+    def _block(
+        self, weights: np.ndarray, biases: np.ndarray, factors: np.ndarray, n: int, out_width: int
+    ) -> None:
         count = len(biases)
         table = np.zeros((n, FACTORS), "<i4")
         table[:, 0] = kernels.BIAS_OFFSET
@@ -245,14 +260,17 @@ class _Compiler:
         one, other = (int(index) for index in operator.inputs)
         target = int(operator.outputs[0])
         if not self._shape(one) == self._shape(other) == self._shape(target):
-            raise EpicnnError(f"{where}: expected inputs of one shape, got {self._shape(one)} and {self._shape(other)}")
+            raise EpicnnError(
+                f"{where}: expected inputs of one shape, got {self._shape(one)} and {self._shape(other)}"
+            )
         out_scale, out_zero = self._quantisation(where, target)
         inputs = [self._quantisation(where, index) for index in (one, other)]
-        twice_largest = 2.0 * max(float(np.float64(scale)) for scale, _ in inputs)
+        twice_largest = 2.0 * max(scale for scale, _ in inputs)
         tables = np.concatenate(
             [
                 _scaled_by(
-                    (np.arange(-128, 128, dtype=np.int64) - zero) << ADD_SHIFT, *_multiplier(where, scale / twice_largest)
+                    (np.arange(-128, 128, dtype=np.int64) - zero) << ADD_SHIFT,
+                    *_multiplier(where, scale / twice_largest),
                 )
                 for scale, zero in inputs
             ]
@@ -326,12 +344,15 @@ class _Compiler:
                 buffer.offset = merged[id(buffer)].offset
         return _aligned(max(b.offset + b.size for b in placed))
 
-    def _factors(self, where: str, kernel: int, channels: int, in_scale: float, out_scale: float) -> np.ndarray:
+    def _factors(
+        self, where: str, kernel: int, channels: int, in_scale: float, out_scale: float
+    ) -> np.ndarray:
         """``(channels, 3)``: multiplier high and low, shift."""
         scales = np.asarray(self._graph.tensors[kernel].quantization.scale, np.float32)
         if len(scales) != channels:
             raise EpicnnError(
-                f"{where}: expected a weight scale for each of {channels} channels, got {len(scales)}; quantise per channel"
+                f"{where}: expected a weight scale for each of {channels} channels, got {len(scales)}; "
+                "quantise per channel"
             )
         rows = []
         for scale in scales.astype(np.float64):
@@ -359,7 +380,9 @@ class _Compiler:
         if activation == "RELU6":
             high = min(high, zero + math.floor(6.0 / scale + 0.5))
         if activation not in ("NONE", "RELU", "RELU6"):
-            raise EpicnnError(f"{where}: expected a fused activation of NONE, RELU or RELU6, got {activation}")
+            raise EpicnnError(
+                f"{where}: expected a fused activation of NONE, RELU or RELU6, got {activation}"
+            )
         return {"out_zero": zero + 128, "low": low + 128, "high": high + 128}
 
     def _pads(self, options: Any, in_shape: Any, out_shape: Any, kernel: Any, stride: Any) -> tuple[int, int]:
@@ -382,7 +405,9 @@ class _Compiler:
         tensor = self._graph.tensors[index]
         data = self._parsed.buffers[tensor.buffer].data
         if data is None or len(data) != math.prod(tensor.shape) * np.dtype(dtype).itemsize:
-            raise EpicnnError(f"{where}: expected constant {np.dtype(dtype).name} weights and biases; quantise to int8")
+            raise EpicnnError(
+                f"{where}: expected constant {np.dtype(dtype).name} weights and biases; quantise to int8"
+            )
         return np.frombuffer(bytes(data), dtype).reshape(tensor.shape)
 
     def _quantisation(self, where: str, index: int) -> tuple[float, int]:
@@ -409,9 +434,10 @@ def _multiplier(where: str, factor: float) -> tuple[int, int]:
     multiplier = math.floor(fraction * (1 << 31) + 0.5)
     if multiplier == 1 << 31:
         multiplier, exponent = multiplier // 2, exponent + 1
-    if not (0 < factor and exponent <= 0 and -exponent <= MAX_SHIFT):
+    if not (factor > 0 and exponent <= 0 and -exponent <= MAX_SHIFT):
         raise EpicnnError(
-            f"{where}: expected a scale of input times weights over output from 2^-{MAX_SHIFT + 1} to 1, got {factor:.3g}"
+            f"{where}: expected a scale of input times weights over output from 2^-{MAX_SHIFT + 1} to 1, "
+            f"got {factor:.3g}"
         )
     return multiplier, -exponent
 

@@ -8,8 +8,8 @@ The kernels are kept as text, for two reasons. A convolution is unrolled for the
 and no board compiles more than it needs. And firmware without the emitter runs the same text as bytecode, slowly.
 
 Rules of viper: the first two arguments get registers. Only ``ptr8`` and ``ptr32`` move, by ``int(pointer) + bytes``.
-On 64-bit machines ``ptr32`` reads unsigned, so nothing that is negative is stored. No function is over 4 kB, beyond which
-Thumb jumps wrongly before MicroPython 1.27; on Xtensa it is 2 kB before 1.26, which ``ViperModel`` refuses.
+On 64-bit machines ``ptr32`` reads unsigned, so nothing that is negative is stored. No function is over 4 kB, beyond
+which Thumb jumps wrongly before MicroPython 1.27; on Xtensa it is 2 kB before 1.26, which ``ViperModel`` refuses.
 """
 
 # Added to every sum that is stored, so that it is positive.
@@ -285,7 +285,7 @@ class _Address:
 
 
 def _bytes_at(address):
-    return address.view[address.offset :]
+    return memoryview(address.view)[address.offset :]
 
 
 def _words_at(address):

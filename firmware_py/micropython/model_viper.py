@@ -1,4 +1,4 @@
-"""The encoder on stock MicroPython: a compiled encoder (``boards/fit/epicnn.py``), run by the kernels of ``kernels.py``.
+"""The encoder on stock MicroPython: what ``boards/fit/epicnn.py`` compiled, run by ``kernels.py``.
 
 Weights are read from the file block by block, so that memory holds one arena of activations and one block. An
 inference allocates nothing.
@@ -128,7 +128,7 @@ class ViperModel:
             self._read(expected, len(expected))
             self.encode(values, got)
             if got != expected:
-                wrong = sum([a != b for a, b in zip(got, expected)])
+                wrong = sum([got[i] != expected[i] for i in range(len(got))])
                 raise ModelError(
                     "%s: %d of %d values of golden vector %d differ from LiteRT's reference kernels; expected none. "
                     "This firmware's viper emitter is at fault, take MicroPython 1.27 or later"

@@ -13,6 +13,7 @@ import sys
 import tty
 from pathlib import Path
 
+import micropython_unix
 import pytest
 from installing import install
 from micropython_run import RUNNER, STAND_INS, find_micropython, run_as_is
@@ -122,6 +123,26 @@ def test_the_installer_s_questions_are_answered_by_micropython(parts, board, mon
     (board.root / "spool.bin").write_bytes(b"records")
     assert epic.main(["board", "uninstall", *PORT]) == 0
     assert set(board.files()) == BARE | {"spool.bin"}
+
+
+def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(parts, board, monkeypatch):
+    interpreter = board.folder / "interpreter"
+    interpreter.write_text(f'#!/bin/sh\ncd "$1" && exec {" ".join(micropython_unix.command())} "$2"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("INTERPRETER", str(interpreter))
+    (board.root / "ml.py").unlink()
+    assert put(parts, board) == 0
+    assert "bundle/encoder.tflite" not in board.files(), "nothing there could read it"
+    script = (
+        "from firmware_py.micropython.bundle import load_bundle\n"
+        "from firmware_py.micropython.model import open_model\n"
+        "print(open_model(load_bundle('bundle'), lambda: None))\n"
+    )
+    said = micropython_unix.run(board.root, script, path=".:.frozen")
+    assert "ViperModel" in said
+    (board.root / "ml.py").touch()
+    assert put(parts, board) == 0
+    assert "bundle/encoder.tflite" in board.files()
 
 
 def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts, board, capsys):
@@ -247,7 +268,7 @@ def test_a_bundle_that_does_not_fit_is_refused_first(parts, board, capsys, monke
 def test_firmware_without_a_runtime_and_a_full_flash_are_told(parts, board, capsys, monkeypatch):
     (board.root / "ml.py").unlink()
     assert put(parts, board) == 2
-    assert "without the module ml; put OpenMV's firmware on it" in one_line(capsys)
+    assert "with neither the module ml nor native code (viper); put other firmware on it" in one_line(capsys)
     (board.root / "ml.py").touch()
     ask = mpremote.Prompt.ask
 

@@ -3,10 +3,10 @@
 import json
 import shutil
 
-import numpy as np
-import pytest
 import micropython_run
 import micropython_unix
+import numpy as np
+import pytest
 from encoder_models import changed, randomised
 from tiny import ENCODER, bundle_fields
 
@@ -20,6 +20,8 @@ from testbed.samples import load_samples
 pytestmark = pytest.mark.emulated
 ZOO = DEFAULT_MODEL.parent
 RELEASED = ("epic-micro-64", "epic-small-128", "epic-base-256")
+# Of a 64-bit machine, whose objects are larger than a board's.
+HEAP_BYTES = {"epic-micro-64": 100_000, "epic-small-128": 112_000, "epic-base-256": 150_000}
 
 SCRIPT = """
 import gc, json
@@ -77,11 +79,15 @@ def real_inputs(bundle):
     """What the devices encode of the shipped gathers: 100 inputs."""
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
     parts = [
-        sample.gather[:, :, list(group)] for sample in load_samples() for group in acquisition.device_receivers
+        sample.gather[:, :, list(group)]
+        for sample in load_samples()
+        for group in acquisition.device_receivers
     ]
     return np.stack(
         [
-            quantise(compand(part, bundle.companding, bundle.width), bundle.input.scale, bundle.input.zero_point)
+            quantise(
+                compand(part, bundle.companding, bundle.width), bundle.input.scale, bundle.input.zero_point
+            )
             for part in parts
         ]
     )
@@ -91,7 +97,9 @@ def random_bundle(folder, seed):
     """The smallest released encoder with other weights, biases, scales and zero points."""
     released = load_bundle(ZOO / RELEASED[0] / "bundle")
     model = randomised(released.encoder_path.read_bytes(), seed)
-    fields = {name: released.manifest[name] for name in ("name", "companding", "acquisition", "decoder_sha256")}
+    fields = {
+        name: released.manifest[name] for name in ("name", "companding", "acquisition", "decoder_sha256")
+    }
     shapes = {"input": released.input.shape, "output": released.output.shape}
     fields |= {name: {"shape": shape, "scale": 1.0, "zero_point": 0} for name, shape in shapes.items()}
     return create_bundle(folder, model, fields)
@@ -107,7 +115,7 @@ def test_a_released_encoder_gives_the_reference_latents_of_all_shipped_recording
     assert np.count_nonzero(latents_in(tmp_path, expected) != expected) == 0
     # Latents that hardly differ from one another would be near each other whatever was computed.
     assert expected.std(axis=0).mean() > 5
-    assert said["heap"] < 140_000, "a Pico W has 192 kB"
+    assert said["heap"] < HEAP_BYTES[name]
     # The watchdog is fed after every block, so no inference is too long for it.
     assert said["fed"] > 10 * len(inputs)
 
@@ -164,7 +172,10 @@ def wrong_vector(compiled):
     [
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "SHA-256 is not the file's own"),
         (lambda data: b"EPICNN9\0" + data[8:], "not a compiled encoder of this version"),
-        (lambda data: data[:40] + bytes(8) + data[48:], "compiled from model 0000000000000000, the manifest says"),
+        (
+            lambda data: data[:40] + bytes(8) + data[48:],
+            "compiled from model 0000000000000000, the manifest says",
+        ),
         (wrong_vector, "1 of 8 values of golden vector 0 differ from LiteRT's reference kernels"),
         (lambda data: data[:30], "ends too early"),
     ],

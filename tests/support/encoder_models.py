@@ -40,15 +40,22 @@ def randomised(model: bytes, seed: int) -> bytes:
                 else:
                     continue
                 parsed.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
-        activations = {int(index) for operator in graph.operators for index in (operator.inputs[0], *operator.outputs)}
+        activations = {
+            int(index) for operator in graph.operators for index in (operator.inputs[0], *operator.outputs)
+        }
         for index in activations:
             quantization = graph.tensors[index].quantization
             quantization.scale = [float(rng.uniform(0.01, 0.05))]
             quantization.zeroPoint = [int(rng.integers(-128, 40))]
         for operator in graph.operators:
             # A reshape keeps what it is given.
-            if len(operator.inputs) == 2 and graph.tensors[operator.inputs[1]].type == schema.TensorType.INT32:
-                given, kept = (graph.tensors[i].quantization for i in (operator.inputs[0], operator.outputs[0]))
+            if (
+                len(operator.inputs) == 2
+                and graph.tensors[operator.inputs[1]].type == schema.TensorType.INT32
+            ):
+                given, kept = (
+                    graph.tensors[i].quantization for i in (operator.inputs[0], operator.outputs[0])
+                )
                 kept.scale, kept.zeroPoint = given.scale, given.zeroPoint
 
     return edited(model, edit)

@@ -30,12 +30,19 @@ def command(architecture: str = "amd64", heap: str = "256k") -> list[str]:
     return [*emulator, *start, "-X", f"heapsize={heap}"]
 
 
-def run(folder: Path, script: str, architecture: str = "amd64", timeout_s: float = 120.0, heap: str = "256k") -> str:
-    """What ``script`` prints, run in ``folder`` with the device's code."""
+def run(
+    folder: Path,
+    script: str,
+    architecture: str = "amd64",
+    timeout_s: float = 120.0,
+    heap: str = "256k",
+    path: str = f"{ROOT}:.frozen",
+) -> str:
+    """What ``script`` prints, run in ``folder`` with the modules of ``path``: this repository's, or a board's own."""
     done = subprocess.run(
         [*command(architecture, heap), "-c", script],
         cwd=folder,
-        env={"MICROPYPATH": f"{ROOT}:.frozen"},
+        env={"MICROPYPATH": path},
         capture_output=True,
         text=True,
         timeout=timeout_s,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import firmware_py
+from boards.fit.epicnn import EpicnnError, compile_encoder
 from boards.install.linux.contents import described, digest_of
 from boards.install.linux.install import Step, check_fit
 from boards.install.linux.shell import InstallError
@@ -22,7 +23,8 @@ from boards.install.micropython.mpremote import Prompt
 from boards.install.settings import Settings, key_files
 from boards.profile import Board
 from boards.sizes import format_size
-from firmware_py.inference.bundle import ENCODER, MANIFEST, load_bundle
+from firmware_py.inference.bundle import ENCODER, EPICNN, MANIFEST, Bundle, load_bundle
+from firmware_py.inference.self_test import read_vectors
 from firmware_py.micropython.boot_counter import BOOT
 from firmware_py.micropython.config import ConfigError, load_config
 from firmware_py.micropython.spool import SLOT_BYTES
@@ -55,8 +57,11 @@ class McuPlan:
     steps: tuple[Step, ...]
 
 
-def contents(order: McuOrder) -> dict[str, bytes]:
-    """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``."""
+def contents(order: McuOrder, runtime: bool = True) -> dict[str, bytes]:
+    """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``.
+
+    Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
+    """
     files = {f"firmware_py/{name}": (ROOM / name).read_bytes() for name in SHARED}
     for path in sorted(ROOM.glob("micropython/*.py")):
         if path.name != MAIN:
@@ -68,8 +73,15 @@ def contents(order: McuOrder) -> dict[str, bytes]:
             f"{order.bundle}: made for devices 0 to {groups - 1}, this is device {order.settings.device}; "
             "mend --device"
         )
-    for name in (MANIFEST, ENCODER):
+    for name in (MANIFEST, ENCODER) if runtime else (MANIFEST,):
         files[f"bundle/{name}"] = (order.bundle / name).read_bytes()
+    try:
+        files[f"bundle/{EPICNN}"] = _compiled(bundle)
+    except EpicnnError as error:
+        if not runtime:
+            raise InstallError(
+                f"{order.bundle}: {error}; or put firmware with the module ml on the board"
+            ) from None
     for key in key_files(order.settings):
         files[Path(key.path).name] = key.content
     if order.digitiser:
@@ -78,6 +90,14 @@ def contents(order: McuOrder) -> dict[str, bytes]:
     files[INSTALLED] = _record(order, files)
     files[MAIN] = (ROOM / "micropython" / MAIN).read_bytes()
     return files
+
+
+def _compiled(bundle: Bundle) -> bytes:
+    """The encoder for viper: the bundle's own, or made from its encoder. Raises ``EpicnnError``."""
+    if EPICNN in bundle.manifest["files"]:
+        return (bundle.folder / EPICNN).read_bytes()
+    vectors = read_vectors(bundle)
+    return compile_encoder(bundle.encoder_path.read_bytes(), vectors[0][:1] if vectors else None)
 
 
 def device_json(order: McuOrder) -> str:
@@ -131,10 +151,12 @@ def make_plan(prompt: Prompt, order: McuOrder) -> McuPlan:
     files = contents(order)
     facts = _facts(prompt, tuple(files))
     if not facts["runtime"]:
-        raise InstallError(
-            f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} without the "
-            f"module ml; put OpenMV's firmware on it: {order.board.install.how}"
-        )
+        if not facts["viper"]:
+            raise InstallError(
+                f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} with neither the "
+                f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
+            )
+        files = contents(order, runtime=False)
     changed = {path: data for path, data in files.items() if facts["files"][path] != digest_of(data)}
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
     if not changed and not stale:
