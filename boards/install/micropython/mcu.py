@@ -40,7 +40,7 @@ SPARE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
-class McuOrder:
+class McuInstallRequest:
     """What is to be installed. Recordings come from ``digitiser``, a module that is copied to the board, or from the
     one file ``settings.replay`` on it, whose counts are worth ``step``."""
 
@@ -57,7 +57,7 @@ class McuPlan:
     steps: tuple[Step, ...]
 
 
-def contents(order: McuOrder, runtime: bool = True) -> dict[str, bytes]:
+def contents(order: McuInstallRequest, runtime: bool = True) -> dict[str, bytes]:
     """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``.
 
     Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
@@ -100,7 +100,7 @@ def _compiled(bundle: Bundle) -> bytes:
     return compile_encoder(bundle.encoder_path.read_bytes(), vectors[0][:1] if vectors else None)
 
 
-def device_json(order: McuOrder) -> str:
+def device_json(order: McuInstallRequest) -> str:
     """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
     settings = order.settings
     if settings.signing_key:
@@ -145,7 +145,7 @@ def device_json(order: McuOrder) -> str:
     return text
 
 
-def make_plan(prompt: Prompt, order: McuOrder) -> McuPlan:
+def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     """What is to be done there; what was at work there is interrupted. Raises ``InstallError``."""
     check_fit(order.bundle, order.board)
     files = contents(order)
@@ -278,7 +278,7 @@ def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
     return data
 
 
-def _record(order: McuOrder, files: dict[str, bytes]) -> bytes:
+def _record(order: McuInstallRequest, files: dict[str, bytes]) -> bytes:
     bundle = load_bundle(order.bundle)
     hashes = {path: digest_of(data) for path, data in files.items()}
     firmware = [hashes[path] for path in hashes if path.startswith("firmware_py/")]
