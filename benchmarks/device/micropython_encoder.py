@@ -71,8 +71,17 @@ def interpreter(architecture: str) -> list[str]:
     return [*emulator, str(loader), "--library-path", str(loader.parent), str(root / "usr/bin/micropython")]
 
 
-def run(folder: Path, architecture: str, count: int, tool: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [*tool, *interpreter(architecture), "-X", "heapsize=1m", "-c", SCRIPT.replace("COUNT", str(count))]
+def run(
+    folder: Path, architecture: str, count: int, tool: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [
+        *tool,
+        *interpreter(architecture),
+        "-X",
+        "heapsize=1m",
+        "-c",
+        SCRIPT.replace("COUNT", str(count)),
+    ]
     environment = {**os.environ, "MICROPYPATH": f"{ROOT}:.frozen"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
 
@@ -81,7 +90,13 @@ def count_instructions(folder: Path) -> int | None:
     """Instructions of one inference on amd64; None without Valgrind."""
     if shutil.which("valgrind") is None:
         return None
-    tool = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", "--smc-check=all")
+    tool = (
+        "valgrind",
+        "--tool=cachegrind",
+        "--cache-sim=no",
+        "--cachegrind-out-file=/dev/null",
+        "--smc-check=all",
+    )
     counts = []
     for inferences in (1, 2):
         said = run(folder, "amd64", inferences, tool).stderr
@@ -138,7 +153,9 @@ def measure(model: Path, architectures: list[str]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     zoo = sorted(path for path in DEFAULT_MODEL.parent.iterdir() if (path / "bundle").is_dir())
-    parser.add_argument("--model", type=Path, action="append", help="folder with bundle/; without, all released")
+    parser.add_argument(
+        "--model", type=Path, action="append", help="folder with bundle/; without, all released"
+    )
     parser.add_argument("--architecture", choices=tuple(LOADERS), action="append", help="without, both")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -149,10 +166,12 @@ def main() -> None:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        instructions = f"{row['instructions']:,} instructions" if row["instructions"] else "instructions not counted"
+        instructions = (
+            f"{row['instructions']:,} instructions" if row["instructions"] else "instructions not counted"
+        )
         print(
-            f"{row['model']:16} {row['architecture']:6} {row['inputs']} inputs, {row['differing']} of {row['values']:,} "
-            f"values differ, file {row['file_bytes']:,} B, heap {row['heap_bytes']:,} B (buffers "
+            f"{row['model']:16} {row['architecture']:6} {row['inputs']} inputs, {row['differing']} of "
+            f"{row['values']:,} values differ, file {row['file_bytes']:,} B, heap {row['heap_bytes']:,} B (buffers "
             f"{row['buffer_bytes']:,} B), {row['median_us']:,} us, {instructions} an inference"
         )
     print(sum(row["differing"] for row in rows))
