@@ -8,7 +8,7 @@ from firmware_py.micropython.boot_counter import BOOT, NoClockError, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.compand import Compander, RecordingError
-from firmware_py.micropython.config import ConfigError, load_config, read_secret
+from firmware_py.micropython.config import ConfigError, host_and_port, load_config, read_secret
 from firmware_py.micropython.device import Device
 from firmware_py.micropython.health import Health
 from firmware_py.micropython.model import ModelError, open_model
@@ -71,6 +71,8 @@ def build(config, feed):
             "device: expected 0 to %d, as in the bundle, got %d"
             % (len(bundle.receivers) - 1, config["device"])
         )
+    # Before all else, for its buffers are the largest.
+    model = open_model(bundle, feed)
     receivers = bundle.receivers[config["device"]]
     seals = (Crc(), Crc())
     if config["secret"]:
@@ -88,18 +90,31 @@ def build(config, feed):
         header,
         seals,
         Compander(bundle, receivers),
-        open_model(bundle, feed),
+        model,
         bundle.rates,
         open_source(config["source"], bundle, receivers, spool.last_event),
         spool,
         Window(spool, link["window"], link["resend_ms"]),
-        Uart(open_line(link), feed),
+        open_link(link, feed),
         clock,
         feed,
     )
     interval_s = config["health"]["interval_s"]
     device.health = Health(header, config["board"], interval_s, spool.n, clock, device.status)
     return device
+
+
+def open_link(link, feed):
+    """The way to the centre of section ``link``. Raises ``ConfigError`` when the board has none of the kind."""
+    if link["kind"] != "tcp":
+        return Uart(open_line(link), feed)
+    # Firmware for a serial line need not have sockets.
+    try:
+        from firmware_py.micropython.tcp import Tcp, Wifi
+    except ImportError as error:
+        raise ConfigError("link: no network on this board (%r)" % error) from None
+    wifi = Wifi(link["ssid"], link["password"]) if link["ssid"] else None
+    return Tcp(host_and_port(link), wifi, feed)
 
 
 def open_source(section, bundle, receivers, position):
