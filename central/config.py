@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from central.errors import CentralError
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
@@ -17,7 +18,7 @@ from firmware_py.runtime.config import is_loopback
 MIN_TOKEN = 16
 
 
-class ConfigError(ValueError):
+class ConfigError(CentralError, ValueError):
     """``central.toml`` is missing, not TOML, or says something impossible."""
 
 

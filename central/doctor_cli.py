@@ -11,8 +11,6 @@ import typer
 
 app = typer.Typer(help="Look an installation over and say what to mend.")
 
-ERRORS: tuple[type[Exception], ...] = ()
-
 
 @app.command()
 def doctor(

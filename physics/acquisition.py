@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
+from physics.errors import PhysicsError
 
-class AcquisitionError(ValueError):
+
+class AcquisitionError(PhysicsError, ValueError):
     """A survey description contradicts itself."""
 
 

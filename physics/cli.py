@@ -9,26 +9,12 @@ from typing import Annotated
 
 import typer
 
-from physics.acquisition import Acquisition, AcquisitionError
-from physics.cluster import ClusterError
-from physics.dataset import DatasetError, check_seed, distinct, generate_dataset
-from physics.families import FAMILIES, UnknownFamilyError
+from physics.acquisition import Acquisition
+from physics.dataset import check_seed, distinct, generate_dataset
+from physics.families import FAMILIES
 from physics.files.field_files import FieldFileError
-from physics.files.openfwi_files import OpenFWIFileError, create_array
-from physics.files.seedlink import SeedLinkError
+from physics.files.openfwi_files import create_array
 from physics.files.survey_file import read_survey
-from physics.modelling import ModellingError
-
-ERRORS: tuple[type[Exception], ...] = (
-    AcquisitionError,
-    ClusterError,
-    DatasetError,
-    FieldFileError,
-    UnknownFamilyError,
-    OpenFWIFileError,
-    ModellingError,
-    SeedLinkError,
-)
 
 SurveyOption = Annotated[
     Path | None,

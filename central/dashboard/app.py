@@ -22,6 +22,7 @@ from central.dashboard.archive import CHOICES, Archive, NotInStore, Section, det
 from central.dashboard.feed import Feed, rollout_dict
 from central.dashboard.metrics import RuntimeMetrics, metrics_text
 from central.dashboard.totals import Totals
+from central.errors import CentralError
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore
 from firmware_py.runtime.log import Log, now_us
@@ -39,7 +40,7 @@ MAX_ID = (1 << 63) - 1
 FORMATS = ("json", "float32")
 
 
-class QueryError(ValueError):
+class QueryError(CentralError, ValueError):
     """Something after the ``?`` that is not what was expected there."""
 
 

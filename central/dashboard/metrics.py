@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from central.errors import CentralError
 from central.fleet.device_views import LATE, ON_TIME, SILENT, DeviceView, devices
 from central.storage.database import StoreError
 from firmware_py.links.port import split_endpoint
@@ -68,7 +69,7 @@ _OF_RECEIVER = {
 }
 
 
-class MetricsError(OSError):
+class MetricsError(CentralError, OSError):
     """The metrics cannot be served where they were told to be."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from central.errors import CentralError
 from central.storage.map_store import StoredMap
 from physics.acquisition import Acquisition
 
@@ -22,7 +23,7 @@ METRES, SEISMIC_DATA, MAX_INT16 = 1, 1, 0x7FFF
 CARD_COLUMNS, FREE_CARDS = 76, 38
 
 
-class ExportError(ValueError):
+class ExportError(CentralError, ValueError):
     """A map cannot be exported as asked."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import zmq
 
+from central.errors import CentralError
 from central.ingest.authentication import OWN_THREAD, CurveAuthenticator
 from central.ingest.connections import Connections
 from central.ingest.traffic import Traffic
@@ -39,7 +40,7 @@ HANDSHAKE_MS = 10_000
 Handler = Callable[[packet.Record, int], Iterable[packet.Record]]
 
 
-class ReceiverError(OSError):
+class ReceiverError(CentralError, OSError):
     """The endpoint cannot be listened on."""
 
 

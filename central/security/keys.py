@@ -25,6 +25,7 @@ from pathlib import Path
 
 import zmq
 
+from central.errors import CentralError
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private, device_name, read_key, read_secret
 from firmware_py.protocol.frame_authenticator import SECRET_BYTES
@@ -36,7 +37,7 @@ _NAME = re.compile(
 )
 
 
-class KeysError(ValueError):
+class KeysError(CentralError, ValueError):
     """A key folder that is not whole, a name that is none, or a key that is there already."""
 
 

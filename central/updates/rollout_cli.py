@@ -10,14 +10,9 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, JsonOption
-from central.storage.database import StoreError
 from central.times import utc
 from central.updates.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
-from central.updates.signing import SECRET_NAME, SigningError, read_signing_key
-from firmware_py.inference.bundle import BundleError
-from firmware_py.updates.archive import ArchiveError
-
-ERRORS: tuple[type[Exception], ...] = (ArchiveError, BundleError, RolloutError, SigningError, StoreError)
+from central.updates.signing import SECRET_NAME, read_signing_key
 
 
 def rollout(

@@ -30,7 +30,7 @@ from firmware_py.inference.bundle import Bundle
 from firmware_py.runtime.log import now_us
 from models.inversion.refinement import GatherMisfit, LatentMisfit, Misfit, Refined, refine
 from physics.acquisition import Acquisition
-from physics.modelling import ModellingError
+from physics.errors import ModellingError
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import Bundle, compiled_encoder
 from firmware_py.inference.companding import GatherError, compand, quantise
 
@@ -19,7 +20,7 @@ from firmware_py.inference.companding import GatherError, compand, quantise
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
 
-class EncoderError(RuntimeError):
+class EncoderError(FirmwareError, RuntimeError):
     """No runtime, no accelerator, or a model that is not what the bundle's manifest says."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.encoder import DELEGATES
 from firmware_py.protocol.health_messages import MAX_INTERVAL_S
 from firmware_py.protocol.rate import BITS
@@ -16,7 +17,7 @@ from firmware_py.protocol.rate import BITS
 LINK_KINDS = ("zmq", "tcp", "serial")
 
 
-class ConfigError(ValueError):
+class ConfigError(FirmwareError, ValueError):
     """``node.toml`` is missing, not TOML, or says something impossible."""
 
 

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from firmware_py.errors import FirmwareError
 
-class SpoolError(OSError):
+
+class SpoolError(FirmwareError, OSError):
     """The spool cannot be kept: no room, no permission, or not a spool."""
 
 

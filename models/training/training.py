@@ -19,16 +19,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from models.errors import TrainingError
+
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
 # Of every usual number of accelerators a multiple.
 PREDICTED_TOGETHER = 48
 PRECISIONS = ("float32", "mixed_bfloat16")
 OPTIMISERS = ("adamw", "muon")
-
-
-class TrainingError(ValueError):
-    """A training run cannot start or go on."""
 
 
 @dataclass(frozen=True)

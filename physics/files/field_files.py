@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.errors import PhysicsError
 
 SEGY_SUFFIXES = (".sgy", ".segy")
 MINISEED_SUFFIXES = (".mseed", ".miniseed", ".ms")
@@ -23,7 +24,7 @@ WITHIN_CELLS = 0.5
 MAX_RATIO = 1000
 
 
-class FieldFileError(ValueError):
+class FieldFileError(PhysicsError, ValueError):
     """A field file is damaged, or does not hold what the survey asks for."""
 
 

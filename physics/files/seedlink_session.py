@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+from physics.errors import PhysicsError
 from physics.files.shots_file import parse_time_ns
 
 DEFAULT_PORT = 18000
@@ -37,7 +38,7 @@ MINISEED_3_HEADER_BYTES = 40
 RECEIVE_BYTES = 1 << 18
 
 
-class SeedLinkError(RuntimeError):
+class SeedLinkError(PhysicsError, RuntimeError):
     """The server cannot be reached, or does not speak SeedLink."""
 
 

@@ -17,7 +17,7 @@ from testbed.comparison.report import draw, page
 from testbed.comparison.run import CONDITIONS
 from testbed.emulation.links import LinkError, find_link
 from testbed.emulation.shaping import Transfer
-from testbed.processes import TestbedError
+from testbed.errors import TestbedError
 from testbed.run import find_model
 
 SURVEY = Acquisition.openfwi()
