@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from boards.errors import BoardsError
 from boards.fit.graph import read_graph
 from boards.quiet import hold_output
 from firmware_py.micropython import kernels
@@ -30,7 +31,7 @@ WORD_BYTES, FACTORS = 4, 4
 ADD_SHIFT = 20
 
 
-class EpicnnError(ValueError):
+class EpicnnError(BoardsError, ValueError):
     """The encoder holds something that the executor for stock MicroPython cannot run."""
 
 
