@@ -9,11 +9,11 @@ Every key and its default; a key without one must be there:
      "spool": {"path": "spool.bin", "records": 256},
      "health": {"interval_s": 60}}
 
-``link`` kinds are uart, usb (a second USB serial port) and tcp. The last has the gateway's
-``"endpoint": "HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, in the place of ``port`` and ``baud``; without
-``ssid`` the board has a network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
-``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that is there keeps its size until
-its file is removed.
+``link`` kinds are uart, usb (a second USB serial port) and tcp. The last has the gateway's ``"endpoint":
+"HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, in the place of ``port`` and ``baud``; without ``ssid``
+the board has a network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
+``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that is there keeps its size
+until its file is removed.
 """
 
 import binascii
