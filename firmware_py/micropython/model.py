@@ -1,30 +1,8 @@
-"""The encoder on whatever the board has: its firmware's runtime, else viper.
+"""The encoder on a board: ``model_ml.py`` runs it by the firmware's runtime, ``model_viper.py`` by native code.
 
-Both kinds of ``Model`` have ``latent``, its length, and ``encode(values, latent)``.
+Both kinds of model have ``latent``, its length, and ``encode(values, latent)``.
 """
 
 
 class ModelError(RuntimeError):
     """No runtime on the board can take the model, or one computes something else."""
-
-
-def open_model(bundle, feed):
-    """OpenMV's ``ml`` where it is there and loads the encoder, else the viper executor. Raises ``ModelError``.
-
-    ``feed`` keeps the watchdog quiet during a long inference.
-    """
-    refused = None
-    if bundle.encoder_path:
-        try:
-            from firmware_py.micropython.model_ml import MlModel
-
-            return MlModel(bundle)
-        except ModelError as error:
-            refused = error
-    if not bundle.compiled_path:
-        raise refused
-    if refused:
-        print("epic: %s; running %s" % (refused, bundle.compiled_path))
-    from firmware_py.micropython.model_viper import ViperModel
-
-    return ViperModel(bundle, bundle.compiled_path, feed)

@@ -135,7 +135,7 @@ def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(pa
     assert "bundle/encoder.tflite" not in board.files(), "nothing there could read it"
     script = (
         "from firmware_py.micropython.bundle import load_bundle\n"
-        "from firmware_py.micropython.model import open_model\n"
+        "from firmware_py.micropython.start import open_model\n"
         "print(open_model(load_bundle('bundle'), lambda: None))\n"
     )
     said = micropython_unix.run(board.root, script, path=".:.frozen")
@@ -143,6 +143,27 @@ def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(pa
     (board.root / "ml.py").touch()
     assert put(parts, board) == 0
     assert "bundle/encoder.tflite" in board.files()
+
+
+def test_over_wifi_the_board_is_told_network_and_gateway_and_the_password_is_shown_nowhere(
+    parts, board, capsys
+):
+    secret = board.folder / "password"
+    secret.write_text("a secret of the network\n")
+    wifi = ["--ssid", "survey", "--password-file", secret]
+    assert put(parts, board, *wifi, endpoint="192.0.2.1:5558") == 0
+    files = board.files()
+    link = json.loads(files["device.json"])["link"]
+    assert link == {
+        "kind": "tcp",
+        "endpoint": "192.0.2.1:5558",
+        "ssid": "survey",
+        "password": "a secret of the network",
+    }
+    assert b"a secret of" not in files["installed.json"]
+    assert "a secret of" not in "".join(capsys.readouterr()) + "".join(board.calls())
+    assert put(parts, board, *wifi, endpoint="uart:1") == 2
+    assert "--ssid: expected with an endpoint HOST:PORT, got uart:1" in one_line(capsys)
 
 
 def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts, board, capsys):
@@ -240,7 +261,7 @@ def test_status_and_uninstall(parts, board, capsys):
     ("change", "said"),
     [
         ({"endpoint": "usb:0"}, "usb:0 is the board's prompt"),
-        ({"endpoint": "tcp://127.0.0.1:5999"}, "expected uart:N or usb:N"),
+        ({"endpoint": "tcp://127.0.0.1:5999"}, "expected uart:N, usb:N or HOST:PORT"),
         ({"digitiser": None}, "expected either --digitiser FILE.py or one --replay FILE"),
         ({"digitiser": None, "more": ["--replay", "gathers.npy"]}, "--step"),
         ({"digitiser": "main.py"}, "a module FILE.py of a name of its own, got main.py"),

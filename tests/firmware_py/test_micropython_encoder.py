@@ -26,7 +26,8 @@ HEAP_BYTES = {"epic-micro-64": 100_000, "epic-small-128": 112_000, "epic-base-25
 SCRIPT = """
 import gc, json
 from firmware_py.micropython.bundle import load_bundle
-from firmware_py.micropython.model import ModelError, open_model
+from firmware_py.micropython.model import ModelError
+from firmware_py.micropython.start import open_model
 try:
     import micropython
     lock, unlock = micropython.heap_lock, micropython.heap_unlock

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,16 @@ SPARE_BYTES = 16 << 10
 @dataclass(frozen=True)
 class McuInstallRequest:
     """What is to be installed. Recordings come from ``digitiser``, a module that is copied to the board, or from the
-    one file ``settings.replay`` on it, whose counts are worth ``step``."""
+    one file ``settings.replay`` on it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, of an
+    endpoint HOST:PORT."""
 
     board: Board
     bundle: Path
     settings: Settings
     digitiser: Path | None = None
     step: float = 0.0
+    ssid: str = ""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -111,18 +114,6 @@ def device_json(order: McuInstallRequest) -> str:
     settings = order.settings
     if settings.signing_key:
         raise InstallError(f"{order.board.title}: takes no updates over the link; leave --signing-key out")
-    link = re.fullmatch(r"(uart|usb):(\d+)", settings.endpoint)
-    if not link:
-        raise InstallError(
-            f"endpoint: {order.board.title} sends over a line to a gateway; expected uart:N or usb:N, got "
-            f"{settings.endpoint!r}"
-        )
-    kind, port = link[1], int(link[2])
-    if (kind, port) == ("usb", 0):
-        raise InstallError(
-            "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
-            "own: usb:1 or a uart"
-        )
     if len(settings.replay) + bool(order.digitiser) != 1:
         raise InstallError("recordings: expected either --digitiser FILE.py or one --replay FILE with --step")
     if order.digitiser:
@@ -136,7 +127,7 @@ def device_json(order: McuInstallRequest) -> str:
         "survey": settings.survey,
         "board": order.board.name,
         "secret": f"{settings.name}.mac",
-        "link": {"kind": kind, "port": port, "baud": settings.baud},
+        "link": _link(order),
         "source": source,
         "spool": {"path": SPOOL, "records": SPOOL_RECORDS},
     }
@@ -149,6 +140,28 @@ def device_json(order: McuInstallRequest) -> str:
         except ConfigError as error:
             raise InstallError(str(error).removeprefix(f"{path}: ")) from None
     return text
+
+
+def _link(order: McuInstallRequest) -> dict[str, Any]:
+    """Section ``link`` of ``device.json``. Raises ``InstallError``."""
+    endpoint = order.settings.endpoint
+    line = re.fullmatch(r"(uart|usb):(\d+)", endpoint)
+    if not line and order.settings.kind == "tcp":
+        return {"kind": "tcp", "endpoint": endpoint, "ssid": order.ssid, "password": order.password}
+    if not line:
+        raise InstallError(
+            f"endpoint: {order.board.title} sends to a gateway; expected uart:N, usb:N or HOST:PORT, got {endpoint!r}"
+        )
+    if endpoint == "usb:0":
+        raise InstallError(
+            "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
+            "own: usb:1 or a uart"
+        )
+    if order.ssid:
+        raise InstallError(
+            f"--ssid: expected with an endpoint HOST:PORT, got {endpoint}; leave one of them out"
+        )
+    return {"kind": line[1], "port": int(line[2]), "baud": order.settings.baud}
 
 
 def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
