@@ -14,7 +14,7 @@ import typer
 from central.config import ConfigError, load_config
 from central.dashboard.cli import page
 from central.errors import CentralError
-from central.export.formats import FORMATS, export_map
+from central.export.formats import FORMATS, export_map, format_of
 from central.fleet.devices_cli import app as devices_app
 from central.fleet.rates_cli import rate
 from central.gateway.cli import gateway
@@ -170,9 +170,13 @@ def export(
     event: EventArgument,
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write.")],
-    kind: Annotated[str, typer.Option("--format", help=" | ".join(FORMATS))] = "netcdf",
+    kind: Annotated[
+        str | None, typer.Option("--format", help=f"{' | '.join(FORMATS)}; default: by the suffix of --out.")
+    ] = None,
     survey: SurveyOption = None,
 ) -> None:
     """Write one event's newest map to a file."""
-    export_map(Store(load_config(config).central.data_dir).get(event, survey), kind, out)
+    settings = load_config(config)
+    stored = Store(settings.central.data_dir).get(event, survey)
+    export_map(stored, format_of(out, kind), out, settings.export_line())
     typer.echo(f"event {event} in {out}")

@@ -71,7 +71,9 @@ class Service:
             decode_s.observe,
         )
         models = config.model
-        self._checking = Checking(self._config.data_dir, models, log) if self._config.check else None
+        self._checking = (
+            Checking(self._config.data_dir, models, log) if self._config.consistency_check else None
+        )
         self._rollouts = Rollouts(
             self._config.data_dir, self._decoders, load or load_release, self._adopt, log
         )
@@ -105,7 +107,7 @@ class Service:
                     self._checking.counts if self._checking else Counter(),
                 )
                 self._page = self._own_page(config.central)
-                metrics = config.central.metrics
+                metrics = config.central.metrics_listen
                 self.metrics = MetricsServer(metrics, self._config.data_dir, self.live) if metrics else None
             except BaseException:
                 if self.gateway:
@@ -187,11 +189,11 @@ class Service:
         return ZmqLink(GATEWAYS, context=self.receiver.context)
 
     def _own_page(self, central: CentralSection) -> PageServer | None:
-        if not central.page:
+        if not central.page_listen:
             return None
         from central.dashboard.server import PageServer
 
-        return PageServer(central, central.page, self._log, self.live)
+        return PageServer(central, central.page_listen, self._log, self.live)
 
     def _serve_page(self) -> None:
         if self._page:

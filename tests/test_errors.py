@@ -31,7 +31,9 @@ def test_every_error_comes_of_the_base_and_is_in_the_tree(package, base):
     tree = ast.get_docstring(ast.parse((ROOT / package / "errors.py").read_text()))
     assert base.__module__ == f"{package}.errors"
     for name, bases in classes.items():
-        assert name == base.__name__ or any(one in classes for one in bases), f"{name} is not of {base.__name__}"
+        assert name == base.__name__ or any(one in classes for one in bases), (
+            f"{name} is not of {base.__name__}"
+        )
         assert name in tree.split(), f"draw {name} into {package}/errors.py"
 
 

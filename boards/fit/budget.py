@@ -30,8 +30,8 @@ class Limits:
 SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 * 1024)
 
 
-# The least heap in which a device starts, less its encoder's buffers: 200 KiB with epic-small-128, from source on 32-bit
-# Arm (2026-11-29; with 180 KiB the heap is too fragmented).
+# The least heap in which a device starts from source, less its encoder's buffers; measured on 32-bit Arm, 2026-11-29:
+# 200 KiB do for epic-small-128, 180 KiB are too fragmented.
 VIPER_PROGRAM_BYTES = 128 * 1024
 
 

@@ -46,10 +46,7 @@ def _interpreter(path: str, accelerator: str) -> Any:
         try:
             from tflite_runtime.interpreter import Interpreter, load_delegate
         except ImportError:
-            raise EncoderError(
-                "encoder: no TFLite runtime found; pip install ai-edge-litert "
-                "(or tflite-runtime with numpy < 2 on a 32-bit board)"
-            ) from None
+            raise EncoderError("encoder: no TFLite runtime found; pip install ai-edge-litert") from None
     delegates = []
     if accelerator:
         try:

@@ -116,6 +116,8 @@ class Spool:
         if owner == device_and_survey:
             self.boot = self._add("boot", 1)
             self._database.execute("UPDATE record SET refused = NULL WHERE refused IS NOT NULL")
+        stat = self._path.stat()
+        self._file = (stat.st_dev, stat.st_ino)
         return owner
 
     def _put_file_aside(self, error: sqlite3.DatabaseError) -> None:
@@ -131,9 +133,21 @@ class Spool:
             "replace the disk if it happens again"
         )
 
+    def check_file(self) -> None:
+        """Raise ``SpoolError`` where the file is no longer in its place: what is written would be lost."""
+        with suppress(OSError):
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == self._file:
+                return
+        raise SpoolError(
+            f"{self._path}: removed, or its disk unmounted, while this device ran; mount the disk again, or make the "
+            "folder, and start the device"
+        )
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it on the disk, or none. Raises ``SpoolError``."""
+        self.check_file()
         try:
             self._database.execute("BEGIN IMMEDIATE")
             yield self._database
@@ -166,6 +180,11 @@ class Spool:
         """Keep a number over restarts; on return it is on the disk. Raises ``SpoolError``."""
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
+
+    def set_boot(self, boot: int) -> None:
+        """Change the number of this boot; records so far keep theirs. Raises ``SpoolError``."""
+        self.keep("boot", boot)
+        self.boot = boot
 
     def next_sequence(self) -> int:
         """The number of the next record of this boot."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from physics.errors import PhysicsError
 from physics.files.field_files import FieldFileError
-from physics.files.shots_file import NS, format_time
+from physics.files.times import NS, format_time
 
 # Data held of each channel beyond what open events need, seconds before its newest sample.
 HELD_S = 60

@@ -36,7 +36,8 @@ from physics.files.seedlink_session import (
     SeedLinkSession,
     split_name,
 )
-from physics.files.shots_file import NS, ShotsFile, format_time
+from physics.files.shots_file import ShotsFile
+from physics.files.times import NS, format_time
 
 # Time between attempts to connect again, seconds.
 AGAIN_S = 5.0
@@ -152,8 +153,6 @@ def _receivers(following: Following) -> list[str]:
             split_name(name)
         except ValueError as error:
             raise FieldFileError(f"{following.geometry}: {error}") from None
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise FieldFileError(f"{following.geometry}: expected each receiver once, got {repeated[0]} twice")
     return names
 
 

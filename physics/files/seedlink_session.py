@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from physics.errors import PhysicsError
-from physics.files.shots_file import parse_time_ns
+from physics.files.times import parse_time_ns
 
 DEFAULT_PORT = 18000
 # Longest wait for a connection and for each reply, seconds.

@@ -7,12 +7,14 @@ import pytest
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
-from convert.adaptation import adapt  # noqa: E402
-from convert.errors import ConversionError  # noqa: E402
-from convert.flow import convert_run  # noqa: E402
-from firmware_py.inference.bundle import load_bundle  # noqa: E402
-from models.inversion.decoder import load_decoder  # noqa: E402
-from models.training.training import Budget  # noqa: E402
+from convert.adaptation import adapt
+from convert.errors import ConversionError
+from convert.flow import convert_run
+from firmware_py.inference.bundle import load_bundle
+from models.inversion.decoder import load_decoder
+from models.training.training import Budget
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

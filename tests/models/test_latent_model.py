@@ -16,6 +16,8 @@ from physics.dataset import generate_dataset
 from physics.families import generate_map
 from physics.modelling import model_gathers
 
+pytestmark = pytest.mark.slow
+
 # Three devices of unlike width, so that padding takes part; short, so that modelling takes a moment.
 SURVEY = Acquisition.from_dict(
     {

@@ -10,6 +10,8 @@ from models.training.muon import Muon
 from models.training.run import start_run
 from models.training.training import Budget, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def _network() -> keras.Model:
     keras.utils.set_random_seed(3)

@@ -17,6 +17,8 @@ from models.training.run import configure, start_run
 from models.training.run_config import build, read_config
 from models.training.training import Budget, Progress, train, write_json
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -28,6 +28,8 @@ from physics.modelling import model_gathers
 from physics.normalise import normalise_velocity
 from physics.sequence import Sequence
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("flatvel_a", "curvefault_b", "style_a")
 OF_SEED_5 = Sequence(FAMILIES, 5, SURVEY)
 

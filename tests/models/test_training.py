@@ -25,6 +25,8 @@ from models.training.training import Budget, load_checkpoint
 from models.training.warm_start import read_origin
 from physics.acquisition import Acquisition
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

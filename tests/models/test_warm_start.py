@@ -17,6 +17,8 @@ from physics.acquisition import Acquisition
 from testbed.run import find_model
 from testbed.samples import load_samples
 
+pytestmark = pytest.mark.slow
+
 PARTS = np.random.default_rng(0).normal(scale=0.3, size=(6, 20, 7, 2)).astype(np.float32)
 
 

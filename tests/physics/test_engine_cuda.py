@@ -15,6 +15,8 @@ from physics.engines import openfwi as engine_openfwi
 from physics.errors import ModellingError
 from physics.families import generate_map
 
+pytestmark = pytest.mark.slow
+
 SURVEY = Acquisition.openfwi()
 
 

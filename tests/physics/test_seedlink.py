@@ -19,7 +19,8 @@ from physics.files.field_files import FieldFileError
 from physics.files.live_buffers import Channel, Record
 from physics.files.seedlink import Following, SeedLinkError, follow
 from physics.files.seedlink_session import parse_address
-from physics.files.shots_file import ShotsFile, format_time, parse_time_ns
+from physics.files.shots_file import ShotsFile
+from physics.files.times import format_time, parse_time_ns
 
 obspy = pytest.importorskip("obspy", reason="the extra geo is not installed")
 pytest.importorskip("pymseed", reason="the extra geo is not installed")

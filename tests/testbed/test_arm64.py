@@ -17,6 +17,8 @@ from testbed.errors import TestbedError
 from testbed.run import find_model
 from testbed.samples import load_samples
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 RELEASED = find_model(None).bundle
 # The twenty shipped gathers and their mirror images: 40 events of five parts each.

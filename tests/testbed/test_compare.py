@@ -20,6 +20,8 @@ from testbed.emulation.shaping import Transfer
 from testbed.errors import TestbedError
 from testbed.run import find_model
 
+pytestmark = pytest.mark.slow
+
 SURVEY = Acquisition.openfwi()
 FLAT = np.zeros((70, 70), np.float32)
 
