@@ -114,6 +114,7 @@ def test_killed_fifty_times_it_loses_nothing(tmp_path, centre_for):
         assert "watchdog" not in board.said()
 
 
+@pytest.mark.slow
 def test_over_wifi_it_survives_the_access_point_s_loss(tmp_path, centre_for):
     bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
     centre = centre_for(bundle)

@@ -49,8 +49,8 @@ SPARE_BYTES = 16 << 10
 class McuInstallRequest:
     """What is to be installed.
 
-    Recordings come from ``digitiser``, a module that is copied to the board, or from the one file ``settings.replay`` on
-    it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, of an endpoint HOST:PORT.
+    Recordings come from ``digitiser``, a module that is copied to the board, or from the one file ``settings.replay``
+    on it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, of an endpoint HOST:PORT.
     """
 
     board: Board
