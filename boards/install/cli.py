@@ -99,6 +99,9 @@ def install(
     ] = None,
     signing_key: SigningKey = None,
     wheels: Wheels = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Of a microcontroller: put another's main.py aside.")
+    ] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Leave the service as it is.")] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -108,7 +111,7 @@ def install(
     if port or profile.install.by == "mpremote":
         _only_port(profile, port, host, root)
         password = password_file.read_text().strip() if password_file else ""
-        request = McuInstallRequest(profile, bundle, settings, digitiser, step, ssid, password)
+        request = McuInstallRequest(profile, bundle, settings, digitiser, step, ssid, password, replace)
         install_mcu(port, request, dry_run)
         return
     profile = _installable(board)

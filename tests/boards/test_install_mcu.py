@@ -190,6 +190,22 @@ def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts,
     assert stopped < calls.index("cp :device.json")
 
 
+def test_a_main_of_another_s_is_kept_only_with_replace_and_put_back(parts, board, capsys):
+    other = b"print('a program of my own')\n"
+    (board.root / "main.py").write_bytes(other)
+    assert put(parts, board) == 2
+    assert "main.py there is not EPIC's; --replace keeps it as main.py.before" in one_line(capsys)
+    assert set(board.files()) == BARE | {"main.py"}
+    assert put(parts, board, "--replace") == 0
+    assert board.files()["main.py.before"] == other
+    board.calls()
+    assert put(parts, board, endpoint="uart:3") == 0, "what is EPIC's own needs no --replace"
+    assert board.files()["main.py.before"] == other
+    assert epic.main(["board", "uninstall", *PORT]) == 0
+    assert board.files()["main.py"] == other
+    assert set(board.files()) == BARE | {"main.py"}
+
+
 def test_a_module_that_is_no_longer_used_goes(parts, board):
     assert put(parts, board) == 0
     (board.folder / "other.py").write_text(DIGITISER)

@@ -55,9 +55,10 @@ class Board:
         (folder / "device.json").write_text(json.dumps(config))
         self._said = (folder / "said.txt").open("ab")
         self._process = None
+        self.script = START
 
     def start(self):
-        command = [*micropython_unix.command(heap="300k"), "-c", START]
+        command = [*micropython_unix.command(heap="300k"), "-c", self.script]
         environment = {"MICROPYPATH": f"{self.folder}:{micropython_unix.ROOT}:.frozen"}
         self._process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=self._said, stderr=subprocess.STDOUT
@@ -69,6 +70,12 @@ class Board:
 
     def running(self):
         return self._process.poll() is None
+
+    def running_after(self, wait_s):
+        """Whether it has not ended within ``wait_s``."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(wait_s)
+        return self.running()
 
     def said(self):
         return (self.folder / "said.txt").read_text()
@@ -153,3 +160,51 @@ def test_a_wrong_link_is_one_line_and_shows_no_password(tmp_path, link, said):
     path = f"{board.folder}:{micropython_unix.ROOT}:.frozen"
     line = micropython_unix.run(board.folder, START, path=path).strip()
     assert line.startswith("epic: ") and said in line and "12345" not in line
+
+
+BROKEN = "def open_source(shots, samples, receivers):\n    raise OSError('no answer')\n"
+AT_ONCE = "from firmware_py.micropython import start\nstart.BEFORE_RESET_MS = 0\nstart.start()\n"
+
+
+def test_after_starts_that_failed_it_sends_what_it_has_and_records_nothing(tmp_path, centre_for):
+    bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
+    centre = centre_for(bundle)
+    with contextlib.closing(
+        Board(tmp_path / "board", bundle, "127.0.0.1:1", centre.secret(DEVICE), 2, 0)
+    ) as board:
+        board.start()
+        spool = board.folder / "spool.bin"
+        wait_until(
+            lambda: spool.exists() and any(spool.read_bytes()[512:1024]), 60.0, "two records in the spool"
+        )
+        board.kill()
+        (board.folder / "digitiser.py").write_text(BROKEN)
+        config = json.loads((board.folder / "device.json").read_text())
+        config["source"] = {"kind": "module", "name": "digitiser"}
+        config["link"]["endpoint"] = centre.endpoint
+        (board.folder / "device.json").write_text(json.dumps(config))
+        board.script = AT_ONCE
+        failed = 0
+        board.start()
+        while not board.running_after(3.0):
+            failed += 1
+            assert failed < 10
+            board.start()
+        assert failed == 4, "the killed start was the first that nothing came of"
+        assert "5 starts have failed; nothing is recorded" in board.said()
+        wait_until(lambda: len(arrived(centre)) == 2, 60.0, "what was in the spool")
+        assert arrived(centre) == dict(enumerate(board.latents, start=1))
+        wait_until(
+            lambda: not (board.folder / "starts").exists(), 10.0, "the answer to count as a good start"
+        )
+
+
+def test_power_cuts_are_no_failed_starts(tmp_path):
+    path = f"{tmp_path}:{micropython_unix.ROOT}:.frozen"
+    for stand_in in STAND_INS.glob("*.py"):
+        shutil.copy(stand_in, tmp_path)
+    count = "from firmware_py.micropython.safe_mode import Starts\nfor _ in range(9): safe = Starts().safe\nprint(safe)"
+    (tmp_path / "power-on").touch()
+    assert micropython_unix.run(tmp_path, count, path=path).strip() == "False"
+    (tmp_path / "power-on").unlink()
+    assert micropython_unix.run(tmp_path, count, path=path).strip() == "True"

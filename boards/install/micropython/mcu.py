@@ -39,6 +39,8 @@ SHARED = (
     "protocol/frame_authenticator.py",
 )
 MAIN = "main.py"
+# Another's main.py, until uninstallation.
+KEPT = "main.py.before"
 INSTALLED = "installed.json"
 # What the device writes itself, beside its count of starts.
 SPOOL, SPOOL_RECORDS = "spool.bin", 256
@@ -51,6 +53,7 @@ class McuInstallRequest:
 
     Recordings come from ``digitiser``, a module that is copied to the board, or from the one file ``settings.replay``
     on it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, of an endpoint HOST:PORT.
+    With ``replace``, a main.py of another's is kept as main.py.before.
     """
 
     board: Board
@@ -60,6 +63,7 @@ class McuInstallRequest:
     step: float = 0.0
     ssid: str = ""
     password: str = field(default="", repr=False)
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,11 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
                 f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
             )
         files = contents(order, runtime=False)
+    foreign = _is_foreign(facts, files[MAIN])
+    if foreign and not order.replace:
+        raise InstallError(
+            f"{prompt.port}: {MAIN} there is not EPIC's; --replace keeps it as {KEPT}, and uninstalling puts it back"
+        )
     changed = {path: data for path, data in files.items() if facts["files"][path] != digest_of(data)}
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
     if not changed and not stale:
@@ -192,7 +201,9 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
         )
 
     steps = []
-    if facts["files"][MAIN]:
+    if foreign:
+        steps.append(Step(f"stop what runs there, keep {MAIN} as {KEPT}", lambda: _stop(prompt, keep=True)))
+    elif facts["files"][MAIN]:
         steps.append(Step("stop what runs there", lambda: _stop(prompt)))
     to_copy = {path: data for path, data in changed.items() if path != MAIN}
     if to_copy:
@@ -235,16 +246,27 @@ def uninstall(prompt: Prompt, purge: bool) -> list[str]:
     ]
     if facts["files"][MAIN]:
         _stop(prompt)
-    return prompt.ask("remove", [*files, *reversed(_folders(files)), INSTALLED])
+    removed = prompt.ask("remove", [*files, *reversed(_folders(files)), INSTALLED])
+    prompt.ask("rename", KEPT, MAIN)
+    return removed
 
 
 def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
     return prompt.ask("facts", [*paths, *(() if MAIN in paths else (MAIN,))], INSTALLED, SPOOL)
 
 
-def _stop(prompt: Prompt) -> None:
+def _is_foreign(facts: dict[str, Any], main: bytes) -> bool:
+    """Whether the main.py there is neither what would be installed nor what was."""
+    installed = (facts["installed"] or {}).get("sha256", {}).get(MAIN)
+    return facts["files"][MAIN] not in (None, digest_of(main), installed)
+
+
+def _stop(prompt: Prompt, keep: bool = False) -> None:
     prompt.take_over()
-    _remove(prompt, [MAIN])
+    if keep:
+        prompt.ask("rename", MAIN, KEPT)
+    else:
+        _remove(prompt, [MAIN])
     prompt.reset()
 
 

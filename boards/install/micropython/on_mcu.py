@@ -83,6 +83,14 @@ def remove(paths):
     return removed
 
 
+def rename(path, target):
+    """Give a file another name, in the place of what has it; nothing where there is no such file."""
+    if _there(path):
+        if _there(target):
+            os.remove(target)
+        os.rename(path, target)
+
+
 def _sha256(path):
     digest = hashlib.sha256()
     block = bytearray(1024)

@@ -19,3 +19,15 @@ class WDT:
 
 def reset():
     sys.exit(2)
+
+
+PWRON_RESET, WDT_RESET = 1, 3
+
+
+def reset_cause():
+    """Power came on only where the file ``power-on`` says so."""
+    try:
+        open("power-on").close()
+    except OSError:
+        return WDT_RESET
+    return PWRON_RESET
