@@ -38,7 +38,7 @@ LOADERS = {
 SCRIPT = """
 import gc, json, micropython, time
 from firmware_py.micropython.bundle import load_bundle
-from firmware_py.micropython.start import open_model
+from firmware_py.micropython.runtime import open_model
 gc.collect()
 before = gc.mem_alloc()
 bundle = load_bundle(".")

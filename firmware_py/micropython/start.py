@@ -12,6 +12,7 @@ from firmware_py.micropython.config import ConfigError, host_and_port, load_conf
 from firmware_py.micropython.device import Device
 from firmware_py.micropython.health import Health
 from firmware_py.micropython.model import ModelError
+from firmware_py.micropython.runtime import open_model
 from firmware_py.micropython.safe_mode import FAILED_STARTS, TRY_AGAIN_S, NoModel, NoSource, Starts
 from firmware_py.micropython.source import Replay
 from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
@@ -113,28 +114,6 @@ def build(config, feed, starts):
     board = config["board"] + (" (safe mode)" if starts.safe else "")
     device.health = Health(header, board, interval_s, spool.n, clock, device.status)
     return device
-
-
-def open_model(bundle, feed):
-    """OpenMV's ``ml`` where it is there and loads the encoder, else the viper executor. Raises ``ModelError``.
-
-    ``feed`` keeps the watchdog quiet during a long inference.
-    """
-    refused = None
-    if bundle.encoder_path:
-        try:
-            from firmware_py.micropython.model_ml import MlModel
-
-            return MlModel(bundle)
-        except ModelError as error:
-            refused = error
-    if not bundle.compiled_path:
-        raise refused
-    if refused:
-        print("epic: %s; running %s" % (refused, bundle.compiled_path))
-    from firmware_py.micropython.model_viper import ViperModel
-
-    return ViperModel(bundle, bundle.compiled_path, feed)
 
 
 def open_link(link, feed):

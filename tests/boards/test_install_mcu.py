@@ -137,7 +137,7 @@ def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(pa
     assert "bundle/encoder.tflite" not in board.files(), "nothing there could read it"
     script = (
         "from firmware_py.micropython.bundle import load_bundle\n"
-        "from firmware_py.micropython.start import open_model\n"
+        "from firmware_py.micropython.runtime import open_model\n"
         "print(open_model(load_bundle('bundle'), lambda: None))\n"
     )
     said = micropython_unix.run(board.root, script, path=".:.frozen")

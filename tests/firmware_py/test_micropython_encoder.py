@@ -27,7 +27,7 @@ SCRIPT = """
 import gc, json
 from firmware_py.micropython.bundle import load_bundle
 from firmware_py.micropython.model import ModelError
-from firmware_py.micropython.start import open_model
+from firmware_py.micropython.runtime import open_model
 try:
     import micropython
     lock, unlock = micropython.heap_lock, micropython.heap_unlock
