@@ -1,10 +1,18 @@
-"""The ``epic`` command: one group of sub-commands a room, each loaded only when it is called."""
+"""The ``epic`` command and the Python interface of EPIC.
+
+Command: one group of sub-commands a package, each loaded only when it is called. Python::
+
+    import epic
+    result = epic.load_model("epic-small-128").invert(gather)
+    result.plot(); result.to_netcdf("map.nc")
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from boards.quiet import import_without_greetings
 
@@ -39,6 +47,19 @@ EXTRA_OF = {
 
 # Here and not in `main`: the processes that a command starts import this module alone.
 import_without_greetings("tensorflow")
+
+
+if TYPE_CHECKING:
+    from central.api import Inversion, Model, load_model
+
+__all__ = ["Inversion", "Model", "load_model", "main", "version"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the Python interface when it is first asked for: the command line starts without it."""
+    if name in ("Inversion", "Model", "load_model"):
+        return getattr(importlib.import_module("central.api"), name)
+    raise AttributeError(f"module 'epic' has no attribute {name!r}")
 
 
 def version() -> str:

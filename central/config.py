@@ -110,6 +110,18 @@ class GatewaySection(_Section):
     log: Path | None = None
 
 
+class RetentionSection(_Section):
+    """What the store gives up, the oldest events first; nothing unless said here. Flagged and refined events stay.
+
+    Events go that are older than ``max_age_days``, beyond ``max_events``, and while less than ``min_free_mib`` of the
+    disk is free.
+    """
+
+    max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_events: int | None = Field(default=None, ge=1, strict=True)
+    min_free_mib: int | None = Field(default=None, ge=1, strict=True)
+
+
 class LineSection(_Section):
     """Where the survey's line runs, for coordinates in exported maps; `epic data import` prints it.
 
@@ -126,6 +138,7 @@ class CentralConfig(_Section):
     central: CentralSection
     model: list[ModelSection] = Field(min_length=1)
     gateway: GatewaySection | None = None
+    retention: RetentionSection = RetentionSection()
     line: LineSection | None = None
 
     def export_line(self) -> Line | None:

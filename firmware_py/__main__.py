@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 from firmware_py.errors import FirmwareError
+from firmware_py.protocol.printable import printable
 from firmware_py.runtime.check import check
 from firmware_py.runtime.config import NodeConfig, load_config
 from firmware_py.runtime.node import Node
@@ -88,7 +89,7 @@ def _run(config: NodeConfig, as_json: bool) -> int:
             f"{statistics['bytes_received']} received"
         )
     if node.refused:
-        _complain(f"the centre refused {node.refused} of this device's records: {node.refusal}")
+        _complain(f"the centre refused {node.refused} of this device's records: {printable(node.refusal)}")
         return 3
     return 0
 

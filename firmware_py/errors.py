@@ -3,6 +3,7 @@
 FirmwareError
 ├── BundleError            inference.bundle
 ├── GatherError            inference.companding
+│   └── UnreadableError    sources.recordings
 ├── EncoderError           inference.encoder
 ├── SelfTestError          inference.self_test
 ├── LinkError              links.base

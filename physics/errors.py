@@ -9,6 +9,7 @@ PhysicsError
 ├── RecordError            files.live_buffers
 ├── OpenFWIFileError       files.openfwi_files
 ├── SeedLinkError          files.seedlink_session
+│   └── ConnectionLostError files.seedlink_session
 ├── MetricError            metrics
 └── ModellingError         here
 """

@@ -75,24 +75,50 @@ def _stamp(seconds: float) -> str:
 
 
 def dataset(stored: StoredMap, acquisition: Acquisition, line: Line | None) -> Any:
-    """Build the ``xarray.Dataset`` of a map: velocity and uncertainty by depth and distance (CF-1.11)."""
+    """Build the ``xarray.Dataset`` of a stored map, with its provenance (CF-1.11)."""
+    built = map_dataset(stored.velocity_mps, stored.uncertainty_mps, acquisition)
+    built.attrs |= {
+        "survey": stored.survey,
+        "event": stored.event,
+        "revision": stored.revision,
+        "partial": int(stored.partial),
+        "provenance": json.dumps(stored.provenance),
+        "history": _history(stored),
+    }
+    distance_m = built["distance"].values
+    if line is not None:
+        for name, values, said in zip(
+            "xy", line.coordinates(distance_m, acquisition.dx_m).T, AXES, strict=True
+        ):
+            built = built.assign_coords({name: ("distance", values, {"units": "m", **said})})
+        built.attrs |= {
+            "line_origin_x_m": line.origin_m[0],
+            "line_origin_y_m": line.origin_m[1],
+            "line_azimuth_deg": line.azimuth_deg,
+        }
+        if line.crs:
+            built.attrs["line_crs"] = line.crs
+    for axis in built.coords:
+        # CF allows no missing values of coordinates; unasked, xarray names one.
+        built[axis].encoding["_FillValue"] = None
+    return built
+
+
+def map_dataset(velocity_mps: np.ndarray, uncertainty_mps: np.ndarray, acquisition: Acquisition) -> Any:
+    """Build the ``xarray.Dataset`` of maps ``(nz, nx)`` in m/s by depth and distance (CF-1.11)."""
     import xarray
 
-    nz, nx = stored.velocity_mps.shape
+    nz, nx = velocity_mps.shape
     dims = ("depth", "distance")
     # A cell's value holds at its centre.
     depth_m = (np.arange(nz) + 0.5) * acquisition.dx_m
     distance_m = (np.arange(nx) + 0.5) * acquisition.dx_m
     built = xarray.Dataset(
         {
-            "velocity": (
-                dims,
-                stored.velocity_mps,
-                {"units": "m s-1", "long_name": "seismic P-wave velocity"},
-            ),
+            "velocity": (dims, velocity_mps, {"units": "m s-1", "long_name": "seismic P-wave velocity"}),
             "uncertainty": (
                 dims,
-                stored.uncertainty_mps,
+                uncertainty_mps,
                 {"units": "m s-1", "long_name": "expected absolute error of the velocity (Laplace scale)"},
             ),
         },
@@ -112,26 +138,8 @@ def dataset(stored: StoredMap, acquisition: Acquisition, line: Line | None) -> A
             "Conventions": "CF-1.11",
             "title": "Seismic velocity from distributed full-waveform inversion",
             "source": "EPIC (arXiv 2603.09032)",
-            "survey": stored.survey,
-            "event": stored.event,
-            "revision": stored.revision,
-            "partial": int(stored.partial),
-            "provenance": json.dumps(stored.provenance),
-            "history": _history(stored),
         },
     )
-    if line is not None:
-        for name, values, said in zip(
-            "xy", line.coordinates(distance_m, acquisition.dx_m).T, AXES, strict=True
-        ):
-            built = built.assign_coords({name: ("distance", values, {"units": "m", **said})})
-        built.attrs |= {
-            "line_origin_x_m": line.origin_m[0],
-            "line_origin_y_m": line.origin_m[1],
-            "line_azimuth_deg": line.azimuth_deg,
-        }
-        if line.crs:
-            built.attrs["line_crs"] = line.crs
     for axis in built.coords:
         # CF allows no missing values of coordinates; unasked, xarray names one.
         built[axis].encoding["_FillValue"] = None

@@ -2,9 +2,9 @@
 
 SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk. That it
 was acknowledged need not be: a power cut that takes it back has the record sent once more, and the centre knows it.
-The spool is bounded; when full, records the centre refused go first, then the oldest that wait, which is
-counted: a fresh recording is worth more than an old one to whoever watches the map. What was refused waits again
-when the spool is opened: the reason may have been one that an operator has mended since.
+The spool is bounded; when full, records the centre refused go first, then the oldest that wait: a fresh recording is
+worth more than an old one. Both are counted as dropped. What was refused waits again when the spool is opened: the
+reason may have been one that an operator has mended since.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import IO
 
 from firmware_py.errors import FirmwareError
+
+# ``PRAGMA user_version``; 0 is a new spool, or one from before versions were counted, which is of version 1.
+VERSION = 1
 
 
 class SpoolError(FirmwareError, OSError):
@@ -97,6 +100,14 @@ class Spool:
     def _open(self, first_boot: int, device_and_survey: tuple[int, int]) -> tuple[int, int]:
         """Open the database and begin a boot, if it is this device's; the device and survey it belongs to."""
         self._database = sqlite3.connect(self._path, isolation_level=None)
+        # Before anything is written: a newer device's spool stays as it is.
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            self._database.close()
+            raise SpoolError(
+                f"{self._path}: spool version {version}: expected at most {VERSION}; it is of a newer EPIC, install "
+                "that one, or move the file away"
+            )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         # Damage that would come up later would end each start anew.
@@ -109,6 +120,7 @@ class Spool:
             " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
             "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
         )
+        self._database.execute(f"PRAGMA user_version = {VERSION}")
         self._database.execute("INSERT OR IGNORE INTO counter VALUES ('boot', ?)", (first_boot - 1,))
         for name, value in zip(("device", "survey"), device_and_survey, strict=True):
             self._database.execute("INSERT OR IGNORE INTO counter VALUES (?, ?)", (name, value))
@@ -203,12 +215,13 @@ class Spool:
             )
             (kept,) = database.execute("SELECT count(*) FROM record").fetchone()
             if kept > self._max_records:
+                # Refused ones count as well: after a mend the centre would have taken them.
                 gone = database.execute(
                     "DELETE FROM record WHERE (boot, sequence) IN (SELECT boot, sequence FROM record"
-                    " ORDER BY refused IS NULL, boot, sequence LIMIT ?) RETURNING refused",
+                    " ORDER BY refused IS NULL, boot, sequence LIMIT ?)",
                     (kept - self._max_records,),
-                ).fetchall()
-                self._add("dropped", sum(refused is None for (refused,) in gone))
+                ).rowcount
+                self._add("dropped", gone)
             if advance:
                 self._add("position", advance)
 

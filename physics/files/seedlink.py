@@ -31,7 +31,7 @@ from physics.files.live_buffers import (
 from physics.files.openfwi_files import create_array
 from physics.files.seedlink_session import (
     SILENCE_S,
-    ConnectionLost,
+    ConnectionLostError,
     SeedLinkError,
     SeedLinkSession,
     split_name,
@@ -227,7 +227,7 @@ class _Stream:
             while (left_s := until - time.monotonic()) > 0:
                 if not all(self._add(payload) for payload in self._session.receive(left_s)):
                     return
-        except ConnectionLost as error:
+        except ConnectionLostError as error:
             self._session.close()
             self._lost(str(error))
 

@@ -42,7 +42,7 @@ class SeedLinkError(PhysicsError, RuntimeError):
     """The server cannot be reached, or does not speak SeedLink."""
 
 
-class ConnectionLost(SeedLinkError):
+class ConnectionLostError(SeedLinkError):
     """An established connection ended."""
 
 
@@ -120,7 +120,7 @@ class SeedLinkSession:
         try:
             self._socket = socket.create_connection((host, port), timeout=REPLY_S)
             self._negotiate(since_ns)
-        except (OSError, ConnectionLost) as error:
+        except (OSError, ConnectionLostError) as error:
             self.close()
             said = f"no answer within {REPLY_S:g} s" if isinstance(error, TimeoutError) else str(error)
             raise SeedLinkError(
@@ -149,14 +149,14 @@ class SeedLinkSession:
         """Return the miniSEED records that have come, waiting up to ``timeout_s`` for some.
 
         Raises:
-            ConnectionLost: the connection ended, or the server is silent.
+            ConnectionLostError: the connection ended, or the server is silent.
         """
         try:
             self._fill(timeout_s)
         except TimeoutError:
             self._check_alive()
         except OSError as error:
-            raise ConnectionLost(str(error)) from None
+            raise ConnectionLostError(str(error)) from None
         records = []
         while packet := self._take_packet():
             header, payload = packet
@@ -171,13 +171,13 @@ class SeedLinkSession:
     def _check_alive(self) -> None:
         now = time.monotonic()
         if now - self._byte_at > SILENCE_S:
-            raise ConnectionLost(f"not a byte for {SILENCE_S:g} s")
+            raise ConnectionLostError(f"not a byte for {SILENCE_S:g} s")
         if now - max(self._data_at, self._asked_at) > self.keepalive_s:
             self._asked_at = now
             try:
                 self._send("INFO ID")
             except OSError as error:
-                raise ConnectionLost(str(error)) from None
+                raise ConnectionLostError(str(error)) from None
 
     def _negotiate(self, since_ns: int) -> None:
         self._send("HELLO")
@@ -251,11 +251,11 @@ class SeedLinkSession:
 
     def _fill(self, timeout_s: float) -> None:
         if self._socket is None:
-            raise ConnectionLost("not connected")
+            raise ConnectionLostError("not connected")
         self._socket.settimeout(max(timeout_s, 1e-3))
         more = self._socket.recv(RECEIVE_BYTES)
         if not more:
-            raise ConnectionLost("the server closed the connection")
+            raise ConnectionLostError("the server closed the connection")
         self._buffer += more
         self._byte_at = time.monotonic()
 
@@ -263,16 +263,16 @@ class SeedLinkSession:
         """Cut one packet from the buffer; None where it is not all there."""
         buffer = self._buffer
         if buffer.startswith((b"END", b"ERROR")):
-            raise ConnectionLost("the server ended the stream")
+            raise ConnectionLostError("the server ended the stream")
         if len(buffer) < HEADER_BYTES + PREFIX_BYTES and not buffer.startswith(b"MS\x03", HEADER_BYTES):
             return None
         if len(buffer) < HEADER_BYTES + MINISEED_3_HEADER_BYTES:
             return None
         if not buffer.startswith(b"SL"):
-            raise ConnectionLost(f"expected a SeedLink packet, got {bytes(buffer[:8])!r}")
+            raise ConnectionLostError(f"expected a SeedLink packet, got {bytes(buffer[:8])!r}")
         length = record_bytes(bytes(buffer[HEADER_BYTES : HEADER_BYTES + PREFIX_BYTES]))
         if length > MAX_RECORD_BYTES:
-            raise ConnectionLost(f"expected a miniSEED record, got one of {length} bytes")
+            raise ConnectionLostError(f"expected a miniSEED record, got one of {length} bytes")
         whole = HEADER_BYTES + length
         if len(buffer) < whole:
             return None
