@@ -1,7 +1,8 @@
 """One connection to a SeedLink v3 server.
 
-The session asks for data by time only. Packet numbers are never used to resume: a server that restarts may begin
-them again, and a number then points into the middle of another ring.
+The session asks for data by time. Packet numbers are never used to resume: a server that restarts may begin them
+again, and a number then points into the middle of another ring. Only ringserver's whole ring is asked for by its first
+number, which the server has just told.
 
 Protocol: SeedLink v3 as spoken by ringserver and SeisComP. A packet is an 8-byte header (``SL`` and a 24-bit
 number) and one miniSEED record of any length.
@@ -102,6 +103,8 @@ class SeedLinkSession:
     spans: dict[str, Span] | None = None
     refused: list[str] = field(default_factory=list)
     takes_time: bool = True
+    # Number of the oldest packet of a ringserver; None where it is not known.
+    first_number: int | None = None
     _socket: socket.socket | None = None
     _buffer: bytearray = field(default_factory=bytearray)
     _data_at: float = 0.0
@@ -110,7 +113,7 @@ class SeedLinkSession:
     _answered: bool = False
 
     def open(self, since_ns: int) -> None:
-        """Connect and ask for all data from ``since_ns`` on, then live data.
+        """Connect and ask for all data from ``since_ns`` on (0: all the server has), then live data.
 
         Raises:
             SeedLinkError: nobody answers, or what answers is no SeedLink server.
@@ -188,10 +191,14 @@ class SeedLinkSession:
                 "check host and port"
             )
         self._line()
-        self.spans = self._ask_spans()
+        self.first_number = None
+        self.spans = self._ask_spans("ringserver" in software.lower())
         # The command's resolution is a second.
         moment = datetime.fromtimestamp(since_ns // 1_000_000_000, UTC)
-        start = moment.strftime("%Y,%m,%d,%H,%M,%S")
+        start = moment.strftime("TIME %Y,%m,%d,%H,%M,%S")
+        if since_ns == 0 and self.first_number is not None:
+            # A ringserver goes on behind the packet before the number asked for, which must be there.
+            start = f"DATA {(self.first_number + 1) & 0xFFFFFF:06X}"
         self.refused, self.takes_time = [], True
         accepted = 0
         for (network, station), selectors in _by_station(self.names).items():
@@ -201,7 +208,7 @@ class SeedLinkSession:
             accepted += 1
             for selector in selectors:
                 self._command(f"SELECT {selector}")
-            if not (self.takes_time and self._command(f"TIME {start}")):
+            if not (self.takes_time and self._command(start)):
                 self.takes_time = False
                 self._command("DATA")
         if not accepted:
@@ -211,7 +218,7 @@ class SeedLinkSession:
             )
         self._send("END")
 
-    def _ask_spans(self) -> dict[str, Span] | None:
+    def _ask_spans(self, has_one_ring: bool) -> dict[str, Span] | None:
         self._send("INFO STREAMS")
         document = bytearray()
         while True:
@@ -229,6 +236,9 @@ class SeedLinkSession:
                     f"{self.server}: its list of streams is longer than {MAX_INFO_BYTES} bytes"
                 )
             if header[7:8] != b"*":
+                numbers = re.findall(rb'begin_seq="(\d+)"', document)
+                if has_one_ring and numbers:
+                    self.first_number = min(map(int, numbers))
                 return _read_spans(bytes(document))
 
     def _command(self, command: str) -> bool:

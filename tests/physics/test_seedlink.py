@@ -214,7 +214,27 @@ def test_where_the_stream_does_not_go_on_where_it_was_all_is_asked_for(line, qui
         thread.join(30.0)
     np.testing.assert_array_equal(read(line, 1), gather(1))
     assert any("asking from the start of the server's buffer" in notice for notice in notices)
-    assert "TIME 1970,01,01,00,00,00" in server.asked
+    assert "DATA 000002" in server.asked, "the packet behind the first, which the server has told"
+
+
+def test_a_server_that_ignores_the_time_is_asked_for_all_it_has(line):
+    with SeedLinkServer() as server:
+        server.ignores_time = True
+        said, notices = [], []
+        line.shoot(0)
+        packets = server.packets(recorded(0))
+        # All but the last records of each channel are there before.
+        last = {packet.name: packet for packet in packets}
+        server.feed_packets([Packet("XX.NONE.00.EHZ", 0, 1, packets[0].data)])
+        server.feed_packets([packet for packet in packets if packet is not last[packet.name]])
+        thread = following_thread(line, server, 1, said, notices, wait_s=1.0)
+        wait_until(lambda: "END" in server.asked, what="the request")
+        time.sleep(0.1)
+        server.feed_packets(list(last.values()))
+        thread.join(10.0)
+    assert said == [f"event 0: 6 receivers, peak {abs(gather(0)).max():.3g}"]
+    np.testing.assert_array_equal(read(line, 0), gather(0))
+    assert any("asking from the start of the server's buffer" in notice for notice in notices)
 
 
 @pytest.mark.slow
