@@ -365,11 +365,15 @@ class _Compiler:
         """Refuse a channel whose sum could leave 28 bits; ``weights (taps, channels)``."""
         largest = max(127 - in_zero, in_zero + 128)
         most = np.abs(weights.astype(np.int64)).sum(axis=0) * largest + np.abs(biases.astype(np.int64))
-        # The kernels add up q + 128 of the weights, and take 128 times the sum of the values off afterwards.
-        raw = len(weights) * 255 * largest
-        if max(int(most.max()), raw) >= MAX_SUM:
+        if most.max() >= MAX_SUM:
             raise EpicnnError(
-                f"{where}: expected sums below 2^28, they may reach {max(int(most.max()), raw):,}; use fewer channels"
+                f"{where}: expected sums below 2^28, they may reach {most.max():,}; use fewer channels"
+            )
+        # The kernels add up q + 128 of the weights, and take 128 times the sum of the values off afterwards.
+        if len(weights) * 255 * largest >= kernels.SUM_OFFSET:
+            raise EpicnnError(
+                f"{where}: expected at most {kernels.SUM_OFFSET // (255 * largest):,} values in a sum, got "
+                f"{len(weights):,}; use fewer channels"
             )
 
     def _limits(self, where: str, options: Any, scale: float, zero: int) -> dict[str, int]:
