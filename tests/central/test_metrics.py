@@ -71,7 +71,7 @@ def test_devices_are_told_as_the_centre_knows_them(data_dir, live):
     }
     assert states == {"on time": 1, "late": 0, "silent": 0}
     (info,) = [dict(labels) for name, labels in found if name == "epic_device_info"]
-    assert (info["model_hash"], info["board"]) == (MODEL_HASH.hex(), 'a "board"\n\\')
+    assert (info["model_hash"], info["board"]) == (MODEL_HASH.hex(), 'a "board"\\n\\')
     assert not any(name.startswith("epic_receiver") for name, _ in found), "no centre runs here"
 
 

@@ -29,6 +29,9 @@ function stretch(device, map) {
   return `${Math.min(...cells)}–${Math.max(...cells)} m`;
 }
 
+/** Records that never came, that the device gave up, and that the store lost after it had them. */
+const lost = (d) => d.loss + (d.dropped ?? 0) + d.acknowledged_lost;
+
 /** Bytes of a latent, and what they are set to until the device says that it has heard it. */
 function latent(device) {
   const made = device.latent_bytes === null ? "–" : `${device.latent_bytes} B`;
@@ -52,7 +55,7 @@ export function showDevices(devices, nowUs, map) {
       [`${span(Math.max(nowUs - d.last_heard_us, 0) / 1e6)} ago`],
       [stretch(d, map)],
       [known(d.lag_s, span), "n"],
-      [count(d.loss + (d.dropped ?? 0)), d.loss + (d.dropped ?? 0) ? "n bad" : "n"],
+      [count(lost(d)), lost(d) ? "n bad" : "n"],
       [known(d.queue_depth, count), "n"],
       [known(d.model_hash, (hash) => hash.slice(0, 8)), "code"],
       [latent(d), "n"],
