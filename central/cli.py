@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +15,17 @@ from central.config import ConfigError, load_config
 from central.dashboard.cli import page
 from central.dashboard.metrics import MetricsError
 from central.export.formats import FORMATS, ExportError, export_map
-from central.fleet.devices_cli import list_devices
+from central.fleet.devices_cli import app as devices_app
 from central.fleet.rates_cli import ERRORS as RATE_ERRORS
 from central.fleet.rates_cli import rate
 from central.gateway.cli import ERRORS as GATEWAY_ERRORS
 from central.gateway.cli import gateway
 from central.ingest.receiver import ReceiverError
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+from central.storage.backup_cli import backup, restore_backup
 from central.storage.database import StoreError
-from central.storage.map_store import Store, StoredMap
+from central.storage.map_store import DamagedMapError, Store, StoredMap
+from central.times import utc
 from central.updates.rollout_cli import ERRORS as ROLLOUT_ERRORS
 from central.updates.rollout_cli import rollout
 from central.verification.check_cli import ERRORS as CHECK_ERRORS
@@ -30,6 +33,9 @@ from central.verification.check_cli import check
 from central.verification.refine_cli import ERRORS as REFINE_ERRORS
 from central.verification.refine_cli import refine
 from firmware_py.inference.bundle import BundleError
+
+SINCE_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+MAX_DAMAGED_SHOWN = 10
 
 app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
 
@@ -55,7 +61,9 @@ ERRORS: tuple[type[Exception], ...] = (
 
 app.command()(check)
 app.command()(gateway)
-app.command(name="devices")(list_devices)
+app.add_typer(devices_app, name="devices")
+app.command()(backup)
+app.command(name="restore")(restore_backup)
 app.command()(rollout)
 app.command()(rate)
 app.command()(page)
@@ -104,7 +112,7 @@ def _summary(stored: StoredMap) -> dict:
         "partial": stored.partial,
         "devices": provenance["devices"],
         "model_hash": provenance["model_hash"],
-        "sampled": datetime.fromtimestamp(provenance["sample_time_us"] / 1e6, UTC).isoformat(),
+        "sampled": utc(provenance["sample_time_us"]).isoformat(),
         "received_bytes": provenance["received_bytes"],
         "velocity_mean_mps": round(float(stored.velocity_mps.mean()), 1),
         "uncertainty_mean_mps": round(float(stored.uncertainty_mps.mean()), 1),
@@ -112,18 +120,51 @@ def _summary(stored: StoredMap) -> dict:
 
 
 @app.command(name="list")
-def list_maps(config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False) -> None:
-    """The newest map of every event."""
+def list_maps(
+    config: ConfigOption,
+    survey: SurveyOption = None,
+    last: Annotated[int, typer.Option(min=0, help="Events to list, the last decoded; 0 for all.")] = 50,
+    since: Annotated[
+        datetime | None, typer.Option(formats=SINCE_FORMATS, help="Only what was decoded since, UTC.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest map of each event, in the order they were decoded.
+
+    Exit 1: some maps are damaged; the others were listed.
+    """
     store = Store(load_config(config).central.data_dir)
-    rows = [_summary(stored) for stored in store.newest(survey)]
+    since_us = 0 if since is None else int(since.replace(tzinfo=UTC).timestamp() * 1e6)
+    damaged: list[str] = []
+    whole = _whole(store.recent(survey, last or -1, since_us), damaged)
     if as_json:
-        typer.echo(json.dumps(rows))
-        return
+        # One row at a time: a store may hold more than fits in memory.
+        typer.echo("[", nl=False)
+        for number, stored in enumerate(whole):
+            typer.echo((", " if number else "") + json.dumps(_summary(stored)), nl=False)
+        typer.echo("]")
+    else:
+        _print_table(whole)
+    for line in damaged:
+        typer.echo(line, err=True)
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _whole(found: Iterable[StoredMap | DamagedMapError], damaged: list[str]) -> Iterator[StoredMap]:
+    for stored in found:
+        if isinstance(stored, StoredMap):
+            yield stored
+        elif len(damaged) < MAX_DAMAGED_SHOWN:
+            damaged.append(str(stored))
+
+
+def _print_table(found: Iterable[StoredMap]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("survey", "event", "revision", "devices", "sampled (UTC)", "mean m/s", "uncertainty m/s")
-    for row in rows:
+    for row in map(_summary, found):
         devices = ",".join(map(str, row["devices"])) + (" (partial)" if row["partial"] else "")
         cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19].replace("T", " "))
         table.add_row(

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import socket
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -19,9 +20,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from central.config import CentralConfig, ConfigError, load_config
+from central.config import CentralConfig, ConfigError, ModelSection, load_config
 from central.security.keys import KeyRing, KeysError, list_keys, read_centre
 from central.storage.database import NoStoreError, StoreError, connect, is_claimed, reported
+from central.storage.journal import damaged_records
+from central.storage.map_store import damaged_maps
+from central.storage.schema import version_of
+from central.updates.rollout_store import model_section, models_in_use
 from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.links.base import LinkError
 from firmware_py.links.port import split_endpoint
@@ -38,6 +43,7 @@ EXTRAS = {
 LITTLE_ROOM_BYTES = 1 << 30
 SLOW_FSYNC_S = 0.05
 FSYNCS = 5
+MAX_DAMAGE_SHOWN = 5
 # The clock of a machine without a battery begins somewhere before this.
 EARLIEST_YEAR = 2026
 
@@ -80,6 +86,7 @@ def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
         *_gateway(config, free),
         *_disk(config),
         _store(config, thorough),
+        *_rollouts(config),
     ]
 
 
@@ -141,17 +148,18 @@ def _keys(config: CentralConfig) -> Iterator[Finding]:
 
 def _models(config: CentralConfig) -> Iterator[Finding]:
     for section in config.model:
-        about = f"model {section.bundle}"
-        try:
-            bundle = load_bundle(section.bundle)
-        except BundleError as error:
-            yield Finding(about, AMISS, str(error), "copy the whole folder again, or convert again")
-            continue
-        weights = section.decoder / "decoder.keras"
-        if weights.is_file():
-            yield Finding(about, WELL, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
-        else:
-            yield Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
+        yield _model(f"model {section.bundle}", section)
+
+
+def _model(about: str, section: ModelSection) -> Finding:
+    try:
+        bundle = load_bundle(section.bundle)
+    except BundleError as error:
+        return Finding(about, AMISS, str(error), "copy the whole folder again, or convert again")
+    weights = section.decoder / "decoder.keras"
+    if weights.is_file():
+        return Finding(about, WELL, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
+    return Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
 
 
 def _centre(config: CentralConfig) -> Finding | None:
@@ -256,7 +264,7 @@ def _store(config: CentralConfig, thorough: bool) -> Finding:
     records, maps = (
         ("count(*)", "count(*)") if thorough else ("coalesce(max(id), 0)", "coalesce(max(rowid), 0)")
     )
-    found = "ok"
+    damage: list[str] = []
     try:
         with (
             contextlib.closing(connect(config.central.data_dir, read_only=True)) as database,
@@ -265,13 +273,54 @@ def _store(config: CentralConfig, thorough: bool) -> Finding:
             (n_records,) = database.execute(f"SELECT {records} FROM record").fetchone()
             (n_maps,) = database.execute(f"SELECT {maps} FROM map").fetchone()
             if thorough:
-                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+                damage = _damage(database, n_records, n_maps)
     except NoStoreError:
         return Finding("store", WELL, "none yet: the first run makes it")
     except StoreError as error:
         advice = "make room, be the user of the centre; if that is not it, restore it from a backup"
         return Finding("store", AMISS, str(error), advice)
-    if found != "ok":
-        return Finding("store", AMISS, f"damaged: {found}", "restore it from a backup")
-    read = "SQLite finds no damage" if thorough else "opened, not read through (--thorough)"
+    if damage:
+        return Finding("store", AMISS, "; ".join(damage), "restore it from a backup: epic central restore")
+    read = "read through, no damage" if thorough else "opened, not read through (--thorough)"
     return Finding("store", WELL, f"{n_records} records, {n_maps} maps; {read}")
+
+
+def _rollouts(config: CentralConfig) -> Iterator[Finding]:
+    """The models that were rolled out to devices are beside the store, not in it."""
+    data_dir = config.central.data_dir
+    try:
+        with (
+            contextlib.closing(connect(data_dir, read_only=True)) as database,
+            reported("rollouts: cannot be read"),
+        ):
+            rows = database.execute(
+                "SELECT version, model_hash FROM rollout ORDER BY version DESC"
+            ).fetchall()
+            in_use = models_in_use(database) if rows[1:] else set()
+    except StoreError:
+        # The finding of the store says why.
+        return
+    for version, model_hash in rows:
+        if version != rows[0][0] and model_hash not in in_use:
+            continue
+        section = model_section(data_dir, version)
+        finding = _model(f"rollout {version}", section)
+        if finding.state == AMISS:
+            advice = "epic central restore brings it back from a backup; or roll the model out again"
+            finding = Finding(finding.about, AMISS, finding.said, advice)
+        yield finding
+
+
+def _damage(database: sqlite3.Connection, n_records: int, n_maps: int) -> list[str]:
+    """What SQLite and the checksums find wrong, the first of it in full."""
+    (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        return [f"damaged: {found}"]
+    if version_of(database) < 2:
+        # From before there were checksums; the next start of the centre adds the columns.
+        return []
+    records, maps = list(damaged_records(database)), list(damaged_maps(database))
+    if not records and not maps:
+        return []
+    shown = [*(f"record {id}" for id in records[:MAX_DAMAGE_SHOWN]), *maps[:MAX_DAMAGE_SHOWN]]
+    return [f"{len(records)} of {n_records} records and {len(maps)} of {n_maps} maps are damaged", *shown]

@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from central.config import CentralConfig, CentralSection, ModelSection
-from central.dashboard.metrics import Live, MetricsServer, decode_histogram
-from central.fleet.device_registry import DeviceBook
+from central.dashboard.metrics import MetricsServer, RuntimeMetrics, decode_histogram
+from central.fleet.device_registry import DeviceRegistry
 from central.gateway.gateway import Gateway
-from central.gateway.sessions import Seals
-from central.ingest.authentication import Guard
+from central.gateway.sessions import FrameAuthenticators
+from central.ingest.authentication import CurveAuthenticator
 from central.ingest.connections import allow_many_connections
 from central.ingest.receiver import GATEWAYS, Expected, Receiver
 from central.pipeline.decoders import MapDecoder, load_release
@@ -23,7 +23,7 @@ from central.pipeline.workers import Workers
 from central.security.keys import KeyRing
 from central.storage.database import lock
 from central.storage.journal import Journal
-from central.storage.journal_cursor import Arrivals
+from central.storage.journal_cursor import JournalCursor
 from central.updates.rollout import Rollouts
 from central.verification.checking import Checking
 from firmware_py.links.zeromq import ZmqLink
@@ -52,7 +52,7 @@ class Service:
         self._decoders = dict(decoders)
         self._log = log
         self._stop = threading.Event()
-        self._arrivals = Arrivals()
+        self._cursor = JournalCursor()
         self._pictures: queue.SimpleQueue[MapPicture | None] = queue.SimpleQueue()
         # The journal first: what it cannot keep must not be received.
         Journal(self._config.data_dir).close()
@@ -64,7 +64,7 @@ class Service:
             self._config.data_dir,
             self._config.deadline_s,
             self._decoders,
-            self._arrivals,
+            self._cursor,
             log,
             self._on_map,
             Workers(workers) if workers else None,
@@ -77,29 +77,29 @@ class Service:
         )
         try:
             self._rollouts.restore()
-            self._book = DeviceBook(self._config.data_dir, self._rollouts.offer, log)
+            self._book = DeviceRegistry(self._config.data_dir, self._rollouts.offer, log)
             self.receiver = Receiver(
                 self._config.listen,
                 self._config.data_dir,
                 self._expected,
-                self._arrivals.tell,
+                self._cursor.tell,
                 log,
                 handlers={
                     packet.UPDATE: self._rollouts.handle,
                     packet.HELLO: self._book.handle,
                     packet.HEALTH: self._book.handle,
                 },
-                guard=Guard(self._config.keys, log) if self._config.keys else None,
+                authenticator=CurveAuthenticator(self._config.keys, log) if self._config.keys else None,
                 traffic=self._book.traffic,
             )
             try:
                 if config.gateway:
                     keys = KeyRing(self._config.keys, log) if self._config.keys else None
-                    self.gateway = Gateway(config.gateway, Seals(keys), self._own_line, log)
-                self.live = Live(
+                    self.gateway = Gateway(config.gateway, FrameAuthenticators(keys), self._own_line, log)
+                self.live = RuntimeMetrics(
                     self.receiver.counts,
                     self._decoding.counts,
-                    self._arrivals.waiting,
+                    self._cursor.waiting,
                     self.gateway.counts if self.gateway else dict,
                     decode_s,
                     self._checking.counts if self._checking else Counter(),
@@ -125,21 +125,21 @@ class Service:
         """Work until ``stop``; may be called once.
 
         Then what is complete is decoded and stored before this returns, if that takes no longer than
-        ``arrivals.DRAIN_S``; the rest, and events that still wait for devices, are in the journal and are taken up by
+        ``cursor.DRAIN_S``; the rest, and events that still wait for devices, are in the journal and are taken up by
         the next start. Raises ``StoreError`` when the centre's file cannot be read.
         """
         allow_many_connections()
-        receiving = threading.Thread(target=self._guard, args=(self._receive,), name="receiver")
-        decoding = threading.Thread(target=self._guard, args=(self._decoding.run,), name="decoder")
+        receiving = threading.Thread(target=self._authenticator, args=(self._receive,), name="receiver")
+        decoding = threading.Thread(target=self._authenticator, args=(self._decoding.run,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
         page = threading.Thread(target=self._serve_page, name="page", daemon=True)
-        lines = threading.Thread(target=self._guard, args=(self._serve_lines,), name="gateway")
+        lines = threading.Thread(target=self._authenticator, args=(self._serve_lines,), name="gateway")
         received = threading.Event()
         keeping = threading.Thread(
-            target=self._guard, args=(partial(self._book.watch, received),), name="devices"
+            target=self._authenticator, args=(partial(self._book.watch, received),), name="devices"
         )
         watching = partial(self._rollouts.watch, self._stop)
-        rolling = threading.Thread(target=self._guard, args=(watching,), name="rollout")
+        rolling = threading.Thread(target=self._authenticator, args=(watching,), name="rollout")
         checking = threading.Thread(target=self._check, name="checking")
         drawing.start()
         decoding.start()
@@ -161,7 +161,7 @@ class Service:
         rolling.join()
         received.set()
         keeping.join()
-        self._arrivals.end()
+        self._cursor.end()
         decoding.join()
         checking.join()
         self._pictures.put(None)
@@ -174,7 +174,7 @@ class Service:
         if self.failure:
             raise self.failure
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _authenticator(self, work: Callable[[], None]) -> None:
         """A thread that dies must not leave the centre half alive."""
         try:
             work()

@@ -127,6 +127,11 @@ class Acquisition:
         images = {self.n_width - 1 - cell for cell in self.source_cells}
         return tuple(sorted(images - set(self.source_cells)))
 
+    @property
+    def twins_shape(self) -> tuple[int, int, int]:
+        """``(n_twins, n_time, n_receivers)``: the shots that a mirrored gather needs beside its own."""
+        return (len(self.twin_cells), self.n_time, self.n_receivers)
+
     def with_twins(self) -> Acquisition:
         """The survey with shots from ``twin_cells`` after its own."""
         return replace(self, source_cells=(*self.source_cells, *self.twin_cells))

@@ -63,6 +63,12 @@ def generate(
         typer.Option(help="Dask scheduler, tcp://HOST:PORT: its workers model, in place of processes."),
     ] = None,
     survey: SurveyOption = None,
+    twins: Annotated[
+        bool,
+        typer.Option(
+            "--twins", help="Model the shots too that an exact mirror image needs: training sets count twice."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw velocity maps and model their gathers; writes OpenFWI files and a manifest."""
@@ -85,6 +91,7 @@ def generate(
             first=first,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             scheduler=scheduler,
+            twins=twins,
         )
     if as_json:
         typer.echo(json.dumps({"files": [str(path) for path in files], "samples": count * len(names)}))
@@ -131,7 +138,9 @@ def import_field_file(
 
 @app.command("follow")
 def follow_server(
-    server: Annotated[str, typer.Argument(help="SeedLink server, HOST:PORT.")],
+    server: Annotated[
+        str, typer.Argument(help="SeedLink server: HOST, HOST:PORT, [IPV6]:PORT or seedlink://HOST:PORT.")
+    ],
     geometry: Annotated[
         Path, typer.Option(help="TOML with `receivers`, the SEED id of each along the line.")
     ],
@@ -141,15 +150,20 @@ def follow_server(
         int | None, typer.Option(help="Follow and write this device's receivers alone.")
     ] = None,
     gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
-    wait_s: Annotated[float, typer.Option(help="How long a receiver that lags is waited for.")] = 10.0,
-    events: Annotated[int, typer.Option(min=0, help="End after so many; 0 goes on until Ctrl-C.")] = 0,
+    wait_s: Annotated[
+        float, typer.Option(help="Wait for a receiver until the line is this far past the event, s.")
+    ] = 10.0,
+    events: Annotated[
+        int, typer.Option(min=0, help="End after this many events; 0 goes on until Ctrl-C.")
+    ] = 0,
     survey: SurveyOption = None,
 ) -> None:
     """Cut each event's gather out of a live SeedLink stream, as soon as it is there."""
     from physics.files.seedlink import Following, follow
 
     acquisition = _survey(survey)
-    follow(Following(server, geometry, shots, out, acquisition, device, gain, wait_s), events, typer.echo)
+    following = Following(server, geometry, shots, out, acquisition, device, gain, wait_s)
+    follow(following, events, typer.echo, lambda said: typer.echo(said, err=True))
 
 
 @app.command()

@@ -23,7 +23,7 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.families import check_family, generate_map
-from physics.files.openfwi_files import create_array, family_file_names, family_folder
+from physics.files.openfwi_files import create_array, family_file_names, family_folder, twins_path_of
 from physics.modelling import check_engine, require_engine
 
 CHUNK_SAMPLES = 20
@@ -53,6 +53,7 @@ class _Chunk:
     seed: int
     engine: str
     acquisition: Acquisition
+    twins: bool
 
     def path(self, what: str) -> Path:
         return Path(self.parts) / f"{self.family}-{self.first:06d}-{self.count}-{what}.npy"
@@ -69,6 +70,7 @@ def generate_dataset(
     first: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     scheduler: str | None = None,
+    twins: bool = False,
 ) -> list[Path]:
     """Write ``count`` samples of each family under ``out`` and return the gather files.
 
@@ -76,7 +78,8 @@ def generate_dataset(
     file as in OpenFWI; a family that is named twice is written once. ``manifest.json`` records engine, versions,
     seed and survey. Calling again with the same arguments completes an interrupted run; other arguments on the
     same folder raise ``DatasetError``. An engine that is not there is a ``ModellingError``, before anything is written.
-    ``on_progress(done_samples, total_samples)`` is called after each chunk.
+    ``on_progress(done_samples, total_samples)`` is called after each chunk. With ``twins``, shots from
+    ``acquisition.twin_cells`` are modelled too and stored beside each gather file, so that training can mirror exactly.
 
     ``scheduler`` (tcp://HOST:PORT) has the workers of a Dask cluster model, in the place of ``workers`` processes;
     they need no folder of this machine. Raises ``ClusterError`` without one.
@@ -91,14 +94,14 @@ def generate_dataset(
     else:
         require_engine(engine)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, names, count, seed, engine, first, acquisition)
+    _claim(out, names, count, seed, engine, first, acquisition, twins)
     parts = out / ".parts"
     parts.mkdir(exist_ok=True)
 
     chunks = [
         chunk
         for name in names
-        for chunk in _chunks(name, count, first, str(parts), seed, engine, acquisition)
+        for chunk in _chunks(name, count, first, str(parts), seed, engine, acquisition, twins)
         if not _gather_path(out, name, chunk.file_index).exists()
     ]
     total = count * len(names)
@@ -121,7 +124,14 @@ def distinct(families: list[str]) -> list[str]:
 
 
 def _claim(
-    out: Path, names: list[str], count: int, seed: int, engine: str, first: int, acquisition: Acquisition
+    out: Path,
+    names: list[str],
+    count: int,
+    seed: int,
+    engine: str,
+    first: int,
+    acquisition: Acquisition,
+    twins: bool,
 ) -> None:
     """Write the manifest, or check that the one there asks for the same data."""
     wanted = {
@@ -132,10 +142,11 @@ def _claim(
         "seed": seed,
         "engine": engine,
         "acquisition": acquisition.to_dict(),
+        "twins": twins,
     }
     path = out / "manifest.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = {"twins": False, **json.loads(path.read_text())}
         differing = [key for key in wanted if found.get(key) != wanted[key]]
         if differing:
             raise DatasetError(
@@ -155,7 +166,14 @@ def _claim(
 
 
 def _chunks(
-    family: str, count: int, first: int, parts: str, seed: int, engine: str, acquisition: Acquisition
+    family: str,
+    count: int,
+    first: int,
+    parts: str,
+    seed: int,
+    engine: str,
+    acquisition: Acquisition,
+    twins: bool,
 ) -> Iterator[_Chunk]:
     for start in range(0, count, FILE_SAMPLES):
         stop = min(start + FILE_SAMPLES, count)
@@ -169,6 +187,7 @@ def _chunks(
                 seed=seed,
                 engine=engine,
                 acquisition=acquisition,
+                twins=twins,
             )
 
 
@@ -214,12 +233,17 @@ def _model(chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:
             for index in range(chunk.first, chunk.first + chunk.count)
         ]
     )
-    return model_gathers(maps, chunk.acquisition, engine=chunk.engine), maps
+    survey = chunk.acquisition.with_twins() if chunk.twins else chunk.acquisition
+    return model_gathers(maps, survey, engine=chunk.engine), maps
 
 
 def _keep(chunk: _Chunk, gathers: np.ndarray, maps: np.ndarray) -> _Chunk:
+    n_sources = chunk.acquisition.n_sources
+    arrays = {"gather": gathers[:, :n_sources]}
+    if chunk.twins:
+        arrays["twins"] = gathers[:, n_sources:]
     # The map comes last: its presence says that the chunk is whole.
-    for what, array in (("gather", gathers), ("map", maps)):
+    for what, array in {**arrays, "map": maps}.items():
         path = chunk.path(what)
         temporary = path.with_suffix(".tmp.npy")
         np.save(temporary, array)
@@ -235,15 +259,16 @@ def _assemble(out: Path, chunks: list[_Chunk]) -> None:
     gather_name, map_name = family_file_names(chunks[0].family, chunks[0].file_index)
     count = sum(chunk.count for chunk in chunks)
     acquisition = chunks[0].acquisition
-    for what, name, shape in (
-        ("map", map_name, acquisition.map_shape),
-        ("gather", gather_name, acquisition.gather_shape),
-    ):
-        with create_array(folder / name, (count, *shape)) as array:
+    arrays = {"map": (folder / map_name, acquisition.map_shape)}
+    if chunks[0].twins:
+        arrays["twins"] = (twins_path_of(folder / gather_name), acquisition.twins_shape)
+    arrays["gather"] = (folder / gather_name, acquisition.gather_shape)
+    for what, (path, shape) in arrays.items():
+        with create_array(path, (count, *shape)) as array:
             row = 0
             for chunk in chunks:
                 array[row : row + chunk.count] = np.load(chunk.path(what), mmap_mode="r")
                 row += chunk.count
     for chunk in chunks:
-        for what in ("map", "gather"):
+        for what in arrays:
             chunk.path(what).unlink()

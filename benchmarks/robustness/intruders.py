@@ -323,8 +323,8 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
 def counted(centre: Process) -> dict[str, int]:
     """What the centre counted: its receiver's counters, and those of the gateway's door and lines."""
     stopped = centre.entries("stopped")[-1]
-    lines = {row["name"]: row for what in ("door", "line") for row in centre.entries(what)}
-    names = ("turned_away", "not_allowed", "impostors", "damaged", "duplicates", "refused")
+    lines = {row["name"]: row for what in ("listener", "line") for row in centre.entries(what)}
+    names = ("auth_rejected", "not_allowed", "identity_mismatch", "damaged", "duplicates", "refused")
     return {
         **{name: stopped.get(name, 0) for name in names},
         **{
@@ -345,11 +345,11 @@ def faults(result: dict) -> list[str]:
     """What should not be so; empty when all is well."""
     checks = {
         "a stranger was answered": result["strangers_answered"] > 0,
-        "strangers and silent connections at the ROUTER are not all counted": result["turned_away"]
+        "strangers and silent connections at the ROUTER are not all counted": result["auth_rejected"]
         < result["strangers"] + result["silent"] // 2,
         "silent connections were left": result["silent_sent_away"] < result["silent"],
         "a forged record was taken": result["forged_kept"] + result["forged_acknowledged"] > 0,
-        "forged records are not all counted": result["impostors"] + result["line_unauthentic"]
+        "forged records are not all counted": result["identity_mismatch"] + result["line_unauthentic"]
         < result["forged"],
         "replays are not all counted": result["duplicates"] < result["replayed"],
         "oversized ones are not counted": result["damaged"] < 1 or result["line_damaged"] < 1,

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-from boards.install.linux.contents import Order
+from boards.install.linux.contents import InstallRequest
 from boards.install.linux.install import Plan, carry_out, make_plan
 from boards.install.linux.layout import SERVICE, STATE
 from boards.install.linux.manage import logs_argv, read_status, uninstall
 from boards.install.linux.shell import InstallError, LocalShell, Shell, SshShell
-from boards.install.micropython.mcu import McuOrder
+from boards.install.micropython.mcu import McuInstallRequest
 from boards.install.micropython.mcu_cli import install_mcu, status_mcu, uninstall_mcu
 from boards.install.settings import Settings
 from boards.profile import Board, load_board
@@ -98,11 +98,11 @@ def install(
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
     if port or profile.install.by == "mpremote":
         _only_port(profile, port, host, root)
-        install_mcu(port, McuOrder(profile, bundle, settings, digitiser, step), dry_run)
+        install_mcu(port, McuInstallRequest(profile, bundle, settings, digitiser, step), dry_run)
         return
     profile = _installable(board)
     with _reach(host, root, ssh_config) as shell:
-        plan = _install(shell, Order(profile, bundle, settings, wheels, not no_start), dry_run)
+        plan = _install(shell, InstallRequest(profile, bundle, settings, wheels, not no_start), dry_run)
         if not dry_run:
             typer.echo(_ending(plan, shell, not no_start))
 
@@ -127,7 +127,7 @@ def run(
     profile = _installable(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
     with _reach(host, root, ssh_config) as shell:
-        plan = _install(shell, Order(profile, bundle, settings, wheels), dry_run=False)
+        plan = _install(shell, InstallRequest(profile, bundle, settings, wheels), dry_run=False)
         if plan.facts["kind"] == "image":
             raise InstallError(f"{shell.where}: an image cannot be run here; start the board with it")
         if plan.facts["systemd"]:
@@ -239,7 +239,7 @@ def _reach(host: str, root: Path | None, ssh_config: Path | None) -> Iterator[Sh
         yield shell
 
 
-def _install(shell: Shell, order: Order, dry_run: bool) -> Plan:
+def _install(shell: Shell, order: InstallRequest, dry_run: bool) -> Plan:
     plan = make_plan(shell, order)
     for note in plan.notes:
         typer.echo(f"note: {note}")

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from central.dashboard.access import Access, Shield
 from central.dashboard.archive import CHOICES, Archive, NotInStore, Section, detail, preview, summary, to_json
 from central.dashboard.feed import Feed, rollout_dict
-from central.dashboard.metrics import Live, metrics_text
+from central.dashboard.metrics import RuntimeMetrics, metrics_text
 from central.dashboard.totals import Totals
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore
@@ -51,7 +51,7 @@ class Json(JSONResponse):
 
 
 def build_app(
-    data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log, live: Live | None
+    data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log, live: RuntimeMetrics | None
 ) -> ASGIApp:
     """The page over the store in ``data_dir``, for whoever has ``token`` (None: whoever is on this machine)."""
     views = _Views(data_dir, feed, totals, live)
@@ -114,7 +114,7 @@ def _file(path: Path):
 class _Views:
     """What each address answers; Starlette calls these on worker threads, each with its own connection."""
 
-    def __init__(self, data_dir: Path, feed: Feed, totals: Totals, live: Live | None) -> None:
+    def __init__(self, data_dir: Path, feed: Feed, totals: Totals, live: RuntimeMetrics | None) -> None:
         self._data_dir = data_dir
         self._feed = feed
         self._totals = totals

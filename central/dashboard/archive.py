@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from central.fleet.device_views import DeviceView, read_devices
-from central.storage.database import CHECKED_US, FLAGGED, NEWEST, NEWEST_FIRST, StoreError, connect, reported
-from central.storage.map_store import MAP_COLUMNS, StoredMap, stored_map
+from central.storage.database import NEWEST, NEWEST_FIRST, StoreError, connect, reported
+from central.storage.map_store import MAP_COLUMNS, DamagedMapError, StoredMap, read_map
+from central.storage.schema import CHECKED_US, FLAGGED
 
 MAX_SURVEY = 0xFFFF
 MAX_EVENT = 0xFFFFFFFF
 RAW_SAMPLE_BYTES = 4
+# Maps of one event that are shown.
+MAX_SECTIONS = 50
 PREVIEW_CELLS = 24
 CHOICES = {"all": "", "partial": " AND partial = 1", "flagged": f" AND {FLAGGED} = 1"}
 
@@ -136,17 +139,29 @@ class Archive:
         self, before: int | None = None, size: int = 20, survey: int | None = None, only: str = "all"
     ) -> list[Section]:
         """Newest maps of up to ``size`` events, the last drawn first, whose ids are below ``before``."""
-        condition, values = NEWEST + CHOICES[only], []
-        for column, test, value in (("rowid", "<", before), ("survey", "=", survey)):
-            if value is not None:
-                condition += f" AND {column} {test} ?"
-                values.append(value)
-        return self._read(f"{condition} ORDER BY rowid DESC LIMIT ?", (*values, size))
+        found: list[Section] = []
+        while (wanted := size - len(found)) > 0:
+            condition, values = NEWEST + CHOICES[only], []
+            for column, test, value in (("rowid", "<", before), ("survey", "=", survey)):
+                if value is not None:
+                    condition += f" AND {column} {test} ?"
+                    values.append(value)
+            rows = self._rows(f"{condition} ORDER BY rowid DESC LIMIT ?", (*values, wanted))
+            found += [Section(id, stored) for id, stored in rows if isinstance(stored, StoredMap)]
+            if len(rows) < wanted:
+                break
+            # Damaged ones were left out: there are more behind them.
+            before = rows[-1][0]
+        return found
 
     def sections_of(self, survey: int, event: int) -> list[Section]:
-        """Every map of an event, the newest first. Raises ``NotInStore``."""
+        """The newest ``MAX_SECTIONS`` maps of an event, the newest first; none that is damaged.
+
+        Raises ``NotInStore``, and ``DamagedMapError`` where all are damaged.
+        """
         _check(survey, event)
-        found = self._read(f"survey = ? AND event = ? ORDER BY {NEWEST_FIRST}", (survey, event))
+        condition = f"survey = ? AND event = ? ORDER BY {NEWEST_FIRST} LIMIT {MAX_SECTIONS}"
+        found = self._read(condition, (survey, event))
         if not found:
             with reported("store: cannot be read"):
                 low, high = self._database.execute(
@@ -178,9 +193,20 @@ class Archive:
             ).fetchone()
 
     def _read(self, condition: str, values: tuple) -> list[Section]:
+        """Those that are whole. Raises ``DamagedMapError`` where none is."""
+        rows = self._rows(condition, values)
+        sections = [Section(id, stored) for id, stored in rows if isinstance(stored, StoredMap)]
+        for _, stored in rows[:1]:
+            if isinstance(stored, DamagedMapError) and not sections:
+                raise stored
+        return sections
+
+    def _rows(self, condition: str, values: tuple) -> list[tuple[int, StoredMap | DamagedMapError]]:
         with reported("store: cannot be read"):
-            rows = self._database.execute(f"SELECT rowid, {MAP_COLUMNS} FROM map WHERE {condition}", values)
-            return [Section(row[0], stored_map(row[1:])) for row in rows]
+            rows = self._database.execute(
+                f"SELECT rowid, {MAP_COLUMNS} FROM map WHERE {condition}", values
+            ).fetchall()
+        return [(id, read_map(tuple(row))) for id, *row in rows]
 
     def last_checked(self) -> dict[str, int] | None:
         """``id`` of the map that was held against the waves last, and when; None before the first."""
@@ -247,5 +273,9 @@ def _check(survey: int, event: int) -> None:
 
 
 def _bytes(provenance: str) -> tuple[int, int]:
-    content = json.loads(provenance)
-    return content["received_bytes"], raw_bytes(content)
+    try:
+        content = json.loads(provenance)
+        return content["received_bytes"], raw_bytes(content)
+    except (ValueError, TypeError, KeyError, IndexError):
+        # Damaged: it counts for nothing, and is told of by whoever shows it.
+        return 0, 0

@@ -154,7 +154,9 @@ def _frame(kind: str, text: str) -> str:
 
 def brief(view: DeviceView) -> dict[str, Any]:
     """A device for the page: without what changes by itself, and gaps as their number."""
-    return {k: v for k, v in asdict(view).items() if k not in ("age_s", "gaps")} | {"gaps": len(view.gaps)}
+    return {k: v for k, v in asdict(view).items() if k not in ("age_s", "gaps", "n_gaps")} | {
+        "gaps": view.n_gaps
+    }
 
 
 def rollout_dict(rollout: StoredRollout) -> dict[str, Any]:

@@ -33,6 +33,12 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("age_seconds", "Age of the newest record now.", "age_s", False),
     ("records", "Records kept.", "records", True),
     ("missing_records", "Numbers of records that have not come.", "loss", False),
+    (
+        "acknowledged_lost_records",
+        "Records that the device says were acknowledged and that the store has not.",
+        "acknowledged_lost",
+        False,
+    ),
     ("dropped_records", "Records that the device gave up for want of room.", "dropped", True),
     ("received_bytes", "Bytes from the device, with what ZeroMQ adds.", "bytes_received", True),
     ("sent_bytes", "Bytes to the device, with what ZeroMQ adds.", "bytes_sent", True),
@@ -51,9 +57,9 @@ _OF_RECEIVER = {
     "records": "Records kept.",
     "duplicates": "Records that were there already.",
     "refused": "Records refused.",
-    "not_kept": "Groups of records that the disk did not take.",
+    "commit_failed": "Groups of records that the disk did not take.",
     "damaged": "Messages that were no record.",
-    "impostors": "Records under another's number.",
+    "identity_mismatch": "Records under another's number.",
     "not_taken": "Records of a kind that the centre has no use for.",
     "not_allowed": "Messages of peers whose key was withdrawn.",
     "unanswered": "Answers that nobody took.",
@@ -71,7 +77,7 @@ def decode_histogram() -> Histogram:
 
 
 @dataclass(frozen=True)
-class Live:
+class RuntimeMetrics:
     """What a running centre counts; ``lines`` gives the gateway's counters by line, ``backlog`` the records that
     are kept and that the decoder has not taken up."""
 
@@ -86,7 +92,7 @@ class Live:
 class CentralCollector(Collector):
     """A Prometheus collector of the centre over ``data_dir``; ``live`` is the process's part, if it runs here."""
 
-    def __init__(self, data_dir: Path, live: Live | None) -> None:
+    def __init__(self, data_dir: Path, live: RuntimeMetrics | None) -> None:
         self._data_dir = data_dir
         self._live = live
 
@@ -129,11 +135,11 @@ def _of_devices(views: list[DeviceView]) -> Iterator[Metric]:
         yield family
 
 
-def _of_process(live: Live) -> Iterator[Metric]:
+def _of_process(live: RuntimeMetrics) -> Iterator[Metric]:
     for name, text in _OF_RECEIVER.items():
         yield CounterMetricFamily(f"epic_receiver_{name}", text, live.received[name])
     maps = CounterMetricFamily("epic_maps", "Maps drawn.", labels=("kind",))
-    for kind in ("complete", "partial", "failed", "not_kept"):
+    for kind in ("complete", "partial", "failed", "commit_failed"):
         maps.add_metric((kind,), live.maps[kind])
     yield maps
     checks = CounterMetricFamily("epic_checks", "Maps held against the waves.", labels=("kind",))
@@ -151,12 +157,12 @@ def _of_process(live: Live) -> Iterator[Metric]:
     yield lines
 
 
-def metrics_text(data_dir: Path, live: Live | None) -> bytes:
+def metrics_text(data_dir: Path, live: RuntimeMetrics | None) -> bytes:
     """All of it in Prometheus's text format."""
     return generate_latest(_registry(data_dir, live))
 
 
-def _registry(data_dir: Path, live: Live | None) -> CollectorRegistry:
+def _registry(data_dir: Path, live: RuntimeMetrics | None) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(CentralCollector(data_dir, live))
     return registry
@@ -165,7 +171,7 @@ def _registry(data_dir: Path, live: Live | None) -> CollectorRegistry:
 class MetricsServer:
     """Answers Prometheus at ``address`` (host:port), on a thread of its own, until closed."""
 
-    def __init__(self, address: str, data_dir: Path, live: Live) -> None:
+    def __init__(self, address: str, data_dir: Path, live: RuntimeMetrics) -> None:
         """Raises ``MetricsError``."""
         host, port = split_endpoint(address)
         try:

@@ -12,7 +12,7 @@ import uvicorn
 from central.config import CentralSection
 from central.dashboard.app import build_app
 from central.dashboard.feed import Feed
-from central.dashboard.metrics import Live
+from central.dashboard.metrics import RuntimeMetrics
 from central.dashboard.totals import Totals
 from firmware_py.links.port import split_endpoint
 from firmware_py.runtime.log import Log
@@ -26,7 +26,7 @@ LAST_ANSWERS_S = 2
 class PageServer:
     """Serves the page at ``central.page`` until it is told to end; what goes wrong with it ends nothing else."""
 
-    def __init__(self, central: CentralSection, address: str, log: Log, live: Live | None) -> None:
+    def __init__(self, central: CentralSection, address: str, log: Log, live: RuntimeMetrics | None) -> None:
         """``live`` is of the centre at work in this process, if one is. Raises ``ConfigError`` for a token file."""
         self._data_dir: Path = central.data_dir
         self._address = address

@@ -13,9 +13,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from central.fleet.device_views import acknowledged_lost, read_status
 from central.fleet.gaps import GapWatch
 from central.fleet.rates import rate_of, read_rates
-from central.ingest.traffic import MAX_DEVICES, Key, Passed, Traffic
+from central.ingest.traffic import MAX_DEVICES, Key, Traffic, TrafficCounters
 from central.storage.database import StoreError, connect, reported, transaction
 from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_setting
@@ -25,16 +26,16 @@ POLL_S = 1.0
 
 _ADD = """
 INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
-    heard_us = max(heard_us, excluded.heard_us),
+    heard_us = iif(excluded.heard_us, excluded.heard_us, heard_us),
     bytes_received = bytes_received + excluded.bytes_received,
     bytes_sent = bytes_sent + excluded.bytes_sent,
     refused = refused + excluded.refused,
     refusal = iif(excluded.refused, excluded.refusal, refusal),
-    status = json_patch(status, excluded.status)
+    status = json_patch(iif(json_valid(status), status, '{}'), excluded.status)
 """
 
 
-class DeviceBook:
+class DeviceRegistry:
     """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
 
     ``offer`` gives the update to add to an answer, or None; ``traffic`` is for the receiver to count in.
@@ -58,8 +59,12 @@ class DeviceBook:
         with closing(connect(data_dir, create=True)) as database, reported("devices: cannot be read"):
             self._rates = read_rates(database)
             for survey, device, text in database.execute("SELECT survey, device, status FROM device"):
-                if "said_boot" in (status := json.loads(text)):
+                if "said_boot" in (status := read_status(text)):
                     self._last[survey, device] = (status["said_boot"], status["said_sequence"])
+            (self._forgotten,) = database.execute("SELECT coalesce(max(id), 0) FROM forgotten").fetchone()
+        # Boots that were behind, of which the log was told; and what a device has lost here, likewise.
+        self._behind: dict[Key, int] = {}
+        self._lost: dict[Key, int] = {}
 
     def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
         """The centre's clock and the rate it has set, and an update if there is one (a ``receiver.Handler``)."""
@@ -75,6 +80,8 @@ class DeviceBook:
         key, number = (record.survey, record.device), (record.boot, record.sequence)
         with self._lock:
             last = self._last.get(key)
+            if last and record.boot < last[0]:
+                return self._answer_behind(record, last[0])
             if number <= last if last else len(self._last) >= MAX_DEVICES:
                 return []
             self._last[key] = number
@@ -95,6 +102,32 @@ class DeviceBook:
         offer = self._offer(record) if takes_update else None
         return [answer, offer] if offer else [answer]
 
+    def _answer_behind(self, record: packet.Record, boot: int) -> list[packet.Record]:
+        """The clock alone, to a boot before the device's last: its state was lost, or the record is played again.
+
+        What it says is not taken, so that nobody can play an old state.
+        """
+        key = (record.survey, record.device)
+        if self._behind.get(key) != record.boot:
+            self._behind[key] = record.boot
+            advice = (
+                f"if its state was lost: epic central devices forget {record.device} --survey {record.survey}"
+            )
+            self._log.write(
+                "boot_behind", survey=key[0], device=key[1], boot=record.boot, last_boot=boot, advice=advice
+            )
+        return [
+            packet.Record(
+                record.type,
+                record.device,
+                record.survey,
+                record.boot,
+                record.sequence,
+                sample_time_us=now_us(),
+                payload=encode_setting(rate_of(self._rates, key) or 0),
+            )
+        ]
+
     def watch(self, stopping: threading.Event) -> None:
         """Keep what was counted and said, take up rates, and find gaps, until ``stopping``."""
         with closing(connect(self._data_dir, create=True)) as database:
@@ -105,10 +138,11 @@ class DeviceBook:
                 try:
                     self.keep(database)
                     self.take_up_rates(database)
+                    self.take_up_forgotten(database)
                     gaps.look(database, now_us())
                 except StoreError as error:
                     # Tried again at the next look.
-                    self._log.write("devices_not_kept", reason=str(error))
+                    self._log.write("devices_commit_failed", reason=str(error))
 
     def take_up_rates(self, database: sqlite3.Connection) -> None:
         """Answer from now on with the rates that are set. Raises ``StoreError``."""
@@ -116,6 +150,18 @@ class DeviceBook:
             rates = read_rates(database)
         with self._lock:
             self._rates = rates
+
+    def take_up_forgotten(self, database: sqlite3.Connection) -> None:
+        """Know nothing any more of devices that the operator forgot. Raises ``StoreError``."""
+        with reported("devices: cannot be read"):
+            rows = database.execute(
+                "SELECT id, survey, device FROM forgotten WHERE id > ? ORDER BY id", (self._forgotten,)
+            ).fetchall()
+        with self._lock:
+            for id, *key in rows:
+                self._forgotten = id
+                for known in (self._last, self._behind, self._lost):
+                    known.pop((key[0], key[1]), None)
 
     def keep(self, database: sqlite3.Connection) -> None:
         """Put what is new on the disk. Raises ``StoreError``, and counts it the next time."""
@@ -127,15 +173,37 @@ class DeviceBook:
         try:
             with transaction(database, "devices: cannot be kept"):
                 database.executemany(_ADD, [_row(key, passed, said) for key in passed.keys() | said.keys()])
+                lost = {key: acknowledged_lost(database, key, status) for key, status in said.items()}
         except StoreError:
             self.traffic.put_back(passed)
             with self._lock:
                 self._said = {**said, **self._said}
             raise
+        for key, records in lost.items():
+            if records and records != self._lost.get(key):
+                self._log.write("acknowledged_lost", survey=key[0], device=key[1], records=records)
+            self._lost[key] = records
 
 
-def _row(key: Key, passed: dict[Key, Passed], said: dict[Key, dict[str, Any]]) -> tuple:
-    one = passed.get(key, Passed())
+def forget_device(data_dir: Path, key: Key) -> bool:
+    """Remove what is known of a device, its rate with it; False where it was unknown. Its records and maps stay.
+
+    A centre at work forgets it within a second, and takes the device for a new one. Raises ``StoreError``.
+    """
+    with (
+        closing(connect(data_dir)) as database,
+        transaction(database, f"device {key[1]} of survey {key[0]}: cannot be forgotten"),
+    ):
+        removed = [
+            database.execute(f"DELETE FROM {table} WHERE survey = ? AND device = ?", key).rowcount
+            for table in ("device", "device_boot", "gap", "rate")
+        ]
+        database.execute("INSERT INTO forgotten (survey, device) VALUES (?, ?)", key)
+    return any(removed)
+
+
+def _row(key: Key, passed: dict[Key, TrafficCounters], said: dict[Key, dict[str, Any]]) -> tuple:
+    one = passed.get(key, TrafficCounters())
     return (
         *key,
         one.heard_us,

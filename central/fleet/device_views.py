@@ -20,6 +20,8 @@ from firmware_py.runtime.log import now_us
 ON_TIME, LATE, SILENT = "on time", "late", "silent"
 # Nothing for so many of a device's health intervals, and for so many more.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
+# Gaps of a device that are listed, the newest; all are counted.
+MAX_GAPS_LISTED = 100
 # Of a device that has not said how often it speaks.
 INTERVAL_S = 60
 
@@ -41,8 +43,9 @@ class DeviceView:
     ``lag_s`` is the newest record's age (from its sample time) when it arrived, ``age_s`` its age now.
     ``boot`` and ``sequence`` number that record, the last that was acknowledged. ``loss`` is how many numbers
     below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
-    ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of
-    ``round_trip_s``. ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
+    ``acknowledged_lost`` is how many records the device says were acknowledged and are not in this file.
+    ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of ``round_trip_s``.
+    ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
     ``latent_bytes`` is the length of the latents it makes, ``set_bytes`` what it was set to here, if at all.
     """
 
@@ -58,6 +61,8 @@ class DeviceView:
     records: int
     loss: int
     gaps: tuple[Gap, ...]
+    n_gaps: int
+    acknowledged_lost: int
     dropped: int | None
     bytes_received: int
     bytes_sent: int
@@ -89,6 +94,18 @@ def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
 
 def read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
     """The same from an open connection; SQLite's errors are the caller's."""
+    # Of one moment: what a device says was acknowledged is compared with what is in the journal.
+    own = not database.in_transaction
+    if own:
+        database.execute("BEGIN")
+    try:
+        return _read_devices(database, at_us)
+    finally:
+        if own:
+            database.execute("ROLLBACK")
+
+
+def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
     # Of the newest boot, with the records of all: SQLite takes bare columns from the row of the max().
     newest = {
         row[:2]: row[2:]
@@ -103,16 +120,62 @@ def read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
             "SELECT survey, device, heard_us, bytes_received, bytes_sent, refused, refusal, status FROM device"
         )
     }
-    gaps: dict[tuple[int, int], list[Gap]] = {}
-    for survey, device, *gap in database.execute(
-        "SELECT survey, device, boot, first, last, missing FROM gap ORDER BY boot, first"
-    ):
-        gaps.setdefault((survey, device), []).append(Gap(*gap))
+    gaps = {
+        row[:2]: row[2:]
+        for row in database.execute(
+            "SELECT survey, device, count(*), sum(missing) FROM gap GROUP BY survey, device"
+        )
+    }
     rates = read_rates(database)
-    return [
-        _view(key, at_us, newest.get(key), passed.get(key), tuple(gaps.get(key, ())), rate_of(rates, key))
-        for key in sorted(newest.keys() | passed.keys())
-    ]
+    views = []
+    for key in sorted(newest.keys() | passed.keys()):
+        n_gaps, loss = gaps.get(key, (0, 0))
+        said = read_status(passed[key][-1]) if key in passed else {}
+        views.append(
+            _view(
+                key,
+                at_us,
+                newest.get(key),
+                passed.get(key),
+                said,
+                gaps=_gaps(database, key) if n_gaps else (),
+                n_gaps=n_gaps,
+                loss=loss,
+                acknowledged_lost=acknowledged_lost(database, key, said),
+                set_bytes=rate_of(rates, key),
+            )
+        )
+    return views
+
+
+def read_status(text: str) -> dict[str, Any]:
+    """What a device said of itself; nothing where damage left what cannot be read."""
+    try:
+        status = json.loads(text)
+    except ValueError:
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def _gaps(database: sqlite3.Connection, key: tuple[int, int]) -> tuple[Gap, ...]:
+    """The newest gaps of a device, in their order."""
+    rows = database.execute(
+        "SELECT boot, first, last, missing FROM gap WHERE survey = ? AND device = ?"
+        " ORDER BY boot DESC, first DESC LIMIT ?",
+        (*key, MAX_GAPS_LISTED),
+    ).fetchall()
+    return tuple(Gap(*row) for row in reversed(rows))
+
+
+def acknowledged_lost(database: sqlite3.Connection, key: tuple[int, int], said: dict[str, Any]) -> int:
+    """Records beyond the newest in the journal that the device says were acknowledged: this file has lost them."""
+    boot, sequence = said.get("acknowledged_boot"), said.get("acknowledged_sequence")
+    if boot is None or sequence is None:
+        return 0
+    row = database.execute(
+        "SELECT highest FROM device_boot WHERE survey = ? AND device = ? AND boot = ?", (*key, boot)
+    ).fetchone()
+    return max(sequence - (row[0] if row else 0), 0)
 
 
 def _view(
@@ -120,13 +183,14 @@ def _view(
     at_us: int,
     newest: tuple | None,
     passed: tuple | None,
-    gaps: tuple[Gap, ...],
-    set_bytes: int | None,
+    said: dict[str, Any],
+    **counted: Any,
 ) -> DeviceView:
     boot, sequence, sample_us, latent_us, latent_hash, records = newest or (None,) * 5 + (0,)
-    heard_us, bytes_received, bytes_sent, refused, refusal, text = passed or (0, 0, 0, 0, "", "{}")
-    said: dict[str, Any] = json.loads(text)
-    last_heard_us = max(heard_us, latent_us or 0)
+    heard_us, bytes_received, bytes_sent, refused, refusal, _ = passed or (0, 0, 0, 0, "", "{}")
+    # A time ahead of the clock is from when the clock was wrong; another tells more.
+    times_us = (heard_us, latent_us or 0)
+    last_heard_us = max((one for one in times_us if 0 < one <= at_us), default=max(times_us))
     # A device without a clock yet records when its record arrives.
     sample_us = sample_us or latent_us
     interval_s = said.get("interval_s") or INTERVAL_S
@@ -140,8 +204,6 @@ def _view(
         lag_s=(latent_us - sample_us) / 1e6 if newest else None,
         age_s=(at_us - sample_us) / 1e6 if newest else None,
         records=records,
-        loss=sum(gap.missing for gap in gaps),
-        gaps=gaps,
         dropped=said.get("dropped"),
         bytes_received=bytes_received,
         bytes_sent=bytes_sent,
@@ -162,12 +224,17 @@ def _view(
         update_version=said.get("update_version"),
         update_state=said.get("update_state"),
         latent_bytes=said.get("latent_bytes"),
-        set_bytes=set_bytes,
+        **counted,
     )
 
 
 def state_of(silent_s: float, interval_s: float) -> str:
-    """What to call a device that was last heard ``silent_s`` ago and speaks every ``interval_s``."""
+    """What to call a device that was last heard ``silent_s`` ago and speaks every ``interval_s``.
+
+    It is silent if that is well in the future: the clock was ahead then, and nothing has come since.
+    """
+    if silent_s < -LATE_INTERVALS * interval_s:
+        return SILENT
     if silent_s <= LATE_INTERVALS * interval_s:
         return ON_TIME
     return LATE if silent_s <= SILENT_INTERVALS * interval_s else SILENT

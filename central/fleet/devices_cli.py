@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from central.config import load_config
+from central.fleet.device_registry import forget_device
 from central.fleet.device_views import LATE, ON_TIME, DeviceView, devices
+from central.fleet.rate_setting import RateSettingError, find_device
 from central.options import ConfigOption, JsonOption
 from firmware_py.runtime.log import now_us
 
@@ -22,12 +25,21 @@ COLUMNS = (
 WIDTH = 200
 
 
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
 def list_devices(
-    config: ConfigOption,
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option("--config", help="central.toml")] = None,
     survey: Annotated[int | None, typer.Option(min=0, max=0xFFFF, help="Only this survey's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Every device: when it was last heard, lag, loss, bytes, model; while the centre runs and after."""
+    if context.invoked_subcommand:
+        return
+    if config is None:
+        raise typer.BadParameter("expected --config central.toml", context)
     at_us = now_us()
     found = devices(load_config(config).central.data_dir, at_us)
     views = [view for view in found if survey in (None, view.survey)]
@@ -53,6 +65,22 @@ def list_devices(
     for view in views:
         for line in _remarks(view):
             console.print(f"survey {view.survey}, device {view.device}: {line}", markup=False)
+
+
+@app.command()
+def forget(
+    device: Annotated[int, typer.Argument(min=0, max=0xFFFF, help="Number of the device.")],
+    config: ConfigOption,
+    survey: Annotated[
+        int | None, typer.Option(min=0, max=0xFFFF, help="Its survey, where there are several.")
+    ] = None,
+) -> None:
+    """Remove what is known of a device that is gone or was replaced; its records and maps stay."""
+    data_dir = load_config(config).central.data_dir
+    key = find_device(devices(data_dir), device, survey)
+    if not forget_device(data_dir, key):
+        raise RateSettingError(f"device {device} of survey {key[0]}: unknown here; see epic central devices")
+    typer.echo(f"device {device} of survey {key[0]} is forgotten")
 
 
 def _cells(view: DeviceView, at_us: int, state: str) -> list[str]:
@@ -83,8 +111,13 @@ def _remarks(view: DeviceView) -> list[str]:
         f"gap in boot {gap.boot}: {gap.first} to {gap.last}, {gap.missing} missing"
         for gap in view.gaps[:MAX_GAPS_SHOWN]
     ]
-    if more := len(view.gaps) - MAX_GAPS_SHOWN:
+    if more := view.n_gaps - MAX_GAPS_SHOWN:
         lines += [f"and {more} gaps more"] if more > 0 else []
+    if view.acknowledged_lost:
+        lines.append(
+            f"has {view.acknowledged_lost} records acknowledged that are not in the store: it has lost them, as when "
+            "a file was removed or an older backup restored"
+        )
     if view.dropped:
         lines.append(f"says it dropped {view.dropped} records for want of room")
     if view.set_bytes not in (None, view.latent_bytes):

@@ -13,6 +13,7 @@ from central.storage.database import reported, transaction
 from firmware_py.runtime.log import Log
 
 GAP_AFTER_S = 10.0
+LINES_A_MINUTE = 20
 # Rows a boot; what is missing beyond is counted in the last, so that nobody fills the table with holes.
 MAX_GAPS = 100
 
@@ -30,30 +31,61 @@ SELECT previous + 1, sequence - 1 FROM (
 
 
 class GapWatch:
-    """Keeps the table ``gap`` up to the journal; remembers what it has looked at, so that a look costs little."""
+    """Keeps the table ``gap`` up to the journal; looks only at boots that records came of since the last look."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._scanned: dict[Boot, int] = {}
         self._records: dict[Boot, int] = {}
+        # Boots whose newest numbers were not old enough at the last look.
+        self._pending: set[Boot] = set()
+        # ``changed`` of the last boot that was looked at; all boots are looked at once.
+        self._seen = -1
+        self._minute = 0
+        self._lines = 0
 
     def look(self, database: sqlite3.Connection, at_us: int) -> None:
         """As of ``at_us``. Raises ``StoreError``."""
-        with reported("devices: cannot be read"):
-            # A boot with all its numbers has no gap to find, and none left to fill unless it had one.
-            rows = database.execute(
-                "SELECT survey, device, boot, records, scanned FROM device_boot WHERE records < highest"
-                " OR EXISTS (SELECT 1 FROM gap WHERE gap.survey = device_boot.survey"
-                " AND gap.device = device_boot.device AND gap.boot = device_boot.boot)"
-            ).fetchall()
-        for survey, device, number, records, scanned in rows:
-            boot = (survey, device, number)
+        for boot, records, highest, scanned in self._boots(database):
             told = self._scan(database, boot, self._scanned.get(boot, scanned), at_us)
             if self._records.get(boot) != records:
                 told += _fill(database, boot)
                 self._records[boot] = records
+            if self._scanned[boot] < highest:
+                self._pending.add(boot)
+            else:
+                self._pending.discard(boot)
             for what, first, last in told:
-                self._log.write(what, survey=survey, device=device, boot=number, first=first, last=last)
+                self._tell(what, boot, first, last, at_us)
+
+    def _boots(self, database: sqlite3.Connection) -> list[tuple[Boot, int, int, int]]:
+        """(boot, records, highest, scanned) of those to look at: a boot with all its numbers has no gap to find, and
+        none left to fill unless it had one."""
+        columns = "SELECT survey, device, boot, records, highest, scanned FROM device_boot WHERE"
+        incomplete = (
+            "(records < highest OR EXISTS (SELECT 1 FROM gap WHERE gap.survey = device_boot.survey"
+            " AND gap.device = device_boot.device AND gap.boot = device_boot.boot))"
+        )
+        with reported("devices: cannot be read"):
+            # First, so that what is committed meanwhile is looked at again.
+            (last,) = database.execute("SELECT coalesce(max(changed), -1) FROM device_boot").fetchone()
+            rows = database.execute(f"{columns} changed > ? AND {incomplete}", (self._seen,)).fetchall()
+            fresh = {row[:3] for row in rows}
+            for boot in self._pending - fresh:
+                rows += database.execute(f"{columns} survey = ? AND device = ? AND boot = ?", boot)
+        self._seen = last
+        return [((survey, device, boot), *rest) for survey, device, boot, *rest in rows]
+
+    def _tell(self, what: str, boot: Boot, first: int, last: int, at_us: int) -> None:
+        """A line in the log, of many in a minute only the first: a device may restart for ever with a gap each."""
+        if self._minute != at_us // 60_000_000:
+            if self._lines > LINES_A_MINUTE:
+                self._log.write("gaps_unlisted", lines=self._lines - LINES_A_MINUTE)
+            self._minute, self._lines = at_us // 60_000_000, 0
+        self._lines += 1
+        if self._lines <= LINES_A_MINUTE:
+            survey, device, number = boot
+            self._log.write(what, survey=survey, device=device, boot=number, first=first, last=last)
 
     def _scan(self, database: sqlite3.Connection, boot: Boot, scanned: int, at_us: int) -> list[Told]:
         with reported("devices: cannot be read"):

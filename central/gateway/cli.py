@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 from central.config import ConfigError, GatewaySection, load_gateway
-from central.gateway.listener import DoorError
+from central.gateway.listener import ListenError
 from central.security.keys import KeyRing, KeysError
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import CurveKeys, read_key_folder
 from firmware_py.runtime.log import Log, LogError
 
-ERRORS: tuple[type[Exception], ...] = (ConfigError, DoorError, KeysError, LinkError, LogError)
+ERRORS: tuple[type[Exception], ...] = (ConfigError, ListenError, KeysError, LinkError, LogError)
 
 
 def gateway(
@@ -35,7 +35,7 @@ def gateway(
     import zmq
 
     from central.gateway.gateway import Gateway
-    from central.gateway.sessions import Seals
+    from central.gateway.sessions import FrameAuthenticators
     from firmware_py.links.zeromq import ZmqLink
 
     assert section.centre
@@ -45,7 +45,7 @@ def gateway(
     context = zmq.Context()
     try:
         connect = partial(ZmqLink, section.centre, curve, context)
-        served = Gateway(section, Seals(ring), connect, log)
+        served = Gateway(section, FrameAuthenticators(ring), connect, log)
         log.write("ready", name=section.name, centre=section.centre)
         if section.log:
             typer.echo(f"{section.name} serves {section.centre}, log in {section.log}; Ctrl-C ends it")

@@ -13,8 +13,8 @@ from functools import partial
 import zmq
 
 from central.config import GatewaySection
-from central.gateway.listener import Door, Visitor
-from central.gateway.sessions import Line, Seals
+from central.gateway.listener import PendingConnection, TcpListener
+from central.gateway.sessions import FrameAuthenticators, SerialSession
 from firmware_py.links.port import PortError, SerialPort, TcpPort
 from firmware_py.links.stream import Backoff
 from firmware_py.links.zeromq import ZmqLink
@@ -33,17 +33,17 @@ LOOK_S = 0.2
 class Connection:
     """A device's TCP connection and the thread that serves it.
 
-    ``owner`` is (survey, device) of its first record; ``displaced`` says why it was ended from here, if it was.
+    ``owner`` is (survey, device) of its first record; ``evicted`` says why it was ended from here, if it was.
     """
 
     port: TcpPort
-    line: Line
+    line: SerialSession
     owner: tuple[int, int] | None
     thread: threading.Thread = field(default_factory=threading.Thread)
-    displaced: str = ""
+    evicted: str = ""
 
     def displace(self, reason: str) -> None:
-        self.displaced = reason
+        self.evicted = reason
         self.port.hang_up()
         self.thread.join()
 
@@ -51,11 +51,11 @@ class Connection:
 class Gateway:
     """All lines of one configuration. ``connect`` opens a line's own link to the centre.
 
-    Raises ``DoorError`` when it cannot listen where it was told to.
+    Raises ``ListenError`` when it cannot listen where it was told to.
     """
 
     def __init__(
-        self, section: GatewaySection, seals: Seals, connect: Callable[[], ZmqLink], log: Log
+        self, section: GatewaySection, seals: FrameAuthenticators, connect: Callable[[], ZmqLink], log: Log
     ) -> None:
         self._section = section
         self._seals = seals
@@ -63,10 +63,10 @@ class Gateway:
         self._log = log
         self._connections: list[Connection] = []
         self._lock = threading.Lock()
-        self._lines: list[Line] = []
+        self._lines: list[SerialSession] = []
         self._ended: dict[str, Counter[str]] = {}
         self._failure: BaseException | None = None
-        self.door = Door(section.tcp, seals.open, log) if section.tcp else None
+        self.listener = TcpListener(section.tcp, seals.open, log) if section.tcp else None
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Serve every line until ``stopping``; a port that is not there, or vanishes, is tried again."""
@@ -77,14 +77,16 @@ class Gateway:
         work: dict[str, Callable[[], None]] = {
             path: partial(self._serve_port, path, ending) for path in self._section.ports
         }
-        if self.door:
-            work["door"] = partial(self.door.run, ending, partial(self._admit, ending))
-        threads = [threading.Thread(target=self._guard, args=(do,), name=name) for name, do in work.items()]
+        if self.listener:
+            work["listener"] = partial(self.listener.run, ending, partial(self._admit, ending))
+        threads = [
+            threading.Thread(target=self._authenticator, args=(do,), name=name) for name, do in work.items()
+        ]
         self._log.write(
             "gateway",
             ports=self._section.ports,
             baud=self._section.baud,
-            tcp=self.door.endpoint if self.door else None,
+            tcp=self.listener.endpoint if self.listener else None,
         )
         for thread in threads:
             thread.start()
@@ -101,15 +103,15 @@ class Gateway:
             found = {name: Counter(counts) for name, counts in self._ended.items()}
             for line in self._lines:
                 found.setdefault(self._label(line), Counter()).update(line.counts.copy())
-        if self.door:
-            found["door"] = self.door.counts.copy()
+        if self.listener:
+            found["listener"] = self.listener.counts.copy()
         return found
 
-    def _label(self, line: Line) -> str:
+    def _label(self, line: SerialSession) -> str:
         return line.name if line.name in self._section.ports else "tcp"
 
     @contextmanager
-    def _counted(self, line: Line) -> Iterator[None]:
+    def _counted(self, line: SerialSession) -> Iterator[None]:
         """``line`` is among those that count while it is served; what it has counted stays."""
         with self._lock:
             self._lines.append(line)
@@ -122,10 +124,10 @@ class Gateway:
 
     def close(self) -> None:
         """Stop listening, if ``run`` is not to be called."""
-        if self.door:
-            self.door.close()
+        if self.listener:
+            self.listener.close()
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _authenticator(self, work: Callable[[], None]) -> None:
         """A thread that dies must not leave a gateway without its lines."""
         try:
             work()
@@ -139,7 +141,7 @@ class Gateway:
         backoff = Backoff()
         complaint = ""
         upstream = self._connect()
-        line = Line(path, self._seals, upstream, self._log, self._section.baud / 10)
+        line = SerialSession(path, self._seals, upstream, self._log, self._section.baud / 10)
         with closing(upstream), self._counted(line):
             while not ending():
                 if due_s := backoff.due_in_s():
@@ -158,7 +160,7 @@ class Gateway:
                         complaint = str(error)
                         self._log.write("line_down", name=path, reason=complaint)
 
-    def _admit(self, ending: Callable[[], bool], visitor: Visitor, records: list[bytes]) -> None:
+    def _admit(self, ending: Callable[[], bool], pending: PendingConnection, records: list[bytes]) -> None:
         """Give a device that has shown itself a line, and a thread, of its own."""
         self._connections = [one for one in self._connections if one.thread.is_alive()]
         owner = _owner(records[0])
@@ -169,15 +171,15 @@ class Gateway:
         elif len(self._connections) >= MAX_CONNECTIONS:
             _quietest(earlier or self._connections).displace("made room for another device")
         try:
-            line = Line(visitor.name, self._seals, self._connect(), self._log)
+            line = SerialSession(pending.name, self._seals, self._connect(), self._log)
         except (OSError, zmq.ZMQError) as error:
             # No file is left for one more; the door goes on.
-            visitor.port.close()
-            self._log.write("line_down", name=visitor.name, reason=str(error))
+            pending.port.close()
+            self._log.write("line_down", name=pending.name, reason=str(error))
             return
-        connection = Connection(visitor.port, line, owner)
-        serve = partial(self._serve_connection, connection, visitor.deframer, records, ending)
-        connection.thread = threading.Thread(target=serve, name=visitor.name)
+        connection = Connection(pending.port, line, owner)
+        serve = partial(self._serve_connection, connection, pending.deframer, records, ending)
+        connection.thread = threading.Thread(target=serve, name=pending.name)
         self._connections.append(connection)
         connection.thread.start()
 
@@ -190,7 +192,7 @@ class Gateway:
             try:
                 line.serve(connection.port, ending, deframer, first)
             except PortError as error:
-                self._log.write("line_down", name=line.name, reason=connection.displaced or str(error))
+                self._log.write("line_down", name=line.name, reason=connection.evicted or str(error))
             except zmq.ContextTerminated:
                 return
             except Exception as error:

@@ -29,12 +29,12 @@ ACCEPT_AT_ONCE = 32
 POLL_S = 0.2
 
 
-class DoorError(OSError):
-    """It cannot be listened there."""
+class ListenError(OSError):
+    """Cannot bind to the endpoint."""
 
 
 @dataclass
-class Visitor:
+class PendingConnection:
     """A connection from ``address`` that came at ``came_s`` and has not proved yet whose it is."""
 
     name: str
@@ -45,7 +45,7 @@ class Visitor:
     received_bytes: int = 0
 
 
-class Door:
+class TcpListener:
     """Listens on ``endpoint`` (host:port); ``open_seal`` opens the frames of devices that are let in."""
 
     def __init__(self, endpoint: str, open_seal: Callable[[bytes], bytes], log: Log) -> None:
@@ -54,27 +54,29 @@ class Door:
         try:
             self._listener = socket.create_server((host, number), family=family, backlog=BACKLOG)
         except OSError as error:
-            raise DoorError(
+            raise ListenError(
                 f"{endpoint}: cannot listen there ({error.strerror}); expected host:port of this machine"
             ) from None
         self._listener.setblocking(False)
         self.endpoint = _name(host, self._listener.getsockname()[1])
         self._open_seal = open_seal
-        self._counted = CountLog(log, "door", self.endpoint)
+        self._counted = CountLog(log, "listener", self.endpoint)
         self.counts = self._counted.counts
         # Oldest first.
-        self._waiting: dict[TcpPort, Visitor] = {}
+        self._waiting: dict[TcpPort, PendingConnection] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
 
-    def run(self, stopping: Callable[[], bool], admit: Callable[[Visitor, list[bytes]], None]) -> None:
+    def run(
+        self, stopping: Callable[[], bool], admit: Callable[[PendingConnection, list[bytes]], None]
+    ) -> None:
         """Listen until ``stopping``; ``admit`` takes over a visitor with its first good records."""
         try:
             while not stopping():
                 ready = self._selector.select(POLL_S)
                 for key, _ in ready:
-                    if visitor := key.data:
-                        self._hear(visitor, admit)
+                    if pending := key.data:
+                        self._hear(pending, admit)
                 if any(key.data is None for key, _ in ready):
                     self._accept()
                 self._send_away_the_silent()
@@ -83,8 +85,8 @@ class Door:
             self.close()
 
     def close(self) -> None:
-        for visitor in list(self._waiting.values()):
-            self._dismiss(visitor, "dismissed")
+        for pending in list(self._waiting.values()):
+            self._close(pending, "closed")
         self._selector.close()
         self._listener.close()
         self._counted.report(now=True)
@@ -116,30 +118,32 @@ class Door:
                 connection.close()
                 self.counts["left"] += 1
                 continue
-            visitor = Visitor(name, address, port, Deframer(self._open_seal), time.monotonic())
-            self._waiting[port] = visitor
-            self._selector.register(port, selectors.EVENT_READ, visitor)
+            pending = PendingConnection(name, address, port, Deframer(self._open_seal), time.monotonic())
+            self._waiting[port] = pending
+            self._selector.register(port, selectors.EVENT_READ, pending)
 
     def _make_room(self) -> None:
-        counted = Counter(visitor.address for visitor in self._waiting.values())
+        counted = Counter(pending.address for pending in self._waiting.values())
         # (Not ``most_common``, which imports a module: there may be no file left to read it from.)
         most = max(counted, key=lambda address: counted[address])
-        oldest = next(visitor for visitor in self._waiting.values() if visitor.address == most)
-        self._dismiss(oldest, "displaced")
+        oldest = next(pending for pending in self._waiting.values() if pending.address == most)
+        self._close(oldest, "evicted")
 
-    def _hear(self, visitor: Visitor, admit: Callable[[Visitor, list[bytes]], None]) -> None:
+    def _hear(
+        self, pending: PendingConnection, admit: Callable[[PendingConnection, list[bytes]], None]
+    ) -> None:
         try:
-            data = visitor.port.read()
+            data = pending.port.read()
         except PortError:
-            self._dismiss(visitor, "left")
+            self._close(pending, "left")
             return
-        visitor.received_bytes += len(data)
-        if records := self._counted.feed(visitor.deframer, data):
-            self._forget(visitor)
+        pending.received_bytes += len(data)
+        if records := self._counted.feed(pending.deframer, data):
+            self._forget(pending)
             self.counts["admitted"] += 1
-            admit(visitor, records)
-        elif visitor.received_bytes > MAX_FIRST_BYTES:
-            self._dismiss(visitor, "babbled")
+            admit(pending, records)
+        elif pending.received_bytes > MAX_FIRST_BYTES:
+            self._close(pending, "oversized")
 
     def _send_away_the_silent(self) -> None:
         now_s = time.monotonic()
@@ -147,16 +151,16 @@ class Door:
             oldest = next(iter(self._waiting.values()))
             if now_s - oldest.came_s < AUTHENTIC_WITHIN_S:
                 return
-            self._dismiss(oldest, "timed_out")
+            self._close(oldest, "timed_out")
 
-    def _dismiss(self, visitor: Visitor, why: str) -> None:
-        self._forget(visitor)
-        visitor.port.close()
+    def _close(self, pending: PendingConnection, why: str) -> None:
+        self._forget(pending)
+        pending.port.close()
         self.counts[why] += 1
 
-    def _forget(self, visitor: Visitor) -> None:
-        self._selector.unregister(visitor.port)
-        del self._waiting[visitor.port]
+    def _forget(self, pending: PendingConnection) -> None:
+        self._selector.unregister(pending.port)
+        del self._waiting[pending.port]
 
 
 def _name(address: str, number: int) -> str:

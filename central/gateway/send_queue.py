@@ -16,7 +16,7 @@ MAX_GROUP = 32
 LEAD_S = 0.05
 
 
-class Outbox:
+class SendQueue:
     """Acknowledgements leave first, as many as wait for a device in one record; then all else, in order.
 
     ``frame`` makes a record's bytes a frame. An answer that waits already is not taken twice: a device that

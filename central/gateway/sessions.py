@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import zmq
 
-from central.gateway.send_queue import Outbox
+from central.gateway.send_queue import SendQueue
 from central.security.keys import KeyRing
 from firmware_py.links.port import Port
 from firmware_py.links.zeromq import ZmqLink
@@ -27,7 +27,7 @@ POLL_S = 0.2
 REPORT_S = 10.0
 
 
-class Seals:
+class FrameAuthenticators:
     """The seal of every device: MACs from the key folder, or none but a checksum (``keys`` None)."""
 
     def __init__(self, keys: KeyRing | None) -> None:
@@ -84,14 +84,19 @@ class CountLog:
             self._log.write(self._what, name=self._name, **self.counts)
 
 
-class Line:
+class SerialSession:
     """Serves one open port until it ends; ``upstream`` is this thread's own link to the centre.
 
     ``heard_s`` is when the last good record came, by the monotonic clock.
     """
 
     def __init__(
-        self, name: str, seals: Seals, upstream: ZmqLink, log: Log, bytes_per_s: float = math.inf
+        self,
+        name: str,
+        seals: FrameAuthenticators,
+        upstream: ZmqLink,
+        log: Log,
+        bytes_per_s: float = math.inf,
     ) -> None:
         self.name = name
         self.heard_s = time.monotonic()
@@ -113,19 +118,19 @@ class Line:
         ``deframer`` goes on where another reader of this port stopped, which found the records ``first``.
         """
         deframer = deframer or Deframer(self._seals.open)
-        outbox = Outbox(self._seals.frame, self._bytes_per_s)
+        send_queue = SendQueue(self._seals.frame, self._bytes_per_s)
         try:
             self._hand_on(first)
             while not stopping():
-                wait_s = outbox.wait_s()
+                wait_s = send_queue.wait_s()
                 poller = zmq.Poller()
                 poller.register(port.fileno(), zmq.POLLIN | (zmq.POLLOUT if wait_s == 0.0 else 0))
                 poller.register(self.upstream.socket, zmq.POLLIN)
                 ready = dict(poller.poll(math.ceil(1000 * min(wait_s or POLL_S, POLL_S))))
                 if ready.get(port.fileno(), 0) & ~zmq.POLLOUT:
                     self._hand_on(self._counted.feed(deframer, port.read()))
-                self._take_answers(outbox)
-                self.counts["bytes_sent"] += outbox.write(port)
+                self._take_answers(send_queue)
+                self.counts["bytes_sent"] += send_queue.write(port)
                 self._counted.report()
         finally:
             self._counted.report(now=True)
@@ -135,7 +140,7 @@ class Line:
             self.heard_s = time.monotonic()
             self.counts["records" if self.upstream.send(record) else "not_handed_on"] += 1
 
-    def _take_answers(self, outbox: Outbox) -> None:
+    def _take_answers(self, send_queue: SendQueue) -> None:
         # Asked even when nothing waits: that is when a link finds out what has become of its connection.
         while (answer := self.upstream.receive(0.0)) is not None:
-            self.counts["answers" if outbox.add(answer) else "answers_unread"] += 1
+            self.counts["answers" if send_queue.add(answer) else "answers_unread"] += 1

@@ -18,7 +18,7 @@ from firmware_py.runtime.log import Log
 OWN_THREAD = Identity("the centre")
 
 
-class Guard:
+class CurveAuthenticator:
     """Lets in whom the key folder allows. Raises ``KeysError`` when the folder is not whole."""
 
     def __init__(self, keys_dir: Path, log: Log | None = None) -> None:

@@ -33,7 +33,7 @@ class Connections:
     """Of one ROUTER, from before it is bound; belongs on the thread that receives.
 
     Adds to ``counts``: ``connections`` that came, those ``admitted`` with an allowed key, ``disconnected``, and
-    ``turned_away``, which came and were not admitted (a handshake that is still going on is one of them).
+    ``auth_rejected``, which came and were not admitted (a handshake that is still going on is one of them).
     """
 
     def __init__(self, router: zmq.Socket, counts: Counter[str], log: Log) -> None:
@@ -52,17 +52,17 @@ class Connections:
             event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
             if what := WATCHED_EVENTS.get(event):
                 self._counts[what] += 1
-        self._counts["turned_away"] = self._counts["connections"] - self._counts["admitted"]
+        self._counts["auth_rejected"] = self._counts["connections"] - self._counts["admitted"]
         self._report()
 
     def _report(self) -> None:
-        turned_away = self._counts["turned_away"]
-        if turned_away > self._reported and time.monotonic() >= self._report_at_s:
+        auth_rejected = self._counts["auth_rejected"]
+        if auth_rejected > self._reported and time.monotonic() >= self._report_at_s:
             self._report_at_s = time.monotonic() + REPORT_S
-            self._reported = turned_away
+            self._reported = auth_rejected
             self._log.write(
-                "turned_away",
-                connections=turned_away,
+                "auth_rejected",
+                connections=auth_rejected,
                 reason="no allowed key, another centre's, or none shown",
             )
 

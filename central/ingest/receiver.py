@@ -11,12 +11,13 @@ from pathlib import Path
 
 import zmq
 
-from central.ingest.authentication import OWN_THREAD, Guard
+from central.ingest.authentication import OWN_THREAD, CurveAuthenticator
 from central.ingest.connections import Connections
 from central.ingest.traffic import Traffic
 from central.security.keys import Identity
 from central.storage.database import StoreError
 from central.storage.journal import Journal
+from central.times import LAST_US
 from firmware_py.links.zeromq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Coding, RateError
@@ -31,8 +32,6 @@ POLL_MS = 100
 LOG_LINES, LOG_S = 100, 10.0
 # Who has not shown a key by then is sent away (a handshake is four messages, 0.7 kB).
 HANDSHAKE_MS = 10_000
-# Later times (the year 9999) cannot be written as a date; such a clock is not set.
-LAST_SAMPLE_TIME_US = 253_402_300_799_999_999
 
 
 # What the centre answers to a control record (hello, health, update) of so many bytes on the wire. Called
@@ -63,16 +62,16 @@ class Receiver:
         arrived: Callable[[int], None],
         log: Log,
         handlers: Mapping[int, Handler] | None = None,
-        guard: Guard | None = None,
+        authenticator: CurveAuthenticator | None = None,
         traffic: Traffic | None = None,
     ) -> None:
-        """``guard`` lets in whom its keys allow; without one, whoever connects is believed.
+        """``authenticator`` lets in whom its keys allow; without one, whoever connects is believed.
 
         ``arrived`` is told the id up to which records are in the journal. What passes is counted in ``counts``, and
         of each device in ``traffic``.
         """
         self._handlers = handlers or {}
-        self._guard = guard
+        self._authenticator = authenticator
         self._data_dir = data_dir
         self._models = models
         self._arrived = arrived
@@ -96,8 +95,8 @@ class Receiver:
             self._socket.setsockopt(option, value)
         self._connections = Connections(self._socket, self.counts, log)
         try:
-            if guard:
-                guard.protect(self._socket, self.context)
+            if authenticator:
+                authenticator.protect(self._socket, self.context)
             self._socket.bind(endpoint)
             self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
             self._socket.bind(GATEWAYS)
@@ -126,13 +125,13 @@ class Receiver:
     def close(self) -> None:
         self._connections.close()
         self._socket.close()
-        if self._guard:
-            self._guard.close()
+        if self._authenticator:
+            self._authenticator.close()
         self.context.term()
 
     @property
     def _secured_bytes(self) -> int:
-        return MESSAGE_BYTES if self._guard else 0
+        return MESSAGE_BYTES if self._authenticator else 0
 
     def _drain(self) -> list[tuple[bytes, packet.Record, int, int]]:
         """What is waiting, at most a group: (peer, record, received_us, wire bytes).
@@ -148,7 +147,7 @@ class Receiver:
             peer = peer_frame.bytes
             wire_bytes = sum(frame_bytes(len(frame) + self._secured_bytes) for frame in frames)
             self.counts["bytes_received"] += wire_bytes
-            sender = self._guard.sender(frames[-1]) if self._guard else OWN_THREAD
+            sender = self._authenticator.sender(frames[-1]) if self._authenticator else OWN_THREAD
             if sender is None:
                 # No answer: a refusal would make a device that is let in again set the record aside.
                 self._count("not_allowed")
@@ -160,15 +159,15 @@ class Receiver:
             except packet.PacketError as error:
                 self._count("damaged", sender=sender.name, reason=str(error))
                 continue
-            if self._guard and not self._guard.knows(sender, record.survey, record.device):
+            if self._authenticator and not self._authenticator.knows(sender, record.survey, record.device):
                 self._count("not_allowed")
                 continue
             if reason := self._impostor(sender, record):
                 if record.type == packet.LATENT:
-                    self.counts["impostors"] += 1
+                    self.counts["identity_mismatch"] += 1
                     self._refuse(peer, record, reason)
                 else:
-                    self._count("impostors", device=record.device, reason=reason)
+                    self._count("identity_mismatch", device=record.device, reason=reason)
                 continue
             received_us = now_us()
             self._traffic.received((record.survey, record.device), wire_bytes)
@@ -214,7 +213,7 @@ class Receiver:
             model.coding.rate(len(record.payload))
         except RateError as error:
             return str(error)
-        if record.sample_time_us > LAST_SAMPLE_TIME_US:
+        if record.sample_time_us > LAST_US:
             return f"sample time {record.sample_time_us} us is past the year 9999; set the device's clock"
         return None
 
@@ -226,7 +225,7 @@ class Receiver:
             committed = journal.commit([entry[1:] for entry in group])
         except StoreError as error:
             # Unacknowledged, they stay in the devices' spools and come again.
-            self._count("not_kept", records=len(group), reason=str(error))
+            self._count("commit_failed", records=len(group), reason=str(error))
             time.sleep(POLL_MS / 1000)
             return
         self.counts["records"] += len(committed.new)

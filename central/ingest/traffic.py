@@ -13,7 +13,7 @@ Key = tuple[int, int]
 
 
 @dataclass
-class Passed:
+class TrafficCounters:
     """Of one device since it was last taken: when it was heard, bytes on the wire, refusals and why the last.
 
     A record that may have been played again counts its bytes, and is no word of the device.
@@ -31,7 +31,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._passed: dict[Key, Passed] = {}
+        self._passed: dict[Key, TrafficCounters] = {}
 
     def received(self, key: Key, wire_bytes: int) -> None:
         with self._lock:
@@ -57,25 +57,25 @@ class Traffic:
                 passed.refused += 1
                 passed.refusal = reason
 
-    def _of(self, key: Key) -> Passed | None:
+    def _of(self, key: Key) -> TrafficCounters | None:
         passed = self._passed.get(key)
         if passed is None and len(self._passed) < MAX_DEVICES:
-            passed = self._passed[key] = Passed()
+            passed = self._passed[key] = TrafficCounters()
         return passed
 
-    def take(self) -> dict[Key, Passed]:
+    def take(self) -> dict[Key, TrafficCounters]:
         """What has passed since the last call."""
         with self._lock:
             taken, self._passed = self._passed, {}
         return taken
 
-    def put_back(self, taken: dict[Key, Passed]) -> None:
+    def put_back(self, taken: dict[Key, TrafficCounters]) -> None:
         """``taken`` could not be kept: it counts towards the next."""
         with self._lock:
             for key, old in taken.items():
                 new = self._passed.setdefault(key, old)
                 if new is not old:
-                    new.heard_us = max(new.heard_us, old.heard_us)
+                    new.heard_us = new.heard_us or old.heard_us
                     new.bytes_received += old.bytes_received
                     new.bytes_sent += old.bytes_sent
                     new.refused += old.refused

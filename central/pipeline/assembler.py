@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from central.storage.journal import Journalled
+from central.storage.journal import JournalEntry
 
 Key = tuple[int, int, bytes]
 # Of five devices with latents of 128 bytes about 40 MB.
@@ -20,7 +20,7 @@ class Event:
     key: Key
     n_devices: int
     due_s: float
-    latents: dict[int, Journalled] = field(default_factory=dict)
+    latents: dict[int, JournalEntry] = field(default_factory=dict)
     last_record: int = 0
     emitted_through: int = 0
     replaced: int = 0
@@ -63,7 +63,7 @@ class Assembler:
         return key in self._waiting or key in self._emitted
 
     def restore(
-        self, latents: Iterable[Journalled], n_devices: int, emitted_through: int, now_s: float
+        self, latents: Iterable[JournalEntry], n_devices: int, emitted_through: int, now_s: float
     ) -> None:
         """Take up an event from the journal; a map was drawn from its records up to ``emitted_through``."""
         for latent in latents:
@@ -72,7 +72,7 @@ class Assembler:
             _place(event, latent)
             self._file(event, now_s)
 
-    def add(self, latent: Journalled, n_devices: int, now_s: float) -> Event | None:
+    def add(self, latent: JournalEntry, n_devices: int, now_s: float) -> Event | None:
         """Take a latent in; returns its event if that is complete now (and so to be decoded)."""
         event = self._event(latent.key, n_devices, now_s)
         _place(event, latent)
@@ -142,7 +142,7 @@ class Assembler:
         self._emitted[event.key] = event
 
 
-def _place(event: Event, latent: Journalled) -> None:
+def _place(event: Event, latent: JournalEntry) -> None:
     if latent.id <= event.last_record:
         # An event that is taken up from the journal has all that is there of it, before its turn comes.
         return

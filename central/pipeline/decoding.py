@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy as np
 from central.pipeline.assembler import MOST_EVENTS, Assembler, Event
 from central.pipeline.decoders import MapDecoder
 from central.pipeline.provenance import heard, provenance_of
-from central.pipeline.workers import Drawn, Workers
+from central.pipeline.workers import DecodeResult, Workers
 from central.storage.database import StoreError
-from central.storage.journal import Journal, Journalled
-from central.storage.journal_cursor import Arrivals
+from central.storage.journal import Journal, JournalEntry
+from central.storage.journal_cursor import JournalCursor
 from central.storage.map_store import NewMap, Store
 from firmware_py.runtime.log import Log, now_us
 from physics.acquisition import Acquisition
@@ -28,6 +28,7 @@ TAKEN_RECORDS = 256
 DUE_EVENTS = 64
 BATCH_EVENTS = 16
 IDLE_S = 0.5
+RETRY_S = 1.0
 BUSY_S = 0.02
 
 
@@ -44,10 +45,10 @@ class MapPicture:
 
 
 class Decoding:
-    """Work of one thread, which reads the journal on as far as ``arrivals`` says.
+    """Work of one thread, which reads the journal on as far as ``cursor`` says.
 
     ``decoders`` may grow while it works. ``workers`` are processes that decode, None for this thread itself.
-    ``counts`` tells maps that are complete, partial, failed and not_kept; ``on_decoded`` is told of each how
+    ``counts`` tells maps that are complete, partial, failed and commit_failed; ``on_decoded`` is told of each how
     many seconds its decoding took.
     """
 
@@ -56,7 +57,7 @@ class Decoding:
         data_dir: Path,
         deadline_s: float,
         decoders: Mapping[bytes, MapDecoder],
-        arrivals: Arrivals,
+        cursor: JournalCursor,
         log: Log,
         on_map: Callable[[MapPicture], None],
         workers: Workers | None = None,
@@ -65,8 +66,9 @@ class Decoding:
         self._data_dir = data_dir
         self._assembler = Assembler(deadline_s, MOST_EVENTS)
         self._decoders = decoders
-        self._arrivals = arrivals
+        self._cursor = cursor
         self._read = 0
+        self._complaint = ""
         # Up to here the journal is an earlier run's.
         self._left = 0
         self._log = log
@@ -77,16 +79,16 @@ class Decoding:
 
     def run(self) -> None:
         """Draw what an earlier run left, then what arrives, until the arrivals end and what is complete is stored."""
-        self._journal, self._store = Journal(self._data_dir), Store(self._data_dir)
+        self._journal, self._store = Journal(self._data_dir, self._log), Store(self._data_dir)
         try:
             self._left = self._journal.newest()
-            self._arrivals.tell(self._left)
+            self._cursor.tell(self._left)
             ended = False
             while not ended:
-                ready = self._take_all(self._read_on())
+                ready = self._take_on()
                 ready += map(_as_it_is, self._assembler.due(time.monotonic(), DUE_EVENTS))
                 self._finish(ready)
-                ended = self._arrivals.wait(self._read, self._patience_s(), self._assembler.full)
+                ended = self._cursor.wait(self._read, self._patience_s(), self._assembler.full)
                 self._keep_drawn(wait=ended)
         finally:
             self._journal.close()
@@ -94,18 +96,37 @@ class Decoding:
             if self._workers:
                 self._workers.close()
 
-    def _read_on(self) -> list[Journalled]:
-        """The next latents of the journal, as long as there is room for their events; of what an earlier run left
-        only those without a map."""
+    def _take_on(self) -> list[Event]:
+        """Take in what the journal has next; returns the events that are complete.
+
+        A failed read is logged and tried again: what is received is safe meanwhile.
+        """
+        ready: list[Event] = []
+        try:
+            latents, through = self._read_on()
+            for latent in latents:
+                event = self._take(latent)
+                self._read = latent.id
+                if event:
+                    ready.append(_as_it_is(event))
+            self._read, self._complaint = through, ""
+        except StoreError as error:
+            if str(error) != self._complaint:
+                self._log.write("journal_not_read", reason=str(error))
+            self._complaint = str(error)
+            self._cursor.wait(self._read, RETRY_S, full=True)
+        return ready
+
+    def _read_on(self) -> tuple[list[JournalEntry], int]:
+        """The next latents of the journal and the id they were read to, as long as there is room for their events; of
+        what an earlier run left only those without a map."""
         if self._assembler.full:
-            return []
+            return [], self._read
         if self._read < self._left:
             latents = self._journal.undecoded(self._read, TAKEN_RECORDS)
-            self._read = latents[-1].id if latents else self._left
-        else:
-            latents = self._journal.after(self._read, TAKEN_RECORDS)
-            self._read = latents[-1].id if latents else self._read
-        return latents
+            return latents, self._journal.read_through or self._left
+        latents = self._journal.after(self._read, TAKEN_RECORDS)
+        return latents, self._journal.read_through or self._read
 
     def _patience_s(self) -> float:
         """How long arrivals may be waited for: not when an event is due first, or a worker may have finished."""
@@ -113,11 +134,7 @@ class Decoding:
         wait_s = IDLE_S if due_s is None else min(max(due_s - time.monotonic(), 0.0), IDLE_S)
         return min(wait_s, BUSY_S) if self._workers and self._workers.busy else wait_s
 
-    def _take_all(self, latents: Iterable[Journalled]) -> list[Event]:
-        ready = (self._take(latent) for latent in latents)
-        return [_as_it_is(event) for event in ready if event]
-
-    def _take(self, latent: Journalled) -> Event | None:
+    def _take(self, latent: JournalEntry) -> Event | None:
         decoder = self._decoder_of(latent)
         if decoder is None:
             self._log.write(
@@ -127,12 +144,13 @@ class Decoding:
         now_s = time.monotonic()
         if not self._assembler.knows(latent.key):
             # All of it that has come, also what is not read yet: of a backlog no event is drawn twice for that.
-            known = [other for other in self._journal.of_event(latent.key) if self._decoder_of(other)]
+            latents = self._journal.latents_of(latent.key, decoder.n_devices)
+            known = [other for other in latents if self._decoder_of(other)]
             through = self._store.emitted_through(latent.key)
             self._assembler.restore(known, decoder.n_devices, through, now_s)
         return self._assembler.add(latent, decoder.n_devices, now_s)
 
-    def _decoder_of(self, latent: Journalled) -> MapDecoder | None:
+    def _decoder_of(self, latent: JournalEntry) -> MapDecoder | None:
         """None only for what an earlier run kept: the model may have been taken out of the configuration since."""
         decoder = self._decoders.get(latent.model_hash)
         fits = decoder and latent.device < decoder.n_devices and decoder.coding.is_latent(latent.payload)
@@ -143,7 +161,7 @@ class Decoding:
         for model_hash in dict.fromkeys(event.key[2] for event in events):
             of_model = iter([event for event in events if event.key[2] == model_hash])
             while batch := list(islice(of_model, BATCH_EVENTS)):
-                if self._arrivals.over:
+                if self._cursor.over:
                     return
                 self._draw(batch, self._decoders[model_hash])
                 # Else maps that workers have drawn would pile up.
@@ -167,7 +185,7 @@ class Decoding:
         for drawn in self._workers.finished(wait) if self._workers else ():
             self._keep_or_fail(drawn)
 
-    def _keep_or_fail(self, drawn: Drawn) -> None:
+    def _keep_or_fail(self, drawn: DecodeResult) -> None:
         events, assembled_us = drawn.given
         decoder = self._decoders[events[0].key[2]]
         if drawn.lost:
@@ -201,7 +219,11 @@ class Decoding:
         decoded_us = now_us()
         if self._workers:
             # A later batch may have been faster: what it drew from more latents stays the newest.
-            fresh = [self._store.emitted_through(event.key) < event.last_record for event in events]
+            try:
+                fresh = [self._store.emitted_through(event.key) < event.last_record for event in events]
+            except StoreError as error:
+                self._commit_failed(events, error)
+                return
             events = [event for event, is_fresh in zip(events, fresh, strict=True) if is_fresh]
             maps = (maps[0][fresh], maps[1][fresh])
         entries = [
@@ -218,11 +240,7 @@ class Decoding:
         try:
             revisions = self._store.put(entries)
         except StoreError as error:
-            self.counts["not_kept"] += len(events)
-            for event in events:
-                survey, number, _ = event.key
-                self._log.write("map_not_kept", survey=survey, event=number, reason=str(error))
-                self._assembler.retry(event, time.monotonic())
+            self._commit_failed(events, error)
             return
         for entry, revision in zip(entries, revisions, strict=True):
             survey, number, _ = entry.key
@@ -244,6 +262,13 @@ class Decoding:
                     survey, number, entry.velocity_mps, entry.uncertainty_mps, decoder.acquisition, devices
                 )
             )
+
+    def _commit_failed(self, events: list[Event], error: StoreError) -> None:
+        self.counts["commit_failed"] += len(events)
+        for event in events:
+            survey, number, _ = event.key
+            self._log.write("map_commit_failed", survey=survey, event=number, reason=str(error))
+            self._assembler.retry(event, time.monotonic())
 
 
 def _as_it_is(event: Event) -> Event:

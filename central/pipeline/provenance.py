@@ -9,6 +9,9 @@ import numpy as np
 from central.pipeline.assembler import Event
 from central.pipeline.decoders import MapDecoder
 
+# Devices record one event within seconds of each other; their clocks are a few apart at most.
+MAX_SPREAD_S = 600.0
+
 
 def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
     """int8 latents ``(n, n_devices, latent)``, and which of them were heard ``(n, n_devices)``."""
@@ -40,8 +43,22 @@ def _judged(event: Event, decoder: MapDecoder) -> dict:
     return judged
 
 
+def _spread(event: Event) -> list[str]:
+    """A flag where the latents cannot be of one event; a device without a clock tells nothing."""
+    times_us = [latent.sample_time_us for latent in event.latents.values() if latent.sample_time_us]
+    spread_s = (max(times_us) - min(times_us)) / 1e6 if times_us else 0.0
+    if spread_s <= MAX_SPREAD_S:
+        return []
+    return [
+        f"sample times lie {spread_s:.0f} s apart, at most {MAX_SPREAD_S:.0f} s were expected: the event number was "
+        "used again, or a device's clock is wrong"
+    ]
+
+
 def provenance_of(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us: int) -> dict:
     records = event.latents.values()
+    judged = _judged(event, decoder)
+    flags = [*judged.pop("flags", []), *_spread(event)]
     return {
         "devices": sorted(event.latents),
         "replaced": event.replaced,
@@ -56,7 +73,8 @@ def provenance_of(event: Event, decoder: MapDecoder, assembled_us: int, decoded_
         "latent_bytes": {str(device): len(event.latents[device].payload) for device in sorted(event.latents)},
         "software": _software(),
         "acquisition": decoder.acquisition.to_dict(),
-        **_judged(event, decoder),
+        **judged,
+        **({"flags": flags} if flags else {}),
     }
 
 

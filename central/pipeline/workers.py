@@ -25,7 +25,7 @@ GIVEN_EACH = 2
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DecodeResult:
     """What came of a batch: ``maps`` (velocity and uncertainty ``(n, 1, nz, nx)``), or ``error``.
 
     ``given`` is what went with the batch; ``lost``: the worker died over it, or over another.
@@ -44,7 +44,7 @@ class Workers:
         self._count = count
         self._pool: ProcessPoolExecutor | None = None
         self._given: dict[Future, Any] = {}
-        self._refused: list[Drawn] = []
+        self._refused: list[DecodeResult] = []
 
     @property
     def busy(self) -> bool:
@@ -61,10 +61,10 @@ class Workers:
             )
             self._given[self._pool.submit(_decode, decoder.folder, latents, present)] = given
         except BrokenProcessPool as error:
-            self._refused.append(Drawn(given, error=error, lost=True))
+            self._refused.append(DecodeResult(given, error=error, lost=True))
             self._forget_pool()
 
-    def finished(self, all_of_it: bool = False) -> Iterator[Drawn]:
+    def finished(self, all_of_it: bool = False) -> Iterator[DecodeResult]:
         """What has been drawn since it was asked last.
 
         ``all_of_it`` waits for everything given, also for what is given while this is read.
@@ -79,15 +79,15 @@ class Workers:
             if not (all_of_it and self.busy):
                 return
 
-    def _drawn(self, future: Future) -> Drawn:
+    def _drawn(self, future: Future) -> DecodeResult:
         given = self._given.pop(future)
         error = future.exception()
         if error is None:
-            return Drawn(given, future.result())
+            return DecodeResult(given, future.result())
         lost = isinstance(error, BrokenProcessPool)
         if lost:
             self._forget_pool()
-        return Drawn(given, error=error, lost=lost)
+        return DecodeResult(given, error=error, lost=lost)
 
     def close(self) -> None:
         """End the processes; what they were given and is not finished is lost."""

@@ -10,7 +10,7 @@ import time
 DRAIN_S = 10.0
 
 
-class Arrivals:
+class JournalCursor:
     """The newest record's id, and whether more will come. What waits is in the journal alone, so that a flood, or
     the backlog of a long outage, takes disk and not memory."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from central.storage.database import (
-    CHECKED_US,
     NEWEST,
     NEWEST_FIRST,
     StoreError,
@@ -19,6 +20,8 @@ from central.storage.database import (
     reported,
     transaction,
 )
+from central.storage.map_codec import decode_map, encode_map
+from central.storage.schema import CHECKED_US, DECODED_US, REFINED
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,15 @@ class NewMap:
 
 # What ``stored_map`` makes a map of.
 MAP_COLUMNS = (
-    "survey, event, model_hash, revision, partial, provenance, n_depth, n_width, velocity, uncertainty"
+    "survey, event, model_hash, revision, last_record, partial, provenance, n_depth, n_width, velocity, "
+    "uncertainty, checksum"
 )
+# Maps of an event that are kept beside its refined ones: each latent more of an event makes another.
+MAX_REVISIONS = 16
+
+
+class DamagedMapError(StoreError):
+    """A map whose bytes on the disk are not those that were stored."""
 
 
 class Store:
@@ -89,18 +99,23 @@ class Store:
             " WHERE survey = ? AND event = ? AND model_hash = ?",
             entry.key,
         ).fetchone()
+        row = (
+            *entry.key,
+            revision,
+            entry.last_record,
+            int(entry.partial),
+            json.dumps(entry.provenance),
+            *entry.velocity_mps.shape,
+            encode_map(entry.velocity_mps),
+            encode_map(entry.uncertainty_mps),
+        )
         self._database.execute(
-            "INSERT INTO map VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                *entry.key,
-                revision,
-                entry.last_record,
-                entry.partial,
-                json.dumps(entry.provenance),
-                *entry.velocity_mps.shape,
-                np.ascontiguousarray(entry.velocity_mps, np.float32).tobytes(),
-                np.ascontiguousarray(entry.uncertainty_mps, np.float32).tobytes(),
-            ),
+            f"INSERT INTO map ({MAP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", (*row, _checksum(row))
+        )
+        self._database.execute(
+            "DELETE FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision <= ?"
+            f" AND NOT {REFINED}",
+            (*entry.key, revision - MAX_REVISIONS),
         )
         return revision
 
@@ -109,9 +124,16 @@ class Store:
         key = (stored.survey, stored.event, stored.model_hash, stored.revision)
         where = "survey = ? AND event = ? AND model_hash = ? AND revision = ?"
         with transaction(self._database, f"store: cannot amend event {stored.event}"):
-            (text,) = self._database.execute(f"SELECT provenance FROM map WHERE {where}", key).fetchone()
-            amended = json.dumps({**json.loads(text), name: value})
-            self._database.execute(f"UPDATE map SET provenance = ? WHERE {where}", (amended, *key))
+            row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE {where}", key).fetchone()
+            if row is None:
+                raise StoreError(
+                    f"event {stored.event}, revision {stored.revision}: not in the store any more"
+                )
+            provenance = json.dumps({**stored_map(row).provenance, name: value})
+            checksum = row[-1] and _checksum((*row[:6], provenance, *row[7:-1]))
+            self._database.execute(
+                f"UPDATE map SET provenance = ?, checksum = ? WHERE {where}", (provenance, checksum, *key)
+            )
 
     def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
         """The newest map of every event, in order of event; read as they are asked for."""
@@ -122,6 +144,29 @@ class Store:
             )
             for row in rows:
                 yield stored_map(row)
+
+    def recent(
+        self, survey: int | None = None, last: int = -1, since_us: int = 0
+    ) -> Iterator[StoredMap | DamagedMapError]:
+        """The newest maps of the ``last`` events, or of all, in the order they were decoded; none that was decoded
+        before ``since_us``. Read as they are asked for; a damaged one is an error in its place."""
+        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
+        first = self.last_id() + 1 if last >= 0 or since_us else 0
+        with reported("store: cannot be read"):
+            if first:
+                for id, decoded_us in self._database.execute(
+                    f"SELECT rowid, {DECODED_US} FROM map WHERE {NEWEST}{of_survey} ORDER BY rowid DESC LIMIT ?",
+                    (*values, last),
+                ):
+                    if decoded_us is not None and decoded_us < since_us:
+                        break
+                    first = id
+            rows = self._database.execute(
+                f"SELECT {MAP_COLUMNS} FROM map WHERE rowid >= ? AND {NEWEST}{of_survey} ORDER BY rowid",
+                (first, *values),
+            )
+            for row in rows:
+                yield read_map(row)
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
         """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
@@ -205,15 +250,44 @@ class Store:
 
 
 def stored_map(row: tuple) -> StoredMap:
-    """The map of a row of ``MAP_COLUMNS``."""
-    survey, event, model_hash, revision, partial, provenance, nz, nx, velocity, uncertainty = row
-    return StoredMap(
-        survey,
-        event,
-        model_hash,
-        revision,
-        bool(partial),
-        json.loads(provenance),
-        np.frombuffer(velocity, np.float32).reshape(nz, nx),
-        np.frombuffer(uncertainty, np.float32).reshape(nz, nx),
-    )
+    """The map of a row of ``MAP_COLUMNS``. Raises ``DamagedMapError``."""
+    survey, event, model_hash, revision, _, partial, text, nz, nx, *blobs, checksum = row
+    try:
+        if checksum is not None and checksum != _checksum(row[:-1]):
+            raise ValueError("its checksum does not fit")
+        provenance = json.loads(text)
+        if not isinstance(provenance, dict):
+            raise ValueError("its provenance is no object")
+        if checksum is None:
+            # Of schema version 1.
+            velocity, uncertainty = (np.frombuffer(blob, np.float32).reshape(nz, nx) for blob in blobs)
+        else:
+            velocity, uncertainty = (decode_map(blob, (nz, nx)) for blob in blobs)
+    except (ValueError, TypeError) as error:
+        raise DamagedMapError(
+            f"survey {survey}, event {event}, revision {revision}: damaged on the disk ({error}); "
+            "see what else is with: epic doctor --thorough"
+        ) from None
+    return StoredMap(survey, event, model_hash, revision, bool(partial), provenance, velocity, uncertainty)
+
+
+def read_map(row: tuple) -> StoredMap | DamagedMapError:
+    """The map of a row of ``MAP_COLUMNS``, or what is wrong with it."""
+    try:
+        return stored_map(row)
+    except DamagedMapError as error:
+        return error
+
+
+def damaged_maps(database: sqlite3.Connection) -> Iterator[str]:
+    """What is wrong with each damaged map; reads the whole store."""
+    with reported("store: cannot be read"):
+        for row in database.execute(f"SELECT {MAP_COLUMNS} FROM map"):
+            if isinstance(found := read_map(row), DamagedMapError):
+                yield str(found)
+
+
+def _checksum(values: Sequence) -> int:
+    """CRC-32 of a map's columns but the last."""
+    *fields, velocity, uncertainty = values
+    return zlib.crc32(uncertainty, zlib.crc32(velocity, zlib.crc32(repr(fields).encode())))

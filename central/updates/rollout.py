@@ -33,12 +33,12 @@ from firmware_py.protocol.update_messages import (
     FAILED,
     RUNNING,
     Chunk,
-    Gone,
-    Heard,
+    ChunkRequest,
     Message,
+    NotAvailable,
     Offer,
     Report,
-    Want,
+    ReportAck,
     decode_message,
     encode_message,
 )
@@ -111,7 +111,7 @@ class Rollouts:
                     self._look(store)
                 except StoreError as error:
                     # Tried again at the next look.
-                    self._log.write("rollout_not_kept", reason=str(error))
+                    self._log.write("rollout_commit_failed", reason=str(error))
             self._keep(store)
         finally:
             store.close()
@@ -124,7 +124,7 @@ class Rollouts:
             self._log.write("damaged", device=record.device, reason=str(error))
             return []
         with self._lock:
-            if isinstance(message, Want):
+            if isinstance(message, ChunkRequest):
                 answers = [self._chunk(record, message)]
             elif isinstance(message, Report):
                 answers = self._reported(record, message)
@@ -159,10 +159,15 @@ class Rollouts:
         canaries = [device for device in rollout.devices.values() if device.state != "declined"]
         return rollout.stage == CANARY and len(canaries) < rollout.canaries
 
-    def _chunk(self, record: packet.Record, want: Want) -> Message:
+    @classmethod
+    def _may_report(cls, rollout: StoredRollout, key: Key, state: str) -> bool:
+        """A device that was never offered a bundle can neither fail at it nor be counted as running it."""
+        return key in rollout.devices or (state == RUNNING and cls._is_admitted(rollout, key))
+
+    def _chunk(self, record: packet.Record, want: ChunkRequest) -> Message:
         key, active = (record.survey, record.device), self._active
         if not active or want.sha256 != active.offer.sha256 or not self._is_admitted(active.stored, key):
-            return Gone(want.sha256)
+            return NotAvailable(want.sha256)
         data = active.archive[want.offset : want.offset + want.length]
         self._set(key, "downloading", done_bytes=want.offset + len(data))
         return Chunk(want.sha256, want.offset, data)
@@ -172,8 +177,13 @@ class Rollouts:
         if report.state == RUNNING and record.model_hash not in self._models:
             # Unheard, a device goes back to the model that the centre can decode.
             return []
-        answers: list[Message] = [Heard(report.version)]
+        answers: list[Message] = [ReportAck(report.version)]
         if active and report.version == active.stored.version:
+            if not self._may_report(active.stored, key, report.state):
+                self._log.write(
+                    "update_ignored", survey=key[0], device=key[1], version=report.version, state=report.state
+                )
+                return answers
             total = len(active.archive) if report.state == RUNNING else 0
             self._set(key, report.state, report.reason, total)
             if report.state == FAILED:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from central.config import load_config
 from central.options import ConfigOption, JsonOption
 from central.storage.database import StoreError
+from central.times import utc
 from central.updates.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
 from central.updates.signing import SECRET_NAME, SigningError, read_signing_key
 from firmware_py.inference.bundle import BundleError
@@ -105,7 +105,7 @@ def _summary(stored: StoredRollout) -> dict[str, Any]:
 
 
 def _time(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
+    return utc(us).isoformat(timespec="seconds")
 
 
 def _show(rollouts: list[StoredRollout], as_json: bool) -> None:

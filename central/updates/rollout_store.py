@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -29,28 +30,6 @@ LOCK_NAME = "rollout.lock"
 CANARY, ALL, STOPPED, SUPERSEDED = "canary", "all", "stopped", "superseded"
 # A decoder is kept this long after the last record of its encoder: devices may have been without a link.
 KEPT_DAYS = 30
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rollout (
-    version INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    model_hash BLOB NOT NULL,
-    created_us INTEGER NOT NULL,
-    canaries INTEGER NOT NULL,
-    stage TEXT NOT NULL,
-    reason TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS rollout_device (
-    version INTEGER NOT NULL,
-    survey INTEGER NOT NULL,
-    device INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    changed_us INTEGER NOT NULL,
-    PRIMARY KEY (version, survey, device)
-);
-"""
 
 Key = tuple[int, int]
 
@@ -119,8 +98,6 @@ class RolloutStore:
     def __init__(self, data_dir: Path, create: bool = False) -> None:
         self._data_dir = data_dir
         self._database = connect(data_dir, create)
-        with reported("rollouts: cannot be read"):
-            self._database.executescript(_SCHEMA)
 
     def create(
         self,
@@ -184,7 +161,8 @@ class RolloutStore:
                 "UPDATE rollout SET stage = ? WHERE stage IN (?, ?)", (SUPERSEDED, CANARY, ALL)
             )
             self._database.execute(
-                "INSERT INTO rollout VALUES (?,?,?,?,?,?,'')",
+                "INSERT INTO rollout (version, name, model_hash, created_us, canaries, stage, reason)"
+                " VALUES (?,?,?,?,?,?,'')",
                 (version, bundle.name, bundle.model_hash, now_us(), canaries, stage),
             )
 
@@ -244,12 +222,16 @@ class RolloutStore:
 
     def models_in_use(self) -> set[bytes]:
         """Hashes of models that records came of in the last ``KEPT_DAYS``."""
-        since_us = now_us() - KEPT_DAYS * 86_400_000_000
         with reported("journal: cannot be read"):
-            rows = self._database.execute(
-                "SELECT DISTINCT model_hash FROM record WHERE received_us > ?", (since_us,)
-            )
-            return {row[0] for row in rows}
+            return models_in_use(self._database)
 
     def close(self) -> None:
         self._database.close()
+
+
+def models_in_use(database: sqlite3.Connection) -> set[bytes]:
+    """Hashes of models that records came of in the last ``KEPT_DAYS``; SQLite's errors are the caller's."""
+    since_us = now_us() - KEPT_DAYS * 86_400_000_000
+    # By boot and not by record: it is asked before each start, of journals of any size.
+    rows = database.execute("SELECT DISTINCT model_hash FROM device_boot WHERE received_us > ?", (since_us,))
+    return {row[0] for row in rows}

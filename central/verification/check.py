@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from central.config import ModelSection
-from central.storage.journal import Journal, Journalled
+from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
 from central.verification.check_inputs import (
-    EvidenceError,
+    CheckInputError,
     drawn_from,
     latent_model,
     model_of,
@@ -34,7 +34,7 @@ from physics.acquisition import Acquisition
 from physics.modelling import ModellingError, model_gathers
 
 
-class UncheckableModel(EvidenceError):
+class UncheckableModel(CheckInputError):
     """No map of the model can be checked."""
 
 
@@ -73,7 +73,7 @@ def check_events(
 
     ``gather`` is a .npy of the event's recording ``(S, T, R)``. Of many maps one that cannot be checked holds up no
     other; of a model of which none can, it is the last drawn that tells. Raises ``StoreError``, and with ``event``
-    ``EvidenceError``.
+    ``CheckInputError``.
     """
     checker = Checker(data_dir, models)
     with closing(Store(data_dir)) as store, closing(Journal(data_dir)) as journal:
@@ -91,7 +91,7 @@ def check_events(
             through, stored = id - 1, store.by_id(id)
             try:
                 yield check(stored)
-            except EvidenceError as error:
+            except CheckInputError as error:
                 yield Unchecked(stored, str(error))
                 if isinstance(error, UncheckableModel):
                     without.add(stored.model_hash)
@@ -106,15 +106,17 @@ class Checker:
         self._models = models
         self._known: dict[bytes, tuple[Bundle, LatentModel]] = {}
 
-    def check(self, stored: StoredMap, latents: dict[int, Journalled], gather: Path | None = None) -> Checked:
-        """``latents`` are those that the map was drawn from. Raises ``EvidenceError`` and ``StoreError``."""
+    def check(
+        self, stored: StoredMap, latents: dict[int, JournalEntry], gather: Path | None = None
+    ) -> Checked:
+        """``latents`` are those that the map was drawn from. Raises ``CheckInputError`` and ``StoreError``."""
         if stored.model_hash not in self._known:
             self._known[stored.model_hash] = self._load(stored)
         bundle, model = self._known[stored.model_hash]
         received, steps = received_latents(stored, bundle, model.acquisition, latents)
         recorded = None if gather is None else read_gather(gather, model.acquisition)
         if recorded is not None and not recorded.any():
-            raise EvidenceError(f"{gather}: expected a recording, got silence")
+            raise CheckInputError(f"{gather}: expected a recording, got silence")
         misfit = None
         try:
             off = (model.latents(stored.velocity_mps) - received) / model.spread
@@ -122,10 +124,10 @@ class Checker:
                 modelled = model_gathers(stored.velocity_mps[None, None], model.acquisition)[0]
                 misfit = float(np.sqrt(np.square(modelled - recorded).mean() / np.square(recorded).mean()))
         except ModellingError as error:
-            raise EvidenceError(f"event {stored.event}: {error}") from None
+            raise CheckInputError(f"event {stored.event}: {error}") from None
         distance = float(np.sqrt(np.square(off[np.isfinite(steps)]).mean()))
         if not np.isfinite(distance):
-            raise EvidenceError(
+            raise CheckInputError(
                 f"event {stored.event}: the waves through its map are not finite; it has velocities from "
                 f"{stored.velocity_mps.min():g} to {stored.velocity_mps.max():g} m/s"
             )
@@ -138,10 +140,10 @@ class Checker:
             try:
                 spread = load_familiarity(path, bundle.output.shape[1]).spread
             except FamiliarityError as error:
-                raise EvidenceError(
+                raise CheckInputError(
                     f"{error}; or convert the model again: it tells how far latents spread"
                 ) from None
             acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
             return bundle, latent_model(bundle, acquisition, spread)
-        except (EvidenceError, BundleError) as error:
+        except (CheckInputError, BundleError) as error:
             raise UncheckableModel(str(error)) from None

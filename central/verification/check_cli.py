@@ -10,9 +10,9 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, JsonOption, SurveyOption
-from central.verification.check_inputs import EvidenceError
+from central.verification.check_inputs import CheckInputError
 
-ERRORS: tuple[type[Exception], ...] = (EvidenceError,)
+ERRORS: tuple[type[Exception], ...] = (CheckInputError,)
 
 
 def check(
@@ -34,7 +34,7 @@ def check(
     """
     settings = load_config(config)
     if gather is not None and event is None:
-        raise EvidenceError("check: --gather is the recording of one event; give its number as well")
+        raise CheckInputError("check: --gather is the recording of one event; give its number as well")
     from central.verification.check import Unchecked, check_events
 
     rows, failed = [], []

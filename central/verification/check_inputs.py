@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from central.config import ModelSection
-from central.storage.journal import Journal, Journalled
+from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
 from central.updates.rollout_store import RolloutStore, model_section
 from firmware_py.inference.bundle import Bundle, load_bundle
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from models.inversion.latent_model import LatentModel
 
 
-class EvidenceError(ValueError):
+class CheckInputError(ValueError):
     """What is needed to hold a map against is not there, or not what it should be."""
 
 
 def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
-    """One recording ``(S, T, R)`` float32 of a .npy file. Raises ``EvidenceError``."""
+    """One recording ``(S, T, R)`` float32 of a .npy file. Raises ``CheckInputError``."""
     try:
         gather = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise EvidenceError(f"{path}: cannot be read as .npy ({error})") from None
+        raise CheckInputError(f"{path}: cannot be read as .npy ({error})") from None
     if not isinstance(gather, np.ndarray) or gather.shape != acquisition.gather_shape:
         got = getattr(gather, "shape", "an archive")
-        raise EvidenceError(
+        raise CheckInputError(
             f"{path}: expected one gather {acquisition.gather_shape} (sources, samples, receivers), got {got}"
         )
     if gather.dtype.kind not in "fiu" or not np.isfinite(gather).all():
-        raise EvidenceError(f"{path}: expected finite numbers; mend the recording")
+        raise CheckInputError(f"{path}: expected finite numbers; mend the recording")
     return gather.astype(np.float32)
 
 
@@ -46,7 +46,7 @@ def model_of(
 ) -> tuple[ModelSection, Bundle]:
     """The model whose encoder made the map's latents: a section of the configuration, or a rollout.
 
-    Raises ``EvidenceError``, ``BundleError`` and ``StoreError``.
+    Raises ``CheckInputError``, ``BundleError`` and ``StoreError``.
     """
     bundles = [load_bundle(section.bundle) for section in models]
     for section, bundle in zip(models, bundles, strict=True):
@@ -58,29 +58,30 @@ def model_of(
         section = model_section(data_dir, version)
         return section, load_bundle(section.bundle)
     known = ", ".join(bundle.model_hash.hex() for bundle in bundles)
-    raise EvidenceError(
+    raise CheckInputError(
         f"event {stored.event}: drawn from latents of encoder {stored.model_hash.hex()}, and [[model]] has {known}; "
         "add the bundle that the devices ran"
     )
 
 
-def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, Journalled]:
+def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, JournalEntry]:
     """The latents that this very map was drawn from, of each device the newest in its own order; newer ones may have
     come since."""
-    last_record = store.drawn_through(stored)
-    found: dict[int, Journalled] = {}
-    for latent in journal.of_event((stored.survey, stored.event, stored.model_hash)):
+    found: dict[int, JournalEntry] = {}
+    key = (stored.survey, stored.event, stored.model_hash)
+    n_devices = len(stored.provenance["acquisition"]["device_receivers"])
+    for latent in journal.latents_of(key, n_devices, store.drawn_through(stored)):
         held = found.get(latent.device)
-        if latent.id <= last_record and (held is None or held.order < latent.order):
+        if held is None or held.order < latent.order:
             found[latent.device] = latent
     return found
 
 
 def received_latents(
-    stored: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, Journalled]
+    stored: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, JournalEntry]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Latents as real numbers ``(n_devices, latent)``, and how many int8 steps each value may be off, the same shape,
-    infinite where nothing was sent. Raises ``EvidenceError`` when nothing was."""
+    infinite where nothing was sent. Raises ``CheckInputError`` when nothing was."""
     length, scale, zero_point = bundle.output.shape[1], bundle.output.scale, bundle.output.zero_point
     received = np.zeros((acquisition.n_devices, length), np.float32)
     steps = np.full(received.shape, np.inf)
@@ -90,12 +91,12 @@ def received_latents(
             received[device] = dequantise(bundle.coding.unpack(latent.payload), scale, zero_point)
             steps[device, : rate.values] = 2 ** (8 - rate.bits)
     if not np.isfinite(steps).any():
-        raise EvidenceError(f"event {stored.event}: its latents are not in the journal any more")
+        raise CheckInputError(f"event {stored.event}: its latents are not in the journal any more")
     return received, steps
 
 
 def latent_model(bundle: Bundle, acquisition: Acquisition, spread: np.ndarray) -> LatentModel:
-    """From maps to what the devices of a bundle would send. Raises ``EvidenceError``."""
+    """From maps to what the devices of a bundle would send. Raises ``CheckInputError``."""
     # Not with the module: commands load it for its error alone.
     from models.inversion.latent_model import LatentModel
     from models.networks.float_encoder import FloatEncoderError, float_encoder
@@ -103,5 +104,5 @@ def latent_model(bundle: Bundle, acquisition: Acquisition, spread: np.ndarray) -
     try:
         encoder = float_encoder(bundle.encoder_path.read_bytes())
     except FloatEncoderError as error:
-        raise EvidenceError(f"{bundle.encoder_path}: {error}") from None
+        raise CheckInputError(f"{bundle.encoder_path}: {error}") from None
     return LatentModel(encoder, bundle.companding, acquisition, spread)

@@ -22,7 +22,7 @@ from typing import Any
 from central.config import ModelSection
 from central.pipeline.child import live_with_parent
 from central.storage.database import StoreError
-from central.storage.journal import Journal, Journalled
+from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
 from central.verification.check_inputs import drawn_from
 from firmware_py.runtime.log import Log
@@ -40,7 +40,7 @@ class CheckerLost(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckResult:
     """What came of a map: ``found`` for its provenance, or why it cannot be checked; ``of_model``: no map of its
     model can."""
 
@@ -81,7 +81,7 @@ class Checking:
                             if not self._check_next(store, journal, stopping):
                                 stopping.wait(LOOK_S)
                 except StoreError as error:
-                    self._log.write("check_not_kept", reason=str(error))
+                    self._log.write("check_commit_failed", reason=str(error))
                 except Exception as error:
                     self._log.write("check_error", reason=repr(error))
                 stopping.wait(AGAIN_S)
@@ -152,8 +152,8 @@ class _Process:
         self._connection: Connection | None = None
 
     def ask(
-        self, stored: StoredMap, latents: dict[int, Journalled], stopping: threading.Event
-    ) -> Answer | None:
+        self, stored: StoredMap, latents: dict[int, JournalEntry], stopping: threading.Event
+    ) -> CheckResult | None:
         """What comes of a map; None when ``stopping`` came first. Raises ``CheckerLost``."""
         try:
             # What is sent is sent to one that waits for it: a large map would fill the pipe, and hold up the stop.
@@ -205,7 +205,7 @@ def _check_maps(connection: Connection, data_dir: Path, models: Sequence[ModelSe
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = "1"
     from central.verification.check import Checker, UncheckableModel
-    from central.verification.check_inputs import EvidenceError
+    from central.verification.check_inputs import CheckInputError
 
     checker = Checker(data_dir, models)
     connection.send("ready")
@@ -215,9 +215,9 @@ def _check_maps(connection: Connection, data_dir: Path, models: Sequence[ModelSe
         found, reason, of_model = {}, "", False
         try:
             found = checker.check(stored, latents).found
-        except EvidenceError as error:
+        except CheckInputError as error:
             reason, of_model = str(error), isinstance(error, UncheckableModel)
         except Exception as error:
             # The modelling's libraries raise what they will.
             reason = repr(error)
-        connection.send(Answer(time.monotonic() - began_s, found, reason, of_model))
+        connection.send(CheckResult(time.monotonic() - began_s, found, reason, of_model))

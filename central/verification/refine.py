@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from central.config import ModelSection
-from central.storage.journal import Journal, Journalled
+from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import NewMap, Store, StoredMap
 from central.verification.check_inputs import (
-    EvidenceError,
+    CheckInputError,
     drawn_from,
     latent_model,
     model_of,
@@ -57,7 +57,7 @@ def refine_event(
     """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
 
     ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents. Raises
-    ``EvidenceError``, ``StoreError``, ``BundleError``, and ``ImportError`` without Deepwave.
+    ``CheckInputError``, ``StoreError``, ``BundleError``, and ``ImportError`` without Deepwave.
     """
     began_s = time.monotonic()
     store = Store(data_dir)
@@ -77,7 +77,7 @@ def refine_event(
                 start.velocity_mps, start.uncertainty_mps, misfit, acquisition, iterations, on_iteration
             )
         except ModellingError as error:
-            raise EvidenceError(f"event {event}: {error}") from None
+            raise CheckInputError(f"event {event}: {error}") from None
         revision = None
         if refined.gained:
             # A check that was made of the start says nothing of this map.
@@ -94,12 +94,12 @@ def refine_event(
 
 
 def _latent_misfit(
-    start: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, Journalled]
+    start: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, JournalEntry]
 ) -> LatentMisfit:
     try:
         received, steps = received_latents(start, bundle, acquisition, latents)
-    except EvidenceError as error:
-        raise EvidenceError(f"{error}; refine by the recording, --gather FILE") from None
+    except CheckInputError as error:
+        raise CheckInputError(f"{error}; refine by the recording, --gather FILE") from None
     spread = np.full(received.shape[1], bundle.output.scale)
     return LatentMisfit(latent_model(bundle, acquisition, spread), received, steps)
 

@@ -10,9 +10,9 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
-from central.verification.check_inputs import EvidenceError
+from central.verification.check_inputs import CheckInputError
 
-ERRORS: tuple[type[Exception], ...] = (EvidenceError,)
+ERRORS: tuple[type[Exception], ...] = (CheckInputError,)
 
 
 def refine(

@@ -21,7 +21,7 @@ QUEUE_S = 0.5
 FAST_LINE_BYTES_PER_S = 1 << 20
 
 
-class Seal(Protocol):
+class FrameAuthenticator(Protocol):
     """``firmware_py.protocol.frame_authenticator.Crc`` or ``Mac``."""
 
     def close(self, record_bytes: bytes) -> bytes: ...
@@ -86,8 +86,8 @@ class StreamLink:
     def __init__(
         self,
         open_port: Callable[[], Port],
-        send_seal: Seal,
-        receive_seal: Seal,
+        send_seal: FrameAuthenticator,
+        receive_seal: FrameAuthenticator,
         bytes_per_s: float = FAST_LINE_BYTES_PER_S,
     ) -> None:
         self._open_port = open_port

@@ -63,7 +63,7 @@ class Device:
             busy = True
             self._send_slot(slot, now_ms)
         if self.health and self.health.due(now_ms):
-            data = self.health.say()
+            data = self.health.poll()
             self._sealed[: len(data)] = data
             self._send(len(data))
         for _ in range(HEARD_FRAMES):
@@ -174,7 +174,7 @@ class Device:
                 print("refused: %s" % bytes(data[packet.HEADER_BYTES : n]).decode())
         elif kind in (packet.HELLO, packet.HEALTH) and self.health:
             record = packet.decode_record(memoryview(data)[:n])
-            if record.boot == self._header.boot and self.health.hear(record) and len(record.payload) >= 2:
+            if record.boot == self._header.boot and self.health.handle(record) and len(record.payload) >= 2:
                 self.set_rate(record.payload[0] | record.payload[1] << 8)
 
     def _acknowledge(self, data, sequence_at):

@@ -45,7 +45,7 @@ class Health:
             self._up_s += 1
         return time.ticks_diff(now_ms, self._asked_ms) >= self._wait_ms
 
-    def say(self):
+    def poll(self):
         """The record to send, as bytes; what cannot go is said again, or something newer."""
         self._sequence += 1
         self._asking = True
@@ -81,7 +81,7 @@ class Health:
             )
         )
 
-    def hear(self, record):
+    def handle(self, record):
         """Take in the centre's clock from its answer, a record of this boot; False when it is none, or came before."""
         if not self._asking or record.sequence != self._sequence or record.sample_time_us >= 1 << 53:
             return False

@@ -14,7 +14,7 @@ from firmware_py.micropython.health import Health
 from firmware_py.micropython.model import Model, ModelError
 from firmware_py.micropython.source import Replay
 from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
-from firmware_py.micropython.uart import Line, open_line
+from firmware_py.micropython.uart import Uart, open_line
 from firmware_py.micropython.window import Window
 from firmware_py.protocol import packet
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
@@ -93,7 +93,7 @@ def build(config, feed):
         open_source(config["source"], bundle, receivers, spool.last_event),
         spool,
         Window(spool, link["window"], link["resend_ms"]),
-        Line(open_line(link), feed),
+        Uart(open_line(link), feed),
         clock,
         feed,
     )

@@ -31,7 +31,7 @@ def open_line(link):
         ) from None
 
 
-class Line:
+class Uart:
     """``port`` with whole writes; ``readinto`` never waits, and returns None or 0 when nothing is there."""
 
     def __init__(self, port, feed):

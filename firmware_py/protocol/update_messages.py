@@ -37,7 +37,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Want:
+class ChunkRequest:
     """Bytes ``offset`` to ``offset + length`` of the archive of this SHA-256."""
 
     sha256: bytes
@@ -53,7 +53,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Gone:
+class NotAvailable:
     """The archive is not on offer to this device any more."""
 
     sha256: bytes
@@ -69,14 +69,23 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReportAck:
     """A report on ``version`` has arrived, of a model that the centre has the decoder for."""
 
     version: int
 
 
-Message = Offer | Want | Chunk | Gone | Report | Heard
-_KINDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Offer, Want, Chunk, Gone, Report, Heard)}
+Message = Offer | ChunkRequest | Chunk | NotAvailable | Report | ReportAck
+# Names on the wire.
+_KINDS: dict[str, Any] = {
+    "offer": Offer,
+    "want": ChunkRequest,
+    "chunk": Chunk,
+    "gone": NotAvailable,
+    "report": Report,
+    "heard": ReportAck,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 _MAX_BYTES = {"sha256": 32, "signature": 64, "statement": MAX_STATEMENT_BYTES, "data": MAX_CHUNK_BYTES}
 _TYPES = {"int": int, "str": str, "bytes": bytes}
 
@@ -86,7 +95,7 @@ def encode_message(message: Message) -> bytes:
     values = dict(vars(message))
     if isinstance(message, Report):
         values["reason"] = message.reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-    return cbor2.dumps({type(message).__name__.lower(): values})
+    return cbor2.dumps({_NAMES[type(message)]: values})
 
 
 def decode_message(payload: bytes) -> Message:

@@ -7,13 +7,13 @@ from typing import Protocol
 from firmware_py.protocol import packet
 
 
-class Talker(Protocol):
+class ControlHandler(Protocol):
     """Speaks in control records, which are not spooled: one that is lost is said again, or out of date."""
 
-    def say(self, now_s: float) -> packet.Record | None:
+    def poll(self, now_s: float) -> packet.Record | None:
         """A record to send now, or None; ``now_s`` is monotonic. Asked once in each turn of the loop."""
         ...
 
-    def hear(self, record: packet.Record, now_s: float) -> None:
+    def handle(self, record: packet.Record, now_s: float) -> None:
         """A record from the centre that is neither acknowledgement nor refusal of a latent."""
         ...

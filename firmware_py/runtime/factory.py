@@ -9,7 +9,7 @@ from firmware_py.inference.bundle import Bundle, BundleError
 from firmware_py.links.base import Link
 from firmware_py.links.keys import read_curve_keys, read_secret
 from firmware_py.links.port import SerialPort, TcpPort, split_endpoint
-from firmware_py.links.stream import Seal, StreamLink
+from firmware_py.links.stream import FrameAuthenticator, StreamLink
 from firmware_py.links.zeromq import ZmqLink
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.runtime.config import NodeConfig
@@ -68,7 +68,7 @@ def open_link(config: NodeConfig) -> Link:
         if link.server_key and link.public_key and link.secret_key:
             curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
         return ZmqLink(link.endpoint, curve)
-    seals: tuple[Seal, Seal] = (Crc(), Crc())
+    seals: tuple[FrameAuthenticator, FrameAuthenticator] = (Crc(), Crc())
     if link.secret:
         secret = read_secret(link.secret)
         seals = (Mac(secret, UPLINK), Mac(secret, DOWNLINK))

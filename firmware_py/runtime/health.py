@@ -80,8 +80,8 @@ class Question:
     said_s: float
 
 
-class HealthTalker:
-    """A ``Talker``. ``header`` is a record with this device's device, survey, boot and model hash.
+class HealthHandler:
+    """A ``ControlHandler``. ``header`` is a record with this device's device, survey, boot and model hash.
 
     ``status`` gives the fields of ``Health`` that are the node's and the updater's, ``link`` what tells of a new
     connection; free room is that of ``folder``. ``set_rate`` is told the bytes a latent that the centre has set.
@@ -116,7 +116,7 @@ class HealthTalker:
         self._clock_offset_us: int | None = None
         self._round_trip_us: int | None = None
 
-    def say(self, now_s: float) -> packet.Record | None:
+    def poll(self, now_s: float) -> packet.Record | None:
         """HELLO again and again until it is answered, then HEALTH at its interval."""
         if self._link.connections != self._connections:
             self._connections = self._link.connections
@@ -134,7 +134,7 @@ class HealthTalker:
         self._wait_s *= 2
         return self._record(packet.HELLO, self._question, self._hello())
 
-    def hear(self, record: packet.Record, now_s: float) -> None:
+    def handle(self, record: packet.Record, now_s: float) -> None:
         """Take in the centre's clock and the rate it has set. Raises ``PacketError`` for what cannot be."""
         question = self._question
         if record.type not in (packet.HELLO, packet.HEALTH) or question is None:

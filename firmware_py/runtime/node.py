@@ -15,7 +15,7 @@ from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Rate, RateError, pack
 from firmware_py.runtime.config import NodeConfig
-from firmware_py.runtime.control_handler import Talker
+from firmware_py.runtime.control_handler import ControlHandler
 from firmware_py.runtime.factory import open_link, open_source, select_receivers
 from firmware_py.runtime.log import Log, now_us
 from firmware_py.runtime.sd_notify import Supervisor
@@ -56,7 +56,7 @@ class Node:
         if isinstance(self.source, FileSource):
             self._go_on(self.source)
         self.link = open_link(config)
-        self.talkers: list[Talker] = []
+        self.handlers: list[ControlHandler] = []
         self.stopping = False
         self.refused = 0
         self.refusal = ""
@@ -210,11 +210,11 @@ class Node:
         self._fault = fault
 
     def _talk(self) -> None:
-        for talker in self.talkers:
-            record = talker.say(time.monotonic())
+        for handler in self.handlers:
+            record = handler.poll(time.monotonic())
             # What cannot go now is not kept: the talker says it again, or something newer.
             if record is not None and self.link.send(packet.encode_record(record)):
-                self.log.write("said", type=record.type, bytes=len(record.payload))
+                self.log.write("control_sent", type=record.type, bytes=len(record.payload))
 
     def _listen(self, timeout_s: float) -> None:
         """Take in what the centre says; waits only for the first of it."""
@@ -229,8 +229,8 @@ class Node:
                 elif record.type == packet.REFUSAL:
                     self._refused(record)
                 else:
-                    for talker in self.talkers:
-                        talker.hear(record, time.monotonic())
+                    for handler in self.handlers:
+                        handler.handle(record, time.monotonic())
             except packet.PacketError as error:
                 self.log.write("ignored", reason=str(error))
 

@@ -12,11 +12,11 @@ from firmware_py.inference.self_test import self_test
 from firmware_py.protocol import packet
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.runtime.factory import select_receivers
-from firmware_py.runtime.health import HealthTalker, board_name
+from firmware_py.runtime.health import HealthHandler, board_name
 from firmware_py.runtime.node import Node
 from firmware_py.updates.archive import read_verify_key
 from firmware_py.updates.slots import Slots
-from firmware_py.updates.updater import Terms, Updater
+from firmware_py.updates.updater import UpdatePolicy, Updater
 
 # A serial line is shared with the records: a question and its answer are about 0.1 s at 115200 baud.
 SERIAL_CHUNK_BYTES = 1024
@@ -31,16 +31,16 @@ def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[No
     """
     if config.update is None:
         node = Node(config)
-        node.talkers.append(_health(config, node, node.status))
+        node.handlers.append(_health(config, node, node.status))
         on_start(node)
         return node, node.run()
     key = read_verify_key(config.update.key)
     chunk_bytes = SERIAL_CHUNK_BYTES if config.link.kind == "serial" else CHUNK_BYTES
-    terms = Terms(key, config.update.board, chunk_bytes, config.update.trial_s)
+    policy = UpdatePolicy(key, config.update.board, chunk_bytes, config.update.trial_s)
     slots = Slots(config.node.state_dir / "slots", config.node.bundle)
     try:
         while True:
-            node, updater = _start(config, slots, terms)
+            node, updater = _start(config, slots, policy)
             on_start(node)
             statistics = node.run()
             if not updater.restarting:
@@ -49,7 +49,7 @@ def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[No
         slots.close()
 
 
-def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Updater]:
+def _start(config: NodeConfig, slots: Slots, policy: UpdatePolicy) -> tuple[Node, Updater]:
     """A node on the bundle in use; one on trial that cannot even start is gone back from."""
     while True:
         folder = slots.start()
@@ -65,13 +65,13 @@ def _start(config: NodeConfig, slots: Slots, terms: Terms) -> tuple[Node, Update
         select_receivers(config, bundle)
         self_test(bundle, config.node.accelerator)
 
-    updater = Updater(slots, terms, _header(config, node), test, node.stop, node.log.write)
+    updater = Updater(slots, policy, _header(config, node), test, node.stop, node.log.write)
 
     def status() -> dict[str, Any]:
         update = updater.status()
         return {**node.status(), "update_version": update["version"], "update_state": update["state"]}
 
-    node.talkers += [updater, _health(config, node, status)]
+    node.handlers += [updater, _health(config, node, status)]
     return node, updater
 
 
@@ -87,8 +87,8 @@ def _header(config: NodeConfig, node: Node) -> packet.Record:
     )
 
 
-def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthTalker:
-    return HealthTalker(
+def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthHandler:
+    return HealthHandler(
         _header(config, node),
         config.health.interval_s,
         (config.update and config.update.board) or board_name(),

@@ -17,7 +17,7 @@ SENT, REJECTED = "sent", "rejected"
 LOOKED_UP = 256
 
 
-class Aside:
+class ProcessedFiles:
     """The two folders in ``folder``, made if they are not there.
 
     Raises ``GatherError`` unless a file can be made in ``folder`` and moved to either: a device that records what

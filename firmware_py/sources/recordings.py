@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from firmware_py.inference.companding import GatherError
-from firmware_py.sources.processed_files import REJECTED, SENT, Aside
+from firmware_py.sources.processed_files import REJECTED, SENT, ProcessedFiles
 
 
 def say_nothing(what: str, **values: object) -> None:
@@ -153,7 +153,7 @@ class FolderSource:
         keep_free_mib: int = 0,
         log: Callable[..., None] = say_nothing,
     ) -> None:
-        self._aside = Aside(folder, keep_free_mib)
+        self._aside = ProcessedFiles(folder, keep_free_mib)
         self._folder = folder
         self._selection = selection
         self._poll_s = poll_s

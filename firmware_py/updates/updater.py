@@ -21,12 +21,12 @@ from firmware_py.protocol.update_messages import (
     FAILED,
     RUNNING,
     Chunk,
-    Gone,
-    Heard,
+    ChunkRequest,
     Message,
+    NotAvailable,
     Offer,
     Report,
-    Want,
+    ReportAck,
     decode_message,
     encode_message,
 )
@@ -42,7 +42,7 @@ REPORT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Terms:
+class UpdatePolicy:
     """On what terms updates are taken: signed with ``key``, for ``board``, in chunks of ``chunk_bytes``, and
     heard from by the centre within ``trial_s`` of a start."""
 
@@ -53,7 +53,7 @@ class Terms:
 
 
 class Updater:
-    """A ``Talker``. ``header`` is a record with this device's device, survey, boot and model hash.
+    """A ``ControlHandler``. ``header`` is a record with this device's device, survey, boot and model hash.
 
     ``test`` raises ``BundleError`` or ``SelfTestError`` for a bundle that this device cannot run; ``restart``
     is called when another slot is in use than the one that was started.
@@ -62,14 +62,14 @@ class Updater:
     def __init__(
         self,
         slots: Slots,
-        terms: Terms,
+        policy: UpdatePolicy,
         header: packet.Record,
         test: Callable[[Bundle], None],
         restart: Callable[[], None],
         log: Callable[..., None],
     ) -> None:
         self._slots = slots
-        self._terms = terms
+        self._policy = policy
         self._header = header
         self._test = test
         self._restart = restart
@@ -98,14 +98,14 @@ class Updater:
             }
         return status
 
-    def say(self, now_s: float) -> packet.Record | None:
+    def poll(self, now_s: float) -> packet.Record | None:
         """The next question or report, when it is due. Raises ``SlotsError``."""
         if self._slots.on_trial:
             if self._trial_ends_s is None:
-                self._trial_ends_s = now_s + self._terms.trial_s
+                self._trial_ends_s = now_s + self._policy.trial_s
             if now_s >= self._trial_ends_s and not self.restarting:
                 self._slots.roll_back(
-                    f"the centre did not answer within {self._terms.trial_s:g} s of the start"
+                    f"the centre did not answer within {self._policy.trial_s:g} s of the start"
                 )
                 self._leave()
         if self._download and self._download.complete:
@@ -139,22 +139,22 @@ class Updater:
             return Report(RUNNING, state.version)
         if self._download:
             offset = self._download.offset
-            length = min(self._terms.chunk_bytes, self._download.archive_bytes - offset)
-            return Want(self._download.sha256, offset, length)
+            length = min(self._policy.chunk_bytes, self._download.archive_bytes - offset)
+            return ChunkRequest(self._download.sha256, offset, length)
         return None
 
-    def hear(self, record: packet.Record, now_s: float) -> None:
+    def handle(self, record: packet.Record, now_s: float) -> None:
         """Take in the centre's answer. Raises ``PacketError`` for one that is none, ``SlotsError``."""
         if record.type != packet.UPDATE or self.restarting:
             return
         message = decode_message(record.payload)
-        if isinstance(message, Heard):
+        if isinstance(message, ReportAck):
             self._was_heard(message.version, now_s)
         elif isinstance(message, Offer):
             self._offered(message)
         elif isinstance(message, Chunk):
             self._arrived(message)
-        elif isinstance(message, Gone) and self._download and message.sha256 == self._download.sha256:
+        elif isinstance(message, NotAvailable) and self._download and message.sha256 == self._download.sha256:
             self._log("update_withdrawn", version=self._statement and self._statement.version)
             self._drop()
 
@@ -188,7 +188,7 @@ class Updater:
             self._heard = False
             return
         try:
-            statement = verify_statement(offer.statement, offer.signature, self._terms.key)
+            statement = verify_statement(offer.statement, offer.signature, self._policy.key)
             expected = (statement.version, archive_bytes(offer.statement, statement.files_bytes))
             if (offer.version, offer.archive_bytes) != expected:
                 raise ArchiveError(
@@ -200,9 +200,11 @@ class Updater:
             return
         if reason := self._slots.refusal(statement.version):
             self._complain(FAILED, offer.version, reason)
-        elif not statement.is_for(self._terms.board):
+        elif not statement.is_for(self._policy.board):
             boards = ", ".join(statement.boards)
-            self._complain(DECLINED, offer.version, f"for {boards}, this is {self._terms.board or 'unnamed'}")
+            self._complain(
+                DECLINED, offer.version, f"for {boards}, this is {self._policy.board or 'unnamed'}"
+            )
         else:
             self._begin(offer, statement)
 
@@ -234,7 +236,7 @@ class Updater:
         try:
             with self._slots.trying(version):
                 shutil.rmtree(fresh, ignore_errors=True)
-                unpack(download.read(), self._terms.key, fresh)
+                unpack(download.read(), self._policy.key, fresh)
                 self._test(load_bundle(fresh))
             self._slots.switch(fresh, version)
         except (ArchiveError, BundleError, SelfTestError) as error:

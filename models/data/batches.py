@@ -12,9 +12,8 @@ import numpy as np
 
 from firmware_py.inference.companding import Companding
 from models.data.field_augmentation import FAULTY_SHARE, add_faults
-from models.data.gathers import ThinnedSet, device_parts, mirrored
+from models.data.gathers import ThinnedSet, device_parts
 from models.networks.nested_latent import draw_rates, whole
-from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIPair
 from physics.normalise import scale_gather
 
@@ -26,6 +25,10 @@ NOISE_SHARE = 0.5
 NOISE_MIN, NOISE_MAX = 1e-3, 5e-2
 # The loudest thinned sample that the released models' companding spans, sinh(c) / k: what these levels are for.
 BENCHMARK_PEAK = 49.48
+
+
+# Half of the samples are seen from behind, where the survey and the data allow it.
+MIRRORED_SHARE = 0.5
 
 
 class EpicBatches:
@@ -44,7 +47,7 @@ class EpicBatches:
         self.companding = companding
         self._ordered = ordered
         self._drop_out_share = drop_out_share
-        self._mirrored_share = mirrored_share(data.acquisition)
+        self._mirrored_share = MIRRORED_SHARE if data.mirrors else 0.0
 
     def __len__(self) -> int:
         return len(self.data)
@@ -55,7 +58,8 @@ class EpicBatches:
         gathers, maps = self.data.gathers[indices], self.data.maps[indices]
         flip = rng.random(len(indices)) < self._mirrored_share
         gathers, maps = gathers.copy(), maps.copy()
-        gathers[flip], maps[flip] = mirrored(gathers[flip], maps[flip])
+        if flip.any():
+            gathers[flip], maps[flip] = self.data.mirrored(indices[flip])
         gathers = gathers.astype(np.float32)
         acquisition = self.data.acquisition
         faulty = rng.random(len(indices)) < FAULTY_SHARE
@@ -78,11 +82,6 @@ class EpicBatches:
         if self._ordered is not None:
             inputs["values"], inputs["bits"] = whole(len(mask), mask.shape[1], self._ordered)
         return inputs
-
-
-def mirrored_share(acquisition: Acquisition) -> float:
-    """Of the samples, how many are shown mirrored: none of a survey that looks otherwise from behind."""
-    return 0.5 if acquisition.looks_alike_mirrored() else 0.0
 
 
 def noise_levels(companding: Companding) -> tuple[float, float]:
@@ -132,25 +131,42 @@ class InversionNetBatches:
     def __init__(self, pairs: list[OpenFWIPair], data: ThinnedSet, log_range: tuple[float, float]) -> None:
         self.data = data
         self.log_range = log_range
-        self._mirrored_share = mirrored_share(data.acquisition)
+        self._order = data.acquisition.mirror_order()
+        self._mirrored_share = MIRRORED_SHARE if data.mirrors else 0.0
         # Each file is opened once: a memory-map holds a file handle, and a large set has many samples.
         self._rows = [
-            (gathers, i) for gathers in (pair.gathers() for pair in pairs) for i in range(len(gathers))
+            (gathers, twins, i)
+            for gathers, twins in ((pair.gathers(), pair.twins()) for pair in pairs)
+            for i in range(len(gathers))
         ]
 
     def __len__(self) -> int:
         return len(self.data)
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        gathers, maps = self.plain(indices)
         flip = rng.random(len(indices)) < self._mirrored_share
-        gathers[flip] = gathers[flip][:, :, ::-1, ::-1]
-        maps = maps.copy()
+        gathers = np.stack(
+            [self._mirrored(i) if f else self._plain(i) for i, f in zip(indices, flip, strict=True)]
+        )
+        maps = self.data.maps[indices]
         maps[flip] = maps[flip][:, :, ::-1]
-        return gathers, maps
+        return log_scaled(gathers, self.log_range), maps[..., None]
+
+    def _plain(self, index: int) -> np.ndarray:
+        gathers, _, row = self._rows[index]
+        return np.asarray(gathers[row])
+
+    def _mirrored(self, index: int) -> np.ndarray:
+        assert self._order is not None
+        _, twins, row = self._rows[index]
+        shots, receivers = self._order
+        gather = self._plain(index)
+        if twins is not None:
+            gather = np.concatenate([gather, twins[row]])
+        return gather[shots][:, :, receivers]
 
     def plain(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        gathers = np.stack([np.asarray(self._rows[i][0][self._rows[i][1]]) for i in indices])
+        gathers = np.stack([self._plain(i) for i in indices])
         return log_scaled(gathers, self.log_range), self.data.maps[indices][..., None]
 
 

@@ -30,12 +30,33 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class ThinnedSet:
-    """``gathers (n, T/thin, R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1], ``families (n,)``."""
+    """``gathers (n, T/thin, R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1], ``families (n,)``.
+
+    ``twins (n, T/thin, R, n_twins)`` float16 are the shots from ``acquisition.twin_cells``; None where they were not
+    modelled.
+    """
 
     gathers: np.ndarray
     maps: np.ndarray
     families: np.ndarray
     acquisition: Acquisition
+    twins: np.ndarray | None = None
+
+    @property
+    def mirrors(self) -> bool:
+        """True if samples can be mirrored exactly: each receiver and shot has its mirror image."""
+        complete = self.twins is not None or not self.acquisition.twin_cells
+        return complete and self.acquisition.mirror_order() is not None
+
+    def mirrored(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gathers and maps of the mirror images of samples ``indices``: the same earth, surveyed from behind."""
+        order = self.acquisition.mirror_order()
+        assert order is not None
+        shots, receivers = order
+        gathers = self.gathers[indices]
+        if self.twins is not None:
+            gathers = np.concatenate([gathers, self.twins[indices]], axis=-1)
+        return gathers[:, :, receivers][..., shots], self.maps[indices][:, :, ::-1]
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -64,15 +85,20 @@ def load_thinned(
         raise DataError(
             f"data: no OpenFWI files under {', '.join(map(str, folders))}; make some with `epic data generate`"
         )
-    gathers, maps, families = [], [], []
+    gathers, maps, families, twins = [], [], [], []
     for i, pair in enumerate(pairs):
         gathers.append(_thinned_file(pair, thin))
+        pair_twins = pair.twins()
+        if pair_twins is not None:
+            twins.append(_thin(pair_twins, thin))
         file_maps = np.asarray(pair.maps())[:, 0]
         _check_maps(pair, file_maps)
         maps.append(normalise_velocity(file_maps, acquisition).astype(np.float32))
         families.extend([pair.family] * len(file_maps))
         on_progress(i + 1, len(pairs))
-    return ThinnedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition)
+    # Mirrored or not at all: a set of which only some files have twins is not.
+    whole = np.concatenate(twins) if len(twins) == len(pairs) else None
+    return ThinnedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition, whole)
 
 
 def survey_of(folder: Path) -> Acquisition | None:
@@ -100,14 +126,7 @@ def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
         return cached
     # What does not fit is refused below.
     with np.errstate(over="ignore", invalid="ignore"):
-        thinned = np.concatenate(
-            [
-                thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
-                .transpose(0, 2, 3, 1)
-                .astype(np.float16)
-                for i in range(0, len(gathers), 50)
-            ]
-        )
+        thinned = _thin(gathers, thin)
     _check_thinned(pair, thinned)
     # Named after the process: several runs may begin on the same data at once.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
@@ -119,6 +138,18 @@ def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return thinned
+
+
+def _thin(gathers: np.ndarray, thin: int) -> np.ndarray:
+    """Raw ``(n, S, T, R)`` -> thinned ``(n, T/thin, R, S)`` float16."""
+    return np.concatenate(
+        [
+            thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
+            .transpose(0, 2, 3, 1)
+            .astype(np.float16)
+            for i in range(0, len(gathers), 50)
+        ]
+    )
 
 
 def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
@@ -180,12 +211,3 @@ def device_parts(gathers: np.ndarray, acquisition: Acquisition, companding: Comp
     ``(n, n_devices, T', width, S)``, before the int8 rounding of the input.
     """
     return split_to_devices(compress(gathers.astype(np.float32), companding), acquisition)
-
-
-def mirrored(gathers: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same survey seen from behind: receivers and sources in reverse order, map flipped.
-
-    Exact for a survey that is symmetric about the middle of the line; OpenFWI's third source stands
-    half a cell left of it, which the mirror ignores.
-    """
-    return gathers[:, :, ::-1, ::-1], maps[:, :, ::-1]

@@ -41,8 +41,8 @@ WATCHED_PER_FAMILY = 30
 @dataclass(frozen=True)
 class Simulated:
     """``count`` samples of each family. ``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)``
-    and normalised maps ``(n, nz, nx)``, both float16. ``watched_gathers`` are such gathers of the watched samples, on
-    the host."""
+    with the shots of ``acquisition.with_twins()``, and normalised maps ``(n, nz, nx)``, both
+    float16. ``watched_gathers`` are gathers of the validation set, ``(n, T / STORED_AVERAGE, R, S)``, on the host."""
 
     count: int
     shards: list[tuple[Any, Any]]
@@ -117,7 +117,8 @@ def shard_shapes(sequence: Sequence, count: int) -> tuple[tuple[int, ...], tuple
     """Shapes of a shard's gathers and maps when ``count`` samples of each family are simulated."""
     a = sequence.acquisition
     size = min(_trained_on(sequence, count), SHARD_SAMPLES)
-    return (size, a.n_time // STORED_AVERAGE, a.n_receivers, a.n_sources), (size, a.n_depth, a.n_width)
+    n_shots = a.with_twins().n_sources
+    return (size, a.n_time // STORED_AVERAGE, a.n_receivers, n_shots), (size, a.n_depth, a.n_width)
 
 
 def _trained_on(sequence: Sequence, count: int) -> int:
@@ -162,7 +163,7 @@ def simulate(
     done = 0
     for indices, maps in draw_maps(sequence, count, max(1, (os.cpu_count() or 2) - 1)):
         spared = indices % WATCH_EVERY == WATCH_EVERY - 1
-        store.add(record(maps[~spared], a, STORED_AVERAGE), normalise_velocity(maps[~spared], a))
+        store.add(record(maps[~spared], a.with_twins(), STORED_AVERAGE), normalise_velocity(maps[~spared], a))
         watched = spared & (indices < WATCH_EVERY * WATCHED_PER_FAMILY)
         if watched.any():
             kept_gathers.append(record(maps[watched], a, STORED_AVERAGE))

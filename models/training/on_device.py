@@ -26,21 +26,36 @@ STEPS_A_TURN = 40
 Prepare = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def flipped(gathers: Any, maps: Any, key: Any, share: float) -> tuple[Any, Any]:
-    """Each sample seen from behind with probability ``share``; see ``models.data.gathers.mirrored``."""
+def flipped(gathers: Any, maps: Any, key: Any, acquisition: Acquisition, share: float) -> tuple[Any, Any]:
+    """Each sample mirrored with probability ``share``; see ``models.data.gathers.ThinnedSet.mirrored``.
+
+    Args:
+        gathers: With the shots of ``acquisition.with_twins()``, ``(n, T', R, S + n_twins)``.
+        maps: ``(n, nz, nx)``.
+
+    Returns:
+        Gathers ``(n, T', R, S)`` and maps.
+    """
+    plain, order = gathers[..., : acquisition.n_sources], acquisition.mirror_order()
+    if order is None:
+        return plain, maps
+    shots, receivers = order
     flip = jax.random.bernoulli(key, share, (len(maps),))
-    gathers = jnp.where(flip[:, None, None, None], gathers[:, :, ::-1, ::-1], gathers)
-    return gathers, jnp.where(flip[:, None, None], maps[:, :, ::-1], maps)
+    mirrored = gathers[:, :, receivers][..., shots]
+    plain = jnp.where(flip[:, None, None, None], mirrored, plain)
+    return plain, jnp.where(flip[:, None, None], maps[:, :, ::-1], maps)
 
 
 def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepare:
     """What a centralised network is fed: ``models.data.batches.InversionNetBatches.training`` of stored samples."""
     matrix = jnp.asarray(whole_records(acquisition.n_time, STORED_AVERAGE))
-    share = batches.mirrored_share(acquisition)
+    share = batches.MIRRORED_SHARE
     low, high = log_range
 
     def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
-        gathers, maps = flipped(gathers.astype(jnp.float32), maps.astype(jnp.float32), key, share)
+        gathers, maps = flipped(
+            gathers.astype(jnp.float32), maps.astype(jnp.float32), key, acquisition, share
+        )
         # In full float32: what is weak stands beside a direct wave thousands of times as strong.
         whole = jnp.einsum("ts,nsrc->ntrc", matrix, gathers, precision="highest")
         scaled = 2.0 * (jnp.sign(whole) * jnp.log1p(jnp.abs(whole)) - low) / (high - low) - 1.0
@@ -53,15 +68,15 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
     """What EPIC is fed: ``models.data.batches.EpicBatches.training`` of stored samples."""
     a = acquisition
     ratio, n_thinned = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
-    mirror = batches.mirrored_share(a)
+    mirror = batches.MIRRORED_SHARE
     receivers = a.padded_device_receivers()
     levels = batches.noise_levels(companding)
 
     def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, 5)
         thinned = gathers[:, : n_thinned * ratio].astype(jnp.float32)
-        thinned = thinned.reshape(len(maps), n_thinned, ratio, a.n_receivers, a.n_sources).mean(axis=2)
-        thinned, maps = flipped(thinned, maps.astype(jnp.float32), keys[0], mirror)
+        thinned = thinned.reshape(len(maps), n_thinned, ratio, a.n_receivers, -1).mean(axis=2)
+        thinned, maps = flipped(thinned, maps.astype(jnp.float32), keys[0], a, mirror)
         # Samples come in random order: the first ones are as good as any.
         n_faulty = round(faults.FAULTY_SHARE * len(maps))
         faulty = with_faults(thinned[:n_faulty], a, a.dt_s * companding.thin, keys[1])

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
-from physics.families import FAMILIES, check_family
+from physics.families import FAMILIES, REGISTRY, check_family
 
 _GATHER_NAMES = (
     (re.compile(r"^data(\d+)\.npy$"), "model{}.npy"),
@@ -49,11 +49,11 @@ def family_folder(family: str) -> str:
 
 def family_file_names(family: str, index: int) -> tuple[str, str]:
     """Names of the ``index``-th (from 0) gather and map file of a family."""
-    kind, variant = check_family(family).rsplit("_", 1)
-    if kind.endswith("fault"):
-        a = 2 if variant == "a" else 6
-        return f"seis{a}_1_{index}.npy", f"vel{a}_1_{index}.npy"
-    return f"data{index + 1}.npy", f"model{index + 1}.npy"
+    map_files = REGISTRY[check_family(family)].map_files
+    # Fault files are numbered from 0, the others from 1.
+    number = index if map_files.startswith("vel") else index + 1
+    gather_files = map_files.replace("vel", "seis").replace("model", "data")
+    return gather_files.format(number), map_files.format(number)
 
 
 def map_path_of(gather_path: Path) -> Path | None:
@@ -80,6 +80,11 @@ def family_of(gather_path: Path) -> str:
     return name if name in FAMILIES else "unknown"
 
 
+def twins_path_of(gather_path: Path) -> Path:
+    """Where the shots stand that an exact mirror image of a gather file needs; not in the benchmark's layout."""
+    return gather_path.with_name(f"{gather_path.stem}.twins.npy")
+
+
 @dataclass(frozen=True)
 class OpenFWIPair:
     """A gather file with its map file (None where there is no map)."""
@@ -92,6 +97,19 @@ class OpenFWIPair:
     def gathers(self) -> np.ndarray:
         """``(n, S, T, R)``, memory-mapped."""
         return open_gathers(self.gather_path, self.acquisition)
+
+    def twins(self) -> np.ndarray | None:
+        """Shots from the survey's ``twin_cells``, ``(n, n_twins, T, R)``, memory-mapped; None where there are none."""
+        path = twins_path_of(self.gather_path)
+        if not path.exists():
+            return None
+        twins = _open(path, self.acquisition.twins_shape, "twin shots")
+        if len(twins) != len(self.gathers()):
+            raise OpenFWIFileError(
+                f"{path}: expected {len(self.gathers())} samples as in {self.gather_path.name}, got {len(twins)}; "
+                "remove it to train without mirroring"
+            )
+        return twins
 
     def maps(self) -> np.ndarray:
         """``(n, 1, nz, nx)`` m/s, memory-mapped. Raises ``OpenFWIFileError``."""

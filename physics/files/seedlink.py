@@ -1,52 +1,75 @@
 """Gathers out of a live SeedLink stream: what each receiver recorded from each shot on, as soon as it is there.
 
-The shots' times come in a file that may grow meanwhile: a line ``event,source,time`` for each, time in ISO 8601.
-Gathers are written into a folder as devices watch one (``[source] kind = "folder"``), so that ObsPy, which
-speaks SeedLink here (extra ``geo``), need not be where the device is.
+Shot times come from a file that may grow meanwhile (``physics.files.shots_file``). Gathers are written into a folder
+as devices watch one (``[source] kind = "folder"``), so that the packages needed here (extra ``geo``) need not be
+where the device is.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from physics.acquisition import Acquisition
-from physics.files.field_files import (
-    FieldFileError,
-    cut_window,
-    finish_gather,
-    read_receivers,
-    window_samples,
+from physics.files.field_files import FieldFileError, finish_gather, read_receivers
+from physics.files.live_buffers import (
+    FUTURE_S,
+    HELD_S,
+    RATE_TOLERANCE,
+    Channel,
+    Record,
+    RecordError,
+    common_rate,
+    decode_record,
 )
 from physics.files.openfwi_files import create_array
+from physics.files.seedlink_session import (
+    SILENCE_S,
+    ConnectionLost,
+    SeedLinkError,
+    SeedLinkSession,
+    split_name,
+)
+from physics.files.shots_file import NS, ShotsFile, format_time
 
-# A server that is silent for so long is connected to again, so long after.
-SILENCE_S, AGAIN_S = 60, 5
-POLL_S = 0.2
-# Of the stream before the oldest shot that waits, or before now.
-KEPT_S = 600.0
+# Time between attempts to connect again, seconds.
+AGAIN_S = 5.0
+# Time for which data are taken in before events and the shots' file are looked at, seconds.
+POLL_S = 0.1
+# Data are asked for from this long before the first shot, seconds.
+MARGIN_S = 1
+# Events whose data are collected at once; later ones wait for their turn, and memory stays bounded.
+MAX_OPEN = 64
+# A server without new data for this many times ``wait_s`` has no more.
+IDLE_WAITS = 6
+# Events already written, one number a line.
 DONE = ".followed"
-
-
-class SeedLinkError(RuntimeError):
-    """No SeedLink server answers, or it does not have what is asked for."""
+# Receivers named in one notice; the files of steps name them all.
+MAX_LISTED = 4
+# INFO gives times to the microsecond.
+INFO_RESOLUTION_NS = 10_000
 
 
 @dataclass(frozen=True)
 class Following:
-    """What is followed. ``device`` None is the whole line; else its own receivers are asked for and written alone.
+    """What is followed.
 
-    Receivers that have not sent all of an event's samples ``wait_s`` after the first one that did count as silent.
+    Args:
+        server: address of the server, see ``physics.files.seedlink_session.parse_address``.
+        geometry: TOML with ``receivers``, a SEED id for each.
+        shots: file of the shots' times.
+        out: folder of the gathers.
+        acquisition: the survey.
+        device: write the receivers of this device only; None is the whole line.
+        gain: samples are multiplied by this.
+        wait_s: a receiver counts as silent when the line's data are this much past an event's end, and no older
+            data have come for this long, or when the server has had nothing at all for six times this long.
     """
 
     server: str
@@ -59,231 +82,388 @@ class Following:
     wait_s: float = 10.0
 
 
-def follow(following: Following, events: int, on_event: Callable[[str], None]) -> int:
-    """Write ``shot-EVENT.npy`` for each event that the shots' file names, until there are ``events`` (0: for ever).
+def follow(
+    following: Following,
+    events: int,
+    on_event: Callable[[str], None],
+    on_notice: Callable[[str], None] = lambda said: None,
+) -> int:
+    """Write ``shot-EVENT.npy`` for each event that the shots' file names.
 
-    Returns how many were written; ``on_event`` hears of each. Events that were written by an earlier call are left.
-    Raises ``FieldFileError`` for files that are none, ``SeedLinkError`` where no server answers at first.
+    Events that an earlier call wrote are left alone. Events that it could not write are tried again.
+
+    Args:
+        following: what is followed.
+        events: end after this many events; 0 goes on for ever.
+        on_event: called with a line on each event.
+        on_notice: called with a line on each trouble: a lost connection, a silent receiver, a bad line.
+
+    Returns:
+        The number of events written.
+
+    Raises:
+        FieldFileError: the geometry or the shots' file cannot be read.
+        SeedLinkError: no server answers at first.
     """
+    survey = following.acquisition
+    names = _receivers(following)
+    (following.out / "steps").mkdir(parents=True, exist_ok=True)
+    done = _read_done(following.out)
+    shots = ShotsFile(following.shots, survey.n_sources, on_notice)
+    shots.read()
+    stream = _Stream(following, names, on_notice)
+    incomplete: set[int] = set()
+    dealt_with = written = 0
+    try:
+        while not events or dealt_with < events:
+            stream.open_events({event: t for event, t in shots.complete.items() if event not in done})
+            stream.take()
+            for pending in stream.finished():
+                said, is_written = _write(following, names, pending, on_notice)
+                done.add(pending.event)
+                if is_written:
+                    with (following.out / DONE).open("a") as file:
+                        file.write(f"{pending.event}\n")
+                    written += 1
+                on_event(said)
+                dealt_with += 1
+                if dealt_with == events:
+                    break
+                for event in sorted(set(shots.missing) - incomplete - done):
+                    if event < pending.event:
+                        incomplete.add(event)
+                        lacking = ", ".join(map(str, shots.missing[event]))
+                        on_notice(f"event {event}: not written; {shots.path} lacks its sources {lacking}")
+            shots.read()
+    finally:
+        stream.close()
+    return written
+
+
+def _receivers(following: Following) -> list[str]:
     survey = following.acquisition
     names = read_receivers(following.geometry, survey)
     if following.device is not None:
         if not 0 <= following.device < survey.n_devices:
             raise FieldFileError(f"device: expected 0 to {survey.n_devices - 1}, got {following.device}")
         names = [names[i] for i in survey.device_receivers[following.device]]
-    (following.out / "steps").mkdir(parents=True, exist_ok=True)
-    done = _read_done(following.out)
-    waiting = _read_shots(following.shots, survey.n_sources, done)
-    stream = _Stream(following.server, names, min((min(times) for times in waiting.values()), default=None))
-    cut = _Cutter(following, names, stream)
-    written = 0
-    try:
-        while not events or written < events:
-            stream.take()
-            waiting = _read_shots(following.shots, survey.n_sources, done)
-            for event, times in sorted(waiting.items()):
-                if not cut.is_ready(event, times):
-                    continue
-                said = cut.write(event, times)
-                done.add(event)
-                with (following.out / DONE).open("a") as file:
-                    file.write(f"{event}\n")
-                on_event(said)
-                written += 1
-                if written == events:
-                    break
-            stream.forget(min((min(times) for times in waiting.values()), default=None))
-    finally:
-        stream.close()
-    return written
+    for name in names:
+        try:
+            split_name(name)
+        except ValueError as error:
+            raise FieldFileError(f"{following.geometry}: {error}") from None
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise FieldFileError(f"{following.geometry}: expected each receiver once, got {repeated[0]} twice")
+    return names
 
 
 @dataclass
-class _Cutter:
-    """Events out of the stream."""
+class _Pending:
+    """An event whose data are being collected."""
 
-    following: Following
-    names: list[str]
-    stream: _Stream
-    first_whole_s: dict[int, float] = field(default_factory=dict)
-
-    def is_ready(self, event: int, times: list[Any]) -> bool:
-        """Whether every receiver has sent all of it, or others have for ``wait_s``."""
-        survey = self.following.acquisition
-        until = max(times) + (survey.n_time + 1) * survey.dt_s
-        there = [self.stream.reaches(name, until) for name in self.names]
-        if not any(there):
-            return False
-        since_s = self.first_whole_s.setdefault(event, time.monotonic())
-        return all(there) or time.monotonic() - since_s > self.following.wait_s
-
-    def write(self, event: int, times: list[Any]) -> str:
-        """The event's file and its steps; returns a line on it."""
-        following, survey = self.following, self.following.acquisition
-        dt_s = self.stream.interval_s()
-        traces = np.zeros((survey.n_sources, window_samples(survey, dt_s), len(self.names)), np.float32)
-        lost = []
-        for receiver, name in enumerate(self.names):
-            try:
-                for source, shot in enumerate(times):
-                    traces[source, :, receiver] = self.stream.window(name, shot, traces.shape[1])
-            except FieldFileError as error:
-                traces[:, :, receiver] = 0.0
-                lost.append(str(error))
-        self.first_whole_s.pop(event, None)
-        shots = ", ".join(str(shot) for shot in times)
-        steps = [
-            f"{len(self.names) - len(lost)} of {len(self.names)} receivers of {following.server}, cut at {shots}"
-        ]
-        try:
-            read = finish_gather(f"event {event}", traces, dt_s, survey, following.gain, [*steps, *lost])
-        except FieldFileError as error:
-            return f"event {event}: not written; {error}"
-        (following.out / "steps" / f"shot-{event:06d}.json").write_text(
-            json.dumps({"source": following.server, "steps": read.steps}, indent=2) + "\n"
-        )
-        with create_array(following.out / f"shot-{event:06d}.npy", read.gather.shape) as array:
-            array[:] = read.gather
-        silent = f", {len(lost)} silent" if lost else ""
-        return f"event {event}: {len(self.names)} receivers{silent}, peak {float(abs(read.gather).max()):.3g}"
+    event: int
+    times_ns: tuple[int, ...]
+    # Time of the last sample that is needed.
+    until_ns: int
+    # Receivers not cut yet, and of these the ones with new data for the event.
+    lacking: set[int]
+    touched: set[int]
+    # Rate in Hz and ``(S, N)`` samples of each receiver, or why it is silent.
+    traces: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict)
+    silent: dict[int, str] = field(default_factory=dict)
+    # When data from before the event's end last came, seconds of the monotonic clock.
+    old_data_at: float = field(default_factory=time.monotonic)
 
 
 class _Stream:
-    """The last minutes of some channels of a server, received on a thread."""
+    """Channels of a server, and the events that are cut from them."""
 
-    def __init__(self, server: str, names: list[str], since: Any) -> None:
-        from obspy.clients.seedlink.client.seedlinkconnection import SeedLinkConnection
+    def __init__(self, following: Following, names: list[str], notify: Callable[[str], None]) -> None:
+        self._survey, self._wait_s, self._notify = following.acquisition, following.wait_s, notify
+        self._session = SeedLinkSession(following.server, names, keepalive_s=max(following.wait_s, POLL_S))
+        self._channels = [Channel(name) for name in names]
+        self._index = {name: i for i, name in enumerate(names)}
+        self._pending: dict[int, _Pending] = {}
+        self._told: set[str] = set()
+        # Data have been asked for from here on.
+        self._since_ns: int | None = None
+        self._lost_at: float | None = None
+        self._try_at = 0.0
+        self._start_of_connection()
 
-        # It reports what it does; what matters is reported by the caller.
-        logging.getLogger("obspy.clients.seedlink").setLevel(logging.CRITICAL)
-        self._server = server
-        self._pieces: dict[str, list[Any]] = {name: [] for name in names}
-        self._came: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-        self._closing = threading.Event()
-        # One call that brings nothing for so long ends the connection; the next one goes on from the last record.
-        self._connection = SeedLinkConnection(timeout=SILENCE_S)
-        self._connection.set_sl_address(server)
-        if since is not None:
-            self._connection.begin_time = since - 1.0
-        for name in names:
-            network, station, location, channel = _split(name)
-            self._connection.add_stream(network, station, f"{location}{channel}", -1, None)
-        threading.Thread(target=self._receive, name=f"SeedLink {server}", daemon=True).start()
+    def _start_of_connection(self) -> None:
+        self._newest_before = {channel.name: channel.newest_ns for channel in self._channels}
+        self._newest_since: dict[str, int] = {}
+
+    def open_events(self, complete: dict[int, tuple[int, ...]]) -> None:
+        """Collect data for new events, the earliest first. Connects, or asks for older data, where needed."""
+        free = MAX_OPEN - len(self._pending)
+        waiting = sorted(set(complete) - set(self._pending), key=lambda event: min(complete[event]))[
+            : max(free, 0)
+        ]
+        duration_ns = round(self._survey.n_time * self._survey.dt_s * NS)
+        receivers = range(len(self._channels))
+        for event in waiting:
+            times = complete[event]
+            self._pending[event] = _Pending(
+                event, times, max(times) + duration_ns, set(receivers), set(receivers)
+            )
+        if self._since_ns is None:
+            self._connect(self._resume_ns())
+        elif waiting and self._session.is_open:
+            needed = min(min(complete[event]) for event in waiting) - MARGIN_S * NS
+            if needed < self._held_from_ns():
+                self._connect(min(needed, self._resume_ns()))
 
     def take(self) -> None:
-        """Take in what has come, waiting a little for something. Raises ``SeedLinkError``."""
-        import obspy
-
-        try:
-            came = [self._came.get(timeout=POLL_S)]
-            while not self._came.empty():
-                came.append(self._came.get())
-        except queue.Empty:
+        """Take in what has come, waiting a little for something; connect again where the connection is lost."""
+        if not self._session.is_open:
+            if time.monotonic() >= self._try_at:
+                self._connect(self._resume_ns())
+            else:
+                time.sleep(POLL_S)
             return
-        for record in came:
-            if isinstance(record, Exception):
-                raise SeedLinkError(
-                    f"{self._server}: {record}; expected a SeedLink server, HOST:PORT"
-                ) from None
-            for trace in obspy.read(io.BytesIO(record), format="MSEED"):
-                if trace.id in self._pieces:
-                    self._pieces[trace.id].append(trace)
+        until = time.monotonic() + POLL_S
+        try:
+            while (left_s := until - time.monotonic()) > 0:
+                if not all(self._add(payload) for payload in self._session.receive(left_s)):
+                    return
+        except ConnectionLost as error:
+            self._session.close()
+            self._lost(str(error))
 
-    def reaches(self, name: str, until: Any) -> bool:
-        return any(trace.stats.endtime >= until for trace in self._pieces[name])
-
-    def interval_s(self) -> float:
-        """The one sample interval of all channels. Raises ``SeedLinkError``."""
-        found = {trace.stats.delta for pieces in self._pieces.values() for trace in pieces}
-        if len(found) != 1:
-            raise SeedLinkError(f"{self._server}: expected one sample interval, got {sorted(found)} s")
-        return found.pop()
-
-    def window(self, name: str, shot: Any, length: int) -> np.ndarray:
-        """``length`` samples from a shot on. Raises ``FieldFileError``."""
-        import obspy
-
-        dt_s = self.interval_s()
-        until = shot + length * dt_s
-        near = [
-            trace.copy()
-            for trace in self._pieces[name]
-            if trace.stats.endtime >= shot - dt_s and trace.stats.starttime <= until + dt_s
-        ]
-        if not near:
-            raise FieldFileError(f"{name} has nothing from {shot} on")
-        (merged,) = obspy.Stream(near).merge()
-        first = (shot - merged.stats.starttime) / dt_s
-        return cut_window(self._server, name, str(shot), merged.data, first, length)
-
-    def forget(self, oldest: Any) -> None:
-        """Drop what no event needs that waits from ``oldest`` on, or will, None when none does."""
-        import obspy
-
-        before = obspy.UTCDateTime() if oldest is None else oldest
-        for name, pieces in self._pieces.items():
-            newest = max((trace.stats.endtime for trace in pieces), default=before)
-            limit = min(before, newest) - KEPT_S
-            self._pieces[name] = [trace for trace in pieces if trace.stats.endtime >= limit]
+    def finished(self) -> list[_Pending]:
+        """Return events that all receivers have sent, or of which no more is to be expected; each once."""
+        finished = []
+        for pending in sorted(self._pending.values(), key=lambda pending: pending.until_ns):
+            for receiver in sorted(pending.touched):
+                newest_ns = self._channels[receiver].newest_ns
+                if newest_ns is not None and newest_ns >= pending.until_ns:
+                    pending.touched.discard(receiver)
+                    self._cut(pending, receiver)
+            if pending.lacking and self._is_over(pending):
+                for receiver in sorted(pending.lacking):
+                    self._cut(pending, receiver)
+                pending.lacking.clear()
+            if not pending.lacking:
+                finished.append(pending)
+                del self._pending[pending.event]
+        if finished:
+            for channel in self._channels:
+                channel.forget(self._is_needed)
+        return finished
 
     def close(self) -> None:
-        self._closing.set()
-        self._connection.terminate()
+        self._session.close()
 
-    def _receive(self) -> None:
-        from obspy.clients.seedlink.seedlinkexception import SeedLinkException
-        from obspy.clients.seedlink.slpacket import SLPacket
+    def _cut(self, pending: _Pending, receiver: int) -> None:
+        duration_s = self._survey.n_time * self._survey.dt_s
+        channel = self._channels[receiver]
+        try:
+            pending.traces[receiver] = channel.cut(pending.times_ns, duration_s)
+        except FieldFileError as error:
+            pending.silent[receiver] = self._reason(channel, str(error))
+        else:
+            pending.silent.pop(receiver, None)
+            pending.lacking.discard(receiver)
 
-        connected = False
-        while not self._closing.is_set():
-            try:
-                packet = self._connection.collect()
-                connected = True
-                if isinstance(packet, SLPacket):
-                    self._came.put(bytes(packet.msrecord))
-                    continue
-            except (SeedLinkException, OSError) as error:
-                if not connected:
-                    self._came.put(error)
-                    return
-            self._closing.wait(AGAIN_S)
+    def _reason(self, channel: Channel, said: str) -> str:
+        spans = self._session.spans
+        if spans is not None and channel.newest_ns is None and channel.name not in spans:
+            return f"{channel.name} is not on the server"
+        return said
+
+    def _is_over(self, pending: _Pending) -> bool:
+        """Whether no more data of the receivers that lack some are to be expected.
+
+        The line's own data must be past the event, and nothing from before its end may still be coming. A server
+        that has said that it is alive and sends nothing has no more.
+        """
+        clock_ns = self._clock_ns()
+        if not self._session.is_open or clock_ns is None or clock_ns < pending.until_ns:
+            return False
+        if self._session.idle_s() > IDLE_WAITS * self._wait_s:
+            return True
+        quiet_s = time.monotonic() - pending.old_data_at
+        if quiet_s < self._wait_s or clock_ns < pending.until_ns + round(self._wait_s * NS):
+            return False
+        return quiet_s > SILENCE_S or not any(map(self._is_outstanding, pending.lacking))
+
+    def _is_outstanding(self, receiver: int) -> bool:
+        """Whether the server held data of a receiver, when connected to, that have not come yet."""
+        name = self._channels[receiver].name
+        span = (self._session.spans or {}).get(name)
+        if span is None or self._since_ns is None or span.end_ns < self._since_ns:
+            return False
+        return self._newest_since.get(name, 0) < span.end_ns - INFO_RESOLUTION_NS
+
+    def _add(self, payload: bytes) -> bool:
+        """Take in one record. Returns False where it made the stream begin anew."""
+        try:
+            record = decode_record(payload)
+        except RecordError as error:
+            self._tell_once(f"{error.name or self._session.server}: {error}; it is left out")
+            return True
+        receiver = self._index.get(record.name)
+        if receiver is None:
+            return True
+        if record.end_ns > time.time_ns() + FUTURE_S * NS:
+            self._tell_once(
+                f"{record.name}: its clock is wrong, it sends data of {format_time(record.end_ns)}"
+            )
+            return True
+        if self._is_out_of_place(record):
+            self._notify(
+                f"{record.name}: the stream goes on at {format_time(record.start_ns)}, expected "
+                f"{format_time(self._newest_before[record.name] or 0)}; asking from the start of the server's buffer"
+            )
+            self._connect(0)
+            return False
+        self._newest_since[record.name] = max(record.end_ns, self._newest_since.get(record.name, 0))
+        self._channels[receiver].add(record, self._is_needed)
+        now = time.monotonic()
+        for pending in self._pending.values():
+            if record.start_ns <= pending.until_ns:
+                pending.old_data_at = now
+                if receiver in pending.lacking:
+                    pending.touched.add(receiver)
+        return True
+
+    def _is_out_of_place(self, record: Record) -> bool:
+        """Whether a channel's first record of this connection leaves a hole that the server may still fill."""
+        before = self._newest_before.get(record.name)
+        if before is None or record.name in self._newest_since or not self._since_ns:
+            return False
+        if before < self._since_ns or record.start_ns <= before + 1.5 * NS / record.rate_hz:
+            return False
+        span = (self._session.spans or {}).get(record.name)
+        return span is None or span.begin_ns <= before
+
+    def _is_needed(self, start_ns: int, end_ns: int) -> bool:
+        return any(
+            start_ns <= pending.until_ns and end_ns >= min(pending.times_ns) - MARGIN_S * NS
+            for pending in self._pending.values()
+        )
+
+    def _clock_ns(self) -> int | None:
+        """Time of the line's newest sample."""
+        return max((c.newest_ns for c in self._channels if c.newest_ns is not None), default=None)
+
+    def _held_from_ns(self) -> int:
+        """Start of the data that are held, or have been asked for."""
+        assert self._since_ns is not None
+        clock_ns = self._clock_ns()
+        return self._since_ns if clock_ns is None else max(self._since_ns, clock_ns - HELD_S * NS)
+
+    def _resume_ns(self) -> int:
+        """Start of the data that open events need, and that follow what is held of each channel."""
+        clock_ns = self._clock_ns()
+        if clock_ns is None:
+            needed = [time.time_ns() - HELD_S * NS]
+        else:
+            newest = (channel.newest_ns for channel in self._channels)
+            held_ns = clock_ns - HELD_S * NS
+            needed = [held_ns if ns is None else max(ns, held_ns) for ns in newest]
+        needed += [min(pending.times_ns) for pending in self._pending.values()]
+        return min(needed) - MARGIN_S * NS
+
+    def _connect(self, since_ns: int) -> None:
+        is_first = self._since_ns is None
+        try:
+            self._session.open(since_ns)
+        except SeedLinkError as error:
+            if is_first:
+                raise
+            self._lost(str(error))
+            return
+        self._since_ns = since_ns
+        self._start_of_connection()
+        for pending in self._pending.values():
+            pending.old_data_at = time.monotonic()
+        if self._lost_at is not None:
+            self._notify(f"{self._session.server}: connected again")
+        self._lost_at = None
+        self._tell_what_is_missing()
+
+    def _lost(self, said: str) -> None:
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self._notify(
+                f"{self._session.server}: connection lost ({said}); trying again every {AGAIN_S:g} s"
+            )
+        self._try_at = time.monotonic() + AGAIN_S
+
+    def _tell_what_is_missing(self) -> None:
+        session = self._session
+        for station in session.refused:
+            self._tell_once(f"{session.server}: refuses the station {station}; its receivers are silent")
+        if not session.takes_time:
+            self._tell_once(f"{session.server}: does not send past data; events before now are lost")
+        if session.spans is None:
+            return
+        unknown = [channel.name for channel in self._channels if channel.name not in session.spans]
+        if unknown:
+            near = get_close_matches(unknown[0], session.spans, 1, 0.0)
+            hint = f"; nearest to {unknown[0]} is {near[0]}" if near else "; it has no data yet"
+            self._tell_once(f"{session.server}: has no {_listed(unknown)}{hint}")
+
+    def _tell_once(self, said: str) -> None:
+        if said not in self._told:
+            self._told.add(said)
+            self._notify(said)
 
 
-def _split(name: str) -> list[str]:
-    parts = name.split(".")
-    if len(parts) != 4 or not all((parts[0], parts[1], parts[3])):
-        raise FieldFileError(f"receiver {name!r}: expected a SEED id, NETWORK.STATION.LOCATION.CHANNEL")
-    return parts
+def _write(
+    following: Following, names: list[str], pending: _Pending, notify: Callable[[str], None]
+) -> tuple[str, bool]:
+    """Write an event's gather and its steps; returns a line on it, and whether there is a gather."""
+    event, survey = pending.event, following.acquisition
+    silent = dict(pending.silent)
+    traces = dict(pending.traces)
+    if traces:
+        rate_hz = common_rate([rate for rate, _ in traces.values()])
+        for receiver, (rate, _) in pending.traces.items():
+            if not np.isclose(rate, rate_hz, rtol=RATE_TOLERANCE):
+                silent[receiver] = f"{names[receiver]} is sampled at {rate:g} Hz, the line at {rate_hz:g} Hz"
+                del traces[receiver]
+    reasons = [silent[receiver] for receiver in sorted(silent)]
+    steps = [
+        f"{len(traces)} of {len(names)} receivers of {following.server}, cut at "
+        f"{', '.join(map(format_time, pending.times_ns))}",
+        *reasons,
+    ]
+    try:
+        if not traces:
+            raise FieldFileError(f"event {event}: no receiver has its samples ({reasons[0]})")
+        length = next(iter(traces.values()))[1].shape[1]
+        gather = np.zeros((survey.n_sources, length, len(names)), np.float32)
+        for receiver, (_, samples) in traces.items():
+            gather[:, :, receiver] = samples
+        read = finish_gather(f"event {event}", gather, 1.0 / rate_hz, survey, following.gain, steps)
+    except FieldFileError as error:
+        reason = str(error).removeprefix(f"event {event}: ")
+        _write_steps(following, event, {"not_written": reason, "steps": steps})
+        return f"event {event}: not written; {reason}", False
+    if reasons:
+        notify(f"event {event}: silent: {_listed(reasons, '; ')}")
+    _write_steps(following, event, {"steps": read.steps})
+    with create_array(following.out / f"shot-{event:06d}.npy", read.gather.shape) as array:
+        array[:] = read.gather
+    told = f", {len(silent)} silent" if silent else ""
+    return f"event {event}: {len(names)} receivers{told}, peak {float(abs(read.gather).max()):.3g}", True
+
+
+def _listed(texts: list[str], separator: str = ", ") -> str:
+    """The first texts in one line, and how many more there are."""
+    more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
+    return separator.join(texts[:MAX_LISTED]) + more
+
+
+def _write_steps(following: Following, event: int, content: dict) -> None:
+    text = json.dumps({"source": following.server, **content}, indent=2) + "\n"
+    (following.out / "steps" / f"shot-{event:06d}.json").write_text(text)
 
 
 def _read_done(out: Path) -> set[int]:
     path = out / DONE
-    return {int(line) for line in path.read_text().split()} if path.exists() else set()
-
-
-def _read_shots(path: Path, n_sources: int, done: set[int]) -> dict[int, list[Any]]:
-    """Times of all shots of each event that has them all and is not done."""
-    import obspy
-
-    events: dict[int, dict[int, Any]] = {}
-    try:
-        lines = path.read_text().splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise FieldFileError(f"{path}: cannot be read ({error}); expected lines event,source,time") from None
-    for number, line in enumerate(lines, start=1):
-        # A line that is being written has no end yet.
-        if not line.strip() or line.startswith(("#", "event")) or not line.endswith("\n"):
-            continue
-        try:
-            event, source, shot = (part.strip() for part in line.split(","))
-            if int(event) not in done:
-                events.setdefault(int(event), {})[int(source)] = obspy.UTCDateTime(shot)
-        except (TypeError, ValueError) as error:
-            raise FieldFileError(
-                f"{path}: line {number}: expected event,source,time, got {line.strip()!r}"
-            ) from error
-    return {
-        event: [times[source] for source in range(n_sources)]
-        for event, times in events.items()
-        if set(times) >= set(range(n_sources))
-    }
+    return {int(line) for line in path.read_text().split() if line.isdigit()} if path.exists() else set()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from central.ingest.authentication import Guard
+from central.ingest.authentication import CurveAuthenticator
 from firmware_py.links.zeromq import HEARTBEAT_MS, MAX_MESSAGE_BYTES
 from firmware_py.runtime.log import Log, now_us
 from testbed.comparison.baseline_device import HEADER
@@ -59,7 +59,7 @@ def run(config: BaselineCentre) -> None:
     router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     router.setsockopt(zmq.LINGER, 500)
-    guard = Guard(Path(config.keys)) if config.keys else None
+    guard = CurveAuthenticator(Path(config.keys)) if config.keys else None
     if guard:
         guard.protect(router, context)
     router.bind(config.listen)

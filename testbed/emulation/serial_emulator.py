@@ -18,7 +18,7 @@ READ_BYTES = 256
 WAIT_S = 0.1
 
 
-class Line:
+class EmulatedSerial:
     """``device_path`` and ``centre_path`` are ports for two processes; 8N1 at ``baud``, both ways at once.
 
     The conditions ``up`` (from the device) and ``down`` may be changed at any time; ``swallow`` both, and the
@@ -42,7 +42,7 @@ class Line:
         self._thread = threading.Thread(target=self._run, name=f"line {self.device_path}", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> EmulatedSerial:
         return self
 
     def __exit__(

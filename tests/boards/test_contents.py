@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from tiny import ENCODER, bundle_fields
 
-from boards.install.linux.contents import Order, contents
+from boards.install.linux.contents import InstallRequest, contents
 from boards.install.linux.layout import PREFIX, SYSUSERS, UNIT, Layout
 from boards.install.settings import Settings
 from boards.profile import load_board
@@ -28,7 +28,7 @@ def test_an_edge_tpu_encodes_where_the_board_has_one_and_the_bundle_was_compiled
     create_bundle(tmp_path / "bundle", ENCODER, bundle_fields(), extra)
     new_keys(tmp_path / "keys", "device-0")
     settings = Settings(0, "tcp://192.0.2.1:5557", tmp_path / "keys")
-    found = contents(Order(load_board(board), tmp_path / "bundle", settings), Layout())
+    found = contents(InstallRequest(load_board(board), tmp_path / "bundle", settings), Layout())
     node = tomllib.loads(found[f"{PREFIX}/node.toml"].data.decode())["node"]
     assert node.get("accelerator") == accelerator
     assert (b"DeviceAllow=char-usb_device rw" in found[UNIT].data) is bool(accelerator)

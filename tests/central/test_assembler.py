@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from central.pipeline.assembler import Assembler
-from central.storage.journal import Journalled
+from central.storage.journal import JournalEntry
 
 N = 5
 DEADLINE_S = 10.0
@@ -16,7 +16,7 @@ DEADLINE_S = 10.0
 
 def latent(id, device, event=1, boot=1, sequence=None, survey=1, model_hash=MODEL_HASH):
     order = (boot, id if sequence is None else sequence)
-    return Journalled(id, survey, event, model_hash, device, *order, 0, 0, 56, bytes([device]))
+    return JournalEntry(id, survey, event, model_hash, device, *order, 0, 0, 56, bytes([device]))
 
 
 def feed(assembler, devices, now_s=0.0, first_id=1):

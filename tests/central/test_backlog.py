@@ -9,9 +9,9 @@ from waiting import wait_until
 
 from central.pipeline import decoding as module
 from central.pipeline.decoding import Decoding
-from central.pipeline.workers import Drawn
+from central.pipeline.workers import DecodeResult
 from central.storage.journal import Journal
-from central.storage.journal_cursor import Arrivals
+from central.storage.journal_cursor import JournalCursor
 from central.storage.map_store import Store
 from firmware_py.runtime.log import Log
 
@@ -28,13 +28,13 @@ class Rig:
                 on_draw()
                 return super().decode_batch(latents_int8, present)
 
-        self.arrivals = Arrivals()
+        self.cursor = JournalCursor()
         self._data_dir = data_dir
         self._work = Decoding(
             data_dir,
             deadline_s,
             {MODEL_HASH: Decoder()},
-            self.arrivals,
+            self.cursor,
             Log(folder / "central.jsonl"),
             lambda picture: None,
             workers,
@@ -50,14 +50,14 @@ class Rig:
         """Latents of ``events``, device after device, as from spools that are emptied one after the other."""
         records = [latent_record(device, event, event) for device in devices for event in events]
         with closing(Journal(self._data_dir)) as journal:
-            self.arrivals.tell(journal.commit([(record, 1, 200) for record in records]).new[-1].id)
+            self.cursor.tell(journal.commit([(record, 1, 200) for record in records]).new[-1].id)
 
     @property
     def held(self):
         return len(self._work._assembler)
 
     def end(self):
-        self.arrivals.end()
+        self.cursor.end()
         self.join()
 
     def join(self):
@@ -129,12 +129,12 @@ def test_an_event_of_a_backlog_is_drawn_once_however_far_apart_its_latents_lie(r
 def test_the_backlog_of_an_earlier_run_is_told_while_it_is_worked_off(rig):
     rig().receive(range(1, 21))
     told = []
-    one = rig(on_draw=lambda: told.append(one.arrivals.waiting()))
+    one = rig(on_draw=lambda: told.append(one.cursor.waiting()))
     one.start()
     wait_until(lambda: one.counts["complete"] == 20, what="twenty maps")
     assert max(told) == 100 - PAGE, "after the first page"
     assert sorted(told[1:], reverse=True) == told[1:] and told[-1] < max(told)
-    wait_until(lambda: one.arrivals.waiting() == 0, what="an empty backlog")
+    wait_until(lambda: one.cursor.waiting() == 0, what="an empty backlog")
 
 
 def test_a_stop_waits_for_the_batch_that_is_being_drawn_and_the_next_start_draws_the_rest(
@@ -142,7 +142,7 @@ def test_a_stop_waits_for_the_batch_that_is_being_drawn_and_the_next_start_draws
 ):
     """A service manager kills what does not end within a minute; a backlog takes longer."""
     monkeypatch.setattr("central.storage.journal_cursor.DRAIN_S", 0.0)
-    one = rig(on_draw=lambda: one.arrivals.end())
+    one = rig(on_draw=lambda: one.cursor.end())
     one.receive(range(1, 101))
     one.start().join()
     few = drawn(data_dir)
@@ -168,7 +168,7 @@ def test_a_stop_does_not_wait_for_devices_that_a_full_backlog_waits_for(rig, dat
     one = rig()
     one.receive(range(1, 101), devices=[0])
     one.start()
-    wait_until(lambda: one.arrivals.waiting() == 0, what="all of it to be read")
+    wait_until(lambda: one.cursor.waiting() == 0, what="all of it to be read")
     one.end()
     assert len(drawn(data_dir)) < 100
 
@@ -183,7 +183,7 @@ class Prompt:
         self.most = 0
 
     def submit(self, decoder, latents, present, given):
-        self._done.append(Drawn(given, decoder.decode_batch(latents, present)))
+        self._done.append(DecodeResult(given, decoder.decode_batch(latents, present)))
         self.most = max(self.most, len(self._done))
 
     def finished(self, all_of_it=False):

@@ -323,7 +323,7 @@ def test_a_result_that_finds_no_room_is_kept_when_there_is_room(start, put, impa
             "CREATE TRIGGER full BEFORE UPDATE ON map BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
         )
         checks = start()
-        wait_until(lambda: checks.logged("check_not_kept"), FIRST_S, "word of it")
+        wait_until(lambda: checks.logged("check_commit_failed"), FIRST_S, "word of it")
         assert checks.checked() == []
         disk.execute("DROP TRIGGER full")
     assert checks.await_checked(1) == [(1, 1)]

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
-from fake_decoder import MODEL_HASH, SURVEY
+from fake_decoder import MODEL_HASH, SURVEY, latent_record
+from page_maps import put_map
 from waiting import wait_until
 
 import epic
+from central.storage.journal import Journal
 
 
 @pytest.fixture
@@ -44,9 +47,9 @@ def test_list_as_json_says_what_each_newest_map_is(config, fill, capsys):
     fill(event=3, survey=2)
     assert central("list", "--config", config, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["survey"], row["event"]) for row in rows] == [(1, 3), (1, 7), (2, 3)]
+    assert [(row["survey"], row["event"]) for row in rows] == [(1, 7), (1, 3), (2, 3)], "as they were decoded"
     velocity = fill(event=3).velocity_mps
-    assert rows[0] == {
+    assert rows[1] == {
         "survey": 1,
         "event": 3,
         "revision": 1,
@@ -276,3 +279,46 @@ def test_a_page_without_a_store_is_one_line(config, data_dir, capsys):
     (data_dir / "central.sqlite").unlink()
     assert central("page", "--config", config) == 2
     assert "not found; expected the data_dir of a centre" in complaint(capsys)
+
+
+def test_the_last_microsecond_of_the_year_9999_is_listed(config, data_dir, capsys):
+    """By floating point it is the year 10000, which no date holds: the list was broken for good."""
+    put_map(data_dir, 7, sample_time_us=253_402_300_799_999_999)
+    put_map(data_dir, 8, sample_time_us=1 << 63)
+    assert central("list", "--config", config, "--json") == 0
+    assert {row["sampled"] for row in json.loads(capsys.readouterr().out)} == {
+        "9999-12-31T23:59:59.999999+00:00"
+    }
+    for command in (["list"], ["show", 7], ["show", 8]):
+        assert central(*command, "--config", config) == 0
+        assert "9999-12-31" in capsys.readouterr().out
+
+
+def test_the_list_ends_with_the_last_events_and_begins_where_it_is_told_to(config, data_dir, capsys):
+    day_us = 86_400_000_000
+    start_us = 1_764_000_000_000_000  # 24 November 2025, 16:00 UTC.
+    for n in range(60):
+        put_map(data_dir, n, decoded_us=start_us + n * day_us, last_record=1000 - n)
+    put_map(data_dir, 3, decoded_us=start_us + 60 * day_us, last_record=2000)
+
+    def listed(*options):
+        assert central("list", "--config", config, "--json", *options) == 0
+        return [row["event"] for row in json.loads(capsys.readouterr().out)]
+
+    assert listed() == [*range(11, 60), 3], "fifty"
+    assert listed("--last", 2) == [59, 3]
+    assert len(listed("--last", 0)) == 60
+    assert listed("--since", "2026-01-22") == [59, 3]
+    assert listed("--since", "2026-01-22", "--last", 1) == [3]
+    assert listed("--since", "2027-01-01") == []
+
+
+def test_a_device_is_forgotten_by_a_command(config, data_dir, capsys):
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=d), 1, 60) for d in (3, 4)])
+    assert central("devices", "forget", 3, "--config", config) == 0
+    assert "device 3 of survey 1 is forgotten" in capsys.readouterr().out
+    assert central("devices", "--config", config, "--json") == 0
+    assert [row["device"] for row in json.loads(capsys.readouterr().out)] == [4]
+    assert central("devices", "forget", 3, "--config", config) == 2
+    assert "device 3" in complaint(capsys)

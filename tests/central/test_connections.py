@@ -44,10 +44,10 @@ def test_connections_without_end_do_not_hold_up_the_receiver(tmp_path, log):
     following = Connections(EndlessRouter(), counts, log)
     following.follow()
     following.follow()
-    assert counts["turned_away"] == counts["connections"] == 2 * connections.EVENTS_AT_ONCE
+    assert counts["auth_rejected"] == counts["connections"] == 2 * connections.EVENTS_AT_ONCE
     said = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(row["what"], row["connections"]) for row in said] == [
-        ("turned_away", connections.EVENTS_AT_ONCE)
+        ("auth_rejected", connections.EVENTS_AT_ONCE)
     ]
 
 

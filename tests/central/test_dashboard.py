@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_decoder import latent_record
 
-from central.dashboard.metrics import CentralCollector, Live, decode_histogram
+from central.dashboard.metrics import CentralCollector, RuntimeMetrics, decode_histogram
 from central.storage.journal import Journal
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "monitoring" / "grafana-dashboard.json"
@@ -23,7 +23,7 @@ def exposed(data_dir):
     journal = Journal(data_dir)
     journal.commit([(latent_record(), 1_700_000_000_500_000, 100)])
     journal.close()
-    live = Live(
+    live = RuntimeMetrics(
         Counter(), Counter(), lambda: 0, lambda: {"tty": Counter(records=1)}, decode_histogram(), Counter()
     )
     names, values = set(), set()

@@ -68,16 +68,6 @@ def test_a_failed_group_counts_nothing(data_dir):
     assert devices(data_dir) == []
 
 
-def test_a_file_from_before_devices_were_counted_is_counted_once(data_dir):
-    keep(data_dir, *(latent_record(device=3, sequence=s, boot=b) for b in (1, 2) for s in (1, 2, 3)))
-    with closing(connect(data_dir)) as database:
-        database.execute("DELETE FROM device_boot")
-    for _ in range(2):
-        Journal(data_dir).close()
-        (view,) = devices(data_dir)
-        assert (view.records, view.boot, view.sequence) == (6, 2, 3)
-
-
 def test_what_a_device_says_is_shown(data_dir):
     status = {
         "waiting": 4,

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from central.fleet.device_views import Gap, devices
-from central.fleet.gaps import GAP_AFTER_S, MAX_GAPS, GapWatch
+from central.fleet.gaps import GAP_AFTER_S, LINES_A_MINUTE, MAX_GAPS, GapWatch
 from central.storage.database import connect
 from central.storage.journal import Journal
 from firmware_py.runtime.log import Log
@@ -41,7 +41,7 @@ class Field:
         with closing(connect(self.data_dir)) as database:
             self.watch.look(database, self.at_us)
         lines = list(map(json.loads, self.log_path.read_text().splitlines()[before:]))
-        return [(line["what"], line["boot"], line["first"], line["last"]) for line in lines]
+        return [(line["what"], line["boot"], line["first"], line["last"]) for line in lines if "boot" in line]
 
     def view(self):
         (view,) = devices(self.data_dir)
@@ -94,7 +94,7 @@ def test_a_restart_of_the_centre_tells_nothing_twice_and_forgets_no_gap(field):
 def test_holes_without_end_do_not_fill_the_table_and_are_all_counted(field):
     n = 3 * MAX_GAPS
     field.receive(*range(2, 2 * n + 1, 2))
-    assert len(field.look()) == n
+    assert len(field.look()) == LINES_A_MINUTE
     assert (field.view().loss, len(field.view().gaps)) == (n, MAX_GAPS)
     field.receive(*range(2 * n + 2, 2 * n + 11, 2))
     field.look()
@@ -121,3 +121,20 @@ def test_loss_is_what_is_missing_below_the_highest(tmp_path_factory, groups, dat
         assert field.view().loss == len(missing)
         told = {n for gap in field.view().gaps for n in range(gap.first, gap.last + 1)}
         assert missing <= told
+
+
+def test_boots_that_are_over_cost_nothing_and_a_line_each_is_not_written(field, monkeypatch):
+    """A device that starts anew all the time and loses a record each time."""
+    for boot in range(1, 41):
+        field.receive(1, 3, boot=boot)
+    told = field.look()
+    assert [line[:2] for line in told] == [("gap", boot) for boot in range(1, LINES_A_MINUTE + 1)]
+    asked = []
+    with closing(connect(field.data_dir)) as database:
+        database.set_trace_callback(asked.append)
+        field.watch.look(database, field.at_us + 1)
+    assert len(asked) == 2, "one question whether anything has changed, one for what"
+    field.receive(2, boot=40)
+    assert field.look(60_000_000)[-1] == ("gap_filled", 40, 2, 2)
+    assert '"gaps_unlisted", "at_us"' in field.log_path.read_text()
+    assert field.view().loss == 39

@@ -20,14 +20,14 @@ from waiting import wait_until
 from central.config import GatewaySection
 from central.gateway import gateway
 from central.gateway.gateway import Gateway
-from central.gateway.sessions import Seals
+from central.gateway.sessions import FrameAuthenticators
 from central.security import keys
 from central.security.keys import KeyRing
 from firmware_py.links import stream as link_stream
 from firmware_py.links.base import LinkError
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log
-from testbed.emulation.serial_emulator import Line
+from testbed.emulation.serial_emulator import EmulatedSerial
 
 PATIENCE_S = 60.0
 
@@ -72,7 +72,11 @@ def test_records_over_tcp_are_kept_and_answered(centre):
 
 
 def test_several_serial_ports_at_once_each_hear_their_own(tmp_path):
-    with Line() as one, Line() as two, GatewayCentre(tmp_path, [one.centre_path, two.centre_path]) as centre:
+    with (
+        EmulatedSerial() as one,
+        EmulatedSerial() as two,
+        GatewayCentre(tmp_path, [one.centre_path, two.centre_path]) as centre,
+    ):
         devices = [centre.serial_device(d, line.device_path) for d, line in enumerate((one, two))]
         for sequence in range(1, 6):
             for number, link in enumerate(devices):
@@ -93,12 +97,12 @@ def test_what_connections_counted_stays_when_they_have_ended(centre):
         wait_until(lambda n=sequence: len(centre.logged("line_down")) == n, PATIENCE_S, "the end")
     counts = centre.gateway.counts()
     assert counts["tcp"]["records"] == 2
-    assert counts["door"]["admitted"] == 2
+    assert counts["listener"]["admitted"] == 2
 
 
 def test_two_devices_on_one_line_are_told_apart_by_their_secrets(tmp_path):
     """A radio that carries several devices: each is who its MAC says."""
-    with Line() as line, GatewayCentre(tmp_path, [line.centre_path]) as centre:
+    with EmulatedSerial() as line, GatewayCentre(tmp_path, [line.centre_path]) as centre:
         for device in (0, 3):
             with closing(centre.serial_device(device, line.device_path)) as link:
                 assert deliver(link, latent_record(device=device)).device == device
@@ -141,7 +145,7 @@ def test_a_port_that_vanishes_and_comes_back_under_its_name_is_served_again(tmp_
 def test_a_record_that_claims_another_device_than_its_mac_is_not_let_in(centre, claim):
     with connect(centre) as connection:
         connection.sendall(centre.frame(latent_record(**claim), device=0))
-        wait_until(lambda: centre.door["unauthentic"] == 1, what="the count")
+        wait_until(lambda: centre.listener["unauthentic"] == 1, what="the count")
         # Neither is it once the connection is known to be an honest device's.
         connection.sendall(centre.frame(latent_record(device=0)))
         assert hear(connection, centre.answers(0)).type == packet.ACK
@@ -160,7 +164,7 @@ def test_a_record_sealed_with_no_known_secret_or_none_is_not_let_in(centre):
     data = packet.encode_record(latent_record(device=0))
     with connect(centre) as connection:
         connection.sendall(encode_frame(data, Mac(bytes(32), UPLINK)) + encode_frame(data))
-        wait_until(lambda: centre.door["unauthentic"] + centre.door["damaged"] == 2, what="the count")
+        wait_until(lambda: centre.listener["unauthentic"] + centre.listener["damaged"] == 2, what="the count")
     assert centre.kept() == []
 
 
@@ -316,7 +320,7 @@ def test_a_record_played_again_takes_a_place_from_its_own_device_alone(centre, m
 def test_with_no_file_left_a_device_is_sent_away_and_the_gateway_goes_on(centre):
     frame = centre.frame(latent_record(device=2))
     with connect(centre) as connection:
-        wait_until(lambda: centre.door["connections"] == 1, what="the connection")
+        wait_until(lambda: centre.listener["connections"] == 1, what="the connection")
         with no_file_left():
             connection.sendall(frame)
             assert connection.recv(1) == b""
@@ -332,15 +336,17 @@ def test_what_a_checksum_alone_lets_in_need_be_no_record(tmp_path):
     log = Log(tmp_path / "log.jsonl")
     context = zmq.Context()
     section = GatewaySection(tcp="127.0.0.1:0")
-    served = Gateway(section, Seals(None), lambda: ZmqLink("inproc://centre", context=context), log)
+    served = Gateway(
+        section, FrameAuthenticators(None), lambda: ZmqLink("inproc://centre", context=context), log
+    )
     stop = threading.Event()
     running = threading.Thread(target=served.run, args=(stop.is_set,))
     running.start()
-    host, port = served.door.endpoint.split(":")
+    host, port = served.listener.endpoint.split(":")
     for n in (1, 2):
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
             connection.sendall(encode_frame(b"no record"))
-            wait_until(lambda n=n: served.door.counts["admitted"] == n, PATIENCE_S, "a line of its own")
+            wait_until(lambda n=n: served.listener.counts["admitted"] == n, PATIENCE_S, "a line of its own")
     stop.set()
     running.join()
     context.term()
@@ -362,7 +368,7 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out(centre, source)
         deliver(early, latent_record(device=0))
         with subprocess.Popen(flood, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             sequences = itertools.count(2)
-            while centre.door["connections"] < 1000:
+            while centre.listener["connections"] < 1000:
                 # One that was there before, and one that comes in the middle of it.
                 sequence = next(sequences)
                 deliver(early, latent_record(device=0, sequence=sequence))
@@ -371,10 +377,10 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out(centre, source)
             assert process.stdout.readline() == b"open\n"
             process.stdin.close()
     assert len(centre.kept()) == 2 * sequence - 1
-    assert centre.door["displaced"] > 400
-    gone = ("admitted", "displaced", "timed_out", "left")
+    assert centre.listener["evicted"] > 400
+    gone = ("admitted", "evicted", "timed_out", "left")
     wait_until(
-        lambda: sum(centre.door[name] for name in gone) == centre.door["connections"],
+        lambda: sum(centre.listener[name] for name in gone) == centre.listener["connections"],
         PATIENCE_S,
         "the account",
     )
@@ -384,6 +390,8 @@ def test_a_gateway_that_cannot_reach_out_ends_with_its_error(tmp_path):
     def no_link():
         raise LinkError("link: cannot use endpoint")
 
-    broken = Gateway(GatewaySection(ports=["/dev/none"]), Seals(None), no_link, Log(tmp_path / "log.jsonl"))
+    broken = Gateway(
+        GatewaySection(ports=["/dev/none"]), FrameAuthenticators(None), no_link, Log(tmp_path / "log.jsonl")
+    )
     with pytest.raises(LinkError, match="cannot use endpoint"):
         broken.run(lambda: False)

@@ -59,7 +59,7 @@ def centre(tmp_path, monkeypatch):
 def device(tmp_path, centre, request):
     """A device at work on the folder ``incoming``."""
     service = centre[1]
-    endpoints = {"zmq": service.receiver.endpoint, "tcp": service.gateway.door.endpoint}
+    endpoints = {"zmq": service.receiver.endpoint, "tcp": service.gateway.listener.endpoint}
     path = tmp_path / "node.toml"
     path.write_text(
         '[node]\ndevice = 1\nbundle = "bundle"\nreceivers = [0, 2]\n'
@@ -165,7 +165,7 @@ def test_what_is_refused_and_what_is_missing_is_said(centre, dealers, tmp_path, 
 def test_a_new_connection_brings_a_hello(centre, device, tmp_path):
     def hellos():
         said = [json.loads(line) for line in (tmp_path / "node.jsonl").read_text().splitlines()]
-        return sum(line["what"] == "said" and line["type"] == 3 for line in said)
+        return sum(line["what"] == "control_sent" and line["type"] == 3 for line in said)
 
     before = wait_until(hellos, 60, "the first hello")
     device.link.statistics.connections += 1

@@ -10,7 +10,7 @@ import typer.testing
 import zmq
 from file_limit import no_file_left
 
-from central.ingest.authentication import Guard
+from central.ingest.authentication import CurveAuthenticator
 from central.security import keys
 from central.security.keys import KeyRing, KeysError
 from central.security.keys_cli import app
@@ -111,11 +111,11 @@ def test_with_no_file_left_a_right_is_withdrawn_all_the_same(folder, ring):
 
 def test_with_no_file_left_zeromq_is_answered_who_may_come_in(folder, ring):
     """Its thread for keys dies of an error, and then nobody is let in again."""
-    guard = Guard(folder)
+    authenticator = CurveAuthenticator(folder)
     key = public(folder, "device-3")
     with no_file_left():
-        assert guard.callback("*", key)
-        assert not guard.callback("*", b"x" * 40)
+        assert authenticator.callback("*", key)
+        assert not authenticator.callback("*", b"x" * 40)
 
 
 def test_a_right_withdrawn_while_the_folder_is_read(folder, ring, monkeypatch):

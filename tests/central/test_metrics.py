@@ -13,7 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_until
 
 from central.config import CentralConfig, ConfigError, load_config
-from central.dashboard.metrics import Live, MetricsError, MetricsServer, decode_histogram, metrics_text
+from central.dashboard.metrics import (
+    MetricsError,
+    MetricsServer,
+    RuntimeMetrics,
+    decode_histogram,
+    metrics_text,
+)
 from central.service import Service
 from central.storage.database import connect
 from central.storage.journal import Journal
@@ -35,7 +41,7 @@ def of_device(found, name, device=2):
 
 @pytest.fixture
 def live():
-    return Live(
+    return RuntimeMetrics(
         Counter(records=7),
         Counter(partial=2),
         lambda: 3,

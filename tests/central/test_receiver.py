@@ -95,7 +95,7 @@ def test_no_acknowledgement_without_a_commit_and_the_record_is_taken_when_sent_a
     disk = connect(data_dir)
     disk.execute("CREATE TRIGGER full BEFORE INSERT ON record BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     dealer.send(latent_record())
-    wait_until(lambda: running.counts["not_kept"], what="failed commit")
+    wait_until(lambda: running.counts["commit_failed"], what="failed commit")
     assert dealer.answer(timeout_s=0.3) is None
     assert running.told == []
     disk.execute("DROP TRIGGER full")
@@ -225,8 +225,8 @@ def test_a_connection_that_says_nothing_is_sent_away_and_counted(tmp_path, data_
             pass
     wait_until(lambda: running.counts["disconnected"] == 1, what="the end of it")
     running.stop()
-    assert running.counts["turned_away"] == 1
-    assert '"what": "turned_away", ' in (tmp_path / "log.jsonl").read_text()
+    assert running.counts["auth_rejected"] == 1
+    assert '"what": "auth_rejected", ' in (tmp_path / "log.jsonl").read_text()
 
 
 def test_messages_without_sense_do_not_hold_up_a_group(stopped, dealer, monkeypatch):

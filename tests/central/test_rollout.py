@@ -20,11 +20,11 @@ from firmware_py.inference.bundle import load_bundle
 from firmware_py.protocol import packet
 from firmware_py.protocol.update_messages import (
     Chunk,
-    Gone,
-    Heard,
+    ChunkRequest,
+    NotAvailable,
     Offer,
     Report,
-    Want,
+    ReportAck,
     decode_message,
     encode_message,
 )
@@ -92,7 +92,7 @@ class Centre:
     def asks(self, device, running=0):
         """What a device is offered when it says what it runs; None for nothing."""
         heard, *offers = self.tell(device, Report("running", running))
-        assert heard == Heard(running)
+        assert heard == ReportAck(running)
         return offers[0] if offers else None
 
     def health(self, device):
@@ -150,7 +150,7 @@ def test_a_device_gets_the_archive_piece_by_piece_after_the_decoder_is_there(cen
     assert (offer.version, statement.version, statement.model_hash) == (1, 1, new_hash)
     archive = b""
     while len(archive) < offer.archive_bytes:
-        (chunk,) = one.tell(3, Want(offer.sha256, len(archive), 1000))
+        (chunk,) = one.tell(3, ChunkRequest(offer.sha256, len(archive), 1000))
         assert isinstance(chunk, Chunk)
         assert chunk.offset == len(archive)
         archive += chunk.data
@@ -158,7 +158,7 @@ def test_a_device_gets_the_archive_piece_by_piece_after_the_decoder_is_there(cen
     assert split_archive(archive)[:2] == (offer.statement, offer.signature)
     unpack(archive, KEY.verify_key, tmp_path / "unpacked")
     wait_until(lambda: one.kept(3).bytes == len(archive), what="progress on the disk")
-    assert one.tell(3, Report("running", 1), new_hash) == [Heard(1)]
+    assert one.tell(3, Report("running", 1), new_hash) == [ReportAck(1)]
     one.wait_for_state(3, "running")
 
 
@@ -167,7 +167,7 @@ def test_health_records_bring_the_offer_but_not_to_a_busy_or_finished_device(cen
     roll_out(one, model)
     offer = one.health(3)
     assert isinstance(offer, Offer)
-    one.tell(3, Want(offer.sha256, 0, 100))
+    one.tell(3, ChunkRequest(offer.sha256, 0, 100))
     assert one.health(3) is None, "it is downloading"
     assert one.asks(3) == offer, "it has started again, and goes on"
     one.tell(3, Report("running", 1))
@@ -182,7 +182,7 @@ def test_canaries_first_and_the_rest_when_they_deliver(centre, model):
     offer = one.asks(0)
     assert one.asks(1) == offer
     assert one.asks(2) is None
-    assert one.tell(2, Want(offer.sha256, 0, 100)) == [Gone(offer.sha256)]
+    assert one.tell(2, ChunkRequest(offer.sha256, 0, 100)) == [NotAvailable(offer.sha256)]
     for device in (0, 1):
         one.tell(device, Report("running", 1), new_hash)
     one.deliver(0, new_hash)
@@ -200,14 +200,14 @@ def test_a_failed_device_stops_the_rollout_and_says_why(centre, model):
     roll_out(one, model)
     offer = one.asks(0)
     one.asks(1)
-    assert one.tell(0, Report("failed", 1, "golden vectors")) == [Heard(1)]
+    assert one.tell(0, Report("failed", 1, "golden vectors")) == [ReportAck(1)]
     assert one.asks(2) is None
-    assert one.tell(1, Want(offer.sha256, 0, 100)) == [Gone(offer.sha256)]
+    assert one.tell(1, ChunkRequest(offer.sha256, 0, 100)) == [NotAvailable(offer.sha256)]
     assert one.asks(0) is None
     wait_until(lambda: one.stored().stage == "stopped", what="stop on the disk")
     assert one.stored().reason == "device 0 of survey 1: golden vectors"
     assert one.kept(0).reason == "golden vectors"
-    assert one.tell(1, Report("running", 1)) == [Heard(1)], "who has it already is heard all the same"
+    assert one.tell(1, Report("running", 1)) == [ReportAck(1)], "who has it already is heard all the same"
     one.wait_for_state(1, "running")
 
 
@@ -237,7 +237,7 @@ def test_a_device_that_declines_stops_nothing_and_is_no_canary(centre, model):
     one = centre()
     roll_out(one, model, canaries=1, boards=["esp32-s3"])
     one.asks(0)
-    assert one.tell(0, Report("declined", 1, "for esp32-s3")) == [Heard(1)]
+    assert one.tell(0, Report("declined", 1, "for esp32-s3")) == [ReportAck(1)]
     assert one.asks(1) is not None
     assert one.asks(0) is None
     assert one.asks(2) is None
@@ -300,7 +300,7 @@ def test_a_new_rollout_takes_the_place_of_the_one_before(centre, model, tmp_path
     roll_out(one, make_model(tmp_path / "next", "next", encoder=b"another"), version=5)
     after = one.asks(0)
     assert (before.version, after.version) == (1, 5)
-    assert one.tell(0, Want(before.sha256, 0, 100)) == [Gone(before.sha256)]
+    assert one.tell(0, ChunkRequest(before.sha256, 0, 100)) == [NotAvailable(before.sha256)]
     assert one.stored(1).stage == "superseded"
 
 
@@ -347,7 +347,7 @@ def test_a_former_model_without_records_is_not_loaded_again(centre, model, tmp_p
     assert load_bundle(model / "bundle").model_hash not in centre().models
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff" * 40, encode_message(Gone(bytes(32)))])
+@pytest.mark.parametrize("payload", [b"", b"\xff" * 40, encode_message(NotAvailable(bytes(32)))])
 def test_what_is_no_question_is_not_answered(centre, payload):
     record = packet.Record(packet.UPDATE, 0, 1, 1, 1, model_hash=MODEL_HASH, payload=payload)
     assert centre().rollouts.handle(record, 60) == []
@@ -415,3 +415,17 @@ def test_what_is_no_released_model_is_refused_with_nothing_left(data_dir, model,
     with pytest.raises(RolloutError, match="the decoder is of encoder 0123"):
         create(data_dir, model)
     assert not (data_dir / "rollouts").exists()
+
+
+def test_a_device_that_was_never_offered_a_bundle_cannot_stop_its_rollout(centre, model):
+    """Any allowed device could, by a message that it failed."""
+    one = centre()
+    version = roll_out(one, model, canaries=1)
+    assert one.asks(0).version == version
+    assert one.tell(7, Report("failed", version, "because")) == [ReportAck(version)], "heard, so that it ends"
+    assert one.tell(7, Report("declined", version)) == [ReportAck(version)]
+    one.tell(7, Report("running", version))
+    assert set(one.stored().devices) <= {(1, 0)} and one.stored().stage == "canary"
+    assert '"update_ignored"' in one.log_path.read_text()
+    one.tell(0, Report("failed", version, "arena too small"))
+    wait_until(lambda: one.stored().stage == "stopped", what="the canary's own failure stops it")

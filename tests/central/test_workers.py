@@ -18,7 +18,7 @@ from waiting import wait_until
 from central.pipeline.decoding import Decoding
 from central.pipeline.workers import GIVEN_EACH, Workers
 from central.storage.journal import Journal
-from central.storage.journal_cursor import Arrivals
+from central.storage.journal_cursor import JournalCursor
 from central.storage.map_store import Store
 from firmware_py.runtime.log import Log
 from models.inversion.decoder import load_decoder, save_decoder
@@ -80,19 +80,19 @@ def journalled(data_dir):
 @pytest.fixture
 def decoding(data_dir, decoder, tmp_path):
     """Starts the work on a thread with so many workers."""
-    arrivals = Arrivals()
+    cursor = JournalCursor()
     threads = []
 
     def start(count):
         log = Log(tmp_path / "central.jsonl")
         workers = Workers(count) if count else None
-        work = Decoding(data_dir, 0.5, {MODEL_HASH: decoder}, arrivals, log, lambda picture: None, workers)
+        work = Decoding(data_dir, 0.5, {MODEL_HASH: decoder}, cursor, log, lambda picture: None, workers)
         threads.append(threading.Thread(target=work.run))
         threads[-1].start()
         return threads[-1]
 
     yield start
-    arrivals.end()
+    cursor.end()
     for thread in threads:
         thread.join()
 

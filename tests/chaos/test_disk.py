@@ -45,7 +45,7 @@ def test_a_centre_without_room_acknowledges_nothing_and_goes_on(tmp_path, disk):
         rig.start()
         wait_until(lambda: rig.devices_heard() == 5, TIMEOUT_S, "every device")
         disk.fill()
-        rig.centre.wait_for("not_kept", TIMEOUT_S)
+        rig.centre.wait_for("commit_failed", TIMEOUT_S)
         disk.make_room()
         assert rig.finish() == whole()
         assert rig.centre.exit_code == 0

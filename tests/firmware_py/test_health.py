@@ -12,7 +12,7 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_setting
 from firmware_py.runtime import health
 from firmware_py.runtime.health import (
-    HealthTalker,
+    HealthHandler,
     board_name,
     disk_free_mib,
     memory_free_mib,
@@ -34,7 +34,7 @@ class Device:
         monkeypatch.setattr(health.time, "monotonic", lambda: self.now_s)
         self.link = LinkStatistics(connections=1)
         self.rates = []
-        self.talker = HealthTalker(
+        self.handler = HealthHandler(
             HEADER, interval_s, "a board", 10_000, folder, self.link, lambda: dict(STATUS), self.rates.append
         )
 
@@ -42,22 +42,22 @@ class Device:
         self.now_s += seconds
         self.clock_us += int(seconds * 1e6)
 
-    def say(self, after_s=0.0):
+    def poll(self, after_s=0.0):
         self.passes(after_s)
-        return self.talker.say(self.now_s)
+        return self.handler.poll(self.now_s)
 
-    def hear(self, question, centre_us=T0_US, **changes):
+    def handle(self, question, centre_us=T0_US, **changes):
         answer = packet.Record(
             question.type, 3, 1, question.boot, question.sequence, sample_time_us=centre_us
         )
         for name, value in changes.items():
             setattr(answer, name, value)
-        self.talker.hear(answer, self.now_s)
+        self.handler.handle(answer, self.now_s)
 
     def greet(self):
         """Through the first HELLO and its answer to the HEALTH after it."""
-        self.hear(self.say())
-        return self.say()
+        self.handle(self.poll())
+        return self.poll()
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def device(tmp_path, monkeypatch):
 
 
 def test_hello_says_what_runs_and_carries_the_device_and_its_clock(device):
-    record = device().say()
+    record = device().poll()
     assert (record.type, record.device, record.survey, record.boot) == (packet.HELLO, 3, 1, 9)
     assert (record.sample_time_us, record.model_hash) == (T0_US, b"12345678")
     assert decode_health(record.payload, Hello) == Hello(__version__, "a board", 60, 10_000, 4, 5)
@@ -74,24 +74,24 @@ def test_hello_says_what_runs_and_carries_the_device_and_its_clock(device):
 
 def test_hello_is_said_until_it_is_answered_and_then_health_comes_at_its_interval(device):
     one = device(interval_s=10)
-    said = [one.say(1.0) for _ in range(40)]
+    said = [one.poll(1.0) for _ in range(40)]
     at_s = [k for k, record in enumerate(said) if record]
     assert [later - earlier for earlier, later in pairwise(at_s)] == [2, 4, 8, 10, 10]
     assert {record.type for record in said if record} == {packet.HELLO}
-    one.hear(one.say(10))
-    record = one.say()
+    one.handle(one.poll(10))
+    record = one.poll()
     assert record.type == packet.HEALTH, "at once, with the offset that the answer told"
-    assert one.say(9.9) is None
-    assert one.say(0.1).type == packet.HEALTH
+    assert one.poll(9.9) is None
+    assert one.poll(0.1).type == packet.HEALTH
 
 
 def test_a_new_connection_brings_a_hello(device):
     one = device()
     one.greet()
-    assert one.say(1) is None
+    assert one.poll(1) is None
     one.link.connections += 1
-    assert one.say().type == packet.HELLO
-    assert one.say(1) is None
+    assert one.poll().type == packet.HELLO
+    assert one.poll(1) is None
 
 
 def test_health_says_how_the_device_is(device, monkeypatch):
@@ -106,66 +106,66 @@ def test_health_says_how_the_device_is(device, monkeypatch):
 @pytest.mark.parametrize("ahead_us", [0, 2_500_000, -86_400_000_000])
 def test_the_offset_of_the_clock_is_found_to_within_half_the_way(device, ahead_us):
     one = device()
-    question = one.say()
+    question = one.poll()
     one.passes(0.2)
     centre_us = one.clock_us + ahead_us
     one.passes(0.1)
-    one.hear(question, centre_us)
-    said = decode_health(one.say().payload, Health)
+    one.handle(question, centre_us)
+    said = decode_health(one.poll().payload, Health)
     assert said.round_trip_us == pytest.approx(300_000, abs=1)
     assert said.clock_offset_us - ahead_us == pytest.approx(50_000, abs=2), "the way there took longer"
 
 
 def test_a_clock_that_is_set_meanwhile_does_not_spoil_the_round_trip(device):
     one = device()
-    question = one.say()
+    question = one.poll()
     one.passes(0.1)
     one.clock_us += 3_600_000_000
-    one.hear(question, T0_US + 50_000)
-    said = decode_health(one.say().payload, Health)
+    one.handle(question, T0_US + 50_000)
+    said = decode_health(one.poll().payload, Health)
     assert (said.clock_offset_us, said.round_trip_us) == pytest.approx((0, 100_000), abs=2)
 
 
 def test_an_answer_to_another_question_says_nothing_of_the_clock(device):
     one = device()
-    question = one.say()
-    one.hear(question, boot=8)
-    one.hear(question, sequence=7)
-    one.hear(question, type=packet.UPDATE)
-    assert one.say(2).type == packet.HELLO, "none of them was the answer"
-    one.hear(question)
-    assert one.say(4).type == packet.HELLO, "too late: it is the answer to the one before"
+    question = one.poll()
+    one.handle(question, boot=8)
+    one.handle(question, sequence=7)
+    one.handle(question, type=packet.UPDATE)
+    assert one.poll(2).type == packet.HELLO, "none of them was the answer"
+    one.handle(question)
+    assert one.poll(4).type == packet.HELLO, "too late: it is the answer to the one before"
 
 
 def test_an_answer_is_taken_once(device):
     one = device()
-    question = one.say()
-    one.hear(question)
+    question = one.poll()
+    one.handle(question)
     one.passes(10)
-    one.hear(question)
-    assert decode_health(one.say().payload, Health).round_trip_us == 0
+    one.handle(question)
+    assert decode_health(one.poll().payload, Health).round_trip_us == 0
 
 
 @pytest.mark.parametrize("centre_us", [0, 1 << 53, (1 << 64) - 1])
 def test_a_centre_without_a_clock_is_an_error(device, centre_us):
     one = device()
     with pytest.raises(packet.PacketError, match="clock"):
-        one.hear(one.say(), centre_us)
+        one.handle(one.poll(), centre_us)
 
 
 def test_the_rate_that_the_centre_has_set_comes_with_its_answer(device):
     one = device()
-    question = one.say()
-    one.hear(question, payload=encode_setting(32), sequence=7)
-    one.hear(question, payload=encode_setting(32), boot=8)
+    question = one.poll()
+    one.handle(question, payload=encode_setting(32), sequence=7)
+    one.handle(question, payload=encode_setting(32), boot=8)
     assert one.rates == [], "not the answer to what was said"
-    one.hear(question, payload=encode_setting(32))
-    one.hear(question, payload=encode_setting(16))
+    one.handle(question, payload=encode_setting(32))
+    one.handle(question, payload=encode_setting(16))
     assert one.rates == [32], "taken once: what is played again sets nothing"
-    one.hear(one.say())
+    one.handle(one.poll())
     assert one.rates == [32], "a centre that says nothing of it"
     with pytest.raises(packet.PacketError, match="setting"):
-        one.hear(one.say(60), payload=b"\x20")
+        one.handle(one.poll(60), payload=b"\x20")
     assert one.rates == [32]
 
 

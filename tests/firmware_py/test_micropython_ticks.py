@@ -11,7 +11,7 @@ from firmware_py.micropython import window as window_module
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.health import Health
 from firmware_py.micropython.spool import Spool
-from firmware_py.micropython.uart import Line
+from firmware_py.micropython.uart import Uart
 from firmware_py.micropython.window import Window
 from firmware_py.protocol import packet
 
@@ -92,7 +92,7 @@ def test_the_clock_goes_on_while_the_centre_is_away_for_weeks(ticks, clock, inte
     for hours in range(1, 21 * 24):
         ticks.ms += HOUR_MS
         if health.due(ticks.ticks_ms()):
-            health.say()
+            health.poll()
         if hours % 24 == 11:
             assert clock.now_us() == NOW_US + 1000 * hours * HOUR_MS
 
@@ -104,34 +104,34 @@ def answer_to(question, clock_us):
 
 def test_an_answer_sets_the_clock_to_the_middle_of_its_way(ticks, clock):
     health = health_of(clock)
-    question = health.say()
+    question = health.poll()
     ticks.ms += 40
-    assert health.hear(answer_to(question, NOW_US + 70_000_000))
+    assert health.handle(answer_to(question, NOW_US + 70_000_000))
     assert clock.now_us() == NOW_US + 70_020_000
 
 
 def test_an_answer_that_was_read_late_sets_no_clock(ticks, clock):
     """It is an answer all the same: what it says of the rate counts."""
     health = health_of(clock)
-    question = health.say()
+    question = health.poll()
     ticks.ms += 5000
-    assert health.hear(answer_to(question, NOW_US))
+    assert health.handle(answer_to(question, NOW_US))
     assert clock.now_us() == NOW_US + 5_000_000
 
 
 def test_an_answer_counts_once(ticks, clock):
     health = health_of(clock)
-    answer = answer_to(health.say(), NOW_US)
+    answer = answer_to(health.poll(), NOW_US)
     ticks.ms += 30
-    assert health.hear(answer)
+    assert health.handle(answer)
     now_us = clock.now_us()
     ticks.ms += 2000
-    assert not health.hear(answer)
+    assert not health.handle(answer)
     assert clock.now_us() == now_us + 2_000_000
-    assert health.hear(answer_to(health.say(), NOW_US)), "the next question's does"
+    assert health.handle(answer_to(health.poll(), NOW_US)), "the next question's does"
 
 
-class Uart:
+class FakeUart:
     """Takes bytes as its line carries them; its driver holds ``held_bytes``."""
 
     def __init__(self, ticks, baud, held_bytes=64):
@@ -148,7 +148,7 @@ class Uart:
 
 def test_a_slow_line_gets_whole_frames_and_the_watchdog_is_fed_meanwhile(ticks):
     fed_ms = [ticks.ms]
-    line = Line(Uart(ticks, 1200), lambda: fed_ms.append(ticks.ms))
+    line = Uart(FakeUart(ticks, 1200), lambda: fed_ms.append(ticks.ms))
     assert line.send(bytes(306), 306)
     assert ticks.ms - fed_ms[0] > 1500, "the frame took long"
     assert max(b - a for a, b in itertools.pairwise(fed_ms)) < 1000
@@ -156,5 +156,5 @@ def test_a_slow_line_gets_whole_frames_and_the_watchdog_is_fed_meanwhile(ticks):
 
 def test_a_line_that_takes_nothing_is_given_up(ticks):
     started_ms = ticks.ms
-    assert not Line(Uart(ticks, 0, held_bytes=100), lambda: None).send(bytes(306), 306)
+    assert not Uart(FakeUart(ticks, 0, held_bytes=100), lambda: None).send(bytes(306), 306)
     assert ticks.ms - started_ms < 2 * line_module.GIVE_UP_MS

@@ -6,7 +6,7 @@ from waiting import wait_until
 from firmware_py.links.port import SerialPort
 from firmware_py.links.stream import StreamLink
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
-from testbed.emulation.serial_emulator import Line
+from testbed.emulation.serial_emulator import EmulatedSerial
 
 BAUD = 9600
 RECORD_BYTES = 38 + 128
@@ -14,7 +14,7 @@ RECORD_BYTES = 38 + 128
 
 def test_five_records_for_a_line_of_9600_baud_wait_with_their_sender():
     """A pseudo-terminal would take all five at once, as adapters do, and say that nothing waits."""
-    with Line(BAUD) as line:
+    with EmulatedSerial(BAUD) as line:
         seals = Mac(SECRET, UPLINK), Mac(SECRET, DOWNLINK)
         near = StreamLink(lambda: SerialPort(line.device_path, BAUD), *seals, bytes_per_s=BAUD / 10)
         far = StreamLink(lambda: SerialPort(line.centre_path, BAUD), *reversed(seals), bytes_per_s=BAUD / 10)
@@ -40,7 +40,7 @@ def test_five_records_for_a_line_of_9600_baud_wait_with_their_sender():
 
 
 def test_an_empty_line_takes_any_record():
-    with Line(BAUD) as line:
+    with EmulatedSerial(BAUD) as line:
         seals = Mac(SECRET, UPLINK), Mac(SECRET, DOWNLINK)
         near = StreamLink(lambda: SerialPort(line.device_path, BAUD), *seals, bytes_per_s=BAUD / 10)
         # (Once the zero that begins a connection has left.)

@@ -15,15 +15,15 @@ from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
 from firmware_py.protocol import packet
 from firmware_py.protocol.update_messages import (
     Chunk,
-    Gone,
-    Heard,
+    ChunkRequest,
+    NotAvailable,
     Report,
-    Want,
+    ReportAck,
     decode_message,
     encode_message,
 )
 from firmware_py.updates.slots import MAX_TRIAL_STARTS, Slots
-from firmware_py.updates.updater import REPORT_S, RETRY_MAX_S, Terms, Updater
+from firmware_py.updates.updater import REPORT_S, RETRY_MAX_S, UpdatePolicy, Updater
 
 HEADER = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
 
@@ -33,7 +33,7 @@ class Device:
 
     def __init__(self, folder, board="", trial_s=600.0):
         self.slots = Slots(folder / "slots", folder / "seed")
-        self.terms = Terms(KEY.verify_key, board, 100, trial_s)
+        self.policy = UpdatePolicy(KEY.verify_key, board, 100, trial_s)
         self.now_s = 1000.0
         self.restarts = 0
         self.log = []
@@ -44,30 +44,30 @@ class Device:
         self.slots.start()
         self.updater = Updater(
             self.slots,
-            self.terms,
+            self.policy,
             HEADER,
             self_test,
             lambda: setattr(self, "restarts", self.restarts + 1),
             lambda what, **values: self.log.append((what, values)),
         )
 
-    def say(self, after_s=0.0):
+    def poll(self, after_s=0.0):
         self.now_s += after_s
-        record = self.updater.say(self.now_s)
+        record = self.updater.poll(self.now_s)
         return record and decode_message(record.payload)
 
-    def hear(self, *messages):
+    def handle(self, *messages):
         for message in messages:
-            self.updater.hear(answer_to(HEADER, message), self.now_s)
+            self.updater.handle(answer_to(HEADER, message), self.now_s)
 
     def talk(self, centre, turns=100):
         """Turns with ``centre`` until the device is silent or restarts."""
         for _ in range(turns):
-            record = self.updater.say(self.now_s)
+            record = self.updater.poll(self.now_s)
             if record is None:
                 return
             for answer in centre.answers(record):
-                self.updater.hear(answer, self.now_s)
+                self.updater.handle(answer, self.now_s)
 
 
 @pytest.fixture
@@ -92,20 +92,20 @@ def new(tmp_path):
 
 def test_a_device_says_what_it_runs_until_it_is_heard(device):
     one = device()
-    assert one.say() == Report("running", 0)
-    assert one.say(1.9) is None
-    assert one.say(0.2) == Report("running", 0)
-    one.hear(Heard(5))
-    assert one.say(100) == Report("running", 0), "that was an answer to something else"
-    one.hear(Heard(0))
-    assert one.say(REPORT_S - 1) is None
+    assert one.poll() == Report("running", 0)
+    assert one.poll(1.9) is None
+    assert one.poll(0.2) == Report("running", 0)
+    one.handle(ReportAck(5))
+    assert one.poll(100) == Report("running", 0), "that was an answer to something else"
+    one.handle(ReportAck(0))
+    assert one.poll(REPORT_S - 1) is None
     assert one.updater.status() == {"version": 0, "state": "idle"}
-    assert one.say(1) == Report("running", 0), "now and then, as the answer may bring an offer"
+    assert one.poll(1) == Report("running", 0), "now and then, as the answer may bring an offer"
 
 
 def test_repeated_questions_come_ever_less_often(device):
     one = device()
-    said_at_s = [one.now_s for _ in range(400) if one.say(1.0)]
+    said_at_s = [one.now_s for _ in range(400) if one.poll(1.0)]
     waits_s = [later - earlier for earlier, later in pairwise(said_at_s)]
     assert waits_s == sorted(waits_s)
     assert waits_s[-1] == RETRY_MAX_S
@@ -116,7 +116,7 @@ def test_an_update_from_offer_to_confirmation(device, new):
     centre = FakeRollout(sign(new, 7), 7)
     one.talk(centre)
     assert one.restarts == 1
-    assert one.say(100) is None, "nothing more from a node that is to end"
+    assert one.poll(100) is None, "nothing more from a node that is to end"
     assert load_bundle(one.slots.current).name == "new"
     assert sum(want.length for want in centre.wanted) == len(centre.archive)
     assert one.updater.status()["state"] == "trial"
@@ -131,7 +131,7 @@ def test_records_are_numbered_and_carry_the_device(device):
     one = device()
     numbers = []
     for _ in range(3):
-        record = one.updater.say(one.now_s)
+        record = one.updater.poll(one.now_s)
         numbers.append(record.sequence)
         one.now_s += 100
         assert (record.type, record.device, record.survey, record.boot) == (packet.UPDATE, 3, 1, 9)
@@ -140,21 +140,21 @@ def test_records_are_numbered_and_carry_the_device(device):
 
 
 def begin(one, archive, version=7, **changes):
-    one.say()
-    one.hear(Heard(0), make_offer(archive, version, **changes))
+    one.poll()
+    one.handle(ReportAck(0), make_offer(archive, version, **changes))
 
 
 def test_a_lost_chunk_is_asked_for_again_and_a_doubled_one_taken_once(device, new):
     one = device()
     archive = sign(new, 7)
     begin(one, archive)
-    first = one.say()
+    first = one.poll()
     assert (first.offset, first.length) == (0, 100)
-    assert one.say(1.0) is None
-    assert one.say(1.1) == first
+    assert one.poll(1.0) is None
+    assert one.poll(1.1) == first
     chunk = Chunk(first.sha256, 0, archive[:100])
-    one.hear(chunk, chunk, Chunk(first.sha256, 300, archive[300:400]), Chunk(bytes(32), 100, bytes(100)))
-    assert one.say().offset == 100
+    one.handle(chunk, chunk, Chunk(first.sha256, 300, archive[300:400]), Chunk(bytes(32), 100, bytes(100)))
+    assert one.poll().offset == 100
     assert one.updater.status() == {
         "version": 0,
         "state": "downloading",
@@ -224,7 +224,7 @@ def test_an_archive_that_is_not_the_offered_one_is_refused(device, new):
 def test_an_offer_that_says_other_than_what_was_signed_is_refused(device, new, changes):
     one = device()
     begin(one, sign(new, 7), **{"version": 7, **changes})
-    report = one.say()
+    report = one.poll()
     assert report.state == "failed"
     assert "what was signed says (7," in report.reason
 
@@ -233,10 +233,10 @@ def test_a_downgrade_is_refused(device, new, tmp_path):
     one = device()
     one.talk(FakeRollout(sign(new, 7), 7))
     one.start()
-    one.hear(Heard(7))
-    one.say()
-    one.hear(Heard(7), make_offer(sign(make_release(tmp_path / "old", "old"), 6), 6))
-    report = one.say()
+    one.handle(ReportAck(7))
+    one.poll()
+    one.handle(ReportAck(7), make_offer(sign(make_release(tmp_path / "old", "old"), 6), 6))
+    report = one.poll()
     assert (report.state, report.version) == ("failed", 6)
     assert report.reason == "version 6 is a downgrade: 7 was in use here; release a higher one"
     assert load_bundle(one.slots.current).name == "new"
@@ -271,10 +271,10 @@ def test_a_failure_is_told_until_it_is_heard_even_after_a_restart(device, tmp_pa
     )
     one.talk(centre)
     one.start()
-    report = one.say()
+    report = one.poll()
     assert (report.state, report.version) == ("failed", 7)
-    one.hear(Heard(7))
-    assert one.say() == Report("running", 0)
+    one.handle(ReportAck(7))
+    assert one.poll() == Report("running", 0)
 
 
 def test_a_new_bundle_that_is_not_heard_from_is_gone_back_from(device, new):
@@ -284,9 +284,9 @@ def test_a_new_bundle_that_is_not_heard_from_is_gone_back_from(device, new):
     one.start()
     deaf = FakeRollout(centre.archive, 7, hears=lambda report: False)
     one.talk(deaf)
-    one.say(59.0)
+    one.poll(59.0)
     assert (one.restarts, one.slots.on_trial) == (1, True)
-    assert one.say(1.0) is None
+    assert one.poll(1.0) is None
     assert one.restarts == 2
     assert load_bundle(one.slots.current).name == "installed"
     one.start()
@@ -300,18 +300,18 @@ def test_a_new_bundle_that_is_not_heard_from_is_gone_back_from(device, new):
 def test_an_offer_of_what_runs_here_is_answered_with_a_report(device):
     one = device()
     begin(one, b"EPIC-UPD\n" + bytes(68), version=0)
-    assert one.say() == Report("running", 0)
+    assert one.poll() == Report("running", 0)
 
 
 def test_an_update_that_is_withdrawn_is_dropped(device, new):
     one = device()
     begin(one, sign(new, 7))
-    want = one.say()
-    assert isinstance(want, Want)
-    one.hear(Gone(bytes(32)))
+    want = one.poll()
+    assert isinstance(want, ChunkRequest)
+    one.handle(NotAvailable(bytes(32)))
     assert one.updater.status()["state"] == "downloading"
-    one.hear(Gone(want.sha256))
-    assert one.say(100) is None
+    one.handle(NotAvailable(want.sha256))
+    assert one.poll(100) is None
     assert not list(one.slots.incoming.glob("*.part"))
 
 
@@ -382,7 +382,7 @@ def test_what_fails_for_want_of_room_is_no_failure_of_the_update(device, new, mo
 
 def test_what_is_no_message_is_an_error_for_the_node_to_log(device):
     one = device()
-    record = packet.Record(packet.UPDATE, 3, 1, 9, 1, payload=encode_message(Heard(1))[:-1])
+    record = packet.Record(packet.UPDATE, 3, 1, 9, 1, payload=encode_message(ReportAck(1))[:-1])
     with pytest.raises(packet.PacketError):
-        one.updater.hear(record, one.now_s)
-    one.updater.hear(packet.Record(packet.HEALTH, 3, 1, 9, 1, payload=b"not for us"), one.now_s)
+        one.updater.handle(record, one.now_s)
+    one.updater.handle(packet.Record(packet.HEALTH, 3, 1, 9, 1, payload=b"not for us"), one.now_s)

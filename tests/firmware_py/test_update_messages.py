@@ -9,11 +9,11 @@ from firmware_py.protocol.packet import PacketError
 from firmware_py.protocol.update_messages import (
     MAX_CHUNK_BYTES,
     Chunk,
-    Gone,
-    Heard,
+    ChunkRequest,
+    NotAvailable,
     Offer,
     Report,
-    Want,
+    ReportAck,
     decode_message,
     encode_message,
 )
@@ -22,11 +22,11 @@ numbers = st.integers(0, (1 << 32) - 1)
 sha256 = st.binary(min_size=32, max_size=32)
 messages = st.one_of(
     st.builds(Offer, numbers, sha256, numbers, st.binary(max_size=2000), st.binary(min_size=64, max_size=64)),
-    st.builds(Want, sha256, numbers, st.integers(1, MAX_CHUNK_BYTES)),
+    st.builds(ChunkRequest, sha256, numbers, st.integers(1, MAX_CHUNK_BYTES)),
     st.builds(Chunk, sha256, numbers, st.binary(max_size=5000)),
-    st.builds(Gone, sha256),
+    st.builds(NotAvailable, sha256),
     st.builds(Report, st.sampled_from(["running", "failed", "declined"]), numbers, st.text(max_size=100)),
-    st.builds(Heard, numbers),
+    st.builds(ReportAck, numbers),
 )
 
 
@@ -78,7 +78,7 @@ def test_messages_out_of_bounds_are_refused(content):
 
 
 def test_a_field_of_a_newer_side_is_left_out():
-    assert decode_message(cbor2.dumps({"heard": {"version": 7, "mood": "good"}})) == Heard(7)
+    assert decode_message(cbor2.dumps({"heard": {"version": 7, "mood": "good"}})) == ReportAck(7)
 
 
 def test_a_long_reason_is_cut_to_whole_characters():

@@ -23,12 +23,12 @@ from firmware_py.runtime.config import (
 )
 from firmware_py.runtime.run import run_device
 from firmware_py.updates import updater as update
-from testbed.emulation.serial_emulator import Line
+from testbed.emulation.serial_emulator import EmulatedSerial
 
 
 @pytest.fixture
 def line():
-    with Line(115_200, bit_error_rate=5e-5) as one:
+    with EmulatedSerial(115_200, bit_error_rate=5e-5) as one:
         yield one
 
 

@@ -7,7 +7,7 @@ from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.companding import Companding, compand
 from models.data import batches as recipes
 from models.data.batches import EpicBatches, drop_devices, log_scaled, noise_levels
-from models.data.gathers import ThinnedSet, device_parts, mirrored, split_to_devices
+from models.data.gathers import ThinnedSet, device_parts, split_to_devices
 from models.training.training import Budget, TrainingError, learning_rate_at
 from physics.acquisition import Acquisition
 from testbed.run import find_model
@@ -19,7 +19,8 @@ def some_set(n: int = 4) -> ThinnedSet:
     rng = np.random.default_rng(0)
     gathers = rng.normal(size=(n, 20, SURVEY.n_receivers, SURVEY.n_sources)).astype(np.float16)
     maps = rng.uniform(-1, 1, (n, *SURVEY.map_shape[1:])).astype("f")
-    return ThinnedSet(gathers, maps, np.array(["flatvel_a"] * n), SURVEY)
+    twins = rng.normal(size=(*gathers.shape[:3], len(SURVEY.twin_cells))).astype(np.float16)
+    return ThinnedSet(gathers, maps, np.array(["flatvel_a"] * n), SURVEY, twins)
 
 
 def test_training_sees_exactly_what_a_device_feeds_its_encoder():
@@ -43,25 +44,20 @@ def test_unequal_devices_are_padded_with_silence():
     assert parts[0, 0, :, :20].all() and not parts[0, 0, :, 20:].any() and parts[0, 1].all()
 
 
-def test_mirror_twice_is_nothing():
-    data = some_set()
-    gathers, maps = mirrored(*mirrored(data.gathers, data.maps))
-    np.testing.assert_array_equal(gathers, data.gathers)
-    np.testing.assert_array_equal(maps, data.maps)
-
-
 def test_mirror_is_the_gather_of_the_mirrored_map():
-    """Modelled, not assumed: on a symmetric survey the mirror of a gather is the mirrored map's gather."""
-    pytest.importorskip("deepwave", reason="needs the physics extra")
+    """Modelled, not assumed: with its twin shot, the mirror of a benchmark gather is the mirrored map's gather."""
     from physics.families import generate_map
     from physics.modelling import model_gathers
 
-    survey = Acquisition.from_dict({**SURVEY.to_dict(), "source_cells": [0, 20, 49, 69], "n_time": 300})
+    survey = Acquisition.from_dict({**SURVEY.to_dict(), "n_time": 300})
+    assert survey.twin_cells == (35,)
     map_mps = generate_map("curvefault_a", 3, 0, survey)[None]
-    gathers = model_gathers(np.concatenate([map_mps, map_mps[..., ::-1]]), survey, engine="deepwave")
-    ours, _ = mirrored(gathers.transpose(0, 2, 3, 1)[:1], map_mps[:, 0])
-    theirs = gathers.transpose(0, 2, 3, 1)[1:]
-    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+    shots = model_gathers(map_mps, survey.with_twins()).transpose(0, 2, 3, 1)
+    theirs = model_gathers(map_mps[..., ::-1], survey).transpose(0, 2, 3, 1)
+    data = ThinnedSet(shots[..., :5], map_mps[:, 0], np.array(["curvefault_a"]), survey, shots[..., 5:])
+    ours, ours_map = data.mirrored(np.array([0]))
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+    np.testing.assert_array_equal(ours_map[0], map_mps[0, 0, :, ::-1])
 
 
 def test_dropped_devices_leave_at_least_one():
@@ -138,10 +134,12 @@ def test_budget_wants_one_positive_duration_and_a_seed(wrong):
         Budget(**wrong)
 
 
-def test_a_survey_that_looks_otherwise_from_behind_is_never_mirrored():
-    survey = Acquisition.from_dict({**SURVEY.to_dict(), "source_cells": [0, 5, 10, 15, 20]})
+def test_samples_without_exact_mirror_images_are_never_mirrored():
+    receivers = {"receiver_cells": list(range(1, 70)), "device_receivers": [list(range(69))]}
+    off_centre = Acquisition.from_dict({**SURVEY.to_dict(), **receivers})
     data = some_set(40)
-    lopsided = ThinnedSet(data.gathers, data.maps, data.families, survey)
+    without_twins = ThinnedSet(data.gathers, data.maps, data.families, SURVEY)
+    lopsided = ThinnedSet(data.gathers[:, :, 1:], data.maps, data.families, off_centre, data.twins[:, :, 1:])
     companding = Companding(k=50.0, c=8.0, thin=10)
     everyone = np.arange(40)
 
@@ -150,4 +148,5 @@ def test_a_survey_that_looks_otherwise_from_behind_is_never_mirrored():
         return int(np.sum(np.any(maps != data.maps, axis=(1, 2))))
 
     assert mirrored_of(lopsided) == 0
+    assert mirrored_of(without_twins) == 0
     assert 5 < mirrored_of(data) < 35

@@ -28,7 +28,7 @@ KEY = jax.random.key(3)
 def stored():
     """``(means of 5 samples, normalised maps)`` of 64 samples, float16."""
     rng = np.random.default_rng(0)
-    gathers = rng.normal(size=(64, SURVEY.n_time // 5, SURVEY.n_receivers, SURVEY.n_sources))
+    gathers = rng.normal(size=(64, SURVEY.n_time // 5, SURVEY.n_receivers, SURVEY.with_twins().n_sources))
     maps = rng.uniform(-1, 1, size=(64, SURVEY.n_depth, SURVEY.n_width))
     return gathers.astype(np.float16), maps.astype(np.float16)
 
@@ -36,11 +36,12 @@ def stored():
 def test_without_augmentation_the_parts_are_those_of_batches_from_files(stored, monkeypatch):
     for module, name in ((faults, "FAULTY_SHARE"), (batches, "NOISE_SHARE"), (batches, "DROP_OUT_SHARE")):
         monkeypatch.setattr(module, name, 0.0)
-    monkeypatch.setattr(batches, "mirrored_share", lambda acquisition: 0.0)
+    monkeypatch.setattr(batches, "MIRRORED_SHARE", 0.0)
     gathers, maps = stored
     inputs, truth = on_device.prepare_parts(SURVEY, COMPANDING, None)(
         jnp.asarray(gathers), jnp.asarray(maps), KEY
     )
+    gathers = gathers[..., : SURVEY.n_sources]
     thinned = gathers.astype(np.float32).reshape(64, SURVEY.n_time // 10, 2, *gathers.shape[2:]).mean(axis=2)
     data = ThinnedSet(thinned, maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY)
     expected, expected_maps = EpicBatches(data, COMPANDING).plain(np.arange(64))
@@ -50,12 +51,14 @@ def test_without_augmentation_the_parts_are_those_of_batches_from_files(stored, 
 
 
 def test_a_centralised_network_is_fed_what_its_watched_samples_are(stored, monkeypatch):
-    monkeypatch.setattr(batches, "mirrored_share", lambda acquisition: 0.0)
+    monkeypatch.setattr(batches, "MIRRORED_SHARE", 0.0)
     gathers, maps = stored
     log_range = [-0.7, 1.9]
     whole, truth = on_device.prepare_whole(SURVEY, log_range)(jnp.asarray(gathers), jnp.asarray(maps), KEY)
     watched = ThinnedSet(np.empty((64, 0)), maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY)
-    same = WatchedWhole(Simulated(64, [], watched, gathers.astype(np.float32)), log_range)
+    same = WatchedWhole(
+        Simulated(64, [], watched, gathers[..., : SURVEY.n_sources].astype(np.float32)), log_range
+    )
     expected, expected_maps = same.plain(np.arange(64))
     assert whole.shape == (64, SURVEY.n_time, SURVEY.n_receivers, SURVEY.n_sources)
     np.testing.assert_allclose(whole, expected, atol=1e-4)
@@ -64,13 +67,15 @@ def test_a_centralised_network_is_fed_what_its_watched_samples_are(stored, monke
 
 def test_a_mirrored_sample_is_mirrored_whole(stored):
     gathers, maps = (jnp.asarray(array) for array in stored)
-    seen, drawn = on_device.flipped(gathers, maps, KEY, 0.5)
+    shots, receivers = SURVEY.mirror_order()
+    seen, drawn = on_device.flipped(gathers, maps, KEY, SURVEY, 0.5)
     turned = [not np.array_equal(a, b) for a, b in zip(maps, drawn, strict=True)]
     assert 16 < sum(turned) < 48
     for row, is_turned in enumerate(turned):
-        step = -1 if is_turned else 1
-        np.testing.assert_array_equal(seen[row], gathers[row][:, ::step, ::step])
-        np.testing.assert_array_equal(drawn[row], maps[row][:, ::step])
+        mirrored = gathers[row][:, receivers][..., shots]
+        expected = mirrored if is_turned else gathers[row][..., : SURVEY.n_sources]
+        np.testing.assert_array_equal(seen[row], expected)
+        np.testing.assert_array_equal(drawn[row], maps[row][:, :: -1 if is_turned else 1])
 
 
 def test_devices_are_missing_as_often_as_from_files():

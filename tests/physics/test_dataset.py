@@ -153,3 +153,17 @@ def test_a_negative_seed_is_one_line_and_writes_nothing(tmp_path, capsys, comman
     assert epic.main(["data", *command.split(), str(out), "--seed", "-1"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: seed: expected 0 or more, got -1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_twin_shots_stand_beside_the_gathers_and_do_not_change_them(tmp_path):
+    survey = Acquisition.from_dict({**Acquisition.openfwi().to_dict(), "n_time": 60})
+    generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "with", survey, twins=True)
+    generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "without", survey)
+    (pair,), (plain,) = (find_pairs(tmp_path / name, survey) for name in ("with", "without"))
+    np.testing.assert_allclose(pair.gathers(), plain.gathers(), atol=1e-5)
+    shot = model_gathers(pair.maps(), survey.with_twins())[:, 5:]
+    np.testing.assert_allclose(pair.twins(), shot, atol=1e-5)
+    assert plain.twins() is None
+    # An interrupted set is not completed without them.
+    with pytest.raises(DatasetError, match="twins differ"):
+        generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "with", survey)

@@ -137,9 +137,9 @@ def test_a_survey_seen_from_behind():
     def changed(**values):
         return Acquisition.from_dict({**Acquisition.openfwi().to_dict(), **values})
 
-    assert Acquisition.openfwi().looks_alike_mirrored()
-    assert not changed(source_cells=[0, 17, 34, 52, 60]).looks_alike_mirrored()
-    assert not changed(
-        receiver_cells=list(range(60)), device_receivers=[list(range(60))]
-    ).looks_alike_mirrored()
-    assert changed(source_cells=[10, 59]).looks_alike_mirrored()
+    shots, receivers = Acquisition.openfwi().mirror_order()
+    assert Acquisition.openfwi().twin_cells == (35,)
+    assert shots.tolist() == [4, 3, 5, 1, 0]
+    assert receivers.tolist() == list(range(69, -1, -1))
+    assert changed(receiver_cells=list(range(60)), device_receivers=[list(range(60))]).mirror_order() is None
+    assert changed(source_cells=[10, 59]).twin_cells == ()

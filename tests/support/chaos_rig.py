@@ -16,7 +16,7 @@ from ports import free_port
 from central.security.keys import allow, new_keys
 from central.storage.journal import Journal
 from testbed.emulation.proxy import Proxy
-from testbed.emulation.serial_emulator import Line
+from testbed.emulation.serial_emulator import EmulatedSerial
 from testbed.emulation.shaping import Conditions
 from testbed.processes import Process, TestbedError
 
@@ -56,7 +56,7 @@ class Rig:
         self._secured = bool(security)
         self._processes: dict[str, Process] = {}
         self.proxies: list[Proxy] = []
-        self.lines: list[Line] = []
+        self.lines: list[EmulatedSerial] = []
         np.save(folder / "gathers.npy", self.world.gathers)
         n_devices = self.world.n_devices
         if self._secured:
@@ -66,7 +66,7 @@ class Rig:
         Journal(self.data_dir).close()
         port, gateway_port = free_port(), free_port()
         if self._kind == "serial":
-            self.lines = [Line(baud, seed=seed + device) for device in range(n_devices)]
+            self.lines = [EmulatedSerial(baud, seed=seed + device) for device in range(n_devices)]
         else:
             target = gateway_port if self._kind == "tcp" else port
             self.proxies = [Proxy(target, seed=seed + device) for device in range(n_devices)]

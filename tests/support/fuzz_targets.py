@@ -17,9 +17,9 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from mutations import Mutator
 from waiting import wait_until
 
-from central.fleet.device_registry import DeviceBook
-from central.gateway.sessions import Line, Seals
-from central.ingest.authentication import Guard
+from central.fleet.device_registry import DeviceRegistry
+from central.gateway.sessions import FrameAuthenticators, SerialSession
+from central.ingest.authentication import CurveAuthenticator
 from central.ingest.receiver import GATEWAYS, Expected, Receiver
 from central.security.keys import KeyRing, allow, new_keys
 from central.updates.rollout import Rollouts
@@ -139,7 +139,7 @@ class Door:
             raise AssertionError("no rollout is there to load")
 
         rollouts = Rollouts(data_dir, decoders, never, never, self.log)
-        book = DeviceBook(data_dir, rollouts.offer, self.log)
+        book = DeviceRegistry(data_dir, rollouts.offer, self.log)
         self.receiver = Receiver(
             "tcp://127.0.0.1:*",
             data_dir,
@@ -151,7 +151,7 @@ class Door:
                 packet.HELLO: book.handle,
                 packet.HEALTH: book.handle,
             },
-            guard=Guard(self.keys),
+            authenticator=CurveAuthenticator(self.keys),
             traffic=book.traffic,
         )
         self._stopping = threading.Event()
@@ -194,7 +194,7 @@ class ReceiverTarget:
     def counts(self) -> Counter[str]:
         counts = self._door.receiver.counts
         taken = counts["records"] + counts["duplicates"]
-        refused = counts["refused"] + counts["impostors"] + counts["damaged"] + counts["not_taken"]
+        refused = counts["refused"] + counts["identity_mismatch"] + counts["damaged"] + counts["not_taken"]
         return Counter(taken=taken, refused=refused)
 
     def feed(self, inputs: int) -> None:
@@ -248,7 +248,7 @@ class ReceiverTarget:
 
 
 class GatewayTarget:
-    """A gateway's ``Line`` on one end of a connection, damaged frames in at the other, the receiver behind it."""
+    """A gateway's ``SerialSession`` on one end of a connection, damaged frames in at the other, then the receiver."""
 
     def __init__(self, seed: int, door: Door) -> None:
         self._door = door
@@ -259,7 +259,9 @@ class GatewayTarget:
         self._port = TcpPort(listener.accept()[0], "fuzzer")
         listener.close()
         self._upstream = ZmqLink(GATEWAYS, context=door.receiver.context)
-        self._line = Line("fuzzer", Seals(KeyRing(door.keys)), self._upstream, door.log)
+        self._line = SerialSession(
+            "fuzzer", FrameAuthenticators(KeyRing(door.keys)), self._upstream, door.log
+        )
         self._sent_bytes = 0
         self._stopping = threading.Event()
         self._failure: BaseException | None = None

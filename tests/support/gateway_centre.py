@@ -12,8 +12,8 @@ from waiting import wait_until
 
 from central.config import GatewaySection
 from central.gateway.gateway import Gateway
-from central.gateway.sessions import Seals
-from central.ingest.authentication import Guard
+from central.gateway.sessions import FrameAuthenticators
+from central.ingest.authentication import CurveAuthenticator
 from central.ingest.receiver import GATEWAYS, Expected, Receiver
 from central.security import keys
 from central.security.keys import KeyRing
@@ -50,11 +50,14 @@ class GatewayCentre:
             {MODEL_HASH: Expected(N_DEVICES, Coding(LATENT))},
             lambda newest: None,
             log,
-            guard=Guard(self.keys),
+            authenticator=CurveAuthenticator(self.keys),
         )
         section = GatewaySection(ports=ports or [], baud=baud, tcp=None if ports else "127.0.0.1:0")
         self.gateway = Gateway(
-            section, Seals(KeyRing(self.keys)), lambda: ZmqLink(GATEWAYS, context=self.receiver.context), log
+            section,
+            FrameAuthenticators(KeyRing(self.keys)),
+            lambda: ZmqLink(GATEWAYS, context=self.receiver.context),
+            log,
         )
         self._running = []
         for run in (self.gateway.run, self.receiver.run):
@@ -74,13 +77,13 @@ class GatewayCentre:
 
     @property
     def endpoint(self) -> str:
-        assert self.gateway.door
-        return self.gateway.door.endpoint
+        assert self.gateway.listener
+        return self.gateway.listener.endpoint
 
     @property
-    def door(self) -> Counter[str]:
-        assert self.gateway.door
-        return self.gateway.door.counts
+    def listener(self) -> Counter[str]:
+        assert self.gateway.listener
+        return self.gateway.listener.counts
 
     def secret(self, device: int) -> bytes:
         return read_secret(self.keys / f"device-{device}" / f"device-{device}.mac")

@@ -8,11 +8,19 @@ from collections.abc import Callable
 
 from fake_decoder import LATENT, MODEL_HASH
 
-from firmware_py.links.stream import Seal
+from firmware_py.links.stream import FrameAuthenticator
 from firmware_py.protocol import packet
 from firmware_py.protocol.framing import cobs_encode
 from firmware_py.protocol.health_messages import Health, Hello, encode_health
-from firmware_py.protocol.update_messages import Chunk, Gone, Heard, Offer, Report, Want, encode_message
+from firmware_py.protocol.update_messages import (
+    Chunk,
+    ChunkRequest,
+    NotAvailable,
+    Offer,
+    Report,
+    ReportAck,
+    encode_message,
+)
 from firmware_py.updates.archive import SIGNATURE_BYTES
 
 # Header fields: place and struct format.
@@ -81,11 +89,11 @@ class Mutator:
                         rng.randbytes(40),
                         rng.randbytes(SIGNATURE_BYTES),
                     ),
-                    Want(sha256, rng.randrange(1 << 20), rng.randrange(1, 4096)),
+                    ChunkRequest(sha256, rng.randrange(1 << 20), rng.randrange(1, 4096)),
                     Chunk(sha256, rng.randrange(1 << 20), rng.randbytes(rng.randrange(200))),
-                    Gone(sha256),
+                    NotAvailable(sha256),
                     Report(rng.choice(("running", "failed", "declined")), rng.randrange(1, 100), "reason"),
-                    Heard(rng.randrange(1, 100)),
+                    ReportAck(rng.randrange(1, 100)),
                 )
             )
         )
@@ -122,7 +130,7 @@ class Mutator:
                 data = self.mutated(data, honest)
         return bytes(data)
 
-    def mutated_frame(self, seal: Seal) -> tuple[bytes, bytes]:
+    def mutated_frame(self, seal: FrameAuthenticator) -> tuple[bytes, bytes]:
         """(what was sealed, bytes for the line): whole with a record that is wrong, or damaged after."""
         record = self.mutated_record() if self.rng.random() < 0.5 else self.record()
         frame = bytearray(cobs_encode(seal.close(record)) + b"\0")

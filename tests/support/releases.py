@@ -11,11 +11,11 @@ from firmware_py.inference.bundle import create_bundle
 from firmware_py.protocol import packet
 from firmware_py.protocol.update_messages import (
     Chunk,
-    Gone,
-    Heard,
+    ChunkRequest,
+    NotAvailable,
     Offer,
     Report,
-    Want,
+    ReportAck,
     decode_message,
     encode_message,
 )
@@ -74,7 +74,7 @@ class FakeRollout:
         self.offer = make_offer(archive, version)
         self.hears = hears
         self.reports: list[Report] = []
-        self.wanted: list[Want] = []
+        self.wanted: list[ChunkRequest] = []
 
     def answers(self, record: packet.Record) -> list[packet.Record]:
         """What the centre says to an UPDATE record."""
@@ -82,12 +82,12 @@ class FakeRollout:
         said: list = []
         if isinstance(message, Report):
             self.reports.append(message)
-            said = [Heard(message.version)] if self.hears(message) else []
+            said = [ReportAck(message.version)] if self.hears(message) else []
             if message.state == "running" and message.version < self.offer.version:
                 said.append(self.offer)
-        elif isinstance(message, Want):
+        elif isinstance(message, ChunkRequest):
             self.wanted.append(message)
             data = self.archive[message.offset : message.offset + message.length]
             known = message.sha256 == self.offer.sha256
-            said = [Chunk(message.sha256, message.offset, data) if known else Gone(message.sha256)]
+            said = [Chunk(message.sha256, message.offset, data) if known else NotAvailable(message.sha256)]
         return [answer_to(record, one) for one in said]

@@ -20,7 +20,7 @@ FIRMWARE = Path(firmware_py.__file__).parent
 
 
 @dataclass(frozen=True)
-class Order:
+class InstallRequest:
     """What is to be installed. Without ``wheels``, packages come from the registry."""
 
     board: Board
@@ -40,7 +40,7 @@ class Content:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def contents(order: Order, layout: Layout) -> dict[str, Content]:
+def contents(order: InstallRequest, layout: Layout) -> dict[str, Content]:
     """Every file that lands on the board but for the packages, by its path there. Raises ``InstallError``."""
     settings = order.settings
     files = {
@@ -70,7 +70,9 @@ def _accelerator(board: Board, bundle: Bundle) -> str:
     return "edgetpu" if has_one and compiled_encoder("edgetpu") in bundle.manifest["files"] else ""
 
 
-def record(order: Order, files: dict[str, Content], links: dict[str, str], environment: str) -> bytes:
+def record(
+    order: InstallRequest, files: dict[str, Content], links: dict[str, str], environment: str
+) -> bytes:
     """What is installed, for `status`, `uninstall` and the next installation."""
     bundle = load_bundle(order.bundle)
     firmware = [files[path].sha256 for path in sorted(files) if "/firmware_py/" in path]

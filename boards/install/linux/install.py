@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from boards.fit.check import check_bundle
-from boards.install.linux.contents import Content, Order, contents, digest, digest_of, record
+from boards.install.linux.contents import Content, InstallRequest, contents, digest, digest_of, record
 from boards.install.linux.facts import check_facts, gather_facts, layout_of
 from boards.install.linux.layout import (
     INSTALLED,
@@ -70,7 +70,7 @@ def check_fit(bundle: Path, board: Board) -> None:
         )
 
 
-def make_plan(shell: Shell, order: Order) -> Plan:
+def make_plan(shell: Shell, order: InstallRequest) -> Plan:
     """What is to be done there. Changes nothing. Raises ``InstallError`` when it cannot be done."""
     check_fit(order.bundle, order.board)
     facts = gather_facts(shell)
@@ -152,7 +152,7 @@ def carry_out(shell: Shell, plan: Plan, say: Callable[[str], None]) -> None:
         ask(shell, "remove", {"paths": [UNFINISHED]})
 
 
-def _notes(order: Order, facts: dict[str, Any]) -> tuple[str, ...]:
+def _notes(order: InstallRequest, facts: dict[str, Any]) -> tuple[str, ...]:
     notes = []
     if facts["kind"] == "folder":
         notes.append("a plain folder: installed for this machine's Python, and run from there")
@@ -173,7 +173,7 @@ def _notes(order: Order, facts: dict[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _system_steps(shell: Shell, order: Order, layout: Layout, changed: bool) -> list[Step]:
+def _system_steps(shell: Shell, order: InstallRequest, layout: Layout, changed: bool) -> list[Step]:
     if not changed:
         if not order.start or _is_active(shell):
             return []

@@ -38,7 +38,7 @@ SPARE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
-class McuOrder:
+class McuInstallRequest:
     """What is to be installed. Recordings come from ``digitiser``, a module that is copied to the board, or from the
     one file ``settings.replay`` on it, whose counts are worth ``step``."""
 
@@ -55,7 +55,7 @@ class McuPlan:
     steps: tuple[Step, ...]
 
 
-def contents(order: McuOrder) -> dict[str, bytes]:
+def contents(order: McuInstallRequest) -> dict[str, bytes]:
     """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``."""
     files = {f"firmware_py/{name}": (ROOM / name).read_bytes() for name in SHARED}
     for path in sorted(ROOM.glob("micropython/*.py")):
@@ -80,7 +80,7 @@ def contents(order: McuOrder) -> dict[str, bytes]:
     return files
 
 
-def device_json(order: McuOrder) -> str:
+def device_json(order: McuInstallRequest) -> str:
     """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
     settings = order.settings
     if settings.signing_key:
@@ -125,7 +125,7 @@ def device_json(order: McuOrder) -> str:
     return text
 
 
-def make_plan(prompt: Prompt, order: McuOrder) -> McuPlan:
+def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     """What is to be done there; what was at work there is interrupted. Raises ``InstallError``."""
     check_fit(order.bundle, order.board)
     files = contents(order)
@@ -256,7 +256,7 @@ def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
     return data
 
 
-def _record(order: McuOrder, files: dict[str, bytes]) -> bytes:
+def _record(order: McuInstallRequest, files: dict[str, bytes]) -> bytes:
     bundle = load_bundle(order.bundle)
     hashes = {path: digest_of(data) for path, data in files.items()}
     firmware = [hashes[path] for path in hashes if path.startswith("firmware_py/")]

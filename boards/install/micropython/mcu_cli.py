@@ -7,11 +7,11 @@ import json
 import typer
 
 from boards.install.linux.install import take_steps
-from boards.install.micropython.mcu import BOOT, SPOOL, McuOrder, make_plan, read_status, uninstall
+from boards.install.micropython.mcu import BOOT, SPOOL, McuInstallRequest, make_plan, read_status, uninstall
 from boards.install.micropython.mpremote import Prompt
 
 
-def install_mcu(port: str, order: McuOrder, dry_run: bool) -> None:
+def install_mcu(port: str, order: McuInstallRequest, dry_run: bool) -> None:
     with Prompt(port) as prompt:
         plan = make_plan(prompt, order)
         if dry_run:

@@ -6,17 +6,18 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from fake_decoder import MODEL_HASH
+from fake_decoder import MODEL_HASH, latent_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import wait_until
 
 from central.fleet import device_registry as device_book
-from central.fleet.device_registry import DeviceBook
-from central.fleet.device_views import devices
+from central.fleet.device_registry import DeviceRegistry, forget_device
+from central.fleet.device_views import ON_TIME, SILENT, devices
 from central.fleet.rates import ALL, keep_rate
 from central.ingest.traffic import MAX_DEVICES, Traffic
 from central.storage.database import StoreError, connect
+from central.storage.journal import Journal
 from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Health, Hello, decode_setting, encode_health
 from firmware_py.runtime.log import Log, now_us
@@ -42,7 +43,7 @@ class Book:
 
     def open(self):
         """As after a restart of the centre."""
-        self.book = DeviceBook(self.data_dir, self._offered, Log(self.log_path))
+        self.book = DeviceRegistry(self.data_dir, self._offered, Log(self.log_path))
         self.traffic = self.book.traffic
 
     def _offered(self, record):
@@ -134,7 +135,8 @@ def test_what_is_played_again_changes_nothing_even_after_a_restart(book, boot, s
     book.hear(said(boot=5, sequence=7))
     heard_us = book.keep()[3].last_heard_us
     for _ in range(2):
-        assert book.hear(said(Health(30, 1, 999, 0, 0, 1), boot=boot, sequence=sequence)) == []
+        answers = book.hear(said(Health(30, 1, 999, 0, 0, 1), boot=boot, sequence=sequence))
+        assert len(answers) == (boot < 5), "a boot that is behind may be a device without its state"
         assert book.keep()[3].queue_depth == 4
         assert book.keep()[3].last_heard_us == heard_us
         book.open()
@@ -223,3 +225,67 @@ def test_watching_keeps_what_comes_and_what_came_last(book, monkeypatch):
     stopping.set()
     thread.join()
     assert [view.device for view in devices(book.data_dir)] == [3, 4]
+
+
+def test_a_boot_that_is_behind_is_answered_and_logged_once_and_changes_nothing(book):
+    """A device whose state was lost; or its record of last year, played again."""
+    book.hear(said(boot=9))
+    book.keep()
+    for sequence in (1, 2):
+        (answer,) = book.hear(said(replace(HEALTHY, waiting=99), boot=4, sequence=sequence))
+        assert (answer.boot, answer.sequence) == (4, sequence) and answer.sample_time_us
+    assert book.keep()[3].queue_depth == 4
+    lines = list(map(json.loads, book.log_path.read_text().splitlines()))
+    (line,) = [line for line in lines if line["what"] == "boot_behind"]
+    assert (line["boot"], line["last_boot"]) == (4, 9)
+    assert "epic central devices forget 3 --survey 1" in line["advice"]
+
+
+def test_a_device_that_is_forgotten_is_new_to_a_centre_at_work(book):
+    book.hear(said(boot=9))
+    book.keep()
+    assert forget_device(book.data_dir, (1, 3))
+    assert devices(book.data_dir) == []
+    with closing(connect(book.data_dir)) as database:
+        book.book.take_up_forgotten(database)
+    assert book.hear(said(boot=4))
+    assert book.keep()[3].queue_depth == 4
+    book.open()
+    assert book.hear(said(boot=4, sequence=2)), "and stays known after a restart"
+    assert not forget_device(book.data_dir, (1, 4))
+
+
+def test_acknowledged_records_that_the_store_lost_are_told(book):
+    """A write-ahead log that was removed, or an older backup."""
+    with closing(Journal(book.data_dir)) as journal:
+        journal.commit([(latent_record(device=3, boot=2, sequence=n), 1, 60) for n in (1, 2)])
+    book.hear(said(replace(HEALTHY, acknowledged_boot=2, acknowledged_sequence=2), boot=2))
+    assert book.keep()[3].acknowledged_lost == 0
+    book.hear(said(replace(HEALTHY, acknowledged_boot=2, acknowledged_sequence=7), boot=2, sequence=2))
+    assert book.keep()[3].acknowledged_lost == 5
+    lines = list(map(json.loads, book.log_path.read_text().splitlines()))
+    assert [line["records"] for line in lines if line["what"] == "acknowledged_lost"] == [5]
+    with closing(Journal(book.data_dir)) as journal:
+        journal.commit([(latent_record(device=3, boot=2, sequence=7), 1, 60)])
+    assert book.keep()[3].acknowledged_lost == 0, "what is missing below is a gap"
+
+
+def test_a_clock_that_was_ahead_once_does_not_keep_a_silent_device_on_time(book):
+    ahead_us = now_us() + 86_400_000_000
+    book.traffic.heard([(1, 3)], ahead_us)
+    assert book.keep()[3].state == SILENT
+    book.traffic.heard([(1, 3)], now_us())
+    assert book.keep()[3].state == ON_TIME
+    ((view),) = devices(book.data_dir, at_us=now_us() + 3_600_000_000)
+    assert view.state == SILENT
+
+
+def test_a_status_that_is_damaged_is_empty_and_is_written_anew(book):
+    book.hear(said())
+    book.keep()
+    with closing(connect(book.data_dir)) as database:
+        database.execute("UPDATE device SET status = '{\"waiting\": 4'")
+    assert devices(book.data_dir)[0].queue_depth is None
+    book.open()
+    book.hear(said(sequence=2))
+    assert book.keep()[3].queue_depth == 4

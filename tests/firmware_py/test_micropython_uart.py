@@ -21,7 +21,7 @@ from central.storage.journal import Journal
 from central.storage.map_store import Store
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.runtime.log import Log
-from testbed.emulation.serial_emulator import Line
+from testbed.emulation.serial_emulator import EmulatedSerial
 from testbed.run import find_model
 from testbed.samples import load_samples
 
@@ -115,7 +115,7 @@ def test_five_boards_on_noisy_lines_killed_again_and_again(tmp_path):
     rng = random.Random(1)
     expected = {}
     with contextlib.ExitStack() as stack:
-        lines = [stack.enter_context(Line(115_200, 1e-4, seed=d)) for d in range(DEVICES)]
+        lines = [stack.enter_context(EmulatedSerial(115_200, 1e-4, seed=d)) for d in range(DEVICES)]
         keys.new_centre(tmp_path / "keys")
         for device in range(DEVICES):
             name = f"device-{device}"

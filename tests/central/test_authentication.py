@@ -8,7 +8,7 @@ import zmq
 from fake_decoder import LATENT, MODEL_HASH, latent_record
 from waiting import wait_until
 
-from central.ingest.authentication import Guard
+from central.ingest.authentication import CurveAuthenticator
 from central.ingest.receiver import GATEWAYS, Expected, Receiver
 from central.security import keys
 from central.security.keys import KeyRing, KeysError
@@ -35,7 +35,12 @@ def key_folder(tmp_path, monkeypatch):
 def centre(key_folder, data_dir):
     stop = threading.Event()
     receiver = Receiver(
-        "tcp://127.0.0.1:*", data_dir, MODELS, lambda newest: None, Log(None), guard=Guard(key_folder)
+        "tcp://127.0.0.1:*",
+        data_dir,
+        MODELS,
+        lambda newest: None,
+        Log(None),
+        authenticator=CurveAuthenticator(key_folder),
     )
     thread = threading.Thread(target=receiver.run, args=(stop.is_set,))
     thread.start()
@@ -85,7 +90,7 @@ def test_a_record_that_claims_another_device_is_refused_and_counted(key_folder, 
         answer = ask(opened, latent_record(device=0))
         assert answer.type == packet.REFUSAL
         assert b"the key is device-1's" in answer.payload
-        assert receiver.counts["impostors"] == 1
+        assert receiver.counts["identity_mismatch"] == 1
     assert kept(data_dir) == []
 
 
@@ -95,7 +100,7 @@ def test_of_what_is_no_latent_nothing_is_refused_to_an_impostor_either(key_folde
     with centre(key_folder, data_dir) as receiver, link(receiver, key_folder, "device-1") as opened:
         assert ask(opened, hello, timeout_s=0.5) is None
         assert ask(opened, latent_record(device=1)).type == packet.ACK
-        assert (receiver.counts["impostors"], receiver.counts["refused"]) == (1, 0)
+        assert (receiver.counts["identity_mismatch"], receiver.counts["refused"]) == (1, 0)
 
 
 def test_a_gateway_speaks_for_its_devices(key_folder, data_dir):
@@ -144,7 +149,7 @@ def test_strangers_get_nowhere(key_folder, data_dir, tmp_path, dealers):
         with link(receiver, key_folder, "device-0") as opened:
             assert ask(opened, latent_record(device=0)).type == packet.ACK
         assert in_clear.answer(0.1) is None
-        wait_until(lambda: receiver.counts["turned_away"] >= 2, what="the count of who was not let in")
+        wait_until(lambda: receiver.counts["auth_rejected"] >= 2, what="the count of who was not let in")
     assert kept(data_dir) == [(0, 1)]
 
 
@@ -172,4 +177,4 @@ def test_a_revocation_holds_on_a_connection_that_is_open(key_folder, data_dir):
 def test_a_centre_whose_keys_do_not_load_does_not_listen(key_folder):
     (key_folder / "centre.secret").unlink()
     with pytest.raises(KeysError, match=r"centre\.secret"):
-        Guard(key_folder)
+        CurveAuthenticator(key_folder)

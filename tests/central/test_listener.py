@@ -9,7 +9,7 @@ import pytest
 from file_limit import no_file_left
 
 from central.gateway import listener as door_module
-from central.gateway.listener import Door
+from central.gateway.listener import TcpListener
 from firmware_py.protocol.frame_authenticator import Crc
 from firmware_py.protocol.framing import encode_frame
 from firmware_py.runtime.log import Log
@@ -35,7 +35,7 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
     monkeypatch.setattr(door_module, "time", watch)
     # What is not imported yet cannot be read then.
     monkeypatch.delitem(sys.modules, "heapq")
-    door = Door("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
+    door = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
     host, port = door.endpoint.split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(waiting)]
     late = socket.socket()
@@ -58,11 +58,11 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
         return bool(admitted)
 
     with limit:
-        door.run(stopping, lambda visitor, records: admitted.append((visitor, records)))
-    ((visitor, records),) = admitted
-    visitor.port.close()
+        door.run(stopping, lambda pending, records: admitted.append((pending, records)))
+    ((pending, records),) = admitted
+    pending.port.close()
     assert records == [b"record"]
-    assert door.counts["displaced"] == waiting
+    assert door.counts["evicted"] == waiting
     assert [connection.recv(1) for connection in silent] == [b""] * waiting
     assert watch.slept_s == ([] if waiting else [door_module.POLL_S] * 5)
     for connection in (*silent, late):
@@ -71,7 +71,7 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
 
 def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeypatch):
     monkeypatch.setattr(door_module, "MAX_WAITING", 3)
-    door = Door("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
+    door = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
     host, port = door.endpoint.split(":")
     sources = ["127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.4"]
     came = []
@@ -82,7 +82,7 @@ def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeyp
         if len(came) < len(sources) and door.counts["connections"] == len(came):
             came.append(socket.create_connection((host, int(port)), source_address=(sources[len(came)], 0)))
             came[-1].setblocking(False)
-        if door.counts["displaced"]:
+        if door.counts["evicted"]:
             gone.extend(number for number, one in enumerate(came) if is_over(one))
         return bool(gone)
 

@@ -7,7 +7,7 @@ import pytest
 import serial
 from waiting import wait_until
 
-from testbed.emulation.serial_emulator import Line
+from testbed.emulation.serial_emulator import EmulatedSerial
 
 TIMEOUT_S = 20.0
 
@@ -18,7 +18,7 @@ def ports():
     opened = []
 
     def open_ports(**settings):
-        line = Line(**settings)
+        line = EmulatedSerial(**settings)
         opened.append(line)
         ends = [serial.Serial(path, timeout=TIMEOUT_S) for path in (line.device_path, line.centre_path)]
         opened.extend(ends)

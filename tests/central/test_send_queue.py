@@ -3,8 +3,8 @@
 from fake_decoder import latent_record
 from waiting import wait_until
 
-from central.gateway import send_queue as outbox
-from central.gateway.send_queue import MAX_GROUP, Outbox
+from central.gateway import send_queue as send_queue
+from central.gateway.send_queue import MAX_GROUP, SendQueue
 from firmware_py.protocol import packet
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
 from firmware_py.protocol.framing import Deframer, encode_frame
@@ -34,9 +34,9 @@ def ack(sequence, device=0, boot=1, more=()):
     return encode_record(acknowledge(latent_record(device=device, sequence=sequence, boot=boot), more))
 
 
-def busy(bytes_per_s=960.0) -> tuple[Outbox, Wire]:
+def busy(bytes_per_s=960.0) -> tuple[SendQueue, Wire]:
     """An outbox whose slow line is occupied by a long answer that has just left."""
-    box, wire = Outbox(encode_frame, bytes_per_s), Wire()
+    box, wire = SendQueue(encode_frame, bytes_per_s), Wire()
     box.add(encode_record(refuse(latent_record(device=9), "r" * 250)))
     box.write(wire)
     return box, wire
@@ -118,8 +118,8 @@ def test_an_acknowledgement_that_says_more_travels_as_it_is():
 
 
 def test_what_nobody_reads_is_bounded_and_an_empty_outbox_takes_the_largest(monkeypatch):
-    monkeypatch.setattr(outbox, "MAX_BYTES", 1000)
-    box, wire = Outbox(encode_frame, 1e9), Wire(room=0)
+    monkeypatch.setattr(send_queue, "MAX_BYTES", 1000)
+    box, wire = SendQueue(encode_frame, 1e9), Wire(room=0)
     largest = packet.Record(packet.UPDATE, 0, 1, 1, 0, payload=bytes(65535))
     assert box.add(encode_record(largest))
     assert not box.add(ack(1)), "full"
@@ -130,7 +130,7 @@ def test_what_nobody_reads_is_bounded_and_an_empty_outbox_takes_the_largest(monk
 
 
 def test_a_line_is_not_given_more_than_it_can_carry():
-    box, wire = Outbox(encode_frame, 960.0), Wire()
+    box, wire = SendQueue(encode_frame, 960.0), Wire()
     for device in range(20):
         box.add(ack(1, device=device))
     box.write(wire)

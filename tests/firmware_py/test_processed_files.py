@@ -8,7 +8,7 @@ import pytest
 
 from firmware_py.inference.companding import GatherError
 from firmware_py.sources import processed_files as aside
-from firmware_py.sources.processed_files import Aside
+from firmware_py.sources.processed_files import ProcessedFiles
 from firmware_py.sources.recordings import FolderSource, Selection
 
 MIB = 1 << 20
@@ -20,14 +20,14 @@ def test_a_folder_that_nothing_can_be_moved_in_is_found_at_once(tmp_path, name):
     with pytest.raises(
         GatherError, match=r"cannot be moved to its sent/ and rejected/ .*; make all three writable"
     ):
-        Aside(tmp_path)
+        ProcessedFiles(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_what_root_makes_while_it_tries_is_the_devices_users(tmp_path):
     os.chown(tmp_path, 1234, 2345)
     tmp_path.chmod(0o2770)
-    Aside(tmp_path)
+    ProcessedFiles(tmp_path)
     for name in ("sent", "rejected"):
         made = (tmp_path / name).stat()
         assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (1234, 2345, 0o2770)
@@ -43,18 +43,18 @@ def test_a_folder_that_nothing_can_be_made_in_is_found_at_once(tmp_path, monkeyp
     # A mode would not keep root out.
     monkeypatch.setattr(aside.Path, "touch", refuse)
     with pytest.raises(GatherError, match=r"Permission denied"):
-        Aside(tmp_path)
+        ProcessedFiles(tmp_path)
 
 
 def test_trying_leaves_two_empty_folders(tmp_path):
-    Aside(tmp_path)
+    ProcessedFiles(tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["rejected", "sent"]
 
 
 @pytest.mark.parametrize("to", ["sent", "rejected"])
 def test_recordings_of_one_name_are_all_kept(tmp_path, to):
     """A recorder that is started anew counts from the start."""
-    places = Aside(tmp_path)
+    places = ProcessedFiles(tmp_path)
     for content in ("first", "second", "third"):
         (tmp_path / "shot-1.npy").write_text(content)
         places.move(tmp_path / "shot-1.npy", to)
@@ -107,7 +107,7 @@ def left(folder):
 @pytest.mark.parametrize("looked_up", [1, 256])
 def test_with_too_little_room_the_oldest_sent_go_and_nothing_else(tmp_path, monkeypatch, looked_up):
     monkeypatch.setattr(aside, "LOOKED_UP", looked_up)
-    places = Aside(tmp_path, keep_free_mib=4)
+    places = ProcessedFiles(tmp_path, keep_free_mib=4)
     fill(tmp_path, 5)
     others = [tmp_path / "waiting-1.npy", tmp_path / "rejected" / "1.npy", tmp_path / "sent" / "notes.txt"]
     for path in others:
@@ -122,7 +122,7 @@ def test_with_too_little_room_the_oldest_sent_go_and_nothing_else(tmp_path, monk
 
 
 def test_a_disk_that_others_fill_takes_what_is_sent_and_then_no_more(tmp_path, monkeypatch):
-    places = Aside(tmp_path, keep_free_mib=100)
+    places = ProcessedFiles(tmp_path, keep_free_mib=100)
     fill(tmp_path, 3)
     Disk(monkeypatch, tmp_path, 0)
     assert (places.make_room(), places.make_room()) == (3, 0)
@@ -130,7 +130,7 @@ def test_a_disk_that_others_fill_takes_what_is_sent_and_then_no_more(tmp_path, m
 
 def test_who_only_looks_whether_it_works_removes_nothing(tmp_path, monkeypatch):
     """`check` does: what is removed is removed by the device, which logs it."""
-    Aside(tmp_path)
+    ProcessedFiles(tmp_path)
     fill(tmp_path, 3)
     Disk(monkeypatch, tmp_path, 0)
     FolderSource(tmp_path, Selection((2, 100, 6), (3, 4, 5)), 0.0, 4)
@@ -138,21 +138,21 @@ def test_who_only_looks_whether_it_works_removes_nothing(tmp_path, monkeypatch):
 
 
 def test_where_nothing_is_to_be_kept_free_nothing_is_removed(tmp_path, monkeypatch):
-    places = Aside(tmp_path, keep_free_mib=0)
+    places = ProcessedFiles(tmp_path, keep_free_mib=0)
     fill(tmp_path, 3)
     Disk(monkeypatch, tmp_path, 0)
     assert places.make_room() == 0
 
 
 def test_a_disk_that_counts_what_is_removed_only_later_loses_no_more_for_it(tmp_path, monkeypatch):
-    places = Aside(tmp_path, keep_free_mib=4)
+    places = ProcessedFiles(tmp_path, keep_free_mib=4)
     fill(tmp_path, 5)
     monkeypatch.setattr(aside.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(2 * MIB))
     assert places.make_room() == 2
 
 
 def test_what_somebody_took_out_of_sent_is_passed_over(tmp_path, monkeypatch):
-    places = Aside(tmp_path, keep_free_mib=2)
+    places = ProcessedFiles(tmp_path, keep_free_mib=2)
     fill(tmp_path, 4)
     disk = Disk(monkeypatch, tmp_path, MIB)
     assert places.make_room() == 1

@@ -1,0 +1,221 @@
+"""One file with all that a centre keeps, taken while it works, and a data folder made from it again.
+
+A backup is a tar of ``manifest.json``, ``central.sqlite`` as of one moment, ``rollouts/`` and, on request, ``keys/``.
+The manifest has the SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from central.storage import schema
+from central.storage.database import FILE_NAME, StoreError, connect, lock, reported
+from firmware_py.runtime.log import now_us
+
+FORMAT = "epic-central-backup"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ROLLOUTS, KEYS = "rollouts", "keys"
+_CHUNK_BYTES = 1 << 20
+
+
+class BackupError(StoreError):
+    """A backup cannot be written, is not whole, or cannot be restored there."""
+
+
+def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
+    """Write a backup of ``data_dir`` to ``out``, with the keys in ``keys_dir`` if given; returns its manifest.
+
+    The file appears when it is whole and on the disk. Raises ``BackupError`` and ``StoreError``.
+    """
+    if out.exists():
+        raise BackupError(f"{out}: is there already; give another file, or remove that one")
+    with contextlib.closing(connect(data_dir)) as database:
+        try:
+            # Beside the backup: there must be room for it twice.
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
+                copy = Path(aside) / FILE_NAME
+                with reported(f"{out}: the store cannot be copied"):
+                    # In one go: SQLite's backup interface starts anew with every record that comes meanwhile.
+                    database.execute("VACUUM INTO ?", (str(copy),))
+                # After the database: a rollout is in its folder before it is in there.
+                files = {FILE_NAME: copy}
+                files |= _files(data_dir / ROLLOUTS, ROLLOUTS)
+                files |= _files(keys_dir, KEYS) if keys_dir else {}
+                manifest = _write(Path(aside) / "backup.tar", files)
+                os.replace(Path(aside) / "backup.tar", out)
+        except OSError as error:
+            raise BackupError(
+                f"{out}: cannot be written ({error.strerror or error}); make room there"
+            ) from None
+    _sync(out.parent)
+    return manifest
+
+
+def _files(folder: Path, name: str) -> dict[str, Path]:
+    """Files of a folder by their names in the backup; unfinished ones, which begin with a dot, are left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
+            found[str(PurePosixPath(name, *inner.parts))] = path
+    return found
+
+
+def _write(path: Path, files: dict[str, Path]) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(files[FILE_NAME])) as database:
+        version = schema.version_of(database)
+        (records,) = database.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()
+        (maps,) = database.execute("SELECT count(*) FROM map").fetchone()
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "schema_version": version,
+        "created_us": now_us(),
+        "last_record": records,
+        "maps": maps,
+        "files": {name: _sha256(file) for name, file in files.items()},
+    }
+    described = path.with_name(MANIFEST)
+    described.write_text(json.dumps(manifest, indent=1))
+    with path.open("wb") as raw:
+        # It may hold keys.
+        os.fchmod(raw.fileno(), 0o600)
+        with tarfile.open(fileobj=raw, mode="w") as tar:
+            for name, file in {MANIFEST: described, **files}.items():
+                tar.add(file, name, recursive=False)
+        raw.flush()
+        os.fsync(raw.fileno())
+    return manifest
+
+
+def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[str, Any]:
+    """Make ``data_dir`` from a backup, and ``keys_dir`` if the backup has keys; returns its manifest.
+
+    All of it or nothing. Raises ``BackupError`` where the backup is not whole, or where something is there already.
+    """
+    for place in (data_dir / FILE_NAME, data_dir / ROLLOUTS):
+        if place.exists():
+            raise BackupError(f"{place}: is there already; expected an empty data_dir. Move it away first")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with (
+            contextlib.closing(lock(data_dir)),
+            tempfile.TemporaryDirectory(dir=data_dir, prefix=".restore.") as aside,
+        ):
+            manifest = _unpack(backup, Path(aside))
+            has_keys = (Path(aside) / KEYS).exists()
+            if has_keys and keys_dir is None:
+                raise BackupError(f"{backup}: holds keys; name a folder for them, [central] keys")
+            if has_keys and keys_dir and keys_dir.exists() and any(keys_dir.iterdir()):
+                raise BackupError(
+                    f"{keys_dir}: is not empty, and {backup} holds keys; move that folder away first"
+                )
+            if has_keys and keys_dir:
+                _place(Path(aside) / KEYS, keys_dir)
+            if (Path(aside) / ROLLOUTS).exists():
+                _place(Path(aside) / ROLLOUTS, data_dir / ROLLOUTS)
+            # Last: without it the centre would begin an empty file, and another restore is refused.
+            os.replace(Path(aside) / FILE_NAME, data_dir / FILE_NAME)
+            _sync(data_dir)
+    except OSError as error:
+        raise BackupError(f"{data_dir}: cannot be written ({error.strerror or error})") from None
+    return manifest
+
+
+def _place(source: Path, target: Path) -> None:
+    """Move a folder where none or an empty one is, on another disk too."""
+    if target.exists():
+        target.rmdir()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
+
+
+def _unpack(backup: Path, folder: Path) -> dict[str, Any]:
+    """The files of a backup in ``folder``, each as the manifest has it. Raises ``BackupError``."""
+    try:
+        with tarfile.open(backup, mode="r:") as tar:
+            members = iter(tar)
+            first = next(members, None)
+            manifest = _manifest(backup, tar, first)
+            expected: dict[str, str] = manifest["files"]
+            for member in members:
+                source = tar.extractfile(member) if member.isfile() else None
+                if member.name not in expected or source is None or not _is_inside(member.name):
+                    raise BackupError(
+                        f"{backup}: {member.name!r} is not in its manifest; take another backup"
+                    )
+                path = folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with source, path.open("xb") as out:
+                    os.fchmod(out.fileno(), member.mode & 0o600 if member.name.startswith(KEYS) else 0o644)
+                    shutil.copyfileobj(source, out, _CHUNK_BYTES)
+                    out.flush()
+                    os.fsync(out.fileno())
+    except (tarfile.TarError, EOFError) as error:
+        raise BackupError(f"{backup}: not a whole backup ({error}); take another") from None
+    except FileExistsError as error:
+        raise BackupError(f"{backup}: {error.filename} is in it twice; take another") from None
+    except OSError as error:
+        if error.filename == str(backup):
+            raise BackupError(f"{backup}: cannot be read ({error.strerror})") from None
+        raise
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.exists() or _sha256(path) != digest:
+            raise BackupError(f"{backup}: {name} is damaged or missing in it; take another backup")
+    return manifest
+
+
+def _manifest(backup: Path, tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> dict[str, Any]:
+    source = tar.extractfile(member) if member and member.name == MANIFEST and member.isfile() else None
+    try:
+        manifest = json.loads(source.read(1 << 24)) if source else {}
+        known = manifest.get("format") == FORMAT and FILE_NAME in manifest["files"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        known = False
+    if not known:
+        raise BackupError(f"{backup}: expected a file that `epic central backup` wrote")
+    if manifest["format_version"] > FORMAT_VERSION or manifest["schema_version"] > schema.VERSION:
+        raise BackupError(
+            f"{backup}: schema version {manifest['schema_version']}: expected at most {schema.VERSION}; it is of a "
+            "newer EPIC, install that one"
+        )
+    return manifest
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.parts[0] in (FILE_NAME, ROLLOUTS, KEYS)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in _chunks(file):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def _sync(folder: Path) -> None:
+    """Names of files are on the disk only with their folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,34 @@
+"""CurveFault: folded layers cut by faults."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from physics.families.family import Frame
+from physics.families.faults import break_lightly, break_twice, smooth
+from physics.families.folds import waves
+from physics.families.layers import fill, halved_velocities, spaced_tops
+
+_LAYERS_A, _SHARES_A = (2, 3, 4), (0.6, 0.25, 0.15)
+_LAYERS_B, _SHARES_B = (6, 7, 8), (0.6, 0.2, 0.2)
+
+
+def draw_a(rng: np.random.Generator, frame: Frame) -> np.ndarray:
+    """Draw CurveFault-A: few layers under one strong fold, one fault of a small throw, smoothed lightly."""
+    n_layers = int(rng.choice(_LAYERS_A, p=_SHARES_A))
+    tops = spaced_tops(rng, n_layers, rng.uniform(10.0, 26.0) * (4 / n_layers) ** 0.5, 15.0, 2.9)
+    z, x, *_ = break_lightly(rng, frame, rng.uniform(2.5, 7.5))
+    fold = waves(rng, x, rng.uniform(60.0, 85.0), rng.uniform(12.0, 22.0))
+    return smooth(fill(z - fold, tops, halved_velocities(rng, n_layers)))
+
+
+def draw_b(rng: np.random.Generator, frame: Frame) -> np.ndarray:
+    """Draw CurveFault-B: many tightly folded layers in two blocks of their own velocities, cut by oblique faults."""
+    n_layers = int(rng.choice(_LAYERS_B, p=_SHARES_B))
+    z, x, block = break_twice(rng, frame)
+    halves = []
+    for _ in range(2):
+        fold = waves(rng, x, rng.uniform(18.0, 30.0), rng.uniform(10.0, 36.0))
+        tops = spaced_tops(rng, n_layers, rng.uniform(12.0, 28.0), 7.0, 1.7)
+        halves.append(fill(z - fold, tops, halved_velocities(rng, n_layers)))
+    return np.where(block, *halves)

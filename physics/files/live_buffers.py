@@ -1,0 +1,178 @@
+"""The last minute of some channels, and what open events need of older data.
+
+Each record is decoded once and kept as an array. A new record costs the same however much is held.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from physics.files.field_files import FieldFileError
+from physics.files.shots_file import NS, format_time
+
+# Data held of each channel beyond what open events need, seconds before its newest sample.
+HELD_S = 60
+# Records that end later than this after the computer's own time are of a wrong clock, seconds.
+FUTURE_S = 86_400
+# Relative difference below which two sample rates are one; clocks of digitizers differ by less.
+RATE_TOLERANCE = 1e-5
+
+
+class RecordError(ValueError):
+    """A record cannot be used. ``name`` is its channel, None where even that cannot be read."""
+
+    def __init__(self, name: str | None, said: str) -> None:
+        super().__init__(said)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Record:
+    """Samples of one channel without a gap: ``samples (N,)`` float32 from ``start_ns`` on, at ``rate_hz``."""
+
+    name: str
+    start_ns: int
+    rate_hz: float
+    samples: np.ndarray
+
+    @property
+    def end_ns(self) -> int:
+        """Time of the last sample."""
+        return self.start_ns + round((len(self.samples) - 1) * NS / self.rate_hz)
+
+
+def decode_record(payload: bytes) -> Record:
+    """Decode one miniSEED record, version 2 or 3. Raises ``RecordError``."""
+    from pymseed import MiniSEEDError, MS3Record
+
+    name = None
+    try:
+        header = MS3Record.parse(payload)
+        name = _seed_id(header.sourceid)
+        if header.samprate <= 0 or not header.samplecnt:
+            raise RecordError(name, "a record has no sample rate or no samples")
+        decoded = MS3Record.parse(payload, unpack_data=True)
+        samples = decoded.np_datasamples
+    except (MiniSEEDError, ValueError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(name, f"a record cannot be decoded ({error})") from None
+    if samples.dtype.kind not in "if":
+        raise RecordError(name, "a record holds text, expected samples")
+    return Record(name, decoded.starttime, decoded.samprate, np.array(samples, np.float32))
+
+
+def _seed_id(source: str) -> str:
+    """``FDSN:NET_STA_LOC_B_S_SS`` -> ``NET.STA.LOC.BSS``."""
+    parts = source.removeprefix("FDSN:").split("_")
+    if len(parts) != 6:
+        raise ValueError(f"expected a channel of a station, got {source}")
+    return ".".join((*parts[:3], "".join(parts[3:])))
+
+
+@dataclass
+class Channel:
+    """Records of one channel."""
+
+    name: str
+    newest_ns: int | None = None
+    _recent: OrderedDict[int, Record] = field(default_factory=OrderedDict)
+    _older: dict[int, Record] = field(default_factory=dict)
+
+    def add(self, record: Record, is_needed: Callable[[int, int], bool]) -> None:
+        """Take in a record; ``is_needed(start_ns, end_ns)`` says whether an open event needs an older one."""
+        self.newest_ns = max(record.end_ns, self.newest_ns or record.end_ns)
+        limit = self.newest_ns - HELD_S * NS
+        if record.end_ns >= limit:
+            self._recent[record.start_ns] = record
+            self._recent.move_to_end(record.start_ns)
+        elif is_needed(record.start_ns, record.end_ns):
+            self._older[record.start_ns] = record
+        while self._recent:
+            oldest = next(iter(self._recent.values()))
+            if oldest.end_ns >= limit:
+                break
+            self._recent.popitem(last=False)
+            if is_needed(oldest.start_ns, oldest.end_ns):
+                self._older[oldest.start_ns] = oldest
+
+    def forget(self, is_needed: Callable[[int, int], bool]) -> None:
+        """Drop older records that no open event needs any more."""
+        self._older = {
+            start: record for start, record in self._older.items() if is_needed(start, record.end_ns)
+        }
+
+    def cut(self, shots_ns: tuple[int, ...], duration_s: float) -> tuple[float, np.ndarray]:
+        """Cut what was recorded from each shot on.
+
+        Args:
+            shots_ns: time of each of the S shots.
+            duration_s: length of each record.
+
+        Returns:
+            The sample rate in Hz, and ``(S, N)`` float32; between samples by a straight line.
+
+        Raises:
+            FieldFileError: samples are missing, or unusable.
+        """
+        pieces = [self._near(shot, shot + round(duration_s * NS)) for shot in shots_ns]
+        if not all(pieces):
+            shot = next(shot for shot, found in zip(shots_ns, pieces, strict=True) if not found)
+            raise FieldFileError(f"{self.name} has nothing from {format_time(shot)} on")
+        rates = [record.rate_hz for found in pieces for record in found]
+        rate_hz = max(set(rates), key=rates.count)
+        if not np.allclose(rates, rate_hz, rtol=RATE_TOLERANCE):
+            told = ", ".join(f"{rate:g}" for rate in sorted(set(rates)))
+            raise FieldFileError(f"{self.name} changes its sample rate ({told} Hz)")
+        length = int(np.ceil(duration_s * rate_hz - 1e-9))
+        traces = [
+            self._trace(shot, found, rate_hz, length) for shot, found in zip(shots_ns, pieces, strict=True)
+        ]
+        return rate_hz, np.stack(traces)
+
+    def _near(self, start_ns: int, end_ns: int) -> list[Record]:
+        held = (*self._recent.values(), *self._older.values())
+        # A sample on each side is needed for the line between two samples.
+        found = [
+            record
+            for record in held
+            if record.start_ns - NS / record.rate_hz < end_ns
+            and record.end_ns + NS / record.rate_hz > start_ns
+        ]
+        return sorted(found, key=lambda record: record.start_ns)
+
+    def _trace(self, shot_ns: int, pieces: list[Record], rate_hz: float, length: int) -> np.ndarray:
+        first_ns = pieces[0].start_ns
+        offset = (shot_ns - first_ns) * rate_hz / NS
+        if offset < -1e-3:
+            raise FieldFileError(
+                f"{self.name} begins after {format_time(shot_ns)}, at {format_time(first_ns)}"
+            )
+        low = int(np.floor(offset + 1e-3))
+        # One sample more than the trace has, unless the shot falls on a sample.
+        count = length + (abs(offset - low) > 1e-3)
+        values, filled = np.zeros(count), np.zeros(count, bool)
+        for record in pieces:
+            at = round((record.start_ns - first_ns) * rate_hz / NS) - low
+            begin, end = max(at, 0), min(at + len(record.samples), count)
+            if begin < end:
+                values[begin:end] = record.samples[begin - at : end - at]
+                filled[begin:end] = True
+        if not filled.all():
+            lost = int(count - filled.sum())
+            raise FieldFileError(
+                f"{self.name} has a gap after {format_time(shot_ns)}, {lost} of {count} samples"
+            )
+        if not np.isfinite(values).all():
+            raise FieldFileError(f"{self.name} holds NaN or infinite samples after {format_time(shot_ns)}")
+        places = offset - low + np.arange(length)
+        return np.asarray(np.interp(places, np.arange(count), values), np.float32)
+
+
+def common_rate(rates_hz: list[float]) -> float:
+    """The sample rate that most receivers have, within the tolerance."""
+    return max(rates_hz, key=lambda rate: int(np.isclose(rates_hz, rate, rtol=RATE_TOLERANCE).sum()))

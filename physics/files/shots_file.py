@@ -1,0 +1,218 @@
+"""The shots' file: a line ``event,source,time`` for each shot. It may grow while it is read.
+
+Accepted are the forms that spreadsheets and loggers write: a byte order mark, UTF-16, commas, semicolons or tabs,
+a header in any capitals that may name further columns, sources counted from 0 or from 1, times in ISO 8601 or in
+seconds since 1970, and a last line without its newline. A line that cannot be read is reported and left out.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from physics.files.field_files import FieldFileError
+
+COLUMNS = ("event", "source", "time")
+# A last line without a newline counts as finished after this long without a change, seconds.
+SETTLED_S = 1.0
+# Years that a time may lie in; another one is a mistaken unit.
+YEARS = (1980, 2100)
+MAX_EVENT = 2**32 - 1
+NS = 1_000_000_000
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_ORDINAL = re.compile(r"(\d{4})-?(\d{3})(?:[T ](.*))?")
+_FRACTION = re.compile(r"[.,](\d+)")
+
+
+def parse_time_ns(text: str) -> int:
+    """Read a time: ISO 8601 (calendar or day of the year, UTC unless it says otherwise) or seconds since 1970.
+
+    Args:
+        text: such as ``2026-11-25T10:00:05.000Z``, ``2026-329T10:00:05``, ``2026/11/25 10:00:05`` or ``1795600805.25``.
+
+    Returns:
+        Nanoseconds since 1970.
+
+    Raises:
+        ValueError: it is none of these, or its year is not plausible.
+    """
+    text = text.strip()
+    if _NUMBER.fullmatch(text) and not _is_compact_date(text):
+        try:
+            nanoseconds = int(Decimal(text) * NS)
+            moment = datetime.fromtimestamp(nanoseconds // NS, UTC)
+        except (InvalidOperation, OverflowError, OSError, ValueError):
+            raise ValueError(f"expected seconds since 1970, got {text!r}") from None
+    else:
+        moment, fraction_ns = _parse_iso(text)
+        nanoseconds = (
+            int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(seconds=1)) * NS + fraction_ns
+        )
+    if not YEARS[0] <= moment.year < YEARS[1]:
+        raise ValueError(
+            f"expected a time in ISO 8601 or seconds since 1970, got {text!r}, which is in the year {moment.year}"
+        )
+    return nanoseconds
+
+
+def format_time(nanoseconds: int) -> str:
+    """Write nanoseconds since 1970 as ISO 8601, without trailing zeros."""
+    moment = datetime.fromtimestamp(nanoseconds // NS, UTC)
+    fraction = f".{nanoseconds % NS:09d}".rstrip("0").rstrip(".")
+    return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def _is_compact_date(text: str) -> bool:
+    """Whether digits are a date without separators, YYYYMMDD; seconds since 1970 have nine or ten digits."""
+    return len(text) == 8 and text.isdigit()
+
+
+def _parse_iso(text: str) -> tuple[datetime, int]:
+    """Moment of whole seconds, UTC, and the nanoseconds after it."""
+    tidy = text.replace("/", "-")
+    if ordinal := _ORDINAL.fullmatch(tidy):
+        year, day, clock = ordinal.groups()
+        if not 1 <= int(day) <= 366:
+            raise ValueError(f"expected a time, got {text!r}")
+        date = datetime(int(year), 1, 1) + timedelta(days=int(day) - 1)
+        tidy = f"{date:%Y-%m-%d}T{clock or '00:00:00'}"
+    fraction_ns = 0
+    if found := _FRACTION.search(tidy):
+        fraction_ns = int(found[1][:9].ljust(9, "0"))
+        tidy = tidy[: found.start()] + tidy[found.end() :]
+    try:
+        moment = datetime.fromisoformat(tidy)
+    except ValueError:
+        raise ValueError(f"expected a time in ISO 8601 or seconds since 1970, got {text!r}") from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment, fraction_ns
+
+
+@dataclass
+class ShotsFile:
+    """Events of a shots' file, read again whenever it has changed.
+
+    Args:
+        path: the file.
+        n_sources: shots of one event.
+        notify: called with each complaint, once.
+    """
+
+    path: Path
+    n_sources: int
+    notify: Callable[[str], None]
+    # Times of the shots of each complete event by its number, ns since 1970, in the order of the sources.
+    complete: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    # Sources that an event still lacks, by its number.
+    missing: dict[int, list[int]] = field(default_factory=dict)
+    _seen: tuple[float, int] | None = None
+    _tail: str = ""
+    _tail_at: float = 0.0
+    _told: set[str] = field(default_factory=set)
+
+    def read(self) -> None:
+        """Take in what has been added. Raises ``FieldFileError`` where the file was never readable."""
+        try:
+            stat = self.path.stat()
+            if (stat.st_mtime, stat.st_size) == self._seen and not self._tail:
+                return
+            text = _decode(self.path.read_bytes())
+        except (OSError, UnicodeDecodeError) as error:
+            said = f"{self.path}: cannot be read ({error}); expected lines event,source,time"
+            if self._seen is None:
+                raise FieldFileError(said) from None
+            self._tell(said)
+            return
+        self._seen = (stat.st_mtime, stat.st_size)
+        self._parse(self._finished_lines(text))
+
+    def _finished_lines(self, text: str) -> list[str]:
+        """Lines of the file, without a last one that may still be being written."""
+        lines = text.splitlines()
+        tail = "" if text.endswith(("\n", "\r")) or not lines else lines[-1]
+        if tail != self._tail:
+            self._tail, self._tail_at = tail, time.monotonic()
+        if not tail:
+            return lines
+        if time.monotonic() - self._tail_at < SETTLED_S:
+            return lines[:-1]
+        self._tail = ""
+        return lines
+
+    def _parse(self, lines: list[str]) -> None:
+        columns: tuple[int, ...] = (0, 1, 2)
+        shots: dict[int, dict[int, int]] = {}
+        for number, line in enumerate(lines, start=1):
+            parts = _split(line)
+            if not any(parts) or parts[0].startswith("#"):
+                continue
+            names = [part.lower() for part in parts]
+            if set(COLUMNS) <= set(names):
+                columns = tuple(names.index(name) for name in COLUMNS)
+                continue
+            try:
+                event, source, shot = _read_line(parts, columns, self.n_sources)
+            except ValueError as error:
+                self._tell(f"{self.path}: line {number} is left out: {error}")
+                continue
+            of_event = shots.setdefault(event, {})
+            if of_event.get(source, shot) != shot:
+                self._tell(
+                    f"{self.path}: line {number} gives event {event} source {source} another time; the last one "
+                    "counts"
+                )
+            of_event[source] = shot
+        self._gather(shots)
+
+    def _gather(self, shots: dict[int, dict[int, int]]) -> None:
+        used = {source for of_event in shots.values() for source in of_event}
+        first = 1 if self.n_sources in used and 0 not in used else 0
+        if first:
+            self._tell(f"{self.path}: sources are counted from 1")
+        elif self.n_sources in used:
+            self._tell(
+                f"{self.path}: expected sources 0 to {self.n_sources - 1}, got {self.n_sources} as well as 0; "
+                f"lines of source {self.n_sources} are left out"
+            )
+        wanted = range(first, self.n_sources + first)
+        self.complete, self.missing = {}, {}
+        for event, of_event in shots.items():
+            if lacking := [source for source in wanted if source not in of_event]:
+                self.missing[event] = lacking
+            else:
+                self.complete[event] = tuple(of_event[source] for source in wanted)
+
+    def _tell(self, said: str) -> None:
+        if said not in self._told:
+            self._told.add(said)
+            self.notify(said)
+
+
+def _decode(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
+
+
+def _split(line: str) -> list[str]:
+    delimiter = next((mark for mark in ("\t", ";") if mark in line), ",")
+    return [part.strip() for part in next(csv.reader([line], delimiter=delimiter), [])] or [""]
+
+
+def _read_line(parts: list[str], columns: tuple[int, ...], n_sources: int) -> tuple[int, int, int]:
+    if len(parts) <= max(columns):
+        raise ValueError(f"expected event,source,time, got {','.join(parts)!r}")
+    event, source, shot = (parts[column] for column in columns)
+    if not (event.isascii() and event.isdigit() and int(event) <= MAX_EVENT):
+        raise ValueError(f"expected an event's number, got {event!r}")
+    if not (source.isascii() and source.isdigit() and int(source) <= n_sources):
+        raise ValueError(f"expected a source, 0 to {n_sources - 1}, got {source!r}")
+    return int(event), int(source), parse_time_ns(shot)
