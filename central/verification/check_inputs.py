@@ -25,8 +25,11 @@ class CheckInputError(ValueError):
     """What is needed to hold a map against is not there, or not what it should be."""
 
 
-def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
-    """One recording ``(S, T, R)`` float32 of a .npy file. Raises ``CheckInputError``."""
+def read_gather(path: Path, acquisition: Acquisition, dead_traces: bool = False) -> np.ndarray:
+    """One recording ``(S, T, R)`` float32 of a .npy file; with ``dead_traces`` whole traces may be NaN.
+
+    Raises ``CheckInputError``.
+    """
     try:
         gather = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -36,8 +39,16 @@ def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
         raise CheckInputError(
             f"{path}: expected one gather {acquisition.gather_shape} (sources, samples, receivers), got {got}"
         )
-    if gather.dtype.kind not in "fiu" or not np.isfinite(gather).all():
-        raise CheckInputError(f"{path}: expected finite numbers; mend the recording")
+    finite = gather.dtype.kind in "fiu" and np.isfinite(gather)
+    if dead_traces and finite is not False:
+        dead = np.isnan(gather).all(axis=1, keepdims=True)
+        if dead.all():
+            raise CheckInputError(f"{path}: expected at least one live trace, got NaN only")
+        finite |= dead
+    if not np.all(finite):
+        raise CheckInputError(
+            f"{path}: expected finite numbers; mend the recording, or set dead traces to NaN"
+        )
     return gather.astype(np.float32)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -25,10 +24,9 @@ from scipy.optimize import minimize
 from models.inversion.refinement import Refined, smoothing, total_variation
 from physics.acquisition import Acquisition
 from physics.engines.openfwi_adjoint import adjoint
-from physics.modelling import model_gathers
+from physics.modelling import ModellingError, model_gathers
 
-Prior = Literal["blocky", "smooth"]
-
+PRIORS = ("blocky", "smooth")
 # Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and its share of iterations.
 STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.4), (0.47, 0.2), (None, 0.4))
 # Iterations between two measurements of what Deepwave's absorbing edge changes.
@@ -76,11 +74,16 @@ class Recording:
 
     @classmethod
     def of(cls, recorded: np.ndarray, acquisition: Acquisition) -> Recording:
-        """Find dead traces (not finite, or without any signal) and the noise before the first arrivals."""
+        """Find dead traces (not finite, or without any signal) and the noise before the first arrivals.
+
+        Raises ``ModellingError`` where every trace is dead.
+        """
         gather = np.asarray(recorded, np.float64)
         alive = np.isfinite(gather).all(axis=1, keepdims=True)
         gather = np.where(alive, gather, 0.0)
         alive &= (gather != 0.0).any(axis=1, keepdims=True)
+        if not alive.any():
+            raise ModellingError("inversion: expected a recording with at least one live trace, got none")
         live = np.repeat(alive, gather.shape[1], axis=1).astype(np.float64)
         # Some of the benchmark's files end with a row of zeros.
         live[:, -1] *= (gather[:, -1] != 0.0).any()
@@ -134,7 +137,7 @@ def invert(
     acquisition: Acquisition,
     iterations: int,
     on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
-    prior: Prior = "blocky",
+    prior: str = "blocky",
 ) -> Refined:
     """Move a map until the waves through it are the recorded ones, or differ by no more than the noise.
 
@@ -151,8 +154,11 @@ def invert(
         The map with the lowest broadband misfit, its uncertainty, and what was done.
 
     Raises:
-        ModellingError: The survey's waves cannot be modelled.
+        ModellingError: The survey's waves cannot be modelled, or no trace is live.
+        ValueError: There is no such prior.
     """
+    if prior not in PRIORS:
+        raise ValueError(f"prior: expected {' or '.join(PRIORS)}, got {prior!r}")
     a = acquisition
     start = np.asarray(velocity_mps, np.float64)
     recording = Recording.of(recorded, a)
@@ -213,7 +219,7 @@ class _Run:
 
     acquisition: Acquisition
     recording: Recording
-    prior: Prior
+    prior: str
     on_iteration: Callable[[int, float], None]
     modelled: int = 0
     iterations: int = 0
@@ -228,12 +234,8 @@ class _Run:
         )
         misfit = self._misfit(start, gather, lowpass, fast)
         roughness_now = total_variation(start, CONTRAST_MPS)[0]
-        value_now = misfit(start)[0] if fast else None
-        # The exact value is known from the gather that was given.
-        if value_now is None:
-            weights = self.recording.weights(lowpass)
-            residual = weights * lowpass(gather - self.recording.gather)
-            value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
+        residual = self.recording.weights(lowpass) * lowpass(gather - self.recording.gather)
+        value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
         roughness_weight = 0.0
         if self.prior == "blocky":
             roughness_weight = TOTAL_VARIATION_SHARE * value_now / max(roughness_now, CONTRAST_MPS)
@@ -273,7 +275,9 @@ class _Run:
         self.modelled += 1
         return velocity, _modelled(velocity, a)
 
-    def _misfit(self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, fast: bool) -> ValueAndGradient:
+    def _misfit(
+        self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, fast: bool
+    ) -> ValueAndGradient:
         """The data misfit of a map and its derivative per m/s, by Deepwave around ``start`` or by the exact scheme."""
         a, recording = self.acquisition, self.recording
         weights = recording.weights(lowpass)
@@ -281,7 +285,9 @@ class _Run:
 
         def of(modelled: np.ndarray, source: slice) -> tuple[float, np.ndarray]:
             residual = weights[source] * lowpass(modelled - recording.gather[source])
-            return float(np.sum(np.square(residual)) / (2 * count)), lowpass(weights[source] * residual) / count
+            return float(np.sum(np.square(residual)) / (2 * count)), lowpass(
+                weights[source] * residual
+            ) / count
 
         if not fast:
             waves = adjoint(a, a.velocity_max_mps)

@@ -5,8 +5,8 @@ The adjoint-state method (Plessix 2006, Geophysical Journal International 167) f
 
     u[j] = u[j-1] + k (u[j-1] - u[j-2]) + alpha L u[j-1] + source,        alpha = (v dt / dx)^2, k = 1 - d dt
 
-The Laplacian ``L`` of a periodic grid is its own adjoint. Multiplied by ``alpha``, the adjoint field therefore obeys the
-same recursion, backwards in time with ``alpha`` times the residual as its source: one step serves both directions. The
+The Laplacian ``L`` of a periodic grid is its own adjoint. Multiplied by ``alpha``, the adjoint field obeys the same
+recursion, backwards in time with ``alpha`` times the residual as its source: one step serves both directions. The
 wave field of one source is kept every few steps, and nothing is computed twice.
 """
 
@@ -122,7 +122,9 @@ class Adjoint:
             line = ops.take(source, window.x.cells())
             columns = self._columns - window.x.first + _HALO
 
-            def turn(i, now, past, recorded, fields, first=first, step=step, row=row, line=line, columns=columns):
+            def turn(
+                i, now, past, recorded, fields, first=first, step=step, row=row, line=line, columns=columns
+            ):
                 fields = ops.slice_update(fields, (i, 0, 0), now[None])
                 surfaces = []
                 for j in range(self._stride):
@@ -156,8 +158,21 @@ class Adjoint:
             line = ops.take(source, window.x.cells())
             lines = ops.take(residual, window.x.cells(), axis=1)
 
-            def turn(i, now, past, bend, change, driven, first=first, last=last, step=step, row=row, line=line,
-                     lines=lines, fields=fields):
+            def turn(
+                i,
+                now,
+                past,
+                bend,
+                change,
+                driven,
+                first=first,
+                last=last,
+                step=step,
+                row=row,
+                line=line,
+                lines=lines,
+                fields=fields,
+            ):
                 marks = []
                 k = last - 1 - i
                 for j in reversed(range(self._stride)):
