@@ -8,7 +8,8 @@ local strength (and of its noise),
 by SciPy's L-BFGS-B, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995,
 Geophysics 60). Deepwave does the iterations. It is four times faster than the benchmark's scheme and differs from it
 by its absorbing edge, so that every few iterations the difference between the two is measured and added to Deepwave's
-gather as a constant (docs/decisions/0019). The last iterations use the scheme's own adjoint.
+gather as a constant (docs/decisions/0019). The last iterations use the scheme's own adjoint, and all of them do where
+Deepwave is missing or its gradient disagrees.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
 LEAST_NOISE = 2e-5
 # A wavelet's amplitude is corrected beyond this; below, an imperfect map near the surface changes as much.
 AMPLITUDE_TOLERANCE = 0.05
+# Least cosine between Deepwave's gradient and the exact one at the first map; below, Deepwave is not used.
+LEAST_AGREEMENT = 0.99
 # Random residuals by which the diagonal of the Gauss-Newton matrix is estimated, and cells of its smoothing.
 PROBES, PROBE_CELLS = 4, 2.0
 
@@ -173,7 +176,7 @@ def invert(
     run = _Run(a, recording, prior, on_iteration, modelled=1)
     first = best = (size(gather), start, gather)
     now, gather_now = start, gather
-    fast = find_spec("deepwave") is not None and find_spec("torch") is not None
+    fast = run.deepwave_agrees(start, gather)
     exact_iterations = max(1, round(EXACT_SHARE * iterations)) if fast else 0
     for fraction, share in STAGES:
         left = max(1, round(share * (iterations - exact_iterations)))
@@ -190,7 +193,7 @@ def invert(
             best = (size(gather_now), now, gather_now)
     gained = best[0] < first[0]
     uncertainty = np.asarray(uncertainty_mps, np.float64)
-    if gained and fast:
+    if gained:
         uncertainty = _posterior(best[1], best[2], recording, weights, uncertainty, a)
     return Refined(
         velocity_mps=best[1].astype(np.float32),
@@ -275,6 +278,21 @@ class _Run:
         self.modelled += 1
         return velocity, _modelled(velocity, a)
 
+    def deepwave_agrees(self, start: np.ndarray, gather: np.ndarray) -> bool:
+        """True if Deepwave is installed and its gradient at ``start`` has the direction of the exact one."""
+        if find_spec("deepwave") is None or find_spec("torch") is None:
+            return False
+        if self.recording.chi_squared(gather) <= 1.0:
+            return True
+        fraction = STAGES[0][0]
+        lowpass = Lowpass(
+            self.acquisition, None if fraction is None else fraction * self.acquisition.peak_frequency_hz
+        )
+        unit = _units(self.acquisition)
+        quick, exact = (unit * self._misfit(start, gather, lowpass, fast)(start)[1] for fast in (True, False))
+        self.modelled += 2
+        return bool(np.vdot(quick, exact) >= LEAST_AGREEMENT * np.linalg.norm(quick) * np.linalg.norm(exact))
+
     def _misfit(
         self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, fast: bool
     ) -> ValueAndGradient:
@@ -327,14 +345,13 @@ def _posterior(
     The diagonal is that of random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals that remain
     are correlated over half a period, and that many samples count as one.
     """
-    from physics.engines.deepwave import pull_back
-
+    waves = adjoint(a, a.velocity_max_mps)
     rng = np.random.default_rng(0)
     curvature = np.zeros_like(velocity)
     for _ in range(PROBES):
-        signs = rng.choice((-1.0, 1.0), size=weights.shape)
-        back = pull_back(velocity, a)[1]((weights * signs).astype(np.float32))
-        curvature += np.square(back.astype(np.float64)) / PROBES
+        probe = weights * rng.choice((-1.0, 1.0), size=weights.shape)
+        _, back, _ = waves(velocity, float(velocity.min()), lambda s, record, probe=probe: (0.0, probe[s]))
+        curvature += np.square(back) / PROBES
     for axis in (0, 1):
         curvature = gaussian_filter1d(curvature, PROBE_CELLS, axis=axis, mode="nearest")
     left = np.sum(np.square(weights * (gather - recording.gather))) / recording.live.sum()
