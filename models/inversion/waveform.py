@@ -226,6 +226,8 @@ class _Run:
     on_iteration: Callable[[int, float], None]
     modelled: int = 0
     iterations: int = 0
+    # The latest one by Deepwave, corrected.
+    modelled_gather: np.ndarray | None = None
 
     def stage(
         self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int, fast: bool
@@ -236,6 +238,7 @@ class _Run:
             smoothing(n, SMOOTH_CELLS) if self.prior == "smooth" else np.eye(n) for n in start.shape
         )
         misfit = self._misfit(start, gather, lowpass, fast)
+        self.modelled_gather = None
         roughness_now = total_variation(start, CONTRAST_MPS)[0]
         residual = self.recording.weights(lowpass) * lowpass(gather - self.recording.gather)
         value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
@@ -265,6 +268,8 @@ class _Run:
         def after_iteration(x: np.ndarray) -> None:
             self.iterations += 1
             self.on_iteration(self.iterations, float(np.sqrt(2 * latest[0])))
+            if self.modelled_gather is not None and self.recording.chi_squared(self.modelled_gather) <= 1.0:
+                raise StopIteration
 
         found = minimize(
             objective,
@@ -326,7 +331,8 @@ class _Run:
 
         def quickly(velocity: np.ndarray) -> tuple[float, np.ndarray]:
             modelled, back = pull_back(velocity, a)
-            value, derivative = of(modelled + edge, slice(None))
+            self.modelled_gather = modelled + edge
+            value, derivative = of(self.modelled_gather, slice(None))
             return value, back(derivative.astype(np.float32)).astype(np.float64)
 
         return quickly

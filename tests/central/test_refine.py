@@ -217,7 +217,8 @@ def test_latents_that_are_gone_are_one_line(config, put, capsys):
         (None, "cannot be read as .npy"),
         (b"no array", "cannot be read as .npy"),
         (np.zeros((3, 100, 6), np.float32), "expected one gather (2, 100, 6)"),
-        (np.full((2, 100, 6), np.nan, np.float32), "expected finite numbers; mend the recording"),
+        (np.full((2, 100, 6), np.inf, np.float32), "expected finite numbers; mend the recording"),
+        (np.full((2, 100, 6), np.nan, np.float32), "expected at least one live trace, got NaN only"),
     ],
 )
 def test_a_recording_that_is_none_is_one_line(config, put, tmp_path, capsys, content, message):
