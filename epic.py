@@ -1,19 +1,28 @@
-"""The ``epic`` command: one group of sub-commands a room, each loaded only when it is called."""
+"""The ``epic`` command and the Python interface of EPIC.
+
+Command: one group of sub-commands a package, each loaded only when it is called. Python::
+
+    import epic
+    result = epic.load_model("epic-small-128").invert(gather)
+    result.plot(); result.to_netcdf("map.nc")
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from boards.quiet import import_without_greetings
 
-# Group -> (module with `app` and `ERRORS`, what it is for, extra of the package that it needs).
+# Group -> (module with `app`, what it is for, extra of the package that it needs).
 GROUPS: dict[str, tuple[str, str, str]] = {
     "data": ("physics.cli", "Make and look at data sets in OpenFWI's layout.", "central"),
     "train": ("models.cli", "Train a network.", "train"),
     "evaluate": ("models.cli", "Errors of a trained run on held-out data.", "train"),
     "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
+    "adapt": ("convert.adapt_cli", "Adapt a released model's decoder to other ground.", "convert"),
     "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
     "invert": (
         "central.pipeline.invert_cli",
@@ -40,6 +49,19 @@ EXTRA_OF = {
 import_without_greetings("tensorflow")
 
 
+if TYPE_CHECKING:
+    from central.api import Inversion, Model, load_model
+
+__all__ = ["Inversion", "Model", "load_model", "main", "version"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the Python interface when it is first asked for: the command line starts without it."""
+    if name in ("Inversion", "Model", "load_model"):
+        return getattr(importlib.import_module("central.api"), name)
+    raise AttributeError(f"module 'epic' has no attribute {name!r}")
+
+
 def version() -> str:
     from importlib import metadata
 
@@ -52,10 +74,31 @@ def _usage() -> str:
     return "\n".join([*lines, "", "`epic GROUP --help` says more. `epic --version` prints the version."])
 
 
+def base_errors() -> tuple[type[Exception], ...]:
+    """The base error of each package."""
+    from boards.errors import BoardsError
+    from central.errors import CentralError
+    from convert.errors import ConversionError
+    from firmware_py.errors import FirmwareError
+    from models.errors import ModelsError
+    from physics.errors import PhysicsError
+    from testbed.errors import TestbedError
+
+    return (
+        BoardsError,
+        CentralError,
+        ConversionError,
+        FirmwareError,
+        ModelsError,
+        PhysicsError,
+        TestbedError,
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run ``epic``; returns the exit code: 0 well, 1 failed, 2 wrong use or input, 130 interrupted.
 
-    A room's declared errors become one line on standard error.
+    A package's errors become one line on standard error.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help", "help"):
@@ -87,9 +130,6 @@ def main(arguments: list[str] | None = None) -> int:
         result = command.main(
             args=rest, prog_name="epic" if rest is given else f"epic {given[0]}", standalone_mode=False
         )
-    except module.ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ImportError as error:
         extra = EXTRA_OF.get(error.name or "", "all")
         print(f"error: this needs {error.name or error}; pip install 'epic-fwi[{extra}]'", file=sys.stderr)
@@ -104,6 +144,9 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
+        if isinstance(error, base_errors()):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         # click's own usage errors know how to show themselves.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()

@@ -11,15 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from boards.fit.check import Assessment, CheckError, check_bundle
-from boards.fit.graph import GraphError
+from boards.fit.check import Assessment, check_bundle
 from boards.install.cli import add_commands
-from boards.install.linux.shell import InstallError
-from boards.profile import Board, BoardError, board_names, load_board
+from boards.profile import Board, board_names, load_board
 from boards.sizes import format_size
-from firmware_py.inference.bundle import BundleError
-
-ERRORS: tuple[type[Exception], ...] = (BoardError, BundleError, CheckError, GraphError, InstallError)
 
 app = typer.Typer(
     help="Boards: what each carries, whether a bundle fits, and how it gets there.", no_args_is_help=True

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from boards.errors import BoardsError
 from boards.fit.graph import ALLOWED_OPERATORS
 from boards.sizes import format_size, parse_size
 
@@ -29,7 +30,7 @@ UsbId = Annotated[
 ]
 
 
-class BoardError(ValueError):
+class BoardError(BoardsError, ValueError):
     """A board profile does not exist or does not hold what a profile must."""
 
 

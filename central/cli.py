@@ -13,26 +13,18 @@ import typer
 
 from central.config import ConfigError, load_config
 from central.dashboard.cli import page
-from central.dashboard.metrics import MetricsError
-from central.export.formats import FORMATS, ExportError, export_map
+from central.errors import CentralError
+from central.export.formats import FORMATS, export_map, format_of
 from central.fleet.devices_cli import app as devices_app
-from central.fleet.rates_cli import ERRORS as RATE_ERRORS
 from central.fleet.rates_cli import rate
-from central.gateway.cli import ERRORS as GATEWAY_ERRORS
 from central.gateway.cli import gateway
-from central.ingest.receiver import ReceiverError
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 from central.storage.backup_cli import backup, restore_backup
-from central.storage.database import StoreError
 from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.times import utc
-from central.updates.rollout_cli import ERRORS as ROLLOUT_ERRORS
 from central.updates.rollout_cli import rollout
-from central.verification.check_cli import ERRORS as CHECK_ERRORS
 from central.verification.check_cli import check
-from central.verification.refine_cli import ERRORS as REFINE_ERRORS
 from central.verification.refine_cli import refine
-from firmware_py.inference.bundle import BundleError
 
 SINCE_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 MAX_DAMAGED_SHOWN = 10
@@ -40,24 +32,9 @@ MAX_DAMAGED_SHOWN = 10
 app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
 
 
-class DecoderLoadError(RuntimeError):
+class DecoderLoadError(CentralError, RuntimeError):
     """A decoder could not be loaded (``models.inversion.decoder`` is imported only when the centre runs)."""
 
-
-ERRORS: tuple[type[Exception], ...] = (
-    BundleError,
-    ConfigError,
-    DecoderLoadError,
-    ExportError,
-    MetricsError,
-    ReceiverError,
-    StoreError,
-    *CHECK_ERRORS,
-    *GATEWAY_ERRORS,
-    *RATE_ERRORS,
-    *REFINE_ERRORS,
-    *ROLLOUT_ERRORS,
-)
 
 app.command()(check)
 app.command()(gateway)
@@ -193,9 +170,13 @@ def export(
     event: EventArgument,
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="File to write.")],
-    kind: Annotated[str, typer.Option("--format", help=" | ".join(FORMATS))] = "netcdf",
+    kind: Annotated[
+        str | None, typer.Option("--format", help=f"{' | '.join(FORMATS)}; default: by the suffix of --out.")
+    ] = None,
     survey: SurveyOption = None,
 ) -> None:
     """Write one event's newest map to a file."""
-    export_map(Store(load_config(config).central.data_dir).get(event, survey), kind, out)
+    settings = load_config(config)
+    stored = Store(settings.central.data_dir).get(event, survey)
+    export_map(stored, format_of(out, kind), out, settings.export_line())
     typer.echo(f"event {event} in {out}")

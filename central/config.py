@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 import tomllib
+import warnings
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from central.errors import CentralError
+from central.export.line import Line
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
 
 # Too long to be tried out over a network.
 MIN_TOKEN = 16
+# Names of keys of [central] until version 0.1; they work for one more release.
+OLD_NAMES = {"page": "page_listen", "metrics": "metrics_listen", "check": "consistency_check"}
 
 
-class ConfigError(ValueError):
+class ConfigError(CentralError, ValueError):
     """``central.toml`` is missing, not TOML, or says something impossible."""
 
 
@@ -29,10 +34,10 @@ class CentralSection(_Section):
     """Where to listen and where to keep; an event waits ``deadline_s`` for its last device.
 
     ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
-    ``metrics`` is where Prometheus asks, host:port of this machine alone.
-    ``page`` is where the operator's page listens, host:port; off loopback only with a token.
-    ``decode_workers`` processes draw the maps, 0 the centre's own. ``check`` has one more hold stored maps against
-    the waves through them, one process of the lowest priority.
+    ``metrics_listen`` is where Prometheus asks, host:port of this machine alone.
+    ``page_listen`` is where the operator's page listens, host:port; off loopback only with a token.
+    ``decode_workers`` processes decode the maps, 0 the centre's own. ``consistency_check`` has one more process, of the
+    lowest priority, check stored maps by forward modelling.
     """
 
     listen: str = Field(pattern=r"^(tcp|ipc)://.+")
@@ -42,12 +47,26 @@ class CentralSection(_Section):
     deadline_s: float = Field(default=10.0, gt=0, allow_inf_nan=False, strict=True)
     pictures: bool = Field(default=True, strict=True)
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
-    check: bool = Field(default=False, strict=True)
+    consistency_check: bool = Field(default=False, strict=True)
     log: Path | None = None
-    metrics: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
-    page: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    metrics_listen: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    page_listen: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page_token: str | None = Field(default=None, min_length=MIN_TOKEN)
     page_token_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for old, new in OLD_NAMES.items():
+            if old not in values:
+                continue
+            if new in values:
+                raise ValueError(f"{old} is the old name of {new}; remove {old}")
+            warnings.warn(f"central.{old} is deprecated; call it {new}", FutureWarning, stacklevel=2)
+            values = {new if name == old else name: value for name, value in values.items()}
+        return values
 
     def read_page_token(self) -> str | None:
         """What a browser must know to see the page; None for a page of this machine alone.
@@ -91,10 +110,40 @@ class GatewaySection(_Section):
     log: Path | None = None
 
 
+class RetentionSection(_Section):
+    """What the store gives up, the oldest events first; nothing unless said here. Flagged and refined events stay.
+
+    Events go that are older than ``max_age_days``, beyond ``max_events``, and while less than ``min_free_mib`` of the
+    disk is free.
+    """
+
+    max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_events: int | None = Field(default=None, ge=1, strict=True)
+    min_free_mib: int | None = Field(default=None, ge=1, strict=True)
+
+
+class LineSection(_Section):
+    """Where the survey's line runs, for coordinates in exported maps; `epic data import` prints it.
+
+    ``origin_m`` is x and y of cell 0, ``azimuth_deg`` the line's direction clockwise from y (north), ``crs`` the
+    name of the coordinates, such as EPSG:25832.
+    """
+
+    origin_m: tuple[float, float]
+    azimuth_deg: float = Field(ge=0, lt=360, allow_inf_nan=False)
+    crs: str | None = None
+
+
 class CentralConfig(_Section):
     central: CentralSection
     model: list[ModelSection] = Field(min_length=1)
     gateway: GatewaySection | None = None
+    retention: RetentionSection = RetentionSection()
+    line: LineSection | None = None
+
+    def export_line(self) -> Line | None:
+        """Where the survey's line runs; None where the file does not say."""
+        return Line(self.line.origin_m, self.line.azimuth_deg, self.line.crs) if self.line else None
 
 
 class _GatewayFile(BaseModel):
@@ -128,7 +177,7 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
     models = [ModelSection(bundle=base / m.bundle, decoder=base / m.decoder) for m in config.model]
     if config.gateway:
         _check_own_gateway(path, config.central, config.gateway)
-    return CentralConfig(central=central, model=models, gateway=config.gateway)
+    return config.model_copy(update={"central": central, "model": models})
 
 
 def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) -> GatewaySection:
@@ -234,7 +283,7 @@ def with_page(path: Path, central: CentralSection, address: str) -> CentralSecti
     """``central`` with its page at ``address`` instead. Raises ``ConfigError``."""
     if not re.fullmatch(r".+:\d{1,5}", address):
         raise ConfigError(f"--listen: expected HOST:PORT, got {address!r}")
-    moved = central.model_copy(update={"page": address})
+    moved = central.model_copy(update={"page_listen": address})
     _check_page(path, moved)
     return moved
 
@@ -243,16 +292,16 @@ def _check_page(path: Path, central: CentralSection) -> None:
     if central.page_token and central.page_token_file:
         raise ConfigError(f"{path}: central: page_token and page_token_file exclude each other; remove one")
     token = central.page_token or central.page_token_file
-    if central.page and not token and not is_loopback(central.page):
+    if central.page_listen and not token and not is_loopback(central.page_listen):
         raise ConfigError(
-            f"{path}: central.page: without page_token or page_token_file only on loopback (127.0.0.1:8080), "
-            f"not on {central.page}, where anybody could look"
+            f"{path}: central.page_listen: without page_token or page_token_file only on loopback (127.0.0.1:8080), "
+            f"not on {central.page_listen}, where anybody could look"
         )
 
 
 def _check_metrics(path: Path, central: CentralSection) -> None:
-    if central.metrics and not is_loopback(central.metrics):
+    if central.metrics_listen and not is_loopback(central.metrics_listen):
         raise ConfigError(
-            f"{path}: central.metrics: only on loopback (127.0.0.1:9108), not on {central.metrics}, where anybody "
-            "could look; put a proxy with a password before it"
+            f"{path}: central.metrics_listen: only on loopback (127.0.0.1:9108), not on "
+            f"{central.metrics_listen}, where anybody could look; put a proxy with a password before it"
         )

@@ -31,7 +31,7 @@ from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.links.base import LinkError
 from firmware_py.links.port import split_endpoint
 
-WELL, DOUBTFUL, AMISS = "well", "doubtful", "amiss"
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
 # The package that stands for each extra, and what it is for.
 EXTRAS = {
     "central": ("keras", "decoding maps"),
@@ -50,7 +50,7 @@ EARLIEST_YEAR = 2026
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ``state`` is well, doubtful or amiss; ``advice`` says what to mend, if anything."""
+    """One thing looked at: ``state`` is OK, WARN or FAIL; ``advice`` says what to do, if anything."""
 
     about: str
     state: str
@@ -58,10 +58,10 @@ class Finding:
     advice: str = ""
 
 
-def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
+def examine(config_path: Path | None, full: bool = False) -> list[Finding]:
     """Everything that can be said of this installation and, with ``config_path``, of a centre's configuration.
 
-    ``thorough`` reads all of the store: minutes of a large one. Without it this takes as long for any store, as it is
+    ``full`` reads all of the store: minutes of a large one. Without it this takes as long for any store, as it is
     asked before each start and every minute.
     """
     findings = [_python(), *_extras(), *_clock()]
@@ -72,9 +72,9 @@ def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
     except ConfigError as error:
         return [
             *findings,
-            Finding("configuration", AMISS, str(error), "mend the file; see central/README.md"),
+            Finding("configuration", FAIL, str(error), "mend the file; see central/README.md"),
         ]
-    findings.append(Finding("configuration", WELL, str(config_path)))
+    findings.append(Finding("configuration", OK, str(config_path)))
     centre = _centre(config)
     free = centre is None
     return [
@@ -85,7 +85,7 @@ def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
         *_page(config, free),
         *_gateway(config, free),
         *_disk(config),
-        _store(config, thorough),
+        _store(config, full),
         *_rollouts(config),
     ]
 
@@ -93,16 +93,16 @@ def examine(config_path: Path | None, thorough: bool = False) -> list[Finding]:
 def _python() -> Finding:
     version = sys.version.split()[0]
     if (3, 11) <= sys.version_info[:2] < (3, 14):
-        return Finding("Python", WELL, version)
-    return Finding("Python", AMISS, version, "install Python 3.11, 3.12 or 3.13")
+        return Finding("Python", OK, version)
+    return Finding("Python", FAIL, version, "install Python 3.11, 3.12 or 3.13")
 
 
 def _extras() -> Iterator[Finding]:
     for extra, (package, use) in EXTRAS.items():
         try:
-            yield Finding(f"extra {extra}", WELL, f"{package} {metadata.version(package)}")
+            yield Finding(f"extra {extra}", OK, f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            state = AMISS if extra == "central" else DOUBTFUL
+            state = FAIL if extra == "central" else WARN
             yield Finding(
                 f"extra {extra}",
                 state,
@@ -115,20 +115,18 @@ def _clock() -> Iterator[Finding]:
     now = time.gmtime()
     said = time.strftime("%Y-%m-%d %H:%M:%S UTC", now)
     if now.tm_year < EARLIEST_YEAR:
-        yield Finding("clock", AMISS, said, "set the clock: times of records and boot numbers come from it")
+        yield Finding("clock", FAIL, said, "set the clock: times of records and boot numbers come from it")
     elif Path("/run/systemd/timesync/synchronized").exists() or shutil.which("chronyc"):
-        yield Finding("clock", WELL, f"{said}, kept by a time service")
+        yield Finding("clock", OK, f"{said}, kept by a time service")
     else:
-        yield Finding(
-            "clock", DOUBTFUL, said, "no time service was found; install chrony or systemd-timesyncd"
-        )
+        yield Finding("clock", WARN, said, "no time service was found; install chrony or systemd-timesyncd")
 
 
 def _keys(config: CentralConfig) -> Iterator[Finding]:
     folder = config.central.keys
     if folder is None:
         yield Finding(
-            "keys", DOUBTFUL, "none: whoever can connect on this machine is believed", "epic keys new centre"
+            "keys", WARN, "none: whoever can connect on this machine is believed", "epic keys new centre"
         )
         return
     try:
@@ -136,13 +134,13 @@ def _keys(config: CentralConfig) -> Iterator[Finding]:
         KeyRing(folder)
         names = [row["name"] for row in list_keys(folder) if row["state"] == "allowed"]
     except KeysError as error:
-        yield Finding("keys", AMISS, str(error), "epic keys list shows what is there")
+        yield Finding("keys", FAIL, str(error), "epic keys list shows what is there")
         return
     if names:
-        yield Finding("keys", WELL, f"{len(names)} let in: {', '.join(names[:5])}{' …' if names[5:] else ''}")
+        yield Finding("keys", OK, f"{len(names)} let in: {', '.join(names[:5])}{' …' if names[5:] else ''}")
     else:
         yield Finding(
-            "keys", DOUBTFUL, "nobody is let in", "epic keys new device-0, then epic keys allow device-0"
+            "keys", WARN, "nobody is let in", "epic keys new device-0, then epic keys allow device-0"
         )
 
 
@@ -155,20 +153,20 @@ def _model(about: str, section: ModelSection) -> Finding:
     try:
         bundle = load_bundle(section.bundle)
     except BundleError as error:
-        return Finding(about, AMISS, str(error), "copy the whole folder again, or convert again")
+        return Finding(about, FAIL, str(error), "copy the whole folder again, or convert again")
     weights = section.decoder / "decoder.keras"
     if weights.is_file():
-        return Finding(about, WELL, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
-    return Finding(about, AMISS, f"{weights}: not found", "give the decoder/ of the same conversion")
+        return Finding(about, OK, f"{bundle.name}, encoder {bundle.model_hash.hex()}")
+    return Finding(about, FAIL, f"{weights}: not found", "give the decoder/ of the same conversion")
 
 
 def _centre(config: CentralConfig) -> Finding | None:
     """The centre that is at work here; it has the ports. None where none is."""
     try:
         if is_claimed(config.central.data_dir):
-            return Finding("centre", WELL, "is at work with this configuration's data")
+            return Finding("centre", OK, "is at work with this configuration's data")
     except StoreError as error:
-        return Finding("centre", AMISS, f"cannot be told: {error}", "run this as the user of the centre")
+        return Finding("centre", FAIL, f"cannot be told: {error}", "run this as the user of the centre")
     return None
 
 
@@ -180,15 +178,15 @@ def _endpoint(config: CentralConfig) -> Iterator[Finding]:
 
 def _page(config: CentralConfig, free: bool) -> Iterator[Finding]:
     central = config.central
-    if central.page is None:
+    if central.page_listen is None:
         return
     try:
         central.read_page_token()
     except ConfigError as error:
-        yield Finding("page", AMISS, str(error), "mend that file, or give page_token")
+        yield Finding("page", FAIL, str(error), "mend that file, or give page_token")
         return
     if free:
-        yield _bindable("page", central.page)
+        yield _bindable("page", central.page_listen)
 
 
 def _gateway(config: CentralConfig, free: bool) -> Iterator[Finding]:
@@ -197,14 +195,12 @@ def _gateway(config: CentralConfig, free: bool) -> Iterator[Finding]:
         return
     for path in section.ports:
         if not Path(path).exists():
-            yield Finding(
-                f"port {path}", DOUBTFUL, "is not there now", "plug it in; it is found when it comes"
-            )
+            yield Finding(f"port {path}", WARN, "is not there now", "plug it in; it is found when it comes")
         elif os.access(path, os.R_OK | os.W_OK):
-            yield Finding(f"port {path}", WELL, "can be opened")
+            yield Finding(f"port {path}", OK, "can be opened")
         else:
             yield Finding(
-                f"port {path}", AMISS, "may not be opened by this user", "add the user to the group dialout"
+                f"port {path}", FAIL, "may not be opened by this user", "add the user to the group dialout"
             )
     if section.tcp and free:
         yield _bindable("gateway", section.tcp)
@@ -215,12 +211,12 @@ def _bindable(about: str, endpoint: str) -> Finding:
         host, port = split_endpoint(endpoint)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family):
-            return Finding(about, WELL, f"{endpoint} is free")
+            return Finding(about, OK, f"{endpoint} is free")
     except LinkError as error:
-        return Finding(about, AMISS, str(error), "give host:port, the port at most 65535")
+        return Finding(about, FAIL, str(error), "give host:port, the port at most 65535")
     except OSError as error:
         return Finding(
-            about, AMISS, f"{endpoint}: {error.strerror}", "end what listens there, or choose another port"
+            about, FAIL, f"{endpoint}: {error.strerror}", "end what listens there, or choose another port"
         )
 
 
@@ -230,20 +226,20 @@ def _disk(config: CentralConfig) -> Iterator[Finding]:
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        yield Finding("disk", AMISS, f"{folder} may not be written by this user", "change its owner")
+        yield Finding("disk", FAIL, f"{folder} may not be written by this user", "change its owner")
         return
     room = "make room: what cannot be kept is not acknowledged"
     try:
         free = shutil.disk_usage(folder).free
         commit_s = fsync_s(folder, FSYNCS)
     except OSError as error:
-        yield Finding("disk", AMISS, f"{folder}: 4 kB cannot be written ({error.strerror})", room)
+        yield Finding("disk", FAIL, f"{folder}: 4 kB cannot be written ({error.strerror})", room)
         return
     said = f"{free / 1e9:.1f} GB free for {config.central.data_dir}"
-    yield Finding("disk", DOUBTFUL, said, room) if free < LITTLE_ROOM_BYTES else Finding("disk", WELL, said)
+    yield Finding("disk", WARN, said, room) if free < LITTLE_ROOM_BYTES else Finding("disk", OK, said)
     said = f"{1000 * commit_s:.1f} ms to have 4 kB on the disk"
-    slow = Finding("commit", DOUBTFUL, said, "a faster disk takes more records")
-    yield slow if commit_s > SLOW_FSYNC_S else Finding("commit", WELL, said)
+    slow = Finding("commit", WARN, said, "a faster disk takes more records")
+    yield slow if commit_s > SLOW_FSYNC_S else Finding("commit", OK, said)
 
 
 def fsync_s(folder: Path, runs: int) -> float:
@@ -259,11 +255,9 @@ def fsync_s(folder: Path, runs: int) -> float:
     return statistics.median(times_s)
 
 
-def _store(config: CentralConfig, thorough: bool) -> Finding:
+def _store(config: CentralConfig, full: bool) -> Finding:
     # Ids are given one by one and none is taken away: the highest is how many there are, without counting.
-    records, maps = (
-        ("count(*)", "count(*)") if thorough else ("coalesce(max(id), 0)", "coalesce(max(rowid), 0)")
-    )
+    records, maps = ("count(*)", "count(*)") if full else ("coalesce(max(id), 0)", "coalesce(max(rowid), 0)")
     damage: list[str] = []
     try:
         with (
@@ -272,17 +266,17 @@ def _store(config: CentralConfig, thorough: bool) -> Finding:
         ):
             (n_records,) = database.execute(f"SELECT {records} FROM record").fetchone()
             (n_maps,) = database.execute(f"SELECT {maps} FROM map").fetchone()
-            if thorough:
+            if full:
                 damage = _damage(database, n_records, n_maps)
     except NoStoreError:
-        return Finding("store", WELL, "none yet: the first run makes it")
+        return Finding("store", OK, "none yet: the first run makes it")
     except StoreError as error:
         advice = "make room, be the user of the centre; if that is not it, restore it from a backup"
-        return Finding("store", AMISS, str(error), advice)
+        return Finding("store", FAIL, str(error), advice)
     if damage:
-        return Finding("store", AMISS, "; ".join(damage), "restore it from a backup: epic central restore")
-    read = "read through, no damage" if thorough else "opened, not read through (--thorough)"
-    return Finding("store", WELL, f"{n_records} records, {n_maps} maps; {read}")
+        return Finding("store", FAIL, "; ".join(damage), "restore it from a backup: epic central restore")
+    read = "read through, no damage" if full else "opened, not read through (--full)"
+    return Finding("store", OK, f"{n_records} records, {n_maps} maps; {read}")
 
 
 def _rollouts(config: CentralConfig) -> Iterator[Finding]:
@@ -305,9 +299,9 @@ def _rollouts(config: CentralConfig) -> Iterator[Finding]:
             continue
         section = model_section(data_dir, version)
         finding = _model(f"rollout {version}", section)
-        if finding.state == AMISS:
+        if finding.state == FAIL:
             advice = "epic central restore brings it back from a backup; or roll the model out again"
-            finding = Finding(finding.about, AMISS, finding.said, advice)
+            finding = Finding(finding.about, FAIL, finding.said, advice)
         yield finding
 
 

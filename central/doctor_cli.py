@@ -11,27 +11,28 @@ import typer
 
 app = typer.Typer(help="Look an installation over and say what to mend.")
 
-ERRORS: tuple[type[Exception], ...] = ()
-
 
 @app.command()
 def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", help="central.toml of the centre to look at.")
     ] = None,
-    thorough: Annotated[
-        bool, typer.Option("--thorough", help="Read all of the store, for damage: minutes of a large one.")
+    full: Annotated[
+        bool, typer.Option("--full", help="Read the whole store to find damage: minutes for a large one.")
     ] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look over installation, clock and, with --config, keys, models, ports, disk and store. Exit 1: amiss."""
-    from central.doctor import AMISS, DOUBTFUL, WELL, examine
+    """Look over installation, clock and, with --config, keys, models, ports, disk and store. Exit 1: a FAIL."""
+    from central.doctor import FAIL, OK, WARN, examine
 
-    findings = examine(config, thorough)
+    if thorough:
+        typer.echo("--thorough is deprecated; use --full", err=True)
+    findings = examine(config, full or thorough)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        marks = {WELL: "[green]well    [/]", DOUBTFUL: "[yellow]doubtful[/]", AMISS: "[red]amiss   [/]"}
+        marks = {OK: "[green]OK  [/]", WARN: "[yellow]WARN[/]", FAIL: "[red]FAIL[/]"}
         from rich.console import Console
         from rich.markup import escape
 
@@ -39,6 +40,6 @@ def doctor(
         for finding in findings:
             console.print(f"{marks[finding.state]}  {escape(finding.about)}: {escape(finding.said)}")
             if finding.advice:
-                console.print(f"          → {escape(finding.advice)}")
-    if any(finding.state == AMISS for finding in findings):
+                console.print(f"      → {escape(finding.advice)}")
+    if any(finding.state == FAIL for finding in findings):
         raise typer.Exit(1)

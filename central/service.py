@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,16 +25,20 @@ from central.security.keys import KeyRing
 from central.storage.database import lock
 from central.storage.journal import Journal
 from central.storage.journal_cursor import JournalCursor
+from central.storage.retention import Retention, picture_path
 from central.updates.rollout import Rollouts
 from central.verification.checking import Checking
 from firmware_py.links.zeromq import ZmqLink
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log
+from firmware_py.runtime.sd_notify import Supervisor
 
 if TYPE_CHECKING:
     from central.dashboard.server import PageServer
 
 PICTURES_WAITING = 100
+# Longest turn of a thread; a batch of maps on a slow machine takes seconds.
+STUCK_S = 60.0
 
 
 class Service:
@@ -70,8 +75,11 @@ class Service:
             Workers(workers) if workers else None,
             decode_s.observe,
         )
+        self._retention = Retention(self._config.data_dir, config.retention, log)
         models = config.model
-        self._checking = Checking(self._config.data_dir, models, log) if self._config.check else None
+        self._checking = (
+            Checking(self._config.data_dir, models, log) if self._config.consistency_check else None
+        )
         self._rollouts = Rollouts(
             self._config.data_dir, self._decoders, load or load_release, self._adopt, log
         )
@@ -105,7 +113,7 @@ class Service:
                     self._checking.counts if self._checking else Counter(),
                 )
                 self._page = self._own_page(config.central)
-                metrics = config.central.metrics
+                metrics = config.central.metrics_listen
                 self.metrics = MetricsServer(metrics, self._config.data_dir, self.live) if metrics else None
             except BaseException:
                 if self.gateway:
@@ -129,18 +137,21 @@ class Service:
         the next start. Raises ``StoreError`` when the centre's file cannot be read.
         """
         allow_many_connections()
-        receiving = threading.Thread(target=self._authenticator, args=(self._receive,), name="receiver")
-        decoding = threading.Thread(target=self._authenticator, args=(self._decoding.run,), name="decoder")
+        receiving = threading.Thread(target=self._contain_failure, args=(self._receive,), name="receiver")
+        decoding = threading.Thread(target=self._contain_failure, args=(self._decoding.run,), name="decoder")
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
         page = threading.Thread(target=self._serve_page, name="page", daemon=True)
-        lines = threading.Thread(target=self._authenticator, args=(self._serve_lines,), name="gateway")
+        lines = threading.Thread(target=self._contain_failure, args=(self._serve_lines,), name="gateway")
         received = threading.Event()
         keeping = threading.Thread(
-            target=self._authenticator, args=(partial(self._book.watch, received),), name="devices"
+            target=self._contain_failure, args=(partial(self._book.watch, received),), name="devices"
         )
         watching = partial(self._rollouts.watch, self._stop)
-        rolling = threading.Thread(target=self._authenticator, args=(watching,), name="rollout")
+        rolling = threading.Thread(target=self._contain_failure, args=(watching,), name="rollout")
         checking = threading.Thread(target=self._check, name="checking")
+        pruning = threading.Thread(
+            target=self._contain_failure, args=(partial(self._retention.watch, self._stop),), name="retention"
+        )
         drawing.start()
         decoding.start()
         receiving.start()
@@ -152,8 +163,13 @@ class Service:
         keeping.start()
         page.start()
         checking.start()
+        pruning.start()
+        supervisor = Supervisor()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
-            pass
+            now_s = time.monotonic()
+            # A thread that hangs is not seen by who only asks whether the process is there.
+            if now_s - min(self.receiver.turned_s, self._decoding.turned_s) < STUCK_S:
+                supervisor.alive(now_s)
         self._stop.set()
         # Lines hold sockets of the receiver's context, which ends only when they have closed them.
         lines.join()
@@ -164,6 +180,7 @@ class Service:
         self._cursor.end()
         decoding.join()
         checking.join()
+        pruning.join()
         self._pictures.put(None)
         drawing.join(timeout=30.0)
         page.join(timeout=10.0)
@@ -174,7 +191,7 @@ class Service:
         if self.failure:
             raise self.failure
 
-    def _authenticator(self, work: Callable[[], None]) -> None:
+    def _contain_failure(self, work: Callable[[], None]) -> None:
         """A thread that dies must not leave the centre half alive."""
         try:
             work()
@@ -187,11 +204,11 @@ class Service:
         return ZmqLink(GATEWAYS, context=self.receiver.context)
 
     def _own_page(self, central: CentralSection) -> PageServer | None:
-        if not central.page:
+        if not central.page_listen:
             return None
         from central.dashboard.server import PageServer
 
-        return PageServer(central, central.page, self._log, self.live)
+        return PageServer(central, central.page_listen, self._log, self.live)
 
     def _serve_page(self) -> None:
         if self._page:
@@ -231,11 +248,10 @@ class Service:
     def _draw_picture(self, picture: MapPicture) -> None:
         from central.export.render import draw_map
 
-        name = f"survey{picture.survey}-event{picture.event:06d}"
-        path = self._config.data_dir / "pictures" / f"{name}.png"
+        path = picture_path(self._config.data_dir, picture.survey, picture.event)
         maps = (picture.velocity_mps, picture.uncertainty_mps)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw_map(path, *maps, picture.acquisition, picture.heard, title=name)
+            draw_map(path, *maps, picture.acquisition, picture.heard, title=path.stem)
         except Exception as error:
             self._log.write("picture_failed", path=str(path), reason=repr(error))

@@ -10,25 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from boards.fit.graph import GraphError
-from boards.profile import BoardError, load_board
+from boards.profile import load_board
 from boards.quiet import hold_output
-from convert.errors import ConversionError
-from firmware_py.inference.bundle import BundleError
-from firmware_py.inference.encoder import EncoderError
 
 if TYPE_CHECKING:
     from convert.flow import Conversion
     from convert.verify import Agreement
-
-ERRORS: tuple[type[Exception], ...] = (
-    ConversionError,
-    BoardError,
-    GraphError,
-    BundleError,
-    EncoderError,
-    OSError,
-)
 
 app = typer.Typer(help="Make a device bundle and its decoder from a training run.")
 

@@ -19,10 +19,10 @@ from convert.release import model_hash, staged_release
 from convert.run_folder import read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
 from models.data.gathers import DataError
+from models.errors import TrainingError
 from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
-from models.inversion.ood import Familiarity, FamiliarityError, measure_familiarity
+from models.inversion.ood import Familiarity, OodError, measure_familiarity
 from models.networks.nested_latent import prefix_rates
-from models.training.training import TrainingError
 from physics.acquisition import AcquisitionError
 from physics.files.openfwi_files import OpenFWIFileError
 
@@ -156,7 +156,7 @@ def _familiarity(training: np.ndarray, watched: np.ndarray) -> Familiarity | Non
     """Of the int8 latents of training gathers; None for a run of too few to measure it on."""
     try:
         return measure_familiarity(training, watched)
-    except FamiliarityError:
+    except OodError:
         return None
 
 

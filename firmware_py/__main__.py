@@ -13,30 +13,13 @@ import sys
 import threading
 from pathlib import Path
 
-from firmware_py.inference.bundle import BundleError
-from firmware_py.inference.companding import GatherError
-from firmware_py.inference.encoder import EncoderError
-from firmware_py.links.base import LinkError
+from firmware_py.errors import FirmwareError
+from firmware_py.protocol.printable import printable
 from firmware_py.runtime.check import check
-from firmware_py.runtime.config import ConfigError, NodeConfig, load_config
-from firmware_py.runtime.log import LogError
+from firmware_py.runtime.config import NodeConfig, load_config
 from firmware_py.runtime.node import Node
 from firmware_py.runtime.run import run_device
-from firmware_py.storage.spool import SpoolError
-from firmware_py.updates.archive import ArchiveError
-from firmware_py.updates.slots import SlotsError
 
-ERRORS = (
-    ArchiveError,
-    BundleError,
-    ConfigError,
-    EncoderError,
-    GatherError,
-    LinkError,
-    LogError,
-    SlotsError,
-    SpoolError,
-)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -58,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(given.config)
         return _check(config, given.json) if given.command == "check" else _run(config, given.json)
-    except ERRORS as error:
+    except FirmwareError as error:
         _complain(str(error))
         return 2
 
@@ -106,7 +89,7 @@ def _run(config: NodeConfig, as_json: bool) -> int:
             f"{statistics['bytes_received']} received"
         )
     if node.refused:
-        _complain(f"the centre refused {node.refused} of this device's records: {node.refusal}")
+        _complain(f"the centre refused {node.refused} of this device's records: {printable(node.refusal)}")
         return 3
     return 0
 

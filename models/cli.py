@@ -9,22 +9,9 @@ from typing import Annotated
 
 import typer
 
-from models.data.companding import CompandingError
-from models.data.gathers import DataError
-from models.training.training import Budget, TrainingError
-from physics.acquisition import AcquisitionError
-from physics.files.openfwi_files import OpenFWIFileError
+from models.errors import TrainingError
+from models.training.training import Budget
 from physics.files.survey_file import read_survey
-from physics.modelling import ModellingError
-
-ERRORS: tuple[type[Exception], ...] = (
-    TrainingError,
-    DataError,
-    OpenFWIFileError,
-    AcquisitionError,
-    CompandingError,
-    ModellingError,
-)
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
 

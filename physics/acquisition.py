@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
+from physics.errors import PhysicsError
 
-class AcquisitionError(ValueError):
+
+class AcquisitionError(PhysicsError, ValueError):
     """A survey description contradicts itself."""
 
 
@@ -40,6 +42,8 @@ class Acquisition:
     velocity_max_mps: float = 4500.0
 
     def __post_init__(self) -> None:
+        if self.n_time < 1:
+            raise AcquisitionError(f"n_time: expected at least one sample, got {self.n_time}")
         for name in ("source_cells", "receiver_cells"):
             cells = getattr(self, name)
             if not cells or min(cells) < 0 or max(cells) >= self.n_width:

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from physics.acquisition import Acquisition, AcquisitionError
-from physics.cluster import ClusterError
-from physics.dataset import DatasetError, check_seed, distinct, generate_dataset
-from physics.families import FAMILIES, UnknownFamilyError
+from physics.acquisition import Acquisition
+from physics.dataset import check_seed, distinct, generate_dataset
+from physics.families import FAMILIES
 from physics.files.field_files import FieldFileError
-from physics.files.openfwi_files import OpenFWIFileError, create_array
-from physics.files.seedlink import SeedLinkError
+from physics.files.openfwi_files import create_array
 from physics.files.survey_file import read_survey
-from physics.modelling import ModellingError
-
-ERRORS: tuple[type[Exception], ...] = (
-    AcquisitionError,
-    ClusterError,
-    DatasetError,
-    FieldFileError,
-    UnknownFamilyError,
-    OpenFWIFileError,
-    ModellingError,
-    SeedLinkError,
-)
+from physics.gather_checks import expected_peaks, looks_reversed, notes_on
 
 SurveyOption = Annotated[
     Path | None,
@@ -36,8 +24,6 @@ SurveyOption = Annotated[
         "--survey", help="survey.toml, or a bundle's or data set's manifest.json; default: OpenFWI's survey."
     ),
 ]
-# Loudest samples of gathers that the released model was trained on.
-RELEASED_PEAKS = (20, 60)
 # Fewer cells a wavelength than in the benchmark, and modelled waves spread out visibly.
 FEW_CELLS = 8
 
@@ -101,7 +87,9 @@ def generate(
 
 @app.command("import")
 def import_field_file(
-    path: Annotated[Path, typer.Argument(help="SEG-Y (.sgy, .segy) or miniSEED (.mseed) file of one event.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="SEG-Y, SU, SEG-2 or miniSEED file of one event, or one file a shot.")
+    ],
     out: Annotated[Path, typer.Option(help=".npy file to write; its steps go beside it as .json.")],
     geometry: Annotated[
         Path | None, typer.Option(help="miniSEED: TOML with `receivers` (SEED ids) and `shots` (times).")
@@ -109,31 +97,91 @@ def import_field_file(
     origin_x_m: Annotated[
         float | None,
         typer.Option(
-            help="SEG-Y: x of the survey's first cell; default: where the first receiver stands in its own."
+            help="Place of the survey's first cell along the line (x, or y of a line to the north); "
+            "default: where the first receiver stands in its own."
         ),
     ] = None,
     gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
+    component: Annotated[
+        str | None,
+        typer.Option(
+            help="Component to take of several: vertical, crossline, inline, transverse, radial, pressure."
+        ),
+    ] = None,
+    stack: Annotated[bool, typer.Option("--stack", help="Average repeated shots.")] = False,
+    allow_silent: Annotated[
+        bool, typer.Option("--allow-silent", help="Accept more than a quarter of the traces silent.")
+    ] = False,
+    interval_ms: Annotated[
+        float | None, typer.Option(help="Sample interval, where headers lack it or contradict each other.")
+    ] = None,
     survey: SurveyOption = None,
 ) -> None:
     """Put a field recording on the survey's grid, as `epic testbed run --data` and devices take it."""
-    from physics.files.field_files import read_field_gather
+    from physics.files.field_files import ImportOptions, read_field_gather
 
     acquisition = _survey(survey)
-    read = read_field_gather(path, acquisition, geometry, origin_x_m, gain)
-    if out.suffix != ".npy" or not out.parent.is_dir():
-        raise FieldFileError(f"{out}: expected a .npy file in a folder that exists")
+    steps = out.with_suffix(".json")
+    _check_output(out, steps)
+    options = ImportOptions(
+        geometry,
+        origin_x_m,
+        gain,
+        component,
+        stack,
+        allow_silent,
+        None if interval_ms is None else interval_ms / 1e3,
+    )
+    read = read_field_gather(paths, acquisition, options)
     with create_array(out, acquisition.gather_shape) as array:
         array[:] = read.gather
-    steps = out.with_suffix(".json")
-    steps.write_text(json.dumps({"source": str(path), "steps": read.steps}, indent=2) + "\n")
+    content: dict[str, object] = {"source": ", ".join(map(str, paths)), "steps": read.steps}
+    if read.origin_m is not None:
+        content |= {"origin_m": read.origin_m, "azimuth_deg": read.azimuth_deg}
+    steps.write_text(json.dumps(content, indent=2) + "\n")
     for step in read.steps:
         typer.echo(step)
     peak = float(abs(read.gather).max())
-    low, high = RELEASED_PEAKS
-    typer.echo(f"{out}: peak {peak:.3g}; the released model knows gathers with peaks of {low} to {high}")
-    if not low <= peak <= high:
-        fitting = float(f"{gain * (low + high) / 2 / peak:.2g}")
-        typer.echo(f"note: its maps would be wrong. Import again with --gain {fitting:g}")
+    peaks = _expected_peaks(survey, acquisition)
+    if peaks is None:
+        typer.echo(
+            f"{out}: peak {peak:.3g}; give --survey the manifest.json of your model's bundle to judge it"
+        )
+    else:
+        typer.echo(
+            f"{out}: peak {peak:.3g}; the model knows gathers with peaks of {peaks[0]:.0f} to {peaks[1]:.0f}"
+        )
+    for note in notes_on(read.gather, acquisition, peaks):
+        typer.echo(f"note: {note}")
+    sign = -1 if looks_reversed(read.gather, acquisition) else 1
+    if sign < 0 or (peaks is not None and not peaks[0] <= peak <= peaks[1]):
+        loudness = sum(peaks) / 2 / peak if peaks is not None else 1.0
+        typer.echo(f"Import again with --gain {float(f'{sign * gain * loudness:.2g}'):g}")
+
+
+def _check_output(out: Path, steps: Path) -> None:
+    """Raise ``FieldFileError`` unless ``out`` can be written without losing a file that is not an import's."""
+    if out.suffix != ".npy" or not out.parent.is_dir() or out.is_dir():
+        raise FieldFileError(f"{out}: expected a .npy file in a folder that exists")
+    if not steps.exists():
+        return
+    try:
+        content = json.loads(steps.read_text())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not {"source", "steps"} <= set(content):
+        raise FieldFileError(
+            f"{steps}: is another file than the steps of an import, and would be overwritten; give another --out"
+        )
+
+
+def _expected_peaks(survey: Path | None, acquisition: Acquisition) -> tuple[float, float] | None:
+    """Peaks of gathers that the model of a survey was trained on; None where no model is known."""
+    if survey is not None and survey.suffix == ".json":
+        match json.loads(survey.read_text()):
+            case {"companding": {"k": int() | float() as k, "c": int() | float() as c}} if k > 0:
+                return expected_peaks(math.sinh(c) / k)
+    return expected_peaks() if acquisition.records_as(Acquisition.openfwi()) else None
 
 
 @app.command("follow")
@@ -170,10 +218,12 @@ def follow_server(
 def sheet(
     out: Annotated[Path, typer.Argument(help="PNG to write.")],
     seed: int = 0,
-    columns: int = 8,
+    columns: Annotated[int, typer.Option(min=1, help="Maps of each family.")] = 8,
     survey: SurveyOption = None,
 ) -> None:
     """Draw maps of all ten families on one sheet, to be looked at."""
+    if out.suffix.lower() != ".png" or not out.parent.is_dir() or out.is_dir():
+        raise FieldFileError(f"{out}: expected a .png file in a folder that exists")
     from physics.sheet import draw_sheet
 
     draw_sheet(out, check_seed(seed), columns, _survey(survey))

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from physics.errors import PhysicsError
+
 CONNECT_S = 10.0
 # So that no worker waits for its next task, and what is done does not pile up unread.
 TASKS_A_THREAD = 2
@@ -14,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class ClusterError(RuntimeError):
+class ClusterError(PhysicsError, RuntimeError):
     """There is no cluster to work on, or it went away."""
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
+from physics.errors import PhysicsError
 from physics.families import check_family, generate_map
 from physics.files.openfwi_files import create_array, family_file_names, family_folder, twins_path_of
 from physics.modelling import check_engine, require_engine
@@ -30,7 +31,7 @@ CHUNK_SAMPLES = 20
 FILE_SAMPLES = 500
 
 
-class DatasetError(ValueError):
+class DatasetError(PhysicsError, ValueError):
     """A data set cannot be generated or continued as asked."""
 
 

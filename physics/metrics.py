@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from physics.errors import PhysicsError
+
 _WINDOW = 11
 _SIGMA = 1.5
 _C1, _C2 = 1e-4, 9e-4
@@ -13,7 +15,7 @@ _C1, _C2 = 1e-4, 9e-4
 _MAPS_AT_ONCE = 500
 
 
-class MetricError(ValueError):
+class MetricError(PhysicsError, ValueError):
     """Maps that cannot be compared."""
 
 

@@ -7,16 +7,13 @@ from importlib import import_module
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.errors import ModellingError
 
 ENGINES = ("openfwi", "deepwave", "cuda")
 # What an engine is made of; that of cuda says itself what it lacks.
 _PACKAGES = {"openfwi": ("keras",), "deepwave": ("torch", "deepwave"), "cuda": ()}
 # Beyond this, second order in time with fourth in space grows without bound in 2-D: sqrt(3 / 8).
 _STABLE_CELLS_A_STEP = (3.0 / 8.0) ** 0.5
-
-
-class ModellingError(ValueError):
-    """Maps that cannot be modelled, or an engine that is not there."""
 
 
 def fastest_stable_mps(acquisition: Acquisition) -> float:

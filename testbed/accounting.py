@@ -11,6 +11,7 @@ from central.storage.journal import Journal
 from central.storage.map_store import StoredMap
 from physics.acquisition import Acquisition
 from physics.metrics import mae, ssim
+from physics.modelling import model_gathers
 from physics.normalise import normalise_velocity
 from testbed.processes import Process
 from testbed.samples import Sample
@@ -116,8 +117,6 @@ def _row(
         "misfit": None,
     }
     if event.map_mps is None:
-        from testbed.run import data_misfit
-
         row["misfit"] = round(data_misfit(stored, event.gather, acquisition), 4)
     else:
         predicted = normalise_velocity(stored.velocity_mps, acquisition)
@@ -126,6 +125,12 @@ def _row(
         row["mae_mps"] = round(mae(stored.velocity_mps, event.map_mps), 1)
         row["ssim"] = round(ssim(predicted, true), 4)
     return row
+
+
+def data_misfit(stored: StoredMap, gather: np.ndarray, acquisition: Acquisition) -> float:
+    """Relative L2 misfit between a recorded gather and that modelled from the predicted map."""
+    modelled = model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi")[0]
+    return float(np.linalg.norm(modelled - gather) / np.linalg.norm(gather))
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from testbed.processes import Runtime, TestbedError
+from testbed.errors import TestbedError
+from testbed.processes import Runtime
 
 FOLDER = Path("out/arm64")
 QEMU = "qemu-aarch64-static"

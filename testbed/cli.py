@@ -8,30 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from boards.profile import BoardError
-from central.storage.database import StoreError
-from firmware_py.inference.bundle import BundleError
-from physics.acquisition import AcquisitionError
-from physics.files.openfwi_files import OpenFWIFileError
-from physics.modelling import ModellingError
-from testbed.comparison.baselines import SchemeError
-from testbed.emulation.links import LinkError
-from testbed.processes import TestbedError
-from testbed.samples import SamplesError
-
-ERRORS: tuple[type[Exception], ...] = (
-    AcquisitionError,
-    BoardError,
-    BundleError,
-    LinkError,
-    ModellingError,
-    OpenFWIFileError,
-    SamplesError,
-    SchemeError,
-    StoreError,
-    TestbedError,
-)
-
 # An emulated device is some fifty times slower, and five of them share this machine's cores.
 EMULATED_TIMEOUT_S = 600.0
 

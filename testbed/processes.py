@@ -15,11 +15,7 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from types import TracebackType
 
-
-class TestbedError(RuntimeError):
-    """The line did not run to its end; the message carries what the failing process said."""
-
-    __test__ = False
+from testbed.errors import TestbedError
 
 
 @dataclass(frozen=True)

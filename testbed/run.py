@@ -17,9 +17,9 @@ from central.storage.map_store import Store, StoredMap
 from firmware_py.inference.bundle import load_bundle
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import create_array, open_pair
-from physics.modelling import model_gathers
 from testbed.accounting import account
-from testbed.processes import NATIVE, Process, Processes, Runtime, TestbedError
+from testbed.errors import TestbedError
+from testbed.processes import NATIVE, Process, Processes, Runtime
 from testbed.samples import Sample, SamplesError, load_samples
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
@@ -128,12 +128,6 @@ def run_testbed(
     }
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results
-
-
-def data_misfit(stored: StoredMap, gather: np.ndarray, acquisition: Acquisition) -> float:
-    """Relative L2 misfit between a recorded gather and that modelled from the predicted map."""
-    modelled = model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi")[0]
-    return float(np.linalg.norm(modelled - gather) / np.linalg.norm(gather))
 
 
 def _check_finite(events: list[Sample]) -> None:

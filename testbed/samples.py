@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from testbed.errors import TestbedError
+
 SHIPPED = Path(__file__).parent / "samples" / "openfwi-scheme.npz"
 
 
-class SamplesError(ValueError):
+class SamplesError(TestbedError, ValueError):
     """A sample file is missing or damaged."""
 
 

@@ -1,6 +1,7 @@
-"""No import goes against the table of docs/architecture.md."""
+"""Imports follow the table of docs/architecture.md, and no module imports itself through others."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,25 +9,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("boards", "central", "convert", "firmware_py", "models", "physics", "testbed")
 
-# What each room may import of the project; None is all of it.
-ALLOWED: dict[str, tuple[str, ...] | None] = {
-    "physics": (),
-    "firmware_py": (),
-    "boards": ("firmware_py",),
-    "models": ("physics", "firmware_py.inference.companding", "firmware_py.protocol.rate"),
-    "convert": (
-        "models",
-        "boards",
-        "physics",
-        "firmware_py.inference.bundle",
-        "firmware_py.inference.companding",
-        "firmware_py.inference.encoder",
-        "firmware_py.protocol.rate",
-        "firmware_py.inference.self_test",
-    ),
-    "central": ("models", "physics", "firmware_py"),
-    "testbed": None,
-}
+
+def read_table(text: str) -> dict[str, tuple[str, ...] | None]:
+    """What each package may import of the project; None is all of it."""
+    allowed: dict[str, tuple[str, ...] | None] = {}
+    for name, cell in re.findall(r"^\| `(\w+)/` \|.*\| ([^|]+) \|$", text, re.MULTILINE):
+        entries: list[str] = []
+        for package, parts in re.findall(r"`(\w+)`(?: \(([^)]*)\))?", cell):
+            modules = re.findall(r"`([\w.]+)`", parts)
+            entries += [f"{package}.{module}" for module in modules] or [package]
+        allowed[name] = None if cell.startswith("all") else tuple(entries)
+    return allowed
+
+
+ALLOWED = read_table((ROOT / "docs" / "architecture.md").read_text())
 
 # Heavy packages that a device, or a glance at the store, must never load.
 FORBIDDEN_ON_DEVICE = ("tensorflow", "keras", "torch", "typer", "rich", "pydantic", "matplotlib", "scipy")
@@ -41,6 +37,33 @@ def imports_of(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the packages, by its dotted name."""
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+
+
+def find_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring, the first one found; empty without one."""
+    done: set[str] = set()
+
+    def follow(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph[name]):
+            if found := follow(other, [*trail, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := follow(name, []))), [])
 
 
 def violations(room: str, source: str) -> list[str]:
@@ -78,6 +101,29 @@ def test_room_imports_only_what_it_may(room):
 )
 def test_a_planted_violation_is_found(room, source):
     assert violations(room, source)
+
+
+def test_the_table_is_read():
+    assert set(ALLOWED) == set(ROOMS)
+    assert ALLOWED["physics"] == () and ALLOWED["testbed"] is None
+    assert ALLOWED["models"] == ("physics", "firmware_py.inference.companding", "firmware_py.protocol.rate")
+
+
+def test_no_module_imports_itself_through_others():
+    """Imports within functions count, and literal names given to ``import_module``."""
+    found = modules()
+    graph = {}
+    for name, path in found.items():
+        source = path.read_text()
+        imported = imports_of(source) | set(re.findall(r'import_module\("([\w.]+)"\)', source))
+        # ``from a import b`` imports the module a.b, or the name b out of the module a.
+        named = {one if one in found else one.rpartition(".")[0] for one in imported}
+        graph[name] = (named & set(found)) - {name}
+    assert find_cycle(graph) == []
+
+
+def test_a_planted_cycle_is_found():
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
 
 def test_no_room_imports_the_tests_or_a_package_named_pycoral():

@@ -129,6 +129,8 @@ def compare(genuine: np.ndarray, drawn: np.ndarray) -> list[dict]:
         means = [float(np.nanmean(side)) for side in sides]
         spreads = [float(np.nanstd(side)) for side in sides]
         scale = max(spreads) if len(genuine) < FEW_MAPS else spreads[0]
+        # Rounding, where every map has the same figure.
+        scale = scale if scale > 1e-9 else 0.0
         rows.append(
             {
                 "statistic": name,

@@ -8,7 +8,7 @@
 Events are spread evenly over the families. Each map is predicted from int8 latents and refined as `epic central
 refine` does, by its latents and by its recording. MAE and SSIM are the benchmark's. Latents are held against
 those received in int8 steps (root mean square), gathers against the recording by the root mean square of the
-difference over that of the recording, after the direct wave (benchmarks/accuracy/genuine.py). `--watched` takes of a
+difference over that of the recording, after the direct wave (benchmarks/accuracy/recording.py). `--watched` takes of a
 training set the samples that training kept apart: settings are tuned on those, results are of others. By latents a
 map goes half of the way to the least objective (models/inversion/refinement.py); "all the way" is its end.
 """
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from genuine import after_direct_wave, misfit
+from recording import after_direct_wave, misfit
 from trust import Released
 from velocities import draw_velocities
 

@@ -1,4 +1,4 @@
-"""What `check = true` costs: seconds a check takes beside a centre at work, and what maps feel of it.
+"""What `consistency_check = true` costs: seconds a check takes beside a centre at work, and what maps feel of it.
 
     python benchmarks/centre/checking.py [--model models/zoo/epic-small-128] [--events 20] [--interval 1.0] [--json]
 
@@ -59,7 +59,12 @@ def await_lines(log: Path, what: str, count: int) -> list[dict]:
 
 def turn(folder: Path, model: Path, check: bool, events: int, interval_s: float) -> dict[str, float]:
     """A centre over ``folder`` that draws ``events`` maps; one more comes first, to begin with."""
-    central = {"listen": "tcp://127.0.0.1:*", "data_dir": folder, "pictures": False, "check": check}
+    central = {
+        "listen": "tcp://127.0.0.1:*",
+        "data_dir": folder,
+        "pictures": False,
+        "consistency_check": check,
+    }
     sections = [{"bundle": model / "bundle", "decoder": model / "decoder"}]
     config = CentralConfig.model_validate({"central": central, "model": sections})
     model_hash, gathers = encode(model)

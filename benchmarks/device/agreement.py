@@ -27,7 +27,7 @@ from firmware_py.inference.companding import compand, quantise
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIFileError, find_pairs
 from testbed import arm64
-from testbed.processes import TestbedError
+from testbed.errors import TestbedError
 from testbed.run import find_model
 
 ON_ARM64 = (

@@ -24,7 +24,7 @@ from seedlink_server import NS, Packet, SeedLinkServer
 
 from physics.acquisition import Acquisition
 from physics.files.seedlink import Following, follow
-from physics.files.shots_file import format_time
+from physics.files.times import format_time
 
 RATE_HZ = 1000
 SOURCES, EVENT_S, SHOT_S = 5, 8.0, 1.5

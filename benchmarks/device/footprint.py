@@ -31,7 +31,8 @@ import numpy as np
 import epic
 from boards.install.linux.layout import CACHE, PREFIX, STATE, Layout
 from firmware_py.inference.bundle import load_bundle
-from testbed.processes import Processes, TestbedError
+from testbed.errors import TestbedError
+from testbed.processes import Processes
 from testbed.run import Model, find_model, make_keys, start_centre
 from testbed.samples import load_samples
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boards.errors import BoardsError
+
 TIMEOUT_S = 600
 
 
-class CompilerError(ValueError):
+class CompilerError(BoardsError, ValueError):
     """A compiler failed on an encoder, or said something that is not understood."""
 
 

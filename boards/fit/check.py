@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boards.errors import BoardsError
 from boards.fit import edgetpu, tflm, vela
 from boards.fit.accelerator import Compiled, CompilerError
 from boards.fit.budget import Limits, Verdict, arena_verdict, limits_of, model_verdict, operators_verdict
@@ -17,7 +18,7 @@ from firmware_py.inference.bundle import load_bundle
 NOT_MEASURED = f"not measured: {tflm.MISSING}"
 
 
-class CheckError(ValueError):
+class CheckError(BoardsError, ValueError):
     """A bundle cannot be checked."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+from boards.errors import BoardsError
+
 # TFLite-Micro, Arm Ethos-U and the Edge TPU all have these in int8 (DESIGN section 4).
 ALLOWED_OPERATORS = frozenset(
     {
@@ -28,7 +30,7 @@ ALLOWED_DTYPES = frozenset({"INT8", "INT32"})
 MOST_VALUES = 8
 
 
-class GraphError(ValueError):
+class GraphError(BoardsError, ValueError):
     """A file is no TFLite model, or holds something no device of this project can run."""
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from boards.errors import BoardsError
 from boards.fit import arena_probe
 from boards.quiet import hold_output
 
 MISSING = "the package tflite-micro is not installed (extra `tflm`)"
 
 
-class TflmError(ValueError):
+class TflmError(BoardsError, ValueError):
     """TFLite-Micro cannot run a model at all."""
 
 

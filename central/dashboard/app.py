@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -19,9 +20,10 @@ from starlette.types import ASGIApp
 
 from central.dashboard.access import Access, Shield
 from central.dashboard.archive import CHOICES, Archive, NotInStore, Section, detail, preview, summary, to_json
-from central.dashboard.feed import Feed, rollout_dict
+from central.dashboard.feed import Feed, rollout_dict, shown
 from central.dashboard.metrics import RuntimeMetrics, metrics_text
 from central.dashboard.totals import Totals
+from central.errors import CentralError
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore
 from firmware_py.runtime.log import Log, now_us
@@ -39,8 +41,17 @@ MAX_ID = (1 << 63) - 1
 FORMATS = ("json", "float32")
 
 
-class QueryError(ValueError):
+class QueryError(CentralError, ValueError):
     """Something after the ``?`` that is not what was expected there."""
+
+
+class _NumberConvertor(IntegerConvertor):
+    """A number in a path; of more digits there is no address, and Python would not read thousands."""
+
+    regex = "[0-9]{1,10}"
+
+
+register_url_convertor("number", _NumberConvertor())
 
 
 class Json(JSONResponse):
@@ -61,8 +72,8 @@ def build_app(
         *(Route(f"/static/{name}", _file(path)) for name, path in files.items()),
         Route("/api/totals", views.totals),
         Route("/api/events", views.events),
-        Route("/api/events/{survey:int}/{event:int}", views.event),
-        Route("/api/map/{survey:int}/{event:int}", views.map),
+        Route("/api/events/{survey:number}/{event:number}", views.event),
+        Route("/api/map/{survey:number}/{event:number}", views.map),
         Route("/api/devices", views.devices),
         Route("/api/rollout", views.rollout),
         Route("/api/stream", views.stream),
@@ -172,7 +183,7 @@ class _Views:
 
     def devices(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
-            return Json([asdict(view) for view in archive.devices(now_us())])
+            return Json([shown(asdict(view)) for view in archive.devices(now_us())])
 
     def rollout(self, _: Request) -> Response:
         with closing(RolloutStore(self._data_dir)) as store:

@@ -17,7 +17,7 @@ ADDRESS = "127.0.0.1:8080"
 def page(
     config: ConfigOption,
     listen: Annotated[
-        str | None, typer.Option(help=f"HOST:PORT; default: central.page of the file, else {ADDRESS}.")
+        str | None, typer.Option(help=f"HOST:PORT; default: central.page_listen of the file, else {ADDRESS}.")
     ] = None,
 ) -> None:
     """Serve the page over what the centre has stored; Ctrl-C ends it. The centre need not run."""
@@ -29,7 +29,7 @@ def page(
     from firmware_py.runtime.log import Log
 
     Archive(central.data_dir).close()
-    server = PageServer(central, central.page or ADDRESS, Log(None), live=None)
+    server = PageServer(central, central.page_listen or ADDRESS, Log(None), live=None)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

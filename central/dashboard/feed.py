@@ -17,6 +17,7 @@ from central.dashboard.totals import Totals
 from central.fleet.device_views import DeviceView
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore, StoredRollout
+from firmware_py.protocol.printable import printable
 from firmware_py.runtime.log import Log, now_us
 
 LOOK_S = 0.25
@@ -152,9 +153,16 @@ def _frame(kind: str, text: str) -> str:
     return f"event: {kind}\ndata: {text}\n\n"
 
 
+def shown(value: Any) -> Any:
+    """A value of ``asdict`` with every text as it may be shown: a browser obeys marks of direction, too."""
+    if isinstance(value, dict):
+        return {name: shown(inner) for name, inner in value.items()}
+    return printable(value) if isinstance(value, str) else value
+
+
 def brief(view: DeviceView) -> dict[str, Any]:
     """A device for the page: without what changes by itself, and gaps as their number."""
-    return {k: v for k, v in asdict(view).items() if k not in ("age_s", "gaps", "n_gaps")} | {
+    return {k: v for k, v in shown(asdict(view)).items() if k not in ("age_s", "gaps", "n_gaps")} | {
         "gaps": view.n_gaps
     }
 
@@ -163,14 +171,14 @@ def rollout_dict(rollout: StoredRollout) -> dict[str, Any]:
     """A rollout, ready for JSON."""
     return {
         "version": rollout.version,
-        "name": rollout.name,
+        "name": printable(rollout.name),
         "model_hash": rollout.model_hash.hex(),
         "created_us": rollout.created_us,
         "canaries": rollout.canaries,
         "stage": rollout.stage,
-        "reason": rollout.reason,
+        "reason": printable(rollout.reason),
         "devices": [
-            {"survey": survey, "device": device, **asdict(state)}
+            {"survey": survey, "device": device, **shown(asdict(state))}
             for (survey, device), state in rollout.devices.items()
         ],
     }

@@ -20,9 +20,11 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from central.errors import CentralError
 from central.fleet.device_views import LATE, ON_TIME, SILENT, DeviceView, devices
 from central.storage.database import StoreError
 from firmware_py.links.port import split_endpoint
+from firmware_py.protocol.printable import printable
 
 # Of a map: from its event's assembly to the decoder's answer, 1 ms to 10 s.
 DECODE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -68,7 +70,7 @@ _OF_RECEIVER = {
 }
 
 
-class MetricsError(OSError):
+class MetricsError(CentralError, OSError):
     """The metrics cannot be served where they were told to be."""
 
 
@@ -123,7 +125,7 @@ def _of_devices(views: list[DeviceView]) -> Iterator[Metric]:
         heard.add_metric(key, view.last_heard_us / 1e6)
         state.add_metric(key, {name: name == view.state for name in (ON_TIME, LATE, SILENT)})
         known = {"model_hash": view.model_hash, "firmware": view.firmware, "board": view.board}
-        info.add_metric(key, {name: value for name, value in known.items() if value})
+        info.add_metric(key, {name: printable(value) for name, value in known.items() if value})
     yield from (heard, state, info)
     for name, text, column, grows in _OF_DEVICES:
         family = (CounterMetricFamily if grows else GaugeMetricFamily)(

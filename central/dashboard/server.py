@@ -24,7 +24,7 @@ LAST_ANSWERS_S = 2
 
 
 class PageServer:
-    """Serves the page at ``central.page`` until it is told to end; what goes wrong with it ends nothing else."""
+    """Serves the page at ``central.page_listen`` until it is told to end; what goes wrong with it ends nothing else."""
 
     def __init__(self, central: CentralSection, address: str, log: Log, live: RuntimeMetrics | None) -> None:
         """``live`` is of the centre at work in this process, if one is. Raises ``ConfigError`` for a token file."""

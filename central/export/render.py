@@ -6,10 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from physics.acquisition import Acquisition
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ def draw_map(
 
 def draw_comparison(path: Path, rows: Sequence[Row], acquisition: Acquisition) -> None:
     """True, predicted and uncertainty maps, one event a row, into a PNG that appears when whole."""
+    _save(comparison_figure(rows, acquisition), path)
+
+
+def comparison_figure(rows: Sequence[Row], acquisition: Acquisition) -> Figure:
+    """Draw true, predicted and uncertainty maps, one event a row."""
     figure, axes = _figure(len(rows), 3)
     for row, (true, predicted, uncertainty) in zip(rows, axes, strict=True):
         if row.true_mps is None:
@@ -112,4 +121,4 @@ def draw_comparison(path: Path, rows: Sequence[Row], acquisition: Acquisition) -
         drawn = _show(uncertainty, row.uncertainty_mps, acquisition, "uncertainty")
         uncertainty.set_title("uncertainty", fontsize=9)
         figure.colorbar(drawn, ax=uncertainty, label="m/s", shrink=0.85)
-    _save(figure, path)
+    return figure

@@ -103,9 +103,10 @@ class DeviceRegistry:
         return [answer, offer] if offer else [answer]
 
     def _answer_behind(self, record: packet.Record, boot: int) -> list[packet.Record]:
-        """The clock alone, to a boot before the device's last: its state was lost, or the record is played again.
+        """Answer a boot before the device's last: its state was lost, or the record is played again.
 
-        What it says is not taken, so that nobody can play an old state.
+        A HELLO is told the last boot, so that the device goes on after that. What the record says is not taken: nobody
+        can play an old state.
         """
         key = (record.survey, record.device)
         if self._behind.get(key) != record.boot:
@@ -116,6 +117,7 @@ class DeviceRegistry:
             self._log.write(
                 "boot_behind", survey=key[0], device=key[1], boot=record.boot, last_boot=boot, advice=advice
             )
+        newest_boot = boot if record.type == packet.HELLO else 0
         return [
             packet.Record(
                 record.type,
@@ -124,7 +126,7 @@ class DeviceRegistry:
                 record.boot,
                 record.sequence,
                 sample_time_us=now_us(),
-                payload=encode_setting(rate_of(self._rates, key) or 0),
+                payload=encode_setting(rate_of(self._rates, key) or 0, newest_boot),
             )
         ]
 

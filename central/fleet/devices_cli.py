@@ -14,6 +14,7 @@ from central.fleet.device_registry import forget_device
 from central.fleet.device_views import LATE, ON_TIME, DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device
 from central.options import ConfigOption, JsonOption
+from firmware_py.protocol.printable import printable
 from firmware_py.runtime.log import now_us
 
 MAX_GAPS_SHOWN = 5
@@ -52,6 +53,7 @@ def list_devices(
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD)
     for column in COLUMNS:
@@ -59,12 +61,14 @@ def list_devices(
     colours = {ON_TIME: "green", LATE: "yellow"}
     for view in views:
         colour = colours.get(view.state, "red")
-        table.add_row(*_cells(view, at_us, f"[{colour}]{view.state}[/]"))
+        state, *cells = (Text(printable(cell)) for cell in (view.state, *_cells(view, at_us)))
+        state.stylize(colour)
+        table.add_row(*cells[:2], state, *cells[2:])
     console = Console(width=WIDTH, soft_wrap=True)
     console.print(table)
     for view in views:
         for line in _remarks(view):
-            console.print(f"survey {view.survey}, device {view.device}: {line}", markup=False)
+            console.print(Text(f"survey {view.survey}, device {view.device}: {printable(line)}"))
 
 
 @app.command()
@@ -83,14 +87,13 @@ def forget(
     typer.echo(f"device {device} of survey {key[0]} is forgotten")
 
 
-def _cells(view: DeviceView, at_us: int, state: str) -> list[str]:
+def _cells(view: DeviceView, at_us: int) -> list[str]:
     def number(value: float | None, form: str = "") -> str:
         return "-" if value is None else format(value, form)
 
     return [
         str(view.survey),
         str(view.device),
-        state,
         _duration((at_us - view.last_heard_us) / 1e6) + " ago",
         "-" if view.boot is None else f"{view.boot}:{view.sequence}",
         _duration(view.lag_s),

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from central.config import CentralConfig, ModelSection
+from central.errors import CentralError
 from central.fleet.device_views import DeviceView, devices
 from central.fleet.rates import ALL, Key, keep_rate
 from central.updates.rollout_store import RolloutStore, model_section
@@ -13,7 +14,7 @@ from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.protocol.rate import RateError
 
 
-class RateSettingError(ValueError):
+class RateSettingError(CentralError, ValueError):
     """A rate that a device's model was not trained for, or a device that cannot be told."""
 
 

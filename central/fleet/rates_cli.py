@@ -12,9 +12,6 @@ from central.fleet.device_views import DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device, set_rate
 from central.fleet.rates import ALL, Key, keep_rate, rate_of, rates
 from central.options import ConfigOption, JsonOption
-from firmware_py.inference.bundle import BundleError
-
-ERRORS: tuple[type[Exception], ...] = (BundleError, RateSettingError)
 
 
 def rate(

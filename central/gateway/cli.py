@@ -10,14 +10,11 @@ from typing import Annotated
 
 import typer
 
-from central.config import ConfigError, GatewaySection, load_gateway
-from central.gateway.listener import ListenError
+from central.config import GatewaySection, load_gateway
 from central.security.keys import KeyRing, KeysError
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import CurveKeys, read_key_folder
-from firmware_py.runtime.log import Log, LogError
-
-ERRORS: tuple[type[Exception], ...] = (ConfigError, ListenError, KeysError, LinkError, LogError)
+from firmware_py.runtime.log import Log
 
 
 def gateway(

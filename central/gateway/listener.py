@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from central.errors import CentralError
 from central.gateway.sessions import CountLog
 from firmware_py.links.port import PortError, TcpPort, split_endpoint
 from firmware_py.protocol.framing import MAX_FRAME_BYTES, Deframer
@@ -29,7 +30,7 @@ ACCEPT_AT_ONCE = 32
 POLL_S = 0.2
 
 
-class ListenError(OSError):
+class ListenError(CentralError, OSError):
     """Cannot bind to the endpoint."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import zmq
 
+from central.errors import CentralError
 from central.ingest.authentication import OWN_THREAD, CurveAuthenticator
 from central.ingest.connections import Connections
 from central.ingest.traffic import Traffic
@@ -39,7 +40,7 @@ HANDSHAKE_MS = 10_000
 Handler = Callable[[packet.Record, int], Iterable[packet.Record]]
 
 
-class ReceiverError(OSError):
+class ReceiverError(CentralError, OSError):
     """The endpoint cannot be listened on."""
 
 
@@ -77,6 +78,8 @@ class Receiver:
         self._arrived = arrived
         self._log = log
         self.counts: Counter[str] = Counter()
+        # When the last turn of its loop began, by the monotonic clock.
+        self.turned_s = time.monotonic()
         self._traffic = traffic or Traffic()
         self._lines: Counter[str] = Counter()
         self._lines_from_s = 0.0
@@ -114,6 +117,7 @@ class Receiver:
             journal = Journal(self._data_dir)
             try:
                 while not stopping():
+                    self.turned_s = time.monotonic()
                     if self._socket.poll(POLL_MS):
                         self._take(journal, self._drain())
                     self._connections.follow()

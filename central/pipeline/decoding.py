@@ -69,6 +69,8 @@ class Decoding:
         self._cursor = cursor
         self._read = 0
         self._complaint = ""
+        # When the last turn of its loop began, by the monotonic clock.
+        self.turned_s = time.monotonic()
         # Up to here the journal is an earlier run's.
         self._left = 0
         self._log = log
@@ -85,6 +87,7 @@ class Decoding:
             self._cursor.tell(self._left)
             ended = False
             while not ended:
+                self.turned_s = time.monotonic()
                 ready = self._take_on()
                 ready += map(_as_it_is, self._assembler.due(time.monotonic(), DUE_EVENTS))
                 self._finish(ready)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from central.config import ModelSection
+from central.errors import CentralError
 from central.pipeline.decoders import open_release
 from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.inference.companding import GatherError
@@ -33,7 +34,7 @@ WHAT = ("velocity", "uncertainty")
 _turn = threading.Lock()
 
 
-class InvertError(ValueError):
+class InvertError(CentralError, ValueError):
     """The archive cannot be inverted as asked."""
 
 

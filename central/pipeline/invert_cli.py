@@ -8,26 +8,13 @@ from typing import Annotated
 
 import typer
 
+from central.errors import CentralError
 from central.options import JsonOption
-from firmware_py.inference.bundle import BundleError
-from firmware_py.inference.encoder import EncoderError
-from physics.acquisition import AcquisitionError
-from physics.cluster import ClusterError
-from physics.files.openfwi_files import OpenFWIFileError
 
 
-class InvertCommandError(RuntimeError):
+class InvertCommandError(CentralError, RuntimeError):
     """What went wrong in modules that are loaded only when something is inverted."""
 
-
-ERRORS: tuple[type[Exception], ...] = (
-    AcquisitionError,
-    BundleError,
-    ClusterError,
-    EncoderError,
-    InvertCommandError,
-    OpenFWIFileError,
-)
 
 DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "zoo" / "epic-small-128"
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import zmq
 
+from central.errors import CentralError
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private, device_name, read_key, read_secret
 from firmware_py.protocol.frame_authenticator import SECRET_BYTES
@@ -36,7 +37,7 @@ _NAME = re.compile(
 )
 
 
-class KeysError(ValueError):
+class KeysError(CentralError, ValueError):
     """A key folder that is not whole, a name that is none, or a key that is there already."""
 
 
@@ -138,6 +139,9 @@ def revoke(keys_dir: Path, name: str) -> Path:
     revoked = keys_dir / "revoked" / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.public"
     revoked.parent.mkdir(mode=0o700, exist_ok=True)
     public.rename(revoked)
+    # Or a power cut would let it in again.
+    for folder in (public.parent, revoked.parent):
+        _sync(folder)
     return revoked
 
 
@@ -223,13 +227,23 @@ class KeyRing:
         # (Not ``glob``, which from Python 3.12 on finds nothing where it cannot look.)
         try:
             names = sorted(os.listdir(self._allowed))
+            if names:
+                self._check_folder()
         except FileNotFoundError:
             names = []
+        except PermissionError as error:
+            if strict:
+                raise KeysError(str(error)) from None
+            raise
         for path in (self._allowed / name for name in names if name.endswith(".public")):
             try:
                 identity = identify(path.stem)
-                identities[read_key(path)] = identity
                 mac = path.with_suffix(".mac")
+                for file in (path, mac):
+                    if file.is_symlink():
+                        # Whoever may write where it leads to would let in a key of his own.
+                        raise KeysError(f"{file}: is a link; copy the file itself, with: epic keys allow")
+                identities[read_key(path)] = identity
                 if identity.survey is not None and identity.device is not None and mac.exists():
                     mac_secrets[identity.survey, identity.device] = read_secret(mac)
             except (KeysError, LinkError) as error:
@@ -242,6 +256,11 @@ class KeyRing:
                 if isinstance(cause, OSError) and not isinstance(cause, PermissionError):
                     raise
         return identities, mac_secrets
+
+    def _check_folder(self) -> None:
+        """Raises ``PermissionError`` where others may let in whom they like."""
+        if os.stat(self._allowed).st_mode & 0o022:
+            raise PermissionError(f"{self._allowed}: others may write in it; run: chmod 700 {self._allowed}")
 
     def _drop_withdrawn(self) -> None:
         """What is withdrawn is so even when no file can be opened: to see that it is gone needs none."""
@@ -299,3 +318,13 @@ def _write(path: Path, content: bytes, mode: int, replace: bool = False) -> None
         aside.unlink()
         raise KeysError(f"{path}: is there already")
     aside.rename(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Put the names of a folder's files on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,11 +10,9 @@ import typer
 
 from central.options import JsonOption
 from central.security.keys import CENTRE, KeysError, allow, list_keys, new_centre, new_keys, revoke
-from central.updates.signing import SigningError, new_signing_key
+from central.updates.signing import new_signing_key
 
 app = typer.Typer(help="Keys of the centre, its devices and gateways.", no_args_is_help=True)
-
-ERRORS: tuple[type[Exception], ...] = (KeysError, SigningError)
 
 KeysOption = Annotated[Path, typer.Option("--keys", help="The centre's key folder.")]
 NameArgument = Annotated[str, typer.Argument(help="device-N, survey-S-device-N or gateway-NAME.")]

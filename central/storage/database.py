@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from central.errors import CentralError
 from central.storage import schema
 
 FILE_NAME = "central.sqlite"
@@ -23,7 +24,7 @@ NEWEST = (
 )
 
 
-class StoreError(RuntimeError):
+class StoreError(CentralError, RuntimeError):
     """The centre's file cannot be opened or written, or does not hold what was asked for."""
 
 

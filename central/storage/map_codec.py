@@ -10,13 +10,15 @@ import zlib
 
 import numpy as np
 
+from central.errors import CentralError
+
 # First byte of the blob.
 _ROUNDED, _EXACT = b"\x01", b"\x02"
 _MAX_MPS = 30_000.0
 _LEVEL = 6
 
 
-class MapCodecError(ValueError):
+class MapCodecError(CentralError, ValueError):
     """Bytes that are not a map of the expected shape."""
 
 

@@ -266,7 +266,7 @@ def stored_map(row: tuple) -> StoredMap:
     except (ValueError, TypeError) as error:
         raise DamagedMapError(
             f"survey {survey}, event {event}, revision {revision}: damaged on the disk ({error}); "
-            "see what else is with: epic doctor --thorough"
+            "see what else is with: epic doctor --full"
         ) from None
     return StoredMap(survey, event, model_hash, revision, bool(partial), provenance, velocity, uncertainty)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from central.errors import CentralError
+
 # Columns of ``device_boot`` up to ``model_hash`` are of the record with the highest number; gaps up to ``scanned`` are
 # in ``gap``.
 _VERSION_1 = """
@@ -144,7 +146,7 @@ MIGRATIONS = (_VERSION_1, _VERSION_2)
 VERSION = len(MIGRATIONS)
 
 
-class SchemaError(RuntimeError):
+class SchemaError(CentralError, RuntimeError):
     """A file of a newer version, or of another schema."""
 
 

@@ -10,14 +10,10 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, JsonOption
-from central.storage.database import StoreError
 from central.times import utc
 from central.updates.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
-from central.updates.signing import SECRET_NAME, SigningError, read_signing_key
-from firmware_py.inference.bundle import BundleError
-from firmware_py.updates.archive import ArchiveError
-
-ERRORS: tuple[type[Exception], ...] = (ArchiveError, BundleError, RolloutError, SigningError, StoreError)
+from central.updates.signing import SECRET_NAME, read_signing_key
+from firmware_py.protocol.printable import printable
 
 
 def rollout(
@@ -119,17 +115,21 @@ def _show(rollouts: list[StoredRollout], as_json: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     newest = rows[0]
-    typer.echo(f"version {newest['version']}, {newest['name']} {newest['model_hash']}: {newest['stage']}")
+    typer.echo(
+        f"version {newest['version']}, {printable(newest['name'])} {newest['model_hash']}: {newest['stage']}"
+    )
     if newest["reason"]:
-        typer.echo(newest["reason"])
+        typer.echo(printable(newest["reason"]))
     table = Table(box=SIMPLE_HEAD)
     for column in ("survey", "device", "state", "bytes", "since (UTC)", "reason"):
         table.add_column(column)
     for row in newest["devices"]:
         cells = (row["survey"], row["device"], row["state"], row["bytes"], row["changed"][:19], row["reason"])
-        table.add_row(*map(str, cells))
+        # As text: a device's reason may look like markup.
+        table.add_row(*(Text(printable(str(cell))) for cell in cells))
     Console().print(table)
     if rows[1:]:
         typer.echo("before: " + ", ".join(f"version {row['version']} ({row['stage']})" for row in rows[1:]))

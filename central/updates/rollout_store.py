@@ -16,6 +16,7 @@ from uuid import uuid4
 from nacl.signing import SigningKey
 
 from central.config import ModelSection
+from central.errors import CentralError
 from central.storage.database import StoreError, connect, lock, reported, transaction
 from central.updates.signing import sign_bundle
 from firmware_py.inference.bundle import Bundle, load_bundle
@@ -34,7 +35,7 @@ KEPT_DAYS = 30
 Key = tuple[int, int]
 
 
-class RolloutError(ValueError):
+class RolloutError(CentralError, ValueError):
     """A rollout that cannot be made: no released model, a version that is not higher."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from nacl.encoding import HexEncoder
 from nacl.signing import SigningKey
 
+from central.errors import CentralError
 from firmware_py.inference.bundle import MANIFEST, load_bundle
 from firmware_py.updates.archive import (
     KEY_BYTES,
@@ -26,7 +27,7 @@ SECRET_NAME = "signing.secret"
 PUBLIC_NAME = "signing.public"
 
 
-class SigningError(ValueError):
+class SigningError(CentralError, ValueError):
     """A signing key that is missing, damaged, exposed, or there already."""
 
 

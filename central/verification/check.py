@@ -29,9 +29,10 @@ from firmware_py.inference.bundle import Bundle, BundleError
 from firmware_py.runtime.log import now_us
 from models.inversion.decoder import FAMILIARITY
 from models.inversion.latent_model import LatentModel
-from models.inversion.ood import FamiliarityError, load_familiarity
+from models.inversion.ood import OodError, load_familiarity
 from physics.acquisition import Acquisition
-from physics.modelling import ModellingError, model_gathers
+from physics.errors import ModellingError
+from physics.modelling import model_gathers
 
 
 class UncheckableModel(CheckInputError):
@@ -139,7 +140,7 @@ class Checker:
             path = section.decoder / FAMILIARITY
             try:
                 spread = load_familiarity(path, bundle.output.shape[1]).spread
-            except FamiliarityError as error:
+            except OodError as error:
                 raise CheckInputError(
                     f"{error}; or convert the model again: it tells how far latents spread"
                 ) from None

@@ -12,8 +12,6 @@ from central.config import load_config
 from central.options import ConfigOption, JsonOption, SurveyOption
 from central.verification.check_inputs import CheckInputError
 
-ERRORS: tuple[type[Exception], ...] = (CheckInputError,)
-
 
 def check(
     config: ConfigOption,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from central.config import ModelSection
+from central.errors import CentralError
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
 from central.updates.rollout_store import RolloutStore, model_section
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from models.inversion.latent_model import LatentModel
 
 
-class CheckInputError(ValueError):
+class CheckInputError(CentralError, ValueError):
     """What is needed to hold a map against is not there, or not what it should be."""
 
 

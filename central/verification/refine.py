@@ -31,7 +31,7 @@ from firmware_py.runtime.log import now_us
 from models.inversion.refinement import LatentMisfit, Refined, refine
 from models.inversion.waveform import invert
 from physics.acquisition import Acquisition
-from physics.modelling import ModellingError
+from physics.errors import ModellingError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
-from central.verification.check_inputs import CheckInputError
 
 
 class Prior(StrEnum):
@@ -19,9 +18,6 @@ class Prior(StrEnum):
 
     BLOCKY = "blocky"
     SMOOTH = "smooth"
-
-
-ERRORS: tuple[type[Exception], ...] = (CheckInputError,)
 
 
 def refine(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.companding import Companding
 from firmware_py.protocol.rate import Coding, RateError, read_coding
 
@@ -18,7 +19,7 @@ ENCODER = "encoder.tflite"
 MANIFEST = "manifest.json"
 
 
-class BundleError(ValueError):
+class BundleError(FirmwareError, ValueError):
     """A bundle is missing, damaged, or not one."""
 
 

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from firmware_py.errors import FirmwareError
 
-class GatherError(ValueError):
+
+class GatherError(FirmwareError, ValueError):
     """Recorded samples that cannot be encoded: wrong shape, or not finite."""
 
 

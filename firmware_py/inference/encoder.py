@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import Bundle, compiled_encoder
 from firmware_py.inference.companding import GatherError, compand, quantise
 
@@ -19,7 +20,7 @@ from firmware_py.inference.companding import GatherError, compand, quantise
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
 
-class EncoderError(RuntimeError):
+class EncoderError(FirmwareError, RuntimeError):
     """No runtime, no accelerator, or a model that is not what the bundle's manifest says."""
 
 
@@ -45,10 +46,7 @@ def _interpreter(path: str, accelerator: str) -> Any:
         try:
             from tflite_runtime.interpreter import Interpreter, load_delegate
         except ImportError:
-            raise EncoderError(
-                "encoder: no TFLite runtime found; pip install ai-edge-litert "
-                "(or tflite-runtime with numpy < 2 on a 32-bit board)"
-            ) from None
+            raise EncoderError("encoder: no TFLite runtime found; pip install ai-edge-litert") from None
     delegates = []
     if accelerator:
         try:

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.inference.companding import GatherError
 from firmware_py.inference.encoder import Encoder, EncoderError
@@ -15,7 +16,7 @@ VECTORS = "vectors.npz"
 TOLERANCE_LSB = 1
 
 
-class SelfTestError(RuntimeError):
+class SelfTestError(FirmwareError, RuntimeError):
     """A bundle that does not run here, or gives other latents than where it was made."""
 
 

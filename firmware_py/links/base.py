@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from firmware_py.errors import FirmwareError
 
-class LinkError(OSError):
+
+class LinkError(FirmwareError, OSError):
     """A link cannot be set up as configured. (A link that is merely down is not an error: it retries.)"""
 
 

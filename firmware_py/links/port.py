@@ -12,6 +12,7 @@ from typing import Protocol
 
 import serial
 
+from firmware_py.errors import FirmwareError
 from firmware_py.links.base import LinkError
 
 READ_BYTES = 4096
@@ -21,7 +22,7 @@ TCP_SILENCE_S = 15
 ADDRESS_TIMEOUT_S = 10.0
 
 
-class PortError(OSError):
+class PortError(FirmwareError, OSError):
     """The stream is gone: unplugged, reset, refused. It can be opened again."""
 
 

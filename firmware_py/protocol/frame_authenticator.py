@@ -11,6 +11,8 @@ import binascii
 import hashlib
 import struct
 
+from firmware_py.errors import FirmwareError
+
 SECRET_BYTES = 32
 UPLINK = b"U"
 DOWNLINK = b"D"
@@ -18,7 +20,7 @@ DOWNLINK = b"D"
 _BLOCK_BYTES = 64
 
 
-class SealError(ValueError):
+class SealError(FirmwareError):
     """Bytes whose checksum does not fit them."""
 
 

@@ -5,6 +5,7 @@ removes zeros, so a zero always ends a frame and a receiver that joins in the mi
 back in step at the next one.
 """
 
+from firmware_py.errors import FirmwareError
 from firmware_py.protocol.frame_authenticator import Crc, SealError, UnauthenticError
 
 # The largest record, its MAC, COBS' one byte in 254 and its first.
@@ -13,7 +14,7 @@ MAX_FRAME_BYTES = 38 + 65535 + 8 + 260
 CRC = Crc()
 
 
-class FramingError(ValueError):
+class FramingError(FirmwareError):
     """Bytes that are no frame: broken COBS."""
 
 

@@ -6,8 +6,9 @@ null. All are whole numbers or short text, so that a record costs a serial line 
 The record's header carries the rest: who, the boot, the model in use, a number of its own count, and as sample
 time the device's clock. The centre answers with a record of the same type, boot and number whose sample time is the
 centre's clock: half the time between the two is what the device takes the way to have been. Its payload is what the
-centre has set, so far one number: the bytes of a latent (uint16, little-endian), 0 where that is left to the device.
-An empty one, as older centres send it, sets nothing.
+centre has set: the bytes of a latent (uint16, little-endian), 0 where that is left to the device. The answer to a HELLO
+of a boot that is behind has the newest boot that the centre knows of the device as well (uint32); the device goes on
+after that one. An empty payload, as older centres send it, sets nothing.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Health:
 
 
 SETTING = struct.Struct("<H")
+NEWEST_BOOT = struct.Struct("<I")
 _Message = TypeVar("_Message", Hello, Health)
 
 
@@ -104,9 +106,14 @@ def decode_health(payload: bytes, kind: type[_Message]) -> _Message:
     return kind(*values[: len(known)])
 
 
-def encode_setting(latent_bytes: int) -> bytes:
-    """The payload of an answer to HELLO or HEALTH; 0: the device's own rate."""
-    return SETTING.pack(latent_bytes)
+def encode_setting(latent_bytes: int, newest_boot: int = 0) -> bytes:
+    """Encode the payload of an answer to HELLO or HEALTH.
+
+    Args:
+        latent_bytes: bytes of a latent; 0 is the device's own rate.
+        newest_boot: newest boot known of the device, where its own is behind; else 0.
+    """
+    return SETTING.pack(latent_bytes) + (NEWEST_BOOT.pack(newest_boot) if newest_boot else b"")
 
 
 def decode_setting(payload: bytes) -> int | None:
@@ -116,6 +123,13 @@ def decode_setting(payload: bytes) -> int | None:
     if len(payload) < SETTING.size:
         raise PacketError(f"setting: expected at least {SETTING.size} bytes, got {len(payload)}")
     return SETTING.unpack_from(payload)[0]
+
+
+def decode_newest_boot(payload: bytes) -> int:
+    """The newest boot that the centre knows of this device, where its own is behind; else 0."""
+    if len(payload) < SETTING.size + NEWEST_BOOT.size:
+        return 0
+    return int(NEWEST_BOOT.unpack_from(payload, SETTING.size)[0])
 
 
 def _is_within_bounds(name: str, expected: str, value: Any) -> bool:

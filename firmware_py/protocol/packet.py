@@ -19,6 +19,8 @@ Little-endian, 38 bytes of header, then the payload. New fields are appended, ne
 
 import struct
 
+from firmware_py.errors import FirmwareError
+
 MAGIC = b"EP"
 VERSION = 1
 
@@ -36,7 +38,7 @@ MAX_PAYLOAD_BYTES = 65535
 NO_MODEL = b"\0" * 8
 
 
-class PacketError(ValueError):
+class PacketError(FirmwareError):
     """Bytes that are not a record, or a record that cannot be one."""
 
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from firmware_py.errors import FirmwareError
+
 BITS = (8, 4)
 
 
-class RateError(ValueError):
+class RateError(FirmwareError, ValueError):
     """A payload that is no latent of the model at hand, or a rate that it was not trained for."""
 
 

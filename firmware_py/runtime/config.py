@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.encoder import DELEGATES
+from firmware_py.links.registry import LINKS, LinkSection
 from firmware_py.protocol.health_messages import MAX_INTERVAL_S
 from firmware_py.protocol.rate import BITS
 
-LINK_KINDS = ("zmq", "tcp", "serial")
 
-
-class ConfigError(ValueError):
+class ConfigError(FirmwareError, ValueError):
     """``node.toml`` is missing, not TOML, or says something impossible."""
 
 
@@ -36,28 +36,6 @@ class NodeSection:
     spool_records: int = 10_000
     bits: int = 8
     accelerator: str = ""
-
-
-@dataclass(frozen=True)
-class LinkSection:
-    """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later.
-
-    ``kind`` is zmq (``endpoint`` tcp://host:port), tcp (host:port of a gateway) or serial (a port such as
-    /dev/ttyACM0, at ``baud``). The keys are files that ``epic keys new`` made: over ZeroMQ three, with which
-    the link is encrypted, the device knows its centre and the centre its device; over tcp and serial
-    ``secret``, with which each record is sealed. ``insecure`` does without, for trials.
-    """
-
-    endpoint: str
-    kind: str = "zmq"
-    resend_s: float = 2.0
-    window: int = 16
-    baud: int = 115_200
-    insecure: bool = False
-    secret: Path | None = None
-    server_key: Path | None = None
-    public_key: Path | None = None
-    secret_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +180,7 @@ def _check(path: Path, config: NodeConfig) -> None:
             config.node.accelerator in ("", *DELEGATES),
             f"{' or '.join(DELEGATES)}, or none",
         ),
-        ("link", "kind", config.link.kind, config.link.kind in LINK_KINDS, " or ".join(LINK_KINDS)),
+        ("link", "kind", config.link.kind, config.link.kind in LINKS, " or ".join(LINKS)),
         ("link", "baud", config.link.baud, config.link.baud > 0, "more than 0"),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),
         ("link", "window", config.link.window, 1 <= config.link.window <= 1000, "1 to 1000"),

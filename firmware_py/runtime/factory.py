@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from firmware_py.inference.bundle import Bundle, BundleError
 from firmware_py.links.base import Link
-from firmware_py.links.keys import read_curve_keys, read_secret
-from firmware_py.links.port import SerialPort, TcpPort, split_endpoint
-from firmware_py.links.stream import FrameAuthenticator, StreamLink
-from firmware_py.links.zeromq import ZmqLink
-from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
+from firmware_py.links.registry import LINKS
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.sources.recordings import FileSource, FolderSource, Selection, say_nothing
 
@@ -62,18 +57,4 @@ def open_source(
 
 def open_link(config: NodeConfig) -> Link:
     """The configured link, with keys unless configured without. Raises ``LinkError``."""
-    link = config.link
-    if link.kind == "zmq":
-        curve = None
-        if link.server_key and link.public_key and link.secret_key:
-            curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
-        return ZmqLink(link.endpoint, curve)
-    seals: tuple[FrameAuthenticator, FrameAuthenticator] = (Crc(), Crc())
-    if link.secret:
-        secret = read_secret(link.secret)
-        seals = (Mac(secret, UPLINK), Mac(secret, DOWNLINK))
-    if link.kind == "tcp":
-        split_endpoint(link.endpoint)
-        return StreamLink(partial(TcpPort.connect, link.endpoint), *seals)
-    # 8N1: ten bits a byte.
-    return StreamLink(partial(SerialPort, link.endpoint, link.baud), *seals, bytes_per_s=link.baud / 10)
+    return LINKS[config.link.kind](config.link)

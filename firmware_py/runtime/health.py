@@ -19,7 +19,13 @@ from typing import Any
 from firmware_py import __version__
 from firmware_py.links.base import LinkStatistics
 from firmware_py.protocol import packet
-from firmware_py.protocol.health_messages import Health, Hello, decode_setting, encode_health
+from firmware_py.protocol.health_messages import (
+    Health,
+    Hello,
+    decode_newest_boot,
+    decode_setting,
+    encode_health,
+)
 from firmware_py.runtime.log import now_us
 
 RETRY_MIN_S = 2.0
@@ -85,6 +91,8 @@ class HealthHandler:
 
     ``status`` gives the fields of ``Health`` that are the node's and the updater's, ``link`` what tells of a new
     connection; free room is that of ``folder``. ``set_rate`` is told the bytes a latent that the centre has set.
+    ``number_start`` is told the newest boot that the centre knows, 0 unless this one is behind, and the centre's clock
+    in microseconds; it may change the boot in ``header``, which is said by a new HELLO.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class HealthHandler:
         link: LinkStatistics,
         status: Callable[[], dict[str, Any]],
         set_rate: Callable[[int], None],
+        number_start: Callable[[int, int], None],
     ) -> None:
         self._header = header
         self._interval_s = interval_s
@@ -106,6 +115,7 @@ class HealthHandler:
         self._link = link
         self._status = status
         self._set_rate = set_rate
+        self._number_start = number_start
         self._started_s = time.monotonic()
         self._connections = link.connections
         self._known = False
@@ -154,6 +164,10 @@ class HealthHandler:
             self._due_s = now_s
         if latent_bytes is not None:
             self._set_rate(latent_bytes)
+        self._number_start(decode_newest_boot(record.payload), record.sample_time_us)
+        if self._header.boot != record.boot:
+            self._known = False
+            self._due_s = now_s
 
     def _hello(self) -> Hello:
         status = self._status()

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from firmware_py.errors import FirmwareError
+
 
 def now_us() -> int:
     return time.time_ns() // 1000
 
 
-class LogError(OSError):
+class LogError(FirmwareError, OSError):
     """The log cannot be opened."""
 
 

@@ -24,10 +24,20 @@ from firmware_py.storage.spool import Spool
 from firmware_py.storage.window import Window
 
 IDLE_S = 0.05
+# A clock before 2025 was not set since the power came on, seconds since 1970.
+EARLIEST_CLOCK_S = 1_735_689_600
+# Time between looks whether the spool's file is still there, seconds.
+LOOK_S = 1.0
 # In the spool: the bytes a latent that the centre has set, 0 for none.
 SET_BYTES = "latent_bytes"
 # Which files the replay is of that ``position`` is in.
 REPLAYED = "replayed"
+
+
+def _clock_s() -> int:
+    """Seconds since 1970; 0 while the clock is not set."""
+    now_s = int(time.time())
+    return now_s if now_s >= EARLIEST_CLOCK_S else 0
 
 
 class Node:
@@ -44,10 +54,11 @@ class Node:
         self.source.make_room()
         # A state folder that was lost must not start again at boot 1: the centre would take new records
         # for those it has, and acknowledge them unread. The clock is past every boot counted up before.
+        # Without a clock the start has no number yet, and nothing is recorded (`_is_numbered`).
         self.spool = Spool(
             config.node.state_dir / "spool.sqlite",
             config.node.spool_records,
-            first_boot=int(time.time()),
+            first_boot=_clock_s(),
             device=config.node.device,
             survey=config.node.survey,
         )
@@ -56,6 +67,15 @@ class Node:
         if isinstance(self.source, FileSource):
             self._go_on(self.source)
         self.link = open_link(config)
+        # Shared by the handlers' records; its boot changes with `number_start`.
+        self.control_header = packet.Record(
+            packet.UPDATE,
+            config.node.device,
+            config.node.survey,
+            self.spool.boot,
+            0,
+            model_hash=self.bundle.model_hash,
+        )
         self.handlers: list[ControlHandler] = []
         self.stopping = False
         self.refused = 0
@@ -88,11 +108,20 @@ class Node:
             position=self.source.position,
         )
         self._choose_rate()
+        if not self._is_numbered():
+            self.log.write(
+                "no_clock",
+                reason="the state is fresh and the clock is not set; recordings wait for NTP or the centre's time",
+            )
         supervisor = Supervisor()
+        look_s = 0.0
         try:
             while not self.stopping:
                 supervisor.alive(time.monotonic())
-                recording = self.source.poll() if self._has_room() else None
+                if time.monotonic() >= look_s:
+                    self.spool.check_file()
+                    look_s = time.monotonic() + LOOK_S
+                recording = self.source.poll() if self._is_numbered() and self._has_room() else None
                 if recording is not None:
                     self._record(recording)
                 self._send_waiting()
@@ -114,6 +143,37 @@ class Node:
         if latent_bytes != self.spool.counter(SET_BYTES):
             self.spool.keep(SET_BYTES, latent_bytes)
             self._choose_rate()
+
+    def number_start(self, newest_boot: int, centre_us: int) -> None:
+        """Number this start after the newest that the centre knows, where it is behind that or has no clock.
+
+        Args:
+            newest_boot: newest boot that the centre knows of this device; 0 unless this one is behind.
+            centre_us: the centre's clock, microseconds since 1970.
+
+        Raises:
+            SpoolError: the number cannot be kept.
+        """
+        boot = self.spool.boot
+        if boot < EARLIEST_CLOCK_S and centre_us // 1_000_000 >= EARLIEST_CLOCK_S:
+            boot = max(boot, centre_us // 1_000_000)
+        if newest_boot >= boot:
+            boot = newest_boot + 1
+        self._set_boot(boot)
+
+    def _is_numbered(self) -> bool:
+        """Whether this start has a number that no start before had; takes it from the clock once that is set."""
+        if self.spool.boot < EARLIEST_CLOCK_S:
+            self._set_boot(max(self.spool.boot, _clock_s()))
+        return self.spool.boot >= EARLIEST_CLOCK_S
+
+    def _set_boot(self, boot: int) -> None:
+        if boot == self.spool.boot:
+            return
+        self.log.write("boot_changed", boot=boot, previous=self.spool.boot)
+        self.spool.set_boot(boot)
+        self.control_header.boot = boot
+        self.window.restart()
 
     def _choose_rate(self) -> None:
         coding = self.bundle.coding

@@ -9,7 +9,6 @@ from typing import Any
 from firmware_py.inference.bundle import Bundle, BundleError
 from firmware_py.inference.encoder import EncoderError
 from firmware_py.inference.self_test import self_test
-from firmware_py.protocol import packet
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.runtime.factory import select_receivers
 from firmware_py.runtime.health import HealthHandler, board_name
@@ -65,7 +64,7 @@ def _start(config: NodeConfig, slots: Slots, policy: UpdatePolicy) -> tuple[Node
         select_receivers(config, bundle)
         self_test(bundle, config.node.accelerator)
 
-    updater = Updater(slots, policy, _header(config, node), test, node.stop, node.log.write)
+    updater = Updater(slots, policy, node.control_header, test, node.stop, node.log.write)
 
     def status() -> dict[str, Any]:
         update = updater.status()
@@ -75,21 +74,9 @@ def _start(config: NodeConfig, slots: Slots, policy: UpdatePolicy) -> tuple[Node
     return node, updater
 
 
-def _header(config: NodeConfig, node: Node) -> packet.Record:
-    """What the control records of ``node`` have in common."""
-    return packet.Record(
-        packet.UPDATE,
-        config.node.device,
-        config.node.survey,
-        node.spool.boot,
-        sequence=0,
-        model_hash=node.bundle.model_hash,
-    )
-
-
 def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthHandler:
     return HealthHandler(
-        _header(config, node),
+        node.control_header,
         config.health.interval_s,
         (config.update and config.update.board) or board_name(),
         config.node.spool_records,
@@ -97,4 +84,5 @@ def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]
         node.link.statistics,
         status,
         node.set_rate,
+        node.number_start,
     )

@@ -31,12 +31,32 @@ class Recording:
     path: Path
 
 
+class UnreadableError(GatherError):
+    """A recording cannot be read now: no permission, or the disk fails. It may be whole."""
+
+
 def open_gathers(path: Path) -> np.ndarray:
-    """Gathers of a .npy file, memory-mapped ``(n, S, T, R)``. Raises ``GatherError``."""
+    """Map the gathers of a .npy file, ``(n, S, T, R)``.
+
+    Raises:
+        GatherError: the file is not there or damaged, or holds no gathers.
+        UnreadableError: the file cannot be read.
+    """
     try:
+        with path.open("rb") as file:
+            file.read(1)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise GatherError(f"{path}: not found; expected a .npy file of gathers") from None
+    except IsADirectoryError:
+        raise GatherError(f"{path}: expected a .npy file of gathers, got a folder") from None
+    except OSError as error:
+        if error.strerror:
+            raise UnreadableError(
+                f"{path}: cannot be read ({error.strerror}); make it readable for this device's user, or replace the "
+                "disk"
+            ) from None
+        raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
     except Exception as error:
         # A damaged header makes numpy's reader fail as its parser, tokenizer or memory map happens to.
         raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
@@ -136,9 +156,10 @@ class FolderSource:
     A file counts once its size and time of change are the same at two polls: a program that may pause while
     it writes gives a hidden name (``.NAME``) and renames. It moves to ``sent/`` when its record is in the
     spool, to ``rejected/`` (with a ``.txt`` that says why) when it cannot be encoded: one bad file does not
-    stop a device in the field. Nor does one that cannot be moved: that is logged, and the file left alone until
-    the next start. A power cut between spool and ``sent/`` records the event twice; the centre then takes the
-    later one. While the disk has less than ``keep_free_mib`` free, the oldest of ``sent/`` are removed.
+    stop a device in the field. One that cannot be read is logged, left where it is and tried again. One that
+    cannot be moved is logged, and left alone until the next start. A power cut between spool and ``sent/`` records
+    the event twice; the centre then takes the later one. While the disk has less than ``keep_free_mib`` free, the
+    oldest of ``sent/`` are removed.
     """
 
     exhausted = False
@@ -162,6 +183,8 @@ class FolderSource:
         self._seen: dict[Path, tuple[int, int]] = {}
         # Handed out, and not moved by ``done`` or ``reject``, yet or at all.
         self._taken: set[Path] = set()
+        # Logged as unreadable.
+        self._unreadable: set[Path] = set()
         self._ready: Iterator[Path] = iter(())
 
     def poll(self) -> Recording | None:
@@ -193,6 +216,12 @@ class FolderSource:
             if len(gathers) != 1:
                 raise GatherError(f"{path}: expected one gather a file, got {len(gathers)}")
             part = self._selection.of(gathers[0], path)
+        except UnreadableError as error:
+            self._taken.discard(path)
+            if path not in self._unreadable:
+                self._unreadable.add(path)
+                self._log("unreadable", event=event, reason=str(error))
+            return None
         except GatherError as error:
             self.reject(recording, str(error))
             return None
@@ -208,6 +237,7 @@ class FolderSource:
                     seen[path] = (state.st_size, state.st_mtime_ns)
         # One that could not be moved and is gone now makes way for another of its name.
         self._taken &= seen.keys()
+        self._unreadable &= seen.keys()
         settled = [
             path for path, state in seen.items() if self._seen.get(path) == state and path not in self._taken
         ]

@@ -2,9 +2,9 @@
 
 SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk. That it
 was acknowledged need not be: a power cut that takes it back has the record sent once more, and the centre knows it.
-The spool is bounded; when full, records the centre refused go first, then the oldest that wait, which is
-counted: a fresh recording is worth more than an old one to whoever watches the map. What was refused waits again
-when the spool is opened: the reason may have been one that an operator has mended since.
+The spool is bounded; when full, records the centre refused go first, then the oldest that wait: a fresh recording is
+worth more than an old one. Both are counted as dropped. What was refused waits again when the spool is opened: the
+reason may have been one that an operator has mended since.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from firmware_py.errors import FirmwareError
 
-class SpoolError(OSError):
+# ``PRAGMA user_version``; 0 is a new spool, or one from before versions were counted, which is of version 1.
+VERSION = 1
+
+
+class SpoolError(FirmwareError, OSError):
     """The spool cannot be kept: no room, no permission, or not a spool."""
 
 
@@ -95,6 +100,14 @@ class Spool:
     def _open(self, first_boot: int, device_and_survey: tuple[int, int]) -> tuple[int, int]:
         """Open the database and begin a boot, if it is this device's; the device and survey it belongs to."""
         self._database = sqlite3.connect(self._path, isolation_level=None)
+        # Before anything is written: a newer device's spool stays as it is.
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            self._database.close()
+            raise SpoolError(
+                f"{self._path}: spool version {version}: expected at most {VERSION}; it is of a newer EPIC, install "
+                "that one, or move the file away"
+            )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         # Damage that would come up later would end each start anew.
@@ -107,6 +120,7 @@ class Spool:
             " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
             "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
         )
+        self._database.execute(f"PRAGMA user_version = {VERSION}")
         self._database.execute("INSERT OR IGNORE INTO counter VALUES ('boot', ?)", (first_boot - 1,))
         for name, value in zip(("device", "survey"), device_and_survey, strict=True):
             self._database.execute("INSERT OR IGNORE INTO counter VALUES (?, ?)", (name, value))
@@ -114,6 +128,8 @@ class Spool:
         if owner == device_and_survey:
             self.boot = self._add("boot", 1)
             self._database.execute("UPDATE record SET refused = NULL WHERE refused IS NOT NULL")
+        stat = self._path.stat()
+        self._file = (stat.st_dev, stat.st_ino)
         return owner
 
     def _put_file_aside(self, error: sqlite3.DatabaseError) -> None:
@@ -129,9 +145,21 @@ class Spool:
             "replace the disk if it happens again"
         )
 
+    def check_file(self) -> None:
+        """Raise ``SpoolError`` where the file is no longer in its place: what is written would be lost."""
+        with suppress(OSError):
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == self._file:
+                return
+        raise SpoolError(
+            f"{self._path}: removed, or its disk unmounted, while this device ran; mount the disk again, or make the "
+            "folder, and start the device"
+        )
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it on the disk, or none. Raises ``SpoolError``."""
+        self.check_file()
         try:
             self._database.execute("BEGIN IMMEDIATE")
             yield self._database
@@ -165,6 +193,11 @@ class Spool:
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
 
+    def set_boot(self, boot: int) -> None:
+        """Change the number of this boot; records so far keep theirs. Raises ``SpoolError``."""
+        self.keep("boot", boot)
+        self.boot = boot
+
     def next_sequence(self) -> int:
         """The number of the next record of this boot."""
         self._sequence += 1
@@ -182,12 +215,13 @@ class Spool:
             )
             (kept,) = database.execute("SELECT count(*) FROM record").fetchone()
             if kept > self._max_records:
+                # Refused ones count as well: after a mend the centre would have taken them.
                 gone = database.execute(
                     "DELETE FROM record WHERE (boot, sequence) IN (SELECT boot, sequence FROM record"
-                    " ORDER BY refused IS NULL, boot, sequence LIMIT ?) RETURNING refused",
+                    " ORDER BY refused IS NULL, boot, sequence LIMIT ?)",
                     (kept - self._max_records,),
-                ).fetchall()
-                self._add("dropped", sum(refused is None for (refused,) in gone))
+                ).rowcount
+                self._add("dropped", gone)
             if advance:
                 self._add("position", advance)
 

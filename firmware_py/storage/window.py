@@ -39,6 +39,10 @@ class Window:
         """A record of this boot is in the spool now."""
         self._recorded.append((time.monotonic(), sequence))
 
+    def restart(self) -> None:
+        """The boot has changed: what was recorded so far is of another one."""
+        self._recorded.clear()
+
     def due(self) -> Iterator[Spooled]:
         """Records to send now, one after the other; say ``sent`` of each that went."""
         border = self._first_fresh()

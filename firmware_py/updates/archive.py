@@ -27,6 +27,8 @@ from pathlib import Path
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
+from firmware_py.errors import FirmwareError
+
 MAGIC = b"EPIC-UPD\n"
 FORMAT = "epic-update/1"
 KEY_BYTES = 32
@@ -38,7 +40,7 @@ MAX_VERSION = 0xFFFFFFFF
 MAX_FILES_BYTES = 32 << 20
 
 
-class ArchiveError(ValueError):
+class ArchiveError(FirmwareError, ValueError):
     """An archive that is damaged, not one, or not signed with the key that this device trusts."""
 
 

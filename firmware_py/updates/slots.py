@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import MANIFEST, BundleError, load_bundle
 
 NAMES = ("a", "b")
@@ -30,7 +31,7 @@ STATE = "state.json"
 MAX_TRIAL_STARTS = 3
 
 
-class SlotsError(OSError):
+class SlotsError(FirmwareError, OSError):
     """The folder of slots cannot be kept: no room, no permission."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from firmware_py.inference.companding import Companding, compress, thin_samples
+from models.errors import ModelsError
 
 CANDIDATES_K: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 N_WINDOWS = 10
@@ -23,7 +24,7 @@ QUIET_DB = -80.0
 TOLERANCE_DB = 3.0
 
 
-class CompandingError(ValueError):
+class CompandingError(ModelsError, ValueError):
     """The gathers offer nothing to choose companding parameters by."""
 
 

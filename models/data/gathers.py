@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from firmware_py.inference.companding import Companding, compress, thin_samples
+from models.errors import ModelsError
 from physics.acquisition import Acquisition, AcquisitionError
 from physics.files.openfwi_files import OpenFWIPair, find_pairs
 from physics.files.survey_file import read_survey
@@ -24,7 +25,7 @@ from physics.normalise import normalise_velocity
 PARTS_AT_ONCE = 100
 
 
-class DataError(ValueError):
+class DataError(ModelsError, ValueError):
     """The training data cannot be used as asked."""
 
 

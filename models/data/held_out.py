@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.errors import TrainingError
 from models.training.run_config import RunConfig
-from models.training.training import TrainingError
 from physics.files.openfwi_files import family_of, find_gather_files
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from firmware_py.inference.companding import thin_samples
 from models.data.batches import log_scaled
 from models.data.gathers import ThinnedSet
-from models.training.training import TrainingError
+from models.errors import TrainingError
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform, normalise_velocity
 from physics.sequence import Sequence, draw_maps

@@ -9,10 +9,11 @@ import numpy as np
 
 from firmware_py.inference.companding import Companding
 from models.data.gathers import PARTS_AT_ONCE, device_parts
+from models.errors import TrainingError
 from models.evaluation.evaluate import load_held_out
 from models.inversion.latent_model import LatentModel
 from models.training.run_config import read_config
-from models.training.training import TrainingError, load_network
+from models.training.training import load_network
 from physics.normalise import denormalise_velocity
 
 # Of the maps with the largest distance, a share that a threshold would flag.

@@ -11,9 +11,10 @@ import numpy as np
 
 from models.data.gathers import ThinnedSet, load_thinned
 from models.data.held_out import check_held_out
+from models.errors import TrainingError
 from models.evaluation.scores import score
 from models.training.run_config import RunConfig, assemble, read_config
-from models.training.training import TrainingError, load_network, predict
+from models.training.training import load_network, predict
 from physics.acquisition import Acquisition
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 import models.networks.network  # noqa: F401  registers the layers that a saved decoder names
 from firmware_py.protocol.rate import Rate, RateError, read_coding
-from models.inversion.ood import Familiarity, FamiliarityError, load_familiarity
+from models.errors import ModelsError
+from models.inversion.ood import Familiarity, OodError, load_familiarity
 from models.training.training import write_json
 from physics.acquisition import Acquisition
 from physics.normalise import denormalise_velocity
@@ -27,7 +28,7 @@ CALIBRATION_SAMPLES = 64
 FAMILIARITY = "familiarity.npz"
 
 
-class DecoderError(ValueError):
+class DecoderError(ModelsError, ValueError):
     """A decoder folder is missing, damaged, or does not fit what it is asked to decode."""
 
 
@@ -256,7 +257,7 @@ def load_decoder(folder: Path | str) -> Decoder:
     if (folder / FAMILIARITY).exists():
         try:
             familiarity = load_familiarity(folder / FAMILIARITY, network.input["latents"].shape[-1])
-        except FamiliarityError as error:
+        except OodError as error:
             raise DecoderError(str(error)) from None
     try:
         return Decoder(network, description, found, folder, familiarity)

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from models.errors import ModelsError
+
 FLOOR = 1e-4
 # Of gathers like those of training, so many score above the limit.
 FALSE_ALARMS = 0.01
 
 
-class FamiliarityError(ValueError):
+class OodError(ModelsError, ValueError):
     """A familiarity file is missing or damaged, or there is too little to measure it on."""
 
 
@@ -84,11 +86,11 @@ class Familiarity:
 def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity:
     """From latents of training gathers ``(n, n_devices, latent)``; the limit from ``watched`` others of the same kind.
 
-    Raises ``FamiliarityError`` unless there are more training latents than values in one, and some watched.
+    Raises ``OodError`` unless there are more training latents than values in one, and some watched.
     """
     flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
     if len(flat) <= flat.shape[1] or not len(watched):
-        raise FamiliarityError(
+        raise OodError(
             f"familiarity: expected more than {flat.shape[1]} training latents and some watched, got {len(flat)} "
             f"and {len(watched)}; train on more samples"
         )
@@ -101,15 +103,15 @@ def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity
 
 
 def load_familiarity(path: Path, latent: int) -> Familiarity:
-    """Read what ``save`` wrote for latents of that length. Raises ``FamiliarityError``."""
+    """Read what ``save`` wrote for latents of that length. Raises ``OodError``."""
     try:
         with np.load(path, allow_pickle=False) as content:
             found = Familiarity(content["mean"], content["whitening"], float(content["limit"]))
     except Exception as error:
         # A damaged archive makes numpy's reader fail as its parsers happen to.
-        raise FamiliarityError(f"{path}: cannot be read ({error}); copy the whole folder again") from None
+        raise OodError(f"{path}: cannot be read ({error}); copy the whole folder again") from None
     if found.mean.shape != (latent,) or found.whitening.shape != (latent, latent):
-        raise FamiliarityError(
+        raise OodError(
             f"{path}: expected latents of {latent}, got {found.mean.shape} and {found.whitening.shape}; "
             "copy the whole folder again"
         )

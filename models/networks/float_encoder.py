@@ -12,8 +12,10 @@ import keras
 import numpy as np
 from keras import layers
 
+from models.errors import ModelsError
 
-class FloatEncoderError(ValueError):
+
+class FloatEncoderError(ModelsError, ValueError):
     """A .tflite that cannot be read back as a float network."""
 
 

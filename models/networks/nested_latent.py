@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from models.training.training import TrainingError
+from models.errors import TrainingError
 
 # The rest sends everything: the whole latent is what most devices are set to.
 LOWER_RATE_SHARE = 0.5

@@ -11,7 +11,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from models.training.training import TrainingError
+from models.errors import TrainingError
 
 KERNEL_STEPS = 127
 TENSOR_STEPS = 255

@@ -11,12 +11,13 @@ import numpy as np
 from firmware_py.inference.companding import Companding
 from models.data.gathers import ThinnedSet
 from models.data.simulated import Simulated, WatchedWhole
+from models.errors import TrainingError
 from models.networks.inversionnet import LAYOUTS
 from models.networks.nested_latent import order_latent
 from models.networks.network import map_loss, map_mae
 from models.training.muon import Muon
 from models.training.run_config import RunConfig, feed
-from models.training.training import Budget, TrainingError
+from models.training.training import Budget
 from models.training.warm_start import Origin, begin_with, fits_decoder
 from physics.acquisition import Acquisition
 

@@ -13,6 +13,7 @@ import numpy as np
 from models.data.companding import choose_companding
 from models.data.gathers import ThinnedSet, load_thinned, survey_of
 from models.data.simulated import WATCH_EVERY, Simulated
+from models.errors import TrainingError
 from models.evaluation.scores import score
 from models.networks.encoder import PRESETS, EncoderConfig, encoder_preset
 from models.networks.federated import Rounds
@@ -20,7 +21,7 @@ from models.networks.fusion import DECODERS, DecoderConfig
 from models.networks.inversionnet import LAYOUTS
 from models.training.learning import begin, feed_run, on_device, set_to_learn, spread_over_devices
 from models.training.run_config import RunConfig, build, computing_in, read_config
-from models.training.training import Budget, TrainingError, has_checkpoint, predict, train, write_json
+from models.training.training import Budget, has_checkpoint, predict, train, write_json
 from models.training.warm_start import Origin, read_central, read_origin
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import find_pairs

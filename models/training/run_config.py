@@ -14,12 +14,12 @@ import keras
 from firmware_py.inference.companding import Companding
 from models.data.batches import DROP_OUT_SHARE, EpicBatches, InversionNetBatches
 from models.data.gathers import ThinnedSet
+from models.errors import TrainingError
 from models.networks.encoder import EncoderConfig
 from models.networks.federated import build_federated
 from models.networks.fusion import DecoderConfig
 from models.networks.inversionnet import LAYOUTS, build_inversionnet
 from models.networks.network import build_network
-from models.training.training import TrainingError
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import find_pairs
 

@@ -7,11 +7,14 @@ cosine to zero, so a run of any length ends annealed. A run folder holds ``confi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +22,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from models.errors import TrainingError
+
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
 # Of every usual number of accelerators a multiple.
 PREDICTED_TOGETHER = 48
 PRECISIONS = ("float32", "mixed_bfloat16")
 OPTIMISERS = ("adamw", "muon")
-
-
-class TrainingError(ValueError):
-    """A training run cannot start or go on."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def train(
     from a batch and returns its loss; by default one step of the network's optimiser. Where it takes ``turn`` steps at
     once, it is given as many batches' indices.
 
-    Raises ``TrainingError`` when the loss or a weight stops being finite; the last checkpoint stays.
+    On SIGINT and SIGTERM the step ends, a checkpoint is saved, and ``KeyboardInterrupt`` is raised. Raises
+    ``TrainingError`` when the loss or a weight stops being finite; the last checkpoint stays.
     """
     progress = _resume(network, run)
     learn = learn or _one_step(network)
@@ -121,35 +123,58 @@ def train(
     recent: list[float] = []
     last_save = last_report = started = time.monotonic()
     before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
-    while (share := _share(progress, budget)) < 1.0:
-        if len(order) < turn * budget.batch:
-            order = np.concatenate([order, rng.permutation(training)])
-        indices, order = order[: turn * budget.batch], order[turn * budget.batch :]
-        network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
-        loss = learn(*batches.training(indices, rng))
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
-                f"start again, or resume from the last checkpoint in {run}"
-            )
-        recent.append(loss)
-        progress.step += turn
-        progress.epoch += len(indices) / max(len(training), 1)
-        now = time.monotonic()
-        progress.elapsed_s = before + (now - started)
-        progress.core_s = core_before + time.process_time()
-        if now - last_report > 1.0:
-            on_progress(
-                _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
-            )
-            last_report = now
-        if now - last_save > CHECKPOINT_INTERVAL_S:
-            _report(network, batches, validation, recent, progress, budget, run)
-            _save(network, run, progress)
-            recent, last_save = [], time.monotonic()
-    _report(network, batches, validation, recent, progress, budget, run)
-    _save(network, run, progress)
+    with _stop_signals() as stopped:
+        while (share := _share(progress, budget)) < 1.0 and not stopped:
+            if len(order) < turn * budget.batch:
+                order = np.concatenate([order, rng.permutation(training)])
+            indices, order = order[: turn * budget.batch], order[turn * budget.batch :]
+            network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
+            loss = learn(*batches.training(indices, rng))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
+                    f"start again, or resume from the last checkpoint in {run}"
+                )
+            recent.append(loss)
+            progress.step += turn
+            progress.epoch += len(indices) / max(len(training), 1)
+            now = time.monotonic()
+            progress.elapsed_s = before + (now - started)
+            progress.core_s = core_before + time.process_time()
+            if now - last_report > 1.0:
+                on_progress(
+                    _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
+                )
+                last_report = now
+            if now - last_save > CHECKPOINT_INTERVAL_S:
+                _report(network, batches, validation, recent, progress, budget, run)
+                _save(network, run, progress)
+                recent, last_save = [], time.monotonic()
+        _report(network, batches, validation, recent, progress, budget, run)
+        _save(network, run, progress)
+    if stopped:
+        raise KeyboardInterrupt
     return progress
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the list that is yielded; a second one of a kind ends the process at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, former[number])
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _one_step(network: keras.Model) -> Callable[[Any, np.ndarray], float]:

@@ -18,8 +18,9 @@ import keras
 import numpy as np
 
 from firmware_py.inference.companding import Companding
+from models.errors import TrainingError
 from models.training.run_config import read_config
-from models.training.training import TrainingError, load_checkpoint, load_network
+from models.training.training import load_checkpoint, load_network
 
 # Over so many device parts the folded normalisation is measured anew.
 MEASURED_PARTS = 1000

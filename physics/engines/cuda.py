@@ -16,7 +16,7 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 from physics.engines.scheme import MARGIN_CELLS, PAD_CELLS, sponge_per_mps
-from physics.modelling import ModellingError
+from physics.errors import ModellingError
 from physics.wavelet import ricker
 
 KERNEL = Path(__file__).with_name("openfwi.cu")

@@ -20,7 +20,7 @@ from keras import ops
 
 from physics.acquisition import Acquisition
 from physics.engines.scheme import MARGIN_CELLS, PAD_CELLS, sponge_per_mps
-from physics.modelling import ModellingError
+from physics.errors import ModellingError
 from physics.wavelet import ricker
 
 # Fourth-order second derivative: centre, first and second neighbours.

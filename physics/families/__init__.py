@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.errors import PhysicsError
 from physics.families.family import Family, Frame
 from physics.families.registry import REGISTRY
 
@@ -20,7 +21,7 @@ __all__ = ["FAMILIES", "REGISTRY", "Family", "UnknownFamilyError", "check_family
 FAMILIES: tuple[str, ...] = tuple(REGISTRY)
 
 
-class UnknownFamilyError(ValueError):
+class UnknownFamilyError(PhysicsError, ValueError):
     """A family name that OpenFWI does not have."""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from physics.families.family import Frame
 from physics.families.faults import break_lightly, break_twice, smooth
 from physics.families.folds import waves
-from physics.families.layers import fill, halved_velocities, spaced_tops
+from physics.families.layers import fill, filled_tops, halved_velocities
 
 _LAYERS_A, _SHARES_A = (2, 3, 4), (0.6, 0.25, 0.15)
 _LAYERS_B, _SHARES_B = (6, 7, 8), (0.6, 0.2, 0.2)
@@ -16,10 +16,10 @@ _LAYERS_B, _SHARES_B = (6, 7, 8), (0.6, 0.2, 0.2)
 def draw_a(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """Draw CurveFault-A: few layers under one strong fold, one fault of a small throw, smoothed lightly."""
     n_layers = int(rng.choice(_LAYERS_A, p=_SHARES_A))
-    tops = spaced_tops(rng, n_layers, rng.uniform(10.0, 26.0) * (4 / n_layers) ** 0.5, 15.0, 2.9)
-    z, x, *_ = break_lightly(rng, frame, rng.uniform(2.5, 7.5))
-    fold = waves(rng, x, rng.uniform(60.0, 85.0), rng.uniform(12.0, 22.0))
-    return smooth(fill(z - fold, tops, halved_velocities(rng, n_layers)))
+    tops = filled_tops(rng, n_layers, 0.86)
+    broken = break_lightly(rng, frame, rng.uniform(2.5, 7.5), tops[0])
+    fold = waves(rng, broken.x, rng.uniform(60.0, 85.0), rng.uniform(12.0, 22.0))
+    return smooth(fill(broken.z - fold, tops, halved_velocities(rng, n_layers)))
 
 
 def draw_b(rng: np.random.Generator, frame: Frame) -> np.ndarray:
@@ -29,6 +29,6 @@ def draw_b(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     halves = []
     for _ in range(2):
         fold = waves(rng, x, rng.uniform(18.0, 30.0), rng.uniform(10.0, 36.0))
-        tops = spaced_tops(rng, n_layers, rng.uniform(12.0, 28.0), 7.0, 1.7)
+        tops = filled_tops(rng, n_layers, 0.6)
         halves.append(fill(z - fold, tops, halved_velocities(rng, n_layers)))
     return np.where(block, *halves)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from physics.families.family import Frame
+from physics.families.family import FRAME_CELLS, Frame
 
 # The benchmark's anti-aliasing kernel of a step along each axis.
 _KERNEL = (0.0535, 0.893, 0.0535)
 # Share of the A maps whose fault crosses the whole map.
-_NORMAL_SHARE = 0.65
+_CROSSING_SHARE = 0.72
 
 
 def slide(
@@ -44,42 +46,60 @@ def smooth(field: np.ndarray) -> np.ndarray:
     return field
 
 
-def break_lightly(
-    rng: np.random.Generator, frame: Frame, throw: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Break:
+    """Where the material of a broken map comes from; every array is ``(nz, nx)``.
+
+    Attributes:
+        z: Depth, cells.
+        x: Position, cells.
+        mixed: Share of other material mixed in, 0 to 1.
+        mixed_z: Depth at which the mixed-in material comes from, cells.
+    """
+
+    z: np.ndarray
+    x: np.ndarray
+    mixed: np.ndarray
+    mixed_z: np.ndarray
+
+
+def break_lightly(rng: np.random.Generator, frame: Frame, throw: float, first: float) -> Break:
     """Draw the fault of an A map.
 
-    Two thirds are normal faults across the whole map. The others are reversed: a block between the fault and
-    steep edges inside the map slides down. Near the fault's upper end, old and new material are mixed, and
-    the fault itself is a faint trace of what lies below.
+    Most faults cross the whole map. Otherwise a block between the fault and steep edges inside the map slides down,
+    reversed. Many faults end below the first interface. Where one does not, old and new material are often mixed
+    beside it at the first interface. The fault itself is a faint, broken line.
 
     Args:
         rng: Random generator.
         frame: Points of the map.
         throw: Vertical displacement, cells.
-
-    Returns:
-        Depth and position at which each cell's material comes from; the share of other material mixed in, and
-        the depth at which that comes from; ``(nz, nx)`` each.
+        first: Depth of the first interface, cells.
     """
     z, x = np.broadcast_arrays(frame.z, frame.x)
     side = rng.choice([-1.0, 1.0])
-    place = rng.uniform(5.0, 65.0)
-    # Distance to the right of the fault, or to the left of its mirror image.
-    run = 1 / np.tan(np.deg2rad(rng.uniform(42.0, 88.0)))
-    across = side * (x - place) - (z - 35.0) * run
-    if rng.random() < _NORMAL_SHARE:
+    dip = rng.uniform(25.0, 45.0) if rng.random() < 0.15 else rng.uniform(50.0, 89.0)
+    run = 1 / np.tan(np.deg2rad(dip))
+    # Distance behind the fault, seen from the side to which it dips.
+    across = side * (x - rng.uniform(5.0, 65.0)) - (z - 35.0) * run
+    if rng.random() < _CROSSING_SHARE:
         block = across > 0
-        stale, below = np.zeros(z.shape), z
+        throw = throw * rng.choice([-1.0, 1.0], p=[0.25, 0.75])
     else:
         tilted = side * (x - 34.5) + 0.09 * (z - 35.0)
-        block = (across < 0) & (tilted > rng.uniform(-45.0, -20.0)) & (tilted < rng.uniform(24.0, 42.0))
-        near_tip = z < rng.uniform(18.0, 34.0)
-        stale = 0.5 * (block & near_tip & (across > -rng.uniform(9.0, 15.0)))
-        trace = (np.abs(across) < 0.6) & (z > 8)
-        stale, below = np.where(trace, 0.05, stale), np.where(trace, z + 10.0, z)
+        block = (across < 0) & (tilted > rng.uniform(-36.0, -24.0)) & (tilted < rng.uniform(27.0, 34.0))
         run = -run
-    return np.where(block, z - throw, z), np.where(block, x - side * throw * run, x), stale, below
+    mixed, mixed_z = np.zeros(z.shape), z
+    lowest = first + max(throw, 0.0) + 1.5
+    if rng.random() < 0.45:
+        block = block & (z > lowest + rng.uniform(0.0, 4.0))
+    elif rng.random() < 0.6:
+        mixed = 0.5 * (block & (z < lowest + 1.0) & (np.abs(across) < rng.uniform(7.0, 15.0)))
+    dashes = rng.random(FRAME_CELLS) < 0.4
+    trace = (np.abs(across) < 0.6) & (z > first - 8.0) & dashes[z.astype(int)]
+    mixed = np.where(trace, rng.uniform(0.03, 0.25), mixed)
+    mixed_z = np.where(trace, z + rng.choice([-10.0, 10.0], p=[0.4, 0.6]), mixed_z)
+    return Break(np.where(block, z - throw, z), np.where(block, x - side * throw * run, x), mixed, mixed_z)
 
 
 def break_twice(rng: np.random.Generator, frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

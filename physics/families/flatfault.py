@@ -6,20 +6,21 @@ import numpy as np
 
 from physics.families.family import Frame
 from physics.families.faults import break_lightly, break_twice, smooth
-from physics.families.layers import fill, halved_velocities, spaced_tops
+from physics.families.layers import fill, fill_between, filled_tops, halved_velocities
 
 # Layers of the stack and their shares. The benchmark names its files by the number (2 to 4, 6 to 8).
-_LAYERS_A, _SHARES_A = (2, 3, 4), (0.06, 0.06, 0.88)
+_LAYERS_A, _SHARES_A = (2, 3, 4), (0.04, 0.05, 0.91)
 _LAYERS_B, _SHARES_B = (6, 7, 8), (0.6, 0.2, 0.2)
 
 
 def draw_a(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """Draw FlatFault-A: few layers, one fault of a small throw, smoothed lightly."""
     n_layers = int(rng.choice(_LAYERS_A, p=_SHARES_A))
-    tops = spaced_tops(rng, n_layers, rng.uniform(10.0, 26.0) * (4 / n_layers), 15.0, 2.9)
+    tops = filled_tops(rng, n_layers, 0.86) + rng.integers(-4, 5)
     velocities = halved_velocities(rng, n_layers)
-    z, _, stale, below = break_lightly(rng, frame, rng.uniform(4.6, 10.4))
-    field = (1 - stale) * fill(z, tops, velocities) + stale * fill(below, tops, velocities)
+    broken = break_lightly(rng, frame, np.clip(rng.normal(7.6, 1.4), 4.0, 10.4), tops[0])
+    field = fill_between(broken.z, tops, velocities)
+    field += broken.mixed * (fill_between(broken.mixed_z, tops, velocities) - field)
     return smooth(field)
 
 
@@ -30,7 +31,7 @@ def draw_b(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     halves = [
         fill(
             z,
-            spaced_tops(rng, n_layers, rng.uniform(8.0, 28.0), 7.0, 2.5),
+            filled_tops(rng, n_layers, 0.6),
             halved_velocities(rng, n_layers),
         )
         for _ in range(2)

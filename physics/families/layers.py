@@ -45,23 +45,20 @@ def halved_velocities(rng: np.random.Generator, n_layers: int) -> np.ndarray:
     return np.concatenate([upper, lower]) / STEPS
 
 
-def spaced_tops(
-    rng: np.random.Generator, n_layers: int, first: float, least: float, mean_extra: float
-) -> np.ndarray:
-    """Draw interfaces at least ``least`` cells apart, with exponential extra thickness.
+def filled_tops(rng: np.random.Generator, n_layers: int, least_share: float) -> np.ndarray:
+    """Draw the interfaces of a fault map, whose layers fill the frame.
 
     Args:
         rng: Random generator.
         n_layers: Layers in the stack.
-        first: Depth of the first interface, cells.
-        least: Least thickness of a layer, cells.
-        mean_extra: Mean of the extra thickness, cells.
+        least_share: Least thickness of a layer as a share of an even one; the rest is dealt out at random.
 
     Returns:
-        ``n_layers - 1`` increasing depths in cells.
+        ``n_layers - 1`` increasing depths in whole cells.
     """
-    thickness = least + np.minimum(rng.exponential(mean_extra, n_layers - 2), 3 * mean_extra)
-    return first + np.concatenate([[0.0], np.cumsum(thickness)])
+    least = round(least_share * FRAME_CELLS / n_layers)
+    extra = (FRAME_CELLS - n_layers * least) * rng.dirichlet(np.ones(n_layers))
+    return np.round(np.cumsum(least + extra)[:-1])
 
 
 def fill(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
@@ -76,3 +73,10 @@ def fill(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndar
         Velocities, shaped as ``depth``.
     """
     return velocities[np.searchsorted(tops, depth, side="right")]
+
+
+def fill_between(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """Look the velocity up at ``depth`` by linear interpolation between whole cells; arguments as for ``fill``."""
+    whole = np.floor(depth)
+    share = depth - whole
+    return (1 - share) * fill(whole, tops, velocities) + share * fill(whole + 1, tops, velocities)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from physics.errors import PhysicsError
 from physics.files.field_files import FieldFileError
-from physics.files.shots_file import NS, format_time
+from physics.files.times import NS, format_time
 
 # Data held of each channel beyond what open events need, seconds before its newest sample.
 HELD_S = 60
@@ -22,7 +23,7 @@ FUTURE_S = 86_400
 RATE_TOLERANCE = 1e-5
 
 
-class RecordError(ValueError):
+class RecordError(PhysicsError, ValueError):
     """A record cannot be used. ``name`` is its channel, None where even that cannot be read."""
 
     def __init__(self, name: str | None, said: str) -> None:

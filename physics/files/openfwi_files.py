@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.errors import PhysicsError
 from physics.families import FAMILIES, REGISTRY, check_family
 
 _GATHER_NAMES = (
@@ -32,7 +33,7 @@ _GATHER_NAMES = (
 _GATHERS_FOLDER, _MAPS_FOLDER = "data", "model"
 
 
-class OpenFWIFileError(ValueError):
+class OpenFWIFileError(PhysicsError, ValueError):
     """A file is missing, damaged, or not in the benchmark's layout."""
 
 

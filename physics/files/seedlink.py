@@ -31,12 +31,13 @@ from physics.files.live_buffers import (
 from physics.files.openfwi_files import create_array
 from physics.files.seedlink_session import (
     SILENCE_S,
-    ConnectionLost,
+    ConnectionLostError,
     SeedLinkError,
     SeedLinkSession,
     split_name,
 )
-from physics.files.shots_file import NS, ShotsFile, format_time
+from physics.files.shots_file import ShotsFile
+from physics.files.times import NS, format_time
 
 # Time between attempts to connect again, seconds.
 AGAIN_S = 5.0
@@ -152,8 +153,6 @@ def _receivers(following: Following) -> list[str]:
             split_name(name)
         except ValueError as error:
             raise FieldFileError(f"{following.geometry}: {error}") from None
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise FieldFileError(f"{following.geometry}: expected each receiver once, got {repeated[0]} twice")
     return names
 
 
@@ -228,7 +227,7 @@ class _Stream:
             while (left_s := until - time.monotonic()) > 0:
                 if not all(self._add(payload) for payload in self._session.receive(left_s)):
                     return
-        except ConnectionLost as error:
+        except ConnectionLostError as error:
             self._session.close()
             self._lost(str(error))
 
@@ -312,10 +311,11 @@ class _Stream:
                 f"{record.name}: its clock is wrong, it sends data of {format_time(record.end_ns)}"
             )
             return True
-        if self._is_out_of_place(record):
+        expected_ns = self._expected_ns(record)
+        if expected_ns is not None:
             self._notify(
                 f"{record.name}: the stream goes on at {format_time(record.start_ns)}, expected "
-                f"{format_time(self._newest_before[record.name] or 0)}; asking from the start of the server's buffer"
+                f"{format_time(expected_ns)}; asking from the start of the server's buffer"
             )
             self._connect(0)
             return False
@@ -329,15 +329,18 @@ class _Stream:
                     pending.touched.add(receiver)
         return True
 
-    def _is_out_of_place(self, record: Record) -> bool:
-        """Whether a channel's first record of this connection leaves a hole that the server may still fill."""
-        before = self._newest_before.get(record.name)
-        if before is None or record.name in self._newest_since or not self._since_ns:
-            return False
-        if before < self._since_ns or record.start_ns <= before + 1.5 * NS / record.rate_hz:
-            return False
+    def _expected_ns(self, record: Record) -> int | None:
+        """Where a channel's first record of this connection should have begun; None where it is in its place."""
+        if record.name in self._newest_since or not self._since_ns:
+            return None
         span = (self._session.spans or {}).get(record.name)
-        return span is None or span.begin_ns <= before
+        if span is not None and self._since_ns <= span.end_ns < record.start_ns:
+            # Nothing came of what the server held: it does not go by the time asked for.
+            return max(self._since_ns, span.begin_ns)
+        before = self._newest_before.get(record.name)
+        if before is None or before < self._since_ns or record.start_ns <= before + 1.5 * NS / record.rate_hz:
+            return None
+        return before if span is None or span.begin_ns <= before else None
 
     def _is_needed(self, start_ns: int, end_ns: int) -> bool:
         return any(

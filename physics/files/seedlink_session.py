@@ -1,7 +1,8 @@
 """One connection to a SeedLink v3 server.
 
-The session asks for data by time only. Packet numbers are never used to resume: a server that restarts may begin
-them again, and a number then points into the middle of another ring.
+The session asks for data by time. Packet numbers are never used to resume: a server that restarts may begin them
+again, and a number then points into the middle of another ring. Only ringserver's whole ring is asked for by its first
+number, which the server has just told.
 
 Protocol: SeedLink v3 as spoken by ringserver and SeisComP. A packet is an 8-byte header (``SL`` and a 24-bit
 number) and one miniSEED record of any length.
@@ -20,7 +21,8 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from physics.files.shots_file import parse_time_ns
+from physics.errors import PhysicsError
+from physics.files.times import parse_time_ns
 
 DEFAULT_PORT = 18000
 # Longest wait for a connection and for each reply, seconds.
@@ -37,11 +39,11 @@ MINISEED_3_HEADER_BYTES = 40
 RECEIVE_BYTES = 1 << 18
 
 
-class SeedLinkError(RuntimeError):
+class SeedLinkError(PhysicsError, RuntimeError):
     """The server cannot be reached, or does not speak SeedLink."""
 
 
-class ConnectionLost(SeedLinkError):
+class ConnectionLostError(SeedLinkError):
     """An established connection ended."""
 
 
@@ -101,6 +103,8 @@ class SeedLinkSession:
     spans: dict[str, Span] | None = None
     refused: list[str] = field(default_factory=list)
     takes_time: bool = True
+    # Number of the oldest packet of a ringserver; None where it is not known.
+    first_number: int | None = None
     _socket: socket.socket | None = None
     _buffer: bytearray = field(default_factory=bytearray)
     _data_at: float = 0.0
@@ -109,7 +113,7 @@ class SeedLinkSession:
     _answered: bool = False
 
     def open(self, since_ns: int) -> None:
-        """Connect and ask for all data from ``since_ns`` on, then live data.
+        """Connect and ask for all data from ``since_ns`` on (0: all the server has), then live data.
 
         Raises:
             SeedLinkError: nobody answers, or what answers is no SeedLink server.
@@ -119,7 +123,7 @@ class SeedLinkSession:
         try:
             self._socket = socket.create_connection((host, port), timeout=REPLY_S)
             self._negotiate(since_ns)
-        except (OSError, ConnectionLost) as error:
+        except (OSError, ConnectionLostError) as error:
             self.close()
             said = f"no answer within {REPLY_S:g} s" if isinstance(error, TimeoutError) else str(error)
             raise SeedLinkError(
@@ -148,14 +152,14 @@ class SeedLinkSession:
         """Return the miniSEED records that have come, waiting up to ``timeout_s`` for some.
 
         Raises:
-            ConnectionLost: the connection ended, or the server is silent.
+            ConnectionLostError: the connection ended, or the server is silent.
         """
         try:
             self._fill(timeout_s)
         except TimeoutError:
             self._check_alive()
         except OSError as error:
-            raise ConnectionLost(str(error)) from None
+            raise ConnectionLostError(str(error)) from None
         records = []
         while packet := self._take_packet():
             header, payload = packet
@@ -170,13 +174,13 @@ class SeedLinkSession:
     def _check_alive(self) -> None:
         now = time.monotonic()
         if now - self._byte_at > SILENCE_S:
-            raise ConnectionLost(f"not a byte for {SILENCE_S:g} s")
+            raise ConnectionLostError(f"not a byte for {SILENCE_S:g} s")
         if now - max(self._data_at, self._asked_at) > self.keepalive_s:
             self._asked_at = now
             try:
                 self._send("INFO ID")
             except OSError as error:
-                raise ConnectionLost(str(error)) from None
+                raise ConnectionLostError(str(error)) from None
 
     def _negotiate(self, since_ns: int) -> None:
         self._send("HELLO")
@@ -187,10 +191,14 @@ class SeedLinkSession:
                 "check host and port"
             )
         self._line()
-        self.spans = self._ask_spans()
+        self.first_number = None
+        self.spans = self._ask_spans("ringserver" in software.lower())
         # The command's resolution is a second.
         moment = datetime.fromtimestamp(since_ns // 1_000_000_000, UTC)
-        start = moment.strftime("%Y,%m,%d,%H,%M,%S")
+        start = moment.strftime("TIME %Y,%m,%d,%H,%M,%S")
+        if since_ns == 0 and self.first_number is not None:
+            # A ringserver goes on behind the packet before the number asked for, which must be there.
+            start = f"DATA {(self.first_number + 1) & 0xFFFFFF:06X}"
         self.refused, self.takes_time = [], True
         accepted = 0
         for (network, station), selectors in _by_station(self.names).items():
@@ -200,7 +208,7 @@ class SeedLinkSession:
             accepted += 1
             for selector in selectors:
                 self._command(f"SELECT {selector}")
-            if not (self.takes_time and self._command(f"TIME {start}")):
+            if not (self.takes_time and self._command(start)):
                 self.takes_time = False
                 self._command("DATA")
         if not accepted:
@@ -210,7 +218,7 @@ class SeedLinkSession:
             )
         self._send("END")
 
-    def _ask_spans(self) -> dict[str, Span] | None:
+    def _ask_spans(self, has_one_ring: bool) -> dict[str, Span] | None:
         self._send("INFO STREAMS")
         document = bytearray()
         while True:
@@ -228,6 +236,9 @@ class SeedLinkSession:
                     f"{self.server}: its list of streams is longer than {MAX_INFO_BYTES} bytes"
                 )
             if header[7:8] != b"*":
+                numbers = re.findall(rb'begin_seq="(\d+)"', document)
+                if has_one_ring and numbers:
+                    self.first_number = min(map(int, numbers))
                 return _read_spans(bytes(document))
 
     def _command(self, command: str) -> bool:
@@ -250,11 +261,11 @@ class SeedLinkSession:
 
     def _fill(self, timeout_s: float) -> None:
         if self._socket is None:
-            raise ConnectionLost("not connected")
+            raise ConnectionLostError("not connected")
         self._socket.settimeout(max(timeout_s, 1e-3))
         more = self._socket.recv(RECEIVE_BYTES)
         if not more:
-            raise ConnectionLost("the server closed the connection")
+            raise ConnectionLostError("the server closed the connection")
         self._buffer += more
         self._byte_at = time.monotonic()
 
@@ -262,16 +273,16 @@ class SeedLinkSession:
         """Cut one packet from the buffer; None where it is not all there."""
         buffer = self._buffer
         if buffer.startswith((b"END", b"ERROR")):
-            raise ConnectionLost("the server ended the stream")
+            raise ConnectionLostError("the server ended the stream")
         if len(buffer) < HEADER_BYTES + PREFIX_BYTES and not buffer.startswith(b"MS\x03", HEADER_BYTES):
             return None
         if len(buffer) < HEADER_BYTES + MINISEED_3_HEADER_BYTES:
             return None
         if not buffer.startswith(b"SL"):
-            raise ConnectionLost(f"expected a SeedLink packet, got {bytes(buffer[:8])!r}")
+            raise ConnectionLostError(f"expected a SeedLink packet, got {bytes(buffer[:8])!r}")
         length = record_bytes(bytes(buffer[HEADER_BYTES : HEADER_BYTES + PREFIX_BYTES]))
         if length > MAX_RECORD_BYTES:
-            raise ConnectionLost(f"expected a miniSEED record, got one of {length} bytes")
+            raise ConnectionLostError(f"expected a miniSEED record, got one of {length} bytes")
         whole = HEADER_BYTES + length
         if len(buffer) < whole:
             return None

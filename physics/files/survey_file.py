@@ -90,8 +90,14 @@ def _from_sections(content: dict) -> Acquisition:
         values["velocity_min_mps"], values["velocity_max_mps"] = _bounds(content)
     if "record" in content:
         values["dt_s"] = _number(content, "record", "interval_ms") / 1e3
-        values["n_time"] = round(_number(content, "record", "length_s") / values["dt_s"])
-        values["peak_frequency_hz"] = _number(content, "record", "peak_frequency_hz")
+        length_s = _number(content, "record", "length_s")
+        values["n_time"] = round(length_s / values["dt_s"])
+        frequency_hz = values["peak_frequency_hz"] = _number(content, "record", "peak_frequency_hz")
+        if length_s < 1 / frequency_hz or values["n_time"] < 2:
+            raise AcquisitionError(
+                f"record.length_s: expected at least a period of the source, {1 / frequency_hz:.3g} s, and two "
+                f"samples, got {length_s:g} s"
+            )
     for name in ("source", "receiver"):
         if f"{name}s" in content:
             values[f"{name}_cells"] = _places(content, f"{name}s", cell_m)

@@ -23,6 +23,7 @@ import numpy as np
 from firmware_py.inference.companding import Companding, compand, dequantise, quantise
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform, scale_gather
+from testbed.errors import TestbedError
 
 # What `epic train` calls the network of each.
 NETWORKS = {
@@ -43,7 +44,7 @@ Encode = Callable[[np.ndarray], bytes]
 Draw = Callable[[Mapping[int, bytes]], np.ndarray]
 
 
-class SchemeError(ValueError):
+class SchemeError(TestbedError, ValueError):
     """A baseline cannot be set up as asked."""
 
 

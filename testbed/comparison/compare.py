@@ -24,7 +24,7 @@ from testbed.comparison.goals import ratios
 from testbed.comparison.run import CONDITIONS, Comparison, Run, check_length, is_epic, latent_bytes
 from testbed.emulation.links import LinkProfile, find_link
 from testbed.emulation.tbf import TbfError, cross_check
-from testbed.processes import TestbedError
+from testbed.errors import TestbedError
 from testbed.run import Model, load_events, make_keys, prepare_folder
 
 SYSTEMS = ("epic", "epic-32", "epic-8", *SCHEMES)

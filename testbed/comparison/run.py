@@ -23,7 +23,8 @@ from testbed.comparison.baseline_centre import BaselineCentre
 from testbed.comparison.baseline_device import BaselineDevice
 from testbed.emulation.links import LinkProfile, open_proxies, set_conditions
 from testbed.emulation.proxy import Proxy
-from testbed.processes import Process, Processes, TestbedError
+from testbed.errors import TestbedError
+from testbed.processes import Process, Processes
 from testbed.run import Model, start_centre, start_device
 
 START_TIMEOUT_S = 90.0

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from testbed.emulation.energy import LORA, LTE, RS485, WIFI, Radio
 from testbed.emulation.proxy import Proxy
 from testbed.emulation.shaping import SEGMENT_BYTES, Medium, Transfer
+from testbed.errors import TestbedError
 
 # IPv4 and TCP with time stamps, of every segment and of every second segment's acknowledgement.
 HEADER_BYTES = 52
 
 
-class LinkError(ValueError):
+class LinkError(TestbedError, ValueError):
     """No link of that name."""
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from testbed.emulation.links import LinkProfile, open_proxies
+from testbed.errors import TestbedError
 
 CLONE_NEWNET = 0x40000000
 NEAR, FAR = "198.18.0.1", "198.18.0.2"  # of the block for benchmarks, RFC 2544
@@ -34,7 +35,7 @@ TIMEOUT_S = 30.0
 Result = TypeVar("Result")
 
 
-class TbfError(RuntimeError):
+class TbfError(TestbedError, RuntimeError):
     """This machine cannot make a shaped veth pair; the message says what is missing."""
 
 

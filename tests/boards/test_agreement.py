@@ -12,6 +12,8 @@ from physics.acquisition import Acquisition
 from testbed.run import find_model
 from testbed.samples import load_samples
 
+pytestmark = pytest.mark.slow
+
 RELEASED = find_model(None).bundle
 GATHERS = 200
 # Recordings are never twice as strong or as noisy: gains, and noise relative to the gather's own.

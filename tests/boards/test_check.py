@@ -4,7 +4,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from boards.cli import ERRORS, app
+from boards.cli import app
+from epic import base_errors
 
 
 def check(folder, board, *options):
@@ -27,13 +28,13 @@ def test_a_bundle_with_a_changed_encoder_is_not_judged(bundles, tmp_path):
     content[-1] ^= 1
     (folder / "encoder.tflite").write_bytes(content)
     result = check(folder, "esp32-s3")
-    assert isinstance(result.exception, ERRORS)
+    assert isinstance(result.exception, base_errors())
     assert "SHA-256" in str(result.exception)
 
 
 def test_an_unknown_board_is_a_declared_error(bundles):
     result = check(bundles["small"], "esp32-s33")
-    assert isinstance(result.exception, ERRORS)
+    assert isinstance(result.exception, base_errors())
     assert "did you mean 'esp32-s3'" in str(result.exception)
 
 

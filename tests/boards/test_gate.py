@@ -6,11 +6,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from boards.cli import ERRORS, app
+from boards.cli import app
 from boards.fit import edgetpu, tflm, vela
 from boards.fit.accelerator import CompilerError
 from boards.fit.check import check_bundle
 from boards.profile import board_names, load_board
+from epic import base_errors
 
 # Board -> for each bundle of conftest.SIZES the questions that it fails; none where it fits.
 #
@@ -128,7 +129,7 @@ def test_a_model_that_tflm_cannot_run_does_not_fit_and_its_reason_is_given(bundl
 @pytest.mark.parametrize("stated", ["36800", -1, 1.5])
 def test_an_arena_that_is_no_number_of_bytes_is_refused(bundles, tmp_path, stated):
     result = check(edited(bundles["small"], tmp_path, arena_bytes=stated), "esp32-s3")
-    assert isinstance(result.exception, ERRORS)
+    assert isinstance(result.exception, base_errors())
     assert "arena_bytes of the manifest: expected a number of bytes or null" in str(result.exception)
 
 

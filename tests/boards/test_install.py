@@ -15,6 +15,8 @@ from installing import install
 
 import epic
 
+pytestmark = pytest.mark.slow
+
 OPT, STATE = "opt/epic", "var/lib/epic"
 
 

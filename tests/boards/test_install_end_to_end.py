@@ -4,6 +4,7 @@ import json
 import os
 
 import numpy as np
+import pytest
 from board_machine import BoardMachine
 from waiting import wait_until
 
@@ -12,6 +13,8 @@ from boards.install.linux.layout import STATE
 from testbed.processes import Processes
 from testbed.run import find_model, make_keys, start_centre
 from testbed.samples import load_samples
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_recording_on_an_installed_board_becomes_a_map_at_the_centre(tmp_path, capsys):

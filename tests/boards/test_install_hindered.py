@@ -14,6 +14,8 @@ from waiting import wait_until
 import boards.install.linux.install
 from boards.install.linux.layout import PREFIX, Layout
 
+pytestmark = pytest.mark.slow
+
 
 def one_line(text):
     assert text.count("\n") == 1 and text.startswith("error: "), text

@@ -22,6 +22,8 @@ from boards.install.linux.install import check_fit
 from boards.install.micropython import mcu, mpremote
 from boards.profile import load_board
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
 PORT = ["--port", "/dev/ttyACM0"]
 # What stands for the firmware and the hardware.

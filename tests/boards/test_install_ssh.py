@@ -14,6 +14,8 @@ from waiting import wait_until
 import epic
 from boards.install.linux.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, WANTED
 
+pytestmark = pytest.mark.slow
+
 ELSEWHERE = "tcp://127.0.0.1:6000"
 
 

@@ -15,6 +15,8 @@ from central.storage.journal_cursor import JournalCursor
 from central.storage.map_store import Store
 from firmware_py.runtime.log import Log
 
+pytestmark = pytest.mark.slow
+
 LONG_S, SOON_S = 600.0, 0.05
 PAGE, MOST = 7, 20
 

@@ -30,6 +30,8 @@ from firmware_py.runtime.log import Log
 from models.inversion.ood import measure_familiarity
 from physics.modelling import model_gathers
 
+pytestmark = pytest.mark.slow
+
 TRUTH = earth(300.0)
 UNKNOWN = bytes(8)
 # A process loads TensorFlow and compiles, at the lowest priority of a machine that may be busy.
@@ -201,13 +203,13 @@ def test_it_does_not_read_every_map_to_find_one(put, data_dir):
 
 @pytest.fixture
 def centre(tmp_path, data_dir, release):
-    """A centre at work with ``check = true``, and its log."""
+    """A centre at work with ``consistency_check = true``, and its log."""
     central = {
         "listen": "tcp://127.0.0.1:*",
         "data_dir": data_dir,
         "deadline_s": 60.0,
         "pictures": False,
-        "check": True,
+        "consistency_check": True,
     }
     model = {"bundle": release[0] / "bundle", "decoder": release[0] / "decoder"}
     config = CentralConfig.model_validate({"central": central, "model": [model]})

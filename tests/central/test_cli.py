@@ -132,8 +132,9 @@ def test_a_centre_that_never_ran_is_one_line(config, capsys, command):
             ["--format", "geotiff", "--out", "x"],
             "expected one of npy, netcdf, zarr, segy, png; got 'geotiff'",
         ),
-        (["--out", "nowhere/x"], "no such folder nowhere"),
-        (["--out", "."], "is a folder"),
+        (["--out", "nowhere/x.nc"], "no such folder nowhere"),
+        (["--format", "npy", "--out", "."], "is a folder"),
+        (["--format", "netcdf", "--out", "map.png"], "its suffix is not one of netcdf"),
     ],
 )
 def test_an_export_that_cannot_be_is_one_line(config, fill, capsys, arguments, message):
@@ -251,7 +252,7 @@ def test_the_page_is_served_over_a_store_without_a_centre(config, fill):
     import urllib.request
 
     fill(event=7)
-    config.write_text(config.read_text().replace("[[model]]", 'page = "127.0.0.1:0"\n[[model]]'))
+    config.write_text(config.read_text().replace("[[model]]", 'page_listen = "127.0.0.1:0"\n[[model]]'))
     command = [sys.executable, "-m", "epic", "central", "page", "--config", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from central.config import ConfigError, load_config
+from central.config import CentralSection, ConfigError, load_config
 
 GOOD = """
 [central]
@@ -53,7 +53,7 @@ def test_what_is_left_out_has_a_value(tmp_path):
         ("[[model]]", 'deadline_s = "10"\n[[model]]', "central.deadline_s"),
         ("[[model]]", "deadline_s = true\n[[model]]", "central.deadline_s"),
         ("[[model]]", 'pictures = "no"\n[[model]]', "central.pictures"),
-        ("[[model]]", 'check = "yes"\n[[model]]', "central.check"),
+        ("[[model]]", 'consistency_check = "yes"\n[[model]]', "central.consistency_check"),
         ("[[model]]", "dead_line_s = 1\n[[model]]", "central.dead_line_s: not a key"),
         ("[central]", "[centre]", "central: required"),
         ("[[model]]", "[model]", "model"),
@@ -97,23 +97,24 @@ def test_a_page_for_others_needs_a_token(tmp_path):
     def load(lines):
         return load_config(write(tmp_path, GOOD.replace("[[model]]", lines + "\n[[model]]"))).central
 
-    assert load("").page is None
-    assert load('page = "127.0.0.1:8080"').read_page_token() is None
-    assert load('page = "[::1]:8080"').page == "[::1]:8080"
-    with pytest.raises(ConfigError, match=r"central.page: without page_token .* not on 0.0.0.0:8080"):
-        load('page = "0.0.0.0:8080"')
+    assert load("").page_listen is None
+    assert load('page_listen = "127.0.0.1:8080"').read_page_token() is None
+    assert load('page_listen = "[::1]:8080"').page_listen == "[::1]:8080"
+    with pytest.raises(ConfigError, match=r"central.page_listen: without page_token .* not on 0.0.0.0:8080"):
+        load('page_listen = "0.0.0.0:8080"')
     assert (
-        load('page = "0.0.0.0:8080"\npage_token = "0123456789abcdef"').read_page_token() == "0123456789abcdef"
+        load('page_listen = "0.0.0.0:8080"\npage_token = "0123456789abcdef"').read_page_token()
+        == "0123456789abcdef"
     )
     with pytest.raises(ConfigError, match="central.page_token"):
-        load('page = "0.0.0.0:8080"\npage_token = "short"')
+        load('page_listen = "0.0.0.0:8080"\npage_token = "short"')
     with pytest.raises(ConfigError, match="exclude each other"):
         load('page_token = "0123456789abcdef"\npage_token_file = "token"')
 
 
 def test_a_token_file_is_private_and_long_enough(tmp_path):
     token = tmp_path / "token"
-    lines = 'page = "0.0.0.0:8080"\npage_token_file = "token"\n[[model]]'
+    lines = 'page_listen = "0.0.0.0:8080"\npage_token_file = "token"\n[[model]]'
     central = load_config(write(tmp_path, GOOD.replace("[[model]]", lines))).central
     with pytest.raises(ConfigError, match="central.page_token_file: "):
         central.read_page_token()
@@ -154,3 +155,19 @@ def test_without_keys_a_gateway_listens_on_loopback_only(tmp_path):
     load_config(write(tmp_path, trial))
     with pytest.raises(ConfigError, match="gateway.tcp: without keys only on loopback"):
         load_config(write(tmp_path, trial.replace('tcp = "127.0.0.1', 'tcp = "0.0.0.0')))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("page", "page_listen", "127.0.0.1:8080"),
+        ("metrics", "metrics_listen", "127.0.0.1:9108"),
+        ("check", "consistency_check", True),
+    ],
+)
+def test_old_names_of_keys_work_and_say_the_new_one(old, new, value):
+    with pytest.warns(FutureWarning, match=f"central.{old} is deprecated; call it {new}"):
+        section = CentralSection(listen="tcp://127.0.0.1:5557", data_dir="data", **{old: value})
+    assert getattr(section, new) == value
+    with pytest.raises(ValueError, match=f"remove {old}"):
+        CentralSection(listen="tcp://127.0.0.1:5557", data_dir="data", **{old: value, new: value})

@@ -104,11 +104,11 @@ def test_the_thorough_doctor_counts_what_is_damaged(data_dir, config, capsys):
         journal.commit([(latent_record(device=d, event=7, value=d + 1), 1, 94) for d in range(3)])
     for event in (7, 8):
         put_map(data_dir, event)
-    assert epic.main(["doctor", "--thorough", "--config", str(config)]) == 1
+    assert epic.main(["doctor", "--full", "--config", str(config)]) == 1
     assert "3 records, 2 maps" in (shown := capsys.readouterr().out) and "no damage" in shown
     change(data_dir, "UPDATE record SET payload = zeroblob(length(payload)) WHERE device = 1")
     change(data_dir, DAMAGES["a velocity"])
-    assert epic.main(["doctor", "--thorough", "--config", str(config)]) == 1
+    assert epic.main(["doctor", "--full", "--config", str(config)]) == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 of 3 records and 1 of 2 maps are damaged" in shown
     assert "record 2" in shown and "event 7, revision 1" in shown

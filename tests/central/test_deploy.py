@@ -56,4 +56,4 @@ def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whol
     (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
     (before,) = re.findall("^ExecStartPre=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
     for command in (service["healthcheck"]["test"], before.split()):
-        assert "doctor" in command and "--thorough" not in command
+        assert "doctor" in command and "--full" not in command

@@ -19,7 +19,13 @@ from central.ingest.traffic import MAX_DEVICES, Traffic
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
 from firmware_py.protocol import packet
-from firmware_py.protocol.health_messages import Health, Hello, decode_setting, encode_health
+from firmware_py.protocol.health_messages import (
+    Health,
+    Hello,
+    decode_newest_boot,
+    decode_setting,
+    encode_health,
+)
 from firmware_py.runtime.log import Log, now_us
 
 HEALTHY = Health(30, 100, waiting=4, dropped=2, refused=0, next_sequence=9, temperature_mc=41_000)
@@ -141,6 +147,26 @@ def test_what_is_played_again_changes_nothing_even_after_a_restart(book, boot, s
         assert book.keep()[3].last_heard_us == heard_us
         book.open()
     assert book.hear(said(boot=6, sequence=1))
+
+
+def test_the_hello_of_a_boot_that_is_behind_is_told_the_newest_and_changes_nothing(book):
+    """As of a device that was re-imaged and began at 1970."""
+    keep_rate(book.data_dir, ALL, 64)
+    book.take_up_rates()
+    book.hear(said(boot=1_700_000_000, sequence=7))
+    heard_us = book.keep()[3].last_heard_us
+    book.open()
+    for sequence in (1, 2):
+        (answer,) = book.hear(said(Hello("0.1.0", "a board", 30, 10, 999), boot=30, sequence=sequence))
+        assert (answer.type, answer.boot, answer.sequence) == (packet.HELLO, 30, sequence)
+        assert (decode_newest_boot(answer.payload), decode_setting(answer.payload)) == (1_700_000_000, 64)
+        assert answer.sample_time_us > 0
+    view = book.keep()[3]
+    assert (view.queue_depth, view.last_heard_us) == (4, heard_us)
+    (line,) = [row for row in map(json.loads, book.log_path.read_text().splitlines()) if "last_boot" in row]
+    assert (line["device"], line["boot"], line["last_boot"]) == (3, 30, 1_700_000_000)
+    (answer,) = book.hear(said(Hello("0.1.0", "a board", 30, 10, 0), boot=1_700_000_001))
+    assert decode_newest_boot(answer.payload) == 0
 
 
 def test_an_update_is_offered_to_who_takes_updates_and_is_not_at_one(book):

@@ -15,7 +15,7 @@ from tiny import ENCODER, bundle_fields
 
 import epic
 from central import doctor
-from central.doctor import AMISS, DOUBTFUL, WELL, examine
+from central.doctor import FAIL, OK, WARN, examine
 from central.security.keys import allow, new_keys
 from central.storage.database import FILE_NAME, LOCK_NAME, lock
 from central.storage.journal import Journal
@@ -48,15 +48,15 @@ def found(config):
 def test_what_is_well_is_said_to_be(config):
     states = {about: finding.state for about, finding in found(config).items()}
     for about in ("Python", "extra central", "configuration", "keys", "model", "endpoint", "disk", "store"):
-        assert states[about] == WELL, found(config)[about]
-    assert states["port"] == DOUBTFUL
+        assert states[about] == OK, found(config)[about]
+    assert states["port"] == WARN
     assert found(config)["keys"].said == "1 let in: device-0"
 
 
 def test_every_finding_that_is_not_well_says_what_to_do(config):
     config.write_text("[central]\n")
-    assert all(finding.advice for finding in examine(config) if finding.state != WELL)
-    assert found(config)["configuration"].state == AMISS
+    assert all(finding.advice for finding in examine(config) if finding.state != OK)
+    assert found(config)["configuration"].state == FAIL
 
 
 def break_port(config, folder):
@@ -86,7 +86,7 @@ def break_port(config, folder):
 def test_what_is_broken_is_found(config, tmp_path, about, break_it, said):
     kept = break_it(config, tmp_path)
     finding = found(config)[about]
-    assert finding.state == AMISS
+    assert finding.state == FAIL
     assert said in finding.said
     assert finding.advice
     if kept is not None and hasattr(kept, "close"):
@@ -96,19 +96,19 @@ def test_what_is_broken_is_found(config, tmp_path, about, break_it, said):
 def test_the_page_is_looked_at(config, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         page = f'127.0.0.1:{taken.getsockname()[1]}"'
-        config.write_text(config.read_text().replace("[central]", f'[central]\npage = "{page}'))
+        config.write_text(config.read_text().replace("[central]", f'[central]\npage_listen = "{page}'))
         finding = found(config)["page"]
-        assert (finding.state, "Address already in use" in finding.said) == (AMISS, True)
-    assert found(config)["page"].state == WELL
+        assert (finding.state, "Address already in use" in finding.said) == (FAIL, True)
+    assert found(config)["page"].state == OK
     text = config.read_text()
     config.write_text(text.replace(page, '127.0.0.1:99999"'))
-    assert found(config)["page"].state == AMISS
+    assert found(config)["page"].state == FAIL
     config.write_text(text)
     held = lock(tmp_path / "data")
     assert "page" not in found(config), "the centre that is at work serves it"
     held.close()
-    config.write_text(config.read_text().replace("page =", 'page_token_file = "none"\npage ='))
-    assert found(config)["page"].state == AMISS and "page_token_file" in found(config)["page"].said
+    config.write_text(config.read_text().replace("page_listen =", 'page_token_file = "none"\npage_listen ='))
+    assert found(config)["page"].state == FAIL and "page_token_file" in found(config)["page"].said
 
 
 def damage(folder, name):
@@ -128,8 +128,8 @@ def damage(folder, name):
 def test_damage_anywhere_in_the_store_is_found_by_who_reads_it_through(config, tmp_path, name):
     """Some is found by SQLite's check, some ends the count."""
     damage(tmp_path, name)
-    (store,) = (finding for finding in examine(config, thorough=True) if finding.about == "store")
-    assert store.state == AMISS
+    (store,) = (finding for finding in examine(config, full=True) if finding.about == "store")
+    assert store.state == FAIL
 
 
 def cut_short(folder):
@@ -142,7 +142,7 @@ def cut_short(folder):
 @pytest.mark.parametrize("break_it", [cut_short, partial(damage, name="record"), partial(damage, name="map")])
 def test_damage_that_is_met_on_the_way_is_a_finding(config, tmp_path, break_it, capsys):
     break_it(tmp_path)
-    assert found(config)["store"].state == AMISS
+    assert found(config)["store"].state == FAIL
     assert epic.main(["doctor", "--config", str(config)]) == 1
     assert "central.sqlite" in capsys.readouterr().out
 
@@ -150,9 +150,9 @@ def test_damage_that_is_met_on_the_way_is_a_finding(config, tmp_path, break_it, 
 def test_only_who_is_thorough_reads_the_whole_store(config, monkeypatch):
     """It is asked before each start and every minute, of stores of any size."""
     asked = asked_by(monkeypatch, doctor)
-    assert found(config)["store"].said == "0 records, 0 maps; opened, not read through (--thorough)"
+    assert found(config)["store"].said == "0 records, 0 maps; opened, not read through (--full)"
     assert asked and not [query for query in asked if "quick_check" in query or "count(" in query]
-    said = [finding.said for finding in examine(config, thorough=True) if finding.about == "store"]
+    said = [finding.said for finding in examine(config, full=True) if finding.about == "store"]
     assert said == ["0 records, 0 maps; read through, no damage"]
 
 
@@ -166,7 +166,7 @@ def test_how_much_is_kept_is_told_without_counting(config, tmp_path):
 def test_a_store_is_only_looked_at(config, tmp_path):
     database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
     database.execute("DROP INDEX map_of_event")
-    examine(config, thorough=True)
+    examine(config, full=True)
     names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
     database.close()
     assert "record" in names and "map_of_event" not in names
@@ -179,13 +179,13 @@ def test_a_full_disk_is_a_finding(config):
         disk = found(config)["disk"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert disk.state == AMISS and "cannot be written" in disk.said and "make room" in disk.advice
+    assert disk.state == FAIL and "cannot be written" in disk.said and "make room" in disk.advice
 
 
 def test_what_keeps_it_from_asking_is_not_taken_for_a_centre(config, tmp_path):
     (tmp_path / "data" / LOCK_NAME).mkdir()
     centre = found(config)["centre"]
-    assert centre.state == AMISS and "cannot be read" in centre.said
+    assert centre.state == FAIL and "cannot be read" in centre.said
     assert "user of the centre" in centre.advice
 
 
@@ -194,12 +194,12 @@ def test_a_centre_at_work_is_recognised_and_left_alone(config, tmp_path):
     assert found(config)["centre"].said == "is at work with this configuration's data"
     assert "endpoint" not in found(config)
     held.close()
-    assert found(config)["endpoint"].state == WELL
+    assert found(config)["endpoint"].state == OK
 
 
 def test_a_clock_that_was_never_set_is_found(monkeypatch):
     monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 5, 3, 1, 0)))
-    assert found(None)["clock"].state == AMISS
+    assert found(None)["clock"].state == FAIL
 
 
 def test_nothing_is_left_behind(config, tmp_path):
@@ -217,4 +217,4 @@ def test_the_command_says_it_in_both_forms(config, capsys):
     assert "store: 0 records, 0 maps" in out and "→" in out
     (config.parent / "keys" / "centre.secret").unlink()
     assert epic.main(["doctor", "--config", str(config), "--json"]) == 1
-    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {WELL, DOUBTFUL, AMISS}
+    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {OK, WARN, FAIL}

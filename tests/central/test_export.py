@@ -9,7 +9,7 @@ import pytest
 import xarray
 from fake_decoder import MODEL_HASH, SURVEY
 
-from central.export.formats import FORMATS, ExportError, export_map
+from central.export.formats import FORMATS, ExportError, Line, export_map, format_of
 
 
 def test_npy_holds_velocity_then_uncertainty(fill, tmp_path):
@@ -39,15 +39,81 @@ def test_netcdf_says_units_axes_and_where_it_comes_from(fill, tmp_path):
         assert stored.provenance["model_hash"] == MODEL_HASH.hex()
 
 
-def test_zarr_is_the_same_data_set_in_one_file(fill, tmp_path):
-    zarr = pytest.importorskip("zarr", reason="the extra geo is not installed")
+@pytest.mark.filterwarnings("error")
+def test_zarr_is_the_same_data_set_and_opens_by_its_name(fill, tmp_path):
+    pytest.importorskip("zarr", reason="the extra geo is not installed")
     stored = fill(event=7)
-    export_map(stored, "zarr", tmp_path / "map.zarr.zip")
+    for _ in range(2):
+        export_map(stored, "zarr", tmp_path / "map.zarr")
     export_map(stored, "netcdf", tmp_path / "map.nc")
-    with zarr.storage.ZipStore(tmp_path / "map.zarr.zip", mode="r") as zipped:
-        dataset = xarray.open_zarr(zipped, consolidated=False).load()
+    dataset = xarray.open_zarr(tmp_path / "map.zarr").load()
     with xarray.open_dataset(tmp_path / "map.nc") as other:
+        # Written a moment apart.
+        assert dataset.attrs.pop("history")[:10] == other.attrs.pop("history")[:10]
         xarray.testing.assert_identical(dataset, other.load())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_history_says_when_and_by_what(fill, tmp_path):
+    export_map(fill(event=7), "netcdf", tmp_path / "map.nc")
+    with xarray.open_dataset(tmp_path / "map.nc") as dataset:
+        assert re.search(
+            r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ epic-fwi \S+: epic central export 7$",
+            dataset.attrs["history"],
+            re.M,
+        )
+
+
+LINE = Line((500_000.0, 4_512_345.0), 30.0, "EPSG:25832")
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "zarr"])
+def test_a_line_whose_place_is_known_has_coordinates(fill, tmp_path, kind):
+    pytest.importorskip("zarr", reason="the extra geo is not installed")
+    export_map(fill(), kind, tmp_path / "map", LINE)
+    opened = xarray.open_zarr(tmp_path / "map") if kind == "zarr" else xarray.open_dataset(tmp_path / "map")
+    with opened as dataset:
+        assert float(dataset.x[0]) == 500_000.0 and float(dataset.y[0]) == 4_512_345.0
+        assert float(dataset.x[69]) == pytest.approx(500_345.0)
+        assert float(dataset.y[69]) == pytest.approx(4_512_345.0 + 690 * 3**0.5 / 2)
+        assert dataset.x.units == "m" and dataset.x.standard_name == "projection_x_coordinate"
+        assert "_FillValue" not in dataset.x.encoding or dataset.x.encoding["_FillValue"] is None
+        assert dataset.attrs["line_crs"] == "EPSG:25832" and dataset.attrs["line_azimuth_deg"] == 30.0
+
+
+def test_a_segy_has_the_lines_coordinates(fill, tmp_path, segyio):
+    export_map(fill(), "segy", tmp_path / "map.sgy", LINE)
+    with segyio.open(tmp_path / "map.sgy") as file:
+        head = file.header[69]
+        scale = -head[segyio.TraceField.SourceGroupScalar]
+        assert head[segyio.TraceField.CDP_X] / scale == pytest.approx(500_345.0, abs=0.01)
+        assert head[segyio.TraceField.CDP_Y] / scale == pytest.approx(4_512_942.56, abs=0.01)
+        assert b"EPSG:25832" in bytes(file.text[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("map.nc", None, "netcdf"),
+        ("map.PNG", None, "png"),
+        ("map.zarr", None, "zarr"),
+        ("map.segy", "segy", "segy"),
+        ("map", "npy", "npy"),
+        ("map.v2", "png", "png"),
+        ("map.png", "netcdf", "its suffix is not one of netcdf"),
+        ("map.zarr.zip", "zarr", "its suffix is not one of zarr"),
+        ("map", None, "expected the suffix of a format, npy .* got 'none'"),
+        ("map.tif", None, "got '.tif'; or give --format"),
+    ],
+)
+def test_the_suffix_decides_and_a_contradiction_is_refused(name, kind, expected):
+    from pathlib import Path
+
+    if expected in FORMATS:
+        assert format_of(Path(name), kind) == expected
+    else:
+        with pytest.raises(ExportError, match=expected):
+            format_of(Path(name), kind)
 
 
 def test_coordinates_have_no_missing_values(fill, tmp_path):
@@ -82,9 +148,10 @@ def test_segy_has_a_trace_for_each_column_and_both_maps(fill, tmp_path, segyio):
         last = file.header[SURVEY.n_width - 1]
         assert last[segyio.TraceField.CDP_X] / -last[segyio.TraceField.SourceGroupScalar] == 695.0
         assert last[segyio.TraceField.TRACE_SAMPLE_COUNT] == SURVEY.n_depth
-        assert last[segyio.TraceField.TraceIdentifier] == 1, "seismic data"
+        assert last[segyio.TraceField.TraceIdentificationCode] == 1, "seismic data"
         assert file.bin[segyio.BinField.MeasurementSystem] == 1, "metres"
         assert b"event 7" in bytes(file.text[0])
+    assert (tmp_path / "map.sgy").read_bytes()[3628:3630] == b"\0\1", "bytes 29-30 of the first trace header"
     # Revision 1.0, traces of one length, as SEG-Y has them.
     assert (tmp_path / "map.sgy").read_bytes()[3500:3504] == bytes([1, 0, 0, 1])
 
@@ -148,7 +215,7 @@ def test_the_file_is_replaced_whole_and_nothing_else_is_left(fill, tmp_path, kin
     (out / "map").write_text("of yesterday")
     export_map(fill(), kind, out / "map")
     assert [path.name for path in out.iterdir()] == ["map"]
-    assert (out / "map").read_bytes() != b"of yesterday"
+    assert (out / "map").is_dir() or (out / "map").read_bytes() != b"of yesterday"
 
 
 def test_an_unknown_format_names_the_known_ones(fill, tmp_path):
@@ -169,6 +236,7 @@ def test_an_unknown_format_names_the_known_ones(fill, tmp_path):
 def test_a_place_that_cannot_be_written_is_said_and_left_as_it_was(fill, tmp_path, kind, out, message):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
     stored = fill()
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ExportError, match=message):

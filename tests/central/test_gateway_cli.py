@@ -11,6 +11,8 @@ from waiting import wait_until
 import epic
 from central.security.keys import new_keys
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path):

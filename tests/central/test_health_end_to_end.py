@@ -25,6 +25,8 @@ from firmware_py.runtime.config import load_config as load_node
 from firmware_py.runtime.log import Log, now_us
 from firmware_py.runtime.run import run_device
 
+pytestmark = pytest.mark.slow
+
 AHEAD_US = 5_000_000
 
 
@@ -84,6 +86,12 @@ def slow_clock(monkeypatch):
         monkeypatch.setattr(module, "now_us", lambda: now_us() - AHEAD_US)
 
 
+@pytest.fixture
+def no_clock(monkeypatch):
+    """The device's clock is never set."""
+    monkeypatch.setattr(node, "_clock_s", lambda: 0)
+
+
 def record(folder, event):
     part = folder / f"event{event:06d}.npy"
     np.save(part, np.full(SHAPE, float(event), np.float32))
@@ -136,6 +144,26 @@ def test_a_rate_that_is_set_reaches_a_device_on_each_link(centre, device, tmp_pa
 
     assert wait_until(sizes, 60, "a record") == [(4,)]
     wait_until(lambda: devices(tmp_path / "data")[0].latent_bytes == 4, 60, "the device to say so")
+
+
+def test_a_fresh_device_without_a_clock_takes_the_centres_time_and_is_answered_again_after_it_is_re_imaged(
+    no_clock, centre, device, tmp_path, capsys
+):
+    record(tmp_path, 1)
+
+    def boots():
+        with closing(connect(tmp_path / "data")) as database:
+            return database.execute("SELECT boot FROM record").fetchall()
+
+    assert wait_until(boots, 60, "a record") == [(device.spool.boot,)]
+    assert device.spool.boot > 1_700_000_000
+    # As if it had lost its state and begun at 1970 once more: what the centre knows is ahead.
+    first = device.spool.boot
+    device.spool.boot = device.control_header.boot = 31
+    device.link.statistics.connections += 1
+    wait_until(lambda: device.spool.boot > first, 60, "a number after the first")
+    assert epic.main(["central", "rate", "--config", str(centre[0]), "4"]) == 0
+    wait_until(lambda: device.rate.payload_bytes == 4, 60, "the rate")
 
 
 def test_what_is_refused_and_what_is_missing_is_said(centre, dealers, tmp_path, capsys, monkeypatch):

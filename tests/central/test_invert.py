@@ -17,6 +17,8 @@ from models.networks.fusion import DecoderConfig, build_decoder
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIFileError
 
+pytestmark = pytest.mark.slow
+
 SURVEY = Acquisition.from_dict(
     {
         **Acquisition.openfwi().to_dict(),

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -225,3 +226,37 @@ def test_the_command_line(tmp_path):
         ("gateway-a", "revoked", False),
     ]
     assert "device-3" in epic_keys("list")
+
+
+def test_a_folder_in_which_others_may_write_lets_nobody_in(folder, monkeypatch):
+    keys.allow(folder, "device-3")
+    ring = fresh(folder)
+    (folder / "allowed").chmod(0o777)
+    with pytest.raises(KeysError, match="allowed: others may write in it; run: chmod 700"):
+        fresh(folder)
+    keys.new_keys(folder, "device-9")
+    (folder / "allowed" / "device-9.public").write_bytes(public(folder, "device-9"))
+    monkeypatch.setattr(ring, "REFRESH_S", 0.0)
+    assert ring.identity(public(folder, "device-9")) is None
+    assert ring.identity(public(folder, "device-3")), "what was read before holds"
+
+
+def test_a_linked_key_is_no_key(folder):
+    (folder / "allowed").mkdir(mode=0o700)
+    (folder / "allowed" / "device-3.public").symlink_to(folder / "device-3" / "device-3.public")
+    with pytest.raises(KeysError, match="device-3.public: is a link; copy the file itself"):
+        fresh(folder)
+
+
+def test_a_revocation_is_on_the_disk_when_it_returns(folder, monkeypatch):
+    keys.allow(folder, "device-3")
+    synced = []
+    real = os.fsync
+
+    def note(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    keys.revoke(folder, "device-3")
+    assert synced == [str(folder / "allowed"), str(folder / "revoked")]

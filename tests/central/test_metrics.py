@@ -104,10 +104,10 @@ def test_an_address_in_use_is_one_clear_line(data_dir, live):
 def test_only_this_machine_is_told(tmp_path):
     path = tmp_path / "central.toml"
     path.write_text(
-        '[central]\nlisten = "tcp://127.0.0.1:1"\ninsecure = true\ndata_dir = "data"\nmetrics = "0.0.0.0:9108"\n'
+        '[central]\nlisten = "tcp://127.0.0.1:1"\ninsecure = true\ndata_dir = "data"\nmetrics_listen = "0.0.0.0:9108"\n'
         '[[model]]\nbundle = "-"\ndecoder = "-"\n'
     )
-    with pytest.raises(ConfigError, match=r"central.metrics: only on loopback"):
+    with pytest.raises(ConfigError, match=r"central.metrics_listen: only on loopback"):
         load_config(path)
 
 
@@ -116,7 +116,7 @@ def test_prometheus_asks_a_centre_at_work(tmp_path, dealers):
         "listen": "tcp://127.0.0.1:*",
         "data_dir": tmp_path / "data",
         "pictures": False,
-        "metrics": "127.0.0.1:0",
+        "metrics_listen": "127.0.0.1:0",
     }
     config = CentralConfig.model_validate({"central": central, "model": [{"bundle": "-", "decoder": "-"}]})
     service = Service(config, {MODEL_HASH: FakeDecoder()}, Log(tmp_path / "central.jsonl"))

@@ -294,3 +294,10 @@ def test_the_rollout_is_told_with_its_devices(page, data_dir):
     assert rollout["devices"] == [
         {"survey": 1, "device": 2, "state": "downloading", "reason": "", "bytes": 512, "changed_us": 9}
     ]
+
+
+def test_a_number_of_thousands_of_digits_is_no_address(page):
+    """Python does not read more than 4,300: it was an error of the page."""
+    for path in (f"/api/events/1/{'9' * 5000}", f"/api/map/{'1' * 5000}/7"):
+        assert "no such address" in error(page.get(path), 404)
+    assert "not in the store" in error(page.get("/api/events/1/9999999999"), 404)

@@ -14,7 +14,10 @@ from central.service import Service
 from central.storage.map_store import NewMap, Store
 from firmware_py.runtime.log import Log
 
-pytestmark = pytest.mark.skipif(not find_chromium(), reason="chromium is not installed (.ci/packages)")
+pytestmark = [
+    pytest.mark.skipif(not find_chromium(), reason="chromium is not installed (.ci/packages)"),
+    pytest.mark.slow,
+]
 
 
 class Centre:
@@ -27,7 +30,7 @@ class Centre:
             "data_dir": folder / "data",
             "deadline_s": 0.3,
             "pictures": False,
-            "page": address,
+            "page_listen": address,
         }
         config = CentralConfig.model_validate(
             {"central": central, "model": [{"bundle": folder, "decoder": folder}]}

@@ -21,6 +21,8 @@ from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
 
+pytestmark = pytest.mark.slow
+
 TRUTH = earth(300.0)
 
 

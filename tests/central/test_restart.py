@@ -16,6 +16,8 @@ from central.storage.journal import Journal
 from central.storage.map_store import Store
 from firmware_py.protocol import packet
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EVENTS = range(1, 61)
 KILLS = 5

@@ -23,6 +23,8 @@ from firmware_py.runtime.log import Log
 from firmware_py.runtime.run import run_device
 from firmware_py.updates import updater as update
 
+pytestmark = pytest.mark.slow
+
 
 class TinyDecoder(FakeDecoder):
     """For the tiny encoder's latents, of as many devices as the test has."""

@@ -22,6 +22,8 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Rate, pack
 from firmware_py.runtime.log import Log
 
+pytestmark = pytest.mark.slow
+
 
 class Centre:
     """A service on a thread with its store and log at hand."""

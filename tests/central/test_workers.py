@@ -24,6 +24,8 @@ from firmware_py.runtime.log import Log
 from models.inversion.decoder import load_decoder, save_decoder
 from models.networks.fusion import DecoderConfig, build_decoder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # Has one batch drawn, says which process drew it, then waits for ever.
 PARENT = """

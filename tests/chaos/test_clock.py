@@ -10,6 +10,8 @@ from chaos_rig import Rig
 from chaos_tally import Tally
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 CLOCK = Path(chaos_rig.__file__).with_name("clock")
 EVENTS = 40
 DAY_S = 86_400

@@ -8,6 +8,8 @@ from chaos_tally import Tally
 from small_disk import small_disk
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 40
 TIMEOUT_S = 60.0
 

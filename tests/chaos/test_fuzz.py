@@ -8,6 +8,8 @@ from fuzz_targets import Door, FrameTarget, GatewayTarget, MessageTarget, Packet
 from firmware_py.protocol import packet
 from firmware_py.protocol.framing import Deframer
 
+pytestmark = pytest.mark.slow
+
 INPUTS = 2000
 
 

@@ -2,12 +2,15 @@
 
 import time
 
+import pytest
 from chaos_rig import Rig
 from chaos_tally import Tally
 from waiting import wait_until
 
 from central.security.keys import allow, new_keys, revoke
 from testbed.processes import Process
+
+pytestmark = pytest.mark.slow
 
 EVENTS = 30
 NAME = "gateway-hut"

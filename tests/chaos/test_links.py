@@ -5,6 +5,8 @@ from chaos_rig import Rig
 from chaos_scenarios import SCENARIOS, strike
 from chaos_tally import Tally
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 40
 
 

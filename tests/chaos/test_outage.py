@@ -1,9 +1,12 @@
 """The centre away for longer than a spool holds: what is dropped is counted, all else arrives."""
 
 import numpy as np
+import pytest
 from chaos_rig import Rig
 from chaos_tally import Tally
 from waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 TIMEOUT_S = 120.0
 

@@ -5,6 +5,8 @@ from chaos_rig import Rig
 from chaos_storm import Storm
 from chaos_tally import Tally
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("link", ["zmq-curve", "tcp-mac"])
 def test_cuts_and_kills_lose_and_double_nothing(tmp_path, link):

@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
-from convert.cli import ERRORS, app
+from convert.cli import app
+from epic import base_errors
 
 
 def test_convert_prints_json_alone_and_writes_the_release(tiny_run, tmp_path):
@@ -31,5 +32,5 @@ def test_convert_prints_a_table_with_every_family(tiny_run, tmp_path):
 def test_what_goes_wrong_is_of_the_declared_kinds(tmp_path, arguments):
     result = CliRunner().invoke(app, [str(tmp_path / "none"), "--out", str(tmp_path / "out"), *arguments])
     assert result.exit_code != 0
-    assert isinstance(result.exception, ERRORS)
+    assert isinstance(result.exception, base_errors())
     assert "\n" not in str(result.exception)

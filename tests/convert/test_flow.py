@@ -20,6 +20,8 @@ from models.inversion.decoder import load_decoder  # noqa: E402
 from models.networks.nested_latent import prefix_rates  # noqa: E402
 from models.training.run_config import read_config  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def converted(tiny_run, tmp_path_factory):

@@ -12,6 +12,8 @@ from convert.errors import BudgetError, QuantisationError
 from convert.flow import convert_run
 from firmware_py.inference.bundle import load_bundle
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):
     small = load_board("esp32-s3").model_copy(update={"model_limit": Figure(size="1 KiB", source="a test")})

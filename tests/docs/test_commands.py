@@ -9,6 +9,8 @@ import typer
 
 import epic
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path

@@ -17,6 +17,8 @@ from ports import free_port
 from physics.acquisition import Acquisition
 from testbed.samples import load_samples
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 MPREMOTE = ROOT / "tests" / "support" / "mpremote"

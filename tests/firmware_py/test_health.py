@@ -19,7 +19,6 @@ from firmware_py.runtime.health import (
     temperature_mc,
 )
 
-HEADER = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
 T0_US = 1_764_000_000_000_000
 STATUS = {"waiting": 4, "dropped": 2, "refused": 0, "next_sequence": 8, "update_version": 5}
 
@@ -34,9 +33,23 @@ class Device:
         monkeypatch.setattr(health.time, "monotonic", lambda: self.now_s)
         self.link = LinkStatistics(connections=1)
         self.rates = []
+        self.header = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
+        self.newest_boots = []
         self.handler = HealthHandler(
-            HEADER, interval_s, "a board", 10_000, folder, self.link, lambda: dict(STATUS), self.rates.append
+            self.header,
+            interval_s,
+            "a board",
+            10_000,
+            folder,
+            self.link,
+            lambda: dict(STATUS),
+            self.rates.append,
+            self.number_start,
         )
+
+    def number_start(self, newest_boot, centre_us):
+        self.newest_boots.append(newest_boot)
+        self.header.boot = max(self.header.boot, newest_boot + 1)
 
     def passes(self, seconds):
         self.now_s += seconds
@@ -167,6 +180,18 @@ def test_the_rate_that_the_centre_has_set_comes_with_its_answer(device):
     with pytest.raises(packet.PacketError, match="setting"):
         one.handle(one.poll(60), payload=b"\x20")
     assert one.rates == [32]
+
+
+def test_a_boot_that_is_behind_is_said_anew_after_the_newest(device):
+    one = device()
+    question = one.poll()
+    one.handle(question, payload=encode_setting(0, 500))
+    assert one.newest_boots == [500]
+    again = one.poll()
+    assert (again.type, again.boot) == (packet.HELLO, 501)
+    one.handle(again)
+    assert one.poll().type == packet.HEALTH
+    assert one.newest_boots == [500, 0]
 
 
 def test_temperatures_are_of_the_hottest_zone_that_can_be(tmp_path, monkeypatch):

@@ -7,15 +7,17 @@ import pytest
 
 ROOM = Path(__file__).parents[2] / "firmware_py"
 FILES = [
+    ROOM / "errors.py",
     *(ROOM / "protocol" / name for name in ("packet.py", "framing.py", "frame_authenticator.py")),
     *ROOM.glob("micropython/*.py"),
 ]
-PARTS = {f"firmware_py.micropython.{path.stem}" for path in FILES[3:]}
+PARTS = {f"firmware_py.micropython.{path.stem}" for path in ROOM.glob("micropython/*.py")}
 MODULES = {
     "struct",
     "binascii",
     "hashlib",
     "firmware_py",
+    "firmware_py.errors",
     "firmware_py.protocol",
     "firmware_py.protocol.frame_authenticator",
     *PARTS,

@@ -294,7 +294,7 @@ start.open_line = lambda link: line
 device = start.build(load_config("device.json"), lambda: None)
 
 def answer(seal, payload, sequence=0, boot=0):
-    device.health.say()
+    device.health.poll()
     sequence = sequence or device.health._sequence
     boot = boot or device._header.boot
     record = packet.Record(packet.HELLO, 1, 1, boot, sequence, sample_time_us=1790000000000000, payload=payload)

@@ -25,6 +25,8 @@ from testbed.emulation.serial_emulator import EmulatedSerial
 from testbed.run import find_model
 from testbed.samples import load_samples
 
+pytestmark = pytest.mark.slow
+
 DEVICES = 5
 EVENTS = 4
 KILLS = 6

@@ -15,6 +15,8 @@ from firmware_py.runtime.config import SourceSection
 from firmware_py.runtime.node import Node
 from firmware_py.storage.spool import SpoolError
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_a_centre_refused_while_it_was_misconfigured_is_taken_after_a_restart(config):
     answers = [lambda record: packet.refuse(record, "unknown encoder")] * 2 + [packet.acknowledge]
@@ -81,6 +83,70 @@ def test_a_replay_begins_at_its_first_event_after_a_watched_folder_or_other_file
             Node(config(centre.endpoint, source=source)).run()
             assert [record.event for record in centre.records] == events
     assert [line["position"] for line in entries("started")] == [0, 0, 4, 0, 2]
+
+
+def test_a_fresh_state_without_a_clock_records_nothing_until_it_has_one(config, start, entries, monkeypatch):
+    """A re-imaged board without a battery: its clock begins at 1970, and NTP sets it."""
+    clock_s = [0]
+    monkeypatch.setattr("firmware_py.runtime.node._clock_s", lambda: clock_s[0])
+    with FakeCentre() as centre:
+        for _ in range(2):
+            with start(config(centre.endpoint)):
+                time.sleep(0.3)
+        assert not centre.records
+        with start(config(centre.endpoint)) as running:
+            clock_s[0] = int(time.time())
+            wait_until(running.finished, what="the replay")
+    assert {record.boot for record in centre.records} == {running.node.spool.boot}
+    assert running.node.spool.boot >= clock_s[0]
+    assert len(entries("no_clock")) >= 2
+    assert [line["boot"] for line in entries("boot_changed")] == [running.node.spool.boot]
+
+
+NOW_US = 1_795_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("clock_s", "newest_boot", "expected"),
+    [
+        pytest.param(0, 0, 1_795_000_000, id="no clock, unknown to the centre: the centre's clock"),
+        pytest.param(0, 1_700_000_000, 1_795_000_000, id="no clock, known to the centre"),
+        pytest.param(0, 1_799_000_000, 1_799_000_001, id="no clock, the centre knows later boots"),
+        pytest.param(1_780_000_000, 1_799_000_000, 1_799_000_001, id="a clock that is behind"),
+        pytest.param(1_780_000_000, 0, 1_780_000_000, id="all is well"),
+    ],
+)
+def test_a_start_is_numbered_after_what_the_centre_knows(config, monkeypatch, clock_s, newest_boot, expected):
+    monkeypatch.setattr("firmware_py.runtime.node._clock_s", lambda: clock_s)
+    node = Node(config("tcp://127.0.0.1:9"))
+    node.number_start(newest_boot, NOW_US)
+    assert (node.spool.boot, node.control_header.boot) == (expected, expected)
+    node.stop()
+    node.run()
+    assert Node(config("tcp://127.0.0.1:9")).spool.boot == expected + 1
+
+
+@pytest.mark.parametrize("how", ["removed", "another in its place"])
+def test_a_state_folder_that_goes_ends_the_device_and_keeps_the_recordings(
+    tmp_path, config, gathers, start, how
+):
+    incoming, state = tmp_path / "in", tmp_path / "state"
+    incoming.mkdir()
+    folder = SourceSection("folder", path=incoming, poll_s=0.01)
+    with (
+        FakeCentre() as centre,
+        pytest.raises(SpoolError, match="removed, or its disk unmounted"),
+        start(config(centre.endpoint, source=folder)) as running,
+    ):
+        np.save(incoming / "1.npy", gathers[0])
+        wait_until(lambda: centre.records, what="the first recording")
+        state.rename(tmp_path / "lost")
+        if how != "removed":
+            state.mkdir()
+            (state / "spool.sqlite").write_bytes((tmp_path / "lost" / "spool.sqlite").read_bytes())
+        np.save(incoming / "2.npy", gathers[0])
+        wait_until(running.finished, what="the end")
+    assert (incoming / "2.npy").exists()
 
 
 def test_a_damaged_spool_is_logged_and_the_device_runs(tmp_path, config, entries):

@@ -10,6 +10,8 @@ from micropython_run import run
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.protocol.framing import encode_frame
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden" / "records.json"
 ROWS = json.loads(GOLDEN.read_text())
 SECRET = bytes(range(32))

@@ -1,5 +1,6 @@
 """What a slow line is given: never much more than it can carry before a record would be sent again."""
 
+import pytest
 from far_ends import SECRET
 from waiting import wait_until
 
@@ -7,6 +8,8 @@ from firmware_py.links.port import SerialPort
 from firmware_py.links.stream import StreamLink
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
 from testbed.emulation.serial_emulator import EmulatedSerial
+
+pytestmark = pytest.mark.slow
 
 BAUD = 9600
 RECORD_BYTES = 38 + 128

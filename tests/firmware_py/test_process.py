@@ -13,6 +13,8 @@ from waiting import wait_until
 
 from firmware_py.protocol import packet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def start(tmp_path, bundle, gathers):

@@ -16,6 +16,8 @@ from firmware_py.runtime.node import Node
 from firmware_py.runtime.sd_notify import Supervisor
 from firmware_py.sources.recordings import FolderSource
 
+pytestmark = pytest.mark.slow
+
 
 class Systemd:
     """The receiving end of $NOTIFY_SOCKET; ``address`` is what the variable holds."""

@@ -1,6 +1,8 @@
 """Where recordings come from."""
 
+import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +187,33 @@ def test_what_cannot_be_moved_is_logged_and_does_not_come_again(tmp_path, gather
     assert drain(source) == []
     save(tmp_path / "1.npy", gathers[1])
     assert [recording.event for recording in drain(source)] == [1], "another of its name, the folder mended"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_stays_is_logged_once_and_tried_again(
+    tmp_path, gathers, monkeypatch, code
+):
+    """No damage: a permission that is put right, or a disk that answers again, brings it back."""
+    log, failing = Lines(), [True]
+    opened = Path.open
+
+    def fail(path, *arguments, **options):
+        if failing[0] and path.name == "1.npy":
+            raise OSError(code, os.strerror(code))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    source = FolderSource(tmp_path, MINE, 0.0, log=log)
+    save(tmp_path / "1.npy", gathers[0])
+    save(tmp_path / "2.npy", gathers[0])
+    assert [recording.event for recording in drain(source)] == [2]
+    ((what, values),) = log
+    assert (what, values["event"]) == ("unreadable", 1)
+    assert f"1.npy: cannot be read ({os.strerror(code)}); make it readable" in values["reason"]
+    assert (tmp_path / "1.npy").exists()
+    assert not list((tmp_path / "rejected").iterdir())
+    failing[0] = False
+    assert [recording.event for recording in drain(source)] == [1]
 
 
 def test_a_bad_file_that_cannot_be_moved_is_rejected_once(tmp_path):

@@ -1,5 +1,6 @@
 """The spool: durable, bounded, exact about what it holds."""
 
+import gzip
 import os
 import shutil
 import signal
@@ -7,12 +8,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import firmware_py
 from firmware_py.storage.spool import Spool, SpoolError
+
+VERSION_1 = Path(__file__).parent / "golden" / "spool-version-1.sqlite.gz"
 
 
 def sequences(spool):
@@ -189,11 +193,11 @@ def test_refused_records_are_bounded_too_and_go_before_waiting_ones(tmp_path):
         if sequence != 1:
             spool.set_aside(1, sequence, "unknown encoder")
     assert sequences(spool) == [(1, 1)]
-    assert spool.counter("dropped") == 0
+    assert spool.counter("dropped") == 7, "gone for good, as any other"
     for _ in range(3):
         spool.append(spool.next_sequence(), b"data")
     assert sequences(spool) == [(1, 11), (1, 12), (1, 13)]
-    assert spool.counter("dropped") == 1
+    assert spool.counter("dropped") == 10
 
 
 def test_a_fresh_spool_starts_at_the_boot_it_is_told_and_counts_on(tmp_path):
@@ -258,3 +262,29 @@ def test_the_spool_syncs_as_the_guide_says(tmp_path):
     assert settings == {"journal_mode": "wal", "synchronous": 2}
     guide = (Path(firmware_py.__file__).parent / "README.md").read_text()
     assert "`journal_mode = WAL` and `synchronous = FULL`" in guide
+
+
+def test_a_spool_of_version_1_is_opened_with_all_that_is_in_it(tmp_path):
+    """Written on 29 November 2026, before versions were counted: three records wait, one of them refused."""
+    path = tmp_path / "spool.sqlite"
+    path.write_bytes(gzip.decompress(VERSION_1.read_bytes()))
+    spool = Spool(path, 10, device=3, survey=2)
+    assert (spool.boot, spool.counter("position"), spool.counter("latent_bytes")) == (6, 4, 64)
+    assert [(r.boot, r.sequence, r.data) for r in spool.waiting(10)] == [
+        (5, n, b"record %d" % (n - 1)) for n in (2, 3, 4)
+    ]
+    spool.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_a_spool_of_a_newer_version_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "spool.sqlite"
+    path.write_bytes(gzip.decompress(VERSION_1.read_bytes()))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 9")
+    before = path.read_bytes()
+    with pytest.raises(SpoolError, match="spool version 9: expected at most 1.*newer EPIC, install that one"):
+        Spool(path, 10, device=3, survey=2)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir() if "damaged" in one.name] == []

@@ -18,6 +18,8 @@ from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
 from firmware_py.protocol import packet
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 

@@ -25,6 +25,8 @@ from firmware_py.runtime.run import run_device
 from firmware_py.updates import updater as update
 from testbed.emulation.serial_emulator import EmulatedSerial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def line():

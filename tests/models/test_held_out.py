@@ -8,9 +8,9 @@ import pytest
 from small_survey import SURVEY, write_data
 
 from models.data.held_out import check_held_out
+from models.errors import TrainingError
 from models.evaluation.evaluate import load_held_out
 from models.training.run_config import RunConfig
-from models.training.training import TrainingError
 
 
 def config_of(*data, **changes):

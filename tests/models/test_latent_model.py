@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 
 from firmware_py.inference.companding import Companding, compand
+from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.inversion.latent_model import LatentModel
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
 from models.training.run import start_run
-from models.training.training import Budget, TrainingError
+from models.training.training import Budget
 from physics.acquisition import Acquisition
 from physics.dataset import generate_dataset
 from physics.families import generate_map
 from physics.modelling import model_gathers
+
+pytestmark = pytest.mark.slow
 
 # Three devices of unlike width, so that padding takes part; short, so that modelling takes a moment.
 SURVEY = Acquisition.from_dict(

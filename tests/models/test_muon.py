@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
+from models.errors import TrainingError
 from models.training.muon import Muon
 from models.training.run import start_run
-from models.training.training import Budget, TrainingError, load_checkpoint
+from models.training.training import Budget, load_checkpoint
+
+pytestmark = pytest.mark.slow
 
 
 def _network() -> keras.Model:

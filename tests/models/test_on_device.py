@@ -20,6 +20,8 @@ from models.data.gathers import ThinnedSet  # noqa: E402
 from models.data.simulated import Simulated, WatchedWhole  # noqa: E402
 from models.training import on_device  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 COMPANDING = Companding(20.0, 7.6, 10)
 KEY = jax.random.key(3)
 

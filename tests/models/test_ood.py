@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.inversion.ood import FALSE_ALARMS, FamiliarityError, load_familiarity, measure_familiarity
+from models.inversion.ood import FALSE_ALARMS, OodError, load_familiarity, measure_familiarity
 
 LATENT = 8
 MIX = np.random.default_rng(0).normal(size=(LATENT, LATENT))
@@ -80,14 +80,14 @@ def test_it_is_kept(familiarity, tmp_path):
         familiarity.scores(gathers(5, 7), np.ones((5, 3), bool)),
     )
     assert again.limit == pytest.approx(familiarity.limit)
-    with pytest.raises(FamiliarityError, match="expected latents of 9"):
+    with pytest.raises(OodError, match="expected latents of 9"):
         load_familiarity(tmp_path / "f.npz", 9)
     (tmp_path / "f.npz").write_bytes(b"PK")
-    with pytest.raises(FamiliarityError, match="copy the whole folder again"):
+    with pytest.raises(OodError, match="copy the whole folder again"):
         load_familiarity(tmp_path / "f.npz", LATENT)
 
 
 @pytest.mark.parametrize(("n", "watched"), [(2, 50), (500, 0)])
 def test_too_little_to_measure_on(n, watched):
-    with pytest.raises(FamiliarityError, match="train on more samples"):
+    with pytest.raises(OodError, match="train on more samples"):
         measure_familiarity(gathers(n, 1), gathers(watched, 2))

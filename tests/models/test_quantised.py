@@ -7,9 +7,11 @@ import pytest
 import models.networks.quantised
 from convert.quantise import quantise
 from firmware_py.inference import companding as compand
+from models.errors import TrainingError
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
 from models.networks.quantised import QuantisedEncoder, rounded, rounded_kernel
-from models.training.training import TrainingError
+
+pytestmark = pytest.mark.slow
 
 PARTS = np.random.default_rng(0).normal(scale=0.3, size=(64, 20, 7, 2)).astype(np.float32)
 STAGES = (Stage(8, (3, 3), (2, 1), residuals=1), Stage(12, (3, 3), (2, 2), residuals=1))

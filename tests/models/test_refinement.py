@@ -21,6 +21,8 @@ from physics.modelling import model_gathers
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
 from physics.engines.deepwave import model, pull_back
 
+pytestmark = pytest.mark.slow
+
 COMPANDING = Companding(20.0, 5.0, 10)
 
 

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
+from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.evaluation.evaluate import evaluate_run
 from models.training.learning import set_to_learn
 from models.training.run import configure, start_run
 from models.training.run_config import build, read_config
-from models.training.training import Budget, Progress, TrainingError, train, write_json
+from models.training.training import Budget, Progress, train, write_json
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,19 @@ from typer.testing import CliRunner
 from models.cli import app
 from models.data import simulated
 from models.data.simulated import read_sequence, shard_shapes, simulate, whole_records
+from models.errors import TrainingError
 from models.training.run import split_watched, start_run
-from models.training.training import Budget, TrainingError
+from models.training.training import Budget
 from physics import sequence
 from physics.acquisition import Acquisition
 from physics.engines import cuda as engine_cuda
+from physics.errors import ModellingError
 from physics.families import generate_map
-from physics.modelling import ModellingError, model_gathers
+from physics.modelling import model_gathers
 from physics.normalise import normalise_velocity
 from physics.sequence import Sequence
+
+pytestmark = pytest.mark.slow
 
 FAMILIES = ("flatvel_a", "curvefault_b", "style_a")
 OF_SEED_5 = Sequence(FAMILIES, 5, SURVEY)

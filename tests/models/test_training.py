@@ -14,15 +14,18 @@ from small_survey import SURVEY, write_data
 from waiting import wait_until
 
 from models.data.gathers import DataError, load_thinned
+from models.errors import TrainingError
 from models.evaluation.comparison import compare_runs
 from models.evaluation.evaluate import evaluate_run
 from models.networks.federated import Rounds, build_federated
 from models.training.learning import spread_over_devices
 from models.training.run import split_watched, start_run
 from models.training.run_config import read_config
-from models.training.training import Budget, TrainingError, load_checkpoint
+from models.training.training import Budget, load_checkpoint
 from models.training.warm_start import read_origin
 from physics.acquisition import Acquisition
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,15 @@ import pytest
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.companding import Companding, compand, dequantise
 from firmware_py.inference.encoder import Encoder
+from models.errors import TrainingError
 from models.networks.encoder import EncoderConfig, Stage, build_encoder, encoder_preset
 from models.networks.fusion import DecoderConfig, build_decoder
-from models.training.training import TrainingError
 from models.training.warm_start import Origin, begin_with, fits_decoder, grown, read_origin
 from physics.acquisition import Acquisition
 from testbed.run import find_model
 from testbed.samples import load_samples
+
+pytestmark = pytest.mark.slow
 
 PARTS = np.random.default_rng(0).normal(scale=0.3, size=(6, 20, 7, 2)).astype(np.float32)
 

@@ -14,6 +14,8 @@ import physics.dataset
 from physics.cluster import ClusterError, on_cluster
 from physics.dataset import generate_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scheduler():

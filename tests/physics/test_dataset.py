@@ -11,9 +11,10 @@ import epic
 import physics.dataset
 from physics.acquisition import Acquisition
 from physics.dataset import DatasetError, generate_dataset
+from physics.errors import ModellingError
 from physics.families import generate_map
 from physics.files.openfwi_files import find_pairs
-from physics.modelling import ModellingError, model_gathers
+from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="needs the physics extra")
 

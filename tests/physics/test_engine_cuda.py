@@ -12,8 +12,10 @@ import pytest
 from physics.acquisition import Acquisition
 from physics.engines import cuda as engine_cuda
 from physics.engines import openfwi as engine_openfwi
+from physics.errors import ModellingError
 from physics.families import generate_map
-from physics.modelling import ModellingError
+
+pytestmark = pytest.mark.slow
 
 SURVEY = Acquisition.openfwi()
 

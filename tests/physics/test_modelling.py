@@ -12,8 +12,9 @@ import pytest
 
 from physics.acquisition import Acquisition
 from physics.engines.openfwi import PAD_CELLS
+from physics.errors import ModellingError
 from physics.families import generate_map
-from physics.modelling import ModellingError, model_gathers
+from physics.modelling import model_gathers
 from physics.wavelet import ricker
 
 FULL = Acquisition.openfwi()

@@ -19,7 +19,8 @@ from physics.files.field_files import FieldFileError
 from physics.files.live_buffers import Channel, Record
 from physics.files.seedlink import Following, SeedLinkError, follow
 from physics.files.seedlink_session import parse_address
-from physics.files.shots_file import ShotsFile, format_time, parse_time_ns
+from physics.files.shots_file import ShotsFile
+from physics.files.times import format_time, parse_time_ns
 
 obspy = pytest.importorskip("obspy", reason="the extra geo is not installed")
 pytest.importorskip("pymseed", reason="the extra geo is not installed")
@@ -213,9 +214,30 @@ def test_where_the_stream_does_not_go_on_where_it_was_all_is_asked_for(line, qui
         thread.join(30.0)
     np.testing.assert_array_equal(read(line, 1), gather(1))
     assert any("asking from the start of the server's buffer" in notice for notice in notices)
-    assert "TIME 1970,01,01,00,00,00" in server.asked
+    assert "DATA 000002" in server.asked, "the packet behind the first, which the server has told"
 
 
+def test_a_server_that_ignores_the_time_is_asked_for_all_it_has(line):
+    with SeedLinkServer() as server:
+        server.ignores_time = True
+        said, notices = [], []
+        line.shoot(0)
+        packets = server.packets(recorded(0))
+        # All but the last records of each channel are there before.
+        last = {packet.name: packet for packet in packets}
+        server.feed_packets([Packet("XX.NONE.00.EHZ", 0, 1, packets[0].data)])
+        server.feed_packets([packet for packet in packets if packet is not last[packet.name]])
+        thread = following_thread(line, server, 1, said, notices, wait_s=1.0)
+        wait_until(lambda: "END" in server.asked, what="the request")
+        time.sleep(0.1)
+        server.feed_packets(list(last.values()))
+        thread.join(10.0)
+    assert said == [f"event 0: 6 receivers, peak {abs(gather(0)).max():.3g}"]
+    np.testing.assert_array_equal(read(line, 0), gather(0))
+    assert any("asking from the start of the server's buffer" in notice for notice in notices)
+
+
+@pytest.mark.slow
 def test_one_record_that_comes_after_its_successors_silences_nobody(server, line):
     said = []
     line.shoot(0)
@@ -232,20 +254,22 @@ def test_one_record_that_comes_after_its_successors_silences_nobody(server, line
     np.testing.assert_array_equal(read(line, 0), gather(0))
 
 
+@pytest.mark.slow
 def test_a_backlog_that_comes_channel_after_channel_silences_nobody(server, line):
     """It takes longer than ``wait_s`` as a whole, while the first channels are 10 s past the event."""
     said = []
     line.shoot(0)
-    thread = following_thread(line, server, 1, said, wait_s=0.6)
+    thread = following_thread(line, server, 1, said, wait_s=1.5)
     wait_until(lambda: "END" in server.asked, what="the request")
     for trace in recorded(0):
         server.feed([trace])
-        time.sleep(0.3)
+        time.sleep(0.5)
     thread.join(10.0)
     assert said == [f"event 0: 6 receivers, peak {abs(gather(0)).max():.3g}"]
     np.testing.assert_array_equal(read(line, 0), gather(0))
 
 
+@pytest.mark.slow
 def test_a_backlog_that_the_server_holds_is_waited_for_however_slow_it_comes(server, line):
     """The server has said that it has data of all channels: the last channel is outstanding."""
     said = []
@@ -413,7 +437,7 @@ def test_a_server_without_list_or_past_is_followed_live(line):
     with SeedLinkServer(gives_info=False, takes_time=False) as server:
         notices, said = [], []
         line.shoot(0)
-        thread = following_thread(line, server, 1, said, notices, wait_s=0.3)
+        thread = following_thread(line, server, 1, said, notices, wait_s=1.0)
         wait_until(lambda: "END" in server.asked, what="the request")
         time.sleep(0.1)
         server.feed(recorded(0))

@@ -18,7 +18,8 @@ from central.storage.journal import Journal
 from testbed.emulation.proxy import Proxy
 from testbed.emulation.serial_emulator import EmulatedSerial
 from testbed.emulation.shaping import Conditions
-from testbed.processes import Process, TestbedError
+from testbed.errors import TestbedError
+from testbed.processes import Process
 
 CENTRE = Path(__file__).with_name("centre_process.py")
 LINKS = ("zmq", "zmq-curve", "tcp", "tcp-mac", "serial", "serial-mac")

@@ -60,8 +60,10 @@ class SeedLinkServer:
     ) -> None:
         self.asked: list[str] = []
         self.is_mute, self.gives_info, self.takes_time = is_mute, gives_info, takes_time
-        # Packets that a request by time is put too far on by; a pause after every few packets.
-        self.skips, self.pause_s, self.pause_every = 0, 0.0, 1
+        # Packets that a request by time is put too far on by; whether it is ignored.
+        self.skips, self.ignores_time = 0, False
+        # A pause after every few packets.
+        self.pause_s, self.pause_every = 0.0, 1
         self._ring: list[Packet] = []
         self._more = threading.Condition()
         self._connections: list[socket.socket] = []
@@ -148,7 +150,7 @@ class SeedLinkServer:
             if self.is_mute:
                 continue
             if word == "HELLO":
-                connection.sendall(b"SeedLink v4.0 (stand-in) :: SLPROTO:3.1\r\nEPIC tests\r\n")
+                connection.sendall(b"SeedLink v4.0 (RingServer/stand-in) :: SLPROTO:3.1\r\nEPIC tests\r\n")
                 continue
             if word == "INFO":
                 self._inform(connection, rest[0])
@@ -203,7 +205,7 @@ class SeedLinkServer:
         """Index of the packet to begin with."""
         if number is not None and 1 <= number <= len(self._ring):
             return number
-        if since_ns is not None:
+        if since_ns is not None and not self.ignores_time:
             found = (i for i, packet in enumerate(self._ring) if packet.end_ns >= since_ns)
             skipped, self.skips = self.skips, 0
             return min(next(found, len(self._ring)) + skipped, len(self._ring))
@@ -235,7 +237,7 @@ class SeedLinkServer:
                     f'begin_time="{_iso(begin[name])}" end_time="{_iso(end[name])}"/>'
                 )
         inner = "".join(
-            f'<station name="{station}" network="{network}">{"".join(streams)}</station>'
+            f'<station name="{station}" network="{network}" begin_seq="1">{"".join(streams)}</station>'
             for (network, station), streams in stations.items()
         )
         text = f'<?xml version="1.0"?><seedlink software="stand-in">{inner}</seedlink>'.encode()

@@ -13,9 +13,11 @@ from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.encoder import Encoder
 from physics.acquisition import Acquisition
 from testbed import arm64
-from testbed.processes import TestbedError
+from testbed.errors import TestbedError
 from testbed.run import find_model
 from testbed.samples import load_samples
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RELEASED = find_model(None).bundle

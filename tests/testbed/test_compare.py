@@ -17,8 +17,10 @@ from testbed.comparison.report import draw, page
 from testbed.comparison.run import CONDITIONS
 from testbed.emulation.links import LinkError, find_link
 from testbed.emulation.shaping import Transfer
-from testbed.processes import TestbedError
+from testbed.errors import TestbedError
 from testbed.run import find_model
+
+pytestmark = pytest.mark.slow
 
 SURVEY = Acquisition.openfwi()
 FLAT = np.zeros((70, 70), np.float32)

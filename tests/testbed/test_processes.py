@@ -12,6 +12,8 @@ from waiting import wait_until
 
 from testbed.processes import ended_with_this_process
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys, time
 from pathlib import Path

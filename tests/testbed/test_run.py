@@ -13,6 +13,8 @@ from firmware_py.inference.bundle import create_bundle, load_bundle
 from testbed.run import DEFAULT_MODEL
 from testbed.samples import load_samples
 
+pytestmark = pytest.mark.slow
+
 RELEASED = DEFAULT_MODEL
 
 

@@ -7,6 +7,8 @@ import pytest
 from testbed.emulation.links import find_link
 from testbed.emulation.tbf import TbfError, cross_check, shaped_pair
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tbf():

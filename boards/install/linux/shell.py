@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from boards.errors import BoardsError
+
 AGENT = (Path(__file__).parent / "on_board.py").read_text(encoding="utf-8")
 CONNECT_TIMEOUT_S = 10
 # ssh gives up when the other side was silent for three of these.
@@ -20,7 +22,7 @@ SSH_FAILED = 255
 NOT_FOUND = 127
 
 
-class InstallError(RuntimeError):
+class InstallError(BoardsError, RuntimeError):
     """A board cannot be reached, or is not what the installation needs."""
 
 

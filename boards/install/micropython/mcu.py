@@ -29,7 +29,13 @@ from firmware_py.micropython.spool import SLOT_BYTES
 
 ROOM = Path(firmware_py.__file__).parent
 # Beside firmware_py/micropython, what a microcontroller needs of the device's code.
-SHARED = ("__init__.py", "protocol/__init__.py", "protocol/packet.py", "protocol/frame_authenticator.py")
+SHARED = (
+    "__init__.py",
+    "errors.py",
+    "protocol/__init__.py",
+    "protocol/packet.py",
+    "protocol/frame_authenticator.py",
+)
 MAIN = "main.py"
 INSTALLED = "installed.json"
 # What the device writes itself, beside its count of starts.

@@ -1,0 +1,15 @@
+"""The errors of boards, each beside the module that it belongs to.
+
+BoardsError
+├── CompilerError          fit.accelerator
+├── CheckError             fit.check
+├── GraphError             fit.graph
+├── TflmError              fit.tflm
+├── InstallError           install.linux.shell
+│   └── CommandError       install.linux.shell
+└── BoardError             profile
+"""
+
+
+class BoardsError(Exception):
+    """Base of the errors of boards."""

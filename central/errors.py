@@ -1,0 +1,29 @@
+"""The centre's errors, each beside the module that it belongs to.
+
+CentralError
+├── DecoderLoadError       cli
+├── ConfigError            config
+├── QueryError             dashboard.app
+├── MetricsError           dashboard.metrics
+├── ExportError            export.formats
+├── RateSettingError       fleet.rate_setting
+├── ListenError            gateway.listener
+├── ReceiverError          ingest.receiver
+├── InvertError            pipeline.invert
+├── InvertCommandError     pipeline.invert_cli
+├── KeysError              security.keys
+├── StoreError             storage.database
+│   ├── BackupError        storage.backup
+│   ├── DamagedMapError    storage.map_store
+│   ├── NoStoreError       storage.database
+│   └── InUseError         storage.database
+├── MapCodecError          storage.map_codec
+├── SchemaError            storage.schema
+├── RolloutError           updates.rollout_store
+├── SigningError           updates.signing
+└── CheckInputError        verification.check_inputs
+"""
+
+
+class CentralError(Exception):
+    """Base of the centre's errors."""

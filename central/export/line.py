@@ -1,0 +1,23 @@
+"""Where a survey's line runs on the earth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Line:
+    """``origin_m`` is x and y of the centre of cell 0, ``azimuth_deg`` the direction of growing distance from y
+    (north) clockwise, ``crs`` the name of the coordinates, such as EPSG:25832. `epic data import` prints them."""
+
+    origin_m: tuple[float, float]
+    azimuth_deg: float
+    crs: str | None = None
+
+    def coordinates(self, distance_m: np.ndarray, cell_m: float) -> np.ndarray:
+        """x and y ``(n, 2)`` of places ``(n,)`` whose distance counts from the left edge of cell 0."""
+        turn = np.radians(self.azimuth_deg)
+        from_origin = np.asarray(distance_m) - cell_m / 2
+        return np.asarray(self.origin_m) + np.outer(from_origin, [np.sin(turn), np.cos(turn)])

@@ -1,0 +1,152 @@
+"""What the store gives up so that it does not grow without end: ``[retention]``, off unless configured.
+
+Events go by age, by number and for want of disk, the oldest first, with their maps, records and pictures. Flagged and
+refined events stay. For want of disk superseded maps go before whole events. Each transaction is short: the receiver
+shares the file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+from contextlib import closing, suppress
+from pathlib import Path
+
+from central.config import RetentionSection
+from central.storage.database import NEWEST, StoreError, connect, reported, transaction
+from central.storage.schema import DECODED_US, FLAGGED, REFINED
+from firmware_py.runtime.log import Log, now_us
+
+EVERY_S = 60.0
+# Pause between transactions, in which the receiver has its turn.
+PAUSE_S = 0.02
+BATCH_EVENTS, BATCH_MAPS, BATCH_RECORDS = 20, 20, 500
+DAY_US = 86_400_000_000
+
+_SUPERSEDED = (
+    "EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey AND later.event = map.event"
+    " AND later.model_hash = map.model_hash AND later.revision > map.revision)"
+)
+# Ids are not to be given again: the last map and the last record stay.
+_OLDEST = f"""
+SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(rowid) FROM map) AND {NEWEST}
+    AND NOT {FLAGGED} AND NOT EXISTS (SELECT 1 FROM map AS refined WHERE refined.survey = map.survey
+    AND refined.event = map.event AND {REFINED.replace("provenance", "refined.provenance")})
+    AND NOT EXISTS (SELECT 1 FROM record WHERE record.survey = map.survey AND record.event = map.event
+    AND record.id = (SELECT max(id) FROM record)) AND coalesce({DECODED_US} < ?, 0) ORDER BY rowid LIMIT ?
+"""
+
+
+def picture_path(data_dir: Path, survey: int, event: int) -> Path:
+    """Where the picture of an event's map is drawn."""
+    return data_dir / "pictures" / f"survey{survey}-event{event:06d}.png"
+
+
+class Retention:
+    """``watch`` has a thread; ``prune`` is one look."""
+
+    def __init__(self, data_dir: Path, section: RetentionSection, log: Log) -> None:
+        self._data_dir = data_dir
+        self._section = section
+        self._log = log
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Prune every ``EVERY_S`` until ``stopping``; what fails is tried again."""
+        while not stopping.wait(EVERY_S):
+            try:
+                self.prune(stopping)
+            except StoreError as error:
+                self._log.write("retention_failed", reason=str(error))
+
+    def prune(self, stopping: threading.Event) -> tuple[int, int]:
+        """Remove what is due; returns how many events and superseded maps. Raises ``StoreError``."""
+        events = maps = 0
+        section = self._section
+        with closing(connect(self._data_dir)) as database:
+            if section.max_age_days is not None:
+                before_us = now_us() - int(section.max_age_days * DAY_US)
+                events += self._remove_events(database, stopping, before_us)
+            if section.max_events is not None:
+                surplus = self._count(database) - section.max_events
+                events += self._remove_events(database, stopping, most=max(surplus, 0))
+            if self._is_short(database):
+                maps = self._remove_superseded(database, stopping)
+                while not stopping.is_set() and self._is_short(database):
+                    if not (removed := self._remove_events(database, stopping, most=BATCH_EVENTS)):
+                        self._log.write("retention_short", reason="only flagged and refined events are left")
+                        break
+                    events += removed
+        if events or maps:
+            self._log.write("retention", events=events, superseded_maps=maps)
+        return events, maps
+
+    def _is_short(self, database: sqlite3.Connection) -> bool:
+        """Whether less is free than asked for; pages that were freed within the file are used again."""
+        if self._section.min_free_mib is None:
+            return False
+        with reported("store: cannot be read"):
+            (pages,) = database.execute("PRAGMA freelist_count").fetchone()
+            (size,) = database.execute("PRAGMA page_size").fetchone()
+        return shutil.disk_usage(self._data_dir).free + pages * size < self._section.min_free_mib << 20
+
+    @staticmethod
+    def _count(database: sqlite3.Connection) -> int:
+        with reported("store: cannot be read"):
+            query = "SELECT count(*) FROM (SELECT DISTINCT survey, event FROM map)"
+            return database.execute(query).fetchone()[0]
+
+    def _remove_events(
+        self,
+        database: sqlite3.Connection,
+        stopping: threading.Event,
+        before_us: int = 1 << 62,
+        most: int | None = None,
+    ) -> int:
+        """Remove the oldest ``most`` events, or all, that were decoded before ``before_us``."""
+        removed = after = 0
+        while not stopping.is_set() and (most is None or removed < most):
+            size = BATCH_EVENTS if most is None else min(BATCH_EVENTS, most - removed)
+            with reported("store: cannot be read"):
+                rows = database.execute(_OLDEST, (after, before_us, size)).fetchall()
+            for id, survey, event in rows:
+                self._remove_event(database, stopping, survey, event)
+                removed, after = removed + 1, id
+            if len(rows) < size:
+                break
+        return removed
+
+    def _remove_event(
+        self, database: sqlite3.Connection, stopping: threading.Event, survey: int, event: int
+    ) -> None:
+        """Records first: without its map an event would be decoded again from them."""
+        left = BATCH_RECORDS
+        while left == BATCH_RECORDS:
+            with transaction(database, "retention: records cannot be removed"):
+                left = database.execute(
+                    "DELETE FROM record WHERE id IN (SELECT id FROM record WHERE survey = ? AND event = ? LIMIT ?)",
+                    (survey, event, BATCH_RECORDS),
+                ).rowcount
+                if left < BATCH_RECORDS:
+                    database.execute("DELETE FROM map WHERE survey = ? AND event = ?", (survey, event))
+            stopping.wait(PAUSE_S)
+        with suppress(OSError):
+            os.unlink(picture_path(self._data_dir, survey, event))
+
+    def _remove_superseded(self, database: sqlite3.Connection, stopping: threading.Event) -> int:
+        removed, after = 0, 0
+        while not stopping.is_set() and self._is_short(database):
+            with reported("store: cannot be read"):
+                ids = database.execute(
+                    f"SELECT rowid FROM map WHERE rowid > ? AND {_SUPERSEDED} AND NOT {REFINED}"
+                    " ORDER BY rowid LIMIT ?",
+                    (after, BATCH_MAPS),
+                ).fetchall()
+            if not ids:
+                break
+            with transaction(database, "retention: maps cannot be removed"):
+                database.executemany("DELETE FROM map WHERE rowid = ?", ids)
+            removed, after = removed + len(ids), ids[-1][0]
+            stopping.wait(PAUSE_S)
+        return removed

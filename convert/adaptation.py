@@ -1,0 +1,171 @@
+"""Adapt a released model to other ground: its decoder learns new data, its encoder stays.
+
+Devices keep their encoder, so they need no update. The decoder learns from what the encoder makes of the new
+gathers: int8 latents, with noise, field errors, missing devices and lower rates as in training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from convert import litert
+from convert.errors import ConversionError
+from convert.release import staged_release
+from firmware_py.inference.bundle import Bundle, load_bundle
+from firmware_py.inference.companding import dequantise, quantise
+from models.data.batches import EpicBatches
+from models.data.gathers import ThinnedSet, device_parts, load_thinned
+from models.evaluation.scores import score
+from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
+from models.inversion.ood import measure_familiarity
+from models.networks.nested_latent import AsSent, prefix_rates
+from models.networks.network import DevicePositions
+from models.training.learning import set_to_learn
+from models.training.run import split_watched
+from models.training.training import Budget, load_network, predict, train, write_json
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Errors by family (``models.evaluation.scores``) on the validation set, before and after."""
+
+    before: dict[str, dict[str, float]]
+    after: dict[str, dict[str, float]]
+
+
+class LatentBatches(EpicBatches):
+    """Training batches as the centre receives them: int8 latents of a bundle's encoder, read back as real numbers."""
+
+    def __init__(self, data: ThinnedSet, bundle: Bundle, latent: int) -> None:
+        super().__init__(data, bundle.companding, ordered=latent)
+        self._bundle = bundle
+        self._encoder = bundle.encoder_path.read_bytes()
+
+    def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+        inputs, maps = super().training(indices, rng)
+        return self._encoded(inputs), maps
+
+    def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
+        inputs, maps = super().plain(indices)
+        return self._encoded(inputs), maps
+
+    def _encoded(self, inputs: dict) -> dict:
+        others = {name: values for name, values in inputs.items() if name != "parts"}
+        return {"latents": self.latents(inputs["parts"]), **others}
+
+    def latents(self, parts: np.ndarray) -> np.ndarray:
+        """Companded parts ``(n, n_devices, T', width, S)`` -> latents ``(n, n_devices, latent)`` float32."""
+        into, out = self._bundle.input, self._bundle.output
+        codes = quantise(parts.reshape(-1, *parts.shape[2:]), into.scale, into.zero_point)
+        latents = dequantise(litert.run(self._encoder, codes), out.scale, out.zero_point)
+        return latents.reshape(*parts.shape[:2], -1)
+
+
+def adapt(
+    model: Path,
+    data: list[Path],
+    out: Path,
+    budget: Budget,
+    on_progress: Callable[[float, dict], None] = lambda share, figures: None,
+    on_load: Callable[[int, int], None] = lambda done, total: None,
+) -> Adaptation:
+    """Train the decoder of the released ``model`` on OpenFWI folders ``data`` and write a model to ``out``.
+
+    The training's checkpoint lies in ``out/adaptation`` until it is done: calling again goes on with it. Of every 50
+    samples one is kept apart, to validate and calibrate on.
+
+    Raises:
+        ConversionError: the adapted decoder draws worse maps of the validation set than the one before; then no
+            model is written.
+        DataError, TrainingError, BundleError, DecoderError: as in training and loading.
+    """
+    bundle = load_bundle(model / "bundle")
+    decoder = load_decoder(model / "decoder")
+    a = decoder.acquisition
+    batches = LatentBatches(load_thinned(data, a, bundle.companding.thin, on_load), bundle, decoder.latent)
+    validation, training = split_watched(len(batches))
+    if not len(validation):
+        raise ConversionError(
+            f"adapt: expected at least 50 samples, of which one is to validate on, got {len(batches)}; add data"
+        )
+    keras.utils.set_random_seed(budget.seed)
+    learner = load_network(model / "decoder" / "decoder.keras")
+    network = _as_received(learner, decoder.acquisition.device_positions())
+    set_to_learn(network, "epic", budget)
+    before = score(predict(network, batches, validation)[..., 0], batches.data, validation)
+    run = out / "adaptation"
+    run.mkdir(parents=True, exist_ok=True)
+    train(network, batches, validation, training, budget, run, on_progress)
+    after = score(predict(network, batches, validation)[..., 0], batches.data, validation)
+    if after["all"]["mae"] > before["all"]["mae"]:
+        raise ConversionError(
+            f"adapt: the adapted decoder's maps are worse than the former one's, MAE {after['all']['mae']:.4f} against "
+            f"{before['all']['mae']:.4f} of the validation set; train longer, or add data"
+        )
+    latents = [_plain_latents(batches, some) for some in (training, validation)]
+    _publish(model, bundle, learner, decoder, latents, batches.data.maps[validation], after, out)
+    shutil.rmtree(run)
+    return Adaptation(before, after)
+
+
+def _as_received(decoder: keras.Model, positions: np.ndarray) -> keras.Model:
+    """``decoder`` behind what lower rates leave of latents: one output ``(batch, nz, nx, 2)`` to train on."""
+    n, latent = decoder.input["latents"].shape[1:]
+    inputs: dict[str, Any] = {"latents": keras.Input((n, latent), name="latents")}
+    inputs |= {name: keras.Input((n,), name=name) for name in ("mask", "values", "bits")}
+    latents = AsSent(name="as_sent")(inputs["latents"], values=inputs["values"], bits=inputs["bits"])
+    places = DevicePositions(positions.tolist(), name="places")(inputs["mask"])
+    drawn = decoder({"latents": latents, "positions": places, "mask": inputs["mask"]})
+    return keras.Model(inputs, ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1), name="epic")
+
+
+def _plain_latents(batches: LatentBatches, indices: np.ndarray, at_most: int = 2000) -> np.ndarray:
+    """Latents ``(n, n_devices, latent)`` of up to ``at_most`` samples as they are."""
+    chosen = np.random.default_rng(1).permutation(indices)[:at_most] if len(indices) > at_most else indices
+    data = batches.data
+    return np.concatenate(
+        [
+            batches.latents(
+                device_parts(data.gathers[chosen[i : i + 100]], data.acquisition, batches.companding)
+            )
+            for i in range(0, len(chosen), 100)
+        ]
+    )
+
+
+def _publish(model, bundle, learner, decoder, latents, maps, after, out) -> None:
+    """Write ``out/decoder`` and ``out/bundle``, which differs from the former one in the decoder that it names."""
+    seen, validation = latents
+    with staged_release(out) as stage, tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "decoder.keras"
+        learner.save(weights)
+        scale, zero_point = bundle.output.scale, bundle.output.zero_point
+        prefixes = prefix_rates(decoder.latent) if len(decoder.coding.rates) > 2 else ()
+        familiarity = measure_familiarity(seen, validation)
+        sha256 = save_decoder(
+            stage.decoder,
+            weights,
+            decoder.model_hash,
+            scale,
+            zero_point,
+            decoder.acquisition,
+            familiarity,
+            prefixes,
+        )
+        calibrate_uncertainty(load_decoder(stage.decoder), validation, maps)
+        shutil.copytree(model / "bundle", stage.bundle)
+        manifest = json.loads((stage.bundle / "manifest.json").read_text())
+        manifest["decoder_sha256"] = sha256
+        manifest["metrics"]["adapted"] = {name: round(row["mae"], 5) for name, row in after.items()}
+        write_json(stage.bundle / "manifest.json", manifest)
+        stage.publish()

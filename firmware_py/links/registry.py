@@ -1,0 +1,70 @@
+"""The kinds of link. A new one is a file beside this with its ``Link``, and a line in ``LINKS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from firmware_py.links.base import Link
+from firmware_py.links.keys import read_curve_keys, read_secret
+from firmware_py.links.port import SerialPort, TcpPort, split_endpoint
+from firmware_py.links.stream import FrameAuthenticator, StreamLink
+from firmware_py.links.zeromq import ZmqLink
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
+
+
+@dataclass(frozen=True)
+class LinkSection:
+    """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later.
+
+    ``kind`` is zmq (``endpoint`` tcp://host:port), tcp (host:port of a gateway) or serial (a port such as
+    /dev/ttyACM0, at ``baud``). The keys are files that ``epic keys new`` made: over ZeroMQ three, with which
+    the link is encrypted, the device knows its centre and the centre its device; over tcp and serial
+    ``secret``, with which each record is sealed. ``insecure`` does without, for trials.
+    """
+
+    endpoint: str
+    kind: str = "zmq"
+    resend_s: float = 2.0
+    window: int = 16
+    baud: int = 115_200
+    insecure: bool = False
+    secret: Path | None = None
+    server_key: Path | None = None
+    public_key: Path | None = None
+    secret_key: Path | None = None
+
+
+def _open_zmq(link: LinkSection) -> Link:
+    curve = None
+    if link.server_key and link.public_key and link.secret_key:
+        curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
+    return ZmqLink(link.endpoint, curve)
+
+
+def _open_tcp(link: LinkSection) -> Link:
+    split_endpoint(link.endpoint)
+    return StreamLink(partial(TcpPort.connect, link.endpoint), *_authenticators(link))
+
+
+def _open_serial(link: LinkSection) -> Link:
+    port = partial(SerialPort, link.endpoint, link.baud)
+    # 8N1: ten bits a byte.
+    return StreamLink(port, *_authenticators(link), bytes_per_s=link.baud / 10)
+
+
+def _authenticators(link: LinkSection) -> tuple[FrameAuthenticator, FrameAuthenticator]:
+    """What seals and opens frames, up and down: keyed MACs with a secret, checksums without."""
+    if not link.secret:
+        return Crc(), Crc()
+    secret = read_secret(link.secret)
+    return Mac(secret, UPLINK), Mac(secret, DOWNLINK)
+
+
+LINKS: dict[str, Callable[[LinkSection], Link]] = {
+    "zmq": _open_zmq,
+    "tcp": _open_tcp,
+    "serial": _open_serial,
+}

@@ -1,0 +1,1 @@
+"""Formats of field recordings, and how their traces come onto the grid of a survey."""

@@ -1,0 +1,36 @@
+"""All field formats that an import reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from physics.files.field import miniseed, seg2, segy, su
+from physics.files.field.traces import FieldFileError, FieldFormat
+
+# Those with a magic number first: a text of SEG-Y is anything.
+FORMATS: tuple[FieldFormat, ...] = (seg2.FORMAT, miniseed.FORMAT, su.FORMAT, segy.FORMAT)
+HEAD_BYTES = 1 << 20
+
+
+def format_of(path: Path) -> FieldFormat:
+    """The format of a file by its content; by its suffix where the content fits none. Raises ``FieldFileError``."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            size = path.stat().st_size
+    except OSError as error:
+        reason = "not found" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise FieldFileError(f"{path}: {reason}; expected a field recording: {_known()}") from None
+    suffix = path.suffix.lower()
+    # Where two fit, as SU and SEG-Y may, the suffix decides.
+    matching = [known for known in FORMATS if known.matches(head, size)]
+    named = [known for known in FORMATS if suffix in known.suffixes]
+    for known in (*(known for known in named if known in matching), *matching, *named):
+        return known
+    raise FieldFileError(
+        f"{path}: expected {_known()}; got {suffix or 'no suffix'!r} and none of these by content"
+    )
+
+
+def _known() -> str:
+    return ", ".join(f"{known.name} ({', '.join(known.suffixes)})" for known in FORMATS)

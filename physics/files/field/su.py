@@ -1,0 +1,54 @@
+"""SU (Seismic Unix): SEG-Y's traces without file headers, IEEE floats in either byte order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from physics.files.field import segy
+from physics.files.field.traces import FieldFileError, ReadOptions, ShotTraces
+
+IEEE, WIDTH = 5, 4
+
+
+class SuFormat:
+    """Traces one after another, each as long as its header says."""
+
+    name = "SU"
+    suffixes = (".su",)
+
+    def matches(self, head: bytes, size: int) -> bool:
+        """True if the first trace header tells a length that the second one repeats, or that is the file's."""
+        return any(_begins(head, size, order) for order in ("little", "big"))
+
+    def read(self, path: Path, options: ReadOptions) -> ShotTraces:
+        size = path.stat().st_size
+        raw = np.memmap(path, np.uint8, mode="r") if size else np.empty(0, np.uint8)
+        for order in ("<", ">"):
+            layout = segy.walk(raw, 0, size, WIDTH, order)
+            if layout is None:
+                continue
+            fields = segy.read_fields(raw, layout.offsets, order)
+            interval_s = fields["interval"] * 1e-6
+            if options.interval_s is not None:
+                interval_s = np.full(len(fields), options.interval_s)
+            if not interval_s.all():
+                raise FieldFileError(f"{path}: has no sample interval in its headers; give --interval-ms")
+            return segy.build_traces(path, raw, layout, fields, None, order, IEEE, False, interval_s, 1.0, [])
+        raise FieldFileError(
+            f"{path}: not a whole SU file (its {size} bytes are no whole number of traces); copy it again"
+        )
+
+
+def _begins(head: bytes, size: int, order: str) -> bool:
+    def samples(at: int) -> int:
+        return int.from_bytes(head[at + 114 : at + 116], order)  # type: ignore[arg-type]
+
+    if len(head) < 240 or not samples(0):
+        return False
+    second = 240 + WIDTH * samples(0)
+    return second == size or (second + 240 <= len(head) and samples(second) == samples(0))
+
+
+FORMAT = SuFormat()

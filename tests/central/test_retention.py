@@ -1,0 +1,138 @@
+"""The store gives up what it is told to, the oldest first, and never what is flagged or refined."""
+
+import shutil
+import threading
+from collections import namedtuple
+from contextlib import closing
+
+import pytest
+from fake_decoder import MODEL_HASH, latent_record
+from page_maps import put_map
+
+from central.config import ConfigError, RetentionSection, load_config
+from central.storage import retention as module
+from central.storage.database import connect
+from central.storage.journal import Journal
+from central.storage.map_store import Store
+from central.storage.retention import DAY_US, Retention, picture_path
+from firmware_py.runtime.log import Log, now_us
+
+
+@pytest.fixture
+def put(data_dir, monkeypatch):
+    """An event of so many days ago, whole: five records, a map, a picture."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+
+    def put_event(event, days=0.0, **provenance):
+        with closing(Journal(data_dir)) as journal:
+            journal.commit([(latent_record(device=d, event=event, sequence=event), 1, 94) for d in range(5)])
+            last_record = journal.newest()
+        decoded_us = now_us() - int(days * DAY_US)
+        put_map(data_dir, event, last_record=last_record, decoded_us=decoded_us, **provenance)
+        path = picture_path(data_dir, 1, event)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("picture")
+
+    return put_event
+
+
+def prune(data_dir, **section):
+    return Retention(data_dir, RetentionSection(**section), Log(data_dir / "log")).prune(threading.Event())
+
+
+def left(data_dir):
+    with closing(Store(data_dir)) as store:
+        events = [stored.event for stored in store.newest()]
+    with closing(connect(data_dir)) as database:
+        records = database.execute("SELECT DISTINCT event FROM record ORDER BY event").fetchall()
+    pictures = sorted(int(path.stem.split("event")[1]) for path in (data_dir / "pictures").iterdir())
+    assert events == [event for (event,) in records] == pictures
+    return events
+
+
+def test_nothing_goes_without_being_told_to(data_dir, put):
+    put(1, days=10_000)
+    put(2)
+    assert prune(data_dir) == (0, 0)
+    assert left(data_dir) == [1, 2]
+
+
+def test_old_events_go_with_all_that_is_theirs_but_flagged_and_refined_ones(data_dir, put):
+    put(1, days=9)
+    put(2, days=8, flags=["look at it"])
+    put(3, days=8, refinement={"of_revision": 1})
+    put(4, days=6)
+    put(5)
+    assert prune(data_dir, max_age_days=7) == (1, 0)
+    assert left(data_dir) == [2, 3, 4, 5]
+    assert prune(data_dir, max_age_days=7) == (0, 0)
+
+
+def test_of_too_many_events_the_oldest_go(data_dir, put):
+    for event in range(1, 50):
+        put(event)
+    assert prune(data_dir, max_events=10) == (39, 0)
+    assert left(data_dir) == list(range(40, 50))
+    with closing(Journal(data_dir)) as journal:
+        assert not journal.undecoded(), "or the next start would decode them again"
+        new = journal.commit([(latent_record(device=0, event=99, sequence=99), 1, 94)]).new
+    assert new[0].id == 5 * 49 + 1, "no id is given twice"
+
+
+def test_the_last_event_stays_whatever_its_age(data_dir, put):
+    put(1, days=9)
+    assert prune(data_dir, max_age_days=1) == (0, 0)
+    assert left(data_dir) == [1]
+
+
+def test_for_want_of_disk_superseded_maps_go_before_events(data_dir, put, monkeypatch):
+    put(1)
+    put_map(data_dir, 1, last_record=5)
+    put_map(data_dir, 1, last_record=5, refinement={"of_revision": 2})
+    put(2)
+    put(3)
+    free = [10 << 20]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free[0]))
+    assert prune(data_dir, min_free_mib=9) == (0, 0)
+    # Revisions 1 and 2 of event 1; 3 is refined. Then event 2; the last one stays.
+    free[0] = 0
+    assert prune(data_dir, min_free_mib=9) == (1, 2)
+    assert left(data_dir) == [1, 3]
+    with closing(Store(data_dir)) as store:
+        assert [stored.revision for stored in store.revisions(1)] == [3]
+    assert '"retention_short"' in (data_dir / "log").read_text()
+
+
+def test_a_flood_of_one_event_is_removed_in_short_transactions(data_dir, put, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_RECORDS", 50)
+    put(1, days=9)
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=0, event=1, sequence=1000 + n), 1, 94) for n in range(333)])
+        last_record = journal.newest()
+    put_map(data_dir, 1, last_record=last_record, decoded_us=1)
+    put(2)
+    assert prune(data_dir, max_age_days=7) == (1, 0)
+    assert left(data_dir) == [2]
+
+
+def test_what_a_device_sends_again_of_a_removed_event_is_an_event_of_its_own(data_dir, put):
+    put(1, days=9)
+    put(2)
+    prune(data_dir, max_age_days=7)
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=0, event=1, sequence=1), 1, 94)])
+        assert [latent.event for latent in journal.undecoded()] == [1]
+        assert len(journal.latents_of((1, 1, MODEL_HASH), 5)) == 1
+
+
+def test_the_configuration_has_a_section_for_it(tmp_path):
+    config = tmp_path / "central.toml"
+    text = (
+        '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\n'
+        '[[model]]\nbundle = "none"\ndecoder = "none"\n'
+    )
+    config.write_text(f"{text}[retention]\nmax_age_days = 365\nmin_free_mib = 2048\n")
+    assert load_config(config).retention == RetentionSection(max_age_days=365, min_free_mib=2048)
+    config.write_text(f"{text}[retention]\nmax_events = 0\n")
+    with pytest.raises(ConfigError, match="retention.max_events"):
+        load_config(config)

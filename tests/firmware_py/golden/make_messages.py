@@ -1,0 +1,69 @@
+"""Writes messages.json: payloads of control messages, and records as they are framed; vectors are only ever added."""
+
+import json
+from pathlib import Path
+
+from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
+from firmware_py.protocol.framing import encode_frame
+from firmware_py.protocol.health_messages import Health, Hello, encode_health, encode_setting
+from firmware_py.protocol.update_messages import (
+    Chunk,
+    ChunkRequest,
+    NotAvailable,
+    Offer,
+    Report,
+    ReportAck,
+    encode_message,
+)
+
+SHA256, SECRET = bytes(range(32)), bytes(range(100, 132))
+HELLO = Hello("0.1.0", "Pi ä", 60, 20000, 3, 2)
+HEALTH = Health(60, 3600, 3, 1, 2, 43, 1_790_000_000, 41, 1_790_000_000, 42, 1500, -5250, 512)
+HEALTH_FULL = Health(
+    60, 3600, 0, 0, 0, 9, 7, 8, 7, 9, 900, 41_000, 100, 200, -123_456, 48_000, 2, "idle", 128
+)
+UPDATES = {
+    "offer": Offer(2, SHA256, 300_000, b"statement", bytes(range(64))),
+    "want": ChunkRequest(SHA256, 32_768, 32_768),
+    "chunk": Chunk(SHA256, 32_768, b"\x00\x01\x02\xff"),
+    "gone": NotAvailable(SHA256),
+    "report": Report("failed", 2, "arena too small"),
+    "heard": ReportAck(2),
+}
+# Short, with a zero at either end of a block; long, with 254 bytes without a zero and more.
+SHORT = packet.Record(
+    packet.LATENT, 3, 1, 7, 42, 1001, 1_790_000_000_123_456, bytes(range(8)), b"\x00\x01\x00"
+)
+LONG = packet.Record(packet.LATENT, 3, 1, 7, 43, 1001, 1, bytes(range(8)), bytes(range(1, 256)) * 2)
+
+
+def payloads():
+    yield {"what": "hello", "payload": encode_health(HELLO).hex(), "fields": list(vars(HELLO).values())}
+    for what, health in (("health", HEALTH), ("health, every field", HEALTH_FULL)):
+        yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
+    yield {"what": "setting of 64 bytes", "payload": encode_setting(64).hex(), "fields": [64]}
+    for what, message in UPDATES.items():
+        fields = {k: v.hex() if isinstance(v, bytes) else v for k, v in vars(message).items()}
+        yield {"what": f"update, {what}", "payload": encode_message(message).hex(), "fields": {what: fields}}
+
+
+def frames():
+    seals = {"crc": Crc(), "mac up": Mac(SECRET, UPLINK), "mac down": Mac(SECRET, DOWNLINK)}
+    for length, record in (("short", SHORT), ("long", LONG)):
+        data = packet.encode_record(record)
+        for seal, closing in seals.items():
+            yield {
+                "what": f"{length}, {seal}",
+                "seal": seal,
+                "record": data.hex(),
+                "tag": closing.tag(data).hex(),
+                "frame": encode_frame(data, closing).hex(),
+            }
+
+
+if __name__ == "__main__":
+    content = {"secret": SECRET.hex(), "payloads": list(payloads()), "frames": list(frames())}
+    Path(__file__).with_name("messages.json").write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    )
