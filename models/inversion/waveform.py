@@ -30,6 +30,8 @@ from physics.modelling import ModellingError, model_gathers
 PRIORS = ("blocky", "smooth")
 # Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and its share of iterations.
 STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.4), (0.47, 0.2), (None, 0.4))
+# A stage of fewer iterations is left out: it would not have begun to converge.
+LEAST_STAGE_ITERATIONS = 5
 # Iterations between two measurements of what Deepwave's absorbing edge changes.
 ANCHOR_ITERATIONS = 30
 # Last iterations, by the exact adjoint: a share of all.
@@ -179,7 +181,11 @@ def invert(
     fast = run.deepwave_agrees(start, gather)
     exact_iterations = max(1, round(EXACT_SHARE * iterations)) if fast else 0
     for fraction, share in STAGES:
-        left = max(1, round(share * (iterations - exact_iterations)))
+        left = round(share * (iterations - exact_iterations))
+        if fraction is None:
+            left = max(1, iterations - exact_iterations - run.iterations)
+        elif left < LEAST_STAGE_ITERATIONS:
+            continue
         while left > 0 and run.iterations < iterations and recording.chi_squared(gather_now) > 1.0:
             lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
             count = min(left, ANCHOR_ITERATIONS, iterations - run.iterations)
