@@ -1,11 +1,12 @@
 """The centre's errors, each beside the module that it belongs to.
 
 CentralError
+├── ModelNotFoundError     api
 ├── DecoderLoadError       cli
 ├── ConfigError            config
 ├── QueryError             dashboard.app
 ├── MetricsError           dashboard.metrics
-├── ExportError            export.formats
+├── ExportError            export.errors
 ├── RateSettingError       fleet.rate_setting
 ├── ListenError            gateway.listener
 ├── ReceiverError          ingest.receiver

@@ -30,7 +30,7 @@ from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_d
 from models.inversion.ood import measure_familiarity
 from models.networks.nested_latent import AsSent, prefix_rates
 from models.networks.network import DevicePositions
-from models.training.learning import set_to_learn
+from models.recipes import recipe_of
 from models.training.run import split_watched
 from models.training.training import Budget, load_network, predict, train, write_json
 
@@ -101,7 +101,7 @@ def adapt(
     keras.utils.set_random_seed(budget.seed)
     learner = load_network(model / "decoder" / "decoder.keras")
     network = _as_received(learner, decoder.acquisition.device_positions())
-    set_to_learn(network, "epic", budget)
+    recipe_of("epic").compile_model(network, budget)
     before = score(predict(network, batches, validation)[..., 0], batches.data, validation)
     run = out / "adaptation"
     run.mkdir(parents=True, exist_ok=True)

@@ -75,12 +75,13 @@ def train(
             "--ordered", help="Latents that decode from their first values: lower rates at run time."
         ),
     ] = False,
-    without: Annotated[
+    ablate: Annotated[
         str | None,
         typer.Option(
             help="For comparison, EPIC without attention (latents concatenated), positions (of devices) or drop-out."
         ),
     ] = None,
+    without: Annotated[str | None, typer.Option("--without", hidden=True)] = None,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     as_json: JsonOption = False,
@@ -93,12 +94,17 @@ def train(
         raise TrainingError(
             "train: simulated samples are of the survey of the data whose sequence they go on with; leave out --survey"
         )
+    if without:
+        typer.echo("--without is deprecated; use --ablate", err=True)
+        ablate = ablate or without
     limit_threads(threads)
     from models.data.simulated import Simulated, read_sequence
     from models.data.simulated import simulate as make_samples
+    from models.recipes import recipe_of
+    from models.training.request import TrainRequest
     from models.training.run import start_run
 
-    optimiser = optimiser or ("muon" if kind == "epic" else "adamw")
+    optimiser = optimiser or recipe_of(kind).optimiser
     budget = Budget(
         batch=batch,
         learning_rate=learning_rate or (3e-3 if optimiser == "muon" else 1.5e-3),
@@ -125,21 +131,20 @@ def train(
         def source() -> Simulated:
             return make_samples(read_sequence(data[0]), simulate or 0, thin, on_load)
 
-        metrics = start_run(
+        request = TrainRequest(
             kind,
             data,
             out,
             budget,
             thin=thin,
             encoder=encoder,
-            start_from=start_from,
-            without=without,
             decoder=decoder,
-            source=source if simulate is not None else None,
+            start_from=start_from,
+            ablate=ablate,
             acquisition=read_survey(survey) if survey else None,
-            on_progress=on_progress,
-            on_load=on_load,
+            source=source if simulate is not None else None,
         )
+        metrics = start_run(request, on_progress, on_load)
     _print_table(metrics["families"], "watched samples (not trained on)", as_json, metrics)
 
 

@@ -24,6 +24,7 @@ from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.errors import PhysicsError
 from physics.families import check_family, generate_map
+from physics.files.atomic import atomic_write
 from physics.files.openfwi_files import create_array, family_file_names, family_folder, twins_path_of
 from physics.modelling import check_engine, require_engine
 
@@ -161,9 +162,8 @@ def _claim(
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     wanted["versions"] = versions
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted, indent=2))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2))
 
 
 def _chunks(
@@ -246,9 +246,8 @@ def _keep(chunk: _Chunk, gathers: np.ndarray, maps: np.ndarray) -> _Chunk:
     # The map comes last: its presence says that the chunk is whole.
     for what, array in {**arrays, "map": maps}.items():
         path = chunk.path(what)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, array)
-        os.replace(temporary, path)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
     return chunk
 
 

@@ -1,6 +1,6 @@
 """``python -m testbed.make_samples --data DIR``: the shipped samples, from a held-out data set.
 
-The released file came from ``epic data generate all --count 2 --seed 2000 --engine openfwi --out DIR``;
+The released file came from ``epic data generate all --count 20 --seed 2000 --engine openfwi --out DIR``;
 training uses other seeds.
 """
 

@@ -8,13 +8,13 @@ signal ten times oversampled leaves small numbers, and LZMA-compressed: about 75
 from __future__ import annotations
 
 import lzma
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from physics.files.atomic import atomic_write
 from testbed.errors import TestbedError
 
 SHIPPED = Path(__file__).parent / "samples" / "openfwi-scheme.npz"
@@ -70,9 +70,8 @@ def write_samples(path: Path, samples: list[Sample]) -> None:
         steps.append(step)
     arrays["steps"] = np.array(steps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_samples(path: Path = SHIPPED) -> list[Sample]:

@@ -1,6 +1,7 @@
 """A released model on genuine OpenFWI maps: the first table of docs/results/fidelity.md.
 
     python benchmarks/accuracy/genuine.py --maps ../shared/genuine/maps.npz [--model models/zoo/epic-small-128]
+    python benchmarks/accuracy/genuine.py --data test-set                   # the same table for a drawn test set
     further: [--most 40] [--gathers gathers.npz] [--picture genuine.png] [--json]
 
 The gathers of up to --most maps a family are modelled with the benchmark's exact scheme and encoded in int8 as a Linux
@@ -20,9 +21,10 @@ import numpy as np
 from trust import Released
 
 from firmware_py.inference.companding import thin_samples
+from models.data.gathers import load_thinned
 from physics.metrics import mae, rmse, ssim
 from physics.modelling import model_gathers
-from physics.normalise import normalise_velocity
+from physics.normalise import denormalise_velocity, normalise_velocity
 
 # MAE of InversionNet (Deng et al. 2022, arXiv 2111.02926, table 4).
 PUBLISHED_MAE = {
@@ -68,6 +70,14 @@ def model_thinned(maps: dict[str, np.ndarray], model: Released, cache: Path | No
     if cache:
         np.savez(cache, **gathers, **{f"{family}_maps": m for family, m in maps.items()})
     return gathers
+
+
+def read_data(folder: Path, model: Released) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Maps m/s and thinned gathers a family of a folder of OpenFWI files."""
+    data = load_thinned([folder], model.decoder.acquisition, model.thin)
+    chosen = {str(family): data.families == family for family in np.unique(data.families)}
+    maps_mps = denormalise_velocity(data.maps, data.acquisition)
+    return {f: maps_mps[c] for f, c in chosen.items()}, {f: data.gathers[c] for f, c in chosen.items()}
 
 
 def measure(maps: dict[str, np.ndarray], gathers: dict[str, np.ndarray], model: Released) -> dict[str, dict]:
@@ -117,21 +127,24 @@ def draw(maps: dict[str, np.ndarray], gathers: dict[str, np.ndarray], model: Rel
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--maps", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--maps", type=Path)
+    source.add_argument("--data", type=Path)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     parser.add_argument("--most", type=int, default=40)
     parser.add_argument("--gathers", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    if not given.maps.exists():
-        print(
-            f"{given.maps}: not found; genuine OpenFWI maps are not part of this project, nothing is measured"
-        )
+    if given.maps and not given.maps.exists():
+        print(f"{given.maps}: not found; genuine maps are not part of this project, nothing is measured")
         return
     model = Released(given.model)
-    maps = read_maps(given.maps, given.most)
-    gathers = model_thinned(maps, model, given.gathers)
+    if given.data:
+        maps, gathers = read_data(given.data, model)
+    else:
+        maps = read_maps(given.maps, given.most)
+        gathers = model_thinned(maps, model, given.gathers)
     table = measure(maps, gathers, model)
     if given.picture:
         draw(maps, gathers, model, given.picture)

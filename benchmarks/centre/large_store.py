@@ -60,6 +60,8 @@ def build(folder: Path, events: int) -> None:
                 f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n"
                 f" WHERE i < {min(first + BATCH, events) - 1})"
             )
+            # Of the last record of the batch.
+            through = DEVICES * min(first + BATCH, events)
             database.execute("BEGIN")
             for device in range(DEVICES):
                 database.execute(
@@ -71,7 +73,7 @@ def build(folder: Path, events: int) -> None:
                 )
             database.execute(
                 "INSERT INTO map (survey, event, model_hash, revision, last_record, partial, provenance, n_depth,"
-                f" n_width, velocity, uncertainty) {numbers} SELECT 1, i, ?, 1, {DEVICES} * (i + 1), 0,"
+                f" n_width, velocity, uncertainty) {numbers} SELECT 1, i, ?, 1, {through}, 0,"
                 " ?, 70, 70, ?, ? FROM n",
                 (MODEL, json.dumps(provenance), velocity, uncertainty),
             )

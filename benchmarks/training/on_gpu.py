@@ -41,9 +41,11 @@ class Contender:
         import keras
 
         from models.data.simulated import read_sequence, shard_shapes
-        from models.training.learning import on_device, set_to_learn
+        from models.recipes import recipe_of
+        from models.training.learning import on_device
+        from models.training.request import Setting, TrainRequest
         from models.training.run import configure
-        from models.training.run_config import build, computing_in
+        from models.training.run_config import computing_in
         from models.training.warm_start import read_origin
 
         self.kind, self.run, self.budget = kind, arguments.out / kind, budget
@@ -51,37 +53,30 @@ class Contender:
         sequence = read_sequence(arguments.data)
         self.origin = read_origin(arguments.start_from) if kind == "epic" else None
         decoder = "deep" if kind == "epic" else "small"
-        self.config = configure(
-            kind,
-            [arguments.data],
-            self.run,
-            budget,
-            THIN,
-            "small",
-            decoder,
-            None,
-            self.origin,
+        request = TrainRequest(kind, [arguments.data], self.run, budget, THIN, "small", decoder)
+        setting = Setting(
             sequence.acquisition,
             lambda: log_range,
+            self.origin,
             arguments.count,
             self.origin.trained_on if self.origin else [],
         )
+        self.config, self.recipe = configure(request, setting), recipe_of(kind)
         keras.utils.set_random_seed(budget.seed)
         with computing_in(budget.precision):
-            self.network, self.parts = build(
+            self.network, self.parts = self.recipe.build(
                 self.config, sequence.acquisition, budget.quantised, budget.ordered
             )
-        set_to_learn(self.network, kind, budget)
+        self.recipe.compile_model(self.network, budget)
         self.turns = on_device(self.config, self.network, budget, shard_shapes(sequence, arguments.count))
 
     def train(self, samples: Any, seconds: float) -> None:
-        from models.training.learning import begin, feed_run
-        from models.training.run_config import build
+        from models.recipes.epic import begin
         from models.training.training import train, write_json
 
         budget = replace(self.budget, minutes=seconds / 60)
         write_json(self.run / "config.json", asdict(replace(self.config, budget=asdict(budget))))
-        batches = feed_run(self.config, samples.watched, samples, budget.ordered)
+        batches = self.recipe.simulated_batches(self.config, samples, budget.ordered)
         if self.origin:
             begin(self.origin, self.parts, batches.plain(np.arange(len(samples.watched))), budget)
         self.turns.fill(samples, batches)
@@ -112,7 +107,7 @@ class Contender:
         say(f"{self.kind} done", **vars(found))
         weights = self.network.get_weights()
         if self.kind == "epic":
-            network, parts = build(self.config, samples.watched.acquisition)
+            network, parts = self.recipe.build(self.config, samples.watched.acquisition)
             network.set_weights(weights)
             for name, part in parts.items():
                 part.save(self.run / f"{name}.keras")
@@ -127,11 +122,12 @@ class Contender:
 
 def join(out: Path) -> None:
     """The run of InversionNet from its files."""
-    from models.training.run_config import build, read_config
+    from models.recipes import recipe_of
+    from models.training.run_config import read_config
     from physics.acquisition import Acquisition
 
     config = read_config(out / "inversionnet")
-    network, _ = build(config, Acquisition.from_dict(config.acquisition))
+    network, _ = recipe_of(config.kind).build(config, Acquisition.from_dict(config.acquisition))
     vectors = np.load(out / "inversionnet" / "vectors.npz")
     flat = np.concatenate([np.load(out / f"inversionnet-{n}.npy") for n in range(FILES)]).astype(np.float32)
     weights = []

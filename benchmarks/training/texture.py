@@ -17,8 +17,9 @@ import numpy as np
 from models.data.gathers import ThinnedSet, load_thinned
 from models.evaluation.evaluate import load_run
 from models.evaluation.scores import score
+from models.recipes import recipe_of
 from models.training.run import split_watched
-from models.training.run_config import feed, read_config
+from models.training.run_config import read_config
 from models.training.training import predict
 from physics.metrics import mae, ssim
 
@@ -38,7 +39,7 @@ def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
     seen = load_thinned([Path(config.data[0])], found.held_out.acquisition, config.thin)
     _, training = split_watched(len(seen))
     some = training[:: max(1, len(training) // learnt)]
-    drawn_learnt = predict(found.network, feed(config, seen), some)[..., 0]
+    drawn_learnt = predict(found.network, recipe_of(config.kind).make_batches(config, seen), some)[..., 0]
     of_learnt = score(drawn_learnt, seen, some)
     every = np.arange(len(found.held_out))
     drawn = predict(found.network, found.batches, every)[..., 0]

@@ -48,7 +48,7 @@ class QueryError(CentralError, ValueError):
 class _NumberConvertor(IntegerConvertor):
     """A number in a path; of more digits there is no address, and Python would not read thousands."""
 
-    regex = "[0-9]{1,10}"
+    regex = "[0-9]{1,40}"
 
 
 register_url_convertor("number", _NumberConvertor())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,13 +73,8 @@ def _mark_devices(axis, acquisition: Acquisition, heard: Sequence[int]) -> None:
 
 
 def _save(figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def draw_map(

@@ -7,7 +7,6 @@ last bit on one process and on any number of workers of a Dask cluster.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from firmware_py.inference.companding import GatherError
 from firmware_py.inference.encoder import Encoder
 from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
+from physics.files.atomic import atomic_write
 from physics.files.openfwi_files import create_array, map_path_of, open_gathers
 
 CHUNK_EVENTS = 16
@@ -159,9 +159,8 @@ def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
     wanted["versions"] = {
         package: metadata.version(package) for package in ("epic-fwi", "numpy", "keras", "ai-edge-litert")
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted, indent=2))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2))
 
 
 def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, np.ndarray]]:

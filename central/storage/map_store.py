@@ -61,6 +61,8 @@ MAP_COLUMNS = (
 )
 # Maps of an event that are kept beside its refined ones: each latent more of an event makes another.
 MAX_REVISIONS = 16
+# Maps of an event that are read at once; a store of schema version 1 may have thousands.
+MAX_LISTED = 100
 
 
 class DamagedMapError(StoreError):
@@ -173,8 +175,8 @@ class Store:
         return self._of_event(event, survey, f" AND {NEWEST}")[0]
 
     def revisions(self, event: int, survey: int | None = None) -> list[StoredMap]:
-        """Every map of an event, the newest first, at least one. Raises ``StoreError`` as ``get`` does."""
-        return self._of_event(event, survey, f" ORDER BY {NEWEST_FIRST}")
+        """The last ``MAX_LISTED`` maps of an event, the newest first, at least one. Raises as ``get`` does."""
+        return self._of_event(event, survey, f" ORDER BY {NEWEST_FIRST} LIMIT {MAX_LISTED}")
 
     def _of_event(self, event: int, survey: int | None, which: str) -> list[StoredMap]:
         of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))

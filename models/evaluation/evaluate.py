@@ -13,7 +13,8 @@ from models.data.gathers import ThinnedSet, load_thinned
 from models.data.held_out import check_held_out
 from models.errors import TrainingError
 from models.evaluation.scores import score
-from models.training.run_config import RunConfig, assemble, read_config
+from models.recipes import recipe_of
+from models.training.run_config import RunConfig, read_config
 from models.training.training import load_network, predict
 from physics.acquisition import Acquisition
 
@@ -38,7 +39,9 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
     config = read_config(run)
     held_out = load_held_out(config, data)
     config = replace(config, data=[str(folder) for folder in data])
-    network, batches, parts = assemble(config, held_out, held_out.acquisition)
+    recipe = recipe_of(config.kind)
+    network, parts = recipe.build(config, held_out.acquisition)
+    batches: Any = recipe.make_batches(config, held_out)
     for name, part in parts.items():
         part.set_weights(load_network(run / f"{name}.keras").get_weights())
     if missing:

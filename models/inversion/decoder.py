@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from models.errors import ModelsError
 from models.inversion.ood import Familiarity, OodError, load_familiarity
 from models.training.training import write_json
 from physics.acquisition import Acquisition
+from physics.files.atomic import atomic_write
 from physics.normalise import denormalise_velocity
 
 # Events that are drawn in one call, and the least for which that is worth it.
@@ -185,9 +185,8 @@ def save_decoder(
     folder.mkdir(parents=True, exist_ok=True)
     if familiarity is not None:
         familiarity.save(folder / FAMILIARITY)
-    temporary = folder / "decoder.keras.tmp"
-    shutil.copyfile(weights, temporary)
-    os.replace(temporary, folder / "decoder.keras")
+    with atomic_write(folder / "decoder.keras") as temporary:
+        shutil.copyfile(weights, temporary)
     sha256 = file_sha256(folder / "decoder.keras")
     write_json(
         folder / "decoder.json",

@@ -8,13 +8,13 @@ Directions in which the training latents hardly vary count as if they varied by 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from models.errors import ModelsError
+from physics.files.atomic import atomic_write
 
 FLOOR = 1e-4
 # Of gathers like those of training, so many score above the limit.
@@ -77,10 +77,8 @@ class Familiarity:
 
     def save(self, path: Path) -> None:
         """Write a .npz that appears when whole."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, mean=self.mean, whitening=self.whitening, limit=np.float32(self.limit))
-        os.replace(temporary, path)
 
 
 def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity:

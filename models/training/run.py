@@ -10,134 +10,92 @@ from typing import Any
 import keras
 import numpy as np
 
-from models.data.companding import choose_companding
 from models.data.gathers import ThinnedSet, load_thinned, survey_of
-from models.data.simulated import WATCH_EVERY, Simulated
+from models.data.simulated import WATCH_EVERY
 from models.errors import TrainingError
 from models.evaluation.scores import score
-from models.networks.encoder import PRESETS, EncoderConfig, encoder_preset
-from models.networks.federated import Rounds
-from models.networks.fusion import DECODERS, DecoderConfig
-from models.networks.inversionnet import LAYOUTS
-from models.training.learning import begin, feed_run, on_device, set_to_learn, spread_over_devices
-from models.training.run_config import RunConfig, build, computing_in, read_config
-from models.training.training import Budget, has_checkpoint, predict, train, write_json
-from models.training.warm_start import Origin, read_central, read_origin
+from models.networks.encoder import PRESETS
+from models.networks.fusion import DECODERS
+from models.recipes import recipe_of
+from models.recipes.epic import begin
+from models.training.learning import on_device, spread_over_devices
+from models.training.request import Setting, TrainRequest
+from models.training.run_config import RunConfig, computing_in, read_config
+from models.training.training import has_checkpoint, predict, train, write_json
+from models.training.warm_start import CentralOrigin, Origin, read_central, read_origin
 from physics.acquisition import Acquisition
-from physics.files.openfwi_files import find_pairs
+from physics.files.atomic import atomic_write
 from physics.normalise import log_transform
 
-KINDS = ("epic", *LAYOUTS, "federated")
-# What an EPIC run may be trained without, to see what it is worth.
-PARTS = ("attention", "positions", "drop-out")
 # Of the samples that are kept from training; results are reported on other seeds altogether.
 WATCH_MOST = 300
-COMPANDING_GATHERS = 64
 # On so many the batch normalisation of a released encoder is measured anew.
 ORIGIN_GATHERS = 200
 
 
 def start_run(
-    kind: str,
-    data: list[Path],
-    run: Path,
-    budget: Budget,
-    thin: int = 10,
-    encoder: str = "small",
-    start_from: Path | None = None,
-    without: str | None = None,
-    acquisition: Acquisition | None = None,
+    request: TrainRequest,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
-    decoder: str = "small",
-    source: Callable[[], Simulated] | None = None,
 ) -> dict:
-    """Train ``kind`` (one of ``KINDS``) on OpenFWI folders ``data`` into the folder ``run``.
+    """Train a network into its run folder, or resume it there.
 
-    Starts, or resumes when ``run`` holds a checkpoint (the configuration must then be the same but for
-    its budget and data, which may grow). ``encoder`` names a preset of ``models.networks.encoder``, ``decoder`` one of
-    ``models.networks.fusion``. ``start_from`` is an earlier run or, of EPIC, a released model, with whose
-    weights and scaling of the input a new run begins (see ``models.training.warm_start``). ``without`` names
-    one of ``PARTS`` to leave out of an EPIC run. ``source`` makes the samples rather than reading them
-    (``models.data.simulated``): they go on with the one folder of ``data``. ``acquisition`` is by default that
-    of the run being resumed, else what ``data`` were made for. Returns the metrics of the watched samples.
-    Raises ``TrainingError``, ``DataError``.
+    Args:
+        on_progress: Called with the share of the budget spent and figures, about once a second.
+        on_load: Called with files loaded and files in all.
+
+    Returns:
+        Metrics of the validation set.
+
+    Raises:
+        TrainingError: The request is impossible, does not match the run in the folder, or training diverged.
+        DataError: The data cannot be read.
     """
-    if kind not in KINDS:
-        raise TrainingError(f"train: expected one of {', '.join(KINDS)}; got {kind!r}")
-    if encoder not in PRESETS:
-        raise TrainingError(f"train: expected an encoder of {', '.join(PRESETS)}; got {encoder!r}")
-    if start_from is not None and kind == "federated":
-        raise TrainingError("train: a federated run begins with weights of its own; leave out --start-from")
-    if decoder not in DECODERS:
-        raise TrainingError(f"train: expected a decoder of {', '.join(DECODERS)}; got {decoder!r}")
-    if source and (kind == "federated" or without is not None or len(data) != 1):
-        raise TrainingError(
-            "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
-        )
-    if budget.quantised and (start_from is None or kind != "epic"):
-        raise TrainingError(
-            "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it with "
-            "--start-from"
-        )
-    if budget.ordered and (kind != "epic" or without == "attention"):
-        raise TrainingError(
-            "train: only an EPIC run with attention has latents to order; leave out --ordered"
-        )
-    if without is not None and (kind != "epic" or without not in PARTS):
-        raise TrainingError(
-            f"train: an EPIC run may be without one of {', '.join(PARTS)}; got {kind} without {without!r}"
-        )
-    acquisition = acquisition or _survey_of(run, data)
-    origin, central = None, None
-    if start_from is not None and not has_checkpoint(run):
-        if kind == "epic":
-            origin = read_origin(start_from)
-        else:
-            central = read_central(start_from, kind)
-    simulated = source() if source else None
+    recipe = recipe_of(request.kind)
+    _check_presets(request)
+    recipe.validate(request)
+    run, budget = request.run, request.budget
+    acquisition = request.acquisition or _survey_of(run, request.data)
+    origin, central = _read_start(request)
+    simulated = request.source() if request.source else None
     if simulated:
         thinned = simulated.watched
         watched, training = np.arange(len(thinned)), np.arange(simulated.trained_on)
     else:
-        thinned = load_thinned(data, acquisition, thin, on_load)
+        thinned = load_thinned(request.data, acquisition, request.thin, on_load)
         watched, training = split_watched(len(thinned))
     run.mkdir(parents=True, exist_ok=True)
     known, start = central or simulated, central or origin
-    log_range = known.log_range if known else lambda: _log_range(thinned, training)
     config = configure(
-        kind,
-        data,
-        run,
-        budget,
-        thin,
-        encoder,
-        decoder,
-        without,
-        origin,
-        acquisition,
-        log_range,
-        simulated.count if simulated else None,
-        start.trained_on if start else [],
+        request,
+        Setting(
+            acquisition,
+            log_range=known.log_range if known else lambda: _log_range(thinned, training),
+            origin=origin,
+            simulated=simulated.count if simulated else None,
+            before=start.trained_on if start else [],
+        ),
     )
     write_json(run / "config.json", asdict(config))
     keras.utils.set_random_seed(budget.seed)
     if not simulated:
         spread_over_devices(budget.batch)
     with computing_in(budget.precision):
-        network, parts = build(config, acquisition, budget.quantised, budget.ordered)
-    batches = feed_run(config, thinned, simulated, budget.ordered)
+        network, parts = recipe.build(config, acquisition, budget.quantised, budget.ordered)
+
+    def make_batches(ordered: bool) -> Any:
+        if simulated:
+            return recipe.simulated_batches(config, simulated, ordered)
+        return recipe.make_batches(config, thinned, ordered)
+
+    batches = make_batches(budget.ordered)
     if origin is not None:
         some = watched if simulated else training
-        begin(
-            origin,
-            parts,
-            batches.plain(some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS]),
-            budget,
-        )
+        some = some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS]
+        begin(origin, parts, batches.plain(some), budget)
     if central:
         network.set_weights(central.weights)
-    set_to_learn(network, kind, budget)
+    recipe.compile_model(network, budget)
     if simulated:
         # Compiled before the clock of the budget runs.
         predict(network, batches, watched[:1])
@@ -146,28 +104,42 @@ def start_run(
         turns.fill(simulated, batches)
         progress = train(network, turns, watched, training, budget, run, on_progress, turns.learn, turns.turn)
     else:
-        learn = Rounds(network, parts["local"]) if kind == "federated" else None
+        learn = recipe.make_learner(network, parts)
         progress = train(network, batches, watched, training, budget, run, on_progress, learn)
     weights = network.get_weights()
-    network, parts = build(config, acquisition)
-    batches = feed_run(config, thinned, simulated)
+    network, parts = recipe.build(config, acquisition)
     network.set_weights(weights)
-    for name, part in parts.items():
-        temporary = run / f"{name}.new.keras"
-        part.save(temporary)
-        temporary.replace(run / f"{name}.keras")
-    metrics = {
-        "step": progress.step,
-        "epoch": progress.epoch,
-        "elapsed_s": progress.elapsed_s,
-        "core_s": progress.core_s,
-        "families": score(predict(network, batches, watched)[..., 0], thinned, watched),
-    }
+    _save_parts(parts, run)
+    drawn = predict(network, make_batches(False), watched)[..., 0]
+    metrics = {**vars(progress), "families": score(drawn, thinned, watched)}
     write_json(run / "metrics.json", metrics)
     from models.training.curves import draw_curves
 
     draw_curves(run)
     return metrics
+
+
+def _check_presets(request: TrainRequest) -> None:
+    for name, value, known in (("encoder", request.encoder, PRESETS), ("decoder", request.decoder, DECODERS)):
+        if value not in known:
+            raise TrainingError(
+                f"train: expected {'an' if name == 'encoder' else 'a'} {name} of {', '.join(known)}; got {value!r}"
+            )
+
+
+def _read_start(request: TrainRequest) -> tuple[Origin | None, CentralOrigin | None]:
+    """What a new run begins with, of EPIC or of a centralised network."""
+    if request.start_from is None or has_checkpoint(request.run):
+        return None, None
+    if request.kind == "epic":
+        return read_origin(request.start_from), None
+    return None, read_central(request.start_from, request.kind)
+
+
+def _save_parts(parts: dict[str, keras.Model], run: Path) -> None:
+    for name, part in parts.items():
+        with atomic_write(run / f"{name}.keras", suffix=".keras") as temporary:
+            part.save(temporary)
 
 
 def _survey_of(run: Path, data: list[Path]) -> Acquisition:
@@ -186,94 +158,49 @@ def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:
     return watched[:: max(1, -(-len(watched) // WATCH_MOST))], indices[~is_watched]
 
 
-def configure(
-    kind: str,
-    data: list[Path],
-    run: Path,
-    budget: Budget,
-    thin: int,
-    encoder: str,
-    decoder: str,
-    without: str | None,
-    origin: Origin | None,
-    acquisition: Acquisition,
-    log_range: Callable[[], list[float]],
-    simulated: int | None,
-    before: list[dict] | None = None,
-) -> RunConfig:
+def configure(request: TrainRequest, setting: Setting) -> RunConfig:
     """The run's configuration: measured afresh, or that of the run being resumed.
 
-    ``before`` is what the networks that a new run begins with were trained on (``RunConfig.stages``).
+    Raises ``TrainingError`` if the folder holds a run of another configuration.
     """
+    run, budget = request.run, request.budget
     found = read_config(run) if (run / "config.json").exists() else None
-    if found and (found.kind, found.thin, found.acquisition) != (kind, thin, acquisition.to_dict()):
+    if found:
+        _check_same(found, request, setting.acquisition)
+    own: dict[str, Any] = {"data": [str(folder) for folder in request.data], "simulated": setting.simulated}
+    stages = found.stages() if found else setting.before
+    return RunConfig(
+        **own,
+        kind=request.kind,
+        acquisition=setting.acquisition.to_dict(),
+        budget=asdict(budget),
+        thin=request.thin,
+        without=request.ablate,
+        before=[stage for stage in stages if stage != own],
+        **recipe_of(request.kind).describe(request, setting, found),
+    )
+
+
+def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisition) -> None:
+    run, budget = request.run, request.budget
+    if (found.kind, found.thin, found.acquisition) != (request.kind, request.thin, acquisition.to_dict()):
         raise TrainingError(
             f"{run}: holds a run of {found.kind} with another survey or thinning; choose an empty folder"
         )
     for name in ("quantised", "ordered"):
         wanted = getattr(budget, name)
-        if found and found.budget.get(name, False) != wanted:
+        if found.budget.get(name, False) != wanted:
             raise TrainingError(
                 f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
             )
-    if found and (theirs := found.budget.get("optimiser", "adamw")) != budget.optimiser:
+    if (theirs := found.budget.get("optimiser", "adamw")) != budget.optimiser:
         raise TrainingError(
             f"{run}: holds a run that {theirs} optimises; go on with --optimiser {theirs}, or choose an empty folder"
         )
-    if found and found.without != without:
+    if found.without != request.ablate:
         raise TrainingError(
             f"{run}: holds a run without {found.without or 'nothing'}; choose an empty folder"
         )
-    own = {"data": [str(folder) for folder in data], "simulated": simulated}
-    common: dict[str, Any] = {
-        **own,
-        "kind": kind,
-        "acquisition": acquisition.to_dict(),
-        "budget": asdict(budget),
-        "thin": thin,
-        "without": without,
-        "before": [stage for stage in (found.stages() if found else before or []) if stage != own],
-    }
-    if kind in LAYOUTS:
-        measured = found.log_range if found else log_range()
-        return RunConfig(**common, companding=None, encoder=None, decoder=None, log_range=measured)
-    if found:
-        companding = found.companding
-    elif origin:
-        companding = origin.companding.to_dict()
-    else:
-        companding = _measure_companding(data, acquisition, thin, run)
-    if companding and companding["thin"] != thin:
-        raise TrainingError(f"train: begins with a network for --thin {companding['thin']}, not {thin}")
-    if kind == "federated":
-        return RunConfig(**common, companding=companding, encoder=None, decoder=None, log_range=None)
-    shape = encoder_preset(encoder, acquisition, thin)
-    if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
-        raise TrainingError(f"{run}: holds a run of another encoder than {encoder!r}; choose an empty folder")
-    fusion = DecoderConfig(
-        acquisition.n_devices,
-        shape.latent,
-        acquisition.n_depth,
-        acquisition.n_width,
-        attention=without != "attention",
-        positions=without != "positions",
-        **DECODERS[decoder],
-    )
-    if found and DecoderConfig(**(found.decoder or {})) != fusion:
-        raise TrainingError(f"{run}: holds a run of another decoder than {decoder!r}; choose an empty folder")
-    return RunConfig(
-        **common, companding=companding, encoder=asdict(shape), decoder=asdict(fusion), log_range=None
-    )
-
-
-def _measure_companding(data: list[Path], acquisition: Acquisition, thin: int, run: Path) -> dict:
-    """Companding for the training set, by measurement on gathers spread over all its files."""
-    pairs = [pair for folder in data for pair in find_pairs(folder, acquisition)]
-    each = max(1, COMPANDING_GATHERS // len(pairs))
-    gathers = np.concatenate([np.asarray(pair.gathers()[:each], np.float32) for pair in pairs])
-    companding, report = choose_companding(gathers, thin)
-    write_json(run / "companding.json", report)
-    return companding.to_dict()
 
 
 def _log_range(thinned: ThinnedSet, training: np.ndarray) -> list[float]:

@@ -7,21 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 
-from firmware_py.inference.companding import Companding
-from models.data.batches import DROP_OUT_SHARE, EpicBatches, InversionNetBatches
-from models.data.gathers import ThinnedSet
 from models.errors import TrainingError
-from models.networks.encoder import EncoderConfig
-from models.networks.federated import build_federated
-from models.networks.fusion import DecoderConfig
-from models.networks.inversionnet import LAYOUTS, build_inversionnet
-from models.networks.network import build_network
-from physics.acquisition import Acquisition
-from physics.files.openfwi_files import find_pairs
 
 
 @dataclass(frozen=True)
@@ -69,64 +58,3 @@ def read_config(run: Path) -> RunConfig:
         return RunConfig(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise TrainingError(f"{path}: not the configuration of a run ({error}); copy the run again") from None
-
-
-def assemble(
-    config: RunConfig,
-    thinned: ThinnedSet,
-    acquisition: Acquisition,
-    quantised: bool = False,
-    ordered: bool = False,
-) -> tuple[keras.Model, Any, dict[str, keras.Model]]:
-    """``(network, batches, parts to save by name)`` of a run's configuration; see ``models.networks.network`` for
-    ``quantised`` and ``ordered``."""
-    network, parts = build(config, acquisition, quantised, ordered)
-    return network, feed(config, thinned, ordered), parts
-
-
-def build(
-    config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
-) -> tuple[keras.Model, dict[str, keras.Model]]:
-    """Network and parts of ``assemble``."""
-    if config.kind in LAYOUTS:
-        with _fitting():
-            network = build_inversionnet(acquisition, LAYOUTS[config.kind])
-        return network, {config.kind: network}
-    if config.kind == "federated":
-        with _fitting():
-            network, local = build_federated(acquisition, acquisition.n_time // config.thin)
-        return network, {"local": local}
-    assert config.encoder and config.decoder
-    network, encoder, decoder = build_network(
-        acquisition,
-        EncoderConfig.from_dict(config.encoder),
-        DecoderConfig(**config.decoder),
-        quantised,
-        ordered,
-    )
-    return network, {"encoder": encoder, "decoder": decoder}
-
-
-def feed(config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> Any:
-    """Batches of ``assemble``; a centralised network's are read from the files of ``config.data``."""
-    if config.kind in LAYOUTS:
-        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), thinned.acquisition)]
-        low, high = config.log_range or (0.0, 1.0)
-        return InversionNetBatches(pairs, thinned, (low, high))
-    assert config.companding
-    companding = Companding.from_dict(config.companding)
-    if config.kind == "federated":
-        return EpicBatches(thinned, companding, drop_out_share=0.0)
-    assert config.decoder
-    latent = config.decoder["latent"] if ordered else None
-    share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
-    return EpicBatches(thinned, companding, latent, share)
-
-
-@contextlib.contextmanager
-def _fitting() -> Iterator[None]:
-    """A survey that a network cannot be built for is a ``TrainingError``."""
-    try:
-        yield
-    except ValueError as error:
-        raise TrainingError(str(error)) from None

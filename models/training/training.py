@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ import keras
 import numpy as np
 
 from models.errors import TrainingError
+from physics.files.atomic import atomic_write
 
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
@@ -80,9 +80,8 @@ def learning_rate_at(share: float, peak: float) -> float:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` so that the file is either the old one or the new one, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 @dataclass
@@ -169,7 +168,9 @@ def _stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, former[number])
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    former: dict[int, Any] = {
+        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield received
     finally:

@@ -5,9 +5,10 @@ Each record is decoded once and kept as an array. A new record costs the same ho
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Record:
     rate_hz: float
     samples: np.ndarray
 
-    @property
+    @cached_property
     def end_ns(self) -> int:
         """Time of the last sample."""
         return self.start_ns + round((len(self.samples) - 1) * NS / self.rate_hz)
@@ -75,37 +76,66 @@ def _seed_id(source: str) -> str:
     return ".".join((*parts[:3], "".join(parts[3:])))
 
 
+class _Timeline:
+    """Records in the order of their starts; one of the same start takes the place of the former."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, Record] = {}
+        self._starts: list[int] = []
+        self._longest_ns = 0
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def add(self, record: Record) -> None:
+        if record.start_ns not in self._records:
+            insort(self._starts, record.start_ns)
+        self._records[record.start_ns] = record
+        self._longest_ns = max(self._longest_ns, record.end_ns - record.start_ns)
+
+    def first(self) -> Record:
+        return self._records[self._starts[0]]
+
+    def pop_first(self) -> Record:
+        return self._records.pop(self._starts.pop(0))
+
+    def near(self, start_ns: int, end_ns: int) -> list[Record]:
+        """Records from ``start_ns`` to ``end_ns``, and some beside them."""
+        first = bisect_left(self._starts, start_ns - self._longest_ns - NS)
+        last = bisect_left(self._starts, end_ns + NS)
+        return [self._records[start] for start in self._starts[first:last]]
+
+
 @dataclass
 class Channel:
-    """Records of one channel."""
+    """Records of one channel: the latest, and older ones that open events need."""
 
     name: str
     newest_ns: int | None = None
-    _recent: OrderedDict[int, Record] = field(default_factory=OrderedDict)
-    _older: dict[int, Record] = field(default_factory=dict)
+    _recent: _Timeline = field(default_factory=_Timeline)
+    _older: _Timeline = field(default_factory=_Timeline)
 
     def add(self, record: Record, is_needed: Callable[[int, int], bool]) -> None:
         """Take in a record; ``is_needed(start_ns, end_ns)`` says whether an open event needs an older one."""
         self.newest_ns = max(record.end_ns, self.newest_ns or record.end_ns)
         limit = self.newest_ns - HELD_S * NS
         if record.end_ns >= limit:
-            self._recent[record.start_ns] = record
-            self._recent.move_to_end(record.start_ns)
+            self._recent.add(record)
         elif is_needed(record.start_ns, record.end_ns):
-            self._older[record.start_ns] = record
-        while self._recent:
-            oldest = next(iter(self._recent.values()))
-            if oldest.end_ns >= limit:
-                break
-            self._recent.popitem(last=False)
+            self._older.add(record)
+        while len(self._recent) and self._recent.first().end_ns < limit:
+            oldest = self._recent.pop_first()
             if is_needed(oldest.start_ns, oldest.end_ns):
-                self._older[oldest.start_ns] = oldest
+                self._older.add(oldest)
 
     def forget(self, is_needed: Callable[[int, int], bool]) -> None:
         """Drop older records that no open event needs any more."""
-        self._older = {
-            start: record for start, record in self._older.items() if is_needed(start, record.end_ns)
-        }
+        kept = _Timeline()
+        while len(self._older):
+            record = self._older.pop_first()
+            if is_needed(record.start_ns, record.end_ns):
+                kept.add(record)
+        self._older = kept
 
     def cut(self, shots_ns: tuple[int, ...], duration_s: float) -> tuple[float, np.ndarray]:
         """Cut what was recorded from each shot on.
@@ -136,7 +166,7 @@ class Channel:
         return rate_hz, np.stack(traces)
 
     def _near(self, start_ns: int, end_ns: int) -> list[Record]:
-        held = (*self._recent.values(), *self._older.values())
+        held = (*self._recent.near(start_ns, end_ns), *self._older.near(start_ns, end_ns))
         # A sample on each side is needed for the line between two samples.
         found = [
             record

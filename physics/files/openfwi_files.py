@@ -22,6 +22,7 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.errors import PhysicsError
 from physics.families import FAMILIES, REGISTRY, check_family
+from physics.files.atomic import atomic_write
 
 _GATHER_NAMES = (
     (re.compile(r"^data(\d+)\.npy$"), "model{}.npy"),
@@ -211,14 +212,10 @@ def create_array(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
     Raises ``OpenFWIFileError`` where the disk has no room for it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         array = _make_room(temporary, path, shape)
         yield array
         array.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _make_room(temporary: Path, path: Path, shape: tuple[int, ...]) -> np.memmap:

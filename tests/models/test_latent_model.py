@@ -9,6 +9,7 @@ from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.inversion.latent_model import LatentModel
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
+from models.training.request import TrainRequest
 from models.training.run import start_run
 from models.training.training import Budget
 from physics.acquisition import Acquisition
@@ -65,7 +66,11 @@ def test_distance_is_nought_for_the_map_itself_and_leaves_out_who_was_not_heard(
 def test_a_run_is_measured_and_the_truth_fits_best(tmp_path):
     generate_dataset(["flatvel_a"], 50, 1, "openfwi", tmp_path / "data", SURVEY)
     generate_dataset(["flatvel_a"], 3, 2, "openfwi", tmp_path / "held-out", SURVEY)
-    start_run("epic", [tmp_path / "data"], tmp_path / "run", Budget(batch=7, epochs=1), acquisition=SURVEY)
+    start_run(
+        TrainRequest(
+            "epic", [tmp_path / "data"], tmp_path / "run", Budget(batch=7, epochs=1), acquisition=SURVEY
+        )
+    )
     found = measure_consistency(tmp_path / "run", [tmp_path / "held-out"], 3)
     assert found["truth"] < 0.1 < found["predicted"]
     assert found["samples"] == 3 and -1 <= found["correlation"] <= 1

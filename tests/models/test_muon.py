@@ -7,6 +7,7 @@ from small_survey import SURVEY, write_data
 
 from models.errors import TrainingError
 from models.training.muon import Muon
+from models.training.request import TrainRequest
 from models.training.run import start_run
 from models.training.training import Budget, load_checkpoint
 
@@ -81,12 +82,16 @@ def test_what_is_no_mixing_matrix_is_left_to_adamw(muon):
 def test_a_run_resumes_with_it_and_refuses_another(tmp_path):
     data = write_data(tmp_path / "data")
     begin = {"encoder": "micro", "acquisition": SURVEY}
-    start_run("epic", [data], tmp_path / "run", Budget(batch=16, epochs=1, optimiser="muon"), **begin)
+    start_run(
+        TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=1, optimiser="muon"), **begin)
+    )
     first = load_checkpoint(tmp_path / "run").optimizer
     assert isinstance(first, Muon)
-    start_run("epic", [data], tmp_path / "run", Budget(batch=16, epochs=2, optimiser="muon"), **begin)
+    start_run(
+        TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=2, optimiser="muon"), **begin)
+    )
     assert int(load_checkpoint(tmp_path / "run").optimizer.iterations) > int(first.iterations)
     with pytest.raises(TrainingError, match="muon optimises; go on with --optimiser muon"):
-        start_run("epic", [data], tmp_path / "run", Budget(batch=16, epochs=3), **begin)
+        start_run(TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=3), **begin))
     with pytest.raises(TrainingError, match=r"adamw, muon; got 'sgd'"):
         Budget(epochs=1, optimiser="sgd")

@@ -159,6 +159,7 @@ from small_survey import SURVEY
 import models.training.on_device
 from models.data.gathers import load_thinned
 from models.networks.network import map_loss
+from models.training.request import TrainRequest
 from models.training.run import start_run
 from models.data.simulated import Simulated
 from models.training.training import Budget
@@ -181,8 +182,8 @@ kept = type(thinned)(thinned.gathers[90:], thinned.maps[90:], thinned.families[9
 models.training.on_device.OnDevice.__init__.__defaults__ = (3,)
 losses, learn = [], models.training.on_device.OnDevice.learn
 models.training.on_device.OnDevice.learn = lambda *drawn: losses.append(learn(*drawn)) or losses[-1]
-start_run("epic", [folder], run, Budget(batch=15, epochs=10, learning_rate=3e-3, optimiser="muon"), encoder="micro",
-          acquisition=SURVEY, source=lambda: Simulated(100, shards, kept, means[90:]))
+start_run(TrainRequest("epic", [folder], run, Budget(batch=15, epochs=10, learning_rate=3e-3, optimiser="muon"),
+          encoder="micro", acquisition=SURVEY, source=lambda: Simulated(100, shards, kept, means[90:])))
 assert np.mean(losses[-3:]) < 0.7 * losses[0], losses
 """
 

@@ -12,9 +12,10 @@ from small_survey import SURVEY, write_data
 from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.evaluation.evaluate import evaluate_run
-from models.training.learning import set_to_learn
+from models.recipes import recipe_of
+from models.training.request import Setting, TrainRequest
 from models.training.run import configure, start_run
-from models.training.run_config import build, read_config
+from models.training.run_config import read_config
 from models.training.training import Budget, Progress, train, write_json
 
 pytestmark = pytest.mark.slow
@@ -30,14 +31,13 @@ def run(tmp_path_factory, data):
     """A folder as a run leaves it that has learnt nothing."""
     folder = tmp_path_factory.mktemp("run")
     budget = Budget(batch=16, epochs=1)
-    config = configure(
-        "epic", [data], folder, budget, 10, "micro", "small", None, None, SURVEY, lambda: [], None
-    )
+    request = TrainRequest("epic", [data], folder, budget, encoder="micro")
+    config = configure(request, Setting(SURVEY, log_range=list))
     write_json(folder / "config.json", asdict(config))
-    network, parts = build(config, SURVEY)
+    network, parts = recipe_of("epic").build(config, SURVEY)
     for name, part in parts.items():
         part.save(folder / f"{name}.keras")
-    set_to_learn(network, "epic", budget)
+    recipe_of("epic").compile_model(network, budget)
     network.optimizer.build(network.trainable_variables)
     (folder / "checkpoint").mkdir()
     network.save(folder / "checkpoint" / "network.keras")
@@ -86,13 +86,17 @@ def test_a_damaged_checkpoint_is_one_line(run, data, tmp_path):
     begin = {"encoder": "micro", "acquisition": SURVEY}
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match=r"network\.keras: expected a Keras network"):
-        start_run("epic", [data], copy, Budget(batch=16, epochs=1), **begin)
+        start_run(TrainRequest("epic", [data], copy, Budget(batch=16, epochs=1), **begin))
     with pytest.raises(TrainingError, match=r"network\.keras: expected a Keras network"):
-        start_run("epic", [data], tmp_path / "next", Budget(batch=16, epochs=1), start_from=copy, **begin)
+        start_run(
+            TrainRequest(
+                "epic", [data], tmp_path / "next", Budget(batch=16, epochs=1), start_from=copy, **begin
+            )
+        )
     path.write_bytes(whole)
     spoil(path, path)
     with pytest.raises(TrainingError, match="holds NaN or infinity; training has diverged"):
-        start_run("epic", [data], copy, Budget(batch=16, epochs=1), **begin)
+        start_run(TrainRequest("epic", [data], copy, Budget(batch=16, epochs=1), **begin))
 
 
 class OfOneGather:
@@ -122,8 +126,9 @@ def test_what_a_run_and_its_beginnings_learnt_from_goes_on_in_its_configuration(
     """Also where its data change from one resumption to the next."""
 
     def configured(data, before=None, simulated=None):
-        arguments = ("inversionnet", [tmp_path / data], tmp_path, Budget(epochs=1), 10, "small", "small")
-        config = configure(*arguments, None, None, SURVEY, lambda: [0.0, 1.0], simulated, before)
+        request = TrainRequest("inversionnet", [tmp_path / data], tmp_path, Budget(epochs=1))
+        setting = Setting(SURVEY, lambda: [0.0, 1.0], simulated=simulated, before=before or [])
+        config = configure(request, setting)
         write_json(tmp_path / "config.json", asdict(config))
         return [(Path(stage["data"][0]).name, stage["simulated"]) for stage in config.stages()]
 
@@ -142,5 +147,5 @@ def test_a_run_begins_with_its_own_kind_alone(run, data, tmp_path, kind):
     write_json(other / "config.json", asdict(replace(read_config(run), kind=kind)))
     with pytest.raises(TrainingError, match=f"expected a run folder of epic, got {kind}; choose another"):
         begin = {"encoder": "micro", "start_from": other, "acquisition": SURVEY}
-        start_run("epic", [data], tmp_path / "epic", Budget(batch=16, epochs=0.1), **begin)
+        start_run(TrainRequest("epic", [data], tmp_path / "epic", Budget(batch=16, epochs=0.1), **begin))
     assert not (tmp_path / "epic").exists()

@@ -17,6 +17,7 @@ from models.cli import app
 from models.data import simulated
 from models.data.simulated import read_sequence, shard_shapes, simulate, whole_records
 from models.errors import TrainingError
+from models.training.request import TrainRequest
 from models.training.run import split_watched, start_run
 from models.training.training import Budget
 from physics import sequence
@@ -196,7 +197,7 @@ def test_what_cannot_be_trained_on_simulated_samples_is_refused_before_they_are_
         raise AssertionError("simulated")
 
     with pytest.raises(TrainingError, match="on the sequence of one --data; leave it out"):
-        start_run("federated", [tmp_path], tmp_path / "run", Budget(epochs=1), source=never)
+        start_run(TrainRequest("federated", [tmp_path], tmp_path / "run", Budget(epochs=1), source=never))
 
 
 def test_another_survey_than_the_sequences_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from models.evaluation.comparison import compare_runs
 from models.evaluation.evaluate import evaluate_run
 from models.networks.federated import Rounds, build_federated
 from models.training.learning import spread_over_devices
+from models.training.request import TrainRequest
 from models.training.run import split_watched, start_run
 from models.training.run_config import read_config
 from models.training.training import Budget, load_checkpoint
@@ -39,7 +40,7 @@ def run(tmp_path_factory, data):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("run")
     metrics = start_run(
-        "epic", [data], folder, Budget(batch=16, epochs=25), encoder="micro", acquisition=SURVEY
+        TrainRequest("epic", [data], folder, Budget(batch=16, epochs=25), encoder="micro", acquisition=SURVEY)
     )
     return folder, metrics
 
@@ -84,7 +85,7 @@ def test_the_survey_is_that_of_the_data(data, run, tmp_path):
     write_manifest = (folder / "manifest.json").write_text
     write_manifest(json.dumps({"acquisition": SURVEY.to_dict()}))
     started = tmp_path / "run"
-    start_run("epic", [folder], started, Budget(batch=16, epochs=0.2), encoder="micro")
+    start_run(TrainRequest("epic", [folder], started, Budget(batch=16, epochs=0.2), encoder="micro"))
     assert Acquisition.from_dict(read_config(started).acquisition) == SURVEY
     write_manifest(json.dumps({"acquisition": other.to_dict()}))
     with pytest.raises(DataError, match="was made for another survey"):
@@ -100,10 +101,14 @@ def test_the_survey_is_that_of_the_data(data, run, tmp_path):
 
 def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, data, tmp_path):
     central, federated, held_out = (tmp_path / name for name in ("central", "federated", "held-out"))
-    metrics = start_run("inversionnet", [data], central, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
+    metrics = start_run(
+        TrainRequest("inversionnet", [data], central, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
+    )
     assert metrics["step"] >= 1 and metrics["core_s"] > 0
     assert read_config(central).log_range is not None
-    metrics = start_run("federated", [data], federated, Budget(batch=32, epochs=4), acquisition=SURVEY)
+    metrics = start_run(
+        TrainRequest("federated", [data], federated, Budget(batch=32, epochs=4), acquisition=SURVEY)
+    )
     assert metrics["families"]["all"]["mae"] < 0.9 * metrics["families"]["all"]["mean_map_mae"]
     write_data(held_out, 4, seed=9)
     epic, whole, split, averaged = compare_runs([run[0], central, federated], [held_out])
@@ -155,13 +160,15 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
     keras.utils.set_random_seed(5)
     other = write_data(tmp_path / "other", seed=5)
     start_run(
-        "epic",
-        [other],
-        tmp_path / "second",
-        Budget(batch=16, epochs=0.1, learning_rate=1e-9),
-        encoder="micro",
-        start_from=run[0],
-        acquisition=SURVEY,
+        TrainRequest(
+            "epic",
+            [other],
+            tmp_path / "second",
+            Budget(batch=16, epochs=0.1, learning_rate=1e-9),
+            encoder="micro",
+            start_from=run[0],
+            acquisition=SURVEY,
+        )
     )
     first, second = (load_checkpoint(folder) for folder in (run[0], tmp_path / "second"))
     pairs = zip(first.trainable_weights, second.trainable_weights, strict=True)
@@ -175,7 +182,9 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
 def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, tmp_path):
     def refine(budget, start_from=run[0]):
         start_run(
-            "epic", [data], tmp_path, budget, encoder="micro", start_from=start_from, acquisition=SURVEY
+            TrainRequest(
+                "epic", [data], tmp_path, budget, encoder="micro", start_from=start_from, acquisition=SURVEY
+            )
         )
 
     brief = Budget(batch=16, epochs=0.3, quantised=True)
@@ -200,7 +209,9 @@ def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, t
 def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data, tmp_path):
     def order(budget, kind="epic", folder=tmp_path):
         start = run[0] if kind == "epic" else None
-        return start_run(kind, [data], folder, budget, encoder="micro", start_from=start, acquisition=SURVEY)
+        return start_run(
+            TrainRequest(kind, [data], folder, budget, encoder="micro", start_from=start, acquisition=SURVEY)
+        )
 
     metrics = order(Budget(batch=16, epochs=0.3, learning_rate=1e-5, ordered=True))
     assert metrics["families"]["all"]["mae"] == pytest.approx(run[1]["families"]["all"]["mae"], rel=0.1)
@@ -219,7 +230,9 @@ def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data
 def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, data, tmp_path):
     def go_on(folder, start_from=None, **budget):
         budget = Budget(batch=16, epochs=0.3, **budget)
-        return start_run("inversionnet", [data], folder, budget, start_from=start_from, acquisition=SURVEY)
+        return start_run(
+            TrainRequest("inversionnet", [data], folder, budget, start_from=start_from, acquisition=SURVEY)
+        )
 
     go_on(tmp_path / "first")
     # By steps so small that the weights are those it begins with, of the other optimiser.
@@ -235,7 +248,7 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
     with pytest.raises(TrainingError, match="expected a run folder of inversionnet, got epic"):
         go_on(tmp_path / "third", run[0])
     with pytest.raises(TrainingError, match="federated run begins with weights of its own"):
-        start_run("federated", [data], tmp_path / "third", Budget(epochs=1), start_from=run[0])
+        start_run(TrainRequest("federated", [data], tmp_path / "third", Budget(epochs=1), start_from=run[0]))
     assert not (tmp_path / "third").exists()
 
 
@@ -244,10 +257,10 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
     [
         ({"kind": "unet"}, "expected one of epic, inversionnet, .*; got 'unet'"),
         ({"thin": 20}, "another survey or thinning"),
-        ({"without": "positions"}, "a run without nothing; choose an empty folder"),
+        ({"ablate": "positions"}, "a run without nothing; choose an empty folder"),
         (
-            {"without": "sense"},
-            "may be without one of attention, positions, drop-out; got epic without 'sense'",
+            {"ablate": "sense"},
+            "expected --ablate of attention, positions, drop-out; got 'sense'",
         ),
         ({"encoder": "small"}, "a run of another encoder than 'small'"),
         ({"encoder": "tiny"}, "expected an encoder of micro, small, base; got 'tiny'"),
@@ -257,14 +270,16 @@ def test_a_run_cannot_become_another(run, data, changes, message):
     arguments = {"kind": "epic", "encoder": "micro", "thin": 10, **changes}
     with pytest.raises(TrainingError, match=message):
         start_run(
-            arguments["kind"],
-            [data],
-            run[0],
-            Budget(epochs=1),
-            thin=arguments["thin"],
-            without=arguments.get("without"),
-            encoder=arguments["encoder"],
-            acquisition=SURVEY,
+            TrainRequest(
+                arguments["kind"],
+                [data],
+                run[0],
+                Budget(epochs=1),
+                thin=arguments["thin"],
+                ablate=arguments.get("ablate"),
+                encoder=arguments["encoder"],
+                acquisition=SURVEY,
+            )
         )
 
 
@@ -278,12 +293,13 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import models.training.training
+from models.training.request import TrainRequest
 from models.training.run import start_run
 from models.training.training import Budget
 from small_survey import SURVEY
 models.training.training.CHECKPOINT_INTERVAL_S = 0.0
-start_run("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),
-          encoder="micro", acquisition=SURVEY)
+start_run(TrainRequest("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),
+          encoder="micro", acquisition=SURVEY))
 """
 
 

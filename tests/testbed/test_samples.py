@@ -52,7 +52,6 @@ def test_the_shipped_samples_are_two_of_each_family():
         assert np.isfinite(sample.gather).all()
 
 
-@pytest.mark.xfail(strict=True, reason="the samples predate these families; draw new ones for the release")
 def test_the_shipped_maps_are_the_held_out_seeds():
     for number, sample in enumerate(load_samples()):
         drawn = generate_map(sample.family, 2000, number // 10, Acquisition.openfwi())

@@ -2,7 +2,7 @@
 
 import { bytes, count, element, span, utc } from "./format.js";
 
-const STATES = { "on time": "good", late: "warn", silent: "bad" };
+const STATES = { "on time": "good", late: "warn", silent: "bad", "not heard": "warn" };
 
 function fill(table, columns, rows) {
   table.tBodies[0].replaceChildren(
@@ -29,6 +29,9 @@ function stretch(device, map) {
   return `${Math.min(...cells)}–${Math.max(...cells)} m`;
 }
 
+/** Records that never came, that the device gave up, and that the store lost after it had them. */
+const lost = (d) => d.loss + (d.dropped ?? 0) + d.acknowledged_lost;
+
 /** Bytes of a latent, and what they are set to until the device says that it has heard it. */
 function latent(device) {
   const made = device.latent_bytes === null ? "–" : `${device.latent_bytes} B`;
@@ -48,11 +51,11 @@ export function showDevices(devices, nowUs, map) {
     titles(table),
     devices.map((d) => [
       [several ? `${d.survey} / ${d.device}` : `${d.device}`],
-      [d.refusal ? `${d.state}, refused: ${d.refusal}` : d.state, STATES[d.state]],
-      [`${span(Math.max(nowUs - d.last_heard_us, 0) / 1e6)} ago`],
+      [[d.state, d.refusal && `refused: ${d.refusal}`, d.rejected && `rejected ${d.rejected}: ${d.rejection}`].filter(Boolean).join(", "), STATES[d.state]],
+      [d.last_heard_us ? `${span(Math.max(nowUs - d.last_heard_us, 0) / 1e6)} ago` : "never"],
       [stretch(d, map)],
       [known(d.lag_s, span), "n"],
-      [count(d.loss + (d.dropped ?? 0)), d.loss + (d.dropped ?? 0) ? "n bad" : "n"],
+      [count(lost(d)), lost(d) ? "n bad" : "n"],
       [known(d.queue_depth, count), "n"],
       [known(d.model_hash, (hash) => hash.slice(0, 8)), "code"],
       [latent(d), "n"],

@@ -1,0 +1,26 @@
+"""Kinds of networks by name. A new kind is one module here and one line in ``RECIPES``."""
+
+from __future__ import annotations
+
+from models.errors import TrainingError
+from models.networks.inversionnet import LAYOUTS
+from models.recipes.base import Recipe
+from models.recipes.centralised import Centralised
+from models.recipes.epic import Epic
+from models.recipes.federated import Federated
+
+RECIPES: dict[str, Recipe] = {
+    recipe.kind: recipe
+    for recipe in (
+        Epic(),
+        *(Centralised(layout) for layout in LAYOUTS),
+        Federated(),
+    )
+}
+
+
+def recipe_of(kind: str) -> Recipe:
+    """The recipe of ``kind``. Raises ``TrainingError`` for an unknown one."""
+    if kind not in RECIPES:
+        raise TrainingError(f"train: expected one of {', '.join(RECIPES)}; got {kind!r}")
+    return RECIPES[kind]

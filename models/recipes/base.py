@@ -1,0 +1,161 @@
+"""What is particular to one kind of network: a ``Recipe`` validates, builds, feeds, compiles and accounts for it.
+
+``models.training.run`` has what all kinds share. A new kind is one module here and one line in ``RECIPES``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from models.data.companding import choose_companding
+from models.data.gathers import ThinnedSet
+from models.data.simulated import Simulated
+from models.errors import TrainingError
+from models.training.muon import Muon
+from models.training.request import Setting, TrainRequest
+from models.training.run_config import RunConfig
+from models.training.training import Budget, write_json
+from physics.acquisition import Acquisition
+from physics.files.openfwi_files import find_pairs
+
+COMPANDING_GATHERS = 64
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an event costs: payload bytes of all devices together, multiply-accumulates of one device."""
+
+    bytes_per_event: int
+    device_macs: int
+
+
+class Recipe(ABC):
+    """One kind of network.
+
+    Attributes:
+        kind: Its name in ``epic train KIND`` and ``config.json``.
+        optimiser: Default of ``--optimiser``.
+        loss: Loss, as Keras takes it.
+        metrics: Further figures of training.
+    """
+
+    kind: str
+    optimiser: ClassVar[str] = "adamw"
+    loss: ClassVar[Any] = "mae"
+    metrics: ClassVar[tuple] = ()
+
+    def validate(self, request: TrainRequest) -> None:
+        """Raise ``TrainingError`` for a request that this kind cannot serve."""
+        if request.budget.quantised:
+            raise TrainingError(
+                "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it "
+                "with --start-from"
+            )
+        if request.budget.ordered:
+            raise TrainingError(
+                "train: only an EPIC run with attention has latents to order; leave out --ordered"
+            )
+        if request.ablate is not None:
+            raise TrainingError(
+                f"train: only EPIC can be ablated; got {self.kind} with --ablate {request.ablate!r}"
+            )
+
+    @abstractmethod
+    def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
+        """Fields of ``RunConfig`` that are particular to this kind.
+
+        Args:
+            found: Configuration of the run that is resumed, if any.
+
+        Raises:
+            TrainingError: ``found`` does not match the request.
+        """
+
+    @abstractmethod
+    def build(
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+    ) -> tuple[keras.Model, dict[str, keras.Model]]:
+        """The network to train, and its parts to save by name.
+
+        ``quantised`` and ``ordered`` are those of ``models.networks.network``.
+        """
+
+    @abstractmethod
+    def make_batches(self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> Any:
+        """Batches of samples; see ``models.data.batches``."""
+
+    def simulated_batches(self, config: RunConfig, simulated: Simulated, ordered: bool = False) -> Any:
+        """Validation batches of a run on simulated samples."""
+        return self.make_batches(config, simulated.watched, ordered)
+
+    def compile_model(self, network: keras.Model, budget: Budget) -> None:
+        """Give ``network`` its optimiser and loss."""
+        network.compile(
+            _optimiser(budget),
+            loss=self.loss,
+            metrics=list(self.metrics),
+            jit_compile=keras.backend.backend() == "jax",
+        )
+
+    def make_learner(self, network: keras.Model, parts: dict[str, keras.Model]) -> Callable | None:
+        """What takes a training step in place of the network's own optimiser, if anything."""
+        return None
+
+    def prepare_on_device(self, config: RunConfig, budget: Budget) -> tuple[Any, Any]:
+        """Preparation of samples on the accelerator and the loss there; see ``models.training.on_device``."""
+        raise TrainingError(f"train: a {self.kind} run takes no simulated samples; leave out --simulate")
+
+    @abstractmethod
+    def account(self, parts: dict[str, keras.Model], acquisition: Acquisition) -> Account:
+        """What an event costs with trained ``parts``."""
+
+
+def describe_companding(request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict | None:
+    """Companding of the run: resumed, that of the networks it begins with, or measured on its data.
+
+    Raises ``TrainingError`` if it was made for another thinning.
+    """
+    if found:
+        companding = found.companding
+    elif setting.origin:
+        companding = setting.origin.companding.to_dict()
+    else:
+        companding = _measure_companding(request, setting.acquisition)
+    if companding and companding["thin"] != request.thin:
+        raise TrainingError(
+            f"train: begins with a network for --thin {companding['thin']}, not {request.thin}"
+        )
+    return companding
+
+
+def _measure_companding(request: TrainRequest, acquisition: Acquisition) -> dict:
+    """Companding for the training set, by measurement on gathers spread over all its files."""
+    pairs = [pair for folder in request.data for pair in find_pairs(folder, acquisition)]
+    each = max(1, COMPANDING_GATHERS // len(pairs))
+    gathers = np.concatenate([np.asarray(pair.gathers()[:each], np.float32) for pair in pairs])
+    companding, report = choose_companding(gathers, request.thin)
+    write_json(request.run / "companding.json", report)
+    return companding.to_dict()
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+    """Turn the ``ValueError`` of a network that does not fit the survey into a ``TrainingError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+
+
+def _optimiser(budget: Budget) -> keras.optimizers.Optimizer:
+    decay = {"weight_decay": budget.weight_decay, "clipnorm": 1.0}
+    if budget.optimiser == "muon":
+        return Muon(budget.learning_rate, adam_weight_decay=budget.weight_decay, **decay)
+    return keras.optimizers.AdamW(budget.learning_rate, **decay)

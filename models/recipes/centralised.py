@@ -1,0 +1,70 @@
+"""InversionNet and its deeper forms: one network at the centre, fed with whole gathers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from models.data.batches import InversionNetBatches
+from models.data.gathers import ThinnedSet
+from models.data.simulated import Simulated, WatchedWhole
+from models.errors import TrainingError
+from models.networks.inversionnet import LAYOUTS, build_inversionnet
+from models.networks.network import map_mae
+from models.recipes.base import Account, Recipe, fitting
+from models.training.request import Setting, TrainRequest
+from models.training.run_config import RunConfig
+from models.training.training import Budget
+from physics.acquisition import Acquisition
+from physics.files.openfwi_files import find_pairs
+
+FLOAT32_BYTES = 4
+
+
+class Centralised(Recipe):
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def validate(self, request: TrainRequest) -> None:
+        super().validate(request)
+        if request.source and len(request.data) != 1:
+            raise TrainingError(
+                "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
+            )
+
+    def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
+        measured = found.log_range if found else setting.log_range()
+        return {"companding": None, "encoder": None, "decoder": None, "log_range": measured}
+
+    def build(
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+    ) -> tuple[keras.Model, dict[str, keras.Model]]:
+        with fitting():
+            network = build_inversionnet(acquisition, LAYOUTS[self.kind])
+        return network, {self.kind: network}
+
+    def make_batches(
+        self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False
+    ) -> InversionNetBatches:
+        """Batches of whole gathers, read from the files of ``config.data``."""
+        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), thinned.acquisition)]
+        low, high = config.log_range or (0.0, 1.0)
+        return InversionNetBatches(pairs, thinned, (low, high))
+
+    def simulated_batches(
+        self, config: RunConfig, simulated: Simulated, ordered: bool = False
+    ) -> WatchedWhole:
+        assert config.log_range
+        return WatchedWhole(simulated, config.log_range)
+
+    def prepare_on_device(self, config: RunConfig, budget: Budget) -> tuple[Any, Any]:
+        from models.training.on_device import prepare_whole
+
+        assert config.log_range
+        return prepare_whole(Acquisition.from_dict(config.acquisition), config.log_range), map_mae
+
+    def account(self, parts: dict[str, keras.Model], acquisition: Acquisition) -> Account:
+        return Account(FLOAT32_BYTES * int(np.prod(acquisition.gather_shape)), 0)

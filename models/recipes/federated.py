@@ -1,0 +1,58 @@
+"""The federated baseline: a network on every device, their maps averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from firmware_py.inference.companding import Companding
+from models.data.batches import EpicBatches
+from models.data.gathers import ThinnedSet
+from models.errors import TrainingError
+from models.evaluation.macs import count_macs
+from models.networks.federated import Rounds, build_federated
+from models.recipes.base import Account, Recipe, describe_companding, fitting
+from models.training.request import Setting, TrainRequest
+from models.training.run_config import RunConfig
+from physics.acquisition import Acquisition
+
+FLOAT16_BYTES = 2
+
+
+class Federated(Recipe):
+    kind = "federated"
+
+    def validate(self, request: TrainRequest) -> None:
+        super().validate(request)
+        if request.start_from is not None:
+            raise TrainingError(
+                "train: a federated run begins with weights of its own; leave out --start-from"
+            )
+        if request.source:
+            raise TrainingError(
+                "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
+            )
+
+    def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
+        companding = describe_companding(request, setting, found)
+        return {"companding": companding, "encoder": None, "decoder": None, "log_range": None}
+
+    def build(
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+    ) -> tuple[keras.Model, dict[str, keras.Model]]:
+        with fitting():
+            network, local = build_federated(acquisition, acquisition.n_time // config.thin)
+        return network, {"local": local}
+
+    def make_batches(self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> EpicBatches:
+        assert config.companding
+        return EpicBatches(thinned, Companding.from_dict(config.companding), drop_out_share=0.0)
+
+    def make_learner(self, network: keras.Model, parts: dict[str, keras.Model]) -> Callable:
+        return Rounds(network, parts["local"])
+
+    def account(self, parts: dict[str, keras.Model], acquisition: Acquisition) -> Account:
+        n_bytes = acquisition.n_devices * FLOAT16_BYTES * acquisition.n_depth * acquisition.n_width
+        return Account(n_bytes, count_macs(parts["local"]))
