@@ -25,7 +25,8 @@ from scipy.optimize import minimize
 from models.inversion.refinement import Refined, smoothing, total_variation
 from physics.acquisition import Acquisition
 from physics.engines.openfwi_adjoint import adjoint
-from physics.modelling import ModellingError, model_gathers
+from physics.errors import ModellingError
+from physics.modelling import model_gathers
 
 PRIORS = ("blocky", "smooth")
 # Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and its share of iterations.

@@ -6,7 +6,8 @@ from scipy.ndimage import gaussian_filter
 from small_waves import WAVES, earth, uncertainty
 
 from models.inversion.waveform import Lowpass, Recording, invert
-from physics.modelling import ModellingError, model_gathers
+from physics.errors import ModellingError
+from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
 
