@@ -1,5 +1,5 @@
-# Two commands do everything on a fresh machine with Python 3.11: `make demo` and `make test`. CI runs `make test-all`.
-PYTHON ?= python3.11
+# Two commands do everything on a fresh machine with Python 3.11 to 3.13: `make demo` and `make test`. CI runs `make test-all`.
+PYTHON ?= $(or $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version)))),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
@@ -28,8 +28,11 @@ lint: $(ALL_STAMP)
 
 install: $(ALL_STAMP)
 
+# A wrong Python leaves no environment that every later call would find.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "error: expected Python 3.11 to 3.13, found $(PYTHON); give make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install -q --upgrade pip
 
 # The line itself: no torch, no test tools.

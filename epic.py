@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(module_name)
     except ImportError as error:
         print(
-            f"error: epic {given[0]} needs {error.name or error}; pip install 'epic-fwi[{extra}]'",
+            f"error: epic {given[0]} needs {error.name or error}; pip install -e '.[{extra}]'",
             file=sys.stderr,
         )
         return 2
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except ImportError as error:
         extra = EXTRA_OF.get(error.name or "", "all")
-        print(f"error: this needs {error.name or error}; pip install 'epic-fwi[{extra}]'", file=sys.stderr)
+        print(f"error: this needs {error.name or error}; pip install -e '.[{extra}]'", file=sys.stderr)
         return 2
     except OSError as error:
         # A disk that is full, a path that is none, a port that is taken: it says which and why.

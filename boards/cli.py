@@ -31,7 +31,11 @@ def list_boards(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([board.model_dump(mode="json") for board in boards], indent=2))
         return
-    table = Table("board", "processor", "runtime", "memory", "arena", "model", "status")
+    table = Table()
+    # The name is what --board needs: never cut.
+    table.add_column("board", no_wrap=True, min_width=max(len(board.name) for board in boards))
+    for column in ("processor", "runtime", "memory", "arena", "model", "status"):
+        table.add_column(column, overflow="fold")
     for board in boards:
         table.add_row(
             board.name,

@@ -20,6 +20,7 @@ from pydantic import (
 from boards.errors import BoardsError
 from boards.fit.graph import ALLOWED_OPERATORS
 from boards.sizes import format_size, parse_size
+from firmware_py.runtime.toml_keys import unknown_key
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
@@ -204,27 +205,31 @@ def load_board(name: str, folder: Path = PROFILE_FOLDER) -> Board:
         raise BoardError(f"no board {name!r}; {hint}")
     path = folder / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BoardError(f"{path}: expected TOML, got {error}") from error
     try:
         board = Board.model_validate(values)
     except ValidationError as error:
-        raise BoardError(f"{path}: {_first_problem(error)}") from error
+        raise BoardError(f"{path}: {_first_problem(error, text)}") from error
     if board.name != name:
         raise BoardError(f"{path}: expected name = {name!r} as the file is called, got {board.name!r}")
     return board
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem: Any = error.errors()[0]
+def _first_problem(error: ValidationError, text: str) -> str:
+    problems: list[Any] = list(error.errors())
+    # A misspelt entry before the one that is missing for it.
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         model: Any = Board
         for part in problem["loc"][:-1]:
             if not isinstance(part, int):
                 model = _inner_model(model.model_fields[part].annotation)
-        return f"unknown entry {where!r}; known here are {', '.join(model.model_fields)}"
+        section = ".".join(str(part) for part in problem["loc"][:-1] if not isinstance(part, int))
+        return unknown_key(text, section, str(problem["loc"][-1]), model.model_fields)
     if problem["type"] == "missing":
         return f"entry {where!r} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")

@@ -19,6 +19,7 @@ from central.fleet.devices_cli import app as devices_app
 from central.fleet.rates_cli import rate
 from central.gateway.cli import gateway
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+from central.setup_cli import init
 from central.storage.backup_cli import backup, restore_backup
 from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.times import utc
@@ -28,6 +29,8 @@ from central.verification.refine_cli import refine
 
 SINCE_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 MAX_DAMAGED_SHOWN = 10
+# Entries of a list that `show` prints; longer ones are counted.
+MAX_LISTED = 8
 
 app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
 
@@ -36,6 +39,7 @@ class DecoderLoadError(CentralError, RuntimeError):
     """A decoder could not be loaded (``models.inversion.decoder`` is imported only when the centre runs)."""
 
 
+app.command()(init)
 app.command()(check)
 app.command()(gateway)
 app.add_typer(devices_app, name="devices")
@@ -69,7 +73,9 @@ def run(
         decoders = load_models(settings)
     except DecoderError as error:
         raise DecoderLoadError(str(error)) from None
-    service = Service(settings, decoders, log)
+    # A log on the terminal says the same.
+    announce = typer.echo if settings.central.log else (lambda line: None)
+    service = Service(settings, decoders, log, announce=announce)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
     if settings.central.log:
@@ -162,6 +168,15 @@ def show(
         return
     from rich.console import Console
 
+    # Indices of receivers are 150 lines that say nothing to a person; --json has them.
+    survey_of_map = stored.provenance.get("acquisition", {})
+    short = {
+        name: f"{len(value)} of them; --json has all"
+        if isinstance(value, list) and len(value) > MAX_LISTED
+        else value
+        for name, value in survey_of_map.items()
+    }
+    content["provenance"] = {**stored.provenance, "acquisition": short}
     Console().print_json(json.dumps(content))
 
 

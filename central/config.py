@@ -6,15 +6,16 @@ import re
 import tomllib
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from central.errors import CentralError
 from central.export.line import Line
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
+from firmware_py.runtime.toml_keys import find_unknown, line_of
 
 # Too long to be tried out over a network.
 MIN_TOKEN = 16
@@ -24,6 +25,17 @@ OLD_NAMES = {"page": "page_listen", "metrics": "metrics_listen", "check": "consi
 
 class ConfigError(CentralError, ValueError):
     """``central.toml`` is missing, not TOML, or says something impossible."""
+
+
+def _check_port(address: str | None) -> str | None:
+    """``address`` with a port of 1 to 65535 or ``*``; 0 is any free one. Raises ``ValueError``."""
+    match = re.search(r":(\d+)$", address or "")
+    if match and int(match[1]) > 0xFFFF:
+        raise ValueError(f"expected a port of at most {0xFFFF}, got {match[1]}")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_port)]
 
 
 class _Section(BaseModel):
@@ -40,7 +52,7 @@ class CentralSection(_Section):
     lowest priority, check stored maps by forward modelling.
     """
 
-    listen: str = Field(pattern=r"^(tcp|ipc)://.+")
+    listen: Address = Field(pattern=r"^(tcp|ipc)://.+")
     data_dir: Path
     keys: Path | None = None
     insecure: bool = Field(default=False, strict=True)
@@ -49,8 +61,8 @@ class CentralSection(_Section):
     decode_workers: int = Field(default=0, ge=0, le=64, strict=True)
     consistency_check: bool = Field(default=False, strict=True)
     log: Path | None = None
-    metrics_listen: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
-    page_listen: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    metrics_listen: Address | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    page_listen: Address | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
     page_token: str | None = Field(default=None, min_length=MIN_TOKEN)
     page_token_file: Path | None = None
 
@@ -102,8 +114,8 @@ class GatewaySection(_Section):
 
     ports: list[str] = []
     baud: int = Field(default=115_200, gt=0, strict=True)
-    tcp: str | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
-    centre: str | None = Field(default=None, pattern=r"^(tcp://.+:\d{1,5}|ipc://.+)$")
+    tcp: Address | None = Field(default=None, pattern=r"^.+:\d{1,5}$")
+    centre: Address | None = Field(default=None, pattern=r"^(tcp://.+:\d{1,5}|ipc://.+)$")
     name: str = Field(default="gateway-local", pattern=r"^gateway-[a-z0-9][a-z0-9-]{0,40}$")
     keys: Path | None = None
     insecure: bool = Field(default=False, strict=True)
@@ -224,24 +236,44 @@ def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) 
     return section
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "central": CentralSection,
+    "model": ModelSection,
+    "gateway": GatewaySection,
+    "retention": RetentionSection,
+    "line": LineSection,
+}
 _File = TypeVar("_File", bound=BaseModel)
 
 
 def _read(path: Path, model: type[_File]) -> _File:
     try:
-        content = tomllib.loads(path.read_text())
+        text = path.read_text()
+        content = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a TOML file") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give --config, set EPIC_CONFIG, or make one "
+            "with: epic central init"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
+    known = {name: list(section.model_fields) for name, section in _SECTIONS.items()}
+    known["central"] += OLD_NAMES
+    if unknown := find_unknown(text, content, known):
+        raise ConfigError(f"{path}: {unknown}")
+    if isinstance(content.get("model"), dict):
+        raise ConfigError(
+            f"{path}: line {line_of(text, 'model', '')}: expected [[model]], found [model]; write two brackets, as "
+            "there may be several models"
+        )
     try:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        problem = {"extra_forbidden": "not a key of this file", "missing": "required, and missing"}.get(
-            first["type"], f"{first['msg']}, got {first['input']!r}"
-        )
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if "got" in message else f", got {first['input']!r}"
+        problem = "required, and missing" if first["type"] == "missing" else f"{message}{given}"
         raise ConfigError(f"{path}: {place}: {problem}") from None
 
 
@@ -281,8 +313,9 @@ def _check_security(path: Path, central: CentralSection) -> None:
 
 def with_page(path: Path, central: CentralSection, address: str) -> CentralSection:
     """``central`` with its page at ``address`` instead. Raises ``ConfigError``."""
-    if not re.fullmatch(r".+:\d{1,5}", address):
-        raise ConfigError(f"--listen: expected HOST:PORT, got {address!r}")
+    match = re.fullmatch(r".+:(\d{1,5})", address)
+    if not match or int(match[1]) > 0xFFFF:
+        raise ConfigError(f"--listen: expected HOST:PORT with a port of at most {0xFFFF}, got {address!r}")
     moved = central.model_copy(update={"page_listen": address})
     _check_page(path, moved)
     return moved

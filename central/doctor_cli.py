@@ -9,13 +9,20 @@ from typing import Annotated
 
 import typer
 
+from central.options import CONFIG_VARIABLE
+
 app = typer.Typer(help="Look an installation over and say what to mend.")
 
 
 @app.command()
 def doctor(
     config: Annotated[
-        Path | None, typer.Option("--config", help="central.toml of the centre to look at.")
+        Path | None,
+        typer.Option(
+            "--config",
+            envvar=CONFIG_VARIABLE,
+            help="central.toml of the centre to look at; by default the one in this folder.",
+        ),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read the whole store to find damage: minutes for a large one.")
@@ -28,6 +35,8 @@ def doctor(
 
     if thorough:
         typer.echo("--thorough is deprecated; use --full", err=True)
+    if config is None and Path("central.toml").exists():
+        config = Path("central.toml")
     findings = examine(config, full or thorough)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

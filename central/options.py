@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="central.toml")]
+CONFIG_VARIABLE = "EPIC_CONFIG"
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        envvar=CONFIG_VARIABLE,
+        default_factory=lambda: Path("central.toml"),
+        show_default="central.toml",
+        help="The centre's configuration.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SurveyOption = Annotated[
     int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.dashboard.metrics import MetricsServer, RuntimeMetrics, decode_histogram
 from central.fleet.device_registry import DeviceRegistry
+from central.fleet.device_views import keep_expected
 from central.gateway.gateway import Gateway
 from central.gateway.sessions import FrameAuthenticators
 from central.ingest.authentication import CurveAuthenticator
@@ -50,8 +51,13 @@ class Service:
         decoders: Mapping[bytes, MapDecoder],
         log: Log,
         load: Callable[[ModelSection], tuple[bytes, MapDecoder]] | None = None,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them."""
+        """``decoders`` are those of the configuration; ``load`` reads what a rollout adds to them.
+
+        ``announce`` gets lines for the operator's terminal.
+        """
+        self._announce = announce
         self._config = config.central
         self.gateway: Gateway | None = None
         self._decoders = dict(decoders)
@@ -85,7 +91,10 @@ class Service:
         )
         try:
             self._rollouts.restore()
-            self._book = DeviceRegistry(self._config.data_dir, self._rollouts.offer, log)
+            self._keep_expected()
+            self._book = DeviceRegistry(
+                self._config.data_dir, self._rollouts.offer, log, self._rollouts.check_health
+            )
             self.receiver = Receiver(
                 self._config.listen,
                 self._config.data_dir,
@@ -208,7 +217,7 @@ class Service:
             return None
         from central.dashboard.server import PageServer
 
-        return PageServer(central, central.page_listen, self._log, self.live)
+        return PageServer(central, central.page_listen, self._log, self.live, self._announce)
 
     def _serve_page(self) -> None:
         if self._page:
@@ -226,8 +235,15 @@ class Service:
         """The decoder first: what the receiver lets in can be decoded."""
         self._decoders[model_hash] = decoder
         self._expected[model_hash] = Expected(decoder.n_devices, decoder.coding)
+        self._keep_expected()
         if self._checking:
             self._checking.adopt()
+
+    def _keep_expected(self) -> None:
+        keep_expected(
+            self._config.data_dir,
+            {model.hex(): decoder.n_devices for model, decoder in self._decoders.items()},
+        )
 
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)

@@ -37,7 +37,7 @@ def convert(
     """Quantise a run's encoder to int8, verify and budget it, and write OUT/bundle and OUT/decoder.
 
     Fails, and writes nothing, when int8 costs more than 3 % of the decoded map's error, when the
-    encoder does not fit, or when it has collapsed.
+    map is no better than the mean map, when the encoder does not fit, or when it has collapsed.
     """
     profile = load_board(board) if board else None
     with Console(stderr=True).status("loading TensorFlow") as status:
@@ -53,6 +53,8 @@ def convert(
     _print(conversion, Console())
     if profile is not None:
         typer.echo(f"{profile.title}: {profile.status}; {profile.status_note}.")
+    for warning in conversion.verification.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"Written: {out}/bundle (devices) and {out}/decoder (centre).")
 
 

@@ -25,6 +25,8 @@ from physics.normalise import normalise_velocity
 
 # int8 may raise the mean absolute error of the decoded maps by this much (issue 2).
 MAX_MAE_COST_PERCENT = 3.0
+# Below this many test samples an error is said to be uncertain, and a model is not refused for it.
+MIN_TEST_SAMPLES = 64
 # TFLite-Micro's kernels round a few elements otherwise than LiteRT's own (DESIGN section 6), which after six layers is
 # a step of the latent in some values and two in 7 of 100,000; an operator that differs is further off, or everywhere.
 # XNNPACK rescales in floating point, so it is not held to this.
@@ -96,7 +98,8 @@ class Verification:
 
     ``xnnpack`` compares LiteRT with and without XNNPACK; ``tflm`` TFLite-Micro with LiteRT without
     it, None where TFLite-Micro was not run. ``mae_by_rate`` is with all Linux devices at one rate, of each that the
-    model has.
+    model has. ``mae_mean_map`` is the error of the other samples' mean map, which needs no recording: a model is to be
+    better than that; infinite for a single sample.
     """
 
     sqnr_db: float
@@ -106,12 +109,41 @@ class Verification:
     tflm: Agreement | None
     input_at_limit_fraction: float
     mae_by_rate: dict[Rate, float]
+    mae_mean_map: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of these figures before the model is used."""
+        found = []
+        if self.overall.n < MIN_TEST_SAMPLES:
+            found.append(
+                f"only {self.overall.n} test samples; expected at least {MIN_TEST_SAMPLES} for a reliable error, give "
+                "--held-out"
+            )
+        if self.worse_than_mean_map:
+            found.append(self.comparison)
+        return found
+
+    @property
+    def worse_than_mean_map(self) -> bool:
+        """Whether a map that needs no recording would be as good."""
+        return max(self.overall.mae_int8, self.overall.mae_int8_micro) >= self.mae_mean_map
+
+    @property
+    def comparison(self) -> str:
+        """The model's error beside the mean map's, and what to do."""
+        return (
+            f"the model is no better than the mean map: MAE {self.overall.mae_int8:.4f}, that of the mean map is "
+            f"{self.mae_mean_map:.4f} on {self.overall.n} test samples; train longer, or on data like these"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values, for a manifest or ``--json``."""
         return {
             "latent_sqnr_db": round(self.sqnr_db, 2),
             "overall": self.overall.to_dict(),
+            "mae_mean_map": round(self.mae_mean_map, 5) if self.overall.n > 1 else None,
+            "warnings": self.warnings,
             "families": {name: error.to_dict() for name, error in self.families.items()},
             "input_at_limit_fraction": self.input_at_limit_fraction,
             "xnnpack_against_litert": asdict(self.xnnpack),
@@ -222,6 +254,7 @@ def verify(
         tflm=agreement,
         input_at_limit_fraction=float(np.mean((codes == -128) | (codes == 127))),
         mae_by_rate=mae_by_rate,
+        mae_mean_map=mean_map_error(held_out.maps),
     )
 
 
@@ -245,8 +278,10 @@ def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> bytes:
 
 
 def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COST_PERCENT) -> None:
-    """Raise ``ConversionError`` when int8 costs more of the map's error than allowed."""
+    """Raise ``ConversionError`` when int8 costs more of the map's error than allowed, or the mean map is as good."""
     overall = verification.overall
+    if overall.n >= MIN_TEST_SAMPLES and verification.worse_than_mean_map:
+        raise ConversionError(verification.comparison)
     if not overall.cost_percent <= max_cost_percent:
         in_int8 = max(overall.mae_int8, overall.mae_int8_micro)
         raise ConversionError(
@@ -254,6 +289,14 @@ def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COS
             f"(MAE {overall.mae_float:.4f} -> {in_int8:.4f} on {overall.n} held-out samples), "
             f"allowed are {max_cost_percent:g} %; train longer or widen the representative set"
         )
+
+
+def mean_map_error(maps: np.ndarray) -> float:
+    """MAE of the mean of all other maps, averaged over ``maps (n, n_depth, n_width)``; infinite for one map."""
+    n = len(maps)
+    if n < 2:
+        return float("inf")
+    return float(np.abs(maps - maps.mean(axis=0)).mean()) * n / (n - 1)
 
 
 def map_errors(decoder: Decoder, latents: np.ndarray, held_out: HeldOut) -> np.ndarray:

@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         ("check", "try the configuration, the bundle and the source, and send nothing"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--config", type=Path, required=True, help="node.toml")
+        command.add_argument(
+            "--config", type=Path, default=Path("node.toml"), help="by default node.toml in this folder"
+        )
         command.add_argument("--json", action="store_true", help="report as one JSON object")
     given = parser.parse_args(arguments)
     try:

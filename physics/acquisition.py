@@ -122,6 +122,15 @@ class Acquisition:
             if f.name not in ("device_receivers", "velocity_min_mps", "velocity_max_mps")
         )
 
+    def differences(self, other: Acquisition) -> list[str]:
+        """Names of the entries in which what devices record differs from ``other``; velocity bounds are none."""
+        return [
+            f.name
+            for f in fields(self)
+            if f.name not in ("velocity_min_mps", "velocity_max_mps")
+            and getattr(self, f.name) != getattr(other, f.name)
+        ]
+
     @property
     def twin_cells(self) -> tuple[int, ...]:
         """Cells of the mirror images of sources where no source stands; of the benchmark's survey, 35.

@@ -34,7 +34,7 @@ def on_cluster(
         from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
     except ImportError:
-        raise ClusterError("--scheduler needs Dask; pip install 'epic-fwi[cluster]'") from None
+        raise ClusterError("--scheduler needs Dask; pip install -e '.[cluster]'") from None
     # What it reports of a lost scheduler, with tracebacks, is said in one line here.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:

@@ -64,7 +64,7 @@ def require_engine(engine: str) -> None:
     except ImportError as error:
         extra = "physics" if engine == "deepwave" else "central"
         raise ModellingError(
-            f"modelling: engine {engine} needs {error.name}; pip install 'epic-fwi[{extra}]'"
+            f"modelling: engine {engine} needs {error.name}; pip install -e '.[{extra}]'"
         ) from None
     if engine == "cuda":
         import_module("physics.engines.cuda").load_cupy()

@@ -71,7 +71,7 @@ def model_verdict(model_bytes: int, limits: Limits) -> Verdict:
         limits.model_bytes,
         limits.target,
         f"{model_bytes:,} B",
-        "use fewer channels, a narrower bottleneck before the latent, or a smaller --latent",
+        "train a smaller encoder: epic train epic --encoder micro",
     )
 
 
@@ -90,8 +90,8 @@ def arena_verdict(graph: Graph, arena_bytes: int | None, source: str, limits: Li
         limits.arena_bytes,
         limits.target,
         f"{arena_bytes:,} B {source}{margin}",
-        "thin the input more (--thin) or give the first convolution fewer channels or a longer stride: "
-        "input and first feature map are the largest term",
+        "train on a thinner input (epic train epic --thin) or a smaller encoder (--encoder micro): input and first "
+        "feature map are the largest term",
     )
 
 

@@ -24,7 +24,7 @@ from boards.profile import Board, load_board
 
 BoardName = Annotated[str, typer.Option("--board", help="Board, as `epic board list` names it.")]
 Bundle = Annotated[Path, typer.Option("--bundle", help="Bundle folder, as `epic convert` writes it.")]
-Host = Annotated[str, typer.Option("--host", help="A Linux board on the network: user@address.")]
+Host = Annotated[str, typer.Option("--host", help="A Linux board on the network: user@address[:port].")]
 Port = Annotated[
     str, typer.Option("--port", help="A microcontroller's prompt, as mpremote names it: /dev/ttyACM0.")
 ]

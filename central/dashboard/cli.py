@@ -25,11 +25,14 @@ def page(
     if listen:
         central = with_page(config, central, listen)
     from central.dashboard.archive import Archive
-    from central.dashboard.server import PageServer
+    from central.dashboard.server import PageServer, check_free
     from firmware_py.runtime.log import Log
 
     Archive(central.data_dir).close()
-    server = PageServer(central, central.page_listen or ADDRESS, Log(None), live=None)
+    address = central.page_listen or ADDRESS
+    # Another centre's page would be looked at instead.
+    check_free(address)
+    server = PageServer(central, address, Log(None), None, typer.echo)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

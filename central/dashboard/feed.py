@@ -104,11 +104,18 @@ class Feed:
             # A device that falls silent changes nothing in the store.
             if time.monotonic() >= self._slowly_at_s:
                 self._slowly_at_s = time.monotonic() + SLOWLY_S
-                self._say("devices", [brief(view) for view in archive.devices(now_us())])
+                self._say("devices", [brief(view) for view in self._devices(archive)])
                 self._say("rollout", next(map(rollout_dict, rollouts.rollouts()), None))
             self._say("problem", None)
             if stopping(LOOK_S):
                 return
+
+    def _devices(self, archive: Archive) -> list[DeviceView]:
+        """As of now; without a centre at work, as of when it last heard a device."""
+        views = archive.devices(now_us())
+        if self._running or not views:
+            return views
+        return archive.devices(max(view.last_heard_us for view in views))
 
     def _say(self, kind: str, content: Any) -> bool:
         """Tell every listener, unless it is what was said before; returns whether it is new."""

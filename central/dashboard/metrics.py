@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from central.errors import CentralError
-from central.fleet.device_views import LATE, ON_TIME, SILENT, DeviceView, devices
+from central.fleet.device_views import STATES, DeviceView, devices
 from central.storage.database import StoreError
 from firmware_py.links.port import split_endpoint
 from firmware_py.protocol.printable import printable
@@ -45,6 +45,12 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("received_bytes", "Bytes from the device, with what ZeroMQ adds.", "bytes_received", True),
     ("sent_bytes", "Bytes to the device, with what ZeroMQ adds.", "bytes_sent", True),
     ("refused_records", "Records that were refused.", "refused", True),
+    (
+        "rejected_recordings",
+        "Recordings that the device could not encode since its start.",
+        "rejected",
+        True,
+    ),
     ("queue_records", "Records that wait on the device.", "queue_depth", False),
     ("encode_seconds", "Time the last encoding took.", "encode_s", False),
     ("temperature_celsius", "Temperature of the device.", "temperature_c", False),
@@ -122,8 +128,9 @@ def _of_devices(views: list[DeviceView]) -> Iterator[Metric]:
     info = InfoMetricFamily("epic_device", "What the device runs.", labels=labels)
     for view in views:
         key = (str(view.survey), str(view.device))
-        heard.add_metric(key, view.last_heard_us / 1e6)
-        state.add_metric(key, {name: name == view.state for name in (ON_TIME, LATE, SILENT)})
+        if view.last_heard_us:
+            heard.add_metric(key, view.last_heard_us / 1e6)
+        state.add_metric(key, {name: name == view.state for name in STATES})
         known = {"model_hash": view.model_hash, "firmware": view.firmware, "board": view.board}
         info.add_metric(key, {name: printable(value) for name, value in known.items() if value})
     yield from (heard, state, info)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -26,13 +27,25 @@ LAST_ANSWERS_S = 2
 class PageServer:
     """Serves the page at ``central.page_listen`` until it is told to end; what goes wrong with it ends nothing else."""
 
-    def __init__(self, central: CentralSection, address: str, log: Log, live: RuntimeMetrics | None) -> None:
-        """``live`` is of the centre at work in this process, if one is. Raises ``ConfigError`` for a token file."""
+    def __init__(
+        self,
+        central: CentralSection,
+        address: str,
+        log: Log,
+        live: RuntimeMetrics | None,
+        announce: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """``live`` is of the centre at work in this process, if one is.
+
+        ``announce`` gets one line with the page's address, or why there is none. Raises ``ConfigError`` for a token
+        file.
+        """
         self._data_dir: Path = central.data_dir
         self._address = address
         self._token = central.read_page_token()
         self._log = log
         self._live = live
+        self._announce = announce
         self._complaint = ""
 
     def run(self, stop: threading.Event) -> None:
@@ -46,6 +59,7 @@ class PageServer:
                 if (complaint := str(error) or repr(error)) != self._complaint:
                     self._complaint = complaint
                     self._log.write("page_failed", address=self._address, reason=complaint)
+                    self._announce(f"no page: {complaint}")
                 stop.wait(AGAIN_S)
 
     async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
@@ -72,7 +86,9 @@ class PageServer:
         watching.start()
         try:
             host, _ = split_endpoint(self._address)
-            self._log.write("page", address=f"http://{host}:{listener.getsockname()[1]}/")
+            address = f"http://{host}:{listener.getsockname()[1]}/"
+            self._log.write("page", address=address)
+            self._announce(f"page at {address}")
             self._complaint = ""
             while not stop.is_set() and not serving.done():
                 await asyncio.sleep(0.1)
@@ -82,6 +98,11 @@ class PageServer:
             server.should_exit = True
             await serving
             await asyncio.to_thread(watching.join)
+
+
+def check_free(address: str) -> None:
+    """Raises ``OSError`` where the page cannot listen at ``address``."""
+    _listen(address).close()
 
 
 def _listen(address: str) -> socket.socket:

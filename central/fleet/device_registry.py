@@ -38,7 +38,8 @@ INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
 class DeviceRegistry:
     """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
 
-    ``offer`` gives the update to add to an answer, or None; ``traffic`` is for the receiver to count in.
+    ``offer`` gives the update to add to an answer, or None. ``on_health`` is told each health record.
+    ``traffic`` is for the receiver to count in.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class DeviceRegistry:
         data_dir: Path,
         offer: Callable[[packet.Record], packet.Record | None],
         log: Log,
+        on_health: Callable[[packet.Record, Health], None] = lambda record, health: None,
     ) -> None:
         """Raises ``StoreError``."""
         self._data_dir = data_dir
         self.traffic = Traffic()
         self._offer = offer
+        self._on_health = on_health
         self._log = log
         self._lock = threading.Lock()
         self._said: dict[Key, dict[str, Any]] = {}
@@ -94,6 +97,8 @@ class DeviceRegistry:
             }
             setting = encode_setting(rate_of(self._rates, key) or 0)
         self.traffic.heard([key], now_us())
+        if isinstance(said, Health):
+            self._on_health(record, said)
         answer = packet.Record(
             record.type, record.device, record.survey, *number, sample_time_us=now_us(), payload=setting
         )

@@ -7,17 +7,24 @@ The receiver's group commit keeps ``device_boot`` exact; the rest is at most a s
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from central.fleet.rates import rate_of, read_rates
-from central.storage.database import connect, reported
+from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
-ON_TIME, LATE, SILENT = "on time", "late", "silent"
+# The one definition of a device's state. Not heard: the survey has the device, and nothing has come of it.
+ON_TIME, LATE, SILENT, NOT_HEARD = "on time", "late", "silent", "not heard"
+# In the centre's folder: devices of each model's survey, for those that were never heard.
+EXPECTED = "devices.json"
+MAX_EXPECTED = 1000
+STATES = (ON_TIME, LATE, SILENT, NOT_HEARD)
 # Nothing for so many of a device's health intervals, and for so many more.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
 # Gaps of a device that are listed, the newest; all are counted.
@@ -43,6 +50,7 @@ class DeviceView:
     ``lag_s`` is the newest record's age (from its sample time) when it arrived, ``age_s`` its age now.
     ``boot`` and ``sequence`` number that record, the last that was acknowledged. ``loss`` is how many numbers
     below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
+    ``rejected`` recordings could not be encoded since the device's start, the last for ``rejection``.
     ``acknowledged_lost`` is how many records the device says were acknowledged and are not in this file.
     ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of ``round_trip_s``.
     ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
@@ -84,10 +92,15 @@ class DeviceView:
     update_state: str | None
     latent_bytes: int | None
     set_bytes: int | None
+    rejected: int | None
+    rejection: str | None
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Every device that was ever heard, in order, as of ``at_us`` (now). Raises ``StoreError``."""
+    """Every device that was heard, and those of its survey that were not, in order, as of ``at_us`` (now).
+
+    Raises ``StoreError``.
+    """
     with closing(connect(data_dir)) as database, reported("devices: cannot be read"):
         return read_devices(database, now_us() if at_us is None else at_us)
 
@@ -126,9 +139,10 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
             "SELECT survey, device, count(*), sum(missing) FROM gap GROUP BY survey, device"
         )
     }
+    keys = newest.keys() | passed.keys()
     rates = read_rates(database)
     views = []
-    for key in sorted(newest.keys() | passed.keys()):
+    for key in sorted(keys):
         n_gaps, loss = gaps.get(key, (0, 0))
         said = read_status(passed[key][-1]) if key in passed else {}
         views.append(
@@ -145,7 +159,54 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
                 set_bytes=rate_of(rates, key),
             )
         )
-    return views
+    heard = {(view.survey, view.model_hash) for view in views}
+    expected = read_expected(_folder(database))
+    for survey in {survey for survey, _ in keys}:
+        count = max((n for model, n in expected.items() if (survey, model) in heard), default=0)
+        views += [
+            _view(
+                (survey, device),
+                at_us,
+                None,
+                None,
+                {},
+                **_NOTHING,
+                set_bytes=rate_of(rates, (survey, device)),
+            )
+            for device in range(count)
+            if (survey, device) not in keys
+        ]
+    return sorted(views, key=lambda view: (view.survey, view.device))
+
+
+# Counts of a device of which nothing has come.
+_NOTHING: dict[str, Any] = {"gaps": (), "n_gaps": 0, "loss": 0, "acknowledged_lost": 0}
+
+
+def _folder(database: sqlite3.Connection) -> Path:
+    return Path(database.execute("PRAGMA database_list").fetchone()[2]).parent
+
+
+def keep_expected(data_dir: Path, n_devices: Mapping[str, int]) -> None:
+    """Keep how many devices the survey of each model has, by model hash in hex. Raises ``StoreError``."""
+    path = data_dir / EXPECTED
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.write_text(json.dumps(n_devices))
+        os.replace(aside, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room on the disk") from None
+
+
+def read_expected(data_dir: Path) -> dict[str, int]:
+    """What ``keep_expected`` kept; nothing where no centre has run yet, or the file is damaged."""
+    try:
+        found = json.loads((data_dir / EXPECTED).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {model: n for model, n in found.items() if type(n) is int and 0 < n <= MAX_EXPECTED}
 
 
 def read_status(text: str) -> dict[str, Any]:
@@ -196,7 +257,7 @@ def _view(
     interval_s = said.get("interval_s") or INTERVAL_S
     return DeviceView(
         *key,
-        state=state_of((at_us - last_heard_us) / 1e6, interval_s),
+        state=state_of((at_us - last_heard_us) / 1e6, interval_s) if newest or passed else NOT_HEARD,
         last_heard_us=last_heard_us,
         last_latent_us=latent_us,
         boot=boot,
@@ -224,6 +285,8 @@ def _view(
         update_version=said.get("update_version"),
         update_state=said.get("update_state"),
         latent_bytes=said.get("latent_bytes"),
+        rejected=said.get("rejected"),
+        rejection=said.get("rejection"),
         **counted,
     )
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from central.config import load_config
 from central.fleet.device_registry import forget_device
-from central.fleet.device_views import LATE, ON_TIME, DeviceView, devices
+from central.fleet.device_views import LATE, NOT_HEARD, ON_TIME, DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device
 from central.options import ConfigOption, JsonOption
 from firmware_py.protocol.printable import printable
 from firmware_py.runtime.log import now_us
 
 MAX_GAPS_SHOWN = 5
+# Column of the state.
+STATE = 2
+# In the order of their importance: what a terminal has no room for is left to --json.
 COLUMNS = (
-    *("survey", "device", "state", "heard", "acknowledged", "lag", "records", "lost", "queue"),
-    *("bytes in/out", "model", "latent", "°C", "clock off", "refused"),
+    *("survey", "device", "state", "last seen", "lag", "records", "lost", "queue", "refused"),
+    *("model", "acknowledged", "bytes in/out", "latent", "°C", "clock off"),
 )
-# Wide enough for every column: a narrow terminal wraps lines, and nothing is cut.
-WIDTH = 200
 
 
 app = typer.Typer(invoke_without_command=True)
@@ -32,15 +32,13 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def list_devices(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", help="central.toml")] = None,
+    config: ConfigOption,
     survey: Annotated[int | None, typer.Option(min=0, max=0xFFFF, help="Only this survey's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Every device: when it was last heard, lag, loss, bytes, model; while the centre runs and after."""
     if context.invoked_subcommand:
         return
-    if config is None:
-        raise typer.BadParameter("expected --config central.toml", context)
     at_us = now_us()
     found = devices(load_config(config).central.data_dir, at_us)
     views = [view for view in found if survey in (None, view.survey)]
@@ -55,17 +53,30 @@ def list_devices(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True)
-    colours = {ON_TIME: "green", LATE: "yellow"}
-    for view in views:
-        colour = colours.get(view.state, "red")
-        state, *cells = (Text(printable(cell)) for cell in (view.state, *_cells(view, at_us)))
-        state.stylize(colour)
-        table.add_row(*cells[:2], state, *cells[2:])
-    console = Console(width=WIDTH, soft_wrap=True)
-    console.print(table)
+    colours = {ON_TIME: "green", LATE: "yellow", NOT_HEARD: "dim"}
+    rows = [[printable(cell) for cell in _cells(view, at_us)] for view in views]
+
+    def table_of(n_columns: int) -> Table:
+        table = Table(box=SIMPLE_HEAD)
+        for column in COLUMNS[:n_columns]:
+            table.add_column(column, no_wrap=True)
+        for view, row in zip(views, rows, strict=True):
+            cells = [Text(cell) for cell in row[:n_columns]]
+            cells[STATE].stylize(colours.get(view.state, "red"))
+            table.add_row(*cells)
+        return table
+
+    console = Console(soft_wrap=True)
+    n_columns = len(COLUMNS)
+    while (
+        n_columns > STATE + 1
+        and table_of(n_columns).__rich_measure__(console, console.options.update(width=1000)).maximum
+        > console.width
+    ):
+        n_columns -= 1
+    console.print(table_of(n_columns))
+    if left_out := COLUMNS[n_columns:]:
+        console.print(f"left out for want of width: {', '.join(left_out)}; --json has all", markup=False)
     for view in views:
         for line in _remarks(view):
             console.print(Text(f"survey {view.survey}, device {view.device}: {printable(line)}"))
@@ -94,18 +105,19 @@ def _cells(view: DeviceView, at_us: int) -> list[str]:
     return [
         str(view.survey),
         str(view.device),
-        _duration((at_us - view.last_heard_us) / 1e6) + " ago",
-        "-" if view.boot is None else f"{view.boot}:{view.sequence}",
+        view.state,
+        _duration((at_us - view.last_heard_us) / 1e6) + " ago" if view.last_heard_us else "never",
         _duration(view.lag_s),
         str(view.records),
         str(view.loss),
         number(view.queue_depth),
-        f"{view.bytes_received}/{view.bytes_sent}",
+        str(view.refused),
         view.model_hash or "-",
+        "-" if view.boot is None else f"{view.boot}:{view.sequence}",
+        f"{view.bytes_received}/{view.bytes_sent}",
         number(view.latent_bytes),
         number(view.temperature_c, ".1f"),
         _duration(view.clock_offset_s),
-        str(view.refused),
     ]
 
 
@@ -123,6 +135,8 @@ def _remarks(view: DeviceView) -> list[str]:
         )
     if view.dropped:
         lines.append(f"says it dropped {view.dropped} records for want of room")
+    if view.rejected:
+        lines.append(f"rejected {view.rejected} recordings since its start, last: {view.rejection or '-'}")
     if view.set_bytes not in (None, view.latent_bytes):
         made = "has not said what it makes" if view.latent_bytes is None else f"makes {view.latent_bytes}"
         lines.append(f"is set to latents of {view.set_bytes} bytes, {made}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from central.config import load_config
-from central.fleet.device_views import DeviceView, devices
+from central.fleet.device_views import NOT_HEARD, DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device, set_rate
 from central.fleet.rates import ALL, Key, keep_rate, rate_of, rates
 from central.options import ConfigOption, JsonOption
@@ -42,7 +42,7 @@ def rate(
         keep_rate(data_dir, key, None)
     elif latent_bytes is not None:
         set_rate(settings, key, latent_bytes)
-    _show(key, rates(data_dir), devices(data_dir), as_json)
+    _show(key, rates(data_dir), [view for view in devices(data_dir) if view.state != NOT_HEARD], as_json)
 
 
 def _show(key: Key, found: dict[Key, int], views: list[DeviceView], as_json: bool) -> None:

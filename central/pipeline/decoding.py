@@ -236,7 +236,7 @@ class Decoding:
                 not event.complete,
                 velocity[0],
                 uncertainty[0],
-                provenance_of(event, decoder, assembled_us, decoded_us),
+                provenance_of(event, decoder, uncertainty[0], assembled_us, decoded_us),
             )
             for event, velocity, uncertainty in zip(events, *maps, strict=True)
         ]

@@ -8,7 +8,11 @@ import numpy as np
 
 from central.pipeline.assembler import Event
 from central.pipeline.decoders import MapDecoder
+from physics.acquisition import Acquisition
 
+# Mean uncertainty above which a map is flagged, of the range of velocities (300 m/s of 3000): a released model's mean
+# error on its test set is about half of it.
+UNCERTAINTY_LIMIT = 0.1
 # Devices record one event within seconds of each other; their clocks are a few apart at most.
 MAX_SPREAD_S = 600.0
 
@@ -37,10 +41,21 @@ def _judged(event: Event, decoder: MapDecoder) -> dict:
     judged: dict = {"unfamiliarity": {"score": round(score, 3), "limit": round(limit, 3)}}
     if score > limit:
         judged["flags"] = [
-            f"recorded unlike what the model was trained on (score {score:.1f}, limit {limit:.1f}): noise, another "
-            "wavelet or source strength, or an earth of another kind"
+            f"unlike training: the OOD score is {score:.1f} (limit {limit:.1f}); noise, another wavelet or source "
+            "strength, or an earth of another kind"
         ]
     return judged
+
+
+def _uncertain(uncertainty_mps: np.ndarray, acquisition: Acquisition) -> list[str]:
+    """A flag where the map's own uncertainty is high, which goes with its error far more than the OOD score does."""
+    mean_mps = float(uncertainty_mps.mean())
+    limit_mps = UNCERTAINTY_LIMIT * (acquisition.velocity_max_mps - acquisition.velocity_min_mps)
+    if mean_mps <= limit_mps:
+        return []
+    return [
+        f"uncertain: the mean uncertainty is {mean_mps:.0f} m/s (limit {limit_mps:.0f} m/s); expect errors of that size"
+    ]
 
 
 def _spread(event: Event) -> list[str]:
@@ -55,10 +70,16 @@ def _spread(event: Event) -> list[str]:
     ]
 
 
-def provenance_of(event: Event, decoder: MapDecoder, assembled_us: int, decoded_us: int) -> dict:
+def provenance_of(
+    event: Event, decoder: MapDecoder, uncertainty_mps: np.ndarray, assembled_us: int, decoded_us: int
+) -> dict:
     records = event.latents.values()
     judged = _judged(event, decoder)
-    flags = [*judged.pop("flags", []), *_spread(event)]
+    flags = [
+        *_uncertain(uncertainty_mps, decoder.acquisition),
+        *judged.pop("flags", []),
+        *_spread(event),
+    ]
     return {
         "devices": sorted(event.latents),
         "replaced": event.replaced,

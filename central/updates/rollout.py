@@ -18,6 +18,8 @@ from central.storage.database import StoreError
 from central.updates.rollout_store import (
     ALL,
     CANARY,
+    DOWNLOADING,
+    OFFERED,
     STOPPED,
     DeviceState,
     Key,
@@ -29,7 +31,9 @@ from central.updates.rollout_store import (
 )
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health
 from firmware_py.protocol.update_messages import (
+    DECLINED,
     FAILED,
     RUNNING,
     Chunk,
@@ -44,6 +48,7 @@ from firmware_py.protocol.update_messages import (
 )
 from firmware_py.runtime.log import Log, now_us
 from firmware_py.updates.archive import ArchiveError, split_archive
+from physics.acquisition import Acquisition
 
 POLL_S = 1.0
 # A device that asked this recently is busy with the update, and is not offered it again.
@@ -57,6 +62,7 @@ class _Active:
     stored: StoredRollout
     archive: bytes
     offer: Offer
+    acquisition: Acquisition
 
 
 class Rollouts:
@@ -135,20 +141,45 @@ class Rollouts:
     def offer(self, record: packet.Record) -> packet.Record | None:
         """The offer to add to an answer to ``record`` (hello, health); None when there is nothing to offer."""
         with self._lock:
-            offer = self._offer_to((record.survey, record.device))
+            offer = self._offer_to((record.survey, record.device), record.model_hash)
         return _answer(record, offer) if offer else None
 
-    def _offer_to(self, key: Key) -> Offer | None:
+    def check_health(self, record: packet.Record, health: Health) -> None:
+        """Stop the rollout when a device rejects more recordings with the new model than it records."""
+        key = (record.survey, record.device)
+        with self._lock:
+            active = self._active
+            if not active or record.model_hash != active.stored.model_hash:
+                return
+            device = active.stored.devices.get(key)
+            recorded = health.next_sequence - 1
+            if device and device.state == RUNNING and (health.rejected or 0) > recorded:
+                self._fail(active, key, f"rejects its recordings: {health.rejection or 'no reason given'}")
+
+    def _fail(self, active: _Active, key: Key, reason: str) -> None:
+        """A device has failed, which stops the rollout."""
+        self._set(key, FAILED, reason)
+        reason = f"device {key[1]} of survey {key[0]}: {reason}"
+        active.stored.stage, active.stored.reason = STOPPED, reason
+        self._stopping = reason
+
+    def _offer_to(self, key: Key, model_hash: bytes) -> Offer | None:
+        """The offer to a device that runs ``model_hash``; one that records another survey is passed over."""
         active = self._active
         if not active or not self._is_admitted(active.stored, key):
             return None
+        current = self._models.get(model_hash)
+        if current and (differing := active.acquisition.differences(current.acquisition)):
+            if key not in active.stored.devices:
+                self._set(key, DECLINED, f"records another survey: {', '.join(differing)} differ")
+            return None
         device = active.stored.devices.get(key)
         if device:
-            busy = device.state == "downloading" and now_us() - device.changed_us < BUSY_S * 1e6
-            if busy or device.state not in ("offered", "downloading"):
+            busy = device.state == DOWNLOADING and now_us() - device.changed_us < BUSY_S * 1e6
+            if busy or device.state not in (OFFERED, DOWNLOADING):
                 return None
         else:
-            self._set(key, "offered")
+            self._set(key, OFFERED)
         return active.offer
 
     @staticmethod
@@ -169,7 +200,7 @@ class Rollouts:
         if not active or want.sha256 != active.offer.sha256 or not self._is_admitted(active.stored, key):
             return NotAvailable(want.sha256)
         data = active.archive[want.offset : want.offset + want.length]
-        self._set(key, "downloading", done_bytes=want.offset + len(data))
+        self._set(key, DOWNLOADING, done_bytes=want.offset + len(data))
         return Chunk(want.sha256, want.offset, data)
 
     def _reported(self, record: packet.Record, report: Report) -> list[Message]:
@@ -184,18 +215,17 @@ class Rollouts:
                     "update_ignored", survey=key[0], device=key[1], version=report.version, state=report.state
                 )
                 return answers
-            total = len(active.archive) if report.state == RUNNING else 0
-            self._set(key, report.state, report.reason, total)
             if report.state == FAILED:
-                reason = f"device {record.device} of survey {record.survey}: {report.reason}"
-                active.stored.stage, active.stored.reason = STOPPED, reason
-                self._stopping = reason
+                self._fail(active, key, report.reason)
+            else:
+                total = len(active.archive) if report.state == RUNNING else 0
+                self._set(key, report.state, report.reason, total)
         elif active and report.state == RUNNING:
             known = active.stored.devices.get(key)
-            if known and known.state in ("downloading", RUNNING):
+            if known and known.state in (DOWNLOADING, RUNNING):
                 # It has started since it asked last, with the bundle it had; a failure is told before this.
-                self._set(key, "offered")
-            if offer := self._offer_to(key):
+                self._set(key, OFFERED)
+            if offer := self._offer_to(key, record.model_hash):
                 answers.append(offer)
         return answers
 
@@ -243,7 +273,8 @@ class Rollouts:
             # By the operator, while the decoder was being loaded, which takes seconds.
             rollout.stage = STOPPED
         with self._lock:
-            self._active = _Active(rollout, archive, offer)
+            acquisition = self._models[rollout.model_hash].acquisition
+            self._active = _Active(rollout, archive, offer, acquisition)
         self._log.write("rollout", version=rollout.version, stage=rollout.stage)
 
     def _load_model(self, rollout: StoredRollout) -> None:

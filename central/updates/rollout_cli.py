@@ -11,7 +11,17 @@ import typer
 from central.config import load_config
 from central.options import ConfigOption, JsonOption
 from central.times import utc
-from central.updates.rollout_store import ALL, CANARY, STOPPED, RolloutError, RolloutStore, StoredRollout
+from central.updates.rollout_store import (
+    ALL,
+    CANARY,
+    DOWNLOADING,
+    OFFERED,
+    STOPPED,
+    RolloutError,
+    RolloutStore,
+    StoredRollout,
+    check_release,
+)
 from central.updates.signing import SECRET_NAME, read_signing_key
 from firmware_py.protocol.printable import printable
 
@@ -33,12 +43,16 @@ def rollout(
     board: Annotated[
         list[str] | None, typer.Option(help="Only for devices on this board; may be given again.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a rollout that is still going on.")
+    ] = False,
     status: Annotated[bool, typer.Option("--status", help="Show how far the rollouts have got.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Offer the rollout to no further device.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a model and offer it to the devices; a running centre takes it up within seconds."""
-    central = load_config(config).central
+    settings = load_config(config)
+    central = settings.central
     if sum((release is not None, status, stop)) != 1:
         raise RolloutError("rollout: give either a model's folder, or --status, or --stop")
     if release is None:
@@ -56,8 +70,11 @@ def rollout(
             "with --key"
         )
     secret = read_signing_key(key or (central.keys or Path()) / SECRET_NAME)
+    check_release(release, settings.model)
     store = RolloutStore(central.data_dir, create=True)
     try:
+        if not replace:
+            check_none_running(store)
         made = store.create(release, secret, version, canary, board or ())
     finally:
         store.close()
@@ -68,6 +85,19 @@ def rollout(
         f"{canary} devices first" if canary > 1 else "one device first" if canary else "all devices at once"
     )
     typer.echo(f"version {made}: {first}; follow it with: epic central rollout --status --config {config}")
+
+
+def check_none_running(store: RolloutStore) -> None:
+    """Raises ``RolloutError`` while canaries or downloads of the newest rollout are still at it."""
+    newest = next(iter(store.rollouts()), None)
+    if not newest or newest.stage not in (CANARY, ALL):
+        return
+    waiting = [key for key, device in newest.devices.items() if device.state in (OFFERED, DOWNLOADING)]
+    if newest.stage == CANARY or waiting:
+        raise RolloutError(
+            f"rollout: version {newest.version} ({newest.name}) is still going on; wait for it (--status), end it "
+            "with --stop, or give --replace"
+        )
 
 
 def _stop(store: RolloutStore) -> None:

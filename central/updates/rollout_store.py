@@ -22,6 +22,7 @@ from central.updates.signing import sign_bundle
 from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.runtime.log import now_us
 from firmware_py.updates.archive import MAX_VERSION
+from physics.acquisition import Acquisition
 
 FOLDER = "rollouts"
 ARCHIVE = "archive"
@@ -29,6 +30,8 @@ ARCHIVE = "archive"
 LOCK_NAME = "rollout.lock"
 # Stages: to some devices first, to all; stopped by a failure; another has taken its place.
 CANARY, ALL, STOPPED, SUPERSEDED = "canary", "all", "stopped", "superseded"
+# States of a device that has not answered for the new model yet.
+OFFERED, DOWNLOADING = "offered", "downloading"
 # A decoder is kept this long after the last record of its encoder: devices may have been without a link.
 KEPT_DAYS = 30
 
@@ -78,7 +81,11 @@ def read_archive(data_dir: Path, version: int) -> bytes:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); roll the model out again") from None
 
 
-def _check_release(release: Path) -> None:
+def check_release(release: Path, models: Sequence[ModelSection] = ()) -> None:
+    """Check that ``release`` is one conversion, for the survey that devices with one of ``models`` record.
+
+    Raises ``RolloutError`` and ``BundleError``.
+    """
     try:
         described = json.loads((release / "decoder" / "decoder.json").read_text())["model_hash"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -91,6 +98,24 @@ def _check_release(release: Path) -> None:
             f"{release}: the decoder is of encoder {described}, the bundle's is {bundle.model_hash.hex()}; "
             "give a bundle and a decoder of one conversion"
         )
+    if not models:
+        return
+    survey = _survey_of(bundle)
+    differing = [survey.differences(_survey_of(load_bundle(model.bundle))) for model in models]
+    if all(differing):
+        raise RolloutError(
+            f"{release}: made for another survey than the devices record: {', '.join(min(differing, key=len))} differ "
+            "from every [[model]] of central.toml; train a model for this survey, or install the devices again"
+        )
+
+
+def _survey_of(bundle: Bundle) -> Acquisition:
+    try:
+        return Acquisition.from_dict(bundle.manifest["acquisition"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RolloutError(
+            f"{bundle.folder}: expected an acquisition in its manifest ({error!r}); convert again"
+        ) from None
 
 
 class RolloutStore:
@@ -113,7 +138,7 @@ class RolloutStore:
         ``version`` is the next number unless given. Raises ``RolloutError``, ``BundleError``,
         ``StoreError``, with nothing left.
         """
-        _check_release(release)
+        check_release(release)
         with closing(lock(self._data_dir, LOCK_NAME, "another `epic central rollout`")):
             last = self._last()
             version = last + 1 if version is None else version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from firmware_py.updates.archive import (
 
 SECRET_NAME = "signing.secret"
 PUBLIC_NAME = "signing.public"
+# Files of a bundle that no update carries.
+C_SOURCES = (".c", ".h")
 
 
 class SigningError(CentralError, ValueError):
@@ -83,9 +86,15 @@ def sign_bundle(
     ``BundleError`` for a bundle that is not whole, ``ArchiveError`` for one too large to send.
     """
     bundle = load_bundle(folder)
-    names = [MANIFEST, *sorted(bundle.manifest["files"])]
-    contents = [(folder / name).read_bytes() for name in names]
-    total = sum(map(len, contents))
+    files = {name: (folder / name).read_bytes() for name in sorted(bundle.manifest["files"])}
+    manifest = (folder / MANIFEST).read_bytes()
+    if sources := [name for name in files if name.endswith(C_SOURCES)]:
+        # They are for firmware that links its model in: no device that takes updates reads them.
+        files = {name: content for name, content in files.items() if name not in sources}
+        kept = {name: entry for name, entry in bundle.manifest["files"].items() if name in files}
+        manifest = (json.dumps({**bundle.manifest, "files": kept}, indent=2) + "\n").encode()
+    contents = {MANIFEST: manifest, **files}
+    total = sum(map(len, contents.values()))
     if total > MAX_FILES_BYTES:
         raise ArchiveError(
             f"{folder}: {total} bytes, an update carries at most {MAX_FILES_BYTES}; leave files out of it"
@@ -98,8 +107,8 @@ def sign_bundle(
         tuple(boards),
         tuple(
             File(name, len(content), hashlib.sha256(content).hexdigest())
-            for name, content in zip(names, contents, strict=True)
+            for name, content in contents.items()
         ),
     ).encode()
     signature = key.sign(statement).signature
-    return b"".join([MAGIC, LENGTH.pack(len(statement)), statement, signature, *contents])
+    return b"".join([MAGIC, LENGTH.pack(len(statement)), statement, signature, *contents.values()])

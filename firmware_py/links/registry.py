@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from firmware_py.links.base import Link
-from firmware_py.links.keys import read_curve_keys, read_secret
+from firmware_py.links.keys import CurveKeys, read_curve_keys, read_secret
 from firmware_py.links.port import SerialPort, TcpPort, split_endpoint
 from firmware_py.links.stream import FrameAuthenticator, StreamLink
 from firmware_py.links.zeromq import ZmqLink
@@ -37,11 +37,21 @@ class LinkSection:
     secret_key: Path | None = None
 
 
-def _open_zmq(link: LinkSection) -> Link:
-    curve = None
+def read_keys(link: LinkSection) -> None:
+    """Read every key that the link names, and open nothing. Raises ``LinkError``."""
+    _curve_keys(link)
+    if link.secret:
+        read_secret(link.secret)
+
+
+def _curve_keys(link: LinkSection) -> CurveKeys | None:
     if link.server_key and link.public_key and link.secret_key:
-        curve = read_curve_keys(link.server_key, link.public_key, link.secret_key)
-    return ZmqLink(link.endpoint, curve)
+        return read_curve_keys(link.server_key, link.public_key, link.secret_key)
+    return None
+
+
+def _open_zmq(link: LinkSection) -> Link:
+    return ZmqLink(link.endpoint, _curve_keys(link))
 
 
 def _open_tcp(link: LinkSection) -> Link:

@@ -23,6 +23,8 @@ from firmware_py.protocol.packet import PacketError
 
 MAX_BYTES = 1024
 MAX_TEXT_BYTES = 64
+# A rejection names what was expected and found.
+MAX_REASON_BYTES = 200
 MAX_INTERVAL_S = 86_400
 # What JSON and floating point keep exactly.
 _MAX_NUMBER = (1 << 53) - 1
@@ -49,7 +51,7 @@ class Health:
 
     ``temperature_mc`` is in thousandths of a degree Celsius. ``clock_offset_us`` is how far the centre's clock
     is ahead of this device's, right to within half of ``round_trip_us``. ``latent_bytes`` is the length of the
-    latents it now makes.
+    latents it now makes. ``rejected`` recordings could not be encoded since the start, the last for ``rejection``.
     """
 
     interval_s: int
@@ -71,6 +73,8 @@ class Health:
     update_version: int | None = None
     update_state: str | None = None
     latent_bytes: int | None = None
+    rejected: int | None = None
+    rejection: str | None = None
 
 
 SETTING = struct.Struct("<H")
@@ -80,11 +84,17 @@ _Message = TypeVar("_Message", Hello, Health)
 
 def encode_health(message: Hello | Health) -> bytes:
     """The payload of a HELLO or HEALTH record; text that is too long is cut."""
-    return cbor2.dumps([_cut(value) for value in vars(message).values()])
+    return cbor2.dumps([_cut(name, value) for name, value in vars(message).items()])
 
 
-def _cut(value: Any) -> Any:
-    return value.encode()[:MAX_TEXT_BYTES].decode("utf-8", "ignore") if isinstance(value, str) else value
+def _max_bytes(name: str) -> int:
+    return MAX_REASON_BYTES if name == "rejection" else MAX_TEXT_BYTES
+
+
+def _cut(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "replace")[: _max_bytes(name)].decode("utf-8", "ignore")
 
 
 def decode_health(payload: bytes, kind: type[_Message]) -> _Message:
@@ -136,7 +146,7 @@ def _is_within_bounds(name: str, expected: str, value: Any) -> bool:
     if value is None:
         return expected.endswith("| None")
     if expected.startswith("str"):
-        return type(value) is str and len(value.encode("utf-8", "replace")) <= MAX_TEXT_BYTES
+        return type(value) is str and len(value.encode("utf-8", "replace")) <= _max_bytes(name)
     if type(value) is not int:
         return False
     if name == "interval_s":

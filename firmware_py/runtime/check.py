@@ -9,6 +9,7 @@ import numpy as np
 
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.encoder import Encoder
+from firmware_py.links.registry import read_keys
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.runtime.factory import open_source, select_receivers
 from firmware_py.updates.archive import read_verify_key
@@ -16,10 +17,11 @@ from firmware_py.updates.slots import bundle_in_use
 
 
 def check(config: NodeConfig) -> dict[str, Any]:
-    """Load the bundle, encode one silent gather, open the source; leaves the spool alone.
+    """Read the keys, load the bundle, encode one silent gather, open the source; leaves the spool alone.
 
-    Raises the errors of the bundle, the encoder, the source and the signing key.
+    Raises the errors of the keys, the bundle, the encoder, the source and the signing key.
     """
+    read_keys(config.link)
     folder = config.node.bundle
     if config.update:
         read_verify_key(config.update.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from firmware_py.inference.encoder import DELEGATES
 from firmware_py.links.registry import LINKS, LinkSection
 from firmware_py.protocol.health_messages import MAX_INTERVAL_S
 from firmware_py.protocol.rate import BITS
+from firmware_py.runtime.toml_keys import find_unknown
 
 
 class ConfigError(FirmwareError, ValueError):
@@ -105,6 +107,9 @@ def load_config(path: Path) -> NodeConfig:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
+    known = {name: [entry.name for entry in dataclasses.fields(kind)] for name, kind in _SECTIONS.items()}
+    if unknown := find_unknown(text, content, known):
+        raise ConfigError(f"{path}: {unknown}")
     sections = {}
     for entry in dataclasses.fields(NodeConfig):
         if entry.name not in content and entry.name == "update":
@@ -113,8 +118,6 @@ def load_config(path: Path) -> NodeConfig:
             raise ConfigError(f"{path}: section [{entry.name}] is missing")
         kind = _SECTIONS[entry.name]
         sections[entry.name] = _section(path, entry.name, kind, content.pop(entry.name, {}))
-    if content:
-        raise ConfigError(f"{path}: unknown {', '.join(content)}; known are {', '.join(_SECTIONS)}")
     config = NodeConfig(**sections)
     _check(path, config)
     return config
@@ -134,8 +137,6 @@ def _section(path: Path, name: str, kind: Any, given: Any) -> Any:
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: expected a section [{name}], got {given!r}")
     known = {entry.name: entry for entry in dataclasses.fields(kind)}
-    if unknown := sorted(set(given) - set(known)):
-        raise ConfigError(f"{path}: [{name}] unknown key {unknown[0]!r}; known are {', '.join(known)}")
     for key, entry in known.items():
         if key not in given and entry.default is dataclasses.MISSING:
             raise ConfigError(f"{path}: [{name}] {key} is missing")
@@ -181,6 +182,13 @@ def _check(path: Path, config: NodeConfig) -> None:
             f"{' or '.join(DELEGATES)}, or none",
         ),
         ("link", "kind", config.link.kind, config.link.kind in LINKS, " or ".join(LINKS)),
+        (
+            "link",
+            "endpoint",
+            config.link.endpoint,
+            _has_port(config.link.endpoint),
+            "a port of at most 65535",
+        ),
         ("link", "baud", config.link.baud, config.link.baud > 0, "more than 0"),
         ("link", "resend_s", config.link.resend_s, config.link.resend_s > 0, "more than 0"),
         ("link", "window", config.link.window, 1 <= config.link.window <= 1000, "1 to 1000"),
@@ -248,6 +256,11 @@ def _check_security(path: Path, link: LinkSection) -> None:
             f"{path}: [link] insecure: only to this machine (127.0.0.1), not to {link.endpoint}; "
             "copy keys that `epic keys new device-N` made at the centre"
         )
+
+
+def _has_port(endpoint: str) -> bool:
+    match = re.search(r":(\d+)$", endpoint)
+    return not match or int(match[1]) <= 0xFFFF
 
 
 def is_loopback(endpoint: str) -> bool:

@@ -10,6 +10,9 @@ from firmware_py.links.registry import LINKS
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.sources.recordings import FileSource, FolderSource, Selection, say_nothing
 
+# Entries of a survey that bound the map and do not describe the recording.
+VELOCITY_BOUNDS = ("velocity_min_mps", "velocity_max_mps")
+
 
 def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
     """Which receivers of the bundle's survey this device records. Raises ``BundleError``."""
@@ -43,6 +46,23 @@ def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
             f"got {len(chosen)} from {min(chosen)} to {max(chosen)}"
         )
     return Selection(shape, chosen)
+
+
+def check_same_survey(current: Bundle, new: Bundle) -> None:
+    """Check that an update takes the recordings that ``current`` takes. Raises ``BundleError``."""
+    expected, found = current.manifest.get("acquisition"), new.manifest.get("acquisition")
+    if not isinstance(expected, dict) or not isinstance(found, dict):
+        return
+    differing = sorted(
+        name
+        for name in expected.keys() | found.keys()
+        if name not in VELOCITY_BOUNDS and expected.get(name) != found.get(name)
+    )
+    if differing:
+        raise BundleError(
+            f"made for another survey: {', '.join(differing)} differ from the model in use; train a model for "
+            "this survey, or install this device again for the new one"
+        )
 
 
 def open_source(

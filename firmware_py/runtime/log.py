@@ -1,4 +1,4 @@
-"""Logs that a program can read: one JSON object a line."""
+"""Logs: one JSON object a line for programs, a readable line for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from firmware_py.errors import FirmwareError
+from firmware_py.protocol.printable import printable
 
 
 def now_us() -> int:
@@ -21,7 +23,10 @@ class LogError(FirmwareError, OSError):
 
 
 class Log:
-    """One JSON object a line, to a file or to standard error. Raises ``LogError`` when it cannot be opened."""
+    """One JSON object a line, to a file or to standard error; on a terminal, time, event and values.
+
+    Raises ``LogError`` when it cannot be opened.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._stream: TextIO = sys.stderr
@@ -35,10 +40,21 @@ class Log:
     def write(self, what: str, **values: Any) -> None:
         # A log that has no room any more must not stop the records.
         with contextlib.suppress(OSError):
-            self._stream.write(json.dumps({"what": what, "at_us": now_us(), **values}) + "\n")
+            if self._stream.isatty():
+                line = readable_line(what, now_us(), values)
+            else:
+                line = json.dumps({"what": what, "at_us": now_us(), **values})
+            self._stream.write(line + "\n")
             self._stream.flush()
 
     def close(self) -> None:
         if self._stream is not sys.stderr:
             with contextlib.suppress(OSError):
                 self._stream.close()
+
+
+def readable_line(event: str, at_us: int, values: Mapping[str, Any]) -> str:
+    """An entry for a person: local time, event, then its values, with nothing in it that a terminal obeys."""
+    clock = time.strftime("%H:%M:%S", time.localtime(at_us / 1e6))
+    shown = "  ".join(f"{name}={printable(str(value))}" for name, value in values.items())
+    return f"{clock}  {event:<16}  {shown}".rstrip()

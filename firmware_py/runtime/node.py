@@ -204,6 +204,8 @@ class Node:
             "first_sequence": oldest[0].sequence if oldest else next_sequence,
             "encode_us": None if self._encode_s is None else int(self._encode_s * 1e6),
             "latent_bytes": self.rate.payload_bytes,
+            "rejected": self.source.rejected,
+            "rejection": self.source.rejection or None,
         }
 
     def _go_on(self, replay: FileSource) -> None:
@@ -317,6 +319,7 @@ class Node:
             "recorded": self._recorded,
             "acknowledged": self._acknowledged,
             "refused": self.refused,
+            "rejected": self.source.rejected,
             "waiting": len(self.spool),
             "dropped": self.spool.counter("dropped"),
             **vars(self.link.statistics),

@@ -10,7 +10,7 @@ from firmware_py.inference.bundle import Bundle, BundleError
 from firmware_py.inference.encoder import EncoderError
 from firmware_py.inference.self_test import self_test
 from firmware_py.runtime.config import NodeConfig
-from firmware_py.runtime.factory import select_receivers
+from firmware_py.runtime.factory import check_same_survey, select_receivers
 from firmware_py.runtime.health import HealthHandler, board_name
 from firmware_py.runtime.node import Node
 from firmware_py.updates.archive import read_verify_key
@@ -61,6 +61,7 @@ def _start(config: NodeConfig, slots: Slots, policy: UpdatePolicy) -> tuple[Node
             slots.roll_back(str(error))
 
     def test(bundle: Bundle) -> None:
+        check_same_survey(node.bundle, bundle)
         select_receivers(config, bundle)
         self_test(bundle, config.node.accelerator)
 

@@ -97,6 +97,9 @@ class FileSource:
     ``position`` is how many are replayed already, of the files that the number ``files`` tells from any others.
     """
 
+    rejected = 0
+    rejection = ""
+
     def __init__(
         self, paths: list[Path], selection: Selection, interval_s: float, limit: int, position: int = 0
     ) -> None:
@@ -160,6 +163,7 @@ class FolderSource:
     cannot be moved is logged, and left alone until the next start. A power cut between spool and ``sent/`` records
     the event twice; the centre then takes the later one. While the disk has less than ``keep_free_mib`` free, the
     oldest of ``sent/`` are removed.
+    ``rejected`` counts the recordings that could not be encoded, ``rejection`` is the last one's reason.
     """
 
     exhausted = False
@@ -180,6 +184,8 @@ class FolderSource:
         self._poll_s = poll_s
         self._log = log
         self._due = 0.0
+        self.rejected = 0
+        self.rejection = ""
         self._seen: dict[Path, tuple[int, int]] = {}
         # Handed out, and not moved by ``done`` or ``reject``, yet or at all.
         self._taken: set[Path] = set()
@@ -251,6 +257,8 @@ class FolderSource:
 
     def reject(self, recording: Recording, reason: str) -> None:
         """The recording cannot be encoded."""
+        self.rejected += 1
+        self.rejection = reason.removeprefix(f"{recording.path}: ")
         self._log("rejected", event=recording.event, reason=reason)
         if place := self._move(recording, REJECTED):
             # Without room for it the reason is in the log alone. A name need not be UTF-8.

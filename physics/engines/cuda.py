@@ -114,7 +114,7 @@ def load_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ModellingError(
-            f"modelling: engine cuda needs {error.name}; on a machine with an NVIDIA GPU, pip install 'epic-fwi[gpu]'"
+            f"modelling: engine cuda needs {error.name}; on a machine with an NVIDIA GPU, pip install -e '.[gpu]'"
         ) from None
     try:
         cupy.cuda.runtime.getDeviceCount()

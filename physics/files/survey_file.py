@@ -23,8 +23,11 @@ Each section may be left out, and is the benchmark's then; a section that is the
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import tomllib
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,7 @@ def read_survey(path: Path) -> Acquisition:
     try:
         if path.suffix == ".json":
             return _from_manifest(content)
+        _check_keys(content, text)
         return _from_sections(content)
     except AcquisitionError as error:
         raise AcquisitionError(f"{path}: {error}") from None
@@ -75,12 +79,32 @@ def _from_manifest(content: Any) -> Acquisition:
         ) from None
 
 
-def _from_sections(content: dict) -> Acquisition:
+def _check_keys(content: dict, text: str) -> None:
+    """Raises ``AcquisitionError`` for the first unknown section or key, with its line and the nearest known one."""
     for name, section in content.items():
         if name not in SECTIONS or not isinstance(section, dict):
-            raise AcquisitionError(f"[{name}]: expected sections {', '.join(SECTIONS)}")
-        if unknown := sorted(set(section) - set(SECTIONS[name])):
-            raise AcquisitionError(f"{name}.{unknown[0]}: expected {', '.join(SECTIONS[name])}")
+            raise AcquisitionError(
+                f"{_line_of(text, name)}[{name}]: {_nearest(name, SECTIONS)}expected sections {', '.join(SECTIONS)}"
+            )
+        for key in section:
+            if key not in SECTIONS[name]:
+                raise AcquisitionError(
+                    f"{_line_of(text, key)}{name}.{key}: {_nearest(key, SECTIONS[name])}expected "
+                    f"{', '.join(SECTIONS[name])}"
+                )
+
+
+def _line_of(text: str, word: str) -> str:
+    found = re.search(rf"^\s*\[*\s*{re.escape(word)}\b", text, re.MULTILINE)
+    return f"line {text.count(chr(10), 0, found.end()) + 1}: " if found else ""
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def _from_sections(content: dict) -> Acquisition:
     values = Acquisition.openfwi().to_dict()
     cell_m = values["dx_m"]
     if "map" in content:

@@ -266,7 +266,7 @@ def test_firmware_without_a_runtime_and_a_full_flash_are_told(parts, board, caps
 def test_without_mpremote_it_says_how_to_get_it(parts, board, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert put(parts, board) == 2
-    assert "pip install 'epic-fwi[micropython]'" in one_line(capsys)
+    assert "pip install -e '.[micropython]'" in one_line(capsys)
 
 
 @pytest.fixture

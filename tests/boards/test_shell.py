@@ -28,3 +28,13 @@ def test_a_connection_that_is_no_use_is_closed_again(tmp_path, monkeypatch):
     assert "-O exit" in asked[-1], "its process would stay behind"
     (socket,) = {line.split(" -S ")[1].split()[0] for line in asked}
     assert not shell._folder.exists() and socket.startswith(str(shell._folder))
+
+
+def test_a_port_is_given_with_the_host(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    for host, expected in (
+        ("pi@board:2222", "ssh://pi@board:2222"),
+        ("pi@board", "pi@board"),
+        ("pi@fe80::1", "pi@fe80::1"),
+    ):
+        assert expected in SshShell(host)._command(["true"])

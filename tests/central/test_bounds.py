@@ -131,8 +131,21 @@ def test_an_event_number_that_is_used_again_is_flagged(data_dir, times_s, flagge
         )
         assembler = Assembler(10.0)
         (event,) = filter(None, [assembler.add(latent, N, 0.0) for latent in journal.after(0, 10)])
-    provenance = provenance_of(event, FakeDecoder(), 1, 2)
+    provenance = provenance_of(event, FakeDecoder(), np.ones((70, 70)), 1, 2)
     found = [flag for flag in provenance.get("flags", []) if "the event number was used again" in flag]
     assert len(found) == flagged
     if flagged:
         assert "86400 s apart" in found[0]
+
+
+@pytest.mark.parametrize(("mean_mps", "flagged"), [(166.0, False), (299.0, False), (502.0, True)])
+def test_a_map_of_high_uncertainty_is_flagged_with_its_figure(data_dir, mean_mps, flagged):
+    """In the demo, maps with errors of 502 and 597 m/s were not flagged, one of 166 was."""
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=d, event=7), 1, 94) for d in range(N)])
+        assembler = Assembler(10.0)
+        (event,) = filter(None, [assembler.add(latent, N, 0.0) for latent in journal.after(0, 10)])
+    provenance = provenance_of(event, FakeDecoder(), np.full((70, 70), mean_mps), 1, 2)
+    assert [flag.split(";")[0] for flag in provenance.get("flags", [])] == (
+        [f"uncertain: the mean uncertainty is {mean_mps:.0f} m/s (limit 300 m/s)"] if flagged else []
+    )

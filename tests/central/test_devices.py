@@ -6,7 +6,9 @@ from contextlib import closing
 import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH, latent_record
 
-from central.fleet.device_views import LATE, ON_TIME, SILENT, devices, state_of
+import epic
+from central.fleet.device_views import LATE, NOT_HEARD, ON_TIME, SILENT, devices, keep_expected, state_of
+from central.fleet.devices_cli import _remarks
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
 
@@ -75,6 +77,8 @@ def test_what_a_device_says_is_shown(data_dir):
         "clock_offset_us": -1500,
         "disk_free_mib": 2,
         "interval_s": 10,
+        "rejected": 3,
+        "rejection": "expected a gather (5, 1000, 70)",
     }
     with closing(connect(data_dir)) as database:
         database.execute(
@@ -84,6 +88,8 @@ def test_what_a_device_says_is_shown(data_dir):
     assert (view.queue_depth, view.temperature_c, view.clock_offset_s) == (4, 41.25, -0.0015)
     assert (view.disk_free_bytes, view.bytes_received, view.bytes_sent) == (2 << 20, 100, 50)
     assert (view.refused, view.refusal, view.records, view.lag_s) == (2, "why", 0, None)
+    assert (view.rejected, view.rejection) == (3, "expected a gather (5, 1000, 70)")
+    assert any("rejected 3 recordings" in line and "(5, 1000, 70)" in line for line in _remarks(view))
     assert view.state == LATE, "31 s without a word, by its own 10 s"
 
 
@@ -93,3 +99,34 @@ def test_what_a_device_says_is_shown(data_dir):
 )
 def test_states_are_ages(silent_s, interval_s, state):
     assert state_of(silent_s, interval_s) == state
+
+
+def test_devices_of_the_survey_that_were_never_heard_are_listed(data_dir):
+    """Device 0 of five: 1 of 5 on time, and not 1 of 1."""
+    keep_expected(data_dir, {MODEL_HASH.hex(): 5, OTHER_HASH.hex(): 9})
+    assert devices(data_dir) == [], "of no survey yet"
+    keep(data_dir, latent_record(device=0), received_us=T0_US)
+    found = devices(data_dir, at_us=T0_US + 1_000_000)
+    assert [(view.device, view.state) for view in found] == [(0, ON_TIME)] + [
+        (d, NOT_HEARD) for d in range(1, 5)
+    ]
+    assert all(view.last_heard_us == 0 and view.records == 0 for view in found[1:])
+    (data_dir / "devices.json").write_text("damaged")
+    assert [view.device for view in devices(data_dir)] == [0]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_fits_the_terminal(data_dir, tmp_path, monkeypatch, capsys, width):
+    keep(data_dir, latent_record(device=0, boot=1_700_000_000))
+    config = tmp_path / "central.toml"
+    config.write_text(
+        f'[central]\nlisten = "tcp://127.0.0.1:1"\ninsecure = true\ndata_dir = "{data_dir}"\n'
+        '[[model]]\nbundle = "b"\ndecoder = "d"\n'
+    )
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert epic.main(["central", "devices", "--config", str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: next((i for i, line in enumerate(lines) if line.startswith("left out")), len(lines))]
+    assert max(map(len, table)) <= width
+    assert not any("…" in line for line in table)
+    assert (MODEL_HASH.hex() in "".join(table)) == (width == 200)

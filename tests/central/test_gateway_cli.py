@@ -53,7 +53,7 @@ def test_what_cannot_be_served_is_one_line(config, tmp_path, capsys):
         ('centre = "tcp://127.0.0.1:5557"', 'centre = "tcp://127.0.0.1"', "gateway.centre"),
         ('keys = "keys"', "", "gateway.keys: missing"),
         ('log = "gateway.jsonl"', 'log = "gateway.toml/log"', "cannot be written"),
-        ("[gateway]", "[gateway]\nbauds = 9600", "gateway.bauds: not a key"),
+        ("[gateway]", "[gateway]\nbauds = 9600", "[gateway] unknown key 'bauds'; did you mean 'baud'"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(config, capsys, old, new, message):

@@ -100,7 +100,9 @@ def record(folder, event):
 
 def shown(config, capsys, *options):
     capsys.readouterr()
-    assert epic.main(["central", "devices", "--config", str(config), *options]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        assert epic.main(["central", "devices", "--config", str(config), *options]) == 0
     return capsys.readouterr().out
 
 

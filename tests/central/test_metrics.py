@@ -57,7 +57,9 @@ def test_devices_are_told_as_the_centre_knows_them(data_dir, live):
         record = latent_record(device=2, sequence=1, sample_time_us=at_us - 4_000_000)
         journal.commit([(record, at_us - 1_000_000, 60)])
     with closing(connect(data_dir)) as database:
-        status = json.dumps({"temperature_mc": 41_250, "waiting": 4, "dropped": 2, "board": 'a "board"\n\\'})
+        status = json.dumps(
+            {"temperature_mc": 41_250, "waiting": 4, "dropped": 2, "rejected": 6, "board": 'a "board"\n\\'}
+        )
         database.execute("INSERT INTO device VALUES (1, 2, ?, 100, 50, 2, 'why', ?)", (at_us, status))
     found = samples(metrics_text(data_dir, None))
     assert of_device(found, "last_heard_timestamp_seconds") == pytest.approx(at_us / 1e6)
@@ -65,11 +67,12 @@ def test_devices_are_told_as_the_centre_knows_them(data_dir, live):
     assert of_device(found, "records_total") == 1
     assert of_device(found, "received_bytes_total") == 100
     assert (of_device(found, "temperature_celsius"), of_device(found, "queue_records")) == (41.25, 4)
+    assert of_device(found, "rejected_recordings_total") == 6
     assert of_device(found, "clock_offset_seconds") is None, "it has not said"
     states = {
         dict(labels)["epic_device_state"]: v for (n, labels), v in found.items() if n == "epic_device_state"
     }
-    assert states == {"on time": 1, "late": 0, "silent": 0}
+    assert states == {"on time": 1, "late": 0, "silent": 0, "not heard": 0}
     (info,) = [dict(labels) for name, labels in found if name == "epic_device_info"]
     assert (info["model_hash"], info["board"]) == (MODEL_HASH.hex(), 'a "board"\\n\\')
     assert not any(name.startswith("epic_receiver") for name, _ in found), "no centre runs here"

@@ -6,18 +6,21 @@ import threading
 from contextlib import closing
 
 import pytest
-from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
+from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, FakeDecoder, latent_record
 from releases import KEY, make_release
 from waiting import wait_until
 
+from central.config import ModelSection
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
 from central.updates import rollout as module
 from central.updates import rollout_store as store_module
 from central.updates.rollout import Rollouts
-from central.updates.rollout_store import DeviceState, RolloutError, RolloutStore
+from central.updates.rollout_cli import check_none_running
+from central.updates.rollout_store import DeviceState, RolloutError, RolloutStore, check_release
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health
 from firmware_py.protocol.update_messages import (
     Chunk,
     ChunkRequest,
@@ -30,6 +33,7 @@ from firmware_py.protocol.update_messages import (
 )
 from firmware_py.runtime.log import Log
 from firmware_py.updates.archive import split_archive, unpack, verify_statement
+from physics.acquisition import Acquisition
 
 
 def make_model(folder, name="new", **options):
@@ -429,3 +433,57 @@ def test_a_device_that_was_never_offered_a_bundle_cannot_stop_its_rollout(centre
     assert '"update_ignored"' in one.log_path.read_text()
     one.tell(0, Report("failed", version, "arena too small"))
     wait_until(lambda: one.stored().stage == "stopped", what="the canary's own failure stops it")
+
+
+def other_survey(**changes):
+    return Acquisition.from_dict({**SURVEY.to_dict(), **changes})
+
+
+def test_a_model_for_another_survey_is_refused_before_it_is_signed(tmp_path):
+    ours = make_release(tmp_path / "ours", "ours", acquisition=SURVEY.to_dict())
+    models = [ModelSection(bundle=ours, decoder=tmp_path / "ours")]
+    six = other_survey(device_receivers=Acquisition.split_evenly(70, 6))
+    check_release(make_model(tmp_path / "same", acquisition=SURVEY.to_dict()), models)
+    with pytest.raises(RolloutError, match="another survey .*device_receivers differ"):
+        check_release(make_model(tmp_path / "six", acquisition=six.to_dict()), models)
+
+
+def test_a_device_that_records_another_survey_is_passed_over(centre, model):
+    one = centre()
+    one.models[OTHER_HASH] = FakeDecoder()
+    one.models[OTHER_HASH].acquisition = other_survey(n_time=500)
+    version = roll_out(one, model, canaries=1)
+    _, *offers = one.tell(3, Report("running", 0), OTHER_HASH)
+    assert offers == []
+    one.wait_for_state(3, "declined")
+    assert one.kept(3).reason == "records another survey: n_time differ"
+    assert one.asks(0).version == version, "it was no canary"
+
+
+@pytest.mark.parametrize(("recorded", "state"), [(0, "failed"), (5, "running")])
+def test_a_canary_that_rejects_its_recordings_stops_the_rollout(centre, model, recorded, state):
+    one = centre()
+    version = roll_out(one, model, canaries=1)
+    new_hash = load_bundle(model / "bundle").model_hash
+    one.asks(0)
+    one.tell(0, Report("running", version), new_hash)
+    record = packet.Record(packet.HEALTH, 0, 1, 1, 1, model_hash=new_hash)
+    health = Health(60, 1, 0, 0, 0, recorded + 1, rejected=2, rejection="expected a gather (5, 1000, 70)")
+    one.rollouts.check_health(record, health)
+    one.wait_for_state(0, state)
+    if state == "failed":
+        wait_until(lambda: one.stored().stage == "stopped", what="the stop")
+        assert "rejects its recordings: expected a gather" in one.stored().reason
+        assert one.asks(1) is None
+    else:
+        assert one.stored().stage == "canary"
+
+
+def test_a_second_rollout_waits_for_the_first_or_replaces_it(centre, model):
+    one = centre()
+    roll_out(one, model, canaries=1)
+    with closing(RolloutStore(one.data_dir)) as store:
+        with pytest.raises(RolloutError, match="version 1 .* is still going on.*--replace"):
+            check_none_running(store)
+        store.set_stage(1, "stopped")
+        check_none_running(store)

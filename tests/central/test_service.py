@@ -140,9 +140,7 @@ def test_an_event_unlike_those_of_training_is_flagged(start, send):
     usual, strange = (wait_until(lambda e=e: centre.maps().get(e), what="map").provenance for e in (1, 2))
     assert usual["unfamiliarity"] == {"score": 3.0, "limit": 5.0} and "flags" not in usual
     assert strange["unfamiliarity"]["score"] == 9.0
-    assert strange["flags"][0].startswith(
-        "recorded unlike what the model was trained on (score 9.0, limit 5.0)"
-    )
+    assert strange["flags"][0].startswith("unlike training: the OOD score is 9.0 (limit 5.0)")
 
 
 def test_a_map_of_devices_without_a_clock_is_dated_by_their_arrival(start, send):

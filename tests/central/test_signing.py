@@ -167,3 +167,14 @@ def test_the_statement_of_a_device_is_the_one_that_was_signed(released):
     statement = verify_statement(statement_bytes, signature, public)
     assert statement.encode() == statement_bytes
     assert replace(statement, version=8).encode() != statement_bytes
+
+
+def test_c_sources_stay_at_home(tmp_path):
+    sources = {"encoder.c": b"x" * 100_000, "encoder.h": b"y"}
+    bundle = create_bundle(tmp_path / "bundle", ENCODER, bundle_fields(), sources)
+    key = SigningKey.generate()
+    archive = sign_bundle(bundle.folder, key, 1)
+    assert len(archive) < 100_000
+    unpack(archive, key.verify_key, tmp_path / "unpacked")
+    assert load_bundle(tmp_path / "unpacked").model_hash == bundle.model_hash
+    assert not (tmp_path / "unpacked" / "encoder.c").exists()

@@ -12,13 +12,13 @@ from convert.verify import (
     check_gate,
     compare,
     float_latents,
+    mean_map_error,
 )
 
 
-def verification(mae_float, mae_int8, mae_int8_micro=0.0):
-    return Verification(
-        30.0, MapError(10, mae_float, mae_int8, mae_int8_micro), {}, Agreement(1, 0.0, 0, 0.0), None, 0.0, {}
-    )
+def verification(mae_float, mae_int8, mae_int8_micro=0.0, n=100, mae_mean_map=1.0):
+    error = MapError(n, mae_float, mae_int8, mae_int8_micro)
+    return Verification(30.0, error, {}, Agreement(1, 0.0, 0, 0.0), None, 0.0, {}, mae_mean_map)
 
 
 def test_the_ratio_of_a_tenth_of_noise_is_20_db():
@@ -38,6 +38,22 @@ def test_a_constant_offset_of_the_latent_earns_nothing():
 @pytest.mark.parametrize(("mae_float", "mae_int8"), [(0.1, 0.103), (0.1, 0.09), (0.1, 0.1)])
 def test_the_gate_lets_three_percent_pass(mae_float, mae_int8):
     check_gate(verification(mae_float, mae_int8))
+
+
+def test_a_model_that_is_no_better_than_the_mean_map_is_refused():
+    with pytest.raises(ConversionError, match=r"no better than the mean map: MAE 0\.5990.* 0\.3720"):
+        check_gate(verification(0.599, 0.599, mae_mean_map=0.372))
+    few = verification(0.599, 0.599, n=10, mae_mean_map=0.372)
+    check_gate(few)
+    assert len(few.warnings) == 2 and few.warnings[0].startswith("only 10 test samples")
+    assert verification(0.1, 0.1, mae_mean_map=0.372).warnings == []
+
+
+def test_the_mean_map_is_that_of_the_other_samples():
+    maps = np.array([-0.5, 0.5, 0.0], np.float32)[:, None, None] * np.ones((3, 4, 5), np.float32)
+    others = [abs(-0.5 - 0.25), abs(0.5 + 0.25), 0.0]
+    assert mean_map_error(maps) == pytest.approx(np.mean(others))
+    assert mean_map_error(maps[:1]) == float("inf")
 
 
 @pytest.mark.parametrize(

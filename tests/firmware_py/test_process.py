@@ -153,7 +153,7 @@ def test_recordings_at_fault(start, tmp_path, gathers, how, message):
     ("node", "message"),
     [
         ("receivers = [3, 6]", "[node] receivers: expected at most 3 of 0 to 5"),
-        ("recievers = [3, 5]", "[node] unknown key 'recievers'; known are device"),
+        ("recievers = [3, 5]", "[node] unknown key 'recievers'; did you mean 'receivers'? known are device"),
         ('state_dir = "gathers.npy"', "spool.sqlite: cannot keep a spool there"),
     ],
 )

@@ -92,6 +92,7 @@ def test_a_bad_file_is_set_aside_with_its_reason(tmp_path, gathers):
     save(tmp_path / "3.npy", gathers[0])
     assert [recording.event for recording in drain(source)] == [3]
     assert "expected a gather (2, 100, 6)" in (tmp_path / "rejected" / "1.txt").read_text()
+    assert source.rejected == 2 and source.rejection.startswith("not a whole .npy file")
     assert "not a whole .npy file" in (tmp_path / "rejected" / "2.txt").read_text()
 
 

@@ -10,7 +10,7 @@ from nacl.signing import SigningKey
 from releases import KEY, FakeRollout, answer_to, make_offer, make_release, sign
 from tiny import ENCODER
 
-from firmware_py.inference.bundle import load_bundle
+from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
 from firmware_py.protocol import packet
 from firmware_py.protocol.update_messages import (
@@ -22,6 +22,7 @@ from firmware_py.protocol.update_messages import (
     decode_message,
     encode_message,
 )
+from firmware_py.runtime.factory import check_same_survey
 from firmware_py.updates.slots import MAX_TRIAL_STARTS, Slots
 from firmware_py.updates.updater import REPORT_S, RETRY_MAX_S, UpdatePolicy, Updater
 
@@ -386,3 +387,12 @@ def test_what_is_no_message_is_an_error_for_the_node_to_log(device):
     with pytest.raises(packet.PacketError):
         one.updater.handle(record, one.now_s)
     one.updater.handle(packet.Record(packet.HEALTH, 3, 1, 9, 1, payload=b"not for us"), one.now_s)
+
+
+def test_a_bundle_for_another_survey_is_refused(tmp_path):
+    ours = load_bundle(make_release(tmp_path / "ours", "ours", ENCODER))
+    survey = {**ours.manifest["acquisition"], "velocity_max_mps": 6000.0}
+    check_same_survey(ours, load_bundle(make_release(tmp_path / "same", acquisition=survey)))
+    survey["device_receivers"] = [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(BundleError, match="another survey: device_receivers differ"):
+        check_same_survey(ours, load_bundle(make_release(tmp_path / "other", acquisition=survey)))

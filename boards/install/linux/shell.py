@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -109,7 +110,10 @@ class SshShell:
     def __init__(self, host: str, config: Path | None = None) -> None:
         # A word that begins with a dash would be an option of ssh.
         if not host or host.startswith("-") or any(c.isspace() for c in host):
-            raise InstallError(f"--host: expected user@address, got {host!r}")
+            raise InstallError(f"--host: expected user@address or user@address:port, got {host!r}")
+        if re.fullmatch(r"[^:/\[\]]+:\d{1,5}", host):
+            # How ssh itself takes a port.
+            host = f"ssh://{host}"
         if shutil.which("ssh") is None:
             raise InstallError("--host needs the program ssh; install it: apt install openssh-client")
         self.where = host

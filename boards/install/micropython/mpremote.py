@@ -29,7 +29,7 @@ class Prompt:
     def __init__(self, port: str) -> None:
         if shutil.which("mpremote") is None:
             raise InstallError(
-                "--port needs the program mpremote; install it: pip install 'epic-fwi[micropython]'"
+                "--port needs the program mpremote; install it: pip install -e '.[micropython]'"
             )
         self.port = port
         self._interrupted = False

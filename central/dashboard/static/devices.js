@@ -2,7 +2,7 @@
 
 import { bytes, count, element, span, utc } from "./format.js";
 
-const STATES = { "on time": "good", late: "warn", silent: "bad" };
+const STATES = { "on time": "good", late: "warn", silent: "bad", "not heard": "warn" };
 
 function fill(table, columns, rows) {
   table.tBodies[0].replaceChildren(
@@ -51,8 +51,8 @@ export function showDevices(devices, nowUs, map) {
     titles(table),
     devices.map((d) => [
       [several ? `${d.survey} / ${d.device}` : `${d.device}`],
-      [d.refusal ? `${d.state}, refused: ${d.refusal}` : d.state, STATES[d.state]],
-      [`${span(Math.max(nowUs - d.last_heard_us, 0) / 1e6)} ago`],
+      [[d.state, d.refusal && `refused: ${d.refusal}`, d.rejected && `rejected ${d.rejected}: ${d.rejection}`].filter(Boolean).join(", "), STATES[d.state]],
+      [d.last_heard_us ? `${span(Math.max(nowUs - d.last_heard_us, 0) / 1e6)} ago` : "never"],
       [stretch(d, map)],
       [known(d.lag_s, span), "n"],
       [count(lost(d)), lost(d) ? "n bad" : "n"],

@@ -226,8 +226,10 @@ function onState({ up, sinceMs, time_us, running }) {
   const pill = $("link");
   if (up) {
     clockMs = time_us / 1000 - Date.now();
-    pill.className = "pill up";
+    pill.className = running ? "pill up" : "pill";
     pill.textContent = running ? "live" : "stored maps; no centre runs here";
+    $("live").textContent = running ? "Live" : "Newest";
+    $("t-devices-what").textContent = running ? "devices on time" : "devices on time when the centre last heard one";
     if ($("lost").dataset.lost) alarm("");
     delete $("lost").dataset.lost;
     return;
