@@ -92,8 +92,13 @@ class Service:
         try:
             self._rollouts.restore()
             self._keep_expected()
+            authenticator = CurveAuthenticator(self._config.keys, log) if self._config.keys else None
             self._book = DeviceRegistry(
-                self._config.data_dir, self._rollouts.offer, log, self._rollouts.check_health
+                self._config.data_dir,
+                self._rollouts.offer,
+                log,
+                self._rollouts.check_health,
+                authenticator.keys.devices if authenticator else None,
             )
             self.receiver = Receiver(
                 self._config.listen,
@@ -106,7 +111,7 @@ class Service:
                     packet.HELLO: self._book.handle,
                     packet.HEALTH: self._book.handle,
                 },
-                authenticator=CurveAuthenticator(self._config.keys, log) if self._config.keys else None,
+                authenticator=authenticator,
                 traffic=self._book.traffic,
             )
             try:

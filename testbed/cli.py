@@ -181,7 +181,8 @@ def _print(results: dict) -> None:
     console.print(
         f"{total['maps']} map{'s' * (total['maps'] != 1)} from devices {total['devices_heard']}, "
         f"{total['lost']} records lost; "
-        f"{total['bytes_an_event']:.0f} bytes an event against {total['raw_bytes_an_event']:,} raw: "
+        f"{total['bytes_an_event']:.0f} bytes an event (both ways, without TCP/IP headers) "
+        f"against {total['raw_bytes_an_event']:,} raw: "
         f"{total['times_fewer_bytes']:.0f} times fewer."
     )
     if any(row["misfit"] is not None for row in results["events"]):

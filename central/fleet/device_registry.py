@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from central.fleet.device_views import acknowledged_lost, read_status
+from central.fleet.device_views import acknowledged_lost, keep_allowed, read_allowed, read_status
 from central.fleet.gaps import GapWatch
 from central.fleet.rates import rate_of, read_rates
 from central.ingest.traffic import MAX_DEVICES, Key, Traffic, TrafficCounters
@@ -39,7 +39,8 @@ class DeviceRegistry:
     """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
 
     ``offer`` gives the update to add to an answer, or None. ``on_health`` is told each health record.
-    ``traffic`` is for the receiver to count in.
+    ``traffic`` is for the receiver to count in. ``allowed`` gives the devices with an allowed key, None for a centre
+    without keys.
     """
 
     def __init__(
@@ -48,12 +49,15 @@ class DeviceRegistry:
         offer: Callable[[packet.Record], packet.Record | None],
         log: Log,
         on_health: Callable[[packet.Record, Health], None] = lambda record, health: None,
+        allowed: Callable[[], frozenset[Key]] | None = None,
     ) -> None:
         """Raises ``StoreError``."""
         self._data_dir = data_dir
         self.traffic = Traffic()
         self._offer = offer
         self._on_health = on_health
+        self._allowed = allowed
+        self._allowed_last: frozenset[Key] | None = None
         self._log = log
         self._lock = threading.Lock()
         self._said: dict[Key, dict[str, Any]] = {}
@@ -146,6 +150,7 @@ class DeviceRegistry:
                     self.keep(database)
                     self.take_up_rates(database)
                     self.take_up_forgotten(database)
+                    self.take_up_keys()
                     gaps.look(database, now_us())
                 except StoreError as error:
                     # Tried again at the next look.
@@ -157,6 +162,18 @@ class DeviceRegistry:
             rates = read_rates(database)
         with self._lock:
             self._rates = rates
+
+    def take_up_keys(self) -> None:
+        """Keep which devices are allowed, and log by name each whose key was revoked. Raises ``StoreError``."""
+        allowed = self._allowed() if self._allowed else None
+        if allowed is not None and allowed == self._allowed_last:
+            return
+        if allowed is None and read_allowed(self._data_dir) is None:
+            return
+        keep_allowed(self._data_dir, allowed)
+        for survey, device in sorted((self._allowed_last or frozenset()) - (allowed or frozenset())):
+            self._log.write("device_revoked", survey=survey, device=device)
+        self._allowed_last = allowed
 
     def take_up_forgotten(self, database: sqlite3.Connection) -> None:
         """Know nothing any more of devices that the operator forgot. Raises ``StoreError``."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
 # The one definition of a device's state. Not heard: the survey has the device, and nothing has come of it.
-ON_TIME, LATE, SILENT, NOT_HEARD = "on time", "late", "silent", "not heard"
+# Revoked: it was heard, and its key is not allowed any more.
+ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
 # In the centre's folder: devices of each model's survey, for those that were never heard.
 EXPECTED = "devices.json"
+# Beside it: the devices that have an allowed key; absent where the centre runs without keys.
+ALLOWED = "allowed.json"
 MAX_EXPECTED = 1000
-STATES = (ON_TIME, LATE, SILENT, NOT_HEARD)
+STATES = (ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED)
 # Nothing for so many of a device's health intervals, and for so many more.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
 # Gaps of a device that are listed, the newest; all are counted.
@@ -159,6 +162,11 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
                 set_bytes=rate_of(rates, key),
             )
         )
+    allowed = read_allowed(_folder(database))
+    if allowed is not None:
+        views = [
+            view if (view.survey, view.device) in allowed else replace(view, state=REVOKED) for view in views
+        ]
     heard = {(view.survey, view.model_hash) for view in views}
     expected = read_expected(_folder(database))
     for survey in {survey for survey, _ in keys}:
@@ -189,10 +197,30 @@ def _folder(database: sqlite3.Connection) -> Path:
 
 def keep_expected(data_dir: Path, n_devices: Mapping[str, int]) -> None:
     """Keep how many devices the survey of each model has, by model hash in hex. Raises ``StoreError``."""
-    path = data_dir / EXPECTED
+    _keep(data_dir / EXPECTED, n_devices)
+
+
+def keep_allowed(data_dir: Path, keys: Collection[tuple[int, int]] | None) -> None:
+    """Keep which devices (survey, device) have an allowed key; None for a centre without keys.
+
+    Raises ``StoreError``.
+    """
+    _keep(data_dir / ALLOWED, None if keys is None else sorted(keys))
+
+
+def read_allowed(data_dir: Path) -> set[tuple[int, int]] | None:
+    """What ``keep_allowed`` kept; None also where no centre has run yet, or the file is damaged."""
+    try:
+        found = json.loads((data_dir / ALLOWED).read_text())
+        return None if found is None else {(int(survey), int(device)) for survey, device in found}
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path: Path, content: Any) -> None:
     aside = path.with_name(f".{path.name}.new")
     try:
-        aside.write_text(json.dumps(n_devices))
+        aside.write_text(json.dumps(content))
         os.replace(aside, path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror}); make room on the disk") from None

@@ -1,4 +1,4 @@
-"""Devices on serial ports and plain TCP: a thread for each line, all handing on to the centre over ZeroMQ."""
+"""Serve devices on serial ports and plain TCP: one thread per line, all forwarding to the centre over ZeroMQ."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.framing import Deframer
 from firmware_py.runtime.log import Log
 
-# TCP connections of devices; with those that wait at the door they fit the 1,024 files of a process.
+# Maximum TCP connections of devices; with pending connections they fit a process's 1,024 file descriptors.
 MAX_CONNECTIONS = 128
-# Of one device: a lost one may be taken for alive for a while, and a frame that somebody plays again has one as well.
+# Maximum connections per device. A dead connection may look alive for a while, and a replayed frame may open one too.
 DEVICE_CONNECTIONS = 4
 LOOK_S = 0.2
 
 
 @dataclass
 class Connection:
-    """A device's TCP connection and the thread that serves it.
+    """TCP connection of a device, and the thread that serves it.
 
-    ``owner`` is (survey, device) of its first record; ``evicted`` says why it was ended from here, if it was.
+    ``owner`` is the (survey, device) of its first record. ``evicted`` holds the reason if the gateway closed it.
     """
 
     port: TcpPort
@@ -49,9 +49,12 @@ class Connection:
 
 
 class Gateway:
-    """All lines of one configuration. ``connect`` opens a line's own link to the centre.
+    """Gateway for all lines of one configuration.
 
-    Raises ``ListenError`` when it cannot listen where it was told to.
+    ``connect`` opens a separate link to the centre for each line.
+
+    Raises:
+        ListenError: The gateway cannot bind to its endpoint.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Gateway:
         self.listener = TcpListener(section.tcp, seals.open, log) if section.tcp else None
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Serve every line until ``stopping``; a port that is not there, or vanishes, is tried again."""
+        """Serve every line until ``stopping`` is set; a missing or vanished port is retried."""
 
         def ending() -> bool:
             return self._failure is not None or stopping()
@@ -98,7 +101,7 @@ class Gateway:
             raise self._failure
 
     def counts(self) -> dict[str, Counter[str]]:
-        """Since the start: of each serial port, of the TCP connections together, of the door before them."""
+        """Return the counters since the start: each serial port, all TCP connections, pending connections."""
         with self._lock:
             found = {name: Counter(counts) for name, counts in self._ended.items()}
             for line in self._lines:
@@ -112,7 +115,7 @@ class Gateway:
 
     @contextmanager
     def _counted(self, line: SerialSession) -> Iterator[None]:
-        """``line`` is among those that count while it is served; what it has counted stays."""
+        """Include ``line`` in the counters while it is served, and keep its totals afterwards."""
         with self._lock:
             self._lines.append(line)
         try:
@@ -123,16 +126,16 @@ class Gateway:
                 self._ended.setdefault(self._label(line), Counter()).update(line.counts)
 
     def close(self) -> None:
-        """Stop listening, if ``run`` is not to be called."""
+        """Stop listening; needed only if ``run`` is never called."""
         if self.listener:
             self.listener.close()
 
     def _authenticator(self, work: Callable[[], None]) -> None:
-        """A thread that dies must not leave a gateway without its lines."""
+        """Contain a thread's failure; a dead thread must not leave the gateway without its lines."""
         try:
             work()
         except zmq.ContextTerminated:
-            # The centre in this process has ended, and says itself why.
+            # The centre in this process has stopped and logs the reason itself.
             return
         except BaseException as error:
             self._failure = error
@@ -155,25 +158,25 @@ class Gateway:
                         line.serve(port, ending)
                 except PortError as error:
                     backoff.failed()
-                    # Once for each reason: a port may be away for weeks.
+                    # Log each reason once: a port may be missing for weeks.
                     if str(error) != complaint:
                         complaint = str(error)
                         self._log.write("line_down", name=path, reason=complaint)
 
     def _admit(self, ending: Callable[[], bool], pending: PendingConnection, records: list[bytes]) -> None:
-        """Give a device that has shown itself a line, and a thread, of its own."""
+        """Give an authenticated device its own line and thread."""
         self._connections = [one for one in self._connections if one.thread.is_alive()]
         owner = _owner(records[0])
         earlier = [one for one in self._connections if owner and one.owner == owner]
         if len(earlier) >= DEVICE_CONNECTIONS:
-            # Whoever plays one record again and again gets its device's places, and no other's.
+            # A peer that replays one record can use up only that device's connections.
             _quietest(earlier).displace("its device has come anew")
         elif len(self._connections) >= MAX_CONNECTIONS:
             _quietest(earlier or self._connections).displace("made room for another device")
         try:
             line = SerialSession(pending.name, self._seals, self._connect(), self._log)
         except (OSError, zmq.ZMQError) as error:
-            # No file is left for one more; the door goes on.
+            # Out of file descriptors; the listener goes on.
             pending.port.close()
             self._log.write("line_down", name=pending.name, reason=str(error))
             return
@@ -196,7 +199,7 @@ class Gateway:
             except zmq.ContextTerminated:
                 return
             except Exception as error:
-                # What one peer brought about ends its own line only.
+                # A fault caused by one peer ends only its own line.
                 self._log.write("line_failed", name=line.name, reason=repr(error))
 
 
@@ -205,7 +208,7 @@ def _quietest(connections: list[Connection]) -> Connection:
 
 
 def _owner(record_bytes: bytes) -> tuple[int, int] | None:
-    """(survey, device) of a record; None of what is none, which has got past a checksum, never past a MAC."""
+    """Return the (survey, device) of a record, or None if it is malformed (possible without a MAC)."""
     try:
         record = packet.decode_record(record_bytes)
     except packet.PacketError:

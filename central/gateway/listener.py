@@ -1,8 +1,8 @@
-"""The door for devices on plain TCP: who connects waits here until a record with a right seal has come.
+"""Hold new TCP connections until they send an authenticated record.
 
-Waiting costs little, lasts a few seconds and is bounded: one thread holds everybody, and when there is no room
-the address with most connections gives one up, its oldest. So connections that say nothing, or nothing true,
-keep out nobody who speaks.
+Waiting connections are cheap, bounded in number, and time out after a few seconds. One thread holds all of them. When
+none is free, the address with the most connections loses its oldest one. Silent or unauthenticated connections
+therefore cannot keep out a genuine device.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from firmware_py.runtime.log import Log
 
 MAX_WAITING = 256
 AUTHENTIC_WITHIN_S = 10.0
-# Room for the largest record behind the rest of another.
+# Buffer limit: the largest record behind part of another.
 MAX_FIRST_BYTES = 2 * MAX_FRAME_BYTES
 BACKLOG = 256
-# So many are let in before those who wait are heard again, and perhaps need wait no longer.
+# Connections accepted per pass, before pending ones are read again.
 ACCEPT_AT_ONCE = 32
 POLL_S = 0.2
 
@@ -36,7 +36,7 @@ class ListenError(CentralError, OSError):
 
 @dataclass
 class PendingConnection:
-    """A connection from ``address`` that came at ``came_s`` and has not proved yet whose it is."""
+    """Unauthenticated connection from ``address``, accepted at ``came_s``."""
 
     name: str
     address: str
@@ -47,7 +47,7 @@ class PendingConnection:
 
 
 class TcpListener:
-    """Listens on ``endpoint`` (host:port); ``open_seal`` opens the frames of devices that are let in."""
+    """Listener on ``endpoint`` (host:port); ``open_seal`` verifies the frames of allowed devices."""
 
     def __init__(self, endpoint: str, open_seal: Callable[[bytes], bytes], log: Log) -> None:
         host, number = split_endpoint(endpoint)
@@ -71,7 +71,7 @@ class TcpListener:
     def run(
         self, stopping: Callable[[], bool], admit: Callable[[PendingConnection, list[bytes]], None]
     ) -> None:
-        """Listen until ``stopping``; ``admit`` takes over a visitor with its first good records."""
+        """Listen until ``stopping`` is set; ``admit`` takes over a connection with its first valid records."""
         try:
             while not stopping():
                 ready = self._selector.select(POLL_S)
@@ -99,14 +99,14 @@ class TcpListener:
             except BlockingIOError:
                 return
             except OSError:
-                # It hung up before it was looked at, or this process may open no more files; which the system says
-                # even if nobody has come, and only the first is known to have.
+                # The peer reset the connection, or the process is out of file descriptors. The system reports the
+                # latter even without a new connection, so only the first failure counts as one.
                 if n == 0:
                     self.counts["not_accepted"] += 1
                     if self._waiting:
                         self._make_room()
                     else:
-                        # Nobody has a place to give up, and whoever knocks goes on knocking.
+                        # No connection can be evicted. Pause, since the waiting peer keeps the socket readable.
                         time.sleep(POLL_S)
                 return
             self.counts["connections"] += 1
@@ -125,7 +125,7 @@ class TcpListener:
 
     def _make_room(self) -> None:
         counted = Counter(pending.address for pending in self._waiting.values())
-        # (Not ``most_common``, which imports a module: there may be no file left to read it from.)
+        # Not ``most_common``: it imports a module, which fails when no file descriptor is free.
         most = max(counted, key=lambda address: counted[address])
         oldest = next(pending for pending in self._waiting.values() if pending.address == most)
         self._close(oldest, "evicted")

@@ -1,4 +1,4 @@
-"""Answers on their way down one line, which may be slower than the centre."""
+"""Queue answers for one line, which may be slower than the centre."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from firmware_py.links.port import Port
 from firmware_py.links.stream import Pace
 from firmware_py.protocol import packet
 
-# What a peer does not read is dropped beyond this; it asks again.
+# Maximum queue size; answers beyond it are dropped, and the device asks again.
 MAX_BYTES = 1 << 16
-# Acknowledgements in one record: 210 bytes of frame at most.
+# Maximum acknowledgements per record; a frame of 210 bytes at most.
 MAX_GROUP = 32
-# The next answer is begun when so much of the last is still on the line, so that it never stands still.
+# The next answer starts when this much of the last one is still on the line; keeps the line busy.
 LEAD_S = 0.05
 
 
 class SendQueue:
-    """Acknowledgements leave first, as many as wait for a device in one record; then all else, in order.
+    """Send queue with priority for acknowledgements.
 
-    ``frame`` makes a record's bytes a frame. An answer that waits already is not taken twice: a device that
-    asks again on a slow line must not fill it with what it will hear anyway.
+    Waiting acknowledgements leave first, grouped into one record. Other answers follow in order. ``frame`` turns a
+    record's bytes into a frame. An answer that is already queued is not added again, so a device that repeats its
+    question cannot fill a slow line with copies.
     """
 
     def __init__(self, frame: Callable[[bytes], bytes], bytes_per_s: float) -> None:
         self._frame = frame
         self._pace = Pace(bytes_per_s)
-        # (survey, device, boot) -> sequences, in the order in which they came
+        # (survey, device, boot) -> sequences in order of arrival
         self._acknowledged: dict[tuple[int, int, int], dict[int, None]] = {}
         self._others: dict[bytes, None] = {}
         self._waiting_bytes = 0
-        # What has begun to leave; at first a zero, which ends whatever the other side heard before.
+        # Bytes being sent. The initial zero ends any partial frame that the other side received before.
         self._leaving = bytearray(b"\0")
 
     def add(self, answer: bytes) -> bool:
-        """Take a record's bytes; False when there is no room for it."""
+        """Add a record's bytes; return False if the queue is full."""
         record = packet.decode_record(answer)
         if self._waiting_bytes and self._waiting_bytes + len(answer) > MAX_BYTES:
             return False
@@ -49,13 +50,20 @@ class SendQueue:
         return True
 
     def wait_s(self) -> float | None:
-        """How long until ``write`` has something to do; None while nothing waits."""
+        """Return the seconds until ``write`` has work, or None if nothing is queued."""
         if self._leaving:
             return 0.0
         return max(self._pace.waiting_s() - LEAD_S, 0.0) if self._waiting_bytes else None
 
     def write(self, port: Port) -> int:
-        """Move what the line takes now; returns how many bytes. Raises ``PortError``."""
+        """Write as much as the line takes now.
+
+        Returns:
+            Number of bytes written.
+
+        Raises:
+            PortError: The port is gone.
+        """
         total = 0
         while self.wait_s() == 0.0:
             if not self._leaving:
@@ -88,6 +96,6 @@ class SendQueue:
 
 
 def _only_acknowledges(record: packet.Record, data: bytes) -> bool:
-    """Whether the bytes say nothing but which sequences were committed, so that nothing is lost in a group."""
+    """Return True if the record only lists committed sequences, so that grouping it loses nothing."""
     _, *more = packet.acknowledged_sequences(record)
     return packet.encode_record(packet.acknowledge(record, more)) == data

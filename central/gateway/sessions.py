@@ -1,7 +1,7 @@
-"""One byte stream into the centre: a serial port or a TCP connection, and whoever speaks on it.
+"""Connect one byte stream (a serial port or a TCP connection) to the centre.
 
-A line keeps nothing. A record is handed on if its seal is right, and the device holds it until the centre's
-acknowledgement has come back down the line; whatever is lost in between, it sends again.
+A line stores nothing. It forwards a record if its seal is valid. The device keeps the record until the centre's
+acknowledgement arrives, and sends it again if anything in between is lost.
 """
 
 from __future__ import annotations
@@ -23,33 +23,37 @@ from firmware_py.protocol.framing import Deframer, encode_frame
 from firmware_py.runtime.log import Log
 
 POLL_S = 0.2
-# Counters go to the log this often, if they have changed.
+# Interval between log lines of changed counters, seconds.
 REPORT_S = 10.0
 
 
 class FrameAuthenticators:
-    """The seal of every device: MACs from the key folder, or none but a checksum (``keys`` None)."""
+    """Frame authenticators of all devices: MACs from the key folder, or plain checksums if ``keys`` is None."""
 
     def __init__(self, keys: KeyRing | None) -> None:
         self._keys = keys
         self._crc = Crc()
 
     def open(self, data: bytes) -> bytes:
-        """Record bytes of a frame from a device. Raises ``SealError``."""
+        """Verify a device's frame and return the record's bytes.
+
+        Raises:
+            SealError: The seal is not valid.
+        """
         if self._keys is None:
             return self._crc.open(data)
         try:
             record = packet.decode_record(data[: -Mac.size])
         except packet.PacketError as error:
             raise SealError(str(error)) from None
-        # The secret is that of the device which the record names: nobody else's opens it.
+        # The secret belongs to the device that the record names; no other device's secret opens the frame.
         secret = self._keys.secret(record.survey, record.device)
         if secret is None:
             raise UnauthenticError(f"survey {record.survey}, device {record.device} has no MAC secret here")
         return Mac(secret, UPLINK).open(data)
 
     def frame(self, record_bytes: bytes) -> bytes:
-        """The frame of a record for a device; empty for one whose right was withdrawn."""
+        """Return the frame of a record for a device; empty if the device's key was revoked."""
         if self._keys is None:
             return encode_frame(record_bytes, self._crc)
         record = packet.decode_record(record_bytes)
@@ -58,7 +62,7 @@ class FrameAuthenticators:
 
 
 class CountLog:
-    """Counters that are written to the log every ``REPORT_S``, when they have changed."""
+    """Counters that are logged every ``REPORT_S`` if they have changed."""
 
     def __init__(self, log: Log, what: str, name: str) -> None:
         self.counts: Counter[str] = Counter()
@@ -67,7 +71,7 @@ class CountLog:
         self._report_at_s = 0.0
 
     def feed(self, deframer: Deframer, data: bytes) -> list[bytes]:
-        """Records that ``data`` completes; counts what was damaged and what had another's MAC."""
+        """Return the records that ``data`` completes; count damaged frames and frames with a wrong MAC."""
         self.counts["bytes_received"] += len(data)
         before = (deframer.damaged_frames, deframer.unauthentic_frames)
         records = deframer.feed(data)
@@ -76,7 +80,7 @@ class CountLog:
         return records
 
     def report(self, now: bool = False) -> None:
-        """Write, if it is time; ``now``, if anything is new."""
+        """Log the counters if the interval has passed; with ``now``, log any change at once."""
         due = now or time.monotonic() >= self._report_at_s
         if due and self.counts != self._reported:
             self._reported = self.counts.copy()
@@ -85,9 +89,9 @@ class CountLog:
 
 
 class SerialSession:
-    """Serves one open port until it ends; ``upstream`` is this thread's own link to the centre.
+    """Session on one open port, with its own link ``upstream`` to the centre.
 
-    ``heard_s`` is when the last good record came, by the monotonic clock.
+    ``heard_s`` is the monotonic time of the last valid record.
     """
 
     def __init__(
@@ -113,9 +117,13 @@ class SerialSession:
         deframer: Deframer | None = None,
         first: Iterable[bytes] = (),
     ) -> None:
-        """Hand records on and answers back until ``stopping``. Raises ``PortError`` when the port is gone.
+        """Forward records and answers until ``stopping`` is set.
 
-        ``deframer`` goes on where another reader of this port stopped, which found the records ``first``.
+        ``deframer`` continues the stream of an earlier reader of this port, which has already found the records
+        ``first``.
+
+        Raises:
+            PortError: The port is gone.
         """
         deframer = deframer or Deframer(self._seals.open)
         send_queue = SendQueue(self._seals.frame, self._bytes_per_s)
@@ -141,6 +149,6 @@ class SerialSession:
             self.counts["records" if self.upstream.send(record) else "not_handed_on"] += 1
 
     def _take_answers(self, send_queue: SendQueue) -> None:
-        # Asked even when nothing waits: that is when a link finds out what has become of its connection.
+        # Poll even when nothing waits: a link notices a lost connection only when it is asked.
         while (answer := self.upstream.receive(0.0)) is not None:
             self.counts["answers" if send_queue.add(answer) else "answers_unread"] += 1

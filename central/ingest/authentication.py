@@ -1,7 +1,7 @@
-"""Who stands behind a message: CURVE at the centre's door, and the key's owner for each message after.
+"""Authenticate peers with CURVE, and check the key of every message.
 
-ZeroMQ asks (ZAP, RFC 27) only while a connection opens, so a right withdrawn later is seen here: every
-message carries the public key it was authenticated with (User-Id), and that is looked up each time.
+ZeroMQ asks (ZAP, RFC 27) only while a connection opens. A right that is revoked later is therefore checked here:
+every message carries the public key it was authenticated with (User-Id), and the key is looked up each time.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from zmq.auth.thread import ThreadAuthenticator
 from central.security.keys import Identity, KeyRing, read_centre
 from firmware_py.runtime.log import Log
 
-# An in-process peer has no key: it is a thread of the centre's own.
+# In-process peers have no key; they are the centre's own threads.
 OWN_THREAD = Identity("the centre")
 
 
 class CurveAuthenticator:
-    """Lets in whom the key folder allows. Raises ``KeysError`` when the folder is not whole."""
+    """Admit peers whose public key is in the key folder.
+
+    Raises:
+        KeysError: The key folder is incomplete.
+    """
 
     def __init__(self, keys_dir: Path, log: Log | None = None) -> None:
         self.public_key, self._secret_key = read_centre(keys_dir)
@@ -36,11 +40,11 @@ class CurveAuthenticator:
         socket.curve_secretkey = self._secret_key
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """What ZAP asks when a connection opens (the name is pyzmq's); ``key`` is Z85."""
+        """Answer ZAP when a connection opens (pyzmq fixes the name); ``key`` is Z85."""
         return self.keys.identity(key) is not None
 
     def sender(self, frame: zmq.Frame) -> Identity | None:
-        """Who sent ``frame``; None for a key that is not allowed any more."""
+        """Return the sender of ``frame``, or None if its key is no longer allowed."""
         try:
             user_id = frame.get("User-Id")
         except zmq.ZMQError:
@@ -48,9 +52,9 @@ class CurveAuthenticator:
         return self.keys.identity(str(user_id).encode())
 
     def knows(self, sender: Identity, survey: int, device: int) -> bool:
-        """Whether a device that ``sender`` speaks for is itself let in.
+        """Return True if the device that ``sender`` speaks for is itself allowed.
 
-        A gateway elsewhere checks MACs by a copy of the key folder: what is withdrawn here holds all the same.
+        A remote gateway checks MACs against a copy of the key folder; this check enforces revocations made here.
         """
         return sender.device is not None or self.keys.secret(survey, device) is not None
 

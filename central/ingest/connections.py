@@ -1,7 +1,7 @@
-"""Who comes to the centre's door and is not let in: counted from what ZeroMQ says of its connections.
+"""Count connections and rejected peers from ZeroMQ's monitor events.
 
-A connection without an allowed key, with another centre's, or that says nothing, never gets as far as a message,
-so it is seen here alone.
+A peer without an allowed key, with another centre's key, or that sends nothing never delivers a message. Monitor
+events are the only trace of it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import zmq
 
 from firmware_py.runtime.log import Log
 
-# (Never EVENT_HANDSHAKE_FAILED_PROTOCOL: to watch for it keeps libzmq 4.3.5 from closing the connection. Nor
-# EVENT_ACCEPT_FAILED: with no file left they come without end.)
+# EVENT_HANDSHAKE_FAILED_PROTOCOL is left out: monitoring it keeps libzmq 4.3.5 from closing the connection.
+# EVENT_ACCEPT_FAILED is left out too: without free file descriptors it repeats endlessly.
 WATCHED_EVENTS: dict[int, str] = {
     zmq.EVENT_ACCEPTED: "connections",
     zmq.EVENT_HANDSHAKE_SUCCEEDED: "admitted",
     zmq.EVENT_DISCONNECTED: "disconnected",
 }
-# Counted at once, so that a crowd does not keep the receiver from its records. (When some 2,000 wait to be counted,
-# ZeroMQ's own thread stands still until there is room: so the crowd is let in no faster than it is counted.)
+# Events counted per pass; keeps a connection flood from starving the receiver. With about 2,000 uncounted events
+# ZeroMQ's I/O thread blocks, so peers are accepted no faster than they are counted.
 EVENTS_AT_ONCE = 256
-# Who comes in vain comes again and again: it is said this often.
+# Minimum interval between log lines, seconds; rejected peers reconnect endlessly.
 REPORT_S = 10.0
 
 
 class Connections:
-    """Of one ROUTER, from before it is bound; belongs on the thread that receives.
+    """Connection counters of one ROUTER.
 
-    Adds to ``counts``: ``connections`` that came, those ``admitted`` with an allowed key, ``disconnected``, and
-    ``auth_rejected``, which came and were not admitted (a handshake that is still going on is one of them).
+    Create it before the ROUTER is bound, and use it on the receiving thread only. It adds to ``counts``:
+    ``connections`` accepted, ``admitted`` with an allowed key, ``disconnected``, and ``auth_rejected`` (accepted but
+    not admitted; includes handshakes in progress).
     """
 
     def __init__(self, router: zmq.Socket, counts: Counter[str], log: Log) -> None:
@@ -45,7 +46,7 @@ class Connections:
         self._monitor = router.get_monitor_socket(sum(WATCHED_EVENTS))
 
     def follow(self) -> None:
-        """Count what has happened since."""
+        """Count the events since the last call."""
         for _ in range(EVENTS_AT_ONCE):
             if not self._monitor.poll(0):
                 break
@@ -67,8 +68,8 @@ class Connections:
             )
 
     def close(self) -> None:
-        """Before the ROUTER is closed."""
-        # ZeroMQ's thread may be waiting for room for an event, with the lock that disabling waits for: make room.
+        """Stop monitoring; call it before the ROUTER is closed."""
+        # Drain events first: ZeroMQ's thread may wait for queue space while it holds the lock that disabling needs.
         while self._monitor.poll(0):
             self._monitor.recv_multipart()
         self._router.disable_monitor()
@@ -76,6 +77,6 @@ class Connections:
 
 
 def allow_many_connections() -> None:
-    """Let this process open as many files as the system allows it; by default it is 1,024, one a connection."""
+    """Raise this process's open-file limit to the system's maximum; the default of 1,024 limits connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

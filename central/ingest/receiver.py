@@ -1,4 +1,4 @@
-"""The centre's door: a ROUTER that commits what it receives before it acknowledges it."""
+"""Receive records on a ROUTER socket, and commit each one before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from firmware_py.runtime.log import Log, now_us
 
 HIGH_WATER_MARK = 64
 GROUP_RECORDS = 256
-# Where gateways on threads of this process connect to, within the receiver's context.
+# In-process endpoint for gateway threads, within the receiver's context.
 GATEWAYS = "inproc://gateways"
 POLL_MS = 100
-# Lines in the log of one kind of refusal within so long; a device gone mad must not fill the disk with them.
+# Log lines per kind of refusal and period; keeps a misbehaving device from filling the disk.
 LOG_LINES, LOG_S = 100, 10.0
-# Who has not shown a key by then is sent away (a handshake is four messages, 0.7 kB).
+# Handshake timeout; peers without a key are disconnected after it (a handshake is four messages, 0.7 kB).
 HANDSHAKE_MS = 10_000
 
 
-# What the centre answers to a control record (hello, health, update) of so many bytes on the wire. Called
-# on the receiver's thread between two groups: it must be quick.
+# Handler of a control record (hello, health, update). It gets the record and its size in bytes on the wire, and returns
+# the centre's answers. It is called on the receiver's thread between two groups, so it must be quick.
 Handler = Callable[[packet.Record, int], Iterable[packet.Record]]
 
 
 class ReceiverError(CentralError, OSError):
-    """The endpoint cannot be listened on."""
+    """The receiver cannot bind to its endpoint."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What records of one model look like: ``n_devices`` latents, each a payload of ``coding``."""
+    """Expected form of one model's records: ``n_devices`` latents, each a payload of ``coding``."""
 
     n_devices: int
     coding: Coding
 
 
 class Receiver:
-    """Owns the socket and a connection to the journal; ``run`` belongs on a thread of its own."""
+    """Receiver that owns the socket and a journal connection; ``run`` needs a thread of its own."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class Receiver:
         authenticator: CurveAuthenticator | None = None,
         traffic: Traffic | None = None,
     ) -> None:
-        """``authenticator`` lets in whom its keys allow; without one, whoever connects is believed.
+        """Bind to the endpoint.
 
-        ``arrived`` is told the id up to which records are in the journal. What passes is counted in ``counts``, and
-        of each device in ``traffic``.
+        ``authenticator`` admits peers by key; without one, every peer is trusted. ``arrived`` is called with the id of
+        the newest journalled record. ``counts`` holds totals; ``traffic`` holds counters per device.
         """
         self._handlers = handlers or {}
         self._authenticator = authenticator
@@ -78,7 +78,7 @@ class Receiver:
         self._arrived = arrived
         self._log = log
         self.counts: Counter[str] = Counter()
-        # When the last turn of its loop began, by the monotonic clock.
+        # Monotonic time at which the last loop pass began.
         self.turned_s = time.monotonic()
         self._traffic = traffic or Traffic()
         self._lines: Counter[str] = Counter()
@@ -112,7 +112,7 @@ class Receiver:
             raise ReceiverError(f"{endpoint}: cannot listen there ({error}); {advice}") from None
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Receive until ``stopping``; what is committed is acknowledged before it returns."""
+        """Receive until ``stopping`` is set; acknowledge committed records before returning."""
         try:
             journal = Journal(self._data_dir)
             try:
@@ -138,9 +138,9 @@ class Receiver:
         return MESSAGE_BYTES if self._authenticator else 0
 
     def _drain(self) -> list[tuple[bytes, packet.Record, int, int]]:
-        """What is waiting, at most a group: (peer, record, received_us, wire bytes).
+        """Return up to one group of waiting records as (peer, record, received_us, wire bytes).
 
-        Of messages, not of good records: who sends without sense and without pause must not hold up the rest.
+        The limit counts messages, not valid records: a peer that floods with garbage must not hold up the others.
         """
         group: list[tuple[bytes, packet.Record, int, int]] = []
         for _ in range(GROUP_RECORDS):
@@ -153,7 +153,7 @@ class Receiver:
             self.counts["bytes_received"] += wire_bytes
             sender = self._authenticator.sender(frames[-1]) if self._authenticator else OWN_THREAD
             if sender is None:
-                # No answer: a refusal would make a device that is let in again set the record aside.
+                # No answer. After a refusal, a device that is allowed again would set the record aside.
                 self._count("not_allowed")
                 continue
             try:
@@ -180,8 +180,8 @@ class Receiver:
                     self._send(peer, answer)
                 continue
             if record.type != packet.LATENT:
-                # No answer: each type counts numbers of its own, and a device would take the latent of the refused
-                # number for the one refused.
+                # No answer. Each record type has its own numbers; the device would match the refusal to a latent with
+                # the same number.
                 self._count("not_taken", device=record.device, type=record.type)
                 continue
             if reason := self._objection(record):
@@ -193,7 +193,9 @@ class Receiver:
 
     @staticmethod
     def _impostor(sender: Identity, record: packet.Record) -> str | None:
-        """Why ``sender`` may not have sent ``record``: a device is who its key says, not who it says."""
+        """Return why ``sender`` may not have sent ``record``, or None. Identity comes from the key, not from the
+        record.
+        """
         if sender.may_speak_for(record.survey, record.device):
             return None
         return (
@@ -202,10 +204,10 @@ class Receiver:
         )
 
     def _objection(self, record: packet.Record) -> str | None:
-        """Why the latent ``record`` can never become part of a map; None if it can."""
+        """Return why the latent ``record`` can never become part of a map, or None if it can."""
         model = self._models.get(record.model_hash)
         if model is None:
-            # A list at once: a rollout may add a model meanwhile.
+            # Copy to a list first: a rollout may add a model concurrently.
             known = ", ".join(sorted(h.hex() for h in list(self._models)))
             return (
                 f"this device's encoder {record.model_hash.hex()} is none of the centre's ({known}); "
@@ -222,13 +224,13 @@ class Receiver:
         return None
 
     def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
-        """Commit, then acknowledge, then tell of it. Nothing is acknowledged that is not on the disk."""
+        """Commit, acknowledge, then notify. Only records on the disk are acknowledged."""
         if not group:
             return
         try:
             committed = journal.commit([entry[1:] for entry in group])
         except StoreError as error:
-            # Unacknowledged, they stay in the devices' spools and come again.
+            # Unacknowledged records stay in the devices' spools and are sent again.
             self._count("commit_failed", records=len(group), reason=str(error))
             time.sleep(POLL_MS / 1000)
             return
@@ -252,7 +254,7 @@ class Receiver:
             self._arrived(committed.new[-1].id)
 
     def _refuse(self, peer: bytes, record: packet.Record, reason: str) -> None:
-        """Of a latent; of other records a device must never hear that they were refused."""
+        """Refuse a latent. Refusals of other record types must never be sent."""
         self._count("refused", device=record.device, event=record.event, reason=reason)
         self._send(peer, packet.refuse(record, reason))
 
@@ -264,7 +266,7 @@ class Receiver:
             self.counts["bytes_sent"] += wire_bytes
             self._traffic.sent((record.survey, record.device), wire_bytes)
         except zmq.ZMQError:
-            # Gone or not reading: it will send the record again, and is answered then.
+            # The peer is gone or not reading. It will send the record again and gets its answer then.
             self.counts["unanswered"] += 1
 
     def _count(self, what: str, **values: object) -> None:

@@ -1,4 +1,4 @@
-"""What each device sends and is sent, counted as it passes; taken from time to time and put on the disk."""
+"""Count each device's traffic in memory, for periodic writes to the disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Whoever is believed without keys could speak for 2**32 devices.
+# Maximum devices counted; an unauthenticated peer could claim 2**32 of them.
 MAX_DEVICES = 10_000
 
 Key = tuple[int, int]
@@ -14,9 +14,10 @@ Key = tuple[int, int]
 
 @dataclass
 class TrafficCounters:
-    """Of one device since it was last taken: when it was heard, bytes on the wire, refusals and why the last.
+    """Traffic of one device since the last ``take``.
 
-    A record that may have been played again counts its bytes, and is no word of the device.
+    It holds the time of the last message, bytes on the wire, refusals and the last refusal's reason. A record that may
+    be a replay adds its bytes, but does not count as a sign of life.
     """
 
     heard_us: int = 0
@@ -27,7 +28,7 @@ class TrafficCounters:
 
 
 class Traffic:
-    """Counted on the receiver's thread, taken on another, by (survey, device)."""
+    """Traffic by (survey, device); counted on the receiver's thread and taken on another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +46,7 @@ class Traffic:
                     passed.heard_us = at_us
 
     def sent(self, key: Key, wire_bytes: int) -> None:
-        """What goes to an impostor is not its victim's: who was not heard is not counted."""
+        """Count bytes sent to a device that has been heard; bytes sent to an impostor are not counted."""
         with self._lock:
             if passed := self._passed.get(key):
                 passed.bytes_sent += wire_bytes
@@ -64,13 +65,13 @@ class Traffic:
         return passed
 
     def take(self) -> dict[Key, TrafficCounters]:
-        """What has passed since the last call."""
+        """Return and reset the counters."""
         with self._lock:
             taken, self._passed = self._passed, {}
         return taken
 
     def put_back(self, taken: dict[Key, TrafficCounters]) -> None:
-        """``taken`` could not be kept: it counts towards the next."""
+        """Add ``taken`` back after a failed write; it counts towards the next ``take``."""
         with self._lock:
             for key, old in taken.items():
                 new = self._passed.setdefault(key, old)

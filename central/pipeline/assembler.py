@@ -1,4 +1,4 @@
-"""Latents to events: complete, or past its deadline. Pure logic; the clock is the caller's."""
+"""Assemble latents into events until they are complete or overdue. Pure logic; the caller supplies the clock."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from itertools import islice
 from central.storage.journal import JournalEntry
 
 Key = tuple[int, int, bytes]
-# Of five devices with latents of 128 bytes about 40 MB.
+# Maximum events held; about 40 MB for five devices with latents of 128 bytes.
 MOST_EVENTS = 10_000
 
 
 @dataclass
 class Event:
-    """Latents of one event so far; of each device the newest in its own order counts."""
+    """Latents of one event so far. Of each device only its newest latent counts."""
 
     key: Key
     n_devices: int
@@ -31,23 +31,23 @@ class Event:
 
     @property
     def fresh(self) -> bool:
-        """Uses a latent that no map was drawn from yet."""
+        """True if a latent has not been used in a map yet."""
         return any(latent.id > self.emitted_through for latent in self.latents.values())
 
 
 class Assembler:
-    """Collects latents until an event is complete or ``deadline_s`` has passed since its first.
+    """Collect latents until an event is complete, or until ``deadline_s`` after its first latent.
 
-    A latent that comes after its event was emitted starts a new deadline, and the event is emitted
-    again, complete or not. Emitted events are forgotten another ``deadline_s`` later, and at once where there are
-    ``most`` events; the journal has them still. Latents are handed over in the order of their ``id``, none while it
-    is ``full``, and ``now_s`` never goes back.
+    A latent that arrives after its event was emitted starts a new deadline. The event is then emitted again, complete
+    or not. Emitted events are dropped from memory after another ``deadline_s``, or at once when ``most`` events are
+    held; the journal keeps them. The caller adds latents in ``id`` order, adds none while ``full``, and never lets
+    ``now_s`` go back.
     """
 
     def __init__(self, deadline_s: float, most: int = MOST_EVENTS) -> None:
         self._deadline_s = deadline_s
         self._most = most
-        # Every event waits equally long, so this stays in order of ``due_s`` by appending.
+        # Appending keeps the order by ``due_s``, since every event has the same deadline.
         self._waiting: dict[Key, Event] = {}
         self._emitted: dict[Key, Event] = {}
 
@@ -56,7 +56,7 @@ class Assembler:
 
     @property
     def full(self) -> bool:
-        """As many events wait as may: until some are emitted, what else has come is to stay in the journal."""
+        """True if the maximum number of events is waiting; new latents then stay in the journal."""
         return len(self._waiting) >= self._most
 
     def knows(self, key: Key) -> bool:
@@ -65,7 +65,7 @@ class Assembler:
     def restore(
         self, latents: Iterable[JournalEntry], n_devices: int, emitted_through: int, now_s: float
     ) -> None:
-        """Take up an event from the journal; a map was drawn from its records up to ``emitted_through``."""
+        """Restore an event from the journal; records up to ``emitted_through`` already have a map."""
         for latent in latents:
             event = self._event(latent.key, n_devices, now_s)
             event.emitted_through = emitted_through
@@ -73,7 +73,7 @@ class Assembler:
             self._file(event, now_s)
 
     def add(self, latent: JournalEntry, n_devices: int, now_s: float) -> Event | None:
-        """Take a latent in; returns its event if that is complete now (and so to be decoded)."""
+        """Add a latent; return its event if that is now complete and ready to decode."""
         event = self._event(latent.key, n_devices, now_s)
         _place(event, latent)
         self._file(event, now_s)
@@ -83,9 +83,9 @@ class Assembler:
         return None
 
     def due(self, now_s: float, most: int | None = None) -> list[Event]:
-        """Incomplete events whose deadline has passed, the first ``most``; forgets what was emitted long ago.
+        """Return up to ``most`` overdue incomplete events, and drop events emitted long ago.
 
-        While it is ``full``, those that have waited longest are due at once: whole events may be behind them.
+        While ``full``, the oldest waiting events are due at once: complete events may be queued behind them.
         """
         ready = []
         full = self.full
@@ -104,15 +104,15 @@ class Assembler:
         return ready
 
     def next_due_s(self) -> float | None:
-        """When ``due`` will next return an event, on the caller's clock; already past while it is ``full``."""
+        """Return when ``due`` will next return an event, on the caller's clock; in the past while ``full``."""
         if self.full:
             return 0.0
         return next((event.due_s for event in self._waiting.values()), None)
 
     def retry(self, event: Event, now_s: float) -> None:
-        """Emit ``event`` again after another deadline: what was emitted came to nothing.
+        """Emit ``event`` again after another deadline, because its decoding failed.
 
-        It may be of an earlier time than what is held of it: then that is emitted, with what has come since.
+        ``event`` may be older than the one held here. In that case the newer one is emitted.
         """
         waiting = self._waiting.get(event.key)
         held = waiting or self._emitted.pop(event.key, None)
@@ -120,7 +120,7 @@ class Assembler:
         if held and held.last_record > event.last_record:
             event = held
         event.emitted_through, event.due_s = 0, due_s
-        # One that waits keeps its place, and so its turn.
+        # A waiting event keeps its place in the queue.
         self._waiting[event.key] = event
 
     def _event(self, key: Key, n_devices: int, now_s: float) -> Event:
@@ -128,7 +128,7 @@ class Assembler:
         return known or Event(key, n_devices, now_s + self._deadline_s)
 
     def _file(self, event: Event, now_s: float) -> None:
-        """Put ``event`` where it belongs; one that was emitted and is fresh again gets a new deadline."""
+        """Put ``event`` into its queue; an emitted event with a new latent gets a new deadline."""
         if event.key in self._waiting:
             return
         known = self._emitted.pop(event.key, None)
@@ -144,7 +144,7 @@ class Assembler:
 
 def _place(event: Event, latent: JournalEntry) -> None:
     if latent.id <= event.last_record:
-        # An event that is taken up from the journal has all that is there of it, before its turn comes.
+        # An event restored from the journal has all its latents before its turn comes.
         return
     event.last_record = latent.id
     held = event.latents.get(latent.device)

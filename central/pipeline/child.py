@@ -1,4 +1,4 @@
-"""What the centre's own processes do first: they end with it, however it ends, and leave Ctrl-C to it."""
+"""Set up the centre's child processes: they exit with the parent and ignore Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import threading
 
 
 def live_with_parent() -> None:
-    """For the main thread of a process that ``multiprocessing`` started.
+    """Exit when the parent exits; call it on the main thread of a ``multiprocessing`` child.
 
-    A pool's worker holds both ends of the queue that it waits at: of a parent that was killed it hears nothing there.
-    Ctrl-C goes to every process of a terminal; the parent ends its own when it has stored what they draw.
+    A pool worker holds both ends of its queue, so it does not notice that its parent was killed. A terminal sends
+    Ctrl-C to every process; the parent stops its children after it has stored their results.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The decoders of the centre's models, each with the bundle it belongs to."""
+"""Load the decoders of the centre's models, each with its bundle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MapDecoder(Protocol):
-    """What the centre asks of a decoder; ``models.inversion.decoder.Decoder`` is one."""
+    """Decoder interface of the centre; ``models.inversion.decoder.Decoder`` implements it."""
 
     n_devices: int
     latent: int
@@ -37,8 +37,12 @@ class MapDecoder(Protocol):
 
 
 def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
-    """Decoders by model hash, of every [[model]]. Raises ``BundleError`` or
-    ``models.inversion.decoder.DecoderError``."""
+    """Load every [[model]] and return the decoders by model hash.
+
+    Raises:
+        BundleError: A bundle is damaged.
+        DecoderError: A decoder is damaged or does not match (``models.inversion.decoder``).
+    """
     decoders: dict[bytes, MapDecoder] = {}
     for section in config.model:
         model_hash, decoder = load_release(section)
@@ -51,9 +55,14 @@ def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
 
 
 def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:
-    """Model hash and decoder, checked against its bundle and compiled by a first decode.
+    """Load one release, check the decoder against its bundle, and compile it with a first decode.
 
-    Raises ``BundleError`` or ``models.inversion.decoder.DecoderError``.
+    Returns:
+        Model hash and decoder.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        DecoderError: The decoder is damaged or does not match (``models.inversion.decoder``).
     """
     bundle, decoder = open_release(section)
     silence = np.zeros((1, decoder.n_devices, decoder.latent), np.int8)
@@ -62,7 +71,12 @@ def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:
 
 
 def open_release(section: ModelSection) -> tuple[Bundle, Decoder]:
-    """Bundle and decoder that belong together. Raises ``BundleError`` or ``models.inversion.decoder.DecoderError``."""
+    """Open a bundle and its matching decoder.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        DecoderError: The decoder is damaged or does not match (``models.inversion.decoder``).
+    """
     from models.inversion.decoder import load_decoder
 
     bundle = load_bundle(section.bundle)

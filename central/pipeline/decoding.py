@@ -1,4 +1,4 @@
-"""From journalled latents to stored maps: assemble events, decode what is ready together, keep the maps."""
+"""Decode journalled latents into stored maps: assemble events, decode in batches, store."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from central.storage.map_store import NewMap, Store
 from firmware_py.runtime.log import Log, now_us
 from physics.acquisition import Acquisition
 
-# What waits is taken in together, so that the events it completes are decoded together.
+# Latents read per pass, so that the events they complete are decoded together.
 TAKEN_RECORDS = 256
-# Of many that are due together so many have their turn before what has come meanwhile.
+# Overdue events handled per pass, before new arrivals are read.
 DUE_EVENTS = 64
 BATCH_EVENTS = 16
 IDLE_S = 0.5
@@ -34,7 +34,7 @@ BUSY_S = 0.02
 
 @dataclass(frozen=True)
 class MapPicture:
-    """What a picture is drawn of; maps are ``(nz, nx)`` in m/s."""
+    """Data of one rendered picture; maps are ``(nz, nx)`` in m/s."""
 
     survey: int
     event: int
@@ -45,11 +45,11 @@ class MapPicture:
 
 
 class Decoding:
-    """Work of one thread, which reads the journal on as far as ``cursor`` says.
+    """Decoding loop of one thread, which follows the journal through ``cursor``.
 
-    ``decoders`` may grow while it works. ``workers`` are processes that decode, None for this thread itself.
-    ``counts`` tells maps that are complete, partial, failed and commit_failed; ``on_decoded`` is told of each how
-    many seconds its decoding took.
+    ``decoders`` may grow while it runs. ``workers`` are decoder processes; with None this thread decodes.
+    ``counts`` holds the numbers of maps that are complete, partial, failed and commit_failed. ``on_decoded`` gets the
+    decoding time of each map in seconds.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Decoding:
         self._cursor = cursor
         self._read = 0
         self._complaint = ""
-        # When the last turn of its loop began, by the monotonic clock.
+        # Monotonic time at which the last loop pass began.
         self.turned_s = time.monotonic()
-        # Up to here the journal is an earlier run's.
+        # Id of the last record that an earlier run received.
         self._left = 0
         self._log = log
         self._on_map = on_map
@@ -80,7 +80,7 @@ class Decoding:
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Draw what an earlier run left, then what arrives, until the arrivals end and what is complete is stored."""
+        """Decode the backlog of earlier runs, then new arrivals, until they end and every complete event is stored."""
         self._journal, self._store = Journal(self._data_dir, self._log), Store(self._data_dir)
         try:
             self._left = self._journal.newest()
@@ -100,9 +100,9 @@ class Decoding:
                 self._workers.close()
 
     def _take_on(self) -> list[Event]:
-        """Take in what the journal has next; returns the events that are complete.
+        """Read the next journal records and return the events that are now complete.
 
-        A failed read is logged and tried again: what is received is safe meanwhile.
+        A failed read is logged and retried; the received records are safe in the journal.
         """
         ready: list[Event] = []
         try:
@@ -121,8 +121,10 @@ class Decoding:
         return ready
 
     def _read_on(self) -> tuple[list[JournalEntry], int]:
-        """The next latents of the journal and the id they were read to, as long as there is room for their events; of
-        what an earlier run left only those without a map."""
+        """Return the next latents of the journal and the id read up to, limited by free event slots.
+
+        Of an earlier run's records, only those without a map are returned.
+        """
         if self._assembler.full:
             return [], self._read
         if self._read < self._left:
@@ -132,7 +134,7 @@ class Decoding:
         return latents, self._journal.read_through or self._read
 
     def _patience_s(self) -> float:
-        """How long arrivals may be waited for: not when an event is due first, or a worker may have finished."""
+        """Return the wait for arrivals, in seconds; zero if an event is overdue or a worker may have finished."""
         due_s = self._assembler.next_due_s()
         wait_s = IDLE_S if due_s is None else min(max(due_s - time.monotonic(), 0.0), IDLE_S)
         return min(wait_s, BUSY_S) if self._workers and self._workers.busy else wait_s
@@ -146,7 +148,7 @@ class Decoding:
             return None
         now_s = time.monotonic()
         if not self._assembler.knows(latent.key):
-            # All of it that has come, also what is not read yet: of a backlog no event is drawn twice for that.
+            # Include latents that arrived but are not read yet, so that no backlog event is decoded twice.
             latents = self._journal.latents_of(latent.key, decoder.n_devices)
             known = [other for other in latents if self._decoder_of(other)]
             through = self._store.emitted_through(latent.key)
@@ -154,20 +156,20 @@ class Decoding:
         return self._assembler.add(latent, decoder.n_devices, now_s)
 
     def _decoder_of(self, latent: JournalEntry) -> MapDecoder | None:
-        """None only for what an earlier run kept: the model may have been taken out of the configuration since."""
+        """Return the event's decoder. None only for a backlog event whose model was removed from the configuration."""
         decoder = self._decoders.get(latent.model_hash)
         fits = decoder and latent.device < decoder.n_devices and decoder.coding.is_latent(latent.payload)
         return decoder if fits else None
 
     def _finish(self, events: list[Event]) -> None:
-        """Draw and keep a map of each event, until it is over; a bad one or a full disk does not end the centre."""
+        """Decode and store each event. A bad event or a full disk does not stop the centre."""
         for model_hash in dict.fromkeys(event.key[2] for event in events):
             of_model = iter([event for event in events if event.key[2] == model_hash])
             while batch := list(islice(of_model, BATCH_EVENTS)):
                 if self._cursor.over:
                     return
                 self._draw(batch, self._decoders[model_hash])
-                # Else maps that workers have drawn would pile up.
+                # Otherwise maps from workers would pile up.
                 self._keep_drawn(wait=False)
 
     def _draw(self, events: list[Event], decoder: MapDecoder) -> None:
@@ -184,7 +186,7 @@ class Decoding:
             self._keep(events, decoder, maps, assembled_us)
 
     def _keep_drawn(self, wait: bool) -> None:
-        """Keep what workers have drawn; with ``wait``, all that they were given."""
+        """Store finished maps from the workers; with ``wait``, all outstanding ones."""
         for drawn in self._workers.finished(wait) if self._workers else ():
             self._keep_or_fail(drawn)
 
@@ -192,7 +194,7 @@ class Decoding:
         events, assembled_us = drawn.given
         decoder = self._decoders[events[0].key[2]]
         if drawn.lost:
-            # Of no fault of theirs: a worker died.
+            # The worker died; retry its events.
             self._log.write("worker_lost", events=len(events), reason=repr(drawn.error))
             for event in events:
                 self._assembler.retry(event, time.monotonic())
@@ -203,13 +205,13 @@ class Decoding:
 
     def _failed(self, events: list[Event], decoder: MapDecoder, error: BaseException) -> None:
         if len(events) > 1:
-            # One of them: the others are not to wait for it.
+            # One event failed; retry the others without it.
             for event in events:
                 self._draw([event], decoder)
             return
         self.counts["failed"] += 1
         survey, number, _ = events[0].key
-        # The latents stay in the journal; the next start tries again.
+        # The latents stay in the journal; the next start retries them.
         self._log.write("map_failed", survey=survey, event=number, reason=repr(error))
 
     def _keep(
@@ -221,7 +223,7 @@ class Decoding:
     ) -> None:
         decoded_us = now_us()
         if self._workers:
-            # A later batch may have been faster: what it drew from more latents stays the newest.
+            # A later batch may have finished first. Its map, of more latents, stays the newest.
             try:
                 fresh = [self._store.emitted_through(event.key) < event.last_record for event in events]
             except StoreError as error:
@@ -275,5 +277,5 @@ class Decoding:
 
 
 def _as_it_is(event: Event) -> Event:
-    """The event as it was emitted: it may take in later latents before this one's turn comes."""
+    """Return a copy of the event as emitted: it may gain latents before this copy is decoded."""
     return replace(event, latents=dict(event.latents))

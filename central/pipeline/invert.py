@@ -1,12 +1,13 @@
-"""Maps of an archive of gathers, without devices and links: what they would have sent, encoded and drawn here.
+"""Invert an archive of gathers on this machine, without devices and links.
 
-The unit of work is a chunk of a file's events, always drawn together, so that the maps are the same to the
-last bit on one process and on any number of workers of a Dask cluster.
+The unit of work is a chunk of a file's events, always decoded together. The maps are therefore bit-identical on
+one process and on any number of workers of a Dask cluster.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ from physics.acquisition import Acquisition
 from physics.cluster import on_cluster
 from physics.files.atomic import atomic_write
 from physics.files.openfwi_files import create_array, map_path_of, open_gathers
+from physics.gather_checks import expected_peaks, notes_on
 
 CHUNK_EVENTS = 16
+# Velocity and uncertainty ``(2, count, 1, nz, nx)`` of a chunk in m/s, and notes on its gathers by their numbers.
+_Inverted = tuple[np.ndarray, list[tuple[int, str]]]
 WHAT = ("velocity", "uncertainty")
-# An interpreter serves one thread at a time, and a worker may have several.
+# An interpreter serves one thread at a time; a worker may have several threads.
 _turn = threading.Lock()
 
 
@@ -40,7 +44,7 @@ class InvertError(CentralError, ValueError):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """``count`` events of ``path`` from ``first``."""
+    """Chunk of ``count`` events of ``path``, starting at event ``first``."""
 
     model: str
     path: str
@@ -54,14 +58,16 @@ def invert_archive(
     out: Path,
     scheduler: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Path]:
-    """Maps of every gather in ``archive``, a .npy file or a folder of such; returns the velocity files.
+    """Invert every gather of ``archive``, a .npy file or a folder of .npy files.
 
     ``model`` holds bundle/ and decoder/. Beside each other under ``out``, in the archive's folders, come
     NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, and a manifest.json. What is there
     already is left, so that an interrupted run goes on. ``scheduler``: the workers of a Dask cluster invert, and
-    read archive and model under the same paths. Raises ``InvertError``, ``ClusterError`` and the errors of gathers
-    and model.
+    read archive and model under the same paths. ``on_note`` hears of gathers
+    whose maps will be wrong: silent, reversed, or of another gain than the model's. Raises ``InvertError``,
+    ``ClusterError`` and the errors of gathers and model.
     """
     if archive.is_dir() and out.resolve().is_relative_to(archive.resolve()):
         raise InvertError(
@@ -87,8 +93,10 @@ def invert_archive(
     by_name = {str(path.resolve()): path for path in waiting}
     left = dict(waiting)
     drawn: dict[Path, np.ndarray] = {}
-    for chunk, maps in _run(chunks, scheduler):
+    for chunk, (maps, notes) in _run(chunks, scheduler):
         path = by_name[chunk.path]
+        for row, note in notes:
+            on_note(f"{path}: gather {row}: {note}")
         whole = drawn.setdefault(path, np.empty((2, counts[path], *acquisition.map_shape), np.float32))
         whole[:, chunk.first : chunk.first + chunk.count] = maps
         left[path] -= chunk.count
@@ -100,9 +108,10 @@ def invert_archive(
 
 
 def find_gathers(archive: Path) -> list[Path]:
-    """The gather files of an archive: every .npy that is not the maps of another, by the benchmark's names.
+    """List the gather files of an archive: every .npy except maps, which are recognised by the benchmark's names.
 
-    Raises ``InvertError``.
+    Raises:
+        InvertError: The archive holds no gather.
     """
     if not archive.is_dir():
         return [archive]
@@ -123,7 +132,7 @@ def _target(archive: Path, path: Path, out: Path) -> Path:
 
 
 def _files(target: Path) -> list[Path]:
-    """Of velocity and of uncertainty; the last to appear says that both are there."""
+    """Return the velocity and uncertainty files. The one written last marks both as complete."""
     return [target.with_name(f"{target.name}-{what}.npy") for what in WHAT]
 
 
@@ -135,7 +144,7 @@ def _write(target: Path, maps: np.ndarray) -> None:
 
 
 def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
-    """Write the manifest, or check that the one there is of the same model and archive."""
+    """Write the manifest, or check that the existing one names the same model and archive."""
     path = out / "manifest.json"
     wanted: dict[str, Any] = {
         "format": "epic-maps/1",
@@ -163,20 +172,23 @@ def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
         temporary.write_text(json.dumps(wanted, indent=2))
 
 
-def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, np.ndarray]]:
+def _run(chunks: list[_Chunk], scheduler: str | None) -> Iterator[tuple[_Chunk, _Inverted]]:
     if scheduler:
         yield from on_cluster(scheduler, _invert, chunks)
     else:
         yield from ((chunk, _invert(chunk)) for chunk in chunks)
 
 
-def _invert(chunk: _Chunk) -> np.ndarray:
-    """Velocity and uncertainty ``(2, count, 1, nz, nx)`` of a chunk, in m/s."""
+def _invert(chunk: _Chunk) -> _Inverted:
+    """Invert a chunk, and note what is unusual in its gathers."""
     with _turn:
         encoder, decoder, acquisition = _open(chunk.model)
         gathers = open_gathers(Path(chunk.path), acquisition)
         groups = [list(group) for group in acquisition.device_receivers]
         latents = np.zeros((chunk.count, len(groups), decoder.latent), np.int8)
+        companding = encoder.bundle.companding
+        peaks = expected_peaks(math.sinh(companding.c) / companding.k)
+        notes = []
         for row in range(chunk.count):
             gather = np.asarray(gathers[chunk.first + row], np.float32)
             for device, group in enumerate(groups):
@@ -184,8 +196,9 @@ def _invert(chunk: _Chunk) -> np.ndarray:
                     latents[row, device] = encoder.encode_recording(gather[:, :, group])
                 except GatherError as error:
                     raise InvertError(f"{chunk.path}: gather {chunk.first + row}: {error}") from None
+            notes += [(chunk.first + row, note) for note in notes_on(gather, acquisition, peaks)]
         present = np.ones(latents.shape[:2], bool)
-        return np.stack(decoder.decode_batch(latents, present, at_once=CHUNK_EVENTS))
+        return np.stack(decoder.decode_batch(latents, present, at_once=CHUNK_EVENTS)), notes
 
 
 @lru_cache(maxsize=1)

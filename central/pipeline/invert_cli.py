@@ -13,10 +13,12 @@ from central.options import JsonOption
 
 
 class InvertCommandError(CentralError, RuntimeError):
-    """What went wrong in modules that are loaded only when something is inverted."""
+    """Failure in a module that is imported only for an inversion."""
 
 
 DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "zoo" / "epic-small-128"
+
+MAX_NOTES_SHOWN = 10
 
 app = typer.Typer(help="Maps of an archive of gathers, without devices.")
 
@@ -41,6 +43,7 @@ def invert(
     from models.inversion.decoder import DecoderError
 
     columns = (TextColumn("inverting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    notes: list[str] = []
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("inverting", total=None)
         try:
@@ -50,12 +53,17 @@ def invert(
                 out,
                 scheduler,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+                on_note=notes.append,
             )
         except (DecoderError, InvertError) as error:
             raise InvertCommandError(str(error)) from None
     if as_json:
-        typer.echo(json.dumps({"files": [str(path) for path in files]}))
+        typer.echo(json.dumps({"files": [str(path) for path in files], "notes": notes}))
     else:
+        for note in notes[:MAX_NOTES_SHOWN]:
+            typer.echo(f"note: {note}", err=True)
+        if len(notes) > MAX_NOTES_SHOWN:
+            typer.echo(f"note: {len(notes) - MAX_NOTES_SHOWN} more of these; --json lists them all", err=True)
         typer.echo(
             f"Velocity of {len(files)} file{'s' * (len(files) != 1)}, with its uncertainty, under {out}"
         )

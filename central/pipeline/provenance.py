@@ -1,4 +1,4 @@
-"""What a map is drawn of, and what is said of where it comes from."""
+"""Prepare the decoder's input, and describe the provenance of its map."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from physics.acquisition import Acquisition
 # Mean uncertainty above which a map is flagged, of the range of velocities (300 m/s of 3000): a released model's mean
 # error on its test set is about half of it.
 UNCERTAINTY_LIMIT = 0.1
-# Devices record one event within seconds of each other; their clocks are a few apart at most.
+# Maximum spread of sample times in one event. Devices record it within seconds, and their clocks differ by a few at
+# most.
 MAX_SPREAD_S = 600.0
 
 
 def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
-    """int8 latents ``(n, n_devices, latent)``, and which of them were heard ``(n, n_devices)``."""
+    """Return int8 latents ``(n, n_devices, latent)`` and the mask of received ones ``(n, n_devices)``."""
     latents = np.zeros((len(events), decoder.n_devices, decoder.latent), np.int8)
     present = np.zeros(latents.shape[:2], bool)
     for row, event in enumerate(events):
@@ -29,7 +30,7 @@ def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndar
 
 
 def _judged(event: Event, decoder: MapDecoder) -> dict:
-    """How like the training gathers this event is, and a flag where it is not."""
+    """Return the event's out-of-distribution score, with a flag if it is above the limit."""
     (latents,), (present,) = heard([event], decoder)
     rates = [decoder.coding.rates[0]] * decoder.n_devices
     for device, latent in event.latents.items():
@@ -59,7 +60,7 @@ def _uncertain(uncertainty_mps: np.ndarray, acquisition: Acquisition) -> list[st
 
 
 def _spread(event: Event) -> list[str]:
-    """A flag where the latents cannot be of one event; a device without a clock tells nothing."""
+    """Return a flag if the sample times cannot belong to one event. Devices without a clock are ignored."""
     times_us = [latent.sample_time_us for latent in event.latents.values() if latent.sample_time_us]
     spread_s = (max(times_us) - min(times_us)) / 1e6 if times_us else 0.0
     if spread_s <= MAX_SPREAD_S:

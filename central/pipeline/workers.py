@@ -1,7 +1,7 @@
-"""Processes that decode beside the centre's own, for a machine with cores to spare.
+"""Decode in worker processes, on machines with spare cores.
 
-Each loads a decoder the first time it is asked for it. A process that dies (out of memory, say) loses what was
-being drawn, which comes back as such; the next work starts new ones. None outlives the centre.
+Each worker loads a decoder on first use. If a worker dies, for example of a lack of memory, its batches are returned as
+lost, and the next batch starts new workers. All workers exit with the centre.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import numpy as np
 from central.pipeline.child import live_with_parent
 from central.pipeline.decoders import MapDecoder
 
-# Batches given to the pool for each process: one at work, one waiting. The rest stays with the assembler.
+# Batches submitted per process: one in work, one waiting. The rest stays with the assembler.
 GIVEN_EACH = 2
 
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """What came of a batch: ``maps`` (velocity and uncertainty ``(n, 1, nz, nx)``), or ``error``.
+    """Result of a batch: ``maps`` (velocity and uncertainty ``(n, 1, nz, nx)``) or ``error``.
 
-    ``given`` is what went with the batch; ``lost``: the worker died over it, or over another.
+    ``given`` is the caller's context of the batch. ``lost`` is true if a worker died, over this batch or another one.
     """
 
     given: Any
@@ -38,7 +38,7 @@ class DecodeResult:
 
 
 class Workers:
-    """``count`` processes; used by one thread."""
+    """Pool of ``count`` worker processes; use it from one thread."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -51,7 +51,7 @@ class Workers:
         return bool(self._given or self._refused)
 
     def submit(self, decoder: MapDecoder, latents: np.ndarray, present: np.ndarray, given: Any) -> None:
-        """Have a batch ``(n, n_devices, latent)`` decoded; waits while the processes have enough to do."""
+        """Submit a batch ``(n, n_devices, latent)``; block while all processes are busy."""
         at_work = [future for future in self._given if not future.done()]
         while len(at_work) >= GIVEN_EACH * self._count:
             at_work = list(wait(at_work, return_when=FIRST_COMPLETED).not_done)
@@ -65,9 +65,9 @@ class Workers:
             self._forget_pool()
 
     def finished(self, all_of_it: bool = False) -> Iterator[DecodeResult]:
-        """What has been drawn since it was asked last.
+        """Return the batches finished since the last call.
 
-        ``all_of_it`` waits for everything given, also for what is given while this is read.
+        With ``all_of_it``, wait for every submitted batch, including those submitted during iteration.
         """
         while True:
             if all_of_it:
@@ -90,7 +90,7 @@ class Workers:
         return DecodeResult(given, error=error, lost=lost)
 
     def close(self) -> None:
-        """End the processes; what they were given and is not finished is lost."""
+        """Stop the workers; unfinished batches are lost."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 

@@ -38,12 +38,12 @@ _NAME = re.compile(
 
 
 class KeysError(CentralError, ValueError):
-    """A key folder that is not whole, a name that is none, or a key that is there already."""
+    """The key folder is incomplete, a name is invalid, or a key exists already."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who holds a key. A gateway has neither survey nor device, and may speak for any."""
+    """Owner of a key. A gateway has neither survey nor device, and may speak for any device."""
 
     name: str
     survey: int | None = None
@@ -54,7 +54,11 @@ class Identity:
 
 
 def identify(name: str) -> Identity:
-    """The identity that ``name`` stands for. Raises ``KeysError``."""
+    """Parse ``name`` to an identity.
+
+    Raises:
+        KeysError: The name is invalid.
+    """
     match = _NAME.fullmatch(name)
     if not match:
         raise KeysError(f"{name!r}: expected device-N, survey-S-device-N or gateway-NAME (lower case)")
@@ -63,7 +67,7 @@ def identify(name: str) -> Identity:
     survey, device = int(match["survey"] or 1), int(match["device"])
     if max(survey, device) > 0xFFFF:
         raise KeysError(f"{name}: expected a survey and a device of 0 to 65535")
-    # One device must not have two names, or revoking one would leave the other.
+    # A device must not have two names; revoking one would leave the other.
     plain = device_name(survey, device)
     if name != plain:
         raise KeysError(f"{name}: write {plain}")
@@ -71,22 +75,27 @@ def identify(name: str) -> Identity:
 
 
 def new_centre(keys_dir: Path) -> Path:
-    """Make the centre's pair; returns the public file. Raises ``KeysError`` if there is one."""
+    """Create the centre's key pair and return the public file.
+
+    Raises:
+        KeysError: A pair exists already.
+    """
     keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _new_pair(keys_dir, CENTRE)
     return keys_dir / f"{CENTRE}.public"
 
 
 def new_keys(keys_dir: Path, name: str) -> Path:
-    """Make what ``name`` needs, in a folder to copy there; makes the centre's pair when there is none.
+    """Create the keys of ``name`` in a folder to be copied there; create the centre's pair if missing.
 
-    Raises ``KeysError`` when ``name`` has keys already.
+    Raises:
+        KeysError: ``name`` has keys already.
     """
     identity = identify(name)
     if not (keys_dir / f"{CENTRE}.public").exists():
         new_centre(keys_dir)
     folder = keys_dir / name
-    # Written aside and renamed: keys that are half there must not look like keys.
+    # Write to a temporary folder and rename it, so that incomplete keys never look valid.
     aside = keys_dir / f".{name}.new"
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
@@ -103,9 +112,15 @@ def new_keys(keys_dir: Path, name: str) -> Path:
 
 
 def allow(keys_dir: Path, name: str, source: Path | None = None) -> list[Path]:
-    """Let ``name`` in with the keys in ``source`` (by default those made here); returns the files.
+    """Allow ``name`` with the keys in ``source`` (default: the keys made here).
 
-    Only the public key and the MAC secret are taken. Raises ``KeysError``.
+    Only the public key and the MAC secret are copied.
+
+    Returns:
+        The files written.
+
+    Raises:
+        KeysError: A key is missing or invalid.
     """
     identify(name)
     source = source or keys_dir / name
@@ -129,7 +144,7 @@ def allow(keys_dir: Path, name: str, source: Path | None = None) -> list[Path]:
 
 
 def revoke(keys_dir: Path, name: str) -> Path:
-    """Withdraw the right of ``name``, on live connections too; returns where its public key went."""
+    """Revoke ``name``, also on open connections; return the new path of its public key."""
     identify(name)
     public = keys_dir / "allowed" / f"{name}.public"
     mac = public.with_suffix(".mac")
@@ -139,16 +154,19 @@ def revoke(keys_dir: Path, name: str) -> Path:
     revoked = keys_dir / "revoked" / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.public"
     revoked.parent.mkdir(mode=0o700, exist_ok=True)
     public.rename(revoked)
-    # Or a power cut would let it in again.
+    # Sync the folder: after a power cut the key would otherwise be allowed again.
     for folder in (public.parent, revoked.parent):
         _sync(folder)
     return revoked
 
 
 def list_keys(keys_dir: Path) -> list[dict]:
-    """Everyone with keys in the folder: ``{"name", "state", "since", "public_key", "mac"}``, UTC, by name.
+    """List all keys in the folder by name: ``{"name", "state", "since", "public_key", "mac"}``, times in UTC.
 
-    ``state`` is allowed, revoked, or new: made here and let in nowhere. Raises ``KeysError``.
+    ``state`` is allowed, revoked, or new (created here, not allowed anywhere).
+
+    Raises:
+        KeysError: The folder is incomplete.
     """
     if not keys_dir.is_dir():
         raise KeysError(f"{keys_dir}: no such folder; expected the one `epic keys new` made")
@@ -173,11 +191,13 @@ def list_keys(keys_dir: Path) -> list[dict]:
 
 
 class KeyRing:
-    """The allowed keys, as they are on the disk now: read again when a second has passed.
+    """Allowed keys, read again from the disk after one second. Thread-safe; lookups never raise.
 
-    Raises ``KeysError`` when made from a folder that is not whole; later, a file that is no key lets nobody in,
-    and while the system cannot read (no file descriptor is left) what was read last holds, and ``log`` says so.
-    Asking never raises. May be asked from several threads.
+    An invalid key file admits nobody. If the system cannot read, for example without free file descriptors, the last
+    state stays in force and is reported to ``log``.
+
+    Raises:
+        KeysError: The folder is incomplete at construction.
     """
 
     REFRESH_S = 1.0
@@ -192,12 +212,21 @@ class KeyRing:
         self._refresh()
 
     def identity(self, public_key: bytes) -> Identity | None:
-        """Who holds ``public_key`` (40 Z85 characters); None when nobody who is allowed does."""
+        """Return the owner of ``public_key`` (40 Z85 characters), or None if the key is not allowed."""
         self._refresh()
         return self._identities.get(public_key)
 
+    def devices(self) -> frozenset[tuple[int, int]]:
+        """Every device, by survey and number, that is allowed."""
+        self._refresh()
+        return frozenset(
+            (one.survey, one.device)
+            for one in self._identities.values()
+            if one.survey is not None and one.device is not None
+        )
+
     def secret(self, survey: int, device: int) -> bytes | None:
-        """The MAC secret of a device; None when it is not allowed or has none."""
+        """Return a device's MAC secret, or None if it is not allowed or has none."""
         self._refresh()
         return self._secrets.get((survey, device))
 
@@ -220,11 +249,15 @@ class KeyRing:
         self._complaint = complaint
 
     def _read(self, strict: bool) -> tuple[dict[bytes, Identity], dict[tuple[int, int], bytes]]:
-        """The rings as they are on the disk. Raises ``OSError`` when the system, not a file, is at fault; with
-        ``strict``, ``KeysError`` for any file that is no key."""
+        """Read the key rings from the disk.
+
+        Raises:
+            OSError: The system cannot read.
+            KeysError: A file is no key; only with ``strict``.
+        """
         identities: dict[bytes, Identity] = {}
         mac_secrets: dict[tuple[int, int], bytes] = {}
-        # (Not ``glob``, which from Python 3.12 on finds nothing where it cannot look.)
+        # Not ``glob``: since Python 3.12 it returns nothing for an unreadable folder.
         try:
             names = sorted(os.listdir(self._allowed))
             if names:
@@ -241,7 +274,7 @@ class KeyRing:
                 mac = path.with_suffix(".mac")
                 for file in (path, mac):
                     if file.is_symlink():
-                        # Whoever may write where it leads to would let in a key of his own.
+                        # Reject links: whoever can write to the target could allow a key of their own.
                         raise KeysError(f"{file}: is a link; copy the file itself, with: epic keys allow")
                 identities[read_key(path)] = identity
                 if identity.survey is not None and identity.device is not None and mac.exists():
@@ -249,7 +282,7 @@ class KeyRing:
             except (KeysError, LinkError) as error:
                 cause = error.__context__
                 if isinstance(cause, FileNotFoundError):
-                    # Withdrawn just now.
+                    # Revoked a moment ago.
                     continue
                 if strict:
                     raise KeysError(str(error)) from None
@@ -258,12 +291,12 @@ class KeyRing:
         return identities, mac_secrets
 
     def _check_folder(self) -> None:
-        """Raises ``PermissionError`` where others may let in whom they like."""
+        """Raise ``PermissionError`` if other users can write to the folder."""
         if os.stat(self._allowed).st_mode & 0o022:
             raise PermissionError(f"{self._allowed}: others may write in it; run: chmod 700 {self._allowed}")
 
     def _drop_withdrawn(self) -> None:
-        """What is withdrawn is so even when no file can be opened: to see that it is gone needs none."""
+        """Drop keys whose files are gone. This needs no file descriptor, so revocation works without one."""
         gone = {one for one in self._identities.values() if _is_gone(self._allowed / f"{one.name}.public")}
         self._identities = {key: one for key, one in self._identities.items() if one not in gone}
         devices = {(one.survey, one.device) for one in gone}
@@ -279,7 +312,11 @@ def _is_gone(path: Path) -> bool:
 
 
 def read_centre(keys_dir: Path) -> tuple[bytes, bytes]:
-    """The centre's (public, secret) key. Raises ``KeysError`` for keys that are missing, no pair or exposed."""
+    """Return the centre's (public, secret) keys.
+
+    Raises:
+        KeysError: The keys are missing, do not match, or are readable by others.
+    """
     secret_path = keys_dir / f"{CENTRE}.secret"
     try:
         public, secret = read_key(keys_dir / f"{CENTRE}.public"), read_key(secret_path)
@@ -307,7 +344,7 @@ def _new_pair(folder: Path, name: str) -> None:
 
 
 def _write(path: Path, content: bytes, mode: int, replace: bool = False) -> None:
-    """A whole file or none, never readable by others even while it is written."""
+    """Write a file completely or not at all; other users can never read it, not even during the write."""
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -322,7 +359,7 @@ def _write(path: Path, content: bytes, mode: int, replace: bool = False) -> None
 
 
 def _sync(folder: Path) -> None:
-    """Put the names of a folder's files on the disk."""
+    """Sync a folder so that its file names are durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""One file with all that a centre keeps, taken while it works, and a data folder made from it again.
+"""Back up a running centre into one file, and restore a data folder from it.
 
-A backup is a tar of ``manifest.json``, ``central.sqlite`` as of one moment, ``rollouts/`` and, on request, ``keys/``.
-The manifest has the SHA-256 of every file.
+A backup is a tar of ``manifest.json``, a consistent snapshot of ``central.sqlite``, ``rollouts/`` and, on request,
+``keys/``. The manifest has the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -30,25 +30,32 @@ _CHUNK_BYTES = 1 << 20
 
 
 class BackupError(StoreError):
-    """A backup cannot be written, is not whole, or cannot be restored there."""
+    """A backup cannot be written, is incomplete, or cannot be restored."""
 
 
 def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
-    """Write a backup of ``data_dir`` to ``out``, with the keys in ``keys_dir`` if given; returns its manifest.
+    """Write a backup of ``data_dir`` to ``out``, including the keys in ``keys_dir`` if given.
 
-    The file appears when it is whole and on the disk. Raises ``BackupError`` and ``StoreError``.
+    The file appears only when it is complete and on the disk.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BackupError: The backup cannot be written.
+        StoreError: The database cannot be read.
     """
     if out.exists():
         raise BackupError(f"{out}: is there already; give another file, or remove that one")
     with contextlib.closing(connect(data_dir)) as database:
         try:
-            # Beside the backup: there must be room for it twice.
+            # The staging folder is beside the backup, so the disk needs twice the backup's size.
             with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
                 copy = Path(aside) / FILE_NAME
                 with reported(f"{out}: the store cannot be copied"):
-                    # In one go: SQLite's backup interface starts anew with every record that comes meanwhile.
+                    # Copy in one step: SQLite's backup interface starts over with every commit.
                     database.execute("VACUUM INTO ?", (str(copy),))
-                # After the database: a rollout is in its folder before it is in there.
+                # After the database: a rollout's folder is written before its row.
                 files = {FILE_NAME: copy}
                 files |= _files(data_dir / ROLLOUTS, ROLLOUTS)
                 files |= _files(keys_dir, KEYS) if keys_dir else {}
@@ -63,7 +70,7 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path, name: str) -> dict[str, Path]:
-    """Files of a folder by their names in the backup; unfinished ones, which begin with a dot, are left out."""
+    """Return the files of a folder by their names in the backup; unfinished (dot) files are left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
@@ -89,7 +96,7 @@ def _write(path: Path, files: dict[str, Path]) -> dict[str, Any]:
     described = path.with_name(MANIFEST)
     described.write_text(json.dumps(manifest, indent=1))
     with path.open("wb") as raw:
-        # It may hold keys.
+        # The backup may hold keys.
         os.fchmod(raw.fileno(), 0o600)
         with tarfile.open(fileobj=raw, mode="w") as tar:
             for name, file in {MANIFEST: described, **files}.items():
@@ -100,9 +107,13 @@ def _write(path: Path, files: dict[str, Path]) -> dict[str, Any]:
 
 
 def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[str, Any]:
-    """Make ``data_dir`` from a backup, and ``keys_dir`` if the backup has keys; returns its manifest.
+    """Restore ``data_dir`` from a backup, and ``keys_dir`` if the backup has keys. Restore everything or nothing.
 
-    All of it or nothing. Raises ``BackupError`` where the backup is not whole, or where something is there already.
+    Returns:
+        The manifest.
+
+    Raises:
+        BackupError: The backup is incomplete, or the target is not empty.
     """
     for place in (data_dir / FILE_NAME, data_dir / ROLLOUTS):
         if place.exists():
@@ -125,7 +136,8 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
                 _place(Path(aside) / KEYS, keys_dir)
             if (Path(aside) / ROLLOUTS).exists():
                 _place(Path(aside) / ROLLOUTS, data_dir / ROLLOUTS)
-            # Last: without it the centre would begin an empty file, and another restore is refused.
+            # Place the database last. Without it, the centre would create an empty one and a second restore would be
+            # refused.
             os.replace(Path(aside) / FILE_NAME, data_dir / FILE_NAME)
             _sync(data_dir)
     except OSError as error:
@@ -134,7 +146,7 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
 
 
 def _place(source: Path, target: Path) -> None:
-    """Move a folder where none or an empty one is, on another disk too."""
+    """Move a folder to a path that is missing or empty, also across disks."""
     if target.exists():
         target.rmdir()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +154,11 @@ def _place(source: Path, target: Path) -> None:
 
 
 def _unpack(backup: Path, folder: Path) -> dict[str, Any]:
-    """The files of a backup in ``folder``, each as the manifest has it. Raises ``BackupError``."""
+    """Extract a backup into ``folder`` and verify each file against the manifest.
+
+    Raises:
+        BackupError: A file is missing or differs.
+    """
     try:
         with tarfile.open(backup, mode="r:") as tar:
             members = iter(tar)
@@ -213,7 +229,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _sync(folder: Path) -> None:
-    """Names of files are on the disk only with their folder."""
+    """Sync a folder; its file names are durable only then."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The centre's one file: SQLite in write-ahead mode, each commit on the disk before it returns."""
+"""Open the centre's SQLite database (write-ahead mode); each commit is on the disk before it returns."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from central.storage import schema
 FILE_NAME = "central.sqlite"
 LOCK_NAME = "central.lock"
 
-# The newest map of an event, whatever the model, is the one of the latest records; of several maps of the same records
-# (a refined one) the one stored last, as ids grow in that order. The index map_newest is in this order.
+# Order of an event's maps, across models: by last record, then by id. A refined map has the same last record as its
+# original and a higher id. The index map_newest has this order.
 NEWEST_FIRST = "last_record DESC, map.rowid DESC"
 NEWEST = (
     "map.rowid = (SELECT later.rowid FROM map AS later WHERE later.survey = map.survey"
@@ -25,19 +25,23 @@ NEWEST = (
 
 
 class StoreError(CentralError, RuntimeError):
-    """The centre's file cannot be opened or written, or does not hold what was asked for."""
+    """The database cannot be opened or written, or lacks the requested entry."""
 
 
 class NoStoreError(StoreError):
-    """There is no centre's file yet."""
+    """The database does not exist yet."""
 
 
 class InUseError(StoreError):
-    """Another process has claimed what only one may have."""
+    """Another process holds an exclusive claim."""
 
 
 def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sqlite3.Connection:
-    """A connection for the calling thread; ``read_only`` leaves an older schema as it is. Raises ``StoreError``."""
+    """Open a connection for the calling thread; ``read_only`` does not migrate an older schema.
+
+    Raises:
+        StoreError: The database cannot be opened.
+    """
     path = data_dir / FILE_NAME
     database = None
     try:
@@ -52,7 +56,7 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
             return database
         database = sqlite3.connect(path, timeout=10.0, isolation_level=None)
         database.text_factory = _text
-        # Before anything else: a file of a newer program is not to be touched.
+        # Check first: the file of a newer program must not be changed.
         version = schema.version_of(database)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -75,12 +79,16 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
 
 
 def _text(content: bytes) -> str:
-    """Damaged text is read as damaged text: an error would end a query that reads other rows as well."""
+    """Decode damaged text with replacements; an error would end a query that also reads intact rows."""
     return content.decode("utf-8", "replace")
 
 
 def _migrate(database: sqlite3.Connection, data_dir: Path) -> None:
-    """Bring the file to this program's schema. Raises ``InUseError`` where an older centre would lose its footing."""
+    """Migrate the file to this program's schema.
+
+    Raises:
+        InUseError: A centre of an older version is running on the file.
+    """
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and is_claimed(data_dir) and schema.version_of(database) < schema.VERSION:
         raise InUseError("an older centre is at work on it; stop that one, then start this one")
@@ -89,7 +97,7 @@ def _migrate(database: sqlite3.Connection, data_dir: Path) -> None:
 
 @contextlib.contextmanager
 def reported(what: str) -> Iterator[None]:
-    """What SQLite raises within becomes a ``StoreError`` that begins with ``what``."""
+    """Convert SQLite's errors to a ``StoreError`` that begins with ``what``."""
     try:
         yield
     except sqlite3.Error as error:
@@ -98,24 +106,29 @@ def reported(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def transaction(database: sqlite3.Connection, what: str) -> Iterator[None]:
-    """All that is written within, or none of it. Raises ``StoreError`` that begins with ``what``."""
+    """Commit all writes of the block, or none.
+
+    Raises:
+        StoreError: The transaction failed; the message begins with ``what``.
+    """
     with reported(what):
         database.execute("BEGIN IMMEDIATE")
         try:
             yield
             database.execute("COMMIT")
         except BaseException:
-            # SQLite has rolled back by itself after some errors.
+            # SQLite has already rolled back after some errors.
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
 
 
 def lock(data_dir: Path, name: str = LOCK_NAME, who: str = "another centre") -> IO[bytes]:
-    """Claim ``data_dir`` for this process until the file returned is closed (or the process ends).
+    """Claim ``data_dir`` for this process until the returned file is closed or the process ends.
 
-    Raises ``InUseError`` when another process has it (two centres would draw every map twice), and ``StoreError``
-    where it cannot be claimed at all.
+    Raises:
+        InUseError: Another process has claimed it; two centres would decode every map twice.
+        StoreError: The claim cannot be made.
     """
     path = data_dir / name
     try:
@@ -138,11 +151,15 @@ def lock(data_dir: Path, name: str = LOCK_NAME, who: str = "another centre") -> 
 
 
 def is_claimed(data_dir: Path) -> bool:
-    """Whether a centre is at work on ``data_dir``; nothing is made. Raises ``StoreError`` where that cannot be told."""
+    """Return True if a centre is running on ``data_dir``. Creates no file.
+
+    Raises:
+        StoreError: The state of the lock cannot be read.
+    """
     path = data_dir / LOCK_NAME
     try:
         with path.open("rb") as file:
-            # Shared, so that two who ask at once do not take each other for a centre.
+            # A shared lock, so that two simultaneous checks do not take each other for a centre.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

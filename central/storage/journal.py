@@ -1,4 +1,4 @@
-"""What was received, on the disk before anything is acknowledged; idempotent on (survey, device, boot, sequence)."""
+"""Store received records before they are acknowledged; idempotent on (survey, device, boot, sequence)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAST_ID = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """A latent in the journal; ``id`` grows in the order of arrival."""
+    """Latent in the journal; ``id`` grows in order of arrival."""
 
     id: int
     survey: int
@@ -34,26 +34,27 @@ class JournalEntry:
 
     @property
     def sampled_us(self) -> int:
-        """When it was recorded; when it arrived, of a device that had no clock yet."""
+        """Return the sample time, or the arrival time if the device had no clock yet."""
         return self.sample_time_us or self.received_us
 
     @property
     def key(self) -> tuple[int, int, bytes]:
-        """The event it belongs to: (survey, event, model hash). Models never mix."""
+        """Return the event's key (survey, event, model hash); latents of different models are never mixed."""
         return (self.survey, self.event, self.model_hash)
 
     @property
     def order(self) -> tuple[int, int]:
-        """Place in its device's own order, whatever order the link delivered in."""
+        """Return the record's position in its device's own order, independent of the order of delivery."""
         return (self.boot, self.sequence)
 
 
 @dataclass(frozen=True)
 class CommitResult:
-    """What became of a group: the ``new`` ones, and by place in the group those in ``conflict``.
+    """Result of a group commit: ``new`` entries, and group indices of records in ``conflict``.
 
-    A conflict has the number of a record that is there already and another content: two devices under
-    one number, or one that lost its count. The journal keeps what it has.
+    A conflict has the number of a stored record but different content. Either two devices share a number, or one lost
+    its
+    counter. The journal keeps the stored record.
     """
 
     new: list[JournalEntry]
@@ -74,27 +75,29 @@ VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
 _COLUMNS = (
     "id, survey, event, model_hash, device, boot, sequence, sample_time_us, received_us, wire_bytes, payload"
 )
-# What a record's checksum is of, but for the payload: all its columns but the id.
+# Columns under the checksum besides the payload: all but the id.
 _CHECKED = struct.Struct("<HI8sHIIQQI")
-# Latents of an event that are read at once; a device with a stuck event number makes any number.
+# Maximum latents read at once per event; a device with a stuck event number sends any number of them.
 FEW = 256
 
 
 class Journal:
-    """One thread's view of the journal."""
+    """Journal access of one thread."""
 
     def __init__(self, data_dir: Path, log: Log | None = None) -> None:
-        """``log`` is told of records that are damaged: they are left out."""
+        """Open the journal. Damaged records are skipped and reported to ``log``."""
         self._database = connect(data_dir, create=True)
         self._log = log
-        # Id of the last record that was read last, whole or damaged; None where there was none.
+        # Id of the last record of the latest read, intact or damaged; None if there was none.
         self.read_through: int | None = None
 
     def commit(self, records: Sequence[tuple[Record, int, int]]) -> CommitResult:
-        """Put ``(record, received_us, wire_bytes)`` on the disk in one transaction.
+        """Commit a group of ``(record, received_us, wire_bytes)`` in one transaction.
 
-        A record that is there already is left as it is. Raises ``StoreError`` (a full disk, say) with
-        nothing of the group kept.
+        Records that are already stored are left unchanged.
+
+        Raises:
+            StoreError: The commit failed, for example on a full disk; nothing of the group is kept.
         """
         new: list[JournalEntry] = []
         conflicts: set[int] = set()
@@ -109,7 +112,7 @@ class Journal:
         return CommitResult(new, conflicts)
 
     def _count(self, new: list[JournalEntry]) -> None:
-        """Once a group and boot, and in the group's transaction: what the centre knows of devices costs little."""
+        """Update the device counters: one write per group and boot, in the group's transaction, to keep it cheap."""
         counts: dict[tuple[int, int, int], tuple[int, JournalEntry]] = {}
         for latent in new:
             key = (latent.survey, latent.device, latent.boot)
@@ -152,7 +155,7 @@ class Journal:
         return JournalEntry(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
 
     def _holds(self, record: Record) -> bool:
-        """Whether the record kept under this number is this one."""
+        """Return True if the record stored under this number is identical to this one."""
         kept = self._database.execute(
             "SELECT event, model_hash, payload FROM record"
             " WHERE survey = ? AND device = ? AND boot = ? AND sequence = ?",
@@ -161,15 +164,15 @@ class Journal:
         return kept == (record.event, record.model_hash, record.payload)
 
     def of_event(self, key: tuple[int, int, bytes]) -> list[JournalEntry]:
-        """Every latent of an event, in order of arrival; without bound, so for tests and accounts only."""
+        """Return every latent of an event in order of arrival. Unbounded; for tests and accounting only."""
         return self._read("survey = ? AND event = ? AND model_hash = ?", key)
 
     def latents_of(
         self, key: tuple[int, int, bytes], n_devices: int, through: int | None = None
     ) -> list[JournalEntry]:
-        """An event's latents in order of arrival, those up to the id ``through`` if given.
+        """Return an event's latents in order of arrival, up to the id ``through`` if given.
 
-        All of a few; of more than ``FEW`` the last to arrive and each device's newest in its own order.
+        An event with more than ``FEW`` latents is reduced to the last arrivals and each device's newest latent.
         """
         of_event, last_id = "survey = ? AND event = ? AND model_hash = ? AND id <= ?", through or _LAST_ID
         few = max(FEW, 4 * n_devices)
@@ -186,17 +189,19 @@ class Journal:
         return sorted(set(found), key=lambda latent: latent.id)
 
     def newest(self) -> int:
-        """The id of the latent that came last; 0 before the first."""
+        """Return the id of the newest latent, or 0 if there is none."""
         with reported("journal: cannot be read"):
             return self._database.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()[0]
 
     def after(self, read: int, most: int) -> list[JournalEntry]:
-        """Of the latents that came after the id ``read`` the first ``most``."""
+        """Return the first ``most`` latents after the id ``read``."""
         return self._read("id > ?", (read,), most)
 
     def undecoded(self, read: int = 0, most: int = -1) -> list[JournalEntry]:
-        """Latents that came after the last map of their event was drawn: what a restart has to finish. Of those after
-        the id ``read`` the first ``most``, or all."""
+        """Return latents newer than their event's last map: the backlog of a restart.
+
+        It returns those after the id ``read``: the first ``most``, or all.
+        """
         return self._read(
             "id > ? AND id > coalesce((SELECT max(last_record) FROM map AS m WHERE m.survey = record.survey"
             " AND m.event = record.event AND m.model_hash = record.model_hash), 0)",
@@ -214,7 +219,7 @@ class Journal:
         return [JournalEntry(*row[:-1]) for row in rows if self._is_whole(row)]
 
     def _is_whole(self, row: tuple) -> bool:
-        """Records from before there were checksums have none."""
+        """Return True if the checksum matches; records from before checksums have none and pass."""
         id, *values, checksum = row
         if checksum is None or checksum == _checksum(values):
             return True
@@ -227,7 +232,7 @@ class Journal:
 
 
 def damaged_records(database: sqlite3.Connection) -> Iterator[int]:
-    """Ids of records whose checksum does not fit them; reads the whole journal."""
+    """Return the ids of records with a wrong checksum; reads the whole journal."""
     with reported("journal: cannot be read"):
         for id, *values, checksum in database.execute(f"SELECT {_COLUMNS}, checksum FROM record"):
             if checksum is not None and checksum != _checksum(values):
@@ -235,7 +240,7 @@ def damaged_records(database: sqlite3.Connection) -> Iterator[int]:
 
 
 def _checksum(values: Sequence) -> int:
-    """CRC-32 of a record's columns, the id aside; -1 where damage left what no column can hold."""
+    """Return the CRC-32 of a record's columns except the id, or -1 if a value is outside its column's range."""
     try:
         return zlib.crc32(values[-1], zlib.crc32(_CHECKED.pack(*values[:-1])))
     except (struct.error, TypeError):

@@ -1,42 +1,45 @@
-"""How far the journal has come, told by the thread that writes it to the one that reads it on."""
+"""Tell the decoding thread how far the receiving thread has written the journal."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-# How long what is complete may still be drawn after the end: a service manager kills after a minute what does not
-# end, and nothing is lost, as the next start reads on.
+# Time to decode complete events at shutdown, seconds. A service manager kills a process after a minute. Nothing is
+# lost, since the next start resumes.
 DRAIN_S = 10.0
 
 
 class JournalCursor:
-    """The newest record's id, and whether more will come. What waits is in the journal alone, so that a flood, or
-    the backlog of a long outage, takes disk and not memory."""
+    """Id of the newest record, and whether more will come.
+
+    Waiting records stay in the journal. A flood or the backlog of a long outage therefore takes disk space, not memory.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._newest = 0
-        # Nothing is known of a backlog before the reader has found where it begins.
+        # None until the reader has found the start of its backlog.
         self._read: int | None = None
         self._ended_s: float | None = None
 
     def tell(self, newest: int) -> None:
-        """The journal has records up to the id ``newest``."""
+        """Announce that the journal holds records up to the id ``newest``."""
         with self._changed:
             self._newest = max(self._newest, newest)
             self._changed.notify()
 
     def end(self) -> None:
-        """No more will come."""
+        """Announce that no more records will come."""
         with self._changed:
             self._ended_s = self._ended_s or time.monotonic()
             self._changed.notify()
 
     def wait(self, read: int, timeout_s: float, full: bool = False) -> bool:
-        """Until there is more than what was ``read``, an id, or the end; ``full`` is who can take in no more now.
+        """Wait for records after the id ``read``, or for the end; a ``full`` reader waits only for the end.
 
-        Returns whether no more is to be read: all is, or the end is not to wait for it.
+        Returns:
+            True if the reader should stop: all is read, or the remaining work is deferred.
         """
         with self._changed:
             self._read = read
@@ -47,11 +50,11 @@ class JournalCursor:
 
     @property
     def over(self) -> bool:
-        """Whether what is left is to be left to the next start."""
+        """True if the remaining work is deferred to the next start."""
         ended_s = self._ended_s
         return ended_s is not None and time.monotonic() - ended_s >= DRAIN_S
 
     def waiting(self) -> int:
-        """Records that are in the journal and not read yet."""
+        """Number of journal records that are not read yet."""
         with self._changed:
             return 0 if self._read is None else max(0, self._newest - self._read)

@@ -12,14 +12,14 @@ import numpy as np
 
 from central.errors import CentralError
 
-# First byte of the blob.
+# First byte of the blob: the encoding.
 _ROUNDED, _EXACT = b"\x01", b"\x02"
 _MAX_MPS = 30_000.0
 _LEVEL = 6
 
 
 class MapCodecError(CentralError, ValueError):
-    """Bytes that are not a map of the expected shape."""
+    """The bytes are not a map of the expected shape."""
 
 
 def encode_map(values: np.ndarray) -> bytes:
@@ -27,7 +27,7 @@ def encode_map(values: np.ndarray) -> bytes:
     values = np.ascontiguousarray(values, np.float32)
     if not (np.abs(values) <= _MAX_MPS).all():
         return _EXACT + zlib.compress(_planes(values.astype("<f4")), _LEVEL)
-    # Differences of int16 wrap around, and their sum wraps back.
+    # int16 differences wrap around; the cumulative sum wraps back.
     differences = np.diff(
         np.rint(values).astype("<i2"), axis=0, prepend=np.zeros((1, values.shape[1]), "<i2")
     )
@@ -35,13 +35,17 @@ def encode_map(values: np.ndarray) -> bytes:
 
 
 def decode_map(blob: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """Map ``shape (nz, nx)`` float32 in m/s from the bytes of ``encode_map``. Raises ``MapCodecError``."""
+    """Decode the bytes of ``encode_map`` to a float32 map of ``shape (nz, nx)`` in m/s.
+
+    Raises:
+        MapCodecError: The bytes are not a map of this shape.
+    """
     kind = blob[:1]
     try:
         dtype = np.dtype({_ROUNDED: "<i2", _EXACT: "<f4"}[kind])
         expected = dtype.itemsize * shape[0] * shape[1]
         inflater = zlib.decompressobj()
-        # Bounded: damage must not become gigabytes.
+        # Limit the output: damaged bytes could expand to gigabytes.
         planes = inflater.decompress(blob[1:], expected + 1)
         if len(planes) != expected:
             raise MapCodecError(f"map: expected {expected} bytes, got {len(planes)}")
@@ -54,5 +58,5 @@ def decode_map(blob: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _planes(values: np.ndarray) -> bytes:
-    """All first bytes, then all second bytes: neighbours are alike."""
+    """Split 16-bit values into low and high byte planes; neighbouring bytes are then similar."""
     return np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize).T.tobytes()

@@ -1,4 +1,4 @@
-"""Maps with where they come from."""
+"""Store maps with their provenance."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from central.storage.schema import CHECKED_US, DECODED_US, REFINED
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A decoded map: ``velocity_mps``, ``uncertainty_mps`` float32 ``(nz, nx)``.
+    """Decoded map: ``velocity_mps`` and ``uncertainty_mps``, float32 ``(nz, nx)``.
 
-    ``provenance`` says which devices were heard, model and decoder hash, times in microseconds since
-    1970, wire bytes, software versions, and the survey.
+    ``provenance`` holds the devices received, model and decoder hashes, times in microseconds since 1970, wire bytes,
+    software versions and the survey.
     """
 
     survey: int
@@ -44,7 +44,7 @@ class StoredMap:
 
 @dataclass(frozen=True)
 class NewMap:
-    """A map to keep, ``(nz, nx)`` float32 in m/s, drawn from the records of ``key`` up to ``last_record``."""
+    """Map to store, ``(nz, nx)`` float32 in m/s, decoded from the records of ``key`` up to ``last_record``."""
 
     key: tuple[int, int, bytes]
     last_record: int
@@ -54,39 +54,49 @@ class NewMap:
     provenance: dict[str, Any]
 
 
-# What ``stored_map`` makes a map of.
+# Columns that ``stored_map`` reads.
 MAP_COLUMNS = (
     "survey, event, model_hash, revision, last_record, partial, provenance, n_depth, n_width, velocity, "
     "uncertainty, checksum"
 )
-# Maps of an event that are kept beside its refined ones: each latent more of an event makes another.
+# Maps kept per event, besides refined ones; each additional latent of an event makes another map.
 MAX_REVISIONS = 16
-# Maps of an event that are read at once; a store of schema version 1 may have thousands.
+# Maximum maps read at once per event; a store of schema version 1 may have thousands.
 MAX_LISTED = 100
 
 
 class DamagedMapError(StoreError):
-    """A map whose bytes on the disk are not those that were stored."""
+    """The stored bytes of a map are damaged."""
 
 
 class Store:
-    """One thread's view of the maps."""
+    """Map store access of one thread."""
 
     def __init__(self, data_dir: Path, create: bool = False) -> None:
         self._database = connect(data_dir, create)
 
     def put(self, maps: Sequence[NewMap]) -> list[int]:
-        """Commit maps in one transaction; returns their revisions (from 1).
+        """Commit maps in one transaction.
 
-        Raises ``StoreError`` with nothing kept.
+        Returns:
+            Their revisions, from 1.
+
+        Raises:
+            StoreError: The commit failed; nothing is kept.
         """
         what = ", ".join(f"survey {survey}, event {event}" for survey, event, _ in (m.key for m in maps[:3]))
         with transaction(self._database, f"store: cannot keep {len(maps)} maps ({what})"):
             return [self._insert(entry) for entry in maps]
 
     def put_unless_newer(self, entry: NewMap) -> int | None:
-        """Commit a map that took long to make; returns its revision, None where the centre has drawn one from later
-        records meanwhile: that one stays the newest, and nothing is kept. Raises ``StoreError``."""
+        """Commit a map that took long to make, unless the centre has stored a map of later records meanwhile.
+
+        Returns:
+            Its revision, or None if nothing was stored.
+
+        Raises:
+            StoreError: The commit failed.
+        """
         survey, event, _ = entry.key
         with transaction(self._database, f"store: cannot keep a map (survey {survey}, event {event})"):
             (through,) = self._database.execute(
@@ -122,7 +132,11 @@ class Store:
         return revision
 
     def amend(self, stored: StoredMap, name: str, value: Any) -> None:
-        """Add to the provenance of a map that is there what was found out later. Raises ``StoreError``."""
+        """Add later findings to the provenance of a stored map.
+
+        Raises:
+            StoreError: The map cannot be updated.
+        """
         key = (stored.survey, stored.event, stored.model_hash, stored.revision)
         where = "survey = ? AND event = ? AND model_hash = ? AND revision = ?"
         with transaction(self._database, f"store: cannot amend event {stored.event}"):
@@ -138,7 +152,7 @@ class Store:
             )
 
     def newest(self, survey: int | None = None) -> Iterator[StoredMap]:
-        """The newest map of every event, in order of event; read as they are asked for."""
+        """Yield the newest map of every event, in event order; reads one row at a time."""
         of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
         with reported("store: cannot be read"):
             rows = self._database.execute(
@@ -150,8 +164,11 @@ class Store:
     def recent(
         self, survey: int | None = None, last: int = -1, since_us: int = 0
     ) -> Iterator[StoredMap | DamagedMapError]:
-        """The newest maps of the ``last`` events, or of all, in the order they were decoded; none that was decoded
-        before ``since_us``. Read as they are asked for; a damaged one is an error in its place."""
+        """Yield the newest maps of the ``last`` events, or of all, in order of decoding.
+
+        Maps decoded before ``since_us`` are left out. Rows are read one at a time; a damaged map yields an error in its
+        place.
+        """
         of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
         first = self.last_id() + 1 if last >= 0 or since_us else 0
         with reported("store: cannot be read"):
@@ -171,11 +188,15 @@ class Store:
                 yield read_map(row)
 
     def get(self, event: int, survey: int | None = None) -> StoredMap:
-        """The newest map of an event. Raises ``StoreError`` when there is none, or more than one survey's."""
+        """Return the newest map of an event.
+
+        Raises:
+            StoreError: The event has no map, or several surveys have this event.
+        """
         return self._of_event(event, survey, f" AND {NEWEST}")[0]
 
     def revisions(self, event: int, survey: int | None = None) -> list[StoredMap]:
-        """The last ``MAX_LISTED`` maps of an event, the newest first, at least one. Raises as ``get`` does."""
+        """Return up to ``MAX_LISTED`` maps of an event, newest first, at least one. Raises the errors of ``get``."""
         return self._of_event(event, survey, f" ORDER BY {NEWEST_FIRST} LIMIT {MAX_LISTED}")
 
     def _of_event(self, event: int, survey: int | None, which: str) -> list[StoredMap]:
@@ -193,7 +214,7 @@ class Store:
         return [stored_map(row) for row in rows]
 
     def _held(self, survey: int | None) -> str:
-        """What there is instead. It counts all events: only for who asked for one that is not there."""
+        """Describe the events that do exist, for an error message. Counts all events, so only for the error case."""
         with reported("store: cannot be read"):
             count, low, high = self._database.execute(
                 "SELECT count(DISTINCT event), min(event), max(event) FROM map WHERE ?1 IS NULL OR survey = ?1",
@@ -203,15 +224,17 @@ class Store:
         return f"{where}, which holds {f'{count} events from {low} to {high}' if count else 'no event yet'}"
 
     def last_id(self) -> int:
-        """Id of the map that was drawn last; 0 before the first."""
+        """Return the id of the last stored map, or 0 if there is none."""
         with reported("store: cannot be read"):
             return self._database.execute("SELECT coalesce(max(rowid), 0) FROM map").fetchone()[0]
 
     def newest_unchecked(
         self, after: int, through: int, survey: int | None = None, without: Collection[bytes] = ()
     ) -> int | None:
-        """The highest id of ``after + 1 .. through`` whose map is its event's newest and was not held against the
-        waves yet; none of the models ``without``. None where there is no such map."""
+        """Return the highest id in ``after + 1 .. through`` of an unchecked map that is its event's newest.
+
+        Maps of the models ``without`` are left out. Returns None if there is no such map.
+        """
         models = ",".join("?" * len(without))
         with reported("store: cannot be read"):
             row = self._database.execute(
@@ -223,7 +246,11 @@ class Store:
         return row and row[0]
 
     def by_id(self, id: int) -> StoredMap:
-        """The map with this id. Raises ``StoreError`` when there is none."""
+        """Return the map with this id.
+
+        Raises:
+            StoreError: There is no such map.
+        """
         with reported("store: cannot be read"):
             row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE rowid = ?", (id,)).fetchone()
         if row is None:
@@ -231,7 +258,7 @@ class Store:
         return stored_map(row)
 
     def drawn_through(self, stored: StoredMap) -> int:
-        """Id of the last record that this map was drawn from."""
+        """Return the id of the last record used for this map."""
         with reported("store: cannot be read"):
             return self._database.execute(
                 "SELECT last_record FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision = ?",
@@ -239,7 +266,7 @@ class Store:
             ).fetchone()[0]
 
     def emitted_through(self, key: tuple[int, int, bytes]) -> int:
-        """Id of the last record that a map of this event was drawn from; 0 without a map."""
+        """Return the id of the last record used for any map of this event, or 0 without a map."""
         with reported("store: cannot be read"):
             return self._database.execute(
                 "SELECT coalesce(max(last_record), 0) FROM map"
@@ -252,7 +279,11 @@ class Store:
 
 
 def stored_map(row: tuple) -> StoredMap:
-    """The map of a row of ``MAP_COLUMNS``. Raises ``DamagedMapError``."""
+    """Convert a row of ``MAP_COLUMNS`` to a map.
+
+    Raises:
+        DamagedMapError: The row is damaged.
+    """
     survey, event, model_hash, revision, _, partial, text, nz, nx, *blobs, checksum = row
     try:
         if checksum is not None and checksum != _checksum(row[:-1]):
@@ -261,7 +292,7 @@ def stored_map(row: tuple) -> StoredMap:
         if not isinstance(provenance, dict):
             raise ValueError("its provenance is no object")
         if checksum is None:
-            # Of schema version 1.
+            # Rows of schema version 1.
             velocity, uncertainty = (np.frombuffer(blob, np.float32).reshape(nz, nx) for blob in blobs)
         else:
             velocity, uncertainty = (decode_map(blob, (nz, nx)) for blob in blobs)
@@ -274,7 +305,7 @@ def stored_map(row: tuple) -> StoredMap:
 
 
 def read_map(row: tuple) -> StoredMap | DamagedMapError:
-    """The map of a row of ``MAP_COLUMNS``, or what is wrong with it."""
+    """Convert a row of ``MAP_COLUMNS`` to a map, or to the error if it is damaged."""
     try:
         return stored_map(row)
     except DamagedMapError as error:
@@ -282,7 +313,7 @@ def read_map(row: tuple) -> StoredMap | DamagedMapError:
 
 
 def damaged_maps(database: sqlite3.Connection) -> Iterator[str]:
-    """What is wrong with each damaged map; reads the whole store."""
+    """Yield the error of each damaged map; reads the whole store."""
     with reported("store: cannot be read"):
         for row in database.execute(f"SELECT {MAP_COLUMNS} FROM map"):
             if isinstance(found := read_map(row), DamagedMapError):
@@ -290,6 +321,6 @@ def damaged_maps(database: sqlite3.Connection) -> Iterator[str]:
 
 
 def _checksum(values: Sequence) -> int:
-    """CRC-32 of a map's columns but the last."""
+    """Return the CRC-32 of all map columns except the last."""
     *fields, velocity, uncertainty = values
     return zlib.crc32(uncertainty, zlib.crc32(velocity, zlib.crc32(repr(fields).encode())))

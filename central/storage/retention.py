@@ -1,8 +1,8 @@
-"""What the store gives up so that it does not grow without end: ``[retention]``, off unless configured.
+"""Delete old events so that the store stays bounded: ``[retention]``, off by default.
 
-Events go by age, by number and for want of disk, the oldest first, with their maps, records and pictures. Flagged and
-refined events stay. For want of disk superseded maps go before whole events. Each transaction is short: the receiver
-shares the file.
+Events are deleted by age, by number and on low disk space, oldest first, with their maps, records and pictures.
+Flagged and refined events are kept. On low disk space, superseded maps are deleted before whole events. Transactions
+are short, since the receiver uses the same file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from central.storage.schema import DECODED_US, FLAGGED, REFINED
 from firmware_py.runtime.log import Log, now_us
 
 EVERY_S = 60.0
-# Pause between transactions, in which the receiver has its turn.
+# Pause between transactions, seconds; lets the receiver write.
 PAUSE_S = 0.02
 BATCH_EVENTS, BATCH_MAPS, BATCH_RECORDS = 20, 20, 500
 DAY_US = 86_400_000_000
@@ -29,7 +29,7 @@ _SUPERSEDED = (
     "EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey AND later.event = map.event"
     " AND later.model_hash = map.model_hash AND later.revision > map.revision)"
 )
-# Ids are not to be given again: the last map and the last record stay.
+# The last map and the last record stay, so that SQLite does not reuse their ids.
 _OLDEST = f"""
 SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(rowid) FROM map) AND {NEWEST}
     AND NOT {FLAGGED} AND NOT EXISTS (SELECT 1 FROM map AS refined WHERE refined.survey = map.survey
@@ -40,12 +40,12 @@ SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(row
 
 
 def picture_path(data_dir: Path, survey: int, event: int) -> Path:
-    """Where the picture of an event's map is drawn."""
+    """Return the path of the picture of an event's map."""
     return data_dir / "pictures" / f"survey{survey}-event{event:06d}.png"
 
 
 class Retention:
-    """``watch`` has a thread; ``prune`` is one look."""
+    """Retention policy at work: ``watch`` needs a thread; ``prune`` runs once."""
 
     def __init__(self, data_dir: Path, section: RetentionSection, log: Log) -> None:
         self._data_dir = data_dir
@@ -53,7 +53,7 @@ class Retention:
         self._log = log
 
     def watch(self, stopping: threading.Event) -> None:
-        """Prune every ``EVERY_S`` until ``stopping``; what fails is tried again."""
+        """Prune every ``EVERY_S`` until ``stopping`` is set; failures are retried."""
         while not stopping.wait(EVERY_S):
             try:
                 self.prune(stopping)
@@ -61,7 +61,14 @@ class Retention:
                 self._log.write("retention_failed", reason=str(error))
 
     def prune(self, stopping: threading.Event) -> tuple[int, int]:
-        """Remove what is due; returns how many events and superseded maps. Raises ``StoreError``."""
+        """Delete everything that is due.
+
+        Returns:
+            Numbers of deleted events and superseded maps.
+
+        Raises:
+            StoreError: A transaction failed.
+        """
         events = maps = 0
         section = self._section
         with closing(connect(self._data_dir)) as database:
@@ -83,7 +90,7 @@ class Retention:
         return events, maps
 
     def _is_short(self, database: sqlite3.Connection) -> bool:
-        """Whether less is free than asked for; pages that were freed within the file are used again."""
+        """Return True if free space is below the limit; free pages within the file count as free space."""
         if self._section.min_free_mib is None:
             return False
         with reported("store: cannot be read"):
@@ -104,7 +111,7 @@ class Retention:
         before_us: int = 1 << 62,
         most: int | None = None,
     ) -> int:
-        """Remove the oldest ``most`` events, or all, that were decoded before ``before_us``."""
+        """Delete up to ``most`` of the oldest events decoded before ``before_us``, or all of them."""
         removed = after = 0
         while not stopping.is_set() and (most is None or removed < most):
             size = BATCH_EVENTS if most is None else min(BATCH_EVENTS, most - removed)
@@ -120,7 +127,7 @@ class Retention:
     def _remove_event(
         self, database: sqlite3.Connection, stopping: threading.Event, survey: int, event: int
     ) -> None:
-        """Records first: without its map an event would be decoded again from them."""
+        """Delete one event, records first: an event with records but no map would be decoded again."""
         left = BATCH_RECORDS
         while left == BATCH_RECORDS:
             with transaction(database, "retention: records cannot be removed"):

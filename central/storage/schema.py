@@ -1,7 +1,7 @@
-"""The schema of the centre's file, by version; a file of an older version is migrated when it is opened.
+"""Define the database schema by version, and migrate older files when they are opened.
 
 ``PRAGMA user_version`` holds the version. 0 is a new file, or one from before versions were counted. A released
-migration never changes; a change of the schema is one more of them, with a file of the version before in
+migration never changes. A schema change adds a migration, and a file of the previous version in
 ``tests/central/golden``.
 """
 
@@ -11,7 +11,7 @@ import sqlite3
 
 from central.errors import CentralError
 
-# Columns of ``device_boot`` up to ``model_hash`` are of the record with the highest number; gaps up to ``scanned`` are
+# ``device_boot`` columns up to ``model_hash`` describe the record with the highest number. Gaps up to ``scanned`` are
 # in ``gap``.
 _VERSION_1 = """
 CREATE TABLE IF NOT EXISTS record (
@@ -106,23 +106,23 @@ SELECT survey, device, boot, count(*), max(sequence), sample_time_us, received_u
 WHERE NOT EXISTS (SELECT 1 FROM device_boot) GROUP BY survey, device, boot;
 """
 
-# SQL true where a person should look at a map. Provenance that is not JSON must not keep a map from being stored.
+# SQL expression, true if a person should review the map. Provenance that is not JSON must not block the insert.
 FLAGGED = (
     "(CASE WHEN json_valid(provenance) THEN coalesce(json_extract(provenance, '$.replaced'), 0) > 0"
     " OR coalesce(json_array_length(provenance, '$.flags'), 0) > 0 ELSE 0 END)"
 )
-# Time of a map's check by forward modelling, null before it; 0 for provenance that is not JSON.
+# Time of the map's check by forward modelling; null before the check, 0 if the provenance is not JSON.
 CHECKED_US = (
     "(CASE WHEN NOT json_valid(provenance) THEN 0 WHEN json_type(provenance, '$.consistency') IS NOT NULL"
     " THEN coalesce(json_extract(provenance, '$.consistency.checked_us'), 0) END)"
 )
-# SQL true where a map was refined by waveform inversion: no latents would make it again.
+# SQL expression, true if the map was refined by waveform inversion; latents cannot reproduce it.
 REFINED = "(json_valid(provenance) AND json_type(provenance, '$.refinement') IS NOT NULL)"
 DECODED_US = "(CASE WHEN json_valid(provenance) THEN json_extract(provenance, '$.decoded_us') END)"
 
-# A map with a checksum is compressed (``map_codec``); without one it is raw float32, from version 1.
-# ``record_of_device`` finds an event's newest latent of each device, ``map_newest`` an event's newest map.
-# ``changed`` is the id of the last record that came of a boot.
+# A map with a checksum is compressed (``map_codec``). One without is raw float32, from version 1. ``record_of_device``
+# finds each device's newest latent of an event, ``map_newest`` an event's newest map. ``changed`` is the id of the last
+# record received of a boot.
 _VERSION_2 = f"""
 ALTER TABLE record ADD COLUMN checksum INTEGER;
 ALTER TABLE map ADD COLUMN checksum INTEGER;
@@ -147,11 +147,15 @@ VERSION = len(MIGRATIONS)
 
 
 class SchemaError(CentralError, RuntimeError):
-    """A file of a newer version, or of another schema."""
+    """The file has a newer version, or another schema."""
 
 
 def version_of(database: sqlite3.Connection) -> int:
-    """Schema version of a file. Raises ``SchemaError`` for one that is newer than this program."""
+    """Return a file's schema version.
+
+    Raises:
+        SchemaError: The file is newer than this program.
+    """
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise SchemaError(
@@ -161,10 +165,15 @@ def version_of(database: sqlite3.Connection) -> int:
 
 
 def migrate(database: sqlite3.Connection) -> None:
-    """Bring a file to ``VERSION``, all of it or nothing. Raises ``SchemaError`` and ``sqlite3.Error``."""
+    """Migrate a file to ``VERSION``, completely or not at all.
+
+    Raises:
+        SchemaError: The file is newer, or has another schema.
+        sqlite3.Error: The migration failed.
+    """
     database.execute("BEGIN IMMEDIATE")
     try:
-        # Again, within the transaction: another process may have been first.
+        # Check again within the transaction: another process may have migrated first.
         for number in range(version_of(database), VERSION):
             for statement in MIGRATIONS[number].split(";"):
                 if statement.strip():
@@ -179,7 +188,7 @@ def migrate(database: sqlite3.Connection) -> None:
 
 
 def check(database: sqlite3.Connection) -> None:
-    """Raises ``SchemaError`` where a table has other columns than this version's: nothing could be stored in it."""
+    """Raise ``SchemaError`` if a table's columns differ from this version's."""
     fresh = sqlite3.connect(":memory:")
     try:
         for text in MIGRATIONS:

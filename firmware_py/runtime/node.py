@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from firmware_py.inference.bundle import load_bundle
-from firmware_py.inference.companding import GatherError
+from firmware_py.inference.companding import GatherError, unusual_loudness
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Rate, RateError, pack
@@ -81,6 +81,7 @@ class Node:
         self.refused = 0
         self.refusal = ""
         self._fault = ""
+        self._loudness_reported = False
         self._recorded = 0
         self._acknowledged = 0
         # (boot, sequence); before the first, of no boot.
@@ -228,6 +229,7 @@ class Node:
             self.source.reject(recording, str(error))
             return
         encode_s = self._encode_s = time.perf_counter() - started
+        self._report_loudness(recording)
         sequence = self.spool.next_sequence()
         record = packet.Record(
             packet.LATENT,
@@ -253,6 +255,17 @@ class Node:
             encode_s=round(encode_s, 6),
             network_s=round(self.encoder.network_s, 6),
         )
+
+    def _report_loudness(self, recording: Recording) -> None:
+        """Log a recording of unusual loudness, once until one is as expected again."""
+        reason = unusual_loudness(recording.part, self.bundle.companding)
+        if bool(reason) != self._loudness_reported:
+            self._loudness_reported = bool(reason)
+            self.log.write(
+                "unusual_loudness" if reason else "usual_loudness",
+                event=recording.event,
+                **({"reason": reason} if reason else {}),
+            )
 
     def _send_waiting(self) -> None:
         """Send what is new within the window, and what has waited too long for its acknowledgement."""

@@ -7,10 +7,22 @@ import pytest
 from fake_decoder import MODEL_HASH, OTHER_HASH, latent_record
 
 import epic
-from central.fleet.device_views import LATE, NOT_HEARD, ON_TIME, SILENT, devices, keep_expected, state_of
+from central.fleet.device_registry import DeviceRegistry
+from central.fleet.device_views import (
+    LATE,
+    NOT_HEARD,
+    ON_TIME,
+    REVOKED,
+    SILENT,
+    devices,
+    keep_allowed,
+    keep_expected,
+    state_of,
+)
 from central.fleet.devices_cli import _remarks
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
+from firmware_py.runtime.log import Log
 
 T0_US = 1_700_000_000_000_000
 
@@ -130,3 +142,26 @@ def test_the_table_fits_the_terminal(data_dir, tmp_path, monkeypatch, capsys, wi
     assert max(map(len, table)) <= width
     assert not any("…" in line for line in table)
     assert (MODEL_HASH.hex() in "".join(table)) == (width == 200)
+
+
+def test_a_device_whose_key_was_revoked_is_not_on_time(data_dir):
+    keep(data_dir, latent_record(device=0), latent_record(device=1), received_us=T0_US)
+    states = lambda: [view.state for view in devices(data_dir, at_us=T0_US + 1_000_000)]  # noqa: E731
+    keep_allowed(data_dir, {(1, 0)})
+    assert states() == [ON_TIME, REVOKED]
+    keep_allowed(data_dir, {(1, 0), (1, 1)})
+    assert states() == [ON_TIME, ON_TIME]
+    keep_allowed(data_dir, None)
+    assert states() == [ON_TIME, ON_TIME], "a centre without keys"
+
+
+def test_a_revoked_device_is_named_in_the_log(data_dir, tmp_path):
+    allowed = [frozenset({(1, 0), (1, 3)})]
+    log = Log(tmp_path / "log.jsonl")
+    book = DeviceRegistry(data_dir, lambda record: None, log, allowed=lambda: allowed[0])
+    book.take_up_keys()
+    allowed[0] = frozenset({(1, 0)})
+    book.take_up_keys()
+    book.take_up_keys()
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert '"device_revoked"' in line and '"device": 3' in line

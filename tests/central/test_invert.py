@@ -16,6 +16,7 @@ from models.inversion.decoder import load_decoder, save_decoder
 from models.networks.fusion import DecoderConfig, build_decoder
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIFileError
+from physics.gather_checks import expected_peaks
 
 pytestmark = pytest.mark.slow
 
@@ -177,3 +178,25 @@ def test_the_command_and_its_errors_are_one_line(model, archive, tmp_path, capsy
         assert epic.main(arguments) == 2
         shown = capsys.readouterr().err.strip().splitlines()
         assert said in shown[-1] and shown[-1].startswith("error: ")
+
+
+def test_gathers_whose_maps_will_be_wrong_are_noted(model, tmp_path, capsys):
+    """All-zero, of a wrong gain: drawn, as the rest of the archive is, but not without a word."""
+    full_scale = expected_peaks(bundle_full_scale(model))[1] / 1.2
+    archive = gathers(4)
+    archive /= np.abs(archive).max(axis=(1, 2, 3), keepdims=True) / full_scale
+    archive[1] = 0
+    archive[2] /= 300
+    np.save(tmp_path / "a.npy", archive)
+    assert (
+        epic.main(["invert", str(tmp_path / "a.npy"), "--model", str(model), "--out", str(tmp_path / "out")])
+        == 0
+    )
+    err = capsys.readouterr().err
+    assert "a.npy: gather 1: every sample is zero" in err
+    assert "a.npy: gather 2: peak " in err and "gather 0: peak" not in err and "gather 3: peak" not in err
+
+
+def bundle_full_scale(model):
+    companding = load_bundle(model / "bundle").companding
+    return np.sinh(companding.c) / companding.k

@@ -72,7 +72,7 @@ def test_devices_are_told_as_the_centre_knows_them(data_dir, live):
     states = {
         dict(labels)["epic_device_state"]: v for (n, labels), v in found.items() if n == "epic_device_state"
     }
-    assert states == {"on time": 1, "late": 0, "silent": 0, "not heard": 0}
+    assert states == {"on time": 1, "late": 0, "silent": 0, "not heard": 0, "revoked": 0}
     (info,) = [dict(labels) for name, labels in found if name == "epic_device_info"]
     assert (info["model_hash"], info["board"]) == (MODEL_HASH.hex(), 'a "board"\\n\\')
     assert not any(name.startswith("epic_receiver") for name, _ in found), "no centre runs here"

@@ -222,3 +222,17 @@ def test_receivers_that_cannot_be(config, bundle, receivers):
 def test_a_device_the_survey_does_not_have(config, bundle):
     with pytest.raises(BundleError, match="made for devices 0 to 1, this is device 2"):
         select_receivers(config("tcp://127.0.0.1:9", device=2), bundle)
+
+
+def test_a_recording_of_a_wrong_gain_is_logged_once(config, bundle, gathers, entries, tmp_path):
+    """The map would be wrong without any other sign (issue 18, A.4)."""
+    full_scale = np.sinh(bundle.companding.c) / bundle.companding.k
+    usual = gathers / np.abs(gathers[:, :, :, 3:]).max(axis=(1, 2, 3), keepdims=True) * full_scale
+    for number, gather in enumerate([usual[0], usual[1] / 250, usual[2] / 250, usual[3]], start=1):
+        np.save(tmp_path / f"shot-{number}.npy", gather.astype(np.float32))
+    paths = tuple(tmp_path / f"shot-{number}.npy" for number in range(1, 5))
+    with FakeCentre() as centre:
+        Node(config(centre.endpoint, source=SourceSection(kind="files", paths=paths))).run()
+    (logged,) = entries("unusual_loudness")
+    assert logged["event"] == 2 and "correct the gain" in logged["reason"]
+    assert [entry["event"] for entry in entries("usual_loudness")] == [4]

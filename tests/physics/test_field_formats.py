@@ -305,31 +305,29 @@ def test_feet(tmp_path, gather):
     assert "positions in feet, 0.3048 m each" in found.steps
 
 
-@pytest.mark.parametrize("units", [2, 3, 4])
+@pytest.mark.parametrize("units", [2, 4])
 def test_degrees(tmp_path, gather, units):
-    """60 degrees north, where a degree of longitude is half one of latitude."""
+    """Seconds of arc and DDDMMSS.ss, 60 degrees north, where a degree of longitude is half one of latitude."""
 
     def at(cell):
         longitude = 10.5 + STEP_M * cell / 55_800
         if units == 2:
             return longitude * 3600 * 1000, 60 * 3600 * 1000
-        if units == 3:
-            return longitude * 1e7, 60 * 1e7
         minutes = (longitude - 10) * 60
         packed = 10 * 1e4 + int(minutes) * 1e2 + (minutes - int(minutes)) * 60
         return packed * 1000, 60 * 1e4 * 1000
 
-    scalar = -10_000_000 if units == 3 else -1000
-    if units == 3:
-        # The largest scalar of the standard: a metre is a unit at this latitude.
-        at_7, scalar = at, -10_000
-        at = lambda cell: tuple(value / 1e3 for value in at_7(cell))  # noqa: E731
-    traces = traces_of(gather, at=at, scalar=scalar, fields=[(89, "h", units)])
+    traces = traces_of(gather, at=at, scalar=-1000, fields=[(89, "h", units)])
     found = read(tmp_path / "a.sgy", segy_bytes(traces))
-    assert found.gather[0, :, 0].any()
-    if units != 3:
-        np.testing.assert_array_equal(found.gather, gather)
+    np.testing.assert_array_equal(found.gather, gather)
     assert found.origin_m is None
+
+
+def test_decimal_degrees(tmp_path, gather):
+    """On the meridian, as fine as a scalar allows: 1 / 30,000 of a degree is 3.7 m."""
+    at = lambda cell: (10.5 * 30_000, (60 + STEP_M * cell / 111_412) * 30_000)  # noqa: E731
+    traces = traces_of(gather, at=at, scalar=-30_000, fields=[(89, "h", 3)])
+    np.testing.assert_array_equal(read(tmp_path / "a.sgy", segy_bytes(traces)).gather, gather)
 
 
 def test_positions_are_printed_with_all_digits(tmp_path, gather):
@@ -528,8 +526,18 @@ def test_a_damaged_end_is_told(tmp_path, control):
     path = tmp_path / "a.mseed"
     path.write_bytes((CASES / "30-good.mseed").read_bytes()[:-4000])
     found = from_stations(path)
-    assert any("a.mseed is damaged, what follows is not read" in step for step in found.steps)
+    assert any(
+        "a.mseed has parts that are no whole miniSEED records, left out" in step for step in found.steps
+    )
     assert found.steps[-1] == "3 of 12 traces silent: receiver 5; source 1 receiver 4"
+
+
+def test_other_records_of_a_full_seed_volume_are_passed_over(tmp_path, control):
+    path = tmp_path / "a.seed.mseed"
+    path.write_bytes(b"000001V 0100018 2.4".ljust(512) + (CASES / "30-good.mseed").read_bytes())
+    found = from_stations(path)
+    np.testing.assert_array_equal(found.gather, control.gather)
+    assert any("has parts that are no whole miniSEED records" in step for step in found.steps)
 
 
 def test_stations_in_several_files(tmp_path, control):

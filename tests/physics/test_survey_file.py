@@ -93,7 +93,7 @@ def test_a_manifest_has_its_survey(tmp_path):
         ("[15, 35]", "[]", "devices: expected count = 1 to 36"),
         ("receivers = [[0, 11]", "count = 3\nreceivers = [[0, 11]", "devices: expected count = 1 to 36"),
         ("[devices]", "[device]", "[device]: did you mean 'devices'? expected sections map, record"),
-        ("length_s", "length", "record.length: expected length_s, interval_ms"),
+        ("length_s", "length", "record.length: did you mean 'length_s'? expected length_s, interval_ms"),
         ("[map]", "[map", "cannot be read"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import { bytes, count, element, span, utc } from "./format.js";
 
-const STATES = { "on time": "good", late: "warn", silent: "bad", "not heard": "warn" };
+const STATES = { "on time": "good", late: "warn", silent: "bad", "not heard": "warn", revoked: "bad" };
 
 function fill(table, columns, rows) {
   table.tBodies[0].replaceChildren(

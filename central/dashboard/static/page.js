@@ -202,7 +202,7 @@ function showTotals(t) {
   $("t-partial").textContent = count(t.partial);
   $("t-flagged").textContent = count(t.flagged);
   $("t-saved").textContent = t.received_bytes ? `${count(t.raw_bytes / t.received_bytes)} × fewer bytes` : "–";
-  $("t-bytes").textContent = `${bytes(t.received_bytes)} received for ${bytes(t.raw_bytes)} of raw samples`;
+  $("t-bytes").textContent = `${bytes(t.received_bytes)} of records received (without health, acknowledgements and TCP/IP headers) for ${bytes(t.raw_bytes)} of raw samples`;
   if (t.surveys.length < 2) return;
   $("survey-choice").hidden = false;
   const kept = $("survey").value;
