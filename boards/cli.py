@@ -52,7 +52,10 @@ def list_boards(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Board, as `epic board list` names it.")], as_json: Json = False
+    name: Annotated[
+        str, typer.Argument(help="Board, as `epic board list` names it, or a profile FILE.toml.")
+    ],
+    as_json: Json = False,
 ) -> None:
     """Show all that is known of one board, with the source of every figure."""
     board = load_board(name)
@@ -68,7 +71,9 @@ def show(
 @app.command()
 def check(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder (encoder.tflite and manifest.json).")],
-    board: Annotated[str, typer.Option("--board", help="Board, as `epic board list` names it.")],
+    board: Annotated[
+        str, typer.Option("--board", help="Board, as `epic board list` names it, or a profile FILE.toml.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Say whether a bundle fits a board: file, arena, operators, accelerator. Exit code 1 when it does not."""

@@ -3,6 +3,7 @@
 BoardsError
 ├── CompilerError          fit.accelerator
 ├── CheckError             fit.check
+├── EpicnnError            fit.epicnn
 ├── GraphError             fit.graph
 ├── TflmError              fit.tflm
 ├── InstallError           install.linux.shell

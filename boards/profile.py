@@ -120,7 +120,7 @@ class Install(_Strict):
     ``machines`` is what its `uname -m` may say, ``says_it_is`` how /proc/device-tree/model begins there.
     """
 
-    method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp"]
+    method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp", "uf2"]
     by: Literal["ssh", "mpremote", "hand"]
     machines: tuple[Literal["aarch64", "x86_64"], ...] = ()
     says_it_is: str = ""
@@ -142,6 +142,7 @@ class Board(_Strict):
     ``arena_limit`` bounds the tensor arena and ``model_limit`` the encoder's file; either may be
     the project's own rule rather than a property of the chip, and then its source says so.
     ``flash`` is where the model lies, a card or DDR where the board has no flash of its own.
+    ``runtime`` viper is stock MicroPython's native code (``boards/fit/epicnn.py``); its ``arena_limit`` is heap.
     ``status`` is honest about what was tried: "verified" by a run on such a machine, "verified in
     emulation", or only "documented"; ``status_note`` says what was run.
     """
@@ -150,7 +151,9 @@ class Board(_Strict):
     title: str
     kind: Literal["linux", "microcontroller"]
     processor: str
-    runtime: Literal["litert", "tflite-runtime-edgetpu", "tflite-micro", "tflite-micro-edgetpu", "ethos-u"]
+    runtime: Literal[
+        "litert", "tflite-runtime-edgetpu", "tflite-micro", "tflite-micro-edgetpu", "ethos-u", "viper"
+    ]
     status: Literal["verified", "verified in emulation", "documented"]
     status_note: Annotated[str, Field(min_length=10)]
     memory: Figure
@@ -194,16 +197,23 @@ def board_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
 
 
 def load_board(name: str, folder: Path = PROFILE_FOLDER) -> Board:
-    """The profile ``folder/name.toml``.
+    """The profile ``folder/name.toml``, or that of a path to a file FILE.toml.
 
     Raises ``BoardError`` for an unknown name, a file that is no TOML, or a wrong or missing entry.
     """
     known = board_names(folder)
-    if name not in known:
+    path = folder / f"{name}.toml"
+    if name.endswith(".toml"):
+        path = Path(name)
+        name = path.stem
+        if not path.is_file():
+            raise BoardError(
+                f"{path}: expected a board profile, found no file; begin with a copy of one in {folder}"
+            )
+    elif name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
         raise BoardError(f"no board {name!r}; {hint}")
-    path = folder / f"{name}.toml"
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)

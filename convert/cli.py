@@ -69,6 +69,7 @@ def _print(conversion: Conversion, console: Console) -> None:
         "TFLite-Micro against LiteRT's own kernels",
         _said(measured.tflm) if measured.tflm else conversion.arena_note,
     )
+    budget.add_row("stock MicroPython", conversion.micropython)
     console.print(budget)
     errors = Table(
         "family", "samples", "MAE float", "int8 Linux", "int8 micro", "cost", title="error of the decoded map"

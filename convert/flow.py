@@ -11,6 +11,7 @@ import numpy as np
 
 from boards.fit.budget import SMALLEST, Verdict, limits_of
 from boards.fit.check import assess
+from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.fit.graph import Graph, GraphError
 from boards.profile import Board
 from convert.errors import BudgetError, ConversionError, QuantisationError
@@ -18,6 +19,7 @@ from convert.quantise import quantise
 from convert.release import model_hash, staged_release
 from convert.run_folder import read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
+from firmware_py.inference.self_test import encode_vectors
 from models.data.gathers import DataError
 from models.errors import TrainingError
 from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
@@ -32,7 +34,8 @@ class Conversion:
     """What was made and measured.
 
     ``arena_bytes`` is None where TFLite-Micro is not installed; ``accelerator`` says what was done for the
-    target's accelerator (``boards.fit.check.Assessment``), None where it has none.
+    target's accelerator (``boards.fit.check.Assessment``), None where it has none. ``micropython`` says what the
+    encoder takes on stock MicroPython, or why it cannot run there.
     """
 
     out: Path
@@ -43,6 +46,7 @@ class Conversion:
     arena_note: str
     verdicts: tuple[Verdict, ...]
     verification: Verification
+    micropython: str
     accelerator: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +61,7 @@ class Conversion:
             "operators": self.graph.operator_counts,
             "budget": [{"question": v.question, "fits": v.fits, "said": v.said} for v in self.verdicts],
             "accelerator": self.accelerator,
+            "micropython": self.micropython,
             **self.verification.to_dict(),
         }
 
@@ -119,6 +124,8 @@ def convert_run(
         calibrate_uncertainty(decoder, watched, seen.watched_maps)
         verification = verify(run.encoder, decoder, model, graph, samples, arena_bytes, on_step=on_step)
         check_gate(verification)
+        inputs, latents = golden_vectors(model, graph, samples)
+        epicnn, micropython = _for_micropython(model, inputs)
         on_step("writing")
         stage.write_bundle(
             run,
@@ -133,10 +140,12 @@ def convert_run(
                 "operators": graph.operator_counts,
                 "budget": limits.target,
                 "accelerator": found.accelerator,
+                "micropython": micropython,
             },
-            vectors=golden_vectors(model, graph, samples),
+            vectors=encode_vectors(inputs, latents),
             c_array=c_array,
             compiled=found.compiled,
+            epicnn=epicnn,
         )
         stage.publish()
     return Conversion(
@@ -148,8 +157,18 @@ def convert_run(
         arena_note=found.arena_source,
         verdicts=found.verdicts,
         accelerator=found.accelerator,
+        micropython=micropython,
         verification=verification,
     )
+
+
+def _for_micropython(model: bytes, inputs: np.ndarray) -> tuple[bytes | None, str]:
+    """The encoder compiled for stock MicroPython, None where it cannot run it, and what to say of it."""
+    try:
+        epicnn = compile_encoder(model, inputs[:1])
+    except EpicnnError as error:
+        return None, f"not compiled: {error}"
+    return epicnn, f"{len(epicnn):,} B, {read_memory(epicnn).total:,} B of buffers"
 
 
 def _familiarity(training: np.ndarray, watched: np.ndarray) -> Familiarity | None:

@@ -18,7 +18,7 @@ from boards.fit.graph import Graph, Tensor
 from convert.c_array import HEADER, SOURCE, c_header, c_source
 from convert.errors import ConversionError
 from convert.run_folder import Run
-from firmware_py.inference.bundle import compiled_encoder, create_bundle
+from firmware_py.inference.bundle import EPICNN, compiled_encoder, create_bundle
 from firmware_py.inference.self_test import VECTORS, self_test
 
 # A file that shows a folder to be of a former conversion, which alone may be replaced.
@@ -64,6 +64,7 @@ class Stage:
         vectors: bytes,
         c_array: bool,
         compiled: Compiled | None,
+        epicnn: bytes | None,
     ) -> None:
         """Write the encoder, its golden vectors and its manifest, and test them as a device does."""
         fields = {
@@ -80,6 +81,8 @@ class Stage:
             "versions": _versions(),
         }
         extra = {VECTORS: vectors}
+        if epicnn is not None:
+            extra[EPICNN] = epicnn
         if compiled is not None:
             extra[compiled_encoder(compiled.suffix)] = compiled.model
         if c_array:

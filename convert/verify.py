@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from boards.fit import tflm
+from boards.fit.epicnn import reference_latents
 from boards.fit.graph import Graph
 from convert import litert
 from convert.errors import ConversionError
 from convert.parts import Parts
 from firmware_py.inference.companding import dequantise, quantise
-from firmware_py.inference.self_test import encode_vectors
 from firmware_py.protocol.rate import Rate, pack
 from models.inversion.decoder import Decoder
 from physics.normalise import normalise_velocity
@@ -268,13 +268,19 @@ def int8_latents(model: bytes, graph: Graph, parts: Parts) -> np.ndarray:
     return dequantise(litert.run(model, codes), *_quantisation(graph.outputs[0])).reshape(shape)
 
 
-def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> bytes:
-    """``vectors.npz`` of the bundle: a few held-out parts and their latents in both arithmetics."""
+def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and latents of ``encode_vectors``: a few held-out parts, in three arithmetics.
+
+    These are XNNPACK, LiteRT's own kernels, and its reference kernels, which stock MicroPython equals bit for bit.
+    """
     chosen = np.arange(len(held_out.parts))[:: max(1, len(held_out.parts) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
     codes = quantise(held_out.parts[chosen], *_quantisation(graph.inputs[0]))
-    return encode_vectors(
-        codes, np.stack([litert.run(model, codes), litert.run(model, codes, xnnpack=False)])
-    )
+    latents = [
+        litert.run(model, codes),
+        litert.run(model, codes, xnnpack=False),
+        reference_latents(model, codes),
+    ]
+    return codes, np.stack(latents)
 
 
 def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COST_PERCENT) -> None:

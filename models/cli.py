@@ -19,7 +19,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def limit_threads(threads: int) -> None:
-    """TensorFlow takes its thread count from before its first operation only."""
+    """Set the thread count of TensorFlow, which reads it only before its first operation."""
     import keras
 
     if keras.backend.backend() == "tensorflow" and threads:

@@ -14,7 +14,7 @@ from boards.sizes import format_size
 class Limits:
     """What a target carries. ``target`` names it in messages, ``kernels`` are those its runtime is built with.
 
-    ``compiler`` is that of its accelerator, None where it has none.
+    ``compiler`` is that of its accelerator, None where it has none. ``viper`` is True for stock MicroPython.
     """
 
     target: str
@@ -23,10 +23,16 @@ class Limits:
     operators: frozenset[str] = ALLOWED_OPERATORS
     kernels: str = "reference"
     compiler: Compiler | None = None
+    viper: bool = False
 
 
 # The smallest board of the project (docs/architecture.md): what every released encoder must fit.
 SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 * 1024)
+
+
+# The least heap in which a device starts from source, less its encoder's buffers; measured on 32-bit Arm, 2026-11-29:
+# 200 KiB do for epic-small-128, 180 KiB are too fragmented.
+VIPER_PROGRAM_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def limits_of(board: Board) -> Limits:
         operators=frozenset(board.operators.names),
         kernels=board.kernels.name if board.kernels else "reference",
         compiler=board.compiler,
+        viper=board.runtime == "viper",
     )
 
 
@@ -92,6 +99,18 @@ def arena_verdict(graph: Graph, arena_bytes: int | None, source: str, limits: Li
         f"{arena_bytes:,} B {source}{margin}",
         "train on a thinner input (epic train epic --thin) or a smaller encoder (--encoder micro): input and first "
         "feature map are the largest term",
+    )
+
+
+def heap_verdict(buffer_bytes: int, limits: Limits) -> Verdict:
+    """Whether stock MicroPython's heap holds the executor's buffers and the device's program."""
+    return _size(
+        "heap",
+        buffer_bytes + VIPER_PROGRAM_BYTES,
+        limits.arena_bytes,
+        limits.target,
+        f"{buffer_bytes:,} B of buffers and {VIPER_PROGRAM_BYTES:,} B for the program",
+        "take a smaller model, or give its first convolutions fewer channels",
     )
 
 

@@ -10,7 +10,16 @@ from typing import Any
 from boards.errors import BoardsError
 from boards.fit import edgetpu, tflm, vela
 from boards.fit.accelerator import Compiled, CompilerError
-from boards.fit.budget import Limits, Verdict, arena_verdict, limits_of, model_verdict, operators_verdict
+from boards.fit.budget import (
+    Limits,
+    Verdict,
+    arena_verdict,
+    heap_verdict,
+    limits_of,
+    model_verdict,
+    operators_verdict,
+)
+from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.fit.graph import Graph, read_graph
 from boards.profile import Board
 from firmware_py.inference.bundle import load_bundle
@@ -66,6 +75,10 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
     a manifest says. Raises ``GraphError`` for what is no model.
     """
     graph = read_graph(model)
+    if limits.viper:
+        return Assessment(
+            graph, None, "no tensor arena: stock MicroPython", _on_stock_micropython(model, graph, limits)
+        )
     operators = operators_verdict(graph, limits)
     try:
         arena_bytes, source = _arena(model, stated_arena_bytes)
@@ -83,6 +96,19 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
         arena = arena_verdict(graph, compiled.sram_bytes, f"planned by {compiled.compiler}", limits)
     file = model_verdict(len(compiled.model) if compiled else graph.file_bytes, limits)
     return Assessment(graph, arena_bytes, source, (file, arena, *verdicts), compiled, accelerator)
+
+
+def _on_stock_micropython(model: bytes, graph: Graph, limits: Limits) -> tuple[Verdict, ...]:
+    """Verdicts on the encoder as it is compiled for viper."""
+    try:
+        compiled = compile_encoder(model)
+    except EpicnnError as error:
+        return (Verdict("operators", False, str(error), "replace that layer"),)
+    return (
+        model_verdict(len(compiled), limits),
+        heap_verdict(read_memory(compiled).total, limits),
+        operators_verdict(graph, limits),
+    )
 
 
 def _arena(model: bytes, stated_bytes: int | None) -> tuple[int | None, str]:

@@ -22,7 +22,9 @@ from boards.install.micropython.mcu_cli import install_mcu, status_mcu, uninstal
 from boards.install.settings import Settings
 from boards.profile import Board, load_board
 
-BoardName = Annotated[str, typer.Option("--board", help="Board, as `epic board list` names it.")]
+BoardName = Annotated[
+    str, typer.Option("--board", help="Board, as `epic board list` names it, or a profile FILE.toml.")
+]
 Bundle = Annotated[Path, typer.Option("--bundle", help="Bundle folder, as `epic convert` writes it.")]
 Host = Annotated[str, typer.Option("--host", help="A Linux board on the network: user@address[:port].")]
 Port = Annotated[
@@ -41,7 +43,7 @@ Endpoint = Annotated[
     str,
     typer.Option(
         help="tcp://HOST:PORT is the centre, HOST:PORT a gateway, /dev/NAME a serial port of the board; "
-        "uart:N or usb:N of a microcontroller."
+        "uart:N or usb:N of a microcontroller, or a gateway over Wi-Fi."
     ),
 ]
 Keys = Annotated[
@@ -88,8 +90,18 @@ def install(
         float,
         typer.Option("--step", help="Of a microcontroller: what one count of --replay is worth.", min=0),
     ] = 0.0,
+    ssid: Annotated[str, typer.Option("--ssid", help="Of a microcontroller: its Wi-Fi.")] = "",
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--password-file", help="File that holds the Wi-Fi's password.", exists=True, dir_okay=False
+        ),
+    ] = None,
     signing_key: SigningKey = None,
     wheels: Wheels = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Of a microcontroller: put another's main.py aside.")
+    ] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Leave the service as it is.")] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -98,7 +110,9 @@ def install(
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
     if port or profile.install.by == "mpremote":
         _only_port(profile, port, host, root)
-        install_mcu(port, McuInstallRequest(profile, bundle, settings, digitiser, step), dry_run)
+        password = password_file.read_text().strip() if password_file else ""
+        request = McuInstallRequest(profile, bundle, settings, digitiser, step, ssid, password, replace)
+        install_mcu(port, request, dry_run)
         return
     profile = _installable(board)
     with _reach(host, root, ssh_config) as shell:

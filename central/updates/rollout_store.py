@@ -19,10 +19,10 @@ from central.config import ModelSection
 from central.errors import CentralError
 from central.storage.database import StoreError, connect, lock, reported, transaction
 from central.updates.signing import sign_bundle
-from firmware_py.inference.bundle import Bundle, load_bundle
+from firmware_py.inference.bundle import Bundle, BundleError, load_bundle
+from firmware_py.runtime.factory import check_same_survey
 from firmware_py.runtime.log import now_us
 from firmware_py.updates.archive import MAX_VERSION
-from physics.acquisition import Acquisition
 
 FOLDER = "rollouts"
 ARCHIVE = "archive"
@@ -98,24 +98,18 @@ def check_release(release: Path, models: Sequence[ModelSection] = ()) -> None:
             f"{release}: the decoder is of encoder {described}, the bundle's is {bundle.model_hash.hex()}; "
             "give a bundle and a decoder of one conversion"
         )
-    if not models:
-        return
-    survey = _survey_of(bundle)
-    differing = [survey.differences(_survey_of(load_bundle(model.bundle))) for model in models]
-    if all(differing):
-        raise RolloutError(
-            f"{release}: made for another survey than the devices record: {', '.join(min(differing, key=len))} differ "
-            "from every [[model]] of central.toml; train a model for this survey, or install the devices again"
-        )
+    problems = [_mismatch(load_bundle(model.bundle), bundle) for model in models]
+    if problems and all(problems):
+        raise RolloutError(f"{release}: {min(problems, key=len)}; it fits no [[model]] of central.toml")
 
 
-def _survey_of(bundle: Bundle) -> Acquisition:
+def _mismatch(current: Bundle, new: Bundle) -> str:
+    """Why devices with ``current`` cannot take ``new``; empty where they can."""
     try:
-        return Acquisition.from_dict(bundle.manifest["acquisition"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RolloutError(
-            f"{bundle.folder}: expected an acquisition in its manifest ({error!r}); convert again"
-        ) from None
+        check_same_survey(current, new)
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 class RolloutStore:

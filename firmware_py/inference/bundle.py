@@ -16,6 +16,8 @@ from firmware_py.protocol.rate import Coding, RateError, read_coding
 
 FORMAT = "epic-bundle/1"
 ENCODER = "encoder.tflite"
+# The same encoder for stock MicroPython (``boards/fit/epicnn.py``).
+EPICNN = "encoder.epicnn"
 MANIFEST = "manifest.json"
 
 

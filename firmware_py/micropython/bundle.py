@@ -4,6 +4,7 @@ import binascii
 import gc
 import hashlib
 import json
+import os
 
 from firmware_py.micropython.rate import rates_of
 
@@ -16,10 +17,14 @@ class BundleError(ValueError):
 
 
 class Bundle:
-    """What of a bundle the device's loop needs. ``model_hash`` is the first 8 bytes of the encoder's SHA-256."""
+    """What of a bundle the device's loop needs. ``model_hash`` is the first 8 bytes of the encoder's SHA-256.
 
-    def __init__(self, manifest, encoder_path):
+    ``encoder_path`` is the encoder for ``ml``, ``compiled_path`` the one for viper; each is None where it is not there.
+    """
+
+    def __init__(self, manifest, encoder_path, compiled_path):
         self.encoder_path = encoder_path
+        self.compiled_path = compiled_path
         self.model_hash = binascii.unhexlify(manifest["model_hash"])
         _, self.time, self.width, self.sources = manifest["input"]["shape"]
         self.input_scale = float(manifest["input"]["scale"])
@@ -44,13 +49,14 @@ class Bundle:
 def load_bundle(folder):
     """Read and verify a bundle folder. Raises ``BundleError``."""
     path = folder + "/manifest.json"
-    encoder_path = folder + "/encoder.tflite"
+    encoder_path = _there(folder + "/encoder.tflite")
+    compiled_path = _there(folder + "/encoder.epicnn")
     try:
         with open(path) as file:
             manifest = json.load(file)
         if manifest["format"] != FORMAT:
             raise BundleError("%s: expected format %s, got %s" % (path, FORMAT, manifest["format"]))
-        bundle = Bundle(manifest, encoder_path)
+        bundle = Bundle(manifest, encoder_path, compiled_path)
         expected = manifest["files"]["encoder.tflite"]["sha256"]
     except BundleError:
         raise
@@ -60,6 +66,11 @@ def load_bundle(folder):
         raise BundleError("%s: not a whole manifest (%r); copy the bundle again" % (path, error)) from None
     del manifest
     gc.collect()
+    if not encoder_path:
+        # A compiled encoder carries its own hash, which ViperModel checks.
+        if not compiled_path:
+            raise BundleError("%s: no encoder.tflite and no encoder.epicnn; copy the bundle again" % folder)
+        return bundle
     found = _sha256(encoder_path)
     if found != expected or found[:16] != binascii.hexlify(bundle.model_hash).decode():
         raise BundleError(
@@ -67,6 +78,15 @@ def load_bundle(folder):
             % (encoder_path, found[:16], expected[:16])
         )
     return bundle
+
+
+def _there(path):
+    """``path``, None where there is no such file."""
+    try:
+        os.stat(path)
+    except OSError:
+        return None
+    return path
 
 
 def _sha256(path):

@@ -9,9 +9,11 @@ Every key and its default; a key without one must be there:
      "spool": {"path": "spool.bin", "records": 256},
      "health": {"interval_s": 60}}
 
-``link`` kinds are uart and usb (a second USB serial port). ``source`` kinds are replay, and module, with ``name``
-in the place of ``path``, ``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that
-is there keeps its size until its file is removed.
+``link`` kinds are uart, usb (a second USB serial port) and tcp. The last has the gateway's ``"endpoint":
+"HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, in the place of ``port`` and ``baud``; without ``ssid``
+the board has a network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
+``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that is there keeps its size
+until its file is removed.
 """
 
 import binascii
@@ -20,13 +22,22 @@ import json
 SECRET_BYTES = 32
 _NEEDED = "needed"
 _SECTIONS = {
-    "link": {"kind": _NEEDED, "port": 1, "baud": 115_200, "window": 8, "resend_ms": 2000},
+    "link": {
+        "kind": _NEEDED,
+        "port": 1,
+        "baud": 115_200,
+        "endpoint": "",
+        "ssid": "",
+        "password": "",
+        "window": 8,
+        "resend_ms": 2000,
+    },
     "source": {"kind": _NEEDED, "path": "", "step": 0.0, "interval_ms": 0, "name": ""},
     "spool": {"path": "spool.bin", "records": 256},
     "health": {"interval_s": 60},
 }
 _TOP = {"device": _NEEDED, "survey": 1, "board": "", "bundle": "bundle", "secret": "", "insecure": False}
-_KINDS = {"link": ("uart", "usb"), "source": ("replay", "module")}
+_KINDS = {"link": ("uart", "usb", "tcp"), "source": ("replay", "module")}
 _RANGES = (
     ("", "device", 0, 65535),
     ("", "survey", 0, 65535),
@@ -67,6 +78,8 @@ def load_config(path):
             raise ConfigError(
                 "%s: %s %s: expected %d to %d, got %d" % (path, section, name, low, high, value)
             )
+    if config["link"]["kind"] == "tcp":
+        host_and_port(config["link"])
     if bool(config["secret"]) == config["insecure"]:
         raise ConfigError('%s: expected a secret, or "insecure": true and none' % path)
     return config
@@ -86,9 +99,19 @@ def _section(path, name, known, given, sections):
         # A device's number has no default to take its type from; a step may be written as a whole number.
         kind = str if key == "kind" else int if default is _NEEDED else type(default)
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ConfigError("%s: %s %s: expected %s, got %r" % (path, name, key, kind.__name__, value))
+            # What is a secret stays out of every log.
+            shown = "another type" if key == "password" else repr(value)
+            raise ConfigError("%s: %s %s: expected %s, got %s" % (path, name, key, kind.__name__, shown))
         result[key] = value
     return result
+
+
+def host_and_port(link):
+    """The gateway's address in a section ``link`` of kind tcp. Raises ``ConfigError``."""
+    host, _, port = link["endpoint"].rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError("link endpoint: expected HOST:PORT of a gateway, got %r" % link["endpoint"])
+    return host, int(port)
 
 
 def read_secret(path):

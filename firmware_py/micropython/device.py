@@ -50,6 +50,8 @@ class Device:
         self._acknowledged = None
         self._encode_us = None
         self.health = None
+        # Called when the centre has answered this start.
+        self.answered = None
 
     def turn(self):
         """One turn of the loop; False when there was nothing to do."""
@@ -74,9 +76,10 @@ class Device:
             busy = True
         return busy
 
-    def run(self):
-        """Turn for ever."""
-        while True:
+    def run(self, for_s=None):
+        """Turn for ever, or for so many seconds."""
+        until_ms = time.ticks_add(time.ticks_ms(), 1000 * (for_s or 0))
+        while for_s is None or time.ticks_diff(until_ms, time.ticks_ms()) > 0:
             self._feed()
             if not self.turn():
                 time.sleep_ms(IDLE_MS)
@@ -163,6 +166,8 @@ class Device:
             return
         if data[0:2] != packet.MAGIC or data[2] != packet.VERSION or data[4:8] != self._owner:
             return
+        if self.answered:
+            self.answered()
         kind = data[3]
         if kind == packet.ACK:
             self._acknowledge(data, _SEQUENCE_AT)

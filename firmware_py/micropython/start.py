@@ -8,10 +8,12 @@ from firmware_py.micropython.boot_counter import BOOT, NoClockError, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.compand import Compander, RecordingError
-from firmware_py.micropython.config import ConfigError, load_config, read_secret
+from firmware_py.micropython.config import ConfigError, host_and_port, load_config, read_secret
 from firmware_py.micropython.device import Device
 from firmware_py.micropython.health import Health
-from firmware_py.micropython.model import Model, ModelError
+from firmware_py.micropython.model import ModelError
+from firmware_py.micropython.runtime import open_model
+from firmware_py.micropython.safe_mode import FAILED_STARTS, TRY_AGAIN_S, NoModel, NoSource, Starts
 from firmware_py.micropython.source import Replay
 from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
 from firmware_py.micropython.uart import Uart, open_line
@@ -29,12 +31,17 @@ def start(path="device.json"):
     """Run until the power goes. A fault of the configuration is said, and leaves the prompt; any other starts anew."""
     watchdog = Watchdog()
     try:
+        starts = Starts()
         try:
-            device = build(load_config(path), watchdog.feed)
+            device = build(load_config(path), watchdog.feed, starts)
         except (ConfigError, BundleError, ModelError, RecordingError, OwnerError, NoClockError) as error:
             print("epic: %s" % error)
             return
         watchdog.start()
+        if starts.safe:
+            print("epic: %d starts have failed; nothing is recorded for %d s" % (FAILED_STARTS, TRY_AGAIN_S))
+            device.run(TRY_AGAIN_S)
+            machine.reset()
         device.run()
     except Exception as error:
         # A card or a digitiser that does not answer yet at power-up, flash that fails, memory that ran out: what
@@ -58,8 +65,11 @@ class Watchdog:
             self._timer.feed()
 
 
-def build(config, feed):
-    """The ``Device`` of a configuration. Raises the errors that ``start`` names, and what the hardware raises."""
+def build(config, feed, starts):
+    """The ``Device`` of a configuration; in safe mode without its source and model.
+
+    Raises the errors that ``start`` names, and what the hardware raises.
+    """
     bundle = load_bundle(config["bundle"])
     if bundle.latent + packet.HEADER_BYTES > MAX_RECORD_BYTES:
         raise BundleError(
@@ -71,6 +81,8 @@ def build(config, feed):
             "device: expected 0 to %d, as in the bundle, got %d"
             % (len(bundle.receivers) - 1, config["device"])
         )
+    # Before all else, for its buffers are the largest.
+    model = NoModel(bundle.latent) if starts.safe else open_model(bundle, feed)
     receivers = bundle.receivers[config["device"]]
     seals = (Crc(), Crc())
     if config["secret"]:
@@ -88,18 +100,33 @@ def build(config, feed):
         header,
         seals,
         Compander(bundle, receivers),
-        Model(bundle),
+        model,
         bundle.rates,
-        open_source(config["source"], bundle, receivers, spool.last_event),
+        NoSource() if starts.safe else open_source(config["source"], bundle, receivers, spool.last_event),
         spool,
         Window(spool, link["window"], link["resend_ms"]),
-        Uart(open_line(link), feed),
+        open_link(link, feed),
         clock,
         feed,
     )
+    device.answered = starts.good
     interval_s = config["health"]["interval_s"]
-    device.health = Health(header, config["board"], interval_s, spool.n, clock, device.status)
+    board = config["board"] + (" (safe mode)" if starts.safe else "")
+    device.health = Health(header, board, interval_s, spool.n, clock, device.status)
     return device
+
+
+def open_link(link, feed):
+    """The way to the centre of section ``link``. Raises ``ConfigError`` when the board has none of the kind."""
+    if link["kind"] != "tcp":
+        return Uart(open_line(link), feed)
+    # Firmware for a serial line need not have sockets.
+    try:
+        from firmware_py.micropython.tcp import Tcp, Wifi
+    except ImportError as error:
+        raise ConfigError("link: no network on this board (%r)" % error) from None
+    wifi = Wifi(link["ssid"], link["password"]) if link["ssid"] else None
+    return Tcp(host_and_port(link), wifi, feed)
 
 
 def open_source(section, bundle, receivers, position):

@@ -1,6 +1,6 @@
-"""Batches of training data, one class a recipe: what EPIC and the centralised baseline are fed.
+"""Make batches of training data: one class for EPIC, one for the centralised baseline.
 
-Both see the same samples with the same mirror augmentation; EPIC also has devices drop out.
+Both see the same samples with the same mirror augmentation. EPIC also trains with device dropout.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from models.networks.nested_latent import draw_rates, whole
 from physics.files.openfwi_files import OpenFWIPair
 from physics.normalise import scale_gather
 
-# One sample in three trains with devices missing, so that any subset decodes.
+# Share of samples trained with devices missing, so that any subset decodes.
 DROP_OUT_SHARE = 0.33
-# Half of the samples train with noise of up to this level on the thinned samples: 60 dB below the direct
-# wave of a benchmark gather. It keeps the encoder from reading what no field recording carries.
+# Greatest noise level on decimated samples: 60 dB below the direct wave of a benchmark gather. Half of the samples get
+# noise. It keeps the encoder from using signals too weak for any field recording.
 NOISE_SHARE = 0.5
 NOISE_MIN, NOISE_MAX = 1e-3, 5e-2
-# The loudest thinned sample that the released models' companding spans, sinh(c) / k: what these levels are for.
+# Largest decimated sample in the companding range of the released models, sinh(c) / k. The noise levels refer to it.
 BENCHMARK_PEAK = 49.48
 
 
-# Half of the samples are seen from behind, where the survey and the data allow it.
+# Share of mirrored samples, where the survey and the data allow mirroring.
 MIRRORED_SHARE = 0.5
 
 
 class EpicBatches:
-    """Companded device parts and a mask of devices heard, and for an ordered latent of ``ordered`` values the rates
-    of devices; see ``models.networks.network.build_network``. ``drop_out_share`` of the training samples lack
-    devices."""
+    """Make companded device parts and a mask of the devices present.
+
+    With a nested latent of ``ordered`` values, the batches also hold the devices' rates; see
+    ``models.networks.network.build_network``. A share ``drop_out_share`` of the training samples lacks devices.
+    """
 
     def __init__(
         self,
@@ -53,8 +55,10 @@ class EpicBatches:
         return len(self.data)
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
-        """Augmented batch: mirrored with probability a half where the survey allows it, with the field's faults
-        and noise, devices dropped out."""
+        """Return an augmented batch: mirroring, field augmentation, noise and device dropout.
+
+        Samples are mirrored with probability 0.5 where the survey allows it.
+        """
         gathers, maps = self.data.gathers[indices], self.data.maps[indices]
         flip = rng.random(len(indices)) < self._mirrored_share
         gathers, maps = gathers.copy(), maps.copy()
@@ -72,7 +76,7 @@ class EpicBatches:
         return inputs, maps[..., None]
 
     def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
-        """The batch as it is, all devices heard, at the full rate."""
+        """Return the batch without augmentation, all devices present, at the full rate."""
         mask = np.ones((len(indices), self.data.acquisition.n_devices), np.float32)
         return self._inputs(self.data.gathers[indices], mask), self.data.maps[indices][..., None]
 
@@ -85,12 +89,12 @@ class EpicBatches:
 
 
 def noise_levels(companding: Companding) -> tuple[float, float]:
-    """Least and greatest level of training noise on gathers of that companding.
+    """Return the least and greatest level of training noise for a companding.
 
-    Amplitudes go with the square of a survey's cells, and so must the noise: the levels are multiplied by the loudest
-    sample that the companding spans, over that of the released models, so that for these they are ``NOISE_MIN`` and
-    ``NOISE_MAX`` (within 0.01 %). Other training sets of the benchmark's survey measure another peak, and so noise a
-    little louder or quieter.
+    Amplitudes scale with the square of the cell size, so the noise must too. The levels are multiplied by the largest
+    sample of this companding's range, divided by that of the released models. For the released models they equal
+    ``NOISE_MIN`` and ``NOISE_MAX`` within 0.01 %. Other training sets of the benchmark's survey have a slightly
+    different peak, and so slightly different noise.
     """
     times = math.sinh(companding.c) / companding.k / BENCHMARK_PEAK
     return NOISE_MIN * times, NOISE_MAX * times
@@ -99,7 +103,12 @@ def noise_levels(companding: Companding) -> tuple[float, float]:
 def add_noise(
     gathers: np.ndarray, rng: np.random.Generator, levels: tuple[float, float] = (NOISE_MIN, NOISE_MAX)
 ) -> np.ndarray:
-    """White noise on a share of thinned gathers ``(n, T', R, S)`` float32, its level log-uniform in ``levels``."""
+    """Add white noise to a share of decimated gathers.
+
+    Args:
+        gathers: ``(n, T', R, S)`` float32.
+        levels: Least and greatest noise level; each sample's level is log-uniform between them.
+    """
     low, high = np.log(levels)
     noisy = gathers.copy()
     for row in np.flatnonzero(rng.random(len(gathers)) < NOISE_SHARE):
@@ -111,21 +120,21 @@ def add_noise(
 def drop_devices(
     n: int, n_devices: int, rng: np.random.Generator, share: float = DROP_OUT_SHARE
 ) -> np.ndarray:
-    """Masks ``(n, n_devices)`` float32: mostly ones; ``share`` of the rows lack 1 .. n_devices - 1 devices."""
+    """Return device masks ``(n, n_devices)`` float32; ``share`` of the rows lacks 1 to n_devices - 1 devices."""
     mask = np.ones((n, n_devices), np.float32)
     for row in np.flatnonzero(rng.random(n) < share):
         if n_devices > 1:
-            # One missing device is the common case in the field; more get rarer.
+            # One missing device is the common case in the field; larger numbers are rarer.
             missing = min(int(rng.geometric(0.5)), n_devices - 1)
             mask[row, rng.choice(n_devices, missing, replace=False)] = 0.0
     return mask
 
 
 class InversionNetBatches:
-    """Whole gathers, log-transformed and scaled to [-1, 1] by the training set's range.
+    """Make batches of whole gathers, log-transformed and scaled to [-1, 1] by the training set's range.
 
-    Samples are read from the memory-mapped OpenFWI files batch by batch: raw gathers of a large set
-    do not fit into memory.
+    Samples are read batch by batch from the memory-mapped OpenFWI files, because the raw gathers of a large set do not
+    fit into memory.
     """
 
     def __init__(self, pairs: list[OpenFWIPair], data: ThinnedSet, log_range: tuple[float, float]) -> None:
@@ -171,6 +180,6 @@ class InversionNetBatches:
 
 
 def log_scaled(gathers: np.ndarray, log_range: Sequence[float]) -> np.ndarray:
-    """The benchmark's input: ``(n, S, T, R)`` raw -> ``(n, T, R, S)`` in about [-1, 1]."""
+    """Apply the benchmark's input transform: raw ``(n, S, T, R)`` -> ``(n, T, R, S)`` in about [-1, 1]."""
     scaled = scale_gather(gathers.astype(np.float32), log_range)
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1), dtype=np.float32)

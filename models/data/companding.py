@@ -1,9 +1,8 @@
-"""Companding parameters chosen by measurement on training gathers.
+"""Choose companding parameters by measurement on training gathers.
 
-Reflections arrive 40-60 dB below the direct wave. An int8 code with one step size for all of them
-spends every level on the direct wave; ``asinh(k x)/c`` trades some of its precision for theirs.
-What the trade costs is measured here, window by window, so that a late weak reflection counts as
-much as the direct wave.
+Reflections arrive 40-60 dB below the direct wave. A uniform int8 code spends nearly all its levels on the direct wave.
+``asinh(k x)/c`` trades some of that precision for the reflections. The trade is measured here per time window, so that
+a late weak reflection counts as much as the direct wave.
 """
 
 from __future__ import annotations
@@ -19,31 +18,35 @@ from models.errors import ModelsError
 CANDIDATES_K: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 N_WINDOWS = 10
 QUIET_DB = -80.0
-# Half a bit. Beyond the knee of the curve a larger k buys little precision and lifts what lies beneath
-# the weakest signal: noise, and the absorbing edge by which modelled gathers differ (docs/decisions/0002).
+# Half a bit. Beyond the knee of the curve, a larger k gains little precision. It amplifies noise and the residue of the
+# absorbing boundary, in which modelled gathers differ (docs/decisions/0002).
 TOLERANCE_DB = 3.0
 
 
 class CompandingError(ModelsError, ValueError):
-    """The gathers offer nothing to choose companding parameters by."""
+    """The gathers cannot be used to choose companding parameters."""
 
 
 def choose_companding(
     gathers: np.ndarray, thin: int, candidates_k: Sequence[float] = CANDIDATES_K
 ) -> tuple[Companding, dict]:
-    """The companding whose int8 round trip keeps most of the signal at all times alike.
+    """Choose the companding whose int8 round trip has the best signal-to-noise ratio, averaged over time windows.
 
-    ``gathers`` is ``(n, S, T, R)`` float32 (training data only); ``thin`` the number of samples
-    averaged into one. For each k, ``c = asinh(k max|x|)`` over the thinned gathers, so that the
-    code spans just their range. The thinned traces go through int8 and back, and the ratio of
-    signal to quantisation noise is taken in dB per trace and per window (a tenth of the record),
-    then averaged. Windows more than 80 dB below the loudest sample lie before the first arrival
-    and do not count. The smallest k within ``TOLERANCE_DB`` of the greatest average wins.
+    For each k, ``c = asinh(k max|x|)`` over the decimated gathers, so that the code spans exactly their range. The
+    decimated traces go through int8 and back. The signal-to-quantisation-noise ratio is taken in dB per trace and
+    window (a tenth of the record), then averaged. Windows more than 80 dB below the largest sample lie before the first
+    arrival and are ignored. The smallest k within ``TOLERANCE_DB`` of the best average is chosen.
 
-    Returns the companding and a report: ``{"thin", "peak", "chosen_k", "windows", "candidates":
-    [{"k", "c", "mean_db", "worst_window_db", "window_db": [...]}]}``.
+    Args:
+        gathers: Training data, ``(n, S, T, R)`` float32.
+        thin: Number of samples averaged into one.
 
-    Raises ``CompandingError`` on a wrong shape, samples that are not finite, or silence.
+    Returns:
+        The companding and a report: ``{"thin", "peak", "chosen_k", "windows", "candidates": [{"k", "c", "mean_db",
+            "worst_window_db", "window_db": [...]}]}``.
+
+    Raises:
+        CompandingError: The shape is wrong, samples are not finite, or all samples are zero.
     """
     gathers = np.asarray(gathers)
     if gathers.ndim != 4 or gathers.size == 0:
@@ -87,7 +90,7 @@ def choose_companding(
 
 
 def _window_snr_db(companding: Companding, thinned: np.ndarray, peak: float) -> np.ndarray:
-    """Signal to quantisation noise, dB, of each window that holds signal, averaged over its traces.
+    """Return the signal-to-quantisation-noise ratio of each window with signal, in dB, averaged over traces.
 
     ``thinned`` is ``(n, S, T/thin, R)``.
     """
@@ -103,7 +106,7 @@ def _window_snr_db(companding: Companding, thinned: np.ndarray, peak: float) -> 
         noise_power = np.mean(noise_part**2, axis=2)
         loud = signal_power > floor
         if loud.any():
-            # An exact round trip has no noise at all, hence the floor under it.
+            # Floor for an exact round trip, which has no noise.
             ratio = signal_power[loud] / np.maximum(noise_power[loud], floor * 1e-4)
             ratios.append(10 * np.log10(ratio).mean())
     return np.array(ratios)

@@ -1,4 +1,4 @@
-"""What goes wrong in the field, at stated strengths, on thinned training gathers."""
+"""Apply field errors of fixed strength to decimated training gathers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 
-# Of the samples in training, so many have faults; the rest is as modelled.
+# Share of training samples with field errors; the rest stays as modelled.
 FAULTY_SHARE = 0.25
-# Of the receivers of a faulty sample: silent, of wrong polarity, and the spread of the gain's logarithm.
+# Per receiver of an augmented sample: shares of dead and of reversed receivers, standard deviation of the log gain.
 DEAD_SHARE = 0.03
 REVERSED_SHARE = 0.01
 GAIN_SPREAD = 0.1
-# Standard deviation of each device's clock.
+# Standard deviation of each device's clock error.
 JITTER_S = 0.002
 
 
 def add_faults(
     gathers: np.ndarray, acquisition: Acquisition, sample_s: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """``gathers (n, T', R, S)`` float32 with dead and reversed receivers, gain errors and jittered clocks.
+    """Apply dead and reversed receivers, gain errors and clock errors to gathers ``(n, T', R, S)`` float32.
 
-    ``sample_s`` is the time between samples. A dead receiver is silent for all sources; a device's clock is
-    wrong by the same time for all its receivers and sources.
+    A dead receiver is silent for all sources. A device's clock error is the same for all its receivers and sources.
+    ``sample_s`` is the sample interval in seconds.
     """
     n, n_time, n_receivers, _ = gathers.shape
     gains = np.exp(GAIN_SPREAD * rng.standard_normal((n, n_receivers)))
@@ -31,8 +31,7 @@ def add_faults(
     late_s = np.zeros((n, n_receivers))
     for receivers in acquisition.device_receivers:
         late_s[:, list(receivers)] = JITTER_S * rng.standard_normal((n, 1))
-    # Shifted by less than a sample in the frequency domain; the record is padded so that its end does not
-    # come round to its beginning.
+    # Sub-sample shift in the frequency domain; padding prevents wrap-around.
     spectrum = np.fft.rfft(gathers, 2 * n_time, axis=1)
     frequency_hz = np.fft.rfftfreq(2 * n_time, sample_s)
     turn = np.exp(-2j * np.pi * frequency_hz[None, :, None] * late_s[:, None])

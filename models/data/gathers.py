@@ -1,7 +1,7 @@
-"""Training data in memory: thinned gathers of many OpenFWI files, cached beside them.
+"""Load training data into memory: decimated gathers of OpenFWI files, with a cache beside each file.
 
-A gather is ten times oversampled for a 15 Hz wavelet, so the thinned set of tens of thousands of
-samples fits into memory as float16 (70 kB a sample instead of 1.4 MB).
+A gather is oversampled ten times for a 15 Hz wavelet. Decimated to float16, a sample takes 70 kB instead of 1.4 MB, so
+tens of thousands of samples fit into memory.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from physics.files.openfwi_files import OpenFWIPair, find_pairs
 from physics.files.survey_file import read_survey
 from physics.normalise import normalise_velocity
 
-# Companded, a sample takes six times its memory: large sets are taken in turns.
+# Samples companded at a time: companding takes six times a sample's memory.
 PARTS_AT_ONCE = 100
 
 
 class DataError(ModelsError, ValueError):
-    """The training data cannot be used as asked."""
+    """The training data cannot be used as requested."""
 
 
 @dataclass(frozen=True)
 class ThinnedSet:
-    """``gathers (n, T/thin, R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1], ``families (n,)``.
+    """Hold ``gathers (n, T/thin, R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1] and ``families (n,)``.
 
-    ``twins (n, T/thin, R, n_twins)`` float16 are the shots from ``acquisition.twin_cells``; None where they were not
+    ``twins (n, T/thin, R, n_twins)`` float16 are the shots from ``acquisition.twin_cells``; None if they were not
     modelled.
     """
 
@@ -50,7 +50,7 @@ class ThinnedSet:
         return complete and self.acquisition.mirror_order() is not None
 
     def mirrored(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gathers and maps of the mirror images of samples ``indices``: the same earth, surveyed from behind."""
+        """Return gathers and maps of samples ``indices``, mirrored left to right."""
         order = self.acquisition.mirror_order()
         assert order is not None
         shots, receivers = order
@@ -97,13 +97,13 @@ def load_thinned(
         maps.append(normalise_velocity(file_maps, acquisition).astype(np.float32))
         families.extend([pair.family] * len(file_maps))
         on_progress(i + 1, len(pairs))
-    # Mirrored or not at all: a set of which only some files have twins is not.
+    # Mirroring needs twins in every file; otherwise it is off.
     whole = np.concatenate(twins) if len(twins) == len(pairs) else None
     return ThinnedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition, whole)
 
 
 def survey_of(folder: Path) -> Acquisition | None:
-    """The survey that ``epic data generate`` made ``folder`` for; None for data from elsewhere."""
+    """Return the survey of the ``epic data generate`` manifest in ``folder``; None without a manifest."""
     path = folder / "manifest.json"
     if not path.exists():
         return None
@@ -125,17 +125,17 @@ def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
     if cached is not None:
         _check_thinned(pair, cached)
         return cached
-    # What does not fit is refused below.
+    # Overflow to infinity is rejected below.
     with np.errstate(over="ignore", invalid="ignore"):
         thinned = _thin(gathers, thin)
     _check_thinned(pair, thinned)
-    # Named after the process: several runs may begin on the same data at once.
+    # The process ID keeps concurrent runs on the same data apart.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
     try:
         np.save(temporary, thinned)
         os.replace(temporary, cache)
     except OSError:
-        # Data that may only be read, or no room: then without.
+        # The folder is read-only or the disk is full: continue without a cache.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return thinned
@@ -154,10 +154,10 @@ def _thin(gathers: np.ndarray, thin: int) -> np.ndarray:
 
 
 def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
-    """The cache, unless ``source`` came to its place later or has another number of samples."""
+    """Read the cache; None if ``source`` is newer or has another number of samples."""
     if not cache.exists():
         return None
-    # A file that is copied or moved here may be old by its mtime, but never by its ctime.
+    # Copying or moving a file can keep an old mtime, but always updates its ctime.
     there = source.stat()
     if cache.stat().st_mtime_ns <= max(there.st_mtime_ns, there.st_ctime_ns):
         return None
@@ -171,7 +171,7 @@ def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
 def _check_thinned(pair: OpenFWIPair, thinned: np.ndarray) -> None:
     within = (1, 2, 3)
     wrong = ~np.isfinite(thinned).all(axis=within)
-    # Silence is no error where it was recorded.
+    # Zero is valid if the recording is zero as well.
     for i in np.flatnonzero(~thinned.any(axis=within)):
         wrong[i] = bool(np.any(pair.gathers()[i]))
     if not wrong.any():
@@ -207,8 +207,8 @@ def split_to_devices(gathers: np.ndarray, acquisition: Acquisition) -> np.ndarra
 
 
 def device_parts(gathers: np.ndarray, acquisition: Acquisition, companding: Companding) -> np.ndarray:
-    """What every device feeds its encoder: thinned ``(n, T', R, S)`` -> companded parts, float32.
+    """Return the encoder input of every device, companded, before rounding to int8.
 
-    ``(n, n_devices, T', width, S)``, before the int8 rounding of the input.
+    Decimated gathers ``(n, T', R, S)`` -> ``(n, n_devices, T', width, S)`` float32.
     """
     return split_to_devices(compress(gathers.astype(np.float32), companding), acquisition)

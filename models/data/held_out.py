@@ -1,4 +1,4 @@
-"""Whether data that a run is to be judged on are held out: seen by none of the training that led to it."""
+"""Check that test data were not used in any training that led to a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from physics.files.openfwi_files import family_of, find_gather_files
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Samples ``first`` to ``last`` of the sequence of a family and seed: the same maps by every engine."""
+    """Samples ``first`` to ``last`` of one family's sequence for one seed; the maps are the same for every engine."""
 
     family: str
     seed: int
@@ -27,16 +27,16 @@ class _Drawn:
 
 
 def check_held_out(config: RunConfig, data: list[Path]) -> None:
-    """Raise ``TrainingError`` where a sample under ``data`` was trained on, by the run or by one that it began with.
+    """Raise ``TrainingError`` if any sample under ``data`` was used to train the run or its predecessors.
 
-    That is a gather file within a folder of training data, whatever links lead there, and, by the manifests of
-    `epic data generate`, another one of the same family and seed with samples of the same numbers.
+    A gather file overlaps if it lies in a folder of training data, symbolic links resolved. It also overlaps if the
+    manifests of `epic data generate` name the same family and seed with overlapping sample numbers.
     """
     mine = _files(data)
     for stage in config.stages():
         folders = [Path(folder) for folder in stage["data"]]
         theirs = _files(folders)
-        # A link may lead from either to the other.
+        # Either path may be a symbolic link to the other.
         if found := (mine & theirs) | _within(folders, mine) | _within(data, theirs):
             raise TrainingError(f"{min(found)}: was trained on; give held-out data of another seed")
         known = _drawn(theirs, stage.get("simulated"))
@@ -58,7 +58,10 @@ def _within(folders: list[Path], files: set[Path]) -> set[Path]:
 
 
 def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:
-    """What the manifests beside the families' folders say of ``files``; with ``simulated``, that training went on."""
+    """Return the sample ranges that the manifests beside ``files`` state.
+
+    With ``simulated``, the ranges are extended by the samples modelled during training.
+    """
     found = set()
     for path in files:
         manifest = _read(path.parent.parent / "manifest.json")
@@ -73,7 +76,7 @@ def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A manifest; empty where there is none, or another one than of `epic data generate`."""
+    """Read a manifest; empty if there is none or `epic data generate` did not write it."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

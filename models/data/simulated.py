@@ -1,7 +1,7 @@
-"""Training samples that are modelled on a GPU and stay there, so that a set may be larger than any disk of files.
+"""Model training samples on a GPU and keep them there, so that a set need not fit on a disk.
 
-They are the sequence that a data set begins: a map depends on (family, seed, index) alone, so the first samples of
-each family are those of the data set's files, and every 50th is kept from training as there.
+The samples continue the sequence of a data set. A map depends on (family, seed, index) alone, so the first samples of
+each family equal those in the data set's files. Every 50th sample is kept out of training, as for files.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from physics.acquisition import Acquisition
 from physics.normalise import log_transform, normalise_velocity
 from physics.sequence import Sequence, draw_maps
 
-# Milliseconds of the benchmark averaged into one stored sample: nothing above 100 Hz is lost of a 15 Hz wavelet, and
-# both EPIC's thinned and InversionNet's whole gathers come of it.
+# Benchmark samples (1 ms each) averaged into one stored sample. A 15 Hz wavelet has no energy above 100 Hz, so nothing
+# is lost. EPIC's decimated and InversionNet's whole gathers are both derived from the stored samples.
 STORED_AVERAGE = 5
-# Learnt from in one turn: of a set that is not a multiple, the rest is left out.
+# Samples a shard; an incomplete last shard is dropped.
 SHARD_SAMPLES = 5_120
-# Cosines of half a period of the record and its multiples, up to 85 Hz for the benchmark's second.
+# Share of cosine frequencies (multiples of half a period a record) kept: up to 85 Hz for the benchmark's 1 s.
 KEPT_SHARE = 0.17
 RANGE_SAMPLES = 500
-# Every 50th sample is kept from training, and some of those are watched; so it is with samples from files.
+# Every 50th sample is kept out of training, as for files; some of these form the validation set.
 WATCH_EVERY = 50
 WATCHED_PER_FAMILY = 30
 
@@ -54,13 +54,13 @@ class Simulated:
         return sum(len(maps) for _, maps in self.shards)
 
     def log_range(self) -> list[float]:
-        """Least and greatest of the training gathers after the benchmark's transform, of some of them."""
+        """Return the least and greatest log-transformed value of a subset of the training gathers."""
         values = log_transform(np.asarray(self.shards[0][0][:RANGE_SAMPLES], np.float32))
         return [float(values.min()), float(values.max())]
 
 
 class WatchedWhole:
-    """The watched samples as a centralised network is fed them; see ``models.data.batches.InversionNetBatches``."""
+    """Feed the validation set to a centralised network; see ``models.data.batches.InversionNetBatches``."""
 
     def __init__(self, simulated: Simulated, log_range: abc.Sequence[float]) -> None:
         self.data = simulated.watched
@@ -73,10 +73,10 @@ class WatchedWhole:
 
 
 def whole_records(n_time: int, average: int) -> np.ndarray:
-    """Matrix ``(n_time, n_time // average)`` that brings back a band-limited record from the means of its samples.
+    """Return the matrix ``(n_time, n_time // average)`` that restores a band-limited record from its sample means.
 
-    The cosines of ``KEPT_SHARE`` of the record's frequencies, fitted to the means; of a 15 Hz wavelet's record it
-    misses 2.4e-4, which is what float16 loses of it.
+    The lowest cosines (``KEPT_SHARE`` of the record's frequencies) are fitted to the means. The error for a 15 Hz
+    wavelet is 2.4e-4, about the resolution of float16.
     """
     n = np.arange(n_time) + 0.5
     cosines = np.cos(np.pi * np.outer(n, np.arange(round(KEPT_SHARE * n_time))) / n_time)
@@ -86,7 +86,7 @@ def whole_records(n_time: int, average: int) -> np.ndarray:
 
 
 def read_sequence(folder: Path) -> Sequence:
-    """The sequence that the data set in ``folder`` begins. Raises ``TrainingError`` for one that cannot go on."""
+    """Return the sequence that the data set in ``folder`` begins; raise ``TrainingError`` if it cannot be continued."""
     path = folder / "manifest.json"
     try:
         found = json.loads(path.read_text())
@@ -104,7 +104,7 @@ def read_sequence(folder: Path) -> Sequence:
             f"{engine} from {first}"
         )
     if count % WATCH_EVERY:
-        # Files are counted through all families: only so is every 50th the 50th of its family.
+        # Samples are counted across all families; a family size divisible by 50 keeps every 50th sample of each family.
         fitting = max(1, count // WATCH_EVERY) * WATCH_EVERY
         raise TrainingError(
             f"{folder}: --simulate expected a multiple of {WATCH_EVERY} samples a family, to keep the same ones from "

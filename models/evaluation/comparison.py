@@ -1,4 +1,4 @@
-"""Several finished runs on the same held-out data: errors, bytes on the links, sizes, work on a device."""
+"""Compare finished runs on the same test data: errors, bytes on the links, model sizes, work on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the physics check tell good maps from bad ones? Measured on held-out data, with a finished run's networks."""
+"""Measure whether the consistency check separates good maps from bad ones, on test data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.training.run_config import read_config
 from models.training.training import load_network
 from physics.normalise import denormalise_velocity
 
-# Of the maps with the largest distance, a share that a threshold would flag.
+# Share of maps with the largest distance that a threshold would flag.
 FLAGGED_SHARE = 0.1
 
 

@@ -31,10 +31,13 @@ class Loaded:
 
 
 def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Loaded:
-    """The finished run, about to draw every sample under ``data`` (float networks, before int8).
+    """Load a finished run (float networks, before int8) to predict every sample under ``data``.
 
-    ``missing`` names devices that are not heard (not of a centralised network). Raises ``TrainingError`` for a run that
-    has no weights yet or damaged ones, ``DataError`` for missing data.
+    ``missing`` names absent devices (EPIC only).
+
+    Raises:
+        TrainingError: The run has no weights, or they are damaged.
+        DataError: The data are missing.
     """
     config = read_config(run)
     held_out = load_held_out(config, data)
@@ -59,7 +62,7 @@ def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> 
 
 
 def score_loaded(found: Loaded, network: Any) -> dict[str, dict[str, float]]:
-    """As ``evaluate_run``, of ``network``, which takes what the run's own network takes."""
+    """Score ``network``, which takes the same inputs as the run's own network; see ``evaluate_run``."""
     indices = np.arange(len(found.held_out))
     return score(predict(network, found.batches, indices)[..., 0], found.held_out, indices)
 

@@ -8,8 +8,10 @@ from keras import layers
 
 
 def count_macs(network: keras.Model) -> int:
-    """Multiplications and additions of the convolutions and dense layers for one sample; the rest is folded into them
-    on a device, or of no weight beside them."""
+    """Count the multiply-accumulates of convolutions and dense layers for one sample.
+
+    Other operations are fused into these on a device, or negligible.
+    """
     total = 0
     for layer in network.layers:
         if isinstance(layer, layers.Conv2DTranspose):

@@ -9,10 +9,10 @@ from physics.metrics import mae, rmse, ssim
 
 
 def score(drawn: np.ndarray, thinned: ThinnedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
-    """Per family and over all: normalised ``mae``, ``rmse``, ``ssim``, ``mae_mps``, sample count.
+    """Return ``mae``, ``rmse``, ``ssim`` (normalised), ``mae_mps`` and sample count, per family and over all.
 
-    ``mean_map_mae`` is the error of the mean of the family's true maps, drawn for every sample: what can be
-    had without looking at any recording.
+    ``mean_map_mae`` is the error of predicting the mean of the family's true maps for every sample. It is the best
+    score without any recording.
     """
     truth, families = thinned.maps[indices], thinned.families[indices]
     a = thinned.acquisition

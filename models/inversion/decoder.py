@@ -1,4 +1,4 @@
-"""The fusion decoder as the centre runs it: loaded once, compiled once, int8 latents in, metres per second out."""
+"""Run the fusion decoder at the centre: loaded once, compiled once, int8 latents in, velocity in m/s out."""
 
 from __future__ import annotations
 
@@ -21,23 +21,29 @@ from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
 from physics.normalise import denormalise_velocity
 
-# Events that are drawn in one call, and the least for which that is worth it.
+# Events per batched call, and the least number for which compiling the batched network pays off.
 WIDE, WIDE_FROM = 16, 8
 CALIBRATION_SAMPLES = 64
-# Beside the weights, of models that say when a gather is unlike those of training.
+# Out-of-distribution (OOD) statistics, stored beside the weights.
 FAMILIARITY = "familiarity.npz"
 
 
 class DecoderError(ModelsError, ValueError):
-    """A decoder folder is missing, damaged, or does not fit what it is asked to decode."""
+    """A decoder folder is missing or damaged, or does not match the latents."""
 
 
 class Decoder:
-    """Maps from latents.
+    """Predict maps from latents.
 
-    ``n_devices``, ``latent``, ``model_hash`` (hex, of the encoder it was trained with), ``acquisition``,
-    ``sha256`` of the weights, the ``folder`` it came from; ``coding`` says which payloads hold a latent for it;
-    ``familiarity``, None in older ones.
+    Attributes:
+        n_devices: Number of devices.
+        latent: Values of one latent.
+        model_hash: Hash (hex) of the encoder that the decoder was trained with.
+        acquisition: The survey.
+        sha256: SHA-256 of the weights.
+        folder: Folder that the decoder was loaded from.
+        coding: Payload formats that hold a latent for this decoder.
+        familiarity: OOD statistics; None in older models.
     """
 
     def __init__(
@@ -63,13 +69,18 @@ class Decoder:
         self._wide: threading.Thread | None = None
 
     def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one event.
+        """Predict the map of one event.
 
-        ``latents_int8 (n_devices, latent)`` int8 (rows of absent devices are ignored), ``present
-        (n_devices,)`` bool. Returns velocity and uncertainty, both float32 ``(1, nz, nx)`` in m/s; the
-        uncertainty is the scale b of a Laplace distribution (its mean absolute error).
+        Args:
+            latents_int8: ``(n_devices, latent)`` int8; rows of absent devices are ignored.
+            present: ``(n_devices,)`` bool.
 
-        Raises ``DecoderError`` on a wrong shape or type, or when no device was heard.
+        Returns:
+            Velocity and uncertainty, both float32 ``(1, nz, nx)`` in m/s. The uncertainty is the scale b of a Laplace
+                distribution, which is its mean absolute error.
+
+        Raises:
+            DecoderError: A shape or type is wrong, or no device is present.
         """
         velocity, uncertainty = self.decode_batch(np.asarray(latents_int8)[None], np.asarray(present)[None])
         return velocity[0], uncertainty[0]
@@ -77,11 +88,11 @@ class Decoder:
     def decode_batch(
         self, latents_int8: np.ndarray, present: np.ndarray, at_once: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As ``decode`` for many events: ``(n, n_devices, latent)``, ``(n, n_devices)`` -> ``(n, 1, nz, nx)`` each.
+        """Predict the maps of many events: ``(n, n_devices, latent)``, ``(n, n_devices)`` -> ``(n, 1, nz, nx)`` each.
 
-        Events are drawn ``WIDE`` at a time, at a third of the time each, once there have been so many that the
-        network was compiled for it, which goes on beside the first ones. ``at_once`` is how many instead: an event's
-        map is then the same to the last bit, whichever came before.
+        Once enough events have arrived, a network for ``WIDE`` events is compiled in the background. Each event then
+        takes a third of the time. ``at_once`` fixes the batch size instead. An event's map is then identical to the
+        last bit, whatever the other events are.
         """
         present = np.asarray(present, dtype=bool)
         expected = (self.n_devices, self.latent)
@@ -99,7 +110,7 @@ class Decoder:
         step = at_once or (WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1)
         for start in range(0, len(latents), step):
             some, heard = latents[start : start + step], present[start : start + step]
-            # Always the same size: each new one would compile again.
+            # Fixed batch size: each new size would compile again.
             fill = ((0, step - len(some)), (0, 0))
             velocity, uncertainty = self.decode_float(
                 np.pad(some, (*fill, (0, 0))), np.pad(heard, fill, constant_values=True)
@@ -111,14 +122,17 @@ class Decoder:
     def unfamiliarity(
         self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
     ) -> tuple[float, float] | None:
-        """How unlike those of training the latents of one event are, shapes as for ``decode``, each sent at its
-        device's one of ``rates``: the score of ``models.inversion.ood`` and its limit; None for a decoder without that
-        file."""
+        """Return the OOD score of one event and its limit; None if the model has no OOD statistics.
+
+        Shapes are those of ``decode``. ``rates`` holds the rate at which each device sent its latent. See
+        ``models.inversion.ood``.
+        """
         if self.familiarity is None:
             return None
         latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
         sent = np.array([[rate.values for rate in rates]])
-        # What is read as the middle of a step is anywhere in it; that of 8 bits is in the training latents too.
+        # A value read as the middle of a step is uniform within the step. The training latents already include the
+        # 8-bit rounding.
         steps = np.array([[(1 << (8 - rate.bits)) * (rate.bits < 8) for rate in rates]]) * float(self._scale)
         (score,) = self.familiarity.scores(
             latents[None], np.asarray(present, bool)[None], sent, np.square(steps) / 12
@@ -134,8 +148,11 @@ class Decoder:
         return not self._wide.is_alive()
 
     def decode_float(self, latents: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As ``decode`` for float latents of a batch: ``(n, n_devices, latent)``, ``(n, n_devices)`` ->
-        velocity and uncertainty ``(n, 1, nz, nx)`` in m/s. Each new batch size compiles once."""
+        """Predict maps from a batch of float latents.
+
+        ``(n, n_devices, latent)``, ``(n, n_devices)`` -> velocity and uncertainty ``(n, 1, nz, nx)`` in m/s. Each new
+        batch size is compiled once.
+        """
         positions = np.repeat(self._positions, len(latents), axis=0)
         drawn = self._call(
             {
@@ -155,9 +172,9 @@ class Decoder:
 
 
 def compile_network(network: keras.Model, xla: bool = True):
-    """``network`` as one compiled function: eager calls cost 30-60 times as much (DESIGN section 6).
+    """Compile ``network`` to one function; eager calls take 30-60 times as long (DESIGN section 6).
 
-    XLA halves the decoder's time on a CPU; networks of large convolutions are faster without it.
+    XLA halves the decoder's time on a CPU. Networks of large convolutions are faster without XLA.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -178,9 +195,9 @@ def save_decoder(
     familiarity: Familiarity | None = None,
     prefixes: tuple[tuple[int, int], ...] = (),
 ) -> str:
-    """Write a decoder folder for the encoder ``model_hash``; returns the SHA-256 of its weights.
+    """Write a decoder folder for the encoder ``model_hash``; return the SHA-256 of its weights.
 
-    ``prefixes`` are the pairs of values and bits below the whole latent that it was trained for.
+    ``prefixes`` are the pairs (values, bits) of the reduced rates that the decoder was trained for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if familiarity is not None:
@@ -204,12 +221,14 @@ def save_decoder(
 
 
 def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarray) -> float:
-    """Multiply the uncertainty of ``decoder`` so that its mean is the mean absolute error, here and in its folder;
-    returns by how much.
+    """Scale the uncertainty of ``decoder`` so that its mean equals the mean absolute error; return the factor.
 
-    A network learns its uncertainty from samples whose error training makes less than that of others. ``latents
-    (n, n_devices, latent)`` float32 and normalised ``maps (n, nz, nx)`` are of samples that it did not learn from; of
-    fewer than ``CALIBRATION_SAMPLES`` nothing is concluded.
+    The network learns its uncertainty on training samples, whose errors are smaller than those of new samples. The
+    scaled decoder is saved to its folder. With fewer than ``CALIBRATION_SAMPLES`` samples nothing is changed.
+
+    Args:
+        latents: ``(n, n_devices, latent)`` float32, of samples not used in training.
+        maps: Their normalised maps.
     """
     if len(maps) < CALIBRATION_SAMPLES:
         return 1.0

@@ -1,7 +1,7 @@
-"""From a velocity map to the latents that devices would send: wave equation, companding, the float encoder.
+"""Model the latents that devices would send for a velocity map: wave equation, companding, float encoder.
 
-With it a map is held against what was received, a check that costs no byte. Everything is differentiable Keras,
-so the same chain can carry a gradient back to the map (full-waveform inversion from latents).
+Comparing them with the received latents checks a map at no cost in bytes. The chain is differentiable Keras, so a
+gradient can be taken with respect to the map (full-waveform inversion from latents).
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from physics.engines.openfwi import compile_function, record
 
 
 class LatentModel:
-    """``encoder`` (float, Keras) of a survey's devices; ``spread (latent,)`` is each value's standard deviation
-    over training gathers, the unit in which latents are compared."""
+    """Model latents with the float Keras ``encoder`` of a survey's devices.
+
+    ``spread (latent,)`` is the standard deviation of each value over training gathers. Latents are compared in this
+    unit.
+    """
 
     def __init__(
         self, encoder: keras.Model, companding: Companding, acquisition: Acquisition, spread: np.ndarray
@@ -32,34 +35,37 @@ class LatentModel:
         self._latents: Callable | None = None
 
     def latents(self, velocity_mps: np.ndarray) -> np.ndarray:
-        """What devices would send of a map ``(nz, nx)``: ``(n_devices, latent)`` float32. Compiled once."""
+        """Return the latents of a map ``(nz, nx)`` in m/s: ``(n_devices, latent)`` float32. Compiled once."""
         if self._latents is None:
             self._latents = compile_function(self.trace)
         return np.asarray(self._latents(np.asarray(velocity_mps, np.float32)))
 
     def trace(self, velocity_mps):
-        """``latents`` as a backend tensor, for a compiled function or a gradient."""
+        """Return ``latents`` as a backend tensor, for use in a compiled function or a gradient."""
         return self.encode(record(velocity_mps, self.acquisition, self.acquisition.velocity_max_mps))
 
     def encode(self, gather):
-        """What devices would send of a gather ``(S, T, R)``: ``(n_devices, latent)``. Traceable."""
+        """Return the latents ``(n_devices, latent)`` of a gather ``(S, T, R)``. Traceable."""
         companded = ops.pad(companded_samples(gather, self._companding), ((0, 0), (0, 0), (0, 1)))
         parts = ops.take(companded, self._receivers, axis=2)
         return self._encoder(ops.transpose(parts, (2, 1, 3, 0)), training=False)
 
     def distance(self, latents, received, present):
-        """Root mean square of the difference in units of ``spread``, over the devices ``present (n_devices,)``.
+        """Return the RMS difference of latents in units of ``spread``, over the devices ``present (n_devices,)``.
 
-        0 is a perfect match; latents of an unrelated gather are about 1.4 apart. Traceable.
+        0 is a perfect match. Latents of unrelated gathers are about 1.4 apart. Traceable.
         """
         square = ops.mean(ops.square((latents - received) / self.spread), axis=1)
         weight = ops.cast(present, "float32")
-        # The root has no gradient at a perfect match.
+        # The square root has no gradient at zero.
         return ops.sqrt(ops.sum(square * weight) / ops.sum(weight) + 1e-12)
 
 
 def companded_samples(gather, companding: Companding):
-    """``asinh(k x) / c`` of the mean of every ``thin`` samples of ``(S, T, R)``: ``(S, T // thin, R)``. Traceable."""
+    """Average every ``thin`` samples and compand with ``asinh(k x) / c``. Traceable.
+
+    ``(S, T, R)`` -> ``(S, T // thin, R)``.
+    """
     n_sources, n_time, n_receivers = gather.shape
     n_thinned = n_time // companding.thin
     whole = gather[:, : n_thinned * companding.thin]

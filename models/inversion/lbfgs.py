@@ -1,4 +1,4 @@
-"""Descent with a memory: limited-memory BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4 and 3.1)."""
+"""Limited-memory BFGS (Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 3.1)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 MEMORY = 10
-# Of the fall that the slope promises, so much must come.
+# Armijo condition, c1.
 SUFFICIENT = 1e-4
 SHORTEN = 0.35
 MOST_TRIES = 4
-# What is more curved than it seems, or the other way, teaches nothing.
+# Least cosine between a step and its change of gradient; other pairs are not stored.
 FLATTEST = 1e-3
 
 
 @dataclass(frozen=True)
 class Point:
-    """A place ``x``, its ``value``, what its gradient is computed from (``about``), and the steps that led there."""
+    """A point ``x``, its ``value``, the inputs of its gradient (``about``), and the steps that led to it."""
 
     x: np.ndarray
     value: float
@@ -35,12 +35,15 @@ def minimise(
     longest: float,
     on_iteration: Callable[[Point], None] = lambda point: None,
 ) -> Point:
-    """The lowest place found in ``iterations`` steps from ``now``; where nothing leads down, ``now`` itself.
+    """Minimise from the point ``now`` in at most ``iterations`` steps; return the lowest point found.
 
-    ``value(x)`` returns the value and whatever ``gradient(x, about)`` wants of its computation; the gradient is asked
-    for at accepted places only. It need not be exact: where it does not lead down, the memory is dropped, and the
-    descent ends where the gradient alone does not lead down either. No step is longer than ``longest`` (root mean
-    square), the first one a third of that.
+    The gradient need not be exact. If the L-BFGS direction does not descend, the memory is dropped. If the negative
+    gradient does not descend either, the search ends. If nothing descends from the start, ``now`` is returned.
+
+    Args:
+        value: ``value(x)`` returns the value and the data that the gradient needs.
+        gradient: ``gradient(x, about)`` takes these data; it is called at accepted points only.
+        longest: Greatest step length (root mean square); the first step is a third of it.
     """
     slope = gradient(now.x, now.about)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
@@ -67,7 +70,7 @@ def minimise(
 
 
 def _curved(slope: np.ndarray, seen: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """``slope`` times the inverse of the curvature that steps ``seen`` have shown."""
+    """Multiply ``slope`` by the inverse Hessian approximation from the steps ``seen`` (two-loop recursion)."""
     result = slope.astype(np.float64, copy=True)
     shares = []
     for moved, turned in reversed(seen):
@@ -83,7 +86,7 @@ def _curved(slope: np.ndarray, seen: list[tuple[np.ndarray, np.ndarray]]) -> np.
 
 
 def _down(now: Point, direction: np.ndarray, slope: float, value: Callable) -> Point | None:
-    """The first place along ``direction`` that is far enough down; None where none of a few is."""
+    """Return the first point along ``direction`` that meets the Armijo condition; None after a few failed trials."""
     share = 1.0
     for _ in range(MOST_TRIES if slope < 0 else 0):
         x = now.x + share * direction

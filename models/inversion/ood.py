@@ -1,9 +1,11 @@
-"""How unlike the training gathers is what devices sent? A distance of latents, at the centre, that costs no byte.
+"""Score how far received latents are from the training latents (out-of-distribution detection).
 
-A decoder draws a map of anything: of noise, of another wavelet. Latents of such gathers lie where those of training
-gathers do not. The score is the squared Mahalanobis distance of a device's latent from the training latents, over the
-latent's length, averaged over the devices heard (Lee et al., NeurIPS 2018): about 1 for gathers like those of training.
-Directions in which the training latents hardly vary count as if they varied by ``FLOOR`` of the widest.
+A decoder predicts a map from any input, including noise or another wavelet. Latents of such gathers lie outside the
+distribution of the training latents. The score costs no extra byte on the link.
+
+The score is the squared Mahalanobis distance of a device's latent from the training latents, divided by the latent's
+length and averaged over the devices present (Lee et al., NeurIPS 2018). It is about 1 for gathers like those of
+training. The variance of each principal direction is at least ``FLOOR`` of the largest.
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ from models.errors import ModelsError
 from physics.files.atomic import atomic_write
 
 FLOOR = 1e-4
-# Of gathers like those of training, so many score above the limit.
+# False-alarm rate on in-distribution gathers; it sets the limit.
 FALSE_ALARMS = 0.01
 
 
 class OodError(ModelsError, ValueError):
-    """A familiarity file is missing or damaged, or there is too little to measure it on."""
+    """An OOD file is missing or damaged, or there are too few latents to measure it."""
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """``mean (latent,)`` and ``whitening (latent, latent)`` of training latents, float32; a score above ``limit`` is
-    unlike them."""
+    """OOD statistics: ``mean (latent,)`` and ``whitening (latent, latent)`` of training latents, float32.
+
+    A score above ``limit`` counts as out of distribution.
+    """
 
     mean: np.ndarray
     whitening: np.ndarray
@@ -44,11 +48,13 @@ class Familiarity:
         sent: np.ndarray | None = None,
         noise: np.ndarray | None = None,
     ) -> np.ndarray:
-        """``latents (n, n_devices, latent)`` float and ``present (n, n_devices)`` bool -> ``(n,)``.
+        """Return the OOD scores ``(n,)`` of events. At least one device must be present.
 
-        Of a device that sent only its first values, ``sent (n, n_devices)`` of them, these alone are judged; what
-        rounding to fewer bits adds to the variance of each of its values is ``noise (n, n_devices)``. What a
-        device that was not heard has in ``latents`` does not matter. At least one must be heard.
+        Args:
+            latents: ``(n, n_devices, latent)`` float; rows of absent devices are ignored.
+            present: ``(n, n_devices)`` bool.
+            sent: Number of leading values that each device sent, ``(n, n_devices)``; only these are scored.
+            noise: Variance added to each value by coarser rounding, ``(n, n_devices)``.
         """
         off = np.asarray(latents, np.float32) - self.mean
         sent = np.full(off.shape[:2], off.shape[2]) if sent is None else sent
@@ -65,7 +71,7 @@ class Familiarity:
         return np.linalg.norm(np.linalg.inv(self.whitening.astype(np.float64)), axis=0)
 
     def _whitening_of_first(self, count: int, variance: float) -> np.ndarray:
-        """As ``whitening``, of the first values alone and with so much noise: ``(count, count)``."""
+        """Return the whitening ``(count, count)`` of the first ``count`` values, with added noise variance."""
         if count == len(self.mean) and not variance:
             return self.whitening
         if (count, variance) not in self._of_first:
@@ -76,15 +82,18 @@ class Familiarity:
         return self._of_first[count, variance]
 
     def save(self, path: Path) -> None:
-        """Write a .npz that appears when whole."""
+        """Write a .npz file atomically."""
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, mean=self.mean, whitening=self.whitening, limit=np.float32(self.limit))
 
 
 def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity:
-    """From latents of training gathers ``(n, n_devices, latent)``; the limit from ``watched`` others of the same kind.
+    """Measure OOD statistics from latents of training gathers ``(n, n_devices, latent)``.
 
-    Raises ``OodError`` unless there are more training latents than values in one, and some watched.
+    The limit is set on ``watched``, latents of the validation set.
+
+    Raises:
+        OodError: The training latents are not more numerous than the values of one, or the validation set is empty.
     """
     flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
     if len(flat) <= flat.shape[1] or not len(watched):
@@ -101,12 +110,12 @@ def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity
 
 
 def load_familiarity(path: Path, latent: int) -> Familiarity:
-    """Read what ``save`` wrote for latents of that length. Raises ``OodError``."""
+    """Read OOD statistics written by ``save``, for latents of the given length. Raises ``OodError``."""
     try:
         with np.load(path, allow_pickle=False) as content:
             found = Familiarity(content["mean"], content["whitening"], float(content["limit"]))
     except Exception as error:
-        # A damaged archive makes numpy's reader fail as its parsers happen to.
+        # numpy raises many exception types for a damaged archive.
         raise OodError(f"{path}: cannot be read ({error}); copy the whole folder again") from None
     if found.mean.shape != (latent,) or found.whitening.shape != (latent, latent):
         raise OodError(

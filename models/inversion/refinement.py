@@ -1,12 +1,12 @@
-"""Full-waveform inversion from latents: a predicted map moved until the waves through it say what was received.
+"""Refine a predicted map by full-waveform inversion from latents.
 
-The map is its start plus what a smoothed field ``x`` adds in units of the predicted uncertainty,
-``start + uncertainty * smooth(x)``, within the survey's limits. Minimised is
+The map is ``start + uncertainty * smooth(x)``: its start plus a smoothed field ``x`` in units of the predicted
+uncertainty, clipped to the survey's velocity bounds. The objective is
 
     misfit(gather of the map) + |x|^2 / 2 + TOTAL_VARIATION * (total variation of the map)
 
-the first two of which are the negative logarithms of a likelihood and of a prior. Gathers are modelled with the
-benchmark's own scheme, whose residual is carried back to the map by Deepwave's adjoint (decision 11).
+The first two terms are the negative logarithms of a likelihood and a prior. Gathers are modelled with the benchmark's
+own scheme. Deepwave's adjoint takes the residual back to the map (decision 11).
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ from physics.modelling import model_gathers
 from physics.normalise import denormalise_velocity, normalise_velocity
 
 TOTAL_VARIATION = 3.0
-# Contrasts below this (of the normalised map, 45 m/s) count by their square: no corner at nought.
+# Contrasts below this value (normalised map; 45 m/s) are penalised quadratically, so the derivative is smooth at zero.
 CONTRAST = 0.03
-# Of ``x``, root mean square, in one iteration.
+# Greatest step of ``x`` in one iteration, root mean square.
 LONGEST_STEP = 0.3
 
 
 class Misfit(Protocol):
-    """Half the sum of squares of what a gather is off, in units of its ``noise``.
+    """Half the sum of squares of a gather's residual, in units of its ``noise``.
 
-    ``smooth_cells``, down and across, is the correlation of what the map may change by: the less is known, the more.
-    ``share`` of the way from the start to the least objective is where the refined map is.
+    Attributes:
+        smooth_cells: Correlation length of the map update, in cells, vertical and horizontal. Less informative data
+            need a longer one.
+        share: Position of the refined map between the start (0) and the minimum of the objective (1).
     """
 
     unit: str
@@ -47,23 +49,30 @@ class Misfit(Protocol):
     share: float
 
     def __call__(self, gather: np.ndarray) -> tuple[float, np.ndarray]:
-        """Of ``(S, T, R)``: the value, and its derivative by the gather ``(S, T, R)``."""
+        """Return the misfit of a gather ``(S, T, R)`` and its derivative with respect to the gather ``(S, T, R)``."""
         ...
 
     def size(self, value: float) -> float:
-        """The value as a root mean square in ``unit``."""
+        """Return the misfit as a root mean square in ``unit``."""
         ...
 
 
 class LatentMisfit:
-    """Against what devices sent: ``received (n_devices, latent)`` float, each value known to ``steps`` (the same shape)
-    int8 steps: 1 of 8 bits, 16 of 4, infinite for a value that was not sent. ``model.spread`` is a step."""
+    """Misfit to the latents that devices sent.
+
+    Args:
+        received: ``(n_devices, latent)`` float.
+        steps: Resolution of each value in int8 steps, same shape: 1 for 8 bits, 16 for 4 bits, infinite for values not
+            sent. ``model.spread`` defines a step.
+    """
 
     unit = "int8 steps"
-    # Beside that of rounding. The float encoder is half a step off; more keeps latents from being followed too far.
+    # Added to the rounding error. The float encoder deviates by half a step; a larger value keeps the fit from chasing
+    # that error.
     noise = 3.0
     smooth_cells = (1.0, 6.0)
-    # Many maps have these latents: the errors of start and end are half of them not the same, and their mean's less.
+    # Many maps share these latents. The errors of start and minimum are partly independent, so their mean has a smaller
+    # error.
     share = 0.5
 
     def __init__(self, model: LatentModel, received: np.ndarray, steps: np.ndarray) -> None:
@@ -83,10 +92,10 @@ class LatentMisfit:
 
 
 class GatherMisfit:
-    """Against a recorded gather ``(S, T, R)``, companded as for a device, so that weak reflections count."""
+    """Misfit to a recorded gather ``(S, T, R)``, companded as on a device so that weak reflections count."""
 
     unit = "of the recording"
-    # Of companded samples (about [-1, 1]): a little more than a step of a device's int8 input.
+    # Noise of companded samples (range about [-1, 1]): a little more than one int8 step of the device's input.
     noise = 0.01
     smooth_cells = (1.0, 1.0)
     share = 1.0
@@ -110,7 +119,7 @@ class GatherMisfit:
 
 @dataclass(frozen=True)
 class Refined:
-    """``velocity_mps (nz, nx)``, objective and misfit (root mean square, in ``unit``) before and after."""
+    """Result: ``velocity_mps (nz, nx)``, objective and misfit (root mean square, in ``unit``) before and after."""
 
     velocity_mps: np.ndarray
     iterations: int
@@ -133,10 +142,13 @@ def refine(
     iterations: int,
     on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
 ) -> Refined:
-    """Move a map ``(nz, nx)`` with its uncertainty down the objective of this module.
+    """Refine a map ``(nz, nx)`` in m/s, with its uncertainty, by minimising the objective of this module.
 
-    ``on_iteration`` is told the misfit. Raises ``ModellingError`` for a survey whose waves cannot be modelled, and
-    ``ImportError`` without Deepwave.
+    ``on_iteration`` is called with the misfit.
+
+    Raises:
+        ModellingError: The waves of this survey cannot be modelled.
+        ImportError: Deepwave is not installed.
     """
     a = acquisition
     half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
@@ -162,7 +174,7 @@ def refine(
         drawn, _, by_gather, by_map = about
         _, adjoint = pull_back(_mps(drawn, a), a)
         by_waves = adjoint(by_gather) * half_range_mps
-        # The uppermost row stands for all that is above, where the two schemes absorb differently.
+        # The top row is fixed: it represents everything above, where the two schemes absorb differently.
         by_waves[0] = 0.0
         return along_z.T @ (scale * (by_waves + TOTAL_VARIATION * by_map)) @ along_x + x
 
@@ -198,14 +210,14 @@ def _mps(normalised: np.ndarray, a: Acquisition) -> np.ndarray:
 
 
 def smoothing(n: int, cells: float) -> np.ndarray:
-    """A matrix ``(n, n)`` that correlates white noise over ``cells`` (standard deviation) and keeps its variance."""
+    """Return a matrix ``(n, n)`` that correlates white noise over ``cells`` (standard deviation) at unit variance."""
     distance = np.subtract.outer(np.arange(n), np.arange(n)) / cells
     weights = np.exp(-np.square(distance) / 2)
     return weights / np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
 
 
 def total_variation(values: np.ndarray, contrast: float) -> tuple[float, np.ndarray]:
-    """Sum of the contrasts between neighbours of ``(nz, nx)``, rounded below ``contrast``, and its derivative."""
+    """Return the total variation of a map ``(nz, nx)``, smoothed below ``contrast``, and its derivative."""
     down = np.diff(values, axis=0, append=values[-1:])
     across = np.diff(values, axis=1, append=values[:, -1:])
     size = np.sqrt(np.square(down) + np.square(across) + contrast**2)
@@ -216,7 +228,7 @@ def total_variation(values: np.ndarray, contrast: float) -> tuple[float, np.ndar
 
 
 def value_and_derivative(function: Callable) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """A traceable function of one array to a number, with its derivative, compiled once."""
+    """Compile a traceable scalar function of one array together with its derivative."""
     if keras.backend.backend() == "jax":
         import jax
 

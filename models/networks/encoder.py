@@ -14,7 +14,7 @@ from keras import layers
 
 from physics.acquisition import Acquisition
 
-# Time x receivers, of the depthwise half of a residual block: cheap in weights, wide in time.
+# Depthwise kernel of a residual block, time x receivers: few weights, wide in time.
 RESIDUAL_KERNEL = (5, 3)
 
 
@@ -30,7 +30,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of the input part and size of the network; ``bottleneck`` channels remain before the latent."""
+    """Input shape and network size; ``bottleneck`` is the number of channels before the latent."""
 
     n_time: int
     n_receivers: int
@@ -48,8 +48,8 @@ class EncoderConfig:
         return cls(**{**values, "stages": stages})
 
 
-# latent, channels before it, stages. Residual blocks stand where feature maps are large and kernels small:
-# a microcontroller's arena has more room than its flash (docs/results/encoders.md).
+# Latent size, channels before it, stages. Residual blocks are placed where feature maps are large and kernels small,
+# because a microcontroller's arena has more headroom than its flash (docs/results/encoders.md).
 PRESETS: dict[str, tuple[int, int, tuple[Stage, ...]]] = {
     "micro": (
         64,
@@ -87,7 +87,7 @@ PRESETS: dict[str, tuple[int, int, tuple[Stage, ...]]] = {
 
 
 def encoder_preset(name: str, acquisition: Acquisition, thin: int) -> EncoderConfig:
-    """The encoder of that name for a survey thinned by ``thin``; ``name`` is a key of ``PRESETS``."""
+    """Return the encoder preset ``name`` (a key of ``PRESETS``) for a survey decimated by ``thin``."""
     latent, bottleneck, stages = PRESETS[name]
     return EncoderConfig(
         n_time=acquisition.n_time // thin,
@@ -100,10 +100,9 @@ def encoder_preset(name: str, acquisition: Acquisition, thin: int) -> EncoderCon
 
 
 def build_encoder(config: EncoderConfig) -> keras.Model:
-    """Keras model: ``(batch, n_time, n_receivers, n_sources)`` companded -> ``(batch, latent)``.
+    """Build the Keras encoder: companded ``(batch, n_time, n_receivers, n_sources)`` -> ``(batch, latent)``.
 
-    The latent is linear; the fusion decoder was trained on whatever range it takes, and conversion
-    finds its int8 scale from the representative set.
+    The latent is linear and unbounded. Conversion finds its int8 scale from the representative set.
     """
     part = keras.Input((config.n_time, config.n_receivers, config.n_sources), name="part")
     x = part
@@ -122,12 +121,12 @@ def build_encoder(config: EncoderConfig) -> keras.Model:
 
 
 def _normalised(x, name: str, gamma: str = "ones"):
-    """Batch normalisation of the convolution ``name``."""
+    """Apply the batch normalisation of the convolution ``name``."""
     return layers.BatchNormalization(momentum=0.98, gamma_initializer=gamma, name=f"{name}_norm")(x)
 
 
 def _residual(x, name: str):
-    """``x`` plus a depthwise-separable convolution of it, the identity until training moves it."""
+    """Add a depthwise-separable convolution of ``x`` to ``x``; initialised to the identity."""
     channels = x.shape[-1]
     y = layers.DepthwiseConv2D(RESIDUAL_KERNEL, padding="same", use_bias=False, name=f"{name}_depth")(x)
     y = layers.ReLU(name=f"{name}_depth_relu")(_normalised(y, f"{name}_depth"))

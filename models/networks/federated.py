@@ -1,8 +1,8 @@
-"""The federated baseline: every device draws the whole map from its own receivers, and the maps are averaged.
+"""Federated baseline: every device predicts the whole map from its own receivers; the centre averages the maps.
 
-One model serves all devices. It is trained by federated averaging (McMahan et al. 2017, arXiv 1602.05629): in each
-round every device begins with the shared weights and takes a few steps on its own recordings alone; the centre averages
-what they come to. Recordings never leave a device, in training either; maps do.
+One model serves all devices. It is trained by federated averaging (McMahan et al. 2017, arXiv 1602.05629). In each
+round, every device starts from the shared weights and takes a few steps on its own recordings. The centre averages the
+resulting weights. Recordings never leave a device, not even in training; maps do.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from keras import ops
 from models.networks.inversionnet import Layout, build_from_layout
 from physics.acquisition import Acquisition
 
-# Steps that a device takes in a round, each on its share of the round's samples.
+# Local steps per round, each on a part of the round's samples.
 LOCAL_STEPS = 4
-# An InversionNet for the thinned recordings of a few receivers: half the channels on the way down, a quarter up.
+# An InversionNet for decimated recordings of a few receivers: half the channels in the encoder, a quarter in the
+# decoder.
 LAYOUT = Layout((16, 32), (64, 128), 128, ((128, 5, 0), (64, 4, 1), (32, 4, 1), (16, 4, 1), (8, 4, 1)))
 
 
 def build_federated(acquisition: Acquisition, n_time: int) -> tuple[keras.Model, keras.Model]:
-    """``(network, local model)`` that share their weights.
+    """Build ``(network, local model)`` with shared weights.
 
-    The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch, n_devices)`` and
-    returns ``(batch, nz, nx, 1)``, the mean of the normalised maps of the devices heard. The local model draws one of
-    them from one part. Raises ``ValueError`` for a survey whose map does not fit.
+    The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch, n_devices)``. It returns
+    ``(batch, nz, nx, 1)``, the mean of the normalised maps of the devices present. The local model predicts one map
+    from one part.
+
+    Raises:
+        ValueError: The network cannot output the survey's map size.
     """
     shape = (n_time, acquisition.max_device_receivers, acquisition.n_sources)
     local = build_from_layout(LAYOUT, shape, acquisition, "local")
@@ -45,10 +49,10 @@ def _mean_of(local: keras.Model, n_devices: int) -> keras.Model:
 
 
 class Rounds:
-    """One round of federated averaging for each batch, called as ``models.training.training.train`` does.
+    """Run one round of federated averaging per batch; called as by ``models.training.training.train``.
 
-    ``network``, compiled, and ``local`` are from ``build_federated``. The moments of the optimiser are averaged as
-    the weights are (Yu, Jin and Yang 2019, arXiv 1905.03817), so a device keeps nothing between rounds.
+    ``network``, compiled, and ``local`` are from ``build_federated``. The optimiser's moments are averaged like the
+    weights (Yu, Jin and Yang 2019, arXiv 1905.03817), so devices keep no state between rounds.
     """
 
     def __init__(self, network: keras.Model, local: keras.Model) -> None:
@@ -59,7 +63,7 @@ class Rounds:
         self._shared = [*network.variables, *optimizer.variables]
 
     def __call__(self, inputs: dict[str, np.ndarray], maps: np.ndarray) -> float:
-        """Mean loss of the devices over a round on ``inputs`` and ``maps`` of a batch."""
+        """Run one round on the ``inputs`` and ``maps`` of a batch; return the devices' mean loss."""
         before = [np.array(variable) for variable in self._shared]
         total: list[Any] = [np.zeros_like(value) for value in before]
         losses = []
@@ -76,6 +80,6 @@ class Rounds:
                 self._alone.reset_metrics()
             total = [t + np.array(variable) for t, variable in zip(total, self._shared, strict=True)]
         for variable, value in zip(self._shared, total, strict=True):
-            # Counters among them are the same on every device.
+            # Counters are equal on all devices, so averaging keeps them.
             variable.assign((value / n_devices).astype(value.dtype))
         return float(np.mean(losses))

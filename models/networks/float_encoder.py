@@ -1,7 +1,7 @@
-"""The float network that an int8 encoder stands for, read back from the .tflite that devices run.
+"""Rebuild the float network of an int8 encoder from its .tflite file.
 
-A released model holds its encoder as int8 only. Its kernels and biases as real numbers, and no rounding between its
-operators, make a network with a gradient whose latents are a step or so from the device's.
+A released model holds its encoder as int8 only. The float network uses the dequantised kernels and biases, without
+rounding between operators. It has a gradient, and its latents differ from the device's by about one step.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from models.errors import ModelsError
 
 
 class FloatEncoderError(ModelsError, ValueError):
-    """A .tflite that cannot be read back as a float network."""
+    """A .tflite file cannot be converted to a float network."""
 
 
 def float_encoder(model: bytes) -> keras.Model:
-    """Keras network, companded parts ``(n, time, width, sources)`` -> ``(n, latent)``, of an int8 .tflite's content.
+    """Build a Keras network from an int8 .tflite file: companded ``(n, time, width, sources)`` -> ``(n, latent)``.
 
-    Raises ``FloatEncoderError`` for an operator that encoders of this project do not have.
+    Raises:
+        FloatEncoderError: The file has an operator that this project's encoders do not use.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -36,7 +37,7 @@ def float_encoder(model: bytes) -> keras.Model:
     }
 
     def weights_of(inputs: list[int], order: tuple[int, ...]) -> list[np.ndarray]:
-        """Kernel, its axes in Keras' ``order``, and bias; a bias of zeros is left out in the file."""
+        """Return the kernel, its axes in Keras' ``order``, and the bias; the file omits a bias of zeros."""
         there = graph.tensors[inputs[1]]
         kernel = dequantised(there, parsed.buffers)
         if inputs[2] < 0:
@@ -64,11 +65,11 @@ def float_encoder(model: bytes) -> keras.Model:
         elif kind == "ADD":
             layer = layers.Add()
         elif kind == "CONV_2D":
-            # (out, height, width, in) there.
+            # TFLite stores (out, height, width, in).
             weights = weights_of(inputs, (1, 2, 3, 0))
             layer = layers.Conv2D(weights[0].shape[-1], weights[0].shape[:2], **common)
         elif kind == "DEPTHWISE_CONV_2D":
-            # (1, height, width, channels) there.
+            # TFLite stores (1, height, width, channels).
             weights = weights_of(inputs, (1, 2, 3, 0))
             layer = layers.DepthwiseConv2D(weights[0].shape[:2], **common)
         elif kind == "FULLY_CONNECTED":
@@ -88,7 +89,7 @@ def float_encoder(model: bytes) -> keras.Model:
 
 
 def dequantised(tensor: Any, buffers: list) -> np.ndarray:
-    """Real numbers of a constant int8 or int32 tensor of a parsed .tflite."""
+    """Return the real values of a constant int8 or int32 tensor of a parsed .tflite file."""
     from ai_edge_litert import schema_py_generated as schema
 
     scale = np.asarray(tensor.quantization.scale, np.float32)

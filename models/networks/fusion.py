@@ -1,9 +1,8 @@
-"""The fusion decoder: latents of whatever devices were heard -> velocity map and its uncertainty.
+"""Fusion decoder: latents of the devices present -> velocity map and its uncertainty.
 
-Each latent becomes a few tokens that know where the device's receivers stand; tokens attend to each
-other; queries placed at map positions (x, z) attend to the tokens with multi-head cross-attention
-(EPIC, arXiv 2603.09032, section 4); a light head draws the map. A key mask hides absent devices, so any
-non-empty subset decodes.
+Each latent becomes a few tokens that carry the position of the device's receivers. The tokens attend to each other.
+Queries at map positions (x, z) attend to the tokens by multi-head cross-attention (EPIC, arXiv 2603.09032, section 4).
+A small head outputs the map. A key mask hides absent devices, so any non-empty subset decodes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-# Of the decoder without attention: it has seven times the weights of the one with, and is no slower.
+# Width of the decoder without attention; it has seven times the weights of the one with attention, at the same speed.
 CONCATENATED_WIDTH = 512
 CONCATENATED_CHANNELS = 32
 
@@ -23,8 +22,8 @@ CONCATENATED_CHANNELS = 32
 class DecoderConfig:
     """Sizes of the decoder. ``n_depth`` and ``n_width`` must be multiples of ``patch``.
 
-    Two are for comparison: without ``attention``, latents are concatenated, zeros for absent devices, and go
-    through dense layers; without ``positions``, tokens do not know where their device's receivers stand.
+    Two options are for ablation. Without ``attention``, latents are concatenated (zeros for absent devices) and pass
+    through dense layers. Without ``positions``, tokens carry no receiver positions.
     """
 
     n_devices: int
@@ -59,8 +58,8 @@ class DecoderConfig:
         return self.n_width // self.patch
 
 
-# Sizes by name: "small" for what two processor cores train in an hour; "deep" has its width, so that it can begin
-# with its weights.
+# Sizes by name. "small" trains on two processor cores in an hour. "deep" has the same width, so it can start from the
+# weights of "small".
 DECODERS: dict[str, dict[str, int]] = {
     "small": {},
     "deep": {"self_layers": 3, "cross_layers": 4, "refine_layers": 6},
@@ -76,7 +75,7 @@ def fourier_features(values: np.ndarray, n_frequencies: int = 6) -> np.ndarray:
 
 @keras.saving.register_keras_serializable("epic")
 class PositionFeatures(layers.Layer):
-    """``fourier_features`` inside a network: ``(batch, n, d)`` -> ``(batch, n, d * 2 * n_frequencies)``."""
+    """Apply ``fourier_features`` as a layer: ``(batch, n, d)`` -> ``(batch, n, d * 2 * n_frequencies)``."""
 
     def __init__(self, n_frequencies: int = 6, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -95,7 +94,7 @@ class PositionFeatures(layers.Layer):
 
 @keras.saving.register_keras_serializable("epic")
 class MapQueries(layers.Layer):
-    """One query per patch of the map, from its place: any ``(batch, ...)`` -> ``(batch, rows * cols, width)``."""
+    """Create one query per map patch from its position: any ``(batch, ...)`` -> ``(batch, rows * cols, width)``."""
 
     def __init__(self, rows: int, cols: int, width: int, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -155,7 +154,7 @@ class Interpolate(layers.Layer):
             ops.cast(ops.convert_to_tensor(interpolation_matrix(n, self.patch)), x.dtype)
             for n in x.shape[1:3]
         )
-        # A product a patch's row, then one a column: a third of the time of a resize and its gradient.
+        # Two matrix products, one per axis, take a third of the time of a resize and its gradient.
         x = ops.einsum("zr,brcd->bzcd", along_z, x)
         return ops.einsum("xc,bzcd->bzxd", along_x, x)
 
@@ -164,7 +163,7 @@ class Interpolate(layers.Layer):
 
 
 def interpolation_matrix(n_patches: int, patch: int) -> np.ndarray:
-    """Weights ``(n_patches * patch, n_patches)`` of each patch's value at each pixel; rows sum to 1."""
+    """Return the interpolation weights ``(n_patches * patch, n_patches)`` from patches to pixels; rows sum to 1."""
     places = np.clip((np.arange(n_patches * patch) + 0.5) / patch - 0.5, 0, n_patches - 1)
     return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(n_patches))).astype(np.float32)
 
@@ -183,7 +182,7 @@ def _attend(x, memory, mask, heads: int, name: str):
 
 
 def _attended(config: DecoderConfig, latents, positions, mask):
-    """Map queries that have attended to the tokens of the devices heard: ``(batch, rows, cols, width)``."""
+    """Return map queries after attention to the tokens of the devices present: ``(batch, rows, cols, width)``."""
     n, k, width = config.n_devices, config.tokens_per_device, config.width
     tokens = layers.Dense(k * width, name="tokens")(latents)
     if config.positions:
@@ -201,7 +200,7 @@ def _attended(config: DecoderConfig, latents, positions, mask):
 
 
 def _concatenated(config: DecoderConfig, latents, mask):
-    """Dense layers over all latents side by side, in the order of devices: ``(batch, rows, cols, width)``."""
+    """Apply dense layers to all latents, concatenated in device order: ``(batch, rows, cols, width)``."""
     x = layers.Flatten(name="side_by_side")(latents * mask[..., None])
     for i in range(2):
         x = layers.Dense(CONCATENATED_WIDTH, activation="relu", name=f"dense{i}")(x)
@@ -211,12 +210,13 @@ def _concatenated(config: DecoderConfig, latents, mask):
 
 
 def build_decoder(config: DecoderConfig) -> keras.Model:
-    """Keras model of the fusion.
+    """Build the Keras model of the fusion decoder.
 
-    Inputs: ``latents (batch, n_devices, latent)`` float, ``positions (batch, n_devices, 2)`` as
-    ``Acquisition.device_positions``, ``mask (batch, n_devices)`` 1 where heard. Outputs: ``velocity``
-    and ``log_scale``, both ``(batch, n_depth, n_width, 1)``: the normalised map in about [-1, 1] and the
-    natural log of the Laplace scale of its error.
+    Inputs: ``latents (batch, n_devices, latent)`` float, ``positions (batch, n_devices, 2)`` as in
+    ``Acquisition.device_positions``, ``mask (batch, n_devices)``, 1 for devices present.
+
+    Outputs: ``velocity`` and ``log_scale``, both ``(batch, n_depth, n_width, 1)``. ``velocity`` is the normalised map
+    in about [-1, 1]. ``log_scale`` is the natural log of the Laplace scale of its error.
     """
     latents = keras.Input((config.n_devices, config.latent), name="latents")
     positions = keras.Input((config.n_devices, 2), name="positions")
@@ -234,7 +234,7 @@ def build_decoder(config: DecoderConfig) -> keras.Model:
     x = Interpolate(config.patch, name="interpolate")(x)
     x = layers.Conv2D(config.pixel_channels, 3, padding="same", activation="relu", name="pixels0")(x)
     x = layers.Conv2D(config.pixel_channels, 3, padding="same", activation="relu", name="pixels1")(x)
-    # In float32 whatever the rest computes in: bfloat16 has steps of 6 m/s and more.
+    # The output stays in float32 under mixed precision: bfloat16 has steps of 6 m/s and more.
     out = layers.Conv2D(2, 3, padding="same", dtype="float32", name="out")(x)
     velocity = layers.Identity(name="velocity")(out[..., :1])
     log_scale = layers.Identity(name="log_scale")(out[..., 1:])

@@ -18,11 +18,14 @@ from physics.acquisition import Acquisition
 
 @dataclass(frozen=True)
 class Layout:
-    """Channels of each level. Kernels are time x receiver, and each level halves what it works along.
+    """Channels of each level. Kernels are time x receiver; each level halves the axis that it works along.
 
-    ``along_time``: levels of one block, then of two, whose kernels are one receiver wide. ``both_ways``: levels of
-    ``blocks`` blocks of 3 x 3. What is left becomes one point of ``bottleneck`` channels. ``up``: (channels, kernel,
-    cells cut from each side) of transposed convolutions of stride 2, with ``blocks`` - 1 blocks of 3 x 3 after each.
+    Attributes:
+        along_time: Levels with kernels one receiver wide: one block in the first level, two in each other.
+        both_ways: Levels of ``blocks`` blocks of 3 x 3.
+        bottleneck: Channels of the single point that the remaining grid is reduced to.
+        up: (channels, kernel, cropped cells on each side) of transposed convolutions of stride 2, each followed by
+            ``blocks`` - 1 blocks of 3 x 3.
     """
 
     along_time: tuple[int, ...]
@@ -50,8 +53,8 @@ class Layout:
 
 _TO_80_CELLS = ((512, 5, 0), (256, 4, 1), (128, 4, 1), (64, 4, 1), (32, 4, 1))
 _TO_72_CELLS = ((1024, 2, 0), (1024, 4, 1), (512, 5, 1), (256, 4, 1), (128, 4, 1), (64, 4, 1))
-# By the name that `epic train` gives them; parameters for the benchmark's survey, counting batch normalisation's
-# scale and shift: 24,409,123, 28,883,779 and 109,715,267.
+# Keys are the names in `epic train`. Parameters for the benchmark's survey, including scale and shift of batch
+# normalisation: 24,409,123, 28,883,779 and 109,715,267.
 LAYOUTS = {
     "inversionnet": Layout((32, 64, 64, 128), (128, 256, 256), 512, _TO_80_CELLS),
     "bigfwi-m": Layout((32, 64, 64, 128), (128, 256, 256), 512, _TO_80_CELLS, blocks=3),
@@ -60,10 +63,12 @@ LAYOUTS = {
 
 
 def build_inversionnet(acquisition: Acquisition, layout: Layout = LAYOUTS["inversionnet"]) -> keras.Model:
-    """Keras model: gather ``(batch, n_time, n_receivers, n_sources)`` -> map ``(batch, nz, nx, 1)``.
+    """Build the Keras model: gather ``(batch, n_time, n_receivers, n_sources)`` -> map ``(batch, nz, nx, 1)``.
 
-    The input is the benchmark's log-transformed, min-max scaled gather; the output is the normalised
-    map. Raises ``ValueError`` for a survey whose map does not fit the square that the decoder draws.
+    The input is the benchmark's log-transformed, min-max scaled gather. The output is the normalised map.
+
+    Raises:
+        ValueError: The survey's map is larger than the decoder's square output.
     """
     shape = (acquisition.n_time, acquisition.n_receivers, acquisition.n_sources)
     return build_from_layout(layout, shape, acquisition, "inversionnet")
@@ -82,8 +87,11 @@ _SPLIT = LAYOUTS["inversionnet"]
 
 
 def build_device_half(acquisition: Acquisition) -> keras.Model:
-    """The blocks that look along time only, for one device: ``(batch, n_time, receivers, n_sources)`` ->
-    ``(batch, n_time / 16, receivers, 128)``. Of a trained network, ``copy_weights`` brings the weights."""
+    """Build the blocks that work along time only, for one device.
+
+    ``(batch, n_time, receivers, n_sources)`` -> ``(batch, n_time / 16, receivers, 128)``. ``copy_weights`` copies the
+    weights of a trained network.
+    """
     part = keras.Input(
         (acquisition.n_time, acquisition.max_device_receivers, acquisition.n_sources), name="part"
     )
@@ -91,7 +99,7 @@ def build_device_half(acquisition: Acquisition) -> keras.Model:
 
 
 def build_central_half(acquisition: Acquisition) -> keras.Model:
-    """What is left of the network after ``build_device_half``, the devices' outputs side by side."""
+    """Build the rest of the network after ``build_device_half``; device outputs are concatenated along receivers."""
     n_time, channels = build_device_half(acquisition).output_shape[1::2]
     inner = keras.Input((n_time, acquisition.n_receivers, channels), name="inner")
     first = _SPLIT.n_along_time
@@ -119,7 +127,7 @@ def _down(x, blocks: list, first: int = 0):
 
 
 def _draw(x, layout: Layout, acquisition: Acquisition):
-    # What is left (8 x 9 for InversionNet on the benchmark) becomes one point.
+    # The remaining grid (8 x 9 for InversionNet on the benchmark) is reduced to one point.
     x = _finish(layers.Conv2D(layout.bottleneck, x.shape[1:3], name="bottleneck")(x), "bottleneck")
     for i, (channels, kernel, cut) in enumerate(layout.up):
         x = layers.Conv2DTranspose(channels, kernel, 2, name=f"up{i}")(x)
@@ -139,5 +147,5 @@ def _draw(x, layout: Layout, acquisition: Acquisition):
 
 
 def count_parameters(network: keras.Model) -> int:
-    """Trainable parameters: PyTorch's count, which leaves out the running statistics."""
+    """Count trainable parameters, as PyTorch does: without running statistics."""
     return sum(int(w.size if hasattr(w, "size") else ops.size(w)) for w in network.trainable_weights)

@@ -1,9 +1,9 @@
-"""Ordered drop-out: one encoder whose latent decodes from its first values alone, so that a device may send fewer.
+"""Nested dropout: train one encoder whose latent decodes from its first values alone, so a device may send fewer.
 
-In training a share of the samples reaches the decoder as a device at a lower rate sends it: the first half, quarter
-or eighth of the latent's values, all of them in 8 or in 4 bits, and zero in the place of the rest (nested drop-out,
-Rippel et al. 2014, arXiv 1402.0915). A trained network is first turned so that its latent begins with what matters
-most to the decoder, which changes nothing of what it draws from the whole.
+In training, a share of the samples reaches the decoder at a reduced rate: the first half, quarter or eighth of the
+values, in 8 or 4 bits, zeros for the rest (Rippel et al. 2014, arXiv 1402.0915). Before that, the latent of a trained
+network is rotated so that the most important directions come first. The rotation does not change maps decoded from
+whole latents.
 """
 
 from __future__ import annotations
@@ -14,40 +14,43 @@ from keras import layers, ops
 
 from models.errors import TrainingError
 
-# The rest sends everything: the whole latent is what most devices are set to.
+# Share of samples at a reduced rate; most devices send the whole latent.
 LOWER_RATE_SHARE = 0.5
-# Of the latent's values, one in so many is sent.
+# Divisors of the latent's length at the reduced rates.
 DIVISORS = (1, 2, 4, 8)
 BITS = (8, 4)
 
 
 def prefixes(latent: int) -> tuple[int, ...]:
-    """How many of a latent's values may be sent, the whole first."""
+    """Return the allowed numbers of values to send, the whole latent first."""
     return tuple(latent // divisor for divisor in DIVISORS)
 
 
 def prefix_rates(latent: int) -> tuple[tuple[int, int], ...]:
-    """Values and bits of each rate below the two that every latent has (``firmware_py.protocol.rate``): of
-    those of a length, what draws the better map (docs/decisions/0012)."""
+    """Return (values, bits) of each rate below the two that every latent has (``firmware_py.protocol.rate``).
+
+    Of rates with equal payload length, only the one with the better map is listed (docs/decisions/0012).
+    """
     return ((latent // 4, 8), (latent // 4, 4), (latent // 8, 4))
 
 
 def lower_rates(latent: int) -> list[tuple[int, int]]:
-    """Values and bits of each rate that training draws below the whole latent."""
+    """Return (values, bits) of each reduced rate used in training."""
     return [(values, bits) for values in prefixes(latent) for bits in BITS][1:]
 
 
 def whole(n: int, n_devices: int, latent: int) -> tuple[np.ndarray, np.ndarray]:
-    """As ``draw_rates``, everything sent."""
+    """Return the full rate in the form of ``draw_rates``."""
     return np.full((n, n_devices), latent, np.float32), np.full((n, n_devices), BITS[0], np.float32)
 
 
 def draw_rates(
     n: int, n_devices: int, latent: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values sent and bits of each, both ``(n, n_devices)`` float32.
+    """Draw the number of values sent and bits of each, both ``(n, n_devices)`` float32.
 
-    Of the samples at a lower rate, half have one for all devices, as the centre sets it, and half one for each.
+    Half of the samples at a reduced rate use one rate for all devices, as the centre sets it. The other half draw one
+    rate per device.
     """
     lower = lower_rates(latent)
     values, bits = whole(n, n_devices, latent)
@@ -59,11 +62,11 @@ def draw_rates(
 
 @keras.saving.register_keras_serializable("epic")
 class AsSent(layers.Layer):
-    """Latents as the centre reads them of devices at their rates: ``latents (batch, n_devices, latent)``, ``values``
-    and ``bits (batch, n_devices)`` -> ``(batch, n_devices, latent)``.
+    """Apply the devices' rates to latents, as the centre receives them.
 
-    Four bits are the upper ones of the 8 that a value takes in the range of the batch, read as the middle of what
-    they leave open (``firmware_py.protocol.rate``); gradients pass the rounding as if it were not there.
+    ``latents (batch, n_devices, latent)``, ``values`` and ``bits (batch, n_devices)`` -> ``(batch, n_devices,
+    latent)``. At 4 bits, the upper half of the 8-bit code is kept and read as the middle of its interval
+    (``firmware_py.protocol.rate``). The 8-bit range is that of the batch. Gradients pass straight through the rounding.
     """
 
     def __init__(self, **kwargs) -> None:
@@ -81,13 +84,14 @@ class AsSent(layers.Layer):
 
 
 def order_latent(encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) -> None:
-    """Turn the latent between ``encoder`` and ``decoder`` in place, most important directions first, mean at zero.
+    """Rotate the latent between ``encoder`` and ``decoder`` in place: most important directions first, mean zero.
 
-    Important is what moves the decoder's tokens most over ``parts (n, n_time, width, n_sources)``: the principal
-    components of the tokens' linear layer's output. The layers on both sides are linear, so their product, and with
-    it every map drawn from whole latents, stays the same but for rounding. A component's share of the range is the
-    square root of its part in the tokens: between all alike, which spends 8 bits on what hardly matters, and as it
-    falls, which leaves the last values one step.
+    The directions are the principal components of the output of the tokens' linear layer over ``parts (n, n_time,
+    width, n_sources)``. The layers on both sides are linear. Their product, and every map decoded from whole latents,
+    is unchanged except for rounding.
+
+    Each component is scaled to the square root of its standard deviation. Equal scaling would spend 8 bits on
+    unimportant components. No scaling would leave one step for the last components.
     """
     last, first = encoder.get_layer("latent"), decoder.get_layer("tokens")
     if len(parts) < last.units:
@@ -100,7 +104,7 @@ def order_latent(encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) 
     _, spread, directions = np.linalg.svd((latents - mean) @ to_tokens, full_matrices=False)
     spread = np.maximum(spread[: len(mean)] / np.sqrt(len(latents)), 1e-6 * spread[0])
     directions = directions[: len(mean)].T
-    # Each component then has the standard deviation sqrt(spread), scaled to the range that latents had before.
+    # Each component has standard deviation sqrt(spread), scaled to the previous range of the latents.
     scale = spread**-0.5
     turn = to_tokens @ directions * scale
     turned = (latents - mean) @ turn

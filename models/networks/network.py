@@ -22,13 +22,17 @@ def build_network(
     quantised: bool = False,
     ordered: bool = False,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
-    """``(network, device encoder, fusion decoder)`` that share their weights.
+    """Build ``(network, device encoder, fusion decoder)`` with shared weights.
 
-    The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch,
-    n_devices)`` and returns ``(batch, nz, nx, 2)``: normalised velocity and log scale. ``quantised`` puts the
-    encoder's int8 rounding into it, ``ordered`` what devices at lower rates leave out: it then takes ``values``
-    and ``bits (batch, n_devices)`` as well. Neither has a weight of its own (``models.networks.quantised``,
-    ``models.networks.nested_latent``).
+    The network takes ``parts (batch, n_devices, n_time, width, n_sources)`` and ``mask (batch, n_devices)``. It returns
+    ``(batch, nz, nx, 2)``: normalised velocity and log scale.
+
+    Args:
+        quantised: Include the encoder's int8 rounding (``models.networks.quantised``).
+        ordered: Include reduced rates (``models.networks.nested_latent``). The network then also takes ``values`` and
+            ``bits (batch, n_devices)``.
+
+    Neither option adds weights.
     """
     encode = build_encoder(encoder)
     decode = build_decoder(decoder)
@@ -65,19 +69,18 @@ class DevicePositions(layers.Layer):
         return {**super().get_config(), "positions": self.positions}
 
 
-# Weight of the uncertainty's likelihood beside the map's L1: small, so that it does not steer the map.
+# Weight of the uncertainty likelihood relative to the map's L1; small, so that it does not steer the map.
 UNCERTAINTY_WEIGHT = 0.05
-# Weight of what is missing to a structural similarity of 1: L1 alone leaves speckle where a layer is even.
+# Weight of 1 - SSIM. With L1 alone, uniform layers keep speckle.
 STRUCTURE_WEIGHT = 0.3
 
 
 @keras.saving.register_keras_serializable("epic")
 def map_loss(truth, drawn):
-    """L1 of the map, its lack of structural similarity, and the Laplace likelihood of its residual under the
-    predicted scale.
+    """Return L1 of the map, plus weighted 1 - SSIM, plus the weighted Laplace likelihood of the residual.
 
-    ``truth (batch, nz, nx, 1)``, ``drawn (batch, nz, nx, 2)``. The residual is held constant in the
-    likelihood, so the scale learns from the map's errors without trading them for a larger scale.
+    ``truth (batch, nz, nx, 1)``, ``drawn (batch, nz, nx, 2)``. The residual is held constant in the likelihood, so the
+    scale fits the map's errors and the map gains nothing from a larger scale.
     """
     residual = ops.abs(ops.subtract(truth, drawn[..., :1]))
     log_scale = ops.clip(drawn[..., 1:], -7.0, 2.0)
@@ -87,7 +90,7 @@ def map_loss(truth, drawn):
 
 
 def map_ssim(truth, drawn):
-    """``physics.metrics.ssim`` of the maps in ``drawn``, shapes as for ``map_loss``, with a gradient."""
+    """Return the differentiable ``physics.metrics.ssim`` of the maps in ``drawn``, shapes as in ``map_loss``."""
     along_z, along_x = (ops.convert_to_tensor(blur_matrix(n), "float32") for n in truth.shape[1:3])
     predicted, true = (ops.cast(maps[..., 0], "float32") for maps in (drawn, truth))
     with _whole_products():
@@ -95,8 +98,11 @@ def map_ssim(truth, drawn):
 
 
 def _whole_products() -> contextlib.AbstractContextManager:
-    """Matrix products in all of float32. A GPU's default has 11 bits (TF32), and a variance is the small difference
-    of two of them: a similarity of 1 becomes anything from -1400 to 1500 (docs/decisions/0014)."""
+    """Compute matrix products in full float32.
+
+    A GPU's default (TF32) has 11 bits. A variance is a small difference of two products, so TF32 turns a similarity of
+    1 into values from -1400 to 1500 (docs/decisions/0014).
+    """
     if keras.backend.backend() == "jax":
         import jax
 

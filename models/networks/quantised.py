@@ -1,9 +1,9 @@
-"""Quantisation-aware training: the device encoder with the rounding of its int8 form in the loop.
+"""Quantisation-aware training: the device encoder with simulated int8 rounding.
 
-The encoder is computed as the converter will have it computed on a device: batch normalisation folded into the
-kernels, a kernel in 255 symmetric steps for each output channel, every tensor between two operators in 256 steps
-of its range. Gradients pass the rounding as if it were not there. The weights are those of the plain float
-encoder, which is what a run leaves behind; conversion stays as it is.
+The encoder is computed as the converted model computes it on a device. Batch normalisation is folded into the kernels.
+Kernels have 255 symmetric steps per output channel. Every tensor between operators has 256 steps of its range.
+Gradients pass straight through the rounding. The weights are those of the plain float encoder, which the run saves.
+Conversion is unchanged.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ TENSOR_STEPS = 255
 
 @keras.saving.register_keras_serializable("epic")
 class QuantisedEncoder(layers.Layer):
-    """``encoder`` of ``models.networks.encoder`` with int8 rounding: ``(n, n_time, width, n_sources)`` -> ``(n,
-    latent)``.
+    """Wrap ``encoder`` with int8 rounding: ``(n, n_time, width, n_sources)`` -> ``(n, latent)``.
 
-    A tensor's range is that of the batch at hand, as the converter takes it from its representative set: give
-    it more than a few parts. The converter's is a little wider for the branch of a sum, to which it gives the
-    sum's. Batch normalisation keeps the statistics it came with. Computes in float32, since
-    bfloat16 rounds as coarsely as int8.
+    A tensor's range is taken from the current batch, as the converter takes it from the representative set. Batches
+    must therefore hold more than a few parts. The converter gives a branch of a sum the range of the sum, which is
+    slightly wider. Batch normalisation keeps its statistics. All is computed in float32, since bfloat16 rounds as
+    coarsely as int8.
     """
 
     def __init__(self, encoder: keras.Model, **kwargs) -> None:
@@ -46,7 +45,7 @@ class QuantisedEncoder(layers.Layer):
                 result = arguments[0]
             else:
                 result = _operate(layer, arguments, next_layer)
-            # A device normalises and cuts at zero within the operator before, without rounding in between.
+            # A device fuses normalisation and ReLU into the preceding operator, without rounding in between.
             if not isinstance(next_layer, layers.BatchNormalization | layers.ReLU | layers.Flatten):
                 result = rounded(result)
             values[id(layer.output)] = result
@@ -61,7 +60,7 @@ class QuantisedEncoder(layers.Layer):
 
 
 def rounded(values):
-    """``values`` of any shape in the 256 steps of their own range, zero among them; gradients pass as they are."""
+    """Round ``values`` of any shape to 256 steps of their range, which includes zero; straight-through gradient."""
     low = ops.minimum(ops.min(values), 0.0)
     high = ops.maximum(ops.max(values), 0.0)
     step = ops.maximum((high - low) / TENSOR_STEPS, 1e-12)
@@ -71,7 +70,7 @@ def rounded(values):
 
 
 def rounded_kernel(kernel, channel_axis: int):
-    """``kernel`` in 255 symmetric steps for each of its channels; gradients pass as they are."""
+    """Round ``kernel`` to 255 symmetric steps per channel; straight-through gradient."""
     others = [axis for axis in range(len(kernel.shape)) if axis != channel_axis]
     peak = ops.max(ops.abs(kernel), axis=others, keepdims=True)
     step = ops.maximum(peak / KERNEL_STEPS, 1e-12)
@@ -79,8 +78,8 @@ def rounded_kernel(kernel, channel_axis: int):
 
 
 def _operate(layer: layers.Layer, arguments: list, next_layer: layers.Layer | None):
-    """What ``layer`` computes of ``arguments`` with its kernel rounded, normalised by ``next_layer`` if that does."""
-    # Not the layers themselves: theirs is the precision of the rest of the training.
+    """Apply ``layer`` to ``arguments`` with its kernel rounded, and normalised by ``next_layer`` if that is one."""
+    # The layers are not called directly, because they compute in the training's precision.
     if isinstance(layer, layers.Add):
         return ops.add(*arguments)
     (values,) = arguments
@@ -103,8 +102,8 @@ def _operate(layer: layers.Layer, arguments: list, next_layer: layers.Layer | No
         result = ops.matmul(values, kernel)
     else:
         if depthwise and keras.backend.backend() == "jax":
-            # XLA's gradient of a depthwise kernel is known to be slow on a GPU; that of a full one, zero but for
-            # its diagonal, is an ordinary one.
+            # XLA's gradient of a depthwise kernel is slow on a GPU. A full kernel, zero except on its diagonal, has a
+            # fast gradient.
             depthwise, kernel = False, ops.eye(kernel.shape[2]) * kernel[:, :, None, :, 0]
         convolve = ops.depthwise_conv if depthwise else ops.conv
         result = convolve(values, kernel, strides=layer.strides, padding=layer.padding)

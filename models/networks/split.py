@@ -1,4 +1,4 @@
-"""Split inference: the first blocks of a trained InversionNet on the devices, their activations sent in int8."""
+"""Split inference: the devices run the first blocks of a trained InversionNet and send int8 activations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STEPS = 255
 
 
 class SplitInversionNet:
-    """``network`` of ``models.networks.inversionnet``, in its published layout, between devices and centre.
+    """Split ``network`` (``models.networks.inversionnet``, published layout) between devices and centre.
 
-    Only what is sent is rounded: the devices compute in float, which flatters them.
+    Only the sent activations are rounded. The devices compute in float, which favours this baseline.
     """
 
     def __init__(self, network: keras.Model, acquisition: Acquisition) -> None:
@@ -26,11 +26,11 @@ class SplitInversionNet:
 
     @property
     def bytes_per_device(self) -> int:
-        """Of one event: a byte an activation, and the float32 range of them."""
+        """Return the payload of one event: one byte per activation, plus the float32 range."""
         return int(np.prod(self.device.output_shape[1:])) + 8
 
     def predict_on_batch(self, gathers: np.ndarray) -> np.ndarray:
-        """``gathers (n, n_time, n_receivers, n_sources)`` as InversionNet takes them -> ``(n, nz, nx, 1)``."""
+        """Predict maps: ``gathers (n, n_time, n_receivers, n_sources)`` as for InversionNet -> ``(n, nz, nx, 1)``."""
         parts = split_to_devices(gathers, self._acquisition)
         n_time, _, channels = self.device.output_shape[1:]
         inner = np.zeros((len(gathers), n_time, gathers.shape[2], channels), np.float32)
@@ -41,7 +41,7 @@ class SplitInversionNet:
 
 
 def as_sent(activations: np.ndarray) -> np.ndarray:
-    """``(n, ...)`` float32 rounded to 256 steps of each sample's own range."""
+    """Round ``(n, ...)`` float32 to 256 steps of each sample's own range."""
     axes = tuple(range(1, activations.ndim))
     low, high = activations.min(axis=axes, keepdims=True), activations.max(axis=axes, keepdims=True)
     step = np.maximum((high - low) / STEPS, np.float32(1e-12))

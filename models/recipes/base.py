@@ -1,6 +1,7 @@
-"""What is particular to one kind of network: a ``Recipe`` validates, builds, feeds, compiles and accounts for it.
+"""Base class of the recipes. A ``Recipe`` builds, feeds and compiles one kind of network and accounts for its costs.
 
-``models.training.run`` has what all kinds share. A new kind is one module here and one line in ``RECIPES``.
+``models.training.run`` holds everything that all kinds share. To add a kind, add a module here and a line in
+``RECIPES``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ COMPANDING_GATHERS = 64
 
 @dataclass(frozen=True)
 class Account:
-    """What an event costs: payload bytes of all devices together, multiply-accumulates of one device."""
+    """Costs of an event: payload bytes of all devices together, multiply-accumulates of one device."""
 
     bytes_per_event: int
     device_macs: int
@@ -52,7 +53,7 @@ class Recipe(ABC):
     metrics: ClassVar[tuple] = ()
 
     def validate(self, request: TrainRequest) -> None:
-        """Raise ``TrainingError`` for a request that this kind cannot serve."""
+        """Raise ``TrainingError`` for a request that this kind does not support."""
         if request.budget.quantised:
             raise TrainingError(
                 "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it "
@@ -69,7 +70,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
-        """Fields of ``RunConfig`` that are particular to this kind.
+        """Return the fields of ``RunConfig`` that are specific to this kind.
 
         Args:
             found: Configuration of the run that is resumed, if any.
@@ -82,21 +83,21 @@ class Recipe(ABC):
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
     ) -> tuple[keras.Model, dict[str, keras.Model]]:
-        """The network to train, and its parts to save by name.
+        """Build the network to train, and its parts to save by name.
 
-        ``quantised`` and ``ordered`` are those of ``models.networks.network``.
+        ``quantised`` and ``ordered`` are described in ``models.networks.network``.
         """
 
     @abstractmethod
     def make_batches(self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> Any:
-        """Batches of samples; see ``models.data.batches``."""
+        """Return batches of samples; see ``models.data.batches``."""
 
     def simulated_batches(self, config: RunConfig, simulated: Simulated, ordered: bool = False) -> Any:
-        """Validation batches of a run on simulated samples."""
+        """Return validation batches for a run on simulated samples."""
         return self.make_batches(config, simulated.watched, ordered)
 
     def compile_model(self, network: keras.Model, budget: Budget) -> None:
-        """Give ``network`` its optimiser and loss."""
+        """Compile ``network`` with its optimiser and loss."""
         network.compile(
             _optimiser(budget),
             loss=self.loss,
@@ -105,22 +106,25 @@ class Recipe(ABC):
         )
 
     def make_learner(self, network: keras.Model, parts: dict[str, keras.Model]) -> Callable | None:
-        """What takes a training step in place of the network's own optimiser, if anything."""
+        """Return a function that replaces the optimiser's training step; None by default."""
         return None
 
     def prepare_on_device(self, config: RunConfig, budget: Budget) -> tuple[Any, Any]:
-        """Preparation of samples on the accelerator and the loss there; see ``models.training.on_device``."""
+        """Return the on-accelerator sample preparation and loss; see ``models.training.on_device``."""
         raise TrainingError(f"train: a {self.kind} run takes no simulated samples; leave out --simulate")
 
     @abstractmethod
     def account(self, parts: dict[str, keras.Model], acquisition: Acquisition) -> Account:
-        """What an event costs with trained ``parts``."""
+        """Return the costs of an event with trained ``parts``."""
 
 
 def describe_companding(request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict | None:
-    """Companding of the run: resumed, that of the networks it begins with, or measured on its data.
+    """Return the companding of a run.
 
-    Raises ``TrainingError`` if it was made for another thinning.
+    It is taken from the resumed run, from the networks that the run starts from, or measured on the data.
+
+    Raises:
+        TrainingError: The companding was made for another decimation.
     """
     if found:
         companding = found.companding
@@ -136,7 +140,7 @@ def describe_companding(request: TrainRequest, setting: Setting, found: RunConfi
 
 
 def _measure_companding(request: TrainRequest, acquisition: Acquisition) -> dict:
-    """Companding for the training set, by measurement on gathers spread over all its files."""
+    """Measure the companding on gathers spread over all files of the training set."""
     pairs = [pair for folder in request.data for pair in find_pairs(folder, acquisition)]
     each = max(1, COMPANDING_GATHERS // len(pairs))
     gathers = np.concatenate([np.asarray(pair.gathers()[:each], np.float32) for pair in pairs])
@@ -147,7 +151,7 @@ def _measure_companding(request: TrainRequest, acquisition: Acquisition) -> dict
 
 @contextlib.contextmanager
 def fitting() -> Iterator[None]:
-    """Turn the ``ValueError`` of a network that does not fit the survey into a ``TrainingError``."""
+    """Convert the ``ValueError`` of a network that does not fit the survey to a ``TrainingError``."""
     try:
         yield
     except ValueError as error:

@@ -24,7 +24,7 @@ from models.training.training import Budget
 from models.training.warm_start import Origin, begin_with, fits_decoder
 from physics.acquisition import Acquisition
 
-# Parts that --ablate leaves out.
+# Components that --ablate can remove.
 PARTS = ("attention", "positions", "drop-out")
 
 
@@ -114,10 +114,10 @@ class Epic(Recipe):
 def begin(
     origin: Origin, parts: dict[str, keras.Model], plain: tuple[dict, np.ndarray], budget: Budget
 ) -> None:
-    """Give a run's networks the weights of ``origin``.
+    """Load the weights of ``origin`` into a run's networks.
 
     Args:
-        plain: A batch on which the statistics of batch normalisation are measured anew.
+        plain: Batch for measuring the statistics of batch normalisation again.
     """
     seen = plain[0]["parts"]
     seen = seen.reshape(-1, *seen.shape[2:])

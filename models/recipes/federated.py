@@ -1,4 +1,4 @@
-"""The federated baseline: a network on every device, their maps averaged."""
+"""The federated baseline: every device predicts a whole map; the centre averages the maps."""
 
 from __future__ import annotations
 

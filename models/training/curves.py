@@ -1,4 +1,4 @@
-"""Pictures of a training run: loss, watched error and learning rate against time."""
+"""Plot a training run: loss, validation error and learning rate over time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def draw_curves(run: Path) -> Path:
-    """Draw ``run/history.jsonl`` into ``run/curves.png`` and return its path."""
+    """Plot ``run/history.jsonl`` to ``run/curves.png`` and return its path."""
     import matplotlib
 
     matplotlib.use("Agg")

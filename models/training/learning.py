@@ -13,7 +13,7 @@ from models.training.training import Budget
 
 
 def on_device(config: RunConfig, network: keras.Model, budget: Budget, shapes: tuple) -> Any:
-    """Training steps of a compiled ``network`` on an accelerator; see ``models.training.on_device``.
+    """Set up training steps of a compiled ``network`` on an accelerator; see ``models.training.on_device``.
 
     Args:
         shapes: Shapes of the shards of samples.
@@ -25,10 +25,12 @@ def on_device(config: RunConfig, network: keras.Model, budget: Budget, shapes: t
 
 
 def spread_over_devices(batch: int) -> None:
-    """Have each batch of networks built from now on computed by all accelerators of this machine, a share each.
+    """Split each batch across all accelerators of this machine, for networks built from now on.
 
-    Keras does so under JAX alone; elsewhere, and with one device, nothing changes. Raises ``TrainingError`` for a
-    batch that they cannot share.
+    This needs JAX and more than one device; otherwise nothing changes.
+
+    Raises:
+        TrainingError: The batch size is not divisible by the number of devices.
     """
     devices = keras.distribution.list_devices() if keras.backend.backend() == "jax" else []
     if len(devices) < 2:

@@ -1,9 +1,9 @@
-"""Muon for every kernel of a network: dense, convolution and attention alike.
+"""Muon for every kernel of a network: dense, convolution and attention.
 
-A step's momentum is replaced by the nearest matrix whose singular values are all 1, so that directions in which the
-gradient is weak are learnt as fast as the strong ones (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
-neural networks"; Liu et al. 2025, arXiv 2502.16982). In a map the strong ones are its trend with depth, the weak ones
-its texture: docs/decisions/0015.
+Muon replaces a step's momentum by the nearest matrix whose singular values are all 1. Weak directions of the gradient
+are then learnt as fast as strong ones (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks";
+Liu et al. 2025, arXiv 2502.16982). In a map, the strong directions are the trend with depth and the weak ones the
+texture (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 import keras
 from keras import ops
 
-# What is no mixing of channels: of a depthwise convolution each channel has its own kernel, the last layer ends in two
-# quantities of their own scale, and attention's biases are matrices (heads, values a head) by their shape alone.
+# Layers and variables without Muon. A depthwise convolution does not mix channels. The last layer has two outputs of
+# different scale. Attention biases are matrices (heads, values per head) in shape only.
 _LEFT_TO_ADAMW = ("depthwise_kernel", "depth/kernel", "out/kernel", "table", "bias")
 
 
 @keras.saving.register_keras_serializable("epic")
 class Muon(keras.optimizers.Muon):
-    """``keras.optimizers.Muon``, which takes dense kernels alone, for kernels of convolutions and attention as well.
+    """Extend ``keras.optimizers.Muon``, which takes dense kernels alone, to convolution and attention kernels.
 
-    Each is one matrix from all that an output sums over to the outputs. Biases and other vectors, depthwise kernels,
-    tables and the layer called ``out`` are learnt by AdamW at the same rate. A checkpoint of a version that gave Muon
-    the biases of attention begins with fresh moments.
+    Each kernel is reshaped to a matrix (summed inputs, outputs). AdamW updates biases and other vectors, depthwise
+    kernels, tables and the layer called ``out``, at the same rate. Older checkpoints applied Muon to attention biases;
+    their moments are reset.
     """
 
     def build(self, variables: list) -> None:
-        """As of every Keras optimiser; remembers each variable as a matrix."""
+        """Build the optimiser's state and store each variable's matrix shape."""
         if not self.built:
             self._matrices = [_as_matrix(variable) for variable in variables]
         super().build(variables)
@@ -47,10 +47,10 @@ class Muon(keras.optimizers.Muon):
 
 
 def _as_matrix(variable: Any) -> tuple[int, int]:
-    """Rows and columns of a kernel: what is summed over, and the outputs."""
+    """Return rows (summed inputs) and columns (outputs) of a kernel."""
     shape = tuple(variable.shape)
     if len(shape) < 2:
         return math.prod(shape), 1
-    # Attention's kernels: (inputs, heads, values a head), but the last one (heads, values a head, outputs).
+    # Attention kernels are (inputs, heads, values per head), except the last one: (heads, values per head, outputs).
     outputs = 2 if len(shape) == 3 and "attention_output" not in variable.path else 1
     return math.prod(shape[:-outputs]), math.prod(shape[-outputs:])

@@ -1,6 +1,6 @@
-"""Training steps that never leave the accelerator (JAX): many in one call, their samples drawn, augmented and learnt
-from on it. The augmentations are those of ``models.data.batches`` and ``models.data.field_augmentation``, at the
-same strengths.
+"""Run many training steps in one call on the accelerator (JAX), including sampling and augmentation.
+
+The augmentations and their strengths are those of ``models.data.batches`` and ``models.data.field_augmentation``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from models.data.simulated import STORED_AVERAGE, Simulated, whole_records
 from models.networks.nested_latent import BITS, LOWER_RATE_SHARE, lower_rates
 from physics.acquisition import Acquisition
 
-# Steps a turn: a second or less of a GPU's time, beside which what the host does between turns is nothing.
+# Steps per turn: up to a second of GPU time, so that the host's work between turns is negligible.
 STEPS_A_TURN = 40
 
 Prepare = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def flipped(gathers: Any, maps: Any, key: Any, acquisition: Acquisition, share: float) -> tuple[Any, Any]:
-    """Each sample mirrored with probability ``share``; see ``models.data.gathers.ThinnedSet.mirrored``.
+    """Mirror each sample with probability ``share``; see ``models.data.gathers.ThinnedSet.mirrored``.
 
     Args:
         gathers: With the shots of ``acquisition.with_twins()``, ``(n, T', R, S + n_twins)``.
@@ -47,7 +47,7 @@ def flipped(gathers: Any, maps: Any, key: Any, acquisition: Acquisition, share: 
 
 
 def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepare:
-    """What a centralised network is fed: ``models.data.batches.InversionNetBatches.training`` of stored samples."""
+    """Prepare samples for a centralised network, as ``models.data.batches.InversionNetBatches.training`` does."""
     matrix = jnp.asarray(whole_records(acquisition.n_time, STORED_AVERAGE))
     share = batches.MIRRORED_SHARE
     low, high = log_range
@@ -56,7 +56,7 @@ def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepa
         gathers, maps = flipped(
             gathers.astype(jnp.float32), maps.astype(jnp.float32), key, acquisition, share
         )
-        # In full float32: what is weak stands beside a direct wave thousands of times as strong.
+        # Full float32: weak reflections are thousands of times smaller than the direct wave.
         whole = jnp.einsum("ts,nsrc->ntrc", matrix, gathers, precision="highest")
         scaled = 2.0 * (jnp.sign(whole) * jnp.log1p(jnp.abs(whole)) - low) / (high - low) - 1.0
         return scaled, maps[..., None]
@@ -65,7 +65,7 @@ def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepa
 
 
 def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int | None) -> Prepare:
-    """What EPIC is fed: ``models.data.batches.EpicBatches.training`` of stored samples."""
+    """Prepare stored samples for EPIC, as ``models.data.batches.EpicBatches.training`` does."""
     a = acquisition
     ratio, n_thinned = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
     mirror = batches.MIRRORED_SHARE
@@ -77,7 +77,7 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
         thinned = gathers[:, : n_thinned * ratio].astype(jnp.float32)
         thinned = thinned.reshape(len(maps), n_thinned, ratio, a.n_receivers, -1).mean(axis=2)
         thinned, maps = flipped(thinned, maps.astype(jnp.float32), keys[0], a, mirror)
-        # Samples come in random order: the first ones are as good as any.
+        # Samples are already in random order, so the first ones can be used.
         n_faulty = round(faults.FAULTY_SHARE * len(maps))
         faulty = with_faults(thinned[:n_faulty], a, a.dt_s * companding.thin, keys[1])
         noisy = with_noise(jnp.concatenate([faulty, thinned[n_faulty:]]), keys[2], levels)
@@ -95,7 +95,7 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
 
 
 def with_faults(gathers: Any, acquisition: Acquisition, sample_s: float, key: Any) -> Any:
-    """``models.data.field_augmentation.add_faults`` of thinned gathers ``(n, T', R, S)``."""
+    """Apply ``models.data.field_augmentation.add_faults`` to decimated gathers ``(n, T', R, S)``."""
     n, n_time, n_receivers, _ = gathers.shape
     keys = jax.random.split(key, 4)
     gains = jnp.exp(faults.GAIN_SPREAD * jax.random.normal(keys[0], (n, n_receivers)))
@@ -114,7 +114,7 @@ def with_faults(gathers: Any, acquisition: Acquisition, sample_s: float, key: An
 
 
 def with_noise(gathers: Any, key: Any, between: tuple[float, float]) -> Any:
-    """``models.data.batches.add_noise`` of thinned gathers."""
+    """Apply ``models.data.batches.add_noise`` to decimated gathers."""
     which, level, noise = jax.random.split(key, 3)
     low, high = np.log(between)
     levels = jnp.exp(jax.random.uniform(level, (len(gathers),), minval=low, maxval=high))
@@ -123,7 +123,7 @@ def with_noise(gathers: Any, key: Any, between: tuple[float, float]) -> Any:
 
 
 def devices_heard(n: int, n_devices: int, key: Any) -> Any:
-    """``models.data.batches.drop_devices``: ``(n, n_devices)`` float32."""
+    """Draw device masks as ``models.data.batches.drop_devices``: ``(n, n_devices)`` float32."""
     which, count, order = jax.random.split(key, 3)
     lacking = jax.random.bernoulli(which, batches.DROP_OUT_SHARE, (n,))
     missing = jnp.minimum(jax.random.geometric(count, 0.5, (n,)), n_devices - 1) * lacking
@@ -132,7 +132,7 @@ def devices_heard(n: int, n_devices: int, key: Any) -> Any:
 
 
 def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
-    """``models.networks.nested_latent.draw_rates``: values sent and bits of each, ``(n, n_devices)`` float32."""
+    """Draw rates as ``models.networks.nested_latent.draw_rates``: values sent and bits, ``(n, n_devices)`` float32."""
     which, alike, drawn = jax.random.split(key, 3)
     lower = jnp.array(lower_rates(latent), jnp.float32)
     choice = jax.random.randint(drawn, (n, n_devices), 0, len(lower))
@@ -143,9 +143,10 @@ def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
 
 
 class OnDevice:
-    """``batches`` and ``learn`` of ``models.training.training.train`` for a ``Simulated`` set: a turn of
-    ``turn`` steps of ``batch`` samples is one batch to it. Made and compiled for shards of ``shapes``
-    (``models.data.simulated.shard_shapes``) before there are any: ``fill`` brings them.
+    """Provide ``batches`` and ``learn`` of ``models.training.training.train`` for a ``Simulated`` set.
+
+    A turn of ``turn`` steps of ``batch`` samples counts as one batch. The turn can be compiled for shards of ``shapes``
+    (``models.data.simulated.shard_shapes``) before the samples exist; ``fill`` adds them.
     """
 
     def __init__(
@@ -193,11 +194,11 @@ class OnDevice:
         self._several: Any = None
 
     def compile(self) -> None:
-        """Compile the turn; several may be compiled at once by threads."""
+        """Compile the turn. Threads may compile several turns at once."""
         self._several = self._lowered.compile()
 
     def fill(self, simulated: Simulated, plain: Any) -> None:
-        """Give it the samples, of the shapes it was made for, and the watched samples' batches on the host."""
+        """Set the samples, whose shapes must match, and the validation batches on the host."""
         self._shards, self.data, self.plain = simulated.shards, plain.data, plain.plain
 
     def _state(self) -> tuple[list, list, list]:
@@ -209,9 +210,9 @@ class OnDevice:
         )
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, Any]:
-        """Which samples a turn learns from: those of one shard, each of them in turn, in random order.
+        """Choose the samples of a turn: one shard, each sample once, in random order.
 
-        ``indices`` count samples only: which they are is drawn here.
+        Only the number of ``indices`` is used; the samples are drawn here.
         """
         if not self._queue:
             self._queue = list(rng.permutation(len(self._shards)))
@@ -221,10 +222,10 @@ class OnDevice:
         return (shard, rows), int(rng.integers(2**31))
 
     def learn(self, drawn: tuple[int, np.ndarray], seed: int) -> float:
-        """One turn; returns its mean loss and leaves the network's variables as they are after it."""
+        """Run one turn, update the network's variables and return the mean loss."""
         shard, rows = drawn
         network = self._network
-        # A number of its own: the variable itself is given away with the state.
+        # A copy, because the variable's own buffer is donated with the state.
         rate = np.float32(network.optimizer.learning_rate)
         state, loss = self._several(self._state(), *self._shards[shard], rows, jax.random.key(seed), rate)
         variables = (

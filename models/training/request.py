@@ -1,4 +1,4 @@
-"""What a training run is asked for."""
+"""Parameters of a training run."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run starts with: survey, weights, and measures of its samples.
+    """Initial state of a run: survey, weights and data statistics.
 
     Attributes:
-        log_range: Measures the range of log-transformed gathers, for centralised networks.
-        origin: Networks that an EPIC run begins with.
-        simulated: Simulated samples a family; None where samples are read from files.
+        log_range: Function that measures the range of log-transformed gathers, for centralised networks.
+        origin: Networks that an EPIC run starts from.
+        simulated: Simulated samples per family; None if samples are read from files.
         before: Stages of training that led to the weights (``RunConfig.stages``).
     """
 

@@ -1,4 +1,4 @@
-"""A training run into its folder: what was asked, measured before, trained, and left behind."""
+"""Run a training into its folder: configuration, measurement, training, results."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
 from physics.normalise import log_transform
 
-# Of the samples that are kept from training; results are reported on other seeds altogether.
+# Size of the validation set, taken from the samples kept out of training. Results are reported on other seeds.
 WATCH_MOST = 300
-# On so many the batch normalisation of a released encoder is measured anew.
+# Samples for measuring the batch normalisation of a released encoder again.
 ORIGIN_GATHERS = 200
 
 
@@ -41,14 +41,14 @@ def start_run(
     """Train a network into its run folder, or resume it there.
 
     Args:
-        on_progress: Called with the share of the budget spent and figures, about once a second.
-        on_load: Called with files loaded and files in all.
+        on_progress: Called about once a second with the share of the budget spent and figures.
+        on_load: Called with the number of files loaded and of all files.
 
     Returns:
         Metrics of the validation set.
 
     Raises:
-        TrainingError: The request is impossible, does not match the run in the folder, or training diverged.
+        TrainingError: The request is impossible or does not match the run in the folder, or training diverged.
         DataError: The data cannot be read.
     """
     recipe = recipe_of(request.kind)
@@ -97,7 +97,7 @@ def start_run(
         network.set_weights(central.weights)
     recipe.compile_model(network, budget)
     if simulated:
-        # Compiled before the clock of the budget runs.
+        # Compile before the budget's clock starts.
         predict(network, batches, watched[:1])
         turns = on_device(config, network, budget, tuple(array.shape for array in simulated.shards[0]))
         turns.compile()
@@ -128,7 +128,7 @@ def _check_presets(request: TrainRequest) -> None:
 
 
 def _read_start(request: TrainRequest) -> tuple[Origin | None, CentralOrigin | None]:
-    """What a new run begins with, of EPIC or of a centralised network."""
+    """Read the weights that a new run (EPIC or centralised) starts from."""
     if request.start_from is None or has_checkpoint(request.run):
         return None, None
     if request.kind == "epic":
@@ -146,7 +146,7 @@ def _survey_of(run: Path, data: list[Path]) -> Acquisition:
     if (run / "config.json").exists():
         return Acquisition.from_dict(read_config(run).acquisition)
     found = [survey for folder in data if (survey := survey_of(folder)) is not None]
-    # Data without a manifest are the benchmark's own; load_thinned refuses those of different surveys.
+    # Data without a manifest are the benchmark's own. load_thinned rejects a mix of surveys.
     return found[0] if found else Acquisition.openfwi()
 
 
@@ -159,9 +159,10 @@ def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def configure(request: TrainRequest, setting: Setting) -> RunConfig:
-    """The run's configuration: measured afresh, or that of the run being resumed.
+    """Return the run's configuration: newly measured, or that of the run being resumed.
 
-    Raises ``TrainingError`` if the folder holds a run of another configuration.
+    Raises:
+        TrainingError: The folder holds a run of another configuration.
     """
     run, budget = request.run, request.budget
     found = read_config(run) if (run / "config.json").exists() else None

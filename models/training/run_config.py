@@ -1,4 +1,4 @@
-"""What a run folder's ``config.json`` says, and the networks and batches that are built of it."""
+"""Configuration of a run folder (``config.json``), and the networks and batches built from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.errors import TrainingError
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run folder's ``config.json`` holds."""
+    """Content of a run folder's ``config.json``."""
 
     kind: str
     data: list[str]
@@ -27,20 +27,20 @@ class RunConfig:
     decoder: dict | None
     log_range: list[float] | None
     without: str | None = None
-    # Of each family, where the samples are modelled on the accelerator: ``data`` then holds the first of them.
+    # Samples per family modelled on the accelerator; ``data`` then holds the first of them.
     simulated: int | None = None
-    # ``data`` and ``simulated`` of what was learnt from before: by the runs that this one began with, or by itself.
+    # ``data`` and ``simulated`` of earlier training stages, of this run or of the runs that it started from.
     before: list[dict] = field(default_factory=list)
 
     def stages(self) -> list[dict]:
-        """``data`` and ``simulated`` of all training that led to the run's networks."""
+        """Return ``data`` and ``simulated`` of all training that led to the run's networks."""
         own = {"data": self.data, "simulated": self.simulated}
         return [*(stage for stage in self.before if stage != own), own]
 
 
 @contextlib.contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Networks built inside compute in ``precision``; their weights are float32 in any case."""
+    """Build networks that compute in ``precision``; their weights are always float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -50,7 +50,7 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 def read_config(run: Path) -> RunConfig:
-    """The configuration of a run folder. Raises ``TrainingError`` when it has none, or a damaged one."""
+    """Read the configuration of a run folder. Raises ``TrainingError`` if it is missing or damaged."""
     path = run / "config.json"
     if not path.exists():
         raise TrainingError(f"{path}: not found; expected a run folder as `epic train` writes it")

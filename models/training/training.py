@@ -1,8 +1,8 @@
-"""Training with a clock: progress, checkpoints that survive a kill, curves, metrics.
+"""Train within a budget of time or epochs: progress, crash-safe checkpoints, curves, metrics.
 
-The learning rate follows the share of the budget spent (minutes or epochs): a short warm-up, then a
-cosine to zero, so a run of any length ends annealed. A run folder holds ``config.json``,
-``history.jsonl``, ``curves.png``, ``checkpoint/`` and, when finished, the networks and ``metrics.json``.
+The learning rate follows the share of the budget spent: a short warm-up, then a cosine to zero. A run of any length
+therefore ends annealed. A run folder holds ``config.json``, ``history.jsonl``, ``curves.png``, ``checkpoint/`` and,
+when finished, the networks and ``metrics.json``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from physics.files.atomic import atomic_write
 
 WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
-# Of every usual number of accelerators a multiple.
+# A multiple of every common number of accelerators.
 PREDICTED_TOGETHER = 48
 PRECISIONS = ("float32", "mixed_bfloat16")
 OPTIMISERS = ("adamw", "muon")
@@ -34,11 +34,13 @@ OPTIMISERS = ("adamw", "muon")
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: ``minutes`` of training time or ``epochs`` over the data, whichever is given.
+    """Budget of a run: ``minutes`` of training time or ``epochs`` over the data, and how to train.
 
-    ``precision`` is that of the arithmetic: mixed_bfloat16 is faster where the processor has it. ``quantised``
-    trains with the encoder's int8 rounding (``models.networks.quantised``), ``ordered`` with devices at lower rates
-    (``models.networks.nested_latent``). ``optimiser`` is one of ``OPTIMISERS`` (``models.training.muon``).
+    Attributes:
+        precision: Arithmetic; mixed_bfloat16 is faster where the processor supports it.
+        quantised: Train with the encoder's int8 rounding (``models.networks.quantised``).
+        ordered: Train with devices at reduced rates (``models.networks.nested_latent``).
+        optimiser: One of ``OPTIMISERS`` (``models.training.muon``).
     """
 
     batch: int = 32
@@ -72,21 +74,21 @@ class Budget:
 
 
 def learning_rate_at(share: float, peak: float) -> float:
-    """Learning rate when ``share`` (0..1) of the budget is spent."""
+    """Return the learning rate when ``share`` (0..1) of the budget is spent."""
     if share < WARM_UP_SHARE:
         return peak * (0.05 + 0.95 * share / WARM_UP_SHARE)
     return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (share - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` so that the file is either the old one or the new one, never half."""
+    """Write ``content`` as JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2))
 
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in the checkpoint. ``core_s`` is processor time: what a run on a shared machine cost."""
+    """Progress of a run, kept in the checkpoint. ``core_s`` is the processor time used."""
 
     step: int = 0
     epoch: float = 0.0
@@ -105,15 +107,21 @@ def train(
     learn: Callable[[Any, Any], float] | None = None,
     turn: int = 1,
 ) -> Progress:
-    """Train a compiled ``network`` until the budget is spent; resumes from ``run/checkpoint``.
+    """Train a compiled ``network`` until the budget is spent; resume from ``run/checkpoint`` if it exists.
 
-    ``batches`` has ``training(indices, rng)`` and ``plain(indices)``; ``training`` and ``validation``
-    are indices into it. ``on_progress(share, figures)`` is called about once a second. ``learn(inputs, maps)`` learns
-    from a batch and returns its loss; by default one step of the network's optimiser. Where it takes ``turn`` steps at
-    once, it is given as many batches' indices.
+    On SIGINT and SIGTERM the current step ends, a checkpoint is saved, and ``KeyboardInterrupt`` is raised.
 
-    On SIGINT and SIGTERM the step ends, a checkpoint is saved, and ``KeyboardInterrupt`` is raised. Raises
-    ``TrainingError`` when the loss or a weight stops being finite; the last checkpoint stays.
+    Args:
+        batches: Has ``training(indices, rng)`` and ``plain(indices)``.
+        training: Indices of the training samples.
+        validation: Indices of the validation set.
+        on_progress: ``on_progress(share, figures)`` is called about once a second.
+        learn: ``learn(inputs, maps)`` trains on a batch and returns its loss. Default: one step of the network's
+            optimiser.
+        turn: Steps that ``learn`` takes per call; it then gets the indices of as many batches.
+
+    Raises:
+        TrainingError: The loss or a weight is not finite; the last checkpoint is kept.
     """
     progress = _resume(network, run)
     learn = learn or _one_step(network)
@@ -158,7 +166,7 @@ def train(
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the list that is yielded; a second one of a kind ends the process at once."""
+    """Collect SIGINT and SIGTERM in the yielded list; a second signal of the same kind ends the process at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -194,11 +202,11 @@ def _share(progress: Progress, budget: Budget) -> float:
 
 
 def predict(network: keras.Model, batches: Any, indices: np.ndarray) -> np.ndarray:
-    """Network output for ``indices``, ``(len(indices), nz, nx, channels)``; compiled once."""
+    """Return the network output for ``indices``, ``(len(indices), nz, nx, channels)``; compiled once."""
     drawn = []
     for start in range(0, len(indices), PREDICTED_TOGETHER):
         some = indices[start : start + PREDICTED_TOGETHER]
-        # Always as many: each other number would compile again, and devices could not share it.
+        # Constant batch size: another one would compile again and might not split across devices.
         filled = np.resize(some, PREDICTED_TOGETHER)
         drawn.append(np.asarray(network.predict_on_batch(batches.plain(filled)[0]))[: len(some)])
     return np.concatenate(drawn)
@@ -229,8 +237,8 @@ def _report(
 
 
 def _save(network: keras.Model, run: Path, progress: Progress) -> None:
-    """Weights, optimiser and progress as one folder that is replaced whole. Raises ``TrainingError`` for NaN."""
-    # A loss may stay finite where activations clip what is not: the weights say it.
+    """Replace the checkpoint folder (weights, optimiser, progress) atomically. Raises ``TrainingError`` for NaN."""
+    # A clipped activation can hide a NaN from the loss, so the weights are checked.
     check_finite(network, str(run), "look for loud or damaged gathers, lower --learning-rate, start again")
     folder, fresh, old = run / "checkpoint", run / "checkpoint.new", run / "checkpoint.old"
     fresh.mkdir(exist_ok=True)
@@ -251,7 +259,7 @@ def _remove(folder: Path) -> None:
 
 
 def _checkpoint_folder(run: Path) -> Path | None:
-    # A kill between the two renames of _save leaves the whole checkpoint under its old name.
+    # A kill between the two renames of _save leaves the complete checkpoint under the old name.
     for folder in (run / "checkpoint", run / "checkpoint.old"):
         if (folder / "progress.json").exists():
             return folder
@@ -259,23 +267,24 @@ def _checkpoint_folder(run: Path) -> Path | None:
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a run in this folder has something to resume from."""
+    """Return True if the folder holds a checkpoint to resume from."""
     return _checkpoint_folder(run) is not None
 
 
 def load_network(path: Path, compiled: bool = False) -> keras.Model:
-    """A network as a run saves it, with its optimiser if ``compiled``.
+    """Load a saved network, with its optimiser if ``compiled``.
 
-    Raises ``TrainingError`` for a file that is missing, damaged or of weights that are not finite.
+    Raises:
+        TrainingError: The file is missing or damaged, or its weights are not finite.
     """
-    # They register the layers and the optimiser that a saved network names.
+    # These imports register the layers and the optimiser that a saved network names.
     import models.networks.network  # noqa: F401
 
     if not path.is_file():
         raise TrainingError(f"{path}: not found; the run has not finished, resume it with `epic train`")
     try:
         network = keras.models.load_model(path, compile=compiled)
-    except Exception as error:  # Keras raises of many kinds, as do the readers of ZIP and HDF5 beneath it
+    except Exception as error:  # Keras and its ZIP and HDF5 readers raise many exception types.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(
             f"{path}: expected a Keras network, got a file Keras refuses ({reason})"
@@ -285,14 +294,14 @@ def load_network(path: Path, compiled: bool = False) -> keras.Model:
 
 
 def check_finite(network: keras.Model, where: str, advice: str) -> None:
-    """Raise ``TrainingError`` where a weight, or a statistic of batch normalisation, is not finite."""
+    """Raise ``TrainingError`` if a weight or a batch-normalisation statistic is not finite."""
     for weight in network.weights:
         if not np.isfinite(np.asarray(weight)).all():
             raise TrainingError(f"{where}: weight {weight.path} holds NaN or infinity; {advice}")
 
 
 def load_checkpoint(run: Path) -> keras.Model:
-    """The network of a run's last checkpoint, optimiser included. Raises ``TrainingError`` without one."""
+    """Load the network of a run's last checkpoint, with its optimiser. Raises ``TrainingError`` if there is none."""
     folder = _checkpoint_folder(run)
     if folder is None:
         raise TrainingError(f"{run}: holds no checkpoint; expected a run folder as `epic train` writes it")

@@ -1,9 +1,9 @@
-"""Beginning a run with the weights of another: a run folder, or a released model of another size.
+"""Start a run from the weights of another run or of a released model, possibly of another size.
 
-A released encoder exists only as int8 with its batch normalisation folded into its convolutions. Its weights
-are read back from the file, and the normalisation is measured anew on training data so that it changes
-nothing. What is larger in the new network than in the old one starts so that the old one's output stays: new
-channels feed new channels only, and residual blocks begin as the identity.
+A released encoder exists only as int8, with batch normalisation folded into the convolutions. Its weights are read from
+the .tflite file. The normalisation is measured again on training data, so that it changes nothing. If the new network
+is larger, it first reproduces the old output: new channels feed only new channels, and residual blocks start as the
+identity.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from models.errors import TrainingError
 from models.training.run_config import read_config
 from models.training.training import load_checkpoint, load_network
 
-# Over so many device parts the folded normalisation is measured anew.
+# Device parts for measuring the folded normalisation again.
 MEASURED_PARTS = 1000
-# The layer in the name of its kernel's tensor in a .tflite: the converter prefixes the network, adds _1, _2 ...
-# to names in use, and calls a folded depthwise kernel after the activation behind it.
+# Finds the layer in a .tflite tensor name. The converter prefixes the network's name, adds _1, _2 ... to names in use,
+# and names a folded depthwise kernel after the activation that follows it.
 KERNEL_TENSOR = re.compile(r"^device_encoder(?:_\d+)?/(\w+?)(?:_relu)?(?:_\d+)?/")
 
-# The last layer of each of the decoder's residual branches: zero, and a branch that the origin has not adds nothing.
+# Last layer of each residual branch of the decoder. Zero weights make a branch without old weights a no-op.
 RESIDUAL_END = re.compile(r"(_mlp_down|_attention/attention_output|refine\d+_mix)/(kernel|bias)$")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Weights by name (``layer/variable``), and whether the encoder's normalisation is folded away.
+    """Weights to start from, by name (``layer/variable``), and whether the encoder's normalisation is folded.
 
-    ``trained_on`` is what a run's own configuration says of it (``RunConfig.stages``); a released model says nothing.
+    ``trained_on`` comes from a run's configuration (``RunConfig.stages``); it is empty for a released model.
     """
 
     encoder: dict[str, np.ndarray]
@@ -48,7 +48,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class CentralOrigin:
-    """Weights of a centralised network, and the range that its input is scaled by."""
+    """Weights of a centralised network, and the range that scales its input."""
 
     weights: list[np.ndarray]
     scaled_by: list[float]
@@ -59,7 +59,7 @@ class CentralOrigin:
 
 
 def read_origin(folder: Path) -> Origin:
-    """The weights of a run folder or of a released model. Raises ``TrainingError``."""
+    """Read the weights of a run folder or of a released model. Raises ``TrainingError``."""
     if (folder / "bundle" / "manifest.json").exists():
         manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
         return Origin(
@@ -89,7 +89,7 @@ def read_origin(folder: Path) -> Origin:
 
 
 def read_central(folder: Path, kind: str) -> CentralOrigin:
-    """What a run folder of the centralised network ``kind`` has learnt. Raises ``TrainingError``."""
+    """Read the weights of a run of the centralised network ``kind``. Raises ``TrainingError``."""
     config = read_config(folder)
     if config.kind != kind or config.log_range is None:
         raise TrainingError(
@@ -99,7 +99,7 @@ def read_central(folder: Path, kind: str) -> CentralOrigin:
 
 
 def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:
-    """Whether ``decoder`` is the origin's or a deeper one of its width; otherwise it begins anew."""
+    """Return True if ``decoder`` has the origin's width and at least its depth; otherwise it starts untrained."""
     fresh = _named(decoder)
     return set(origin.decoder) <= set(fresh) and all(
         origin.decoder[name].shape == fresh[name].shape
@@ -109,16 +109,15 @@ def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:
 
 
 def begin_with(origin: Origin, encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) -> None:
-    """Give ``encoder`` and ``decoder`` the weights of ``origin`` wherever it has any of that name.
+    """Copy the weights of ``origin`` into ``encoder`` and ``decoder`` wherever the names match.
 
-    ``parts (n, n_time, width, n_sources)`` are companded training inputs by which a folded normalisation is
-    measured anew.
+    ``parts (n, n_time, width, n_sources)`` are companded training inputs for measuring a folded normalisation again.
     """
     for network, weights in ((encoder, origin.encoder), (decoder, origin.decoder)):
         for variable in network.weights:
             name, fresh = _name(variable), np.array(variable)
             if name == "latent/kernel":
-                # Behind a Flatten: the channels are within the first axis.
+                # After a Flatten layer, the channels are part of the first axis.
                 old = weights[name].reshape(-1, weights["bottleneck/bias"].size, weights[name].shape[-1])
                 places = fresh.reshape(-1, encoder.get_layer("bottleneck").filters, fresh.shape[-1])
                 variable.assign(grown(old, places).reshape(fresh.shape))
@@ -131,9 +130,9 @@ def begin_with(origin: Origin, encoder: keras.Model, decoder: keras.Model, parts
 
 
 def grown(old: np.ndarray, fresh: np.ndarray, depthwise: bool = False) -> np.ndarray:
-    """``fresh`` with ``old`` in its corner, and nothing from new inputs to old outputs.
+    """Return ``fresh`` with ``old`` in its corner and zeros from new inputs to old outputs.
 
-    A kernel's last two axes are its inputs and outputs (of a depthwise kernel, its channels and 1).
+    The last two axes of a kernel are its inputs and outputs; of a depthwise kernel, its channels and 1.
     """
     if old.ndim != fresh.ndim:
         raise TrainingError(f"start: expected weights of {fresh.ndim} axes, got {old.ndim}; another network")
@@ -146,7 +145,7 @@ def grown(old: np.ndarray, fresh: np.ndarray, depthwise: bool = False) -> np.nda
 
 
 def _measure_normalisation(origin: Origin, encoder: keras.Model, parts: np.ndarray) -> None:
-    """Set each batch normalisation so that it adds the folded bias and otherwise changes nothing."""
+    """Set each batch normalisation so that it adds the folded bias and is the identity otherwise."""
     for layer in encoder.layers:
         if not isinstance(layer, keras.layers.BatchNormalization):
             continue
@@ -167,7 +166,7 @@ def _measure_normalisation(origin: Origin, encoder: keras.Model, parts: np.ndarr
 
 
 def _read_encoder(model: bytes) -> dict[str, np.ndarray]:
-    """Kernels in Keras' layout and folded biases of an int8 ``.tflite``, as real numbers."""
+    """Read the kernels, in Keras' layout, and folded biases of an int8 ``.tflite`` file, as real numbers."""
     from ai_edge_litert import schema_py_generated as schema
 
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
@@ -194,8 +193,8 @@ def _read_encoder(model: bytes) -> dict[str, np.ndarray]:
                 "not a layer of this project's; begin with a run folder"
             )
         values = real(kernel, np.int8)
-        # (out, in) of a dense layer; (out, height, width, in) of a convolution; (1, height, width, c) of a
-        # depthwise one.
+        # Dense layers are (out, in); convolutions (out, height, width, in); depthwise convolutions (1, height, width,
+        # c).
         order = {True: (1, 0), False: (1, 2, 3, 0)}[values.ndim == 2]
         weights[f"{found[1]}/kernel"] = values.transpose(order)
         weights[f"{found[1]}/bias"] = real(bias, np.int32)
@@ -207,5 +206,5 @@ def _named(network: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _name(variable: Any) -> str:
-    """A variable's path from its layer on, whatever the networks around it are called."""
+    """Return a variable's path from its layer on, without the names of enclosing networks."""
     return re.sub(r"^(?:device_encoder|fusion_decoder)(?:_\d+)?/", "", variable.path)

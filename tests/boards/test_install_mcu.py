@@ -13,6 +13,7 @@ import sys
 import tty
 from pathlib import Path
 
+import micropython_unix
 import pytest
 from installing import install
 from micropython_run import RUNNER, STAND_INS, find_micropython, run_as_is
@@ -126,6 +127,47 @@ def test_the_installer_s_questions_are_answered_by_micropython(parts, board, mon
     assert set(board.files()) == BARE | {"spool.bin"}
 
 
+def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(parts, board, monkeypatch):
+    interpreter = board.folder / "interpreter"
+    interpreter.write_text(f'#!/bin/sh\ncd "$1" && exec {" ".join(micropython_unix.command())} "$2"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("INTERPRETER", str(interpreter))
+    (board.root / "ml.py").unlink()
+    assert put(parts, board) == 0
+    assert "bundle/encoder.tflite" not in board.files(), "nothing there could read it"
+    script = (
+        "from firmware_py.micropython.bundle import load_bundle\n"
+        "from firmware_py.micropython.runtime import open_model\n"
+        "print(open_model(load_bundle('bundle'), lambda: None))\n"
+    )
+    said = micropython_unix.run(board.root, script, path=".:.frozen")
+    assert "ViperModel" in said
+    (board.root / "ml.py").touch()
+    assert put(parts, board) == 0
+    assert "bundle/encoder.tflite" in board.files()
+
+
+def test_over_wifi_the_board_is_told_network_and_gateway_and_the_password_is_shown_nowhere(
+    parts, board, capsys
+):
+    secret = board.folder / "password"
+    secret.write_text("a secret of the network\n")
+    wifi = ["--ssid", "survey", "--password-file", secret]
+    assert put(parts, board, *wifi, endpoint="192.0.2.1:5558") == 0
+    files = board.files()
+    link = json.loads(files["device.json"])["link"]
+    assert link == {
+        "kind": "tcp",
+        "endpoint": "192.0.2.1:5558",
+        "ssid": "survey",
+        "password": "a secret of the network",
+    }
+    assert b"a secret of" not in files["installed.json"]
+    assert "a secret of" not in "".join(capsys.readouterr()) + "".join(board.calls())
+    assert put(parts, board, *wifi, endpoint="uart:1") == 2
+    assert "--ssid: expected with an endpoint HOST:PORT, got uart:1" in one_line(capsys)
+
+
 def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts, board, capsys):
     assert put(parts, board) == 0
     board.calls()
@@ -146,6 +188,22 @@ def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts,
         "the watchdog ends with the reset"
     )
     assert stopped < calls.index("cp :device.json")
+
+
+def test_a_main_of_another_s_is_kept_only_with_replace_and_put_back(parts, board, capsys):
+    other = b"print('a program of my own')\n"
+    (board.root / "main.py").write_bytes(other)
+    assert put(parts, board) == 2
+    assert "main.py there is not EPIC's; --replace keeps it as main.py.before" in one_line(capsys)
+    assert set(board.files()) == BARE | {"main.py"}
+    assert put(parts, board, "--replace") == 0
+    assert board.files()["main.py.before"] == other
+    board.calls()
+    assert put(parts, board, endpoint="uart:3") == 0, "what is EPIC's own needs no --replace"
+    assert board.files()["main.py.before"] == other
+    assert epic.main(["board", "uninstall", *PORT]) == 0
+    assert board.files()["main.py"] == other
+    assert set(board.files()) == BARE | {"main.py"}
 
 
 def test_a_module_that_is_no_longer_used_goes(parts, board):
@@ -221,7 +279,7 @@ def test_status_and_uninstall(parts, board, capsys):
     ("change", "said"),
     [
         ({"endpoint": "usb:0"}, "usb:0 is the board's prompt"),
-        ({"endpoint": "tcp://127.0.0.1:5999"}, "expected uart:N or usb:N"),
+        ({"endpoint": "tcp://127.0.0.1:5999"}, "expected uart:N, usb:N or HOST:PORT"),
         ({"digitiser": None}, "expected either --digitiser FILE.py or one --replay FILE"),
         ({"digitiser": None, "more": ["--replay", "gathers.npy"]}, "--step"),
         ({"digitiser": "main.py"}, "a module FILE.py of a name of its own, got main.py"),
@@ -249,7 +307,7 @@ def test_a_bundle_that_does_not_fit_is_refused_first(parts, board, capsys, monke
 def test_firmware_without_a_runtime_and_a_full_flash_are_told(parts, board, capsys, monkeypatch):
     (board.root / "ml.py").unlink()
     assert put(parts, board) == 2
-    assert "without the module ml; put OpenMV's firmware on it" in one_line(capsys)
+    assert "with neither the module ml nor native code (viper); put other firmware on it" in one_line(capsys)
     (board.root / "ml.py").touch()
     ask = mpremote.Prompt.ask
 

@@ -134,3 +134,15 @@ def test_a_name_cannot_lead_out_of_the_folder(tmp_path):
     (tmp_path / "evil.toml").write_text("")
     with pytest.raises(BoardError, match="no board"):
         load_board("../evil", tmp_path / "inner")
+
+
+def test_a_profile_of_one_s_own_is_given_by_its_path(tmp_path, monkeypatch):
+    text = (PROFILE_FOLDER / "esp32-s3.toml").read_text()
+    (tmp_path / "my-board.toml").write_text(text.replace('name = "esp32-s3"', 'name = "my-board"'))
+    monkeypatch.chdir(tmp_path)
+    assert load_board("./my-board.toml").name == "my-board"
+    with pytest.raises(BoardError, match="no-board.toml: expected a board profile, found no file"):
+        load_board("no-board.toml")
+    (tmp_path / "other.toml").write_text(text)
+    with pytest.raises(BoardError, match="expected name = 'other' as the file is called"):
+        load_board("other.toml")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from contextlib import closing
 from functools import partial
@@ -12,7 +13,7 @@ from waiting import wait_until
 
 from central.config import CentralSection
 from central.dashboard.feed import MAX_LISTENERS, Feed
-from central.dashboard.server import PageServer
+from central.dashboard.server import PageServer, check_free
 from central.dashboard.totals import Totals
 from central.storage.map_store import Store
 from firmware_py.runtime.log import Log
@@ -160,3 +161,20 @@ def test_a_port_in_use_is_said_once_and_ends_nothing(serve):
         logged = serve(address)
         (line,) = wait_until(lambda: logged("page_failed"), what="complaint")
     assert line["reason"].startswith(f"{address}: cannot listen there")
+
+
+def test_the_page_is_announced_and_a_taken_port_too(data_dir, tmp_path):
+    stop, said = threading.Event(), []
+    section = CentralSection(listen="tcp://127.0.0.1:*", data_dir=data_dir)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match="cannot listen there"):
+            check_free(address)
+        server = PageServer(section, address, Log(tmp_path / "log"), None, said.append)
+        thread = threading.Thread(target=server.run, args=(stop,))
+        thread.start()
+        wait_until(lambda: said, what="the reason")
+        stop.set()
+        thread.join(timeout=20)
+    (line,) = said
+    assert line.startswith(f"no page: {address}: cannot listen there (Address already in use")

@@ -9,6 +9,7 @@ keras = pytest.importorskip("keras", reason="conversion needs the train extra")
 
 import convert.flow  # noqa: E402
 from boards.fit import tflm  # noqa: E402
+from boards.fit.epicnn import compile_encoder, read_memory  # noqa: E402
 from convert.errors import ConversionError  # noqa: E402
 from convert.flow import convert_run  # noqa: E402
 from convert.verify import GOLDEN_VECTORS  # noqa: E402
@@ -99,11 +100,20 @@ def test_a_run_with_ordered_latents_says_on_both_sides_which_prefixes_decode(tin
 
 
 @pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
-def test_the_golden_vectors_hold_both_arithmetics_of_held_out_parts(converted):
+def test_the_golden_vectors_hold_three_arithmetics_of_held_out_parts(converted):
     inputs, latents = read_vectors(load_bundle(converted.out / "bundle"))
     assert len(inputs) == GOLDEN_VECTORS
-    assert latents.shape == (2, GOLDEN_VECTORS, latents.shape[2])
+    assert latents.shape == (3, GOLDEN_VECTORS, latents.shape[2])
     assert len(np.unique(latents[0], axis=0)) == GOLDEN_VECTORS, "each part has a latent of its own"
+
+
+def test_the_bundle_holds_the_encoder_for_stock_micropython(converted):
+    bundle = load_bundle(converted.out / "bundle")
+    inputs, _ = read_vectors(bundle)
+    compiled = (bundle.folder / "encoder.epicnn").read_bytes()
+    assert compiled == compile_encoder(bundle.encoder_path.read_bytes(), inputs[:1])
+    assert bundle.manifest["metrics"]["micropython"] == converted.micropython
+    assert f"{read_memory(compiled).total:,} B of buffers" in converted.micropython
 
 
 def test_the_arena_and_the_second_runtime_are_in_the_manifest(converted):
@@ -153,7 +163,12 @@ def test_converting_again_replaces_both_folders_and_nothing_else(converted, tiny
     before = (converted.out / "bundle" / "encoder.tflite").read_bytes()
     again = convert_run(tiny_run.folder, converted.out)
     assert (converted.out / "bundle" / "encoder.tflite").read_bytes() == before
-    assert leftovers(converted.out / "bundle") == ["encoder.tflite", "manifest.json", "vectors.npz"]
+    assert leftovers(converted.out / "bundle") == [
+        "encoder.epicnn",
+        "encoder.tflite",
+        "manifest.json",
+        "vectors.npz",
+    ]
     assert card.read_text() == "a card"
     assert again.model_hash == converted.model_hash
     assert leftovers(converted.out.parent) == ["tiny"]

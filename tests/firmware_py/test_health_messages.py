@@ -31,9 +31,10 @@ healths = st.builds(
     **{
         name: st.none() | (signed if name in ("temperature_mc", "clock_offset_us") else numbers)
         for name in [field.name for field in fields(Health)][6:]
-        if name != "update_state"
+        if name not in ("update_state", "rejection")
     },
     update_state=st.none() | text,
+    rejection=st.none() | text,
 )
 messages = hellos | healths
 
@@ -100,6 +101,12 @@ def test_last_fields_may_be_absent_and_those_of_a_newer_device_are_left_out():
 def test_long_text_is_cut_to_whole_characters():
     hello = decode_health(encode_health(Hello("0.1.0", "é" * 100, 60, 1, 0)), Hello)
     assert hello.board == "é" * 32
+
+
+def test_the_reason_of_a_rejection_is_longer_than_a_name():
+    reason = "expected a gather (5, 1000, 70) or this device's part (5, 1000, 14), got (5, 1000, 36)"
+    health = Health(60, 1, 2, 3, 4, 5, rejected=7, rejection=reason)
+    assert decode_health(encode_health(health), Health) == health
 
 
 def test_health_is_cheap_on_a_slow_line():

@@ -47,7 +47,7 @@ REPLAY = {"kind": "replay", "path": "gathers.npy", "step": STEP}
         ({"insecure": True}, "expected a secret, or"),
         ({"secret": "other.mac"}, "other.mac: not found; expected a MAC secret"),
         ({"link": {}}, "device.json: link kind is missing"),
-        ({"link": {"kind": "lora"}}, "expected link kind of ('uart', 'usb'), got 'lora'"),
+        ({"link": {"kind": "lora"}}, "expected link kind of ('uart', 'usb', 'tcp'), got 'lora'"),
         ({"link": {"kind": "uart", "port": 7}}, "link: no uart port 7 on this board"),
         ({"link": {"kind": "usb", "port": 0}}, "link: usb port 0 is the prompt's; take port 1, or a uart"),
         ({"link": {"kind": "usb", "port": 1}}, "link: no usb port 1 on this board"),

@@ -35,7 +35,13 @@ N_DEVICES = 5
 class GatewayCentre:
     """Receiver and gateway on threads; devices 0 to 4 have keys in ``folder``/keys."""
 
-    def __init__(self, folder: Path, ports: list[str] | None = None, baud: int = 115_200) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ports: list[str] | None = None,
+        baud: int = 115_200,
+        models: dict[bytes, Expected] | None = None,
+    ) -> None:
         self.keys = folder / "keys"
         for device in range(N_DEVICES):
             keys.new_keys(self.keys, f"device-{device}")
@@ -47,7 +53,7 @@ class GatewayCentre:
         self.receiver = Receiver(
             "tcp://127.0.0.1:*",
             self._data_dir,
-            {MODEL_HASH: Expected(N_DEVICES, Coding(LATENT))},
+            models or {MODEL_HASH: Expected(N_DEVICES, Coding(LATENT))},
             lambda newest: None,
             log,
             authenticator=CurveAuthenticator(self.keys),
@@ -107,6 +113,14 @@ class GatewayCentre:
         secret = self.secret(device)
         seals = Mac(secret, UPLINK), Mac(secret, DOWNLINK)
         return StreamLink(lambda: SerialPort(path, baud), *seals, bytes_per_s=baud / 10)
+
+    def payloads(self) -> list[tuple[int, int, bytes]]:
+        """(device, event, payload) of every record in the journal."""
+        journal = Journal(self._data_dir)
+        try:
+            return [(row.device, row.event, row.payload) for row in journal.undecoded()]
+        finally:
+            journal.close()
 
     def kept(self) -> list[tuple[int, int]]:
         """(device, sequence) of every record in the journal."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import firmware_py
+from boards.fit.epicnn import EpicnnError, compile_encoder
 from boards.install.linux.contents import described, digest_of
 from boards.install.linux.install import Step, check_fit
 from boards.install.linux.shell import InstallError
@@ -22,7 +23,8 @@ from boards.install.micropython.mpremote import Prompt
 from boards.install.settings import Settings, key_files
 from boards.profile import Board
 from boards.sizes import format_size
-from firmware_py.inference.bundle import ENCODER, MANIFEST, load_bundle
+from firmware_py.inference.bundle import ENCODER, EPICNN, MANIFEST, Bundle, load_bundle
+from firmware_py.inference.self_test import read_vectors
 from firmware_py.micropython.boot_counter import BOOT
 from firmware_py.micropython.config import ConfigError, load_config
 from firmware_py.micropython.spool import SLOT_BYTES
@@ -37,6 +39,8 @@ SHARED = (
     "protocol/frame_authenticator.py",
 )
 MAIN = "main.py"
+# Another's main.py, until uninstallation.
+KEPT = "main.py.before"
 INSTALLED = "installed.json"
 # What the device writes itself, beside its count of starts.
 SPOOL, SPOOL_RECORDS = "spool.bin", 256
@@ -45,14 +49,21 @@ SPARE_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class McuInstallRequest:
-    """What is to be installed. Recordings come from ``digitiser``, a module that is copied to the board, or from the
-    one file ``settings.replay`` on it, whose counts are worth ``step``."""
+    """What is to be installed.
+
+    Recordings come from ``digitiser``, a module that is copied to the board, or from the one file ``settings.replay``
+    on it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, of an endpoint HOST:PORT.
+    With ``replace``, a main.py of another's is kept as main.py.before.
+    """
 
     board: Board
     bundle: Path
     settings: Settings
     digitiser: Path | None = None
     step: float = 0.0
+    ssid: str = ""
+    password: str = field(default="", repr=False)
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,11 @@ class McuPlan:
     steps: tuple[Step, ...]
 
 
-def contents(order: McuInstallRequest) -> dict[str, bytes]:
-    """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``."""
+def contents(order: McuInstallRequest, runtime: bool = True) -> dict[str, bytes]:
+    """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``.
+
+    Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
+    """
     files = {f"firmware_py/{name}": (ROOM / name).read_bytes() for name in SHARED}
     for path in sorted(ROOM.glob("micropython/*.py")):
         if path.name != MAIN:
@@ -74,8 +88,15 @@ def contents(order: McuInstallRequest) -> dict[str, bytes]:
             f"{order.bundle}: made for devices 0 to {groups - 1}, this is device {order.settings.device}; "
             "mend --device"
         )
-    for name in (MANIFEST, ENCODER):
+    for name in (MANIFEST, ENCODER) if runtime else (MANIFEST,):
         files[f"bundle/{name}"] = (order.bundle / name).read_bytes()
+    try:
+        files[f"bundle/{EPICNN}"] = _compiled(bundle)
+    except EpicnnError as error:
+        if not runtime:
+            raise InstallError(
+                f"{order.bundle}: {error}; or put firmware with the module ml on the board"
+            ) from None
     for key in key_files(order.settings):
         files[Path(key.path).name] = key.content
     if order.digitiser:
@@ -86,23 +107,19 @@ def contents(order: McuInstallRequest) -> dict[str, bytes]:
     return files
 
 
+def _compiled(bundle: Bundle) -> bytes:
+    """The encoder for viper: the bundle's own, or made from its encoder. Raises ``EpicnnError``."""
+    if EPICNN in bundle.manifest["files"]:
+        return (bundle.folder / EPICNN).read_bytes()
+    vectors = read_vectors(bundle)
+    return compile_encoder(bundle.encoder_path.read_bytes(), vectors[0][:1] if vectors else None)
+
+
 def device_json(order: McuInstallRequest) -> str:
     """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
     settings = order.settings
     if settings.signing_key:
         raise InstallError(f"{order.board.title}: takes no updates over the link; leave --signing-key out")
-    link = re.fullmatch(r"(uart|usb):(\d+)", settings.endpoint)
-    if not link:
-        raise InstallError(
-            f"endpoint: {order.board.title} sends over a line to a gateway; expected uart:N or usb:N, got "
-            f"{settings.endpoint!r}"
-        )
-    kind, port = link[1], int(link[2])
-    if (kind, port) == ("usb", 0):
-        raise InstallError(
-            "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
-            "own: usb:1 or a uart"
-        )
     if len(settings.replay) + bool(order.digitiser) != 1:
         raise InstallError("recordings: expected either --digitiser FILE.py or one --replay FILE with --step")
     if order.digitiser:
@@ -116,7 +133,7 @@ def device_json(order: McuInstallRequest) -> str:
         "survey": settings.survey,
         "board": order.board.name,
         "secret": f"{settings.name}.mac",
-        "link": {"kind": kind, "port": port, "baud": settings.baud},
+        "link": _link(order),
         "source": source,
         "spool": {"path": SPOOL, "records": SPOOL_RECORDS},
     }
@@ -131,15 +148,44 @@ def device_json(order: McuInstallRequest) -> str:
     return text
 
 
+def _link(order: McuInstallRequest) -> dict[str, Any]:
+    """Section ``link`` of ``device.json``. Raises ``InstallError``."""
+    endpoint = order.settings.endpoint
+    line = re.fullmatch(r"(uart|usb):(\d+)", endpoint)
+    if not line and order.settings.kind == "tcp":
+        return {"kind": "tcp", "endpoint": endpoint, "ssid": order.ssid, "password": order.password}
+    if not line:
+        raise InstallError(
+            f"endpoint: {order.board.title} sends to a gateway; expected uart:N, usb:N or HOST:PORT, got {endpoint!r}"
+        )
+    if endpoint == "usb:0":
+        raise InstallError(
+            "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
+            "own: usb:1 or a uart"
+        )
+    if order.ssid:
+        raise InstallError(
+            f"--ssid: expected with an endpoint HOST:PORT, got {endpoint}; leave one of them out"
+        )
+    return {"kind": line[1], "port": int(line[2]), "baud": order.settings.baud}
+
+
 def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     """What is to be done there; what was at work there is interrupted. Raises ``InstallError``."""
     check_fit(order.bundle, order.board)
     files = contents(order)
     facts = _facts(prompt, tuple(files))
     if not facts["runtime"]:
+        if not facts["viper"]:
+            raise InstallError(
+                f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} with neither the "
+                f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
+            )
+        files = contents(order, runtime=False)
+    foreign = _is_foreign(facts, files[MAIN])
+    if foreign and not order.replace:
         raise InstallError(
-            f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} without the "
-            f"module ml; put OpenMV's firmware on it: {order.board.install.how}"
+            f"{prompt.port}: {MAIN} there is not EPIC's; --replace keeps it as {KEPT}, and uninstalling puts it back"
         )
     changed = {path: data for path, data in files.items() if facts["files"][path] != digest_of(data)}
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
@@ -155,7 +201,9 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
         )
 
     steps = []
-    if facts["files"][MAIN]:
+    if foreign:
+        steps.append(Step(f"stop what runs there, keep {MAIN} as {KEPT}", lambda: _stop(prompt, keep=True)))
+    elif facts["files"][MAIN]:
         steps.append(Step("stop what runs there", lambda: _stop(prompt)))
     to_copy = {path: data for path, data in changed.items() if path != MAIN}
     if to_copy:
@@ -198,16 +246,27 @@ def uninstall(prompt: Prompt, purge: bool) -> list[str]:
     ]
     if facts["files"][MAIN]:
         _stop(prompt)
-    return prompt.ask("remove", [*files, *reversed(_folders(files)), INSTALLED])
+    removed = prompt.ask("remove", [*files, *reversed(_folders(files)), INSTALLED])
+    prompt.ask("rename", KEPT, MAIN)
+    return removed
 
 
 def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
     return prompt.ask("facts", [*paths, *(() if MAIN in paths else (MAIN,))], INSTALLED, SPOOL)
 
 
-def _stop(prompt: Prompt) -> None:
+def _is_foreign(facts: dict[str, Any], main: bytes) -> bool:
+    """Whether the main.py there is neither what would be installed nor what was."""
+    installed = (facts["installed"] or {}).get("sha256", {}).get(MAIN)
+    return facts["files"][MAIN] not in (None, digest_of(main), installed)
+
+
+def _stop(prompt: Prompt, keep: bool = False) -> None:
     prompt.take_over()
-    _remove(prompt, [MAIN])
+    if keep:
+        prompt.ask("rename", MAIN, KEPT)
+    else:
+        _remove(prompt, [MAIN])
     prompt.reset()
 
 

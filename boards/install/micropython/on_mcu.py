@@ -12,13 +12,21 @@ import sys
 
 
 def facts(paths, installed, spool):
-    """Which board and firmware, what room, and the SHA-256 of each of ``paths``, None where there is no such file."""
+    """Which board and firmware, whether it has ``ml`` and viper, what room, and the SHA-256 of each of ``paths``.
+
+    The hash is None where there is no such file.
+    """
     try:
         import ml  # noqa: F401
 
         runtime = True
     except ImportError:
         runtime = False
+    try:
+        exec("import micropython\n@micropython.viper\ndef f():\n    pass", {})
+        viper = True
+    except (SyntaxError, ImportError):
+        viper = False
     try:
         room = os.statvfs(".")
         free_bytes = room[0] * room[3]
@@ -34,6 +42,7 @@ def facts(paths, installed, spool):
         "version": ".".join([str(part) for part in sys.implementation.version[:3]]),
         "folder": os.getcwd(),
         "runtime": runtime,
+        "viper": viper,
         "free_bytes": free_bytes,
         "files": {path: _sha256(path) for path in paths},
         "installed": record,
@@ -72,6 +81,14 @@ def remove(paths):
                 continue
         removed.append(path)
     return removed
+
+
+def rename(path, target):
+    """Give a file another name, in the place of what has it; nothing where there is no such file."""
+    if _there(path):
+        if _there(target):
+            os.remove(target)
+        os.rename(path, target)
 
 
 def _sha256(path):

@@ -1,0 +1,210 @@
+"""A board with stock MicroPython, whole: recordings, viper, spool, TCP, gateway, journal."""
+
+import contextlib
+import json
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import micropython_unix
+import numpy as np
+import pytest
+from gateway_centre import GatewayCentre
+from micropython_board import STEP, counts_of, encoder_input, receivers_of
+from waiting import wait_until
+
+from boards.fit.epicnn import compile_encoder, reference_latents
+from central.ingest.receiver import Expected
+from firmware_py.inference.bundle import load_bundle
+from firmware_py.protocol.rate import Coding
+from testbed.run import DEFAULT_MODEL
+from testbed.samples import load_samples
+
+pytestmark = pytest.mark.emulated
+ZOO = DEFAULT_MODEL.parent
+STAND_INS = Path(__file__).parents[1] / "support" / "micropython" / "stock"
+DEVICE = 1
+START = "from firmware_py.micropython.start import start\nstart()\n"
+
+
+class Board:
+    """A board at power-up, and after every kill."""
+
+    def __init__(self, folder, bundle, endpoint, secret, events, interval_ms, **link):
+        self.folder = folder
+        (folder / "bundle").mkdir(parents=True)
+        for path in STAND_INS.glob("*.py"):
+            shutil.copy(path, folder)
+        shutil.copy(bundle.folder / "manifest.json", folder / "bundle")
+        model = bundle.encoder_path.read_bytes()
+        part = counts_of(np.stack([sample.gather for sample in load_samples()[:events]]))
+        part = np.ascontiguousarray(part[..., receivers_of(bundle, DEVICE)])
+        inputs = np.stack([encoder_input(bundle, one) for one in part])
+        self.latents = [latent.tobytes() for latent in reference_latents(model, inputs)]
+        (folder / "bundle" / "encoder.epicnn").write_bytes(compile_encoder(model, inputs[:1]))
+        np.save(folder / "gathers.npy", part)
+        (folder / "device.mac").write_text(secret.hex())
+        config = {
+            "device": DEVICE,
+            "secret": "device.mac",
+            "link": {"kind": "tcp", "endpoint": endpoint, "resend_ms": 500, **link},
+            "source": {"kind": "replay", "path": "gathers.npy", "step": STEP, "interval_ms": interval_ms},
+        }
+        (folder / "device.json").write_text(json.dumps(config))
+        self._said = (folder / "said.txt").open("ab")
+        self._process = None
+        self.script = START
+
+    def start(self):
+        command = [*micropython_unix.command(heap="300k"), "-c", self.script]
+        environment = {"MICROPYPATH": f"{self.folder}:{micropython_unix.ROOT}:.frozen"}
+        self._process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=self._said, stderr=subprocess.STDOUT
+        )
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+
+    def running(self):
+        return self._process.poll() is None
+
+    def ended_within(self, wait_s):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(wait_s)
+        return not self.running()
+
+    def said(self):
+        return (self.folder / "said.txt").read_text()
+
+    def close(self):
+        if self._process:
+            self.kill()
+        self._said.close()
+
+
+@pytest.fixture
+def centre_for(tmp_path):
+    """Makes a centre, with its gateway on TCP, for a bundle's latents."""
+    with contextlib.ExitStack() as stack:
+
+        def make(bundle):
+            models = {bundle.model_hash: Expected(5, Coding(bundle.output.shape[1]))}
+            return stack.enter_context(GatewayCentre(tmp_path / "centre", models=models))
+
+        yield make
+
+
+def arrived(centre):
+    return {event: payload for _, event, payload in centre.payloads()}
+
+
+@pytest.mark.slow
+def test_killed_fifty_times_it_loses_nothing(tmp_path, centre_for):
+    bundle = load_bundle(DEFAULT_MODEL / "bundle")
+    centre = centre_for(bundle)
+    rng = random.Random(1)
+    with contextlib.closing(
+        Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 20, 400)
+    ) as board:
+        board.start()
+        for _ in range(50):
+            time.sleep(rng.uniform(0.05, 0.6))
+            board.kill()
+            board.start()
+        wait_until(lambda: len(arrived(centre)) == 20, 120.0, "every record")
+        assert arrived(centre) == dict(enumerate(board.latents, start=1))
+        assert board.running()
+        assert "watchdog" not in board.said()
+
+
+@pytest.mark.slow
+def test_over_wifi_it_survives_the_access_point_s_loss(tmp_path, centre_for):
+    bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
+    centre = centre_for(bundle)
+    wifi = {"ssid": "survey", "password": "a secret of the network"}
+    with contextlib.closing(
+        Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 8, 300, **wifi)
+    ) as board:
+        access_point = board.folder / "access-point"
+        access_point.write_text(wifi["password"])
+        board.start()
+        wait_until(lambda: arrived(centre), 60.0, "the first record")
+        access_point.unlink()
+        # What is recorded meanwhile stays in the spool.
+        time.sleep(1.0)
+        assert board.running()
+        access_point.write_text(wifi["password"])
+        wait_until(lambda: len(arrived(centre)) == 8, 90.0, "every record")
+        assert arrived(centre) == dict(enumerate(board.latents, start=1))
+        assert wifi["password"] not in board.said()
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ({"endpoint": "192.0.2.1"}, "link endpoint: expected HOST:PORT of a gateway, got '192.0.2.1'"),
+        ({"password": 12345}, "link password: expected str, got another type"),
+    ],
+)
+def test_a_wrong_link_is_one_line_and_shows_no_password(tmp_path, link, said):
+    bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
+    board = Board(tmp_path / "board", bundle, "192.0.2.1:5558", bytes(32), 1, 0)
+    board.close()
+    config = json.loads((board.folder / "device.json").read_text())
+    config["link"] |= link
+    (board.folder / "device.json").write_text(json.dumps(config))
+    path = f"{board.folder}:{micropython_unix.ROOT}:.frozen"
+    line = micropython_unix.run(board.folder, START, path=path).strip()
+    assert line.startswith("epic: ") and said in line and "12345" not in line
+
+
+BROKEN = "def open_source(shots, samples, receivers):\n    raise OSError('no answer')\n"
+AT_ONCE = "from firmware_py.micropython import start\nstart.BEFORE_RESET_MS = 0\nstart.start()\n"
+
+
+@pytest.mark.slow
+def test_after_starts_that_failed_it_sends_what_it_has_and_records_nothing(tmp_path, centre_for):
+    bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
+    centre = centre_for(bundle)
+    with contextlib.closing(
+        Board(tmp_path / "board", bundle, "127.0.0.1:1", centre.secret(DEVICE), 2, 0)
+    ) as board:
+        board.start()
+        spool = board.folder / "spool.bin"
+        wait_until(
+            lambda: spool.exists() and any(spool.read_bytes()[512:1024]), 60.0, "two records in the spool"
+        )
+        board.kill()
+        (board.folder / "digitiser.py").write_text(BROKEN)
+        config = json.loads((board.folder / "device.json").read_text())
+        config["source"] = {"kind": "module", "name": "digitiser"}
+        config["link"]["endpoint"] = centre.endpoint
+        (board.folder / "device.json").write_text(json.dumps(config))
+        board.script = AT_ONCE
+        failed = 0
+        board.start()
+        while "5 starts have failed; nothing is recorded" not in board.said():
+            if board.ended_within(0.1):
+                failed += 1
+                assert failed < 10
+                board.start()
+        assert failed == 4, "the killed start was the first that nothing came of"
+        wait_until(lambda: len(arrived(centre)) == 2, 60.0, "what was in the spool")
+        assert arrived(centre) == dict(enumerate(board.latents, start=1))
+        wait_until(
+            lambda: not (board.folder / "starts").exists(), 10.0, "the answer to count as a good start"
+        )
+
+
+def test_power_cuts_are_no_failed_starts(tmp_path):
+    path = f"{tmp_path}:{micropython_unix.ROOT}:.frozen"
+    for stand_in in STAND_INS.glob("*.py"):
+        shutil.copy(stand_in, tmp_path)
+    count = "from firmware_py.micropython.safe_mode import Starts\nfor _ in range(9): safe = Starts().safe\nprint(safe)"
+    (tmp_path / "power-on").touch()
+    assert micropython_unix.run(tmp_path, count, path=path).strip() == "False"
+    (tmp_path / "power-on").unlink()
+    assert micropython_unix.run(tmp_path, count, path=path).strip() == "True"
