@@ -1,7 +1,7 @@
-"""A stored map refined by waveform inversion, from the latents it was drawn from or from the recording itself.
+"""Refine a stored map by waveform inversion, from its latents or from the recording.
 
-The refined map becomes a new revision of its event, with what was done in its provenance under ``refinement``. Its
-uncertainty is that of the map it began with: how much is known after is not computed.
+The refined map becomes a new revision of its event, with the method in its provenance under ``refinement``. Its
+uncertainty is copied from the starting map; the uncertainty after refinement is not computed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ from physics.errors import ModellingError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: ``revision`` of the map that was stored; None where the objective did not fall, or where the
-    start was ``overtaken``: a map of later latents was drawn meanwhile, and that one is the event's newest."""
+    """Result of a refinement.
+
+    ``revision`` is that of the stored map. It is None if the objective did not fall, or if the start was ``overtaken``:
+    a
+    map of later latents was decoded meanwhile, and stays the event's newest.
+    """
 
     start: StoredMap
     refined: Refined
@@ -54,10 +58,15 @@ def refine_event(
     gather: Path | None = None,
     on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
 ) -> Outcome:
-    """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
+    """Refine the newest decoded map of ``event``, and store it if its objective falls.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents. Raises
-    ``CheckInputError``, ``StoreError``, ``BundleError``, and ``ImportError`` without Deepwave.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``; it replaces the latents.
+
+    Raises:
+        CheckInputError: An input is missing or does not match.
+        StoreError: The database cannot be read or written.
+        BundleError: The bundle is damaged.
+        ImportError: Deepwave is not installed.
     """
     began_s = time.monotonic()
     store = Store(data_dir)
@@ -80,7 +89,7 @@ def refine_event(
             raise CheckInputError(f"event {event}: {error}") from None
         revision = None
         if refined.gained:
-            # A check that was made of the start says nothing of this map.
+            # An earlier check of the starting map does not apply to this one.
             kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
             provenance = {**kept, "refinement": _account(start, refined, iterations, gather)}
             maps = (refined.velocity_mps, start.uncertainty_mps)
