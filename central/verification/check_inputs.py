@@ -1,4 +1,4 @@
-"""Find the inputs of a map check: the devices' bundle, the received latents, a recording."""
+"""What a stored map was drawn from, found again: its devices' bundle, the latents that came, a recording at hand."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 
 class CheckInputError(CentralError, ValueError):
-    """An input of the check is missing or does not match."""
+    """What is needed to hold a map against is not there, or not what it should be."""
 
 
-def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
-    """Read one recording ``(S, T, R)`` float32 from a .npy file.
+def read_gather(path: Path, acquisition: Acquisition, dead_traces: bool = False) -> np.ndarray:
+    """One recording ``(S, T, R)`` float32 of a .npy file; with ``dead_traces`` whole traces may be NaN.
 
-    Raises:
-        CheckInputError: The file is missing or does not match.
+    Raises ``CheckInputError``.
     """
     try:
         gather = np.load(path, allow_pickle=False)
@@ -41,20 +40,25 @@ def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
         raise CheckInputError(
             f"{path}: expected one gather {acquisition.gather_shape} (sources, samples, receivers), got {got}"
         )
-    if gather.dtype.kind not in "fiu" or not np.isfinite(gather).all():
-        raise CheckInputError(f"{path}: expected finite numbers; mend the recording")
+    finite = gather.dtype.kind in "fiu" and np.isfinite(gather)
+    if dead_traces and finite is not False:
+        dead = np.isnan(gather).all(axis=1, keepdims=True)
+        if dead.all():
+            raise CheckInputError(f"{path}: expected at least one live trace, got NaN only")
+        finite |= dead
+    if not np.all(finite):
+        raise CheckInputError(
+            f"{path}: expected finite numbers; mend the recording, or set dead traces to NaN"
+        )
     return gather.astype(np.float32)
 
 
 def model_of(
     stored: StoredMap, models: Sequence[ModelSection], data_dir: Path
 ) -> tuple[ModelSection, Bundle]:
-    """Return the model that encoded the map's latents, from the configuration or a rollout.
+    """The model whose encoder made the map's latents: a section of the configuration, or a rollout.
 
-    Raises:
-        CheckInputError: The model is unknown.
-        BundleError: The bundle is damaged.
-        StoreError: The database cannot be read.
+    Raises ``CheckInputError``, ``BundleError`` and ``StoreError``.
     """
     bundles = [load_bundle(section.bundle) for section in models]
     for section, bundle in zip(models, bundles, strict=True):
@@ -73,7 +77,8 @@ def model_of(
 
 
 def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, JournalEntry]:
-    """Return the latents that this map was decoded from, each device's newest at that time. Later ones are left out."""
+    """The latents that this very map was drawn from, of each device the newest in its own order; newer ones may have
+    come since."""
     found: dict[int, JournalEntry] = {}
     key = (stored.survey, stored.event, stored.model_hash)
     n_devices = len(stored.provenance["acquisition"]["device_receivers"])
@@ -87,16 +92,8 @@ def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, J
 def received_latents(
     stored: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, JournalEntry]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return received latents as real values, with their quantisation error.
-
-    Returns:
-        Latents ``(n_devices, latent)``, and the possible error of each value in int8 steps, the same shape; infinite
-            where
-        nothing was sent.
-
-    Raises:
-        CheckInputError: No latent was received.
-    """
+    """Latents as real numbers ``(n_devices, latent)``, and how many int8 steps each value may be off, the same shape,
+    infinite where nothing was sent. Raises ``CheckInputError`` when nothing was."""
     length, scale, zero_point = bundle.output.shape[1], bundle.output.scale, bundle.output.zero_point
     received = np.zeros((acquisition.n_devices, length), np.float32)
     steps = np.full(received.shape, np.inf)
@@ -111,12 +108,8 @@ def received_latents(
 
 
 def latent_model(bundle: Bundle, acquisition: Acquisition, spread: np.ndarray) -> LatentModel:
-    """Build the model from maps to the latents of a bundle's devices.
-
-    Raises:
-        CheckInputError: The modelling cannot be set up.
-    """
-    # Imported here: commands load this module just for its error class.
+    """From maps to what the devices of a bundle would send. Raises ``CheckInputError``."""
+    # Not with the module: commands load it for its error alone.
     from models.inversion.latent_model import LatentModel
     from models.networks.float_encoder import FloatEncoderError, float_encoder
 
