@@ -36,11 +36,14 @@ INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
 
 
 class DeviceRegistry:
-    """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
+    """Device registry; ``handle`` answers HELLO and HEALTH records, and ``watch`` needs a thread.
 
-    ``offer`` gives the update to add to an answer, or None. ``on_health`` is told each health record.
-    ``traffic`` is for the receiver to count in. ``allowed`` gives the devices with an allowed key, None for a centre
-    without keys.
+    The receiver counts in ``traffic``.
+
+    Args:
+        offer: Returns the update to attach to an answer, or None.
+        on_health: Called with each health record.
+        allowed: Returns the devices with an allowed key; None for a centre without keys.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ from central.fleet.rates import rate_of, read_rates
 from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
-# The one definition of a device's state. Not heard: the survey has the device, and nothing has come of it.
-# Revoked: it was heard, and its key is not allowed any more.
+# Device states, defined only here. Not heard: the survey includes the device, but nothing has arrived from it.
+# Revoked: it was heard before, but its key is no longer allowed.
 ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
 # In the centre's folder: devices of each model's survey, for those that were never heard.
 EXPECTED = "devices.json"
@@ -99,9 +99,12 @@ class DeviceView:
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Every device that was heard, and those of its survey that were not, in order, as of ``at_us`` (now).
+    """Return every device that was heard, and the expected ones that were not, in order.
 
-    Raises ``StoreError``.
+    ``at_us`` is the time of the report, now by default.
+
+    Raises:
+        StoreError: The database cannot be read.
     """
     with closing(connect(data_dir)) as database, reported("devices: cannot be read"):
         return read_devices(database, now_us() if at_us is None else at_us)
