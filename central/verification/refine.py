@@ -36,8 +36,12 @@ from physics.errors import ModellingError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: ``revision`` of the map that was stored; None where the objective did not fall, or where the
-    start was ``overtaken``: a map of later latents was drawn meanwhile, and that one is the event's newest."""
+    """Result of a refinement.
+
+    ``revision`` is that of the stored map. It is None if the objective did not fall, or if the start was ``overtaken``:
+    a
+    map of later latents was decoded meanwhile, and stays the event's newest.
+    """
 
     start: StoredMap
     refined: Refined
@@ -82,7 +86,7 @@ def refine_event(
             raise CheckInputError(f"event {event}: {error}") from None
         revision = None
         if refined.gained:
-            # A check that was made of the start says nothing of this map.
+            # An earlier check of the starting map does not apply to this one.
             kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
             provenance = {**kept, "refinement": _account(start, refined, iterations, gather)}
             maps = (refined.velocity_mps, refined.uncertainty_mps)
