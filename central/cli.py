@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -74,7 +74,7 @@ def run(
     except DecoderError as error:
         raise DecoderLoadError(str(error)) from None
     # A log on the terminal says the same.
-    announce = typer.echo if settings.central.log else (lambda line: None)
+    announce: Callable[[str], None] = typer.echo if settings.central.log else (lambda line: None)
     service = Service(settings, decoders, log, announce=announce)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)

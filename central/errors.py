@@ -13,6 +13,7 @@ CentralError
 ├── InvertError            pipeline.invert
 ├── InvertCommandError     pipeline.invert_cli
 ├── KeysError              security.keys
+├── SetupError             setup
 ├── StoreError             storage.database
 │   ├── BackupError        storage.backup
 │   ├── DamagedMapError    storage.map_store

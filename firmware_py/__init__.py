@@ -1,3 +1,3 @@
-"""What runs on a device: record, encode, spool, send. Self-contained; imports no other room."""
+"""Run a device: record, encode, spool, send. Self-contained; imports no other package."""
 
 __version__ = "0.1.0"

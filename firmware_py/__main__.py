@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the device's command line; returns the exit code. A declared error is one line on stderr."""
-    # Until the loop runs there is nothing to finish; from then on `Node.stop` ends it in order.
+    # Before the loop runs there is nothing to finish; afterwards `Node.stop` ends it in order.
     for number in SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
     parser = argparse.ArgumentParser(prog="firmware_py", description="EPIC's device: record, encode, send.")
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(message: str) -> None:
-    """One line, whatever a library or the centre put into its own message."""
+    """Print one line, whatever a library or the centre put into its message."""
     print("error:", *message.split(), file=sys.stderr)
 
 
@@ -76,7 +76,7 @@ def _run(config: NodeConfig, as_json: bool) -> int:
 
         for number in SIGNALS:
             signal.signal(number, stop)
-        # Asked between the node before an update and the one after it.
+        # A signal between the node before an update and the one after it.
         if asked_to_stop.is_set():
             node.stop()
 

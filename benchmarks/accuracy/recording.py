@@ -21,7 +21,7 @@ import numpy as np
 from trust import Released
 
 from firmware_py.inference.companding import thin_samples
-from models.inversion.refinement import GatherMisfit, refine
+from models.inversion.waveform import invert
 from physics.acquisition import Acquisition
 from physics.modelling import model_gathers
 
@@ -63,8 +63,7 @@ def benchmark(
     maps, gathers = [velocity_mps[0], uncertainty_mps[0]], [modelled]
     if iterations:
         began_s = time.perf_counter()
-        recorded = GatherMisfit(gather, model.bundle.companding)
-        refined = refine(*maps, recorded, a, iterations)
+        refined = invert(maps[0], maps[1], gather, a, iterations)
         gathers.append(model_gathers(refined.velocity_mps[None, None], a)[0])
         again = model.latents(thin_samples(gathers[1], model.thin, axis=1).transpose(1, 2, 0)[None])
         figures["refined"] = {

@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/refine.py --data held-out [--events 20] [--iterations 20]
                                 [--model models/zoo/epic-small-128]
-                                [--by latents] [--by gather] [--texture 183 1.75] [--watched]
+                                [--by latents] [--by gather] [--watched]
                                 [--picture refine.png] [--json]
 
 Events are spread evenly over the families. Each map is predicted from int8 latents and refined as `epic central
@@ -11,10 +11,6 @@ those received in int8 steps (root mean square), gathers against the recording b
 difference over that of the recording, after the direct wave (benchmarks/accuracy/recording.py). `--watched` takes of a
 training set the samples that training kept apart: settings are tuned on those, results are of others. By latents a
 map goes half of the way to the least objective (models/inversion/refinement.py); "all the way" is its end.
-
-`--texture` says what no one knows of a map in the field: that it may differ from the predicted one by a field of so
-many m/s, correlated over so many cells (of a Style map those that physics/families.py draws it by: 183 m/s, and half of
-3.5 cells). Refined by the whole recording it is what can be expected of any estimate of that family.
 """
 
 from __future__ import annotations
@@ -27,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from genuine import after_direct_wave, misfit
+from recording import after_direct_wave, misfit
 from trust import Released
 from velocities import draw_velocities
 
 from firmware_py.inference.companding import dequantise, thin_samples
 from models.inversion.latent_model import LatentModel
-from models.inversion.refinement import GatherMisfit, LatentMisfit, refine
+from models.inversion.refinement import LatentMisfit, refine
+from models.inversion.waveform import invert
 from models.networks.float_encoder import float_encoder
 from models.training.run import WATCH_EVERY
 from physics.acquisition import Acquisition
@@ -85,23 +82,18 @@ class Refiner:
         maps = self.model.decoder.decode(latents, np.ones(len(latents), bool))
         return Event(family, gather, true_mps, latents, maps[0][0], maps[1][0])
 
-    def refine(
-        self, event: Event, by: str, iterations: int, texture: tuple[float, float] | None = None
-    ) -> tuple[np.ndarray, int, float]:
-        """The map in m/s, iterations taken, seconds. ``texture``: m/s and cells."""
+    def refine(self, event: Event, by: str, iterations: int) -> tuple[np.ndarray, int, float]:
+        """The map in m/s, iterations taken, seconds."""
         began_s = time.perf_counter()
         output = self.model.bundle.output
-        off: LatentMisfit | GatherMisfit
         if by == "latents":
             received = dequantise(event.latents, output.scale, output.zero_point)
             off = LatentMisfit(self.encoder, received, np.ones(received.shape))
+            found = refine(event.velocity_mps, event.uncertainty_mps, off, self.acquisition, iterations)
         else:
-            off = GatherMisfit(event.gather, self.model.bundle.companding)
-        uncertainty_mps = event.uncertainty_mps
-        if texture:
-            uncertainty_mps = np.full_like(uncertainty_mps, texture[0])
-            off.smooth_cells = (texture[1], texture[1])
-        found = refine(event.velocity_mps, uncertainty_mps, off, self.acquisition, iterations)
+            found = invert(
+                event.velocity_mps, event.uncertainty_mps, event.gather, self.acquisition, iterations
+            )
         return found.velocity_mps, found.iterations, time.perf_counter() - began_s
 
     def judge(self, event: Event, velocity_mps: np.ndarray) -> dict[str, float]:
@@ -191,7 +183,6 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     parser.add_argument("--by", choices=OBJECTIVES, action="append")
-    parser.add_argument("--texture", type=float, nargs=2, metavar=("MPS", "CELLS"))
     parser.add_argument("--watched", action="store_true")
     parser.add_argument("--picture", type=Path)
     parser.add_argument(
@@ -206,7 +197,7 @@ def main() -> None:
         row: dict = {"family": event.family, "predicted": refiner.judge(event, event.velocity_mps)}
         maps = [event.velocity_mps]
         for by in objectives:
-            velocity_mps, iterations, seconds = refiner.refine(event, by, given.iterations, given.texture)
+            velocity_mps, iterations, seconds = refiner.refine(event, by, given.iterations)
             row[by] = refiner.judge(event, velocity_mps) | {"iterations": iterations, "seconds": seconds}
             maps.append(velocity_mps)
             if by == "latents":

@@ -1,6 +1,6 @@
-"""What devices say of themselves, and what passes to and fro, put on the disk once a second.
+"""Track the state and traffic of devices, and write them to the disk once a second.
 
-The receiver's thread only counts (``Traffic``) and answers; everything that touches the disk is ``watch``'s.
+The receiver's thread only counts (``Traffic``) and answers. All disk access is on the thread of ``watch``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ INSERT INTO device VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
 
 
 class DeviceRegistry:
-    """``handle`` is the receiver's handler of HELLO and HEALTH records, ``watch`` has a thread.
+    """Device registry; ``handle`` answers HELLO and HEALTH records, and ``watch`` needs a thread.
 
-    ``offer`` gives the update to add to an answer, or None. ``on_health`` is told each health record.
-    ``traffic`` is for the receiver to count in. ``allowed`` gives the devices with an allowed key, None for a centre
-    without keys.
+    The receiver counts in ``traffic``.
+
+    Args:
+        offer: Returns the update to attach to an answer, or None.
+        on_health: Called with each health record.
+        allowed: Returns the devices with an allowed key; None for a centre without keys.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class DeviceRegistry:
         self._log = log
         self._lock = threading.Lock()
         self._said: dict[Key, dict[str, Any]] = {}
-        # (boot, sequence) of the last heard: an older one was played again, or is out of date.
+        # Last (boot, sequence) heard; an older one is a replay or out of date.
         self._last: dict[Key, tuple[int, int]] = {}
         with closing(connect(data_dir, create=True)) as database, reported("devices: cannot be read"):
             self._rates = read_rates(database)
@@ -69,12 +72,12 @@ class DeviceRegistry:
                 if "said_boot" in (status := read_status(text)):
                     self._last[survey, device] = (status["said_boot"], status["said_sequence"])
             (self._forgotten,) = database.execute("SELECT coalesce(max(id), 0) FROM forgotten").fetchone()
-        # Boots that were behind, of which the log was told; and what a device has lost here, likewise.
+        # Boots that were behind and are already logged; likewise lost records.
         self._behind: dict[Key, int] = {}
         self._lost: dict[Key, int] = {}
 
     def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
-        """The centre's clock and the rate it has set, and an update if there is one (a ``receiver.Handler``)."""
+        """Return the centre's clock, the set rate and any update offer (a ``receiver.Handler``)."""
         try:
             said: Hello | Health
             if record.type == packet.HELLO:
@@ -106,16 +109,17 @@ class DeviceRegistry:
         answer = packet.Record(
             record.type, record.device, record.survey, *number, sample_time_us=now_us(), payload=setting
         )
-        # Only to who takes updates, and is not at one: an offer is a place among the canaries.
+        # Only for devices that accept updates and are idle: an offer takes a canary's place.
         takes_update = said.update_version is not None and getattr(said, "update_state", "idle") == "idle"
         offer = self._offer(record) if takes_update else None
         return [answer, offer] if offer else [answer]
 
     def _answer_behind(self, record: packet.Record, boot: int) -> list[packet.Record]:
-        """Answer a boot before the device's last: its state was lost, or the record is played again.
+        """Answer a boot older than the device's last: its state was lost, or the record is a replay.
 
-        A HELLO is told the last boot, so that the device goes on after that. What the record says is not taken: nobody
-        can play an old state.
+        A HELLO gets the last boot, so that the device continues after it. The record's content is ignored, so a replay
+        cannot
+        restore an old state.
         """
         key = (record.survey, record.device)
         if self._behind.get(key) != record.boot:
@@ -140,7 +144,7 @@ class DeviceRegistry:
         ]
 
     def watch(self, stopping: threading.Event) -> None:
-        """Keep what was counted and said, take up rates, and find gaps, until ``stopping``."""
+        """Store new counters and states, read rates and find gaps, until ``stopping`` is set."""
         with closing(connect(self._data_dir, create=True)) as database:
             gaps = GapWatch(self._log)
             ended = False
@@ -153,11 +157,15 @@ class DeviceRegistry:
                     self.take_up_keys()
                     gaps.look(database, now_us())
                 except StoreError as error:
-                    # Tried again at the next look.
+                    # Retried in the next pass.
                     self._log.write("devices_commit_failed", reason=str(error))
 
     def take_up_rates(self, database: sqlite3.Connection) -> None:
-        """Answer from now on with the rates that are set. Raises ``StoreError``."""
+        """Read the rates that are set; answers use them from now on.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
         with reported("rates: cannot be read"):
             rates = read_rates(database)
         with self._lock:
@@ -176,7 +184,11 @@ class DeviceRegistry:
         self._allowed_last = allowed
 
     def take_up_forgotten(self, database: sqlite3.Connection) -> None:
-        """Know nothing any more of devices that the operator forgot. Raises ``StoreError``."""
+        """Drop the state of devices that the operator has forgotten.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
         with reported("devices: cannot be read"):
             rows = database.execute(
                 "SELECT id, survey, device FROM forgotten WHERE id > ? ORDER BY id", (self._forgotten,)
@@ -188,7 +200,11 @@ class DeviceRegistry:
                     known.pop((key[0], key[1]), None)
 
     def keep(self, database: sqlite3.Connection) -> None:
-        """Put what is new on the disk. Raises ``StoreError``, and counts it the next time."""
+        """Write new data to the disk; after an error it is kept for the next call.
+
+        Raises:
+            StoreError: The write failed.
+        """
         passed = self.traffic.take()
         with self._lock:
             said, self._said = self._said, {}
@@ -210,9 +226,12 @@ class DeviceRegistry:
 
 
 def forget_device(data_dir: Path, key: Key) -> bool:
-    """Remove what is known of a device, its rate with it; False where it was unknown. Its records and maps stay.
+    """Delete a device's state and rate; return False if it was unknown.
 
-    A centre at work forgets it within a second, and takes the device for a new one. Raises ``StoreError``.
+    Its records and maps stay. A running centre notices within a second, and then treats the device as new.
+
+    Raises:
+        StoreError: The database cannot be written.
     """
     with (
         closing(connect(data_dir)) as database,

@@ -1,7 +1,6 @@
-"""What the centre knows of every device, from data and not from sockets: read from the centre's file, while it
-runs and after.
+"""Report the state of every device from the centre's database, whether the centre runs or not.
 
-The receiver's group commit keeps ``device_boot`` exact; the rest is at most a second old (``device_book``).
+The receiver's group commit keeps ``device_boot`` exact. The rest is at most a second old (``device_registry``).
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from central.fleet.rates import rate_of, read_rates
 from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
-# The one definition of a device's state. Not heard: the survey has the device, and nothing has come of it.
-# Revoked: it was heard, and its key is not allowed any more.
+# Device states, defined only here. Not heard: the survey includes the device, but nothing has arrived from it.
+# Revoked: it was heard before, but its key is no longer allowed.
 ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
 # In the centre's folder: devices of each model's survey, for those that were never heard.
 EXPECTED = "devices.json"
@@ -28,17 +27,17 @@ EXPECTED = "devices.json"
 ALLOWED = "allowed.json"
 MAX_EXPECTED = 1000
 STATES = (ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED)
-# Nothing for so many of a device's health intervals, and for so many more.
+# Health intervals of silence before a device counts as late, and as silent.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
-# Gaps of a device that are listed, the newest; all are counted.
+# Newest gaps listed per device; all are counted.
 MAX_GAPS_LISTED = 100
-# Of a device that has not said how often it speaks.
+# Assumed health interval of a device that has not reported one, seconds.
 INTERVAL_S = 60
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Numbers ``first`` to ``last`` of a ``boot``, of which ``missing`` have never come."""
+    """Gap: numbers ``first`` to ``last`` of a ``boot``, of which ``missing`` have never arrived."""
 
     boot: int
     first: int
@@ -100,17 +99,20 @@ class DeviceView:
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Every device that was heard, and those of its survey that were not, in order, as of ``at_us`` (now).
+    """Return every device that was heard, and the expected ones that were not, in order.
 
-    Raises ``StoreError``.
+    ``at_us`` is the time of the report, now by default.
+
+    Raises:
+        StoreError: The database cannot be read.
     """
     with closing(connect(data_dir)) as database, reported("devices: cannot be read"):
         return read_devices(database, now_us() if at_us is None else at_us)
 
 
 def read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
-    """The same from an open connection; SQLite's errors are the caller's."""
-    # Of one moment: what a device says was acknowledged is compared with what is in the journal.
+    """Return the same from an open connection; SQLite errors propagate."""
+    # One snapshot: acknowledgements reported by devices are compared with the journal.
     own = not database.in_transaction
     if own:
         database.execute("BEGIN")
@@ -122,7 +124,7 @@ def read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
 
 
 def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
-    # Of the newest boot, with the records of all: SQLite takes bare columns from the row of the max().
+    # Newest boot with the records of all boots: SQLite takes bare columns from the row of the max().
     newest = {
         row[:2]: row[2:]
         for row in database.execute(
@@ -238,7 +240,7 @@ def read_expected(data_dir: Path) -> dict[str, int]:
 
 
 def read_status(text: str) -> dict[str, Any]:
-    """What a device said of itself; nothing where damage left what cannot be read."""
+    """Return a device's last report; empty if it is damaged."""
     try:
         status = json.loads(text)
     except ValueError:
@@ -247,7 +249,7 @@ def read_status(text: str) -> dict[str, Any]:
 
 
 def _gaps(database: sqlite3.Connection, key: tuple[int, int]) -> tuple[Gap, ...]:
-    """The newest gaps of a device, in their order."""
+    """Return the newest gaps of a device, in order."""
     rows = database.execute(
         "SELECT boot, first, last, missing FROM gap WHERE survey = ? AND device = ?"
         " ORDER BY boot DESC, first DESC LIMIT ?",
@@ -257,7 +259,7 @@ def _gaps(database: sqlite3.Connection, key: tuple[int, int]) -> tuple[Gap, ...]
 
 
 def acknowledged_lost(database: sqlite3.Connection, key: tuple[int, int], said: dict[str, Any]) -> int:
-    """Records beyond the newest in the journal that the device says were acknowledged: this file has lost them."""
+    """Return how many acknowledged records this database lost: those the device reports beyond the newest here."""
     boot, sequence = said.get("acknowledged_boot"), said.get("acknowledged_sequence")
     if boot is None or sequence is None:
         return 0
@@ -277,10 +279,10 @@ def _view(
 ) -> DeviceView:
     boot, sequence, sample_us, latent_us, latent_hash, records = newest or (None,) * 5 + (0,)
     heard_us, bytes_received, bytes_sent, refused, refusal, _ = passed or (0, 0, 0, 0, "", "{}")
-    # A time ahead of the clock is from when the clock was wrong; another tells more.
+    # A time in the future was taken with a wrong clock; use another one.
     times_us = (heard_us, latent_us or 0)
     last_heard_us = max((one for one in times_us if 0 < one <= at_us), default=max(times_us))
-    # A device without a clock yet records when its record arrives.
+    # A device without a clock is taken to record when its record arrives.
     sample_us = sample_us or latent_us
     interval_s = said.get("interval_s") or INTERVAL_S
     return DeviceView(
@@ -320,9 +322,9 @@ def _view(
 
 
 def state_of(silent_s: float, interval_s: float) -> str:
-    """What to call a device that was last heard ``silent_s`` ago and speaks every ``interval_s``.
+    """Return the state of a device last heard ``silent_s`` ago that reports every ``interval_s``.
 
-    It is silent if that is well in the future: the clock was ahead then, and nothing has come since.
+    A time far in the future counts as silent: the clock was ahead then, and nothing has arrived since.
     """
     if silent_s < -LATE_INTERVALS * interval_s:
         return SILENT

@@ -1,8 +1,9 @@
-"""Numbers of records that have never come: found in the journal, told once, and told again when filled.
+"""Find record numbers that never arrived; log each gap once, and again when it is filled.
 
-A gap counts once a later record is ``GAP_AFTER_S`` old: what is only out of order has come by then. A device
-whose spool was full, or whose record was refused, leaves one for good; one that sends fresh records before its
-backlog leaves one until that has come.
+A gap counts once a later record is ``GAP_AFTER_S`` old, which excludes records that are merely out of order. A device
+with a full spool or a refused record leaves a permanent gap. A device that sends fresh records before its backlog
+leaves
+one until the backlog has arrived.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from firmware_py.runtime.log import Log
 
 GAP_AFTER_S = 10.0
 LINES_A_MINUTE = 20
-# Rows a boot; what is missing beyond is counted in the last, so that nobody fills the table with holes.
+# Maximum gap rows per boot. Further gaps are added to the last row, so that no device can fill the table.
 MAX_GAPS = 100
 
 Boot = tuple[int, int, int]
-# What the log is told, and of which numbers.
+# Log event and the numbers it names.
 Told = tuple[str, int, int]
 
-# First and last of the runs that are not in the journal, after what was scanned (?4) and up to ?5.
+# First and last of the runs missing in the journal, after the scanned number (?4) and up to ?5.
 _FIND = """
 SELECT previous + 1, sequence - 1 FROM (
     SELECT sequence, lag(sequence, 1, ?4) OVER (ORDER BY sequence) AS previous FROM record
@@ -31,21 +32,25 @@ SELECT previous + 1, sequence - 1 FROM (
 
 
 class GapWatch:
-    """Keeps the table ``gap`` up to the journal; looks only at boots that records came of since the last look."""
+    """Keep the table ``gap`` up to date; look only at boots with new records since the last look."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._scanned: dict[Boot, int] = {}
         self._records: dict[Boot, int] = {}
-        # Boots whose newest numbers were not old enough at the last look.
+        # Boots whose newest records were too recent at the last look.
         self._pending: set[Boot] = set()
-        # ``changed`` of the last boot that was looked at; all boots are looked at once.
+        # ``changed`` of the last boot looked at; the first look covers all boots.
         self._seen = -1
         self._minute = 0
         self._lines = 0
 
     def look(self, database: sqlite3.Connection, at_us: int) -> None:
-        """As of ``at_us``. Raises ``StoreError``."""
+        """Update the gaps as of ``at_us``.
+
+        Raises:
+            StoreError: The database cannot be read or written.
+        """
         for boot, records, highest, scanned in self._boots(database):
             told = self._scan(database, boot, self._scanned.get(boot, scanned), at_us)
             if self._records.get(boot) != records:
@@ -59,15 +64,17 @@ class GapWatch:
                 self._tell(what, boot, first, last, at_us)
 
     def _boots(self, database: sqlite3.Connection) -> list[tuple[Boot, int, int, int]]:
-        """(boot, records, highest, scanned) of those to look at: a boot with all its numbers has no gap to find, and
-        none left to fill unless it had one."""
+        """Return (boot, records, highest, scanned) of the boots to look at.
+
+        A boot with all its numbers is skipped, unless it had a gap that is now filled.
+        """
         columns = "SELECT survey, device, boot, records, highest, scanned FROM device_boot WHERE"
         incomplete = (
             "(records < highest OR EXISTS (SELECT 1 FROM gap WHERE gap.survey = device_boot.survey"
             " AND gap.device = device_boot.device AND gap.boot = device_boot.boot))"
         )
         with reported("devices: cannot be read"):
-            # First, so that what is committed meanwhile is looked at again.
+            # Read this first, so that concurrent commits are covered by the next look.
             (last,) = database.execute("SELECT coalesce(max(changed), -1) FROM device_boot").fetchone()
             rows = database.execute(f"{columns} changed > ? AND {incomplete}", (self._seen,)).fetchall()
             fresh = {row[:3] for row in rows}
@@ -77,7 +84,7 @@ class GapWatch:
         return [((survey, device, boot), *rest) for survey, device, boot, *rest in rows]
 
     def _tell(self, what: str, boot: Boot, first: int, last: int, at_us: int) -> None:
-        """A line in the log, of many in a minute only the first: a device may restart for ever with a gap each."""
+        """Log one line, at most ``LINES_A_MINUTE``: a device in a restart loop leaves a gap each time."""
         if self._minute != at_us // 60_000_000:
             if self._lines > LINES_A_MINUTE:
                 self._log.write("gaps_unlisted", lines=self._lines - LINES_A_MINUTE)
@@ -123,7 +130,7 @@ def _keep(database: sqlite3.Connection, boot: Boot, found: list[tuple[int, int]]
 
 
 def _fill(database: sqlite3.Connection, boot: Boot) -> list[Told]:
-    """Take what has come out of the gaps of ``boot``."""
+    """Remove arrived records from the gaps of ``boot``."""
     with reported("devices: cannot be read"):
         gaps = database.execute(
             "SELECT first, last, missing, (SELECT last - first + 1 - count(*) FROM record"

@@ -1,4 +1,4 @@
-"""Whether a rate may be set: only where the models that are at work were trained for it."""
+"""Set a device's rate, only to one that its active model was trained for."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from firmware_py.protocol.rate import RateError
 
 
 class RateSettingError(CentralError, ValueError):
-    """A rate that a device's model was not trained for, or a device that cannot be told."""
+    """The device's model was not trained for this rate, or the device is unknown."""
 
 
 def set_rate(config: CentralConfig, key: Key, latent_bytes: int) -> None:
-    """Set the rate of one device or of ``ALL``. Raises ``RateSettingError`` where a model that is at work on these
-    devices has no such rate, ``BundleError``, ``StoreError``."""
+    """Set the rate of one device or of ``ALL``.
+
+    Raises:
+        RateSettingError: An active model of these devices does not support the rate.
+        BundleError: A bundle is damaged.
+        StoreError: The database cannot be read or written.
+    """
     data_dir = config.central.data_dir
     check_rate(_models(data_dir, config.model), devices(data_dir), key, latent_bytes)
     keep_rate(data_dir, key, latent_bytes)
 
 
 def find_device(views: list[DeviceView], device: int, survey: int | None) -> Key:
-    """(survey, device) of a device by its number; one that was not heard yet needs its survey said."""
+    """Return the (survey, device) of a device number; a device not heard yet needs its survey."""
     if survey is not None:
         return (survey, device)
     found = [view.survey for view in views if view.device == device]
@@ -38,7 +43,7 @@ def find_device(views: list[DeviceView], device: int, survey: int | None) -> Key
 
 
 def _models(data_dir: Path, configured: list[ModelSection]) -> dict[str, Bundle]:
-    """The bundles that the centre has decoders for, by model hash: those of the configuration and of rollouts."""
+    """Return the bundles of the configuration and of rollouts, by model hash."""
     with closing(RolloutStore(data_dir, create=True)) as store:
         rolled_out = [model_section(data_dir, rollout.version) for rollout in store.rollouts()]
     bundles = [load_bundle(section.bundle) for section in (*configured, *rolled_out)]
@@ -46,8 +51,10 @@ def _models(data_dir: Path, configured: list[ModelSection]) -> dict[str, Bundle]
 
 
 def check_rate(models: dict[str, Bundle], views: list[DeviceView], key: Key, latent_bytes: int) -> None:
-    """Raises ``RateSettingError`` unless every one of ``models`` that runs on a device meant by ``key`` has the rate;
-    where none of these was heard yet, every model."""
+    """Raise ``RateSettingError`` unless the models of the devices in ``key`` all support the rate.
+
+    If none of these devices was heard yet, every one of ``models`` must support it.
+    """
     chosen = [view for view in views if key in (ALL, (view.survey, view.device))]
     at_work = {view.model_hash: view for view in chosen if view.model_hash in models}
     for model_hash, bundle in models.items():

@@ -1,7 +1,8 @@
-"""Rates of devices: how many bytes their latents are to have, as the operator has set it, in the centre's file.
+"""Store the latent length that the operator has set, per device or for all.
 
-The command writes them (``rate_setting``), the running centre reads them once a second and puts them into what it
-answers devices (``device_book``). A device with a rate of its own follows that, any other the one for all.
+The command writes the rates (``rate_setting``). The running centre reads them once a second and sends them in its
+answers
+(``device_registry``). A device's own rate takes precedence over the common one.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from central.storage.database import connect, reported, transaction
 from firmware_py.runtime.log import now_us
 
 Key = tuple[int, int]
-# In the place of survey and device: the rate for all.
+# Key of the common rate, in place of (survey, device).
 ALL: Key = (-1, -1)
 
 
 def read_rates(database: sqlite3.Connection) -> dict[Key, int]:
-    """Bytes a latent by (survey, device), and of ``ALL``; SQLite's errors are the caller's."""
+    """Return bytes per latent by (survey, device), and of ``ALL``; SQLite errors propagate."""
     return {
         (survey, device): latent_bytes
         for survey, device, latent_bytes in database.execute("SELECT survey, device, latent_bytes FROM rate")
@@ -28,19 +29,26 @@ def read_rates(database: sqlite3.Connection) -> dict[Key, int]:
 
 
 def rate_of(rates: Mapping[Key, int], key: Key) -> int | None:
-    """What is set for a device; None where it is left to it."""
+    """Return the rate set for a device, or None if the device chooses."""
     return rates.get(key, rates.get(ALL))
 
 
 def rates(data_dir: Path) -> dict[Key, int]:
-    """All that is set. Raises ``StoreError``."""
+    """Return all rates that are set.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
     with closing(connect(data_dir)) as database, reported("rates: cannot be read"):
         return read_rates(database)
 
 
 def keep_rate(data_dir: Path, key: Key, latent_bytes: int | None) -> None:
-    """Set the rate of one device, or of ``ALL``, which takes the place of every one before; None takes back what was
-    set. Raises ``StoreError``."""
+    """Set the rate of one device, or of ``ALL``, which replaces all earlier ones; None removes the setting.
+
+    Raises:
+        StoreError: The database cannot be written.
+    """
     with closing(connect(data_dir, create=True)) as database, transaction(database, "rates: cannot be kept"):
         if key == ALL:
             database.execute("DELETE FROM rate")

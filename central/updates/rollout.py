@@ -1,7 +1,7 @@
-"""A new bundle out to the devices, over the link they have: canaries first, then all; a failure stops it.
+"""Roll out a new bundle over the devices' links: to canaries first, then to all; any failure stops it.
 
-Devices ask and the centre answers (``firmware_py.protocol.update_messages``). Before any device is offered a model, its
-decoder is loaded; the decoders that were there stay, for records that are still to come.
+Devices ask and the centre answers (``firmware_py.protocol.update_messages``). A model's decoder is loaded before any
+device is offered the model. Earlier decoders stay loaded for records that are still to come.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from firmware_py.updates.archive import ArchiveError, split_archive
 from physics.acquisition import Acquisition
 
 POLL_S = 1.0
-# A device that asked this recently is busy with the update, and is not offered it again.
+# Seconds for which a device that has asked counts as busy with the update and gets no new offer.
 BUSY_S = 60.0
 
 
 @dataclass
 class _Active:
-    """The rollout in progress; ``archive`` is all of it, some 100 to 300 kB."""
+    """Active rollout; ``archive`` is the complete archive, 100 to 300 kB."""
 
     stored: StoredRollout
     archive: bytes
@@ -66,10 +66,11 @@ class _Active:
 
 
 class Rollouts:
-    """What the centre does about updates. ``handle`` and ``offer`` are the receiver's, ``watch`` has a thread.
+    """Update service of the centre.
 
-    ``load`` reads the decoder of a released model, ``adopt(model_hash, decoder)`` puts it to work; ``models``
-    are those at work, by model hash.
+    The receiver calls ``handle`` and ``offer``; ``watch`` needs a thread. ``load`` reads the decoder of a released
+    model,
+    and ``adopt(model_hash, decoder)`` activates it. ``models`` are the active models by model hash.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Rollouts:
         self._seen = 0
 
     def restore(self) -> None:
-        """Before the centre starts: the decoders of what is rolled out, or was and still sends records."""
+        """Load the decoders of all rollouts whose records may still arrive; call it before the centre starts."""
         store = RolloutStore(self._data_dir, create=True)
         try:
             found = store.rollouts()
@@ -109,21 +110,21 @@ class Rollouts:
             store.close()
 
     def watch(self, stopping: threading.Event) -> None:
-        """Take up new rollouts, keep what became of devices, go from the canaries to all; until ``stopping``."""
+        """Start new rollouts, store device states and promote from canaries to all, until ``stopping`` is set."""
         store = RolloutStore(self._data_dir, create=True)
         try:
             while not stopping.wait(POLL_S):
                 try:
                     self._look(store)
                 except StoreError as error:
-                    # Tried again at the next look.
+                    # Retried in the next pass.
                     self._log.write("rollout_commit_failed", reason=str(error))
             self._keep(store)
         finally:
             store.close()
 
     def handle(self, record: packet.Record, wire_bytes: int) -> list[packet.Record]:
-        """Answers to an UPDATE record (a ``receiver.Handler``)."""
+        """Return the answers to an UPDATE record (a ``receiver.Handler``)."""
         try:
             message = decode_message(record.payload)
         except packet.PacketError as error:
@@ -139,7 +140,7 @@ class Rollouts:
         return [_answer(record, answer) for answer in answers]
 
     def offer(self, record: packet.Record) -> packet.Record | None:
-        """The offer to add to an answer to ``record`` (hello, health); None when there is nothing to offer."""
+        """Return the offer to attach to the answer to ``record`` (hello, health), or None."""
         with self._lock:
             offer = self._offer_to((record.survey, record.device), record.model_hash)
         return _answer(record, offer) if offer else None
@@ -184,7 +185,7 @@ class Rollouts:
 
     @staticmethod
     def _is_admitted(rollout: StoredRollout, key: Key) -> bool:
-        """Whether it is this device's turn; the first that ask are the canaries."""
+        """Return True if it is this device's turn; the first devices that ask become canaries."""
         if rollout.stage == ALL or key in rollout.devices:
             return rollout.stage in (CANARY, ALL)
         canaries = [device for device in rollout.devices.values() if device.state != "declined"]
@@ -192,7 +193,7 @@ class Rollouts:
 
     @classmethod
     def _may_report(cls, rollout: StoredRollout, key: Key, state: str) -> bool:
-        """A device that was never offered a bundle can neither fail at it nor be counted as running it."""
+        """Return True if the device was offered the bundle. Other devices' reports are ignored."""
         return key in rollout.devices or (state == RUNNING and cls._is_admitted(rollout, key))
 
     def _chunk(self, record: packet.Record, want: ChunkRequest) -> Message:
@@ -206,7 +207,7 @@ class Rollouts:
     def _reported(self, record: packet.Record, report: Report) -> list[Message]:
         key, active = (record.survey, record.device), self._active
         if report.state == RUNNING and record.model_hash not in self._models:
-            # Unheard, a device goes back to the model that the centre can decode.
+            # No acknowledgement: the device then rolls back to a model that the centre can decode.
             return []
         answers: list[Message] = [ReportAck(report.version)]
         if active and report.version == active.stored.version:
@@ -223,7 +224,8 @@ class Rollouts:
         elif active and report.state == RUNNING:
             known = active.stored.devices.get(key)
             if known and known.state in (DOWNLOADING, RUNNING):
-                # It has started since it asked last, with the bundle it had; a failure is told before this.
+                # The device has restarted since with its previous bundle. A failure would have been reported before
+                # this.
                 self._set(key, OFFERED)
             if offer := self._offer_to(key, record.model_hash):
                 answers.append(offer)
@@ -254,10 +256,10 @@ class Rollouts:
         self._promote(store)
 
     def _take_up(self, rollout: StoredRollout, store: RolloutStore) -> None:
-        """Load the decoder, then answer for the bundle; what cannot be loaded is not offered."""
+        """Load the decoder, then start offering the bundle; a bundle whose decoder cannot be loaded is not offered."""
         self._seen = rollout.version
         with self._lock:
-            # What was to be kept is of the rollout before: its failure must not stop this one.
+            # States of the previous rollout: a failure to store them must not stop this one.
             self._active, self._stopping = None, None
             self._changed.clear()
         try:
@@ -270,7 +272,7 @@ class Rollouts:
             return
         offer = Offer(rollout.version, hashlib.sha256(archive).digest(), len(archive), statement, signature)
         if store.newest() == (rollout.version, STOPPED):
-            # By the operator, while the decoder was being loaded, which takes seconds.
+            # The operator stopped it while the decoder was loading, which takes seconds.
             rollout.stage = STOPPED
         with self._lock:
             acquisition = self._models[rollout.model_hash].acquisition
@@ -278,7 +280,11 @@ class Rollouts:
         self._log.write("rollout", version=rollout.version, stage=rollout.stage)
 
     def _load_model(self, rollout: StoredRollout) -> None:
-        """Put the decoder of ``rollout`` to work. Raises ``RolloutError``."""
+        """Load and activate the decoder of ``rollout``.
+
+        Raises:
+            RolloutError: The decoder cannot be loaded.
+        """
         section = model_section(self._data_dir, rollout.version)
         try:
             if at_work := self._models.get(rollout.model_hash):
@@ -290,7 +296,7 @@ class Rollouts:
                 return
             model_hash, decoder = self._load(section)
         except Exception as error:
-            # The decoder's library raises what it will; the centre goes on with the models that it has.
+            # The decoder's libraries raise arbitrary errors; the centre goes on with its current models.
             raise RolloutError(f"its decoder cannot be loaded: {error}") from None
         self._adopt(model_hash, decoder)
         self._log.write("model_loaded", model_hash=model_hash.hex(), version=rollout.version)
@@ -317,7 +323,7 @@ class Rollouts:
             raise
 
     def _promote(self, store: RolloutStore) -> None:
-        """From the canaries to all, once each of them runs the new model and its newest record is of it."""
+        """Promote to all devices once each canary runs the new model and its newest record is from it."""
         with self._lock:
             if not self._active or self._active.stored.stage != CANARY:
                 return

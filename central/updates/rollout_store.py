@@ -1,5 +1,6 @@
-"""Rollouts on the disk: the signed archive and the model in ``data_dir/rollouts/VERSION/``, the state in the
-centre's file. The command writes them, the running centre takes them up.
+"""Store rollouts: archive and model in ``data_dir/rollouts/VERSION/``, the state in the centre's database.
+
+The command writes rollouts; the running centre picks them up.
 """
 
 from __future__ import annotations
@@ -19,32 +20,32 @@ from central.config import ModelSection
 from central.errors import CentralError
 from central.storage.database import StoreError, connect, lock, reported, transaction
 from central.updates.signing import sign_bundle
-from firmware_py.inference.bundle import Bundle, load_bundle
+from firmware_py.inference.bundle import Bundle, BundleError, load_bundle
+from firmware_py.runtime.factory import check_same_survey
 from firmware_py.runtime.log import now_us
 from firmware_py.updates.archive import MAX_VERSION
-from physics.acquisition import Acquisition
 
 FOLDER = "rollouts"
 ARCHIVE = "archive"
-# Held while one is made: two commands at once would take the same number.
+# Lock file of the command; two simultaneous commands would use the same number.
 LOCK_NAME = "rollout.lock"
-# Stages: to some devices first, to all; stopped by a failure; another has taken its place.
+# Stages: some devices, all devices, stopped by a failure, replaced by another rollout.
 CANARY, ALL, STOPPED, SUPERSEDED = "canary", "all", "stopped", "superseded"
 # States of a device that has not answered for the new model yet.
 OFFERED, DOWNLOADING = "offered", "downloading"
-# A decoder is kept this long after the last record of its encoder: devices may have been without a link.
+# Days to keep a decoder after its encoder's last record; devices may have been offline.
 KEPT_DAYS = 30
 
 Key = tuple[int, int]
 
 
 class RolloutError(CentralError, ValueError):
-    """A rollout that cannot be made: no released model, a version that is not higher."""
+    """The rollout cannot be created: no released model, or a version that is not higher."""
 
 
 @dataclass
 class DeviceState:
-    """``state``: offered, downloading (``bytes`` of the archive so far), running, failed or declined."""
+    """State of a device: offered, downloading (``bytes`` received), running, failed or declined."""
 
     state: str
     reason: str = ""
@@ -54,7 +55,7 @@ class DeviceState:
 
 @dataclass
 class StoredRollout:
-    """A rollout; ``devices`` by (survey, device) are those it was offered to."""
+    """Rollout; ``devices`` by (survey, device) are those it was offered to."""
 
     version: int
     name: str
@@ -67,7 +68,7 @@ class StoredRollout:
 
 
 def model_section(data_dir: Path, version: int) -> ModelSection:
-    """Where the bundle and the decoder of a rollout are."""
+    """Return the paths of a rollout's bundle and decoder."""
     folder = data_dir / FOLDER / str(version)
     return ModelSection(bundle=folder / "bundle", decoder=folder / "decoder")
 
@@ -98,28 +99,22 @@ def check_release(release: Path, models: Sequence[ModelSection] = ()) -> None:
             f"{release}: the decoder is of encoder {described}, the bundle's is {bundle.model_hash.hex()}; "
             "give a bundle and a decoder of one conversion"
         )
-    if not models:
-        return
-    survey = _survey_of(bundle)
-    differing = [survey.differences(_survey_of(load_bundle(model.bundle))) for model in models]
-    if all(differing):
-        raise RolloutError(
-            f"{release}: made for another survey than the devices record: {', '.join(min(differing, key=len))} differ "
-            "from every [[model]] of central.toml; train a model for this survey, or install the devices again"
-        )
+    problems = [_mismatch(load_bundle(model.bundle), bundle) for model in models]
+    if problems and all(problems):
+        raise RolloutError(f"{release}: {min(problems, key=len)}; it fits no [[model]] of central.toml")
 
 
-def _survey_of(bundle: Bundle) -> Acquisition:
+def _mismatch(current: Bundle, new: Bundle) -> str:
+    """Why devices with ``current`` cannot take ``new``; empty where they can."""
     try:
-        return Acquisition.from_dict(bundle.manifest["acquisition"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RolloutError(
-            f"{bundle.folder}: expected an acquisition in its manifest ({error!r}); convert again"
-        ) from None
+        check_same_survey(current, new)
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 class RolloutStore:
-    """One thread's view of the rollouts."""
+    """Rollout access of one thread."""
 
     def __init__(self, data_dir: Path, create: bool = False) -> None:
         self._data_dir = data_dir
@@ -133,10 +128,15 @@ class RolloutStore:
         canaries: int,
         boards: Sequence[str] = (),
     ) -> int:
-        """Sign ``release`` (a folder with bundle/ and decoder/) and make it the rollout; returns its version.
+        """Sign ``release`` (a folder with bundle/ and decoder/) and make it the current rollout.
 
-        ``version`` is the next number unless given. Raises ``RolloutError``, ``BundleError``,
-        ``StoreError``, with nothing left.
+        Returns:
+            Its version: ``version`` if given, else the next number.
+
+        Raises:
+            RolloutError: The release or the version is not valid.
+            BundleError: The bundle is damaged.
+            StoreError: The rollout cannot be stored. Nothing is left on the disk after any error.
         """
         check_release(release)
         with closing(lock(self._data_dir, LOCK_NAME, "another `epic central rollout`")):
@@ -157,17 +157,21 @@ class RolloutStore:
         return version
 
     def _last(self) -> int:
-        """The highest number in use; also that of a folder without a row, which may be that of a newer file than this
-        one: devices may have it, and it is not this command's to take away."""
+        """Return the highest version in use, including folders without a row.
+
+        Such a folder may come from a newer database than this one. Devices may have that version, so this command must
+        not
+        reuse it.
+        """
         with reported("rollouts: cannot be read"):
             (last,) = self._database.execute("SELECT coalesce(max(version), 0) FROM rollout").fetchone()
         folders = (self._data_dir / FOLDER).glob("[0-9]*")
         return max([last, *(int(path.name) for path in folders if path.name.isdecimal())])
 
     def _write(self, release: Path, archive: bytes, version: int) -> Path:
-        """The folder whole under its name, or not at all; returns it."""
+        """Write the folder completely or not at all, and return it."""
         place = self._data_dir / FOLDER / str(version)
-        # Not the name that a command which was killed may have left.
+        # A unique name: a killed command may have left its temporary folder.
         fresh = place.with_name(f".{version}.{uuid4().hex}.new")
         try:
             fresh.mkdir(parents=True)
@@ -193,7 +197,7 @@ class RolloutStore:
             )
 
     def rollouts(self) -> list[StoredRollout]:
-        """All rollouts with their devices, the newest first."""
+        """Return all rollouts with their devices, newest first."""
         with reported("rollouts: cannot be read"):
             found = [
                 StoredRollout(*row)
@@ -207,21 +211,21 @@ class RolloutStore:
         return found
 
     def newest(self) -> tuple[int, str] | None:
-        """Version and stage of the newest rollout; None before the first."""
+        """Return the version and stage of the newest rollout, or None."""
         with reported("rollouts: cannot be read"):
             return self._database.execute(
                 "SELECT version, stage FROM rollout ORDER BY version DESC LIMIT 1"
             ).fetchone()
 
     def version_of(self, model_hash: bytes) -> int | None:
-        """The newest rollout of this model; None where it was never rolled out."""
+        """Return the newest rollout of this model, or None."""
         with reported("rollouts: cannot be read"):
             return self._database.execute(
                 "SELECT max(version) FROM rollout WHERE model_hash = ?", (model_hash,)
             ).fetchone()[0]
 
     def keep_states(self, version: int, devices: dict[Key, DeviceState]) -> None:
-        """Put what became of ``devices`` on the disk."""
+        """Store the states of ``devices``."""
         with transaction(self._database, f"rollout {version}: cannot be kept"):
             self._database.executemany(
                 "INSERT OR REPLACE INTO rollout_device VALUES (?,?,?,?,?,?,?)",
@@ -229,7 +233,7 @@ class RolloutStore:
             )
 
     def set_stage(self, version: int, stage: str, reason: str = "") -> None:
-        """Go on to ``stage``, unless another rollout has taken the place of this one."""
+        """Change to ``stage``, unless another rollout has replaced this one."""
         with transaction(self._database, f"rollout {version}: cannot be kept"):
             self._database.execute(
                 "UPDATE rollout SET stage = ?, reason = ? WHERE version = ? AND stage IN (?, ?)",
@@ -237,7 +241,7 @@ class RolloutStore:
             )
 
     def has_delivered(self, key: Key, model_hash: bytes) -> bool:
-        """Whether the newest record of a device is of this model."""
+        """Return True if the newest record of a device is from this model."""
         with reported("journal: cannot be read"):
             row = self._database.execute(
                 "SELECT model_hash FROM record WHERE survey = ? AND device = ?"
@@ -247,7 +251,7 @@ class RolloutStore:
         return row is not None and row[0] == model_hash
 
     def models_in_use(self) -> set[bytes]:
-        """Hashes of models that records came of in the last ``KEPT_DAYS``."""
+        """Return the hashes of models with records in the last ``KEPT_DAYS``."""
         with reported("journal: cannot be read"):
             return models_in_use(self._database)
 
@@ -256,8 +260,8 @@ class RolloutStore:
 
 
 def models_in_use(database: sqlite3.Connection) -> set[bytes]:
-    """Hashes of models that records came of in the last ``KEPT_DAYS``; SQLite's errors are the caller's."""
+    """Return the hashes of models with records in the last ``KEPT_DAYS``; SQLite errors propagate."""
     since_us = now_us() - KEPT_DAYS * 86_400_000_000
-    # By boot and not by record: it is asked before each start, of journals of any size.
+    # Query boots, not records: this runs before each start, on journals of any size.
     rows = database.execute("SELECT DISTINCT model_hash FROM device_boot WHERE received_us > ?", (since_us,))
     return {row[0] for row in rows}

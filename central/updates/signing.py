@@ -31,7 +31,7 @@ C_SOURCES = (".c", ".h")
 
 
 class SigningError(CentralError, ValueError):
-    """A signing key that is missing, damaged, exposed, or there already."""
+    """The signing key is missing, damaged, readable by others, or exists already."""
 
 
 def new_signing_key(folder: Path) -> tuple[Path, Path]:
@@ -80,10 +80,15 @@ def sign_bundle(
     boards: Sequence[str] = (),
     created: str | None = None,
 ) -> bytes:
-    """The archive (``firmware_py.updates.archive``) of the bundle in ``folder``, for ``boards`` or, without, for any.
+    """Sign the bundle in ``folder`` and return the archive (``firmware_py.updates.archive``).
 
-    ``created`` (ISO 8601) is now unless given; with it the archive is the same byte for byte. Raises
-    ``BundleError`` for a bundle that is not whole, ``ArchiveError`` for one too large to send.
+    Args:
+        boards: Boards the update is for; empty for any board.
+        created: Time of signing (ISO 8601), now by default. With a fixed time the archive is reproducible.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        ArchiveError: The bundle is too large to send.
     """
     bundle = load_bundle(folder)
     files = {name: (folder / name).read_bytes() for name in sorted(bundle.manifest["files"])}

@@ -1,7 +1,9 @@
-"""Stored maps held against what came: waves through the map, encoded as devices do, beside the latents received.
+"""Check stored maps by forward modelling.
 
-The first check of a map's physics costs no byte (docs/architecture.md); the second needs the recording. What comes of
-them is kept in the map's provenance under ``consistency``.
+Waves are modelled through the map, encoded as on the devices, and compared with the received latents. This check costs
+no extra bytes on the link (docs/architecture.md). With a recording at hand, the modelled gather is compared too.
+Results
+are kept in the map's provenance under ``consistency``.
 """
 
 from __future__ import annotations
@@ -41,8 +43,12 @@ class UncheckableModel(CheckInputError):
 
 @dataclass(frozen=True)
 class Checked:
-    """A map and what was found: ``latents`` is the root mean square difference in standard deviations of a latent,
-    0 for a perfect match and about 1.4 for an unrelated gather; ``gather`` that of the recording, as a share of it."""
+    """Result of a check.
+
+    ``latents`` is the root-mean-square difference in standard deviations of a latent: 0 for a perfect match, about 1.4
+    for
+    an unrelated gather. ``gather`` is the difference from the recording, relative to the recording.
+    """
 
     stored: StoredMap
     latents: float
@@ -50,14 +56,14 @@ class Checked:
 
     @property
     def found(self) -> dict[str, Any]:
-        """What is kept of it in the map's provenance."""
+        """Return the entries for the map's provenance."""
         found = {"latents": round(self.latents, 4), "checked_us": now_us()}
         return found if self.gather is None else {**found, "gather": round(self.gather, 4)}
 
 
 @dataclass(frozen=True)
 class Unchecked:
-    """A map that cannot be checked, and why."""
+    """Map that cannot be checked, and the reason."""
 
     stored: StoredMap
     reason: str
@@ -70,11 +76,15 @@ def check_events(
     survey: int | None = None,
     gather: Path | None = None,
 ) -> Iterator[Checked | Unchecked]:
-    """Check the newest map of ``event``, or of every event that has none yet, the last drawn first; keep each result.
+    """Check the newest map of ``event``, or every unchecked newest map, last decoded first; store each result.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``. Of many maps one that cannot be checked holds up no
-    other; of a model of which none can, it is the last drawn that tells. Raises ``StoreError``, and with ``event``
-    ``CheckInputError``.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``. A map that cannot be checked does not stop the others.
+    If no
+    map of a model can be checked, only its last decoded map is reported.
+
+    Raises:
+        StoreError: A map cannot be read or updated.
+        CheckInputError: The map of ``event`` cannot be checked.
     """
     checker = Checker(data_dir, models)
     with closing(Store(data_dir)) as store, closing(Journal(data_dir)) as journal:
@@ -99,10 +109,10 @@ def check_events(
 
 
 class Checker:
-    """Holds maps against what came; what it needs of a model is read and compiled once."""
+    """Compare maps with received data; each model is loaded and compiled once."""
 
     def __init__(self, data_dir: Path, models: Sequence[ModelSection]) -> None:
-        """``models`` are the configuration's; those that were rolled out are found in ``data_dir``."""
+        """Prepare for ``models`` of the configuration; rolled-out models are found in ``data_dir``."""
         self._data_dir = data_dir
         self._models = models
         self._known: dict[bytes, tuple[Bundle, LatentModel]] = {}
@@ -110,7 +120,12 @@ class Checker:
     def check(
         self, stored: StoredMap, latents: dict[int, JournalEntry], gather: Path | None = None
     ) -> Checked:
-        """``latents`` are those that the map was drawn from. Raises ``CheckInputError`` and ``StoreError``."""
+        """Check a map against ``latents``, those it was decoded from.
+
+        Raises:
+            CheckInputError: An input is missing or does not match.
+            StoreError: The database cannot be read.
+        """
         if stored.model_hash not in self._known:
             self._known[stored.model_hash] = self._load(stored)
         bundle, model = self._known[stored.model_hash]

@@ -1,4 +1,4 @@
-"""What a stored map was drawn from, found again: its devices' bundle, the latents that came, a recording at hand."""
+"""Find the inputs of a map check: the devices' bundle, the received latents, a recording."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 
 class CheckInputError(CentralError, ValueError):
-    """What is needed to hold a map against is not there, or not what it should be."""
+    """An input of the check is missing or does not match."""
 
 
-def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
-    """One recording ``(S, T, R)`` float32 of a .npy file. Raises ``CheckInputError``."""
+def read_gather(path: Path, acquisition: Acquisition, dead_traces: bool = False) -> np.ndarray:
+    """One recording ``(S, T, R)`` float32 of a .npy file; with ``dead_traces`` whole traces may be NaN.
+
+    Raises ``CheckInputError``.
+    """
     try:
         gather = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -37,17 +40,28 @@ def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
         raise CheckInputError(
             f"{path}: expected one gather {acquisition.gather_shape} (sources, samples, receivers), got {got}"
         )
-    if gather.dtype.kind not in "fiu" or not np.isfinite(gather).all():
-        raise CheckInputError(f"{path}: expected finite numbers; mend the recording")
+    finite = gather.dtype.kind in "fiu" and np.isfinite(gather)
+    if dead_traces and finite is not False:
+        dead = np.isnan(gather).all(axis=1, keepdims=True)
+        if dead.all():
+            raise CheckInputError(f"{path}: expected at least one live trace, got NaN only")
+        finite |= dead
+    if not np.all(finite):
+        raise CheckInputError(
+            f"{path}: expected finite numbers; mend the recording, or set dead traces to NaN"
+        )
     return gather.astype(np.float32)
 
 
 def model_of(
     stored: StoredMap, models: Sequence[ModelSection], data_dir: Path
 ) -> tuple[ModelSection, Bundle]:
-    """The model whose encoder made the map's latents: a section of the configuration, or a rollout.
+    """Return the model that encoded the map's latents, from the configuration or a rollout.
 
-    Raises ``CheckInputError``, ``BundleError`` and ``StoreError``.
+    Raises:
+        CheckInputError: The model is unknown.
+        BundleError: The bundle is damaged.
+        StoreError: The database cannot be read.
     """
     bundles = [load_bundle(section.bundle) for section in models]
     for section, bundle in zip(models, bundles, strict=True):
@@ -66,8 +80,7 @@ def model_of(
 
 
 def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, JournalEntry]:
-    """The latents that this very map was drawn from, of each device the newest in its own order; newer ones may have
-    come since."""
+    """Return the latents that this map was decoded from, each device's newest at that time. Later ones are left out."""
     found: dict[int, JournalEntry] = {}
     key = (stored.survey, stored.event, stored.model_hash)
     n_devices = len(stored.provenance["acquisition"]["device_receivers"])
@@ -81,8 +94,16 @@ def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, J
 def received_latents(
     stored: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, JournalEntry]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Latents as real numbers ``(n_devices, latent)``, and how many int8 steps each value may be off, the same shape,
-    infinite where nothing was sent. Raises ``CheckInputError`` when nothing was."""
+    """Return received latents as real values, with their quantisation error.
+
+    Returns:
+        Latents ``(n_devices, latent)``, and the possible error of each value in int8 steps, the same shape; infinite
+            where
+        nothing was sent.
+
+    Raises:
+        CheckInputError: No latent was received.
+    """
     length, scale, zero_point = bundle.output.shape[1], bundle.output.scale, bundle.output.zero_point
     received = np.zeros((acquisition.n_devices, length), np.float32)
     steps = np.full(received.shape, np.inf)
@@ -97,8 +118,12 @@ def received_latents(
 
 
 def latent_model(bundle: Bundle, acquisition: Acquisition, spread: np.ndarray) -> LatentModel:
-    """From maps to what the devices of a bundle would send. Raises ``CheckInputError``."""
-    # Not with the module: commands load it for its error alone.
+    """Build the model from maps to the latents of a bundle's devices.
+
+    Raises:
+        CheckInputError: The modelling cannot be set up.
+    """
+    # Imported here: commands load this module just for its error class.
     from models.inversion.latent_model import LatentModel
     from models.networks.float_encoder import FloatEncoderError, float_encoder
 

@@ -1,7 +1,7 @@
-"""Stored maps held against the waves while the centre works: in one process of the lowest priority, the newest first.
+"""Check stored maps while the centre runs, in one process of the lowest priority, newest first.
 
-What is read and written of the centre's file is the centre's part: a process of low priority that holds its lock would
-keep everything else waiting.
+The centre itself reads and writes the database. A low-priority process that held the database lock would block
+everything else.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from central.verification.check_inputs import drawn_from
 from firmware_py.runtime.log import Log
 
 LOOK_S = 0.25
-# After a process that died, a full disk, or a fault.
+# Pause after a dead process, a full disk or a fault, seconds.
 AGAIN_S = 10.0
-# How long the end of the centre may wait for a check that is being made.
+# Maximum delay of the centre's shutdown by a running check, seconds.
 STOP_S = 0.2
 NICENESS = 19
 
 
 class CheckerLost(RuntimeError):
-    """The process died, or could not be started."""
+    """The process died or could not be started."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a map: ``found`` for its provenance, or why it cannot be checked; ``of_model``: no map of its
-    model can."""
+    """Result of a check: ``found`` for the provenance, or the reason it failed; ``of_model`` if it holds for the whole
+    model.
+    """
 
     seconds: float
     found: dict[str, Any] = field(default_factory=dict)
@@ -51,16 +52,18 @@ class CheckResult:
 
 
 class Checking:
-    """Work of one thread; ``models`` are the configuration's, ``counts`` tells maps that are checked and failed.
+    """Checking loop of one thread.
 
-    Each map is looked at once, and again only where its check was lost or could not be kept.
+    ``models`` are the configuration's. ``counts`` holds the numbers of maps checked and failed. Each map is checked
+    once,
+    and again only if its check was lost or could not be stored.
     """
 
     def __init__(self, data_dir: Path, models: Sequence[ModelSection], log: Log) -> None:
         self._data_dir = data_dir
         self._log = log
         self._process = _Process(data_dir, models)
-        # Ids of maps, each (after, through), that were not looked at yet; the highest last.
+        # Id ranges (after, through) of maps not looked at yet; the highest last.
         self._unseen: list[tuple[int, int]] = []
         self._last = 0
         self._without: set[bytes] = set()
@@ -68,11 +71,13 @@ class Checking:
         self.counts: Counter[str] = Counter()
 
     def adopt(self) -> None:
-        """A model has come to the centre: what could not be checked before is tried again, of maps that come."""
+        """Note a new model; maps that arrive from now on are checked again even if an earlier check of the model
+        failed.
+        """
         self._without.clear()
 
     def run(self, stopping: threading.Event) -> None:
-        """Check until ``stopping``; a check that is being made then is given up. No fault in it ends the centre."""
+        """Check maps until ``stopping`` is set; a running check is then abandoned. No fault here stops the centre."""
         try:
             while not stopping.is_set():
                 try:
@@ -89,7 +94,7 @@ class Checking:
             self._process.end()
 
     def _check_next(self, store: Store, journal: Journal, stopping: threading.Event) -> bool:
-        """Check a map; returns whether there was one."""
+        """Check one map; return False if there was none."""
         id = self._next(store)
         if id is None:
             return False
@@ -128,7 +133,7 @@ class Checking:
         self._log.write(what, **place, **more)
 
     def _next(self, store: Store) -> int | None:
-        """The last drawn map that was not looked at yet, and that needs a check."""
+        """Return the newest map that still needs a check, or None."""
         last = store.last_id()
         if last > self._last:
             self._unseen.append((self._last, last))
@@ -144,7 +149,7 @@ class Checking:
 
 
 class _Process:
-    """The process that models, started when there is something to check, and again after it died."""
+    """Modelling process; started on demand, and again after it died."""
 
     def __init__(self, data_dir: Path, models: Sequence[ModelSection]) -> None:
         self._given = (data_dir, models)
@@ -154,9 +159,13 @@ class _Process:
     def ask(
         self, stored: StoredMap, latents: dict[int, JournalEntry], stopping: threading.Event
     ) -> CheckResult | None:
-        """What comes of a map; None when ``stopping`` came first. Raises ``CheckerLost``."""
+        """Return the result for a map, or None if ``stopping`` came first.
+
+        Raises:
+            CheckerLost: The process died or could not be started.
+        """
         try:
-            # What is sent is sent to one that waits for it: a large map would fill the pipe, and hold up the stop.
+            # Send only when the process is ready. A large map would otherwise fill the pipe and block the shutdown.
             if self._connection is None and self._hear(self._start(), stopping) is None:
                 return None
             assert self._connection
@@ -188,7 +197,7 @@ class _Process:
         return None
 
     def end(self) -> None:
-        """Kill it, if it runs."""
+        """Kill the process if it runs."""
         if self._child and self._child.pid:
             self._child.kill()
             self._child.join()
@@ -198,10 +207,10 @@ class _Process:
 
 
 def _check_maps(connection: Connection, data_dir: Path, models: Sequence[ModelSection]) -> None:
-    """The process: says that it is ready, then answers map after map."""
+    """Run the process: report readiness, then answer map after map."""
     os.nice(NICENESS)
     live_with_parent()
-    # Threads have the priority that is set when they start, and libraries start theirs when they are loaded.
+    # Set the priority before the libraries are loaded; threads inherit it when they start.
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = "1"
     from central.verification.check import Checker, UncheckableModel
@@ -218,6 +227,6 @@ def _check_maps(connection: Connection, data_dir: Path, models: Sequence[ModelSe
         except CheckInputError as error:
             reason, of_model = str(error), isinstance(error, UncheckableModel)
         except Exception as error:
-            # The modelling's libraries raise what they will.
+            # The modelling libraries raise arbitrary errors.
             reason = repr(error)
         connection.send(CheckResult(time.monotonic() - began_s, found, reason, of_model))

@@ -1,7 +1,7 @@
 """A stored map refined by waveform inversion, from the latents it was drawn from or from the recording itself.
 
-The refined map becomes a new revision of its event, with what was done in its provenance under ``refinement``. Its
-uncertainty is that of the map it began with: how much is known after is not computed.
+The refined map becomes a new revision of its event, with what was done in its provenance under ``refinement``. Refined
+by latents it keeps the uncertainty of the map it began with; the inversion of a recording estimates its own.
 """
 
 from __future__ import annotations
@@ -28,15 +28,20 @@ from central.verification.check_inputs import (
 )
 from firmware_py.inference.bundle import Bundle
 from firmware_py.runtime.log import now_us
-from models.inversion.refinement import GatherMisfit, LatentMisfit, Misfit, Refined, refine
+from models.inversion.refinement import LatentMisfit, Refined, refine
+from models.inversion.waveform import invert
 from physics.acquisition import Acquisition
 from physics.errors import ModellingError
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: ``revision`` of the map that was stored; None where the objective did not fall, or where the
-    start was ``overtaken``: a map of later latents was drawn meanwhile, and that one is the event's newest."""
+    """Result of a refinement.
+
+    ``revision`` is that of the stored map. It is None if the objective did not fall, or if the start was ``overtaken``:
+    a
+    map of later latents was decoded meanwhile, and stays the event's newest.
+    """
 
     start: StoredMap
     refined: Refined
@@ -53,11 +58,13 @@ def refine_event(
     survey: int | None = None,
     gather: Path | None = None,
     on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+    prior: str = "blocky",
 ) -> Outcome:
     """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents. Raises
-    ``CheckInputError``, ``StoreError``, ``BundleError``, and ``ImportError`` without Deepwave.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents; ``prior`` is that of
+    its inversion. Raises ``CheckInputError``, ``StoreError``, ``BundleError``, and, by latents, ``ImportError`` without
+    Deepwave.
     """
     began_s = time.monotonic()
     store = Store(data_dir)
@@ -65,25 +72,24 @@ def refine_event(
         start = next(one for one in store.revisions(event, survey) if "refinement" not in one.provenance)
         _, bundle = model_of(start, models, data_dir)
         acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
-        misfit: Misfit
-        if gather is None:
-            with closing(Journal(data_dir)) as journal:
-                latents = drawn_from(start, store, journal)
-            misfit = _latent_misfit(start, bundle, acquisition, latents)
-        else:
-            misfit = GatherMisfit(read_gather(gather, acquisition), bundle.companding)
+        maps = (start.velocity_mps, start.uncertainty_mps)
         try:
-            refined = refine(
-                start.velocity_mps, start.uncertainty_mps, misfit, acquisition, iterations, on_iteration
-            )
+            if gather is None:
+                with closing(Journal(data_dir)) as journal:
+                    latents = drawn_from(start, store, journal)
+                misfit = _latent_misfit(start, bundle, acquisition, latents)
+                refined = refine(*maps, misfit, acquisition, iterations, on_iteration)
+            else:
+                recorded = read_gather(gather, acquisition, dead_traces=True)
+                refined = invert(*maps, recorded, acquisition, iterations, on_iteration, prior)
         except ModellingError as error:
             raise CheckInputError(f"event {event}: {error}") from None
         revision = None
         if refined.gained:
-            # A check that was made of the start says nothing of this map.
+            # An earlier check of the starting map does not apply to this one.
             kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
             provenance = {**kept, "refinement": _account(start, refined, iterations, gather)}
-            maps = (refined.velocity_mps, start.uncertainty_mps)
+            maps = (refined.velocity_mps, refined.uncertainty_mps)
             key = (start.survey, start.event, start.model_hash)
             last_record = store.drawn_through(start)
             revision = store.put_unless_newer(NewMap(key, last_record, start.partial, *maps, provenance))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +13,35 @@ from central.config import load_config
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 
 
+class Prior(StrEnum):
+    """Names of ``models.inversion.waveform.PRIORS``, without loading TensorFlow."""
+
+    BLOCKY = "blocky"
+    SMOOTH = "smooth"
+
+
 def refine(
     event: EventArgument,
     config: ConfigOption,
-    iterations: Annotated[int, typer.Option(min=1, help="At most so many steps.")] = 20,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Iterations; 20 by latents and 300 by a recording where not given."),
+    ] = None,
     gather: Annotated[
         Path | None,
         typer.Option(
             help=".npy of the event's recording (sources, samples, receivers), in the place of latents."
         ),
     ] = None,
+    prior: Annotated[
+        Prior,
+        typer.Option(help="With --gather: blocky (layers and faults) or smooth (changes without edges)."),
+    ] = Prior.BLOCKY,
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Waveform inversion from an event's predicted map; what it finds is the event's new revision."""
+    iterations = iterations or (20 if gather is None else 300)
     settings = load_config(config)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,7 +56,7 @@ def refine(
             bar.update(task, completed=done, description=f"misfit {misfit:.3f}")
 
         outcome = refine_event(
-            settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration
+            settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration, prior
         )
     refined = outcome.refined
     if as_json:

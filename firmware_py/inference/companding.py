@@ -21,7 +21,7 @@ LOUDNESS_SHARES = (0.1, 3.0)
 
 
 class GatherError(FirmwareError, ValueError):
-    """Recorded samples that cannot be encoded: wrong shape, or not finite."""
+    """The samples cannot be encoded: wrong shape, or not finite."""
 
 
 @dataclass(frozen=True)

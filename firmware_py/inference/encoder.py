@@ -16,17 +16,17 @@ from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import Bundle, compiled_encoder
 from firmware_py.inference.companding import GatherError, compand, quantise
 
-# What computes a compiled encoder, by its accelerator: TFLite's delegate, in a library of the system's.
+# TFLite delegate libraries of the system, by accelerator.
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
 
 class EncoderError(FirmwareError, RuntimeError):
-    """No runtime, no accelerator, or a model that is not what the bundle's manifest says."""
+    """The runtime or accelerator is missing, or the model does not match the bundle's manifest."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """LiteRT notes its delegate on the error stream itself, where a device promises one line an error."""
+    """Suppress LiteRT's own messages on stderr; a device promises one line per error."""
     sys.stderr.flush()
     saved = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -50,7 +50,7 @@ def _interpreter(path: str, accelerator: str) -> Any:
     delegates = []
     if accelerator:
         try:
-            # By itself first: load_delegate writes a trace of its own where there is no such library.
+            # Load the library directly first: load_delegate prints a traceback if it is missing.
             ctypes.CDLL(DELEGATES[accelerator])
             delegates.append(load_delegate(DELEGATES[accelerator]))
         except (OSError, ValueError) as error:
@@ -107,9 +107,9 @@ class Encoder:
                     f"{expected.scale}, {expected.zero_point}; convert again"
                 )
         self._input, self._output = given["index"], taken["index"]
-        # Of the latest run, the network alone.
+        # Time of the latest run, the network alone.
         self.network_s = 0.0
-        # The first run packs the weights: no event is to wait for it.
+        # The first run packs the weights, so do it before the first event.
         self.encode(np.zeros(bundle.input.shape[1:], np.int8))
 
     def encode(self, companded: np.ndarray) -> np.ndarray:

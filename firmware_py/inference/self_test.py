@@ -1,4 +1,4 @@
-"""Whether a bundle computes on this device what it computed where it was converted."""
+"""Test that a bundle gives the same latents on this device as where it was converted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE_LSB = 1
 
 
 class SelfTestError(FirmwareError, RuntimeError):
-    """A bundle that does not run here, or gives other latents than where it was made."""
+    """The bundle does not run here, or gives other latents than where it was converted."""
 
 
 def encode_vectors(inputs: np.ndarray, latents: np.ndarray) -> bytes:

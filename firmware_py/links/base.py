@@ -1,4 +1,4 @@
-"""What every link to the centre can do, whatever it is made of."""
+"""Interface of every link to the centre."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ class LinkError(FirmwareError, OSError):
 
 @dataclass
 class LinkStatistics:
-    """Counters of one link; bytes include what the transport adds, as far as it can be known.
+    """Counters of one link; bytes include the transport's overhead as far as known.
 
-    ``connections`` is how often the way was opened. ``fault`` says why the link is down, and is empty while it is
-    not, or is not known to be.
+    ``connections`` counts how often the link was opened. ``fault`` says why the link is down; empty while it is up or
+    its
+    state is unknown.
     """
 
     records_sent: int = 0
@@ -30,23 +31,23 @@ class LinkStatistics:
 
 
 class Link(Protocol):
-    """A way to the centre. Records are whole: a link delivers all of one, or none of it.
+    """Link to the centre. It delivers a whole record or none of it.
 
-    A link that is down comes back by itself, within ``send`` and ``receive``, which never wait longer than
-    they were told to. After ``close`` both raise ``LinkError``.
+    A broken link recovers by itself within ``send`` and ``receive``, which never block longer than their timeout. After
+    ``close`` both raise ``LinkError``.
     """
 
     @property
     def statistics(self) -> LinkStatistics: ...
 
     def send(self, record: bytes) -> bool:
-        """Hand a record to the link; False when it cannot take one now (down, or its queue is full)."""
+        """Queue a record; return False if the link is down or its queue is full."""
         ...
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """The next record from the centre, or None when none came in time."""
+        """Return the next record from the centre, or None on timeout."""
         ...
 
     def close(self) -> None:
-        """Give up the link; records it still holds may be lost (the spool has them)."""
+        """Close the link; queued records may be lost (the spool has them)."""
         ...

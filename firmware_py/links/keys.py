@@ -34,7 +34,7 @@ def read_curve_keys(server_key: Path, public_key: Path, secret_key: Path) -> Cur
 
 
 def device_name(survey: int, device: int) -> str:
-    """As `epic keys` names a device."""
+    """Return the device's name as in `epic keys`."""
     return f"device-{device}" if survey == 1 else f"survey-{survey}-device-{device}"
 
 
@@ -51,7 +51,7 @@ def read_key(path: Path) -> bytes:
     except OSError as error:
         raise LinkError(f"{path}: cannot be read ({error.strerror}); expected a CURVE key") from None
     try:
-        # The decoder looks bytes up in a table and packs them: what is no Z85 fails in either.
+        # The Z85 decoder may fail in its table lookup or in packing.
         whole = len(key) == KEY_CHARACTERS and len(z85.decode(key)) == 32
     except (KeyError, struct.error):
         whole = False
@@ -75,7 +75,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def check_private(path: Path) -> None:
-    """Raises ``LinkError`` when others than its owner may read a file that is there."""
+    """Raise ``LinkError`` if other users may read an existing file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Byte streams that frames go over: a serial port, a TCP connection. Nothing here waits."""
+"""Open byte streams for frames: serial ports and TCP connections. Nothing here blocks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from firmware_py.errors import FirmwareError
 from firmware_py.links.base import LinkError
 
 READ_BYTES = 4096
-# A peer that vanished without a word is noticed after this, with data on the way or without.
+# Time until a vanished peer is noticed, with or without data in flight, seconds.
 TCP_SILENCE_S = 15
-# So long each address of a host's name is tried.
+# Connection timeout per address of a host name, seconds.
 ADDRESS_TIMEOUT_S = 10.0
 
 
 class PortError(FirmwareError, OSError):
-    """The stream is gone: unplugged, reset, refused. It can be opened again."""
+    """The stream is gone: unplugged, reset or refused. It can be reopened."""
 
 
 class Port(Protocol):
-    """An open stream. ``read``, called when there is something to read, and ``write`` move what they can now.
+    """Open stream. ``read`` (called when data is ready) and ``write`` move as many bytes as possible without blocking.
 
     Both raise ``PortError`` at the stream's end.
     """
@@ -39,14 +39,14 @@ class Port(Protocol):
     def write(self, data: bytes | bytearray) -> int: ...
 
     def waiting_bytes(self) -> int:
-        """Bytes written that have not left this machine yet, as far as it can be known."""
+        """Return the bytes written that have not left this machine yet, as far as known."""
         ...
 
     def close(self) -> None: ...
 
 
 class SerialPort:
-    """A serial port, 8N1, claimed for this process alone."""
+    """Serial port, 8N1, opened for exclusive access."""
 
     def __init__(self, path: str, baud: int) -> None:
         try:
@@ -81,7 +81,7 @@ class SerialPort:
             return 0
 
     def close(self) -> None:
-        # What the line would not take must not hold up the closing.
+        # Discard unsent bytes; they must not block the close.
         with contextlib.suppress(OSError, termios.error, serial.SerialException):
             termios.tcflush(self.fileno(), termios.TCOFLUSH)
         self._serial.close()
@@ -106,13 +106,17 @@ class TcpPort:
             ("TCP_KEEPCNT", 2),
             ("TCP_USER_TIMEOUT", 1000 * TCP_SILENCE_S),
         ):
-            # Linux has them all; elsewhere what is there helps.
+            # Linux has all of these options; other systems have some.
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     @classmethod
     def connect(cls, endpoint: str) -> Port:
-        """Begin to connect to host:port; a name is looked up meanwhile. Raises ``PortError``."""
+        """Start to connect to host:port; a name is resolved in the background.
+
+        Raises:
+            PortError: The connection cannot be started.
+        """
         host, port = split_endpoint(endpoint)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -169,7 +173,7 @@ class TcpPort:
         return 0
 
     def hang_up(self) -> None:
-        """End the connection under whoever is serving it, on another thread."""
+        """Shut the connection down from another thread than the one that serves it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -178,8 +182,11 @@ class TcpPort:
 
 
 class NamedPort:
-    """A ``TcpPort`` to a host by its name. A thread looks the name up, which without a name server takes a minute, and
-    tries its addresses in turn; until then there is a pipe to poll, which becomes readable with the thread's end."""
+    """``TcpPort`` to a host by name.
+
+    A thread resolves the name, which takes a minute without a name server, and tries its addresses in turn. Until then
+    ``fileno`` is a pipe that becomes readable when the thread ends.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -189,7 +196,7 @@ class NamedPort:
         self._closed = False
         self._lock = threading.Lock()
         self._done, done = os.pipe()
-        # Of a daemon's end nobody waits either.
+        # A daemon thread: shutdown does not wait for it.
         threading.Thread(target=self._connect, args=(done,), daemon=True).start()
 
     def _connect(self, done: int) -> None:
@@ -238,7 +245,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
 
 
 def _reason(error: BaseException) -> str:
-    # Of a name that is not found the number is the resolver's own.
+    # Errors of name resolution have their own numbers.
     if isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     number = getattr(error, "errno", None)

@@ -15,8 +15,8 @@ from firmware_py.protocol.framing import Deframer, encode_frame
 
 RETRY_MIN_S = 1.0
 RETRY_MAX_S = 30.0
-# What waits to leave is at most this long on the line, so that an answer comes before the record is sent
-# again; the spool holds the rest.
+# Maximum send queue on the line, seconds; lets an answer arrive before the record is repeated. The spool holds the
+# rest.
 QUEUE_S = 0.5
 FAST_LINE_BYTES_PER_S = 1 << 20
 
@@ -30,7 +30,7 @@ class FrameAuthenticator(Protocol):
 
 
 class Backoff:
-    """When to try again: after 1 s, 2 s ... 30 s, each less a random part so that devices do not march."""
+    """Exponential back-off: 1 s, 2 s ... 30 s, each less a random part so that devices do not retry in step."""
 
     def __init__(self) -> None:
         self._wait_s = RETRY_MIN_S
@@ -48,9 +48,9 @@ class Backoff:
 
 
 class Pace:
-    """How much of what was written is still on the line, by its speed (``bytes_per_s``).
+    """Estimate of the bytes still on the line, from its speed (``bytes_per_s``).
 
-    A driver knows its own queue, but not what an adapter or a pseudo-terminal has taken in beyond it.
+    A driver knows its own queue, but not what an adapter or a pseudo-terminal has buffered beyond it.
     """
 
     def __init__(self, bytes_per_s: float) -> None:
@@ -61,7 +61,7 @@ class Pace:
         self._free_s = max(self._free_s, time.monotonic()) + n_bytes / self._bytes_per_s
 
     def waiting_s(self) -> float:
-        """Until all of it has left."""
+        """Return the seconds until all bytes have left."""
         return max(self._free_s - time.monotonic(), 0.0)
 
     def waiting_bytes(self) -> float:
@@ -69,8 +69,8 @@ class Pace:
 
 
 def _wait(port: Port, writing: bool, left_s: float) -> bool:
-    """Until ``port`` can be read, or written if that is wanted; whether it can be read, or is at its end."""
-    # Not select(), which refuses a process's 1,024th file.
+    """Wait until ``port`` is readable, or writable if wanted; return True if it is readable or closed."""
+    # Not select(), which rejects file descriptors from 1,024 on.
     poll = select.poll()
     poll.register(port.fileno(), select.POLLIN | (select.POLLOUT if writing else 0))
     return any(happened & ~select.POLLOUT for _, happened in poll.poll(left_s * 1000))
@@ -109,7 +109,7 @@ class StreamLink:
         port = self._opened()
         if port is None or not self._flush():
             return False
-        # An empty queue takes any record, however long it is on the line.
+        # An empty queue accepts any record, however long it takes on the line.
         waiting = len(self._out) + max(port.waiting_bytes(), self._pace.waiting_bytes())
         frame = encode_frame(record, self._send_seal)
         if waiting and waiting + len(frame) > QUEUE_S * self._bytes_per_s:
@@ -150,7 +150,7 @@ class StreamLink:
             raise LinkError("link: closed; open another")
 
     def _opened(self) -> Port | None:
-        """The port, opened now if it is time to; None while it is down."""
+        """Return the port, opened now if an attempt is due; None while it is down."""
         if self._port is None and not self._backoff.due_in_s():
             try:
                 self._port = self._open_port()
@@ -158,20 +158,20 @@ class StreamLink:
                 self._lose(error)
             else:
                 self._connected = False
-                # Ends whatever the other side heard of an earlier, broken frame.
+                # Ends any partial frame that the other side received before.
                 self._out = bytearray(b"\0")
                 self._pace = Pace(self._bytes_per_s)
                 self._deframer = Deframer(self._receive_seal.open)
         return self._port
 
     def _flush(self) -> bool:
-        """Write what the line takes; False when that has broken it."""
+        """Write what the line takes; return False if that failed."""
         if self._port is None:
             return False
         try:
             while self._out and (written := self._port.write(self._out)):
                 del self._out[:written]
-                # Only now is it known to be open: TCP says so when it takes the first byte.
+                # Only now is the connection known to be open: TCP reports it with the first byte accepted.
                 self.statistics.connections += not self._connected
                 self._connected = True
                 self._pace.wrote(written)

@@ -30,9 +30,9 @@ RECONNECT_MAX_MS = 30_000
 LINGER_MS = 500
 MAX_MESSAGE_BYTES = 1 << 20
 GREETING_BYTES = 64
-# A connection that broke is tried again by ZeroMQ at once, with an event that says so; but not one on which it
-# could not make sense of the bytes: that session it ends for good, without a word.
-# (Never EVENT_HANDSHAKE_FAILED_PROTOCOL here: to watch for it keeps libzmq 4.3.5 from closing the connection.)
+# ZeroMQ reconnects a broken connection at once and emits an event. After bytes that it cannot parse, it ends the
+# session for good without an event. EVENT_HANDSHAKE_FAILED_PROTOCOL is left out: monitoring it keeps libzmq 4.3.5 from
+# closing the connection.
 WATCHED_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 REOPEN_MIN_S, REOPEN_MAX_S = 1.0, 30.0
 # CurveZMQ (RFC 26)
@@ -63,7 +63,7 @@ def handshake_bytes(socket_type: str, curve: bool = False) -> int:
 
 
 def open_dealer(context: zmq.Context, curve: CurveKeys | None) -> zmq.Socket:
-    """A DEALER, not connected yet, that holds little, loses nothing in silence and comes back by itself."""
+    """Create an unconnected DEALER with a short queue that drops nothing silently and reconnects by itself."""
     dealer = context.socket(zmq.DEALER)
     for option, value in (
         (zmq.SNDHWM, HIGH_WATER_MARK),
@@ -99,7 +99,7 @@ class ZmqLink:
         self._owns_context = context is None
         self._endpoint = endpoint
         self._keys = curve
-        # When the connection was lost, until ZeroMQ says that it tries again.
+        # Time at which the connection was lost, until ZeroMQ reports a retry.
         self._lost_s: float | None = None
         self._reopen_s = REOPEN_MIN_S
         try:
@@ -113,7 +113,7 @@ class ZmqLink:
 
     @property
     def socket(self) -> zmq.Socket:
-        """For a poller, until the next ``send`` or ``receive``: either may open another."""
+        """Socket for a poller; valid until the next ``send`` or ``receive``, which may open another one."""
         return self._socket
 
     def _open(self) -> None:
@@ -152,7 +152,7 @@ class ZmqLink:
         return frame_bytes(len(body) + (MESSAGE_BYTES if self._keys else 0))
 
     def _follow(self) -> None:
-        """Follow the connection's fate, and open another socket when ZeroMQ has given this one up."""
+        """Process connection events, and open a new socket if ZeroMQ has given up this one."""
         self._take_events()
         if self._lost_s is not None and time.monotonic() - self._lost_s > self._reopen_s:
             self._lost_s = None
@@ -165,7 +165,7 @@ class ZmqLink:
             event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
             self._lost_s = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
             if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                # ZeroMQ does not say why; a centre that does not know the key hangs up.
+                # ZeroMQ gives no reason; a centre that does not know the key closes the connection.
                 key = ", and does it allow this key" if self._keys else ""
                 self.statistics.fault = f"{self._endpoint}: no connection; is the centre there{key}?"
             else:
@@ -182,7 +182,7 @@ class ZmqLink:
     def close(self) -> None:
         if self._socket.closed:
             return
-        # Of a context that is being terminated nothing is to be learnt any more.
+        # The context is being terminated; no more events will come.
         with contextlib.suppress(zmq.ContextTerminated):
             self._take_events()
         self._shut(LINGER_MS)

@@ -1,10 +1,9 @@
-"""What closes a record on a byte stream: a checksum, or a keyed MAC; runs on MicroPython and CPython.
+"""Authenticate records on a byte stream with a checksum or a keyed MAC; runs on MicroPython and CPython.
 
-With a secret the MAC takes the CRC's place: it finds damage as surely (2**-64) and forgery too, and a
-record with its acknowledgement still fits 20 ms of line time at 115200 baud (docs/decisions/0005).
-
-HMAC is RFC 2104 with SHA-256, truncated to its first 8 bytes, over one byte of direction and the record, so
-that what a device said cannot be played back to it. A record played again is known by its boot and sequence.
+With a secret the MAC replaces the CRC. It detects damage as reliably (2**-64) and forgery too. A record with its
+acknowledgement still fits into 20 ms of line time at 115200 baud (docs/decisions/0005). The MAC is HMAC (RFC 2104) with
+SHA-256, truncated to the first 8 bytes, over one direction byte and the record. The direction byte keeps a device's own
+records from being played back to it. Replayed records are recognised by boot and sequence.
 """
 
 import binascii
@@ -21,30 +20,34 @@ _BLOCK_BYTES = 64
 
 
 class SealError(FirmwareError):
-    """Bytes whose checksum does not fit them."""
+    """The checksum does not match."""
 
 
 class UnauthenticError(SealError):
-    """A record whose MAC is not that of its device's secret: damaged, forged, or sealed with another."""
+    """The MAC does not match the device's secret: damage, forgery, or another secret."""
 
 
 class Crc:
-    """CRC-32 (IEEE 802.3), 4 bytes, little-endian: finds damage, not forgery."""
+    """CRC-32 (IEEE 802.3), 4 bytes, little-endian; detects damage, not forgery."""
 
     size = 4
 
     def tag(self, record_bytes):
-        """The 4 bytes that follow a record."""
+        """Return the 4 bytes that follow a record."""
         return struct.pack("<I", binascii.crc32(record_bytes) & 0xFFFFFFFF)
 
     def close(self, record_bytes):
-        """``record_bytes`` and its checksum."""
+        """Return ``record_bytes`` followed by its checksum."""
         return record_bytes + self.tag(record_bytes)
 
     def open(self, data):
-        """Record bytes out of ``data``. Raises ``SealError``."""
+        """Verify ``data`` and return the record's bytes.
+
+        Raises:
+            SealError: The checksum does not match.
+        """
         body = data[: -self.size]
-        # The CRC of nothing is zero: a line that sends one byte over and over would make records of nothing.
+        # The CRC of nothing is zero: a line that repeats one byte would otherwise produce empty records.
         if not body or self.close(body) != data:
             raise SealError("frame: CRC does not fit its %d bytes" % len(data))
         return body
@@ -63,7 +66,7 @@ class Mac:
         self._outer = bytes(byte ^ 0x5C for byte in padded)
 
     def tag(self, record_bytes):
-        """The 8 bytes that follow a record."""
+        """Return the 8 bytes that follow a record."""
         # Bytes are joined once: MicroPython's sha256 takes any buffer, and has no copy().
         inner = hashlib.sha256(self._inner)
         inner.update(record_bytes)
@@ -72,11 +75,15 @@ class Mac:
         return outer.digest()[: self.size]
 
     def close(self, record_bytes):
-        """``record_bytes`` and its MAC."""
+        """Return ``record_bytes`` followed by its MAC."""
         return record_bytes + self.tag(record_bytes)
 
     def open(self, data):
-        """Record bytes out of ``data``. Raises ``UnauthenticError``."""
+        """Verify ``data`` and return the record's bytes.
+
+        Raises:
+            UnauthenticError: The MAC does not match.
+        """
         body = data[: -self.size]
         if len(data) < self.size or not same_bytes(self.tag(body), data[-self.size :]):
             raise UnauthenticError("frame: the MAC is not that of this device's secret")
@@ -84,7 +91,7 @@ class Mac:
 
 
 def same_bytes(a, b):
-    """Equality in a time that does not tell where two differ."""
+    """Compare bytes in constant time."""
     difference = len(a) ^ len(b)
     for x, y in zip(a, b):  # noqa: B905 (MicroPython's zip has no strict)
         difference |= x ^ y

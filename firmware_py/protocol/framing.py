@@ -1,25 +1,25 @@
-"""Records on byte streams (serial, TCP): COBS(record + seal) 0x00; runs on MicroPython and CPython.
+"""Frame records on byte streams (serial, TCP): COBS(record + seal) 0x00; runs on MicroPython and CPython.
 
-The seal is a CRC-32 or a MAC (``seal.py``). COBS (Cheshire & Baker, IEEE/ACM Trans. Networking 1999)
-removes zeros, so a zero always ends a frame and a receiver that joins in the middle, or after garbage, is
-back in step at the next one.
+The seal is a CRC-32 or a MAC (``frame_authenticator.py``). COBS (Cheshire & Baker, IEEE/ACM Trans. Networking 1999)
+removes zeros, so a zero always ends a frame. A receiver that joins midway or reads garbage is back in step at the next
+zero.
 """
 
 from firmware_py.errors import FirmwareError
 from firmware_py.protocol.frame_authenticator import Crc, SealError, UnauthenticError
 
-# The largest record, its MAC, COBS' one byte in 254 and its first.
+# Largest frame: the largest record, its MAC, and COBS' overhead of one byte per 254 and a first one.
 MAX_FRAME_BYTES = 38 + 65535 + 8 + 260
 
 CRC = Crc()
 
 
 class FramingError(FirmwareError):
-    """Bytes that are no frame: broken COBS."""
+    """The bytes are not valid COBS."""
 
 
 def cobs_encode(data):
-    """``data`` without zeros, one byte longer per 254."""
+    """Encode ``data`` without zeros; one byte longer, and one more per 254 bytes."""
     out = bytearray()
     block_start = 0
     i = 0
@@ -43,7 +43,11 @@ def cobs_encode(data):
 
 
 def cobs_decode(data):
-    """Inverse of ``cobs_encode``. Raises ``FramingError``."""
+    """Invert ``cobs_encode``.
+
+    Raises:
+        FramingError: The bytes are not valid COBS.
+    """
     out = bytearray()
     i = 0
     n = len(data)
@@ -62,20 +66,26 @@ def cobs_decode(data):
 
 
 def encode_frame(record_bytes, seal=CRC):
-    """A record as it goes over a byte stream, closing zero included."""
+    """Return a record's frame, including the closing zero."""
     return cobs_encode(seal.close(record_bytes)) + b"\0"
 
 
 def decode_frame(frame, open_seal=CRC.open):
-    """Record bytes of a frame without its closing zero. Raises ``FramingError``, ``SealError``."""
+    """Return the record's bytes of a frame without its closing zero.
+
+    Raises:
+        FramingError: The bytes are not valid COBS.
+        SealError: The seal does not match.
+    """
     return open_seal(cobs_decode(frame))
 
 
 class Deframer:
-    """Records out of a stream of bytes that comes in pieces; what is damaged is counted and passed over.
+    """Extract records from a stream that arrives in pieces; damaged frames are counted and skipped.
 
-    ``open_seal`` takes the bytes of a frame and returns the record's, or raises ``SealError``: a seal's
-    ``open``, or, where several devices share a line, a function that looks up whose seal it must be.
+    ``open_seal`` takes a frame's bytes and returns the record's bytes, or raises ``SealError``. It is an
+    authenticator's
+    ``open``, or a function that finds the sender's authenticator if several devices share a line.
     """
 
     def __init__(self, open_seal=CRC.open, max_frame_bytes=MAX_FRAME_BYTES):
@@ -87,7 +97,7 @@ class Deframer:
         self.unauthentic_frames = 0
 
     def feed(self, data):
-        """Record bytes of every whole, undamaged frame that ``data`` completes, in order."""
+        """Return the record's bytes of each valid frame that ``data`` completes, in order."""
         records = []
         start = 0
         data = bytes(data)
@@ -95,7 +105,7 @@ class Deframer:
             end = data.find(b"\0", start)
             piece = data[start:] if end < 0 else data[start:end]
             if len(self._buffer) + len(piece) > self._max_frame_bytes:
-                # Nothing that long is a frame: forget it, and everything up to the next zero.
+                # Longer than any frame: discard everything up to the next zero.
                 self._overlong = True
                 self._buffer = bytearray()
             elif not self._overlong:

@@ -1,14 +1,13 @@
-"""What a device says of itself in HELLO and HEALTH records: a CBOR array of the fields below, in their order.
+"""Encode a device's HELLO and HEALTH records: a CBOR array of the fields below, in this order.
 
-New fields are appended, never re-used; a receiver leaves out those it does not know, and absent last ones are
-null. All are whole numbers or short text, so that a record costs a serial line some 10 ms at 115200 baud.
+New fields are appended and never re-used. A receiver ignores unknown fields; missing ones at the end are null. All are
+integers or short text, so a record takes about 10 ms on a serial line at 115200 baud. The record's header carries the
+device, the boot, the active model, its own sequence count, and the device's clock as the sample time.
 
-The record's header carries the rest: who, the boot, the model in use, a number of its own count, and as sample
-time the device's clock. The centre answers with a record of the same type, boot and number whose sample time is the
-centre's clock: half the time between the two is what the device takes the way to have been. Its payload is what the
-centre has set: the bytes of a latent (uint16, little-endian), 0 where that is left to the device. The answer to a HELLO
-of a boot that is behind has the newest boot that the centre knows of the device as well (uint32); the device goes on
-after that one. An empty payload, as older centres send it, sets nothing.
+The centre answers with a record of the same type, boot and number whose sample time is the centre's clock. The device
+assumes that the answer took half the round trip. The answer's payload is the set length of latents in bytes (uint16,
+little-endian), 0 if the device chooses. If a HELLO's boot is behind, the newest known boot follows (uint32), and the
+device continues after it. An empty payload, as from older centres, sets nothing.
 """
 
 from __future__ import annotations
@@ -26,15 +25,17 @@ MAX_TEXT_BYTES = 64
 # A rejection names what was expected and found.
 MAX_REASON_BYTES = 200
 MAX_INTERVAL_S = 86_400
-# What JSON and floating point keep exactly.
+# Integer range that JSON and floating point represent exactly.
 _MAX_NUMBER = (1 << 53) - 1
 _SIGNED = ("temperature_mc", "clock_offset_us")
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Said at the start and on a new connection: what this device is, and that health comes every
-    ``interval_s``. ``update_version`` is the bundle's, None where no updates are taken."""
+    """Sent at the start and on a new connection: identity, and the health interval ``interval_s``.
+
+    ``update_version`` is the bundle's version, None if updates are disabled.
+    """
 
     firmware: str
     board: str
@@ -83,7 +84,7 @@ _Message = TypeVar("_Message", Hello, Health)
 
 
 def encode_health(message: Hello | Health) -> bytes:
-    """The payload of a HELLO or HEALTH record; text that is too long is cut."""
+    """Return the payload of a HELLO or HEALTH record; text that is too long is truncated."""
     return cbor2.dumps([_cut(name, value) for name, value in vars(message).items()])
 
 
@@ -98,7 +99,11 @@ def _cut(name: str, value: Any) -> Any:
 
 
 def decode_health(payload: bytes, kind: type[_Message]) -> _Message:
-    """The ``Hello`` or ``Health`` in ``payload``, each field of its type and in bounds. Raises ``PacketError``."""
+    """Decode a ``Hello`` or ``Health`` from ``payload``, and check each field's type and range.
+
+    Raises:
+        PacketError: The payload is not valid.
+    """
     name = kind.__name__.lower()
     if len(payload) > MAX_BYTES:
         raise PacketError(f"{name}: expected at most {MAX_BYTES} bytes, got {len(payload)}")
@@ -127,7 +132,11 @@ def encode_setting(latent_bytes: int, newest_boot: int = 0) -> bytes:
 
 
 def decode_setting(payload: bytes) -> int | None:
-    """The bytes a latent that the centre has set, None where it says nothing. Raises ``PacketError``."""
+    """Return the length of latents that the centre has set, in bytes; None if the payload is empty.
+
+    Raises:
+        PacketError: The payload is not valid.
+    """
     if not payload:
         return None
     if len(payload) < SETTING.size:
@@ -136,7 +145,7 @@ def decode_setting(payload: bytes) -> int | None:
 
 
 def decode_newest_boot(payload: bytes) -> int:
-    """The newest boot that the centre knows of this device, where its own is behind; else 0."""
+    """Return the newest boot of this device that the centre knows, if its own is behind; else 0."""
     if len(payload) < SETTING.size + NEWEST_BOOT.size:
         return 0
     return int(NEWEST_BOOT.unpack_from(payload, SETTING.size)[0])

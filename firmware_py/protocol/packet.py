@@ -39,11 +39,11 @@ NO_MODEL = b"\0" * 8
 
 
 class PacketError(FirmwareError):
-    """Bytes that are not a record, or a record that cannot be one."""
+    """The bytes are not a record, or a field is out of range."""
 
 
 class Record:
-    """A record as a value; the fields are those of the header, and ``payload`` bytes."""
+    """Record; the header's fields, and ``payload`` bytes."""
 
     __slots__ = (
         "boot",
@@ -101,12 +101,16 @@ class Record:
 
 
 def encode_record(record):
-    """Bytes of a record. Raises ``PacketError`` when a field does not fit its place."""
+    """Return the bytes of a record.
+
+    Raises:
+        PacketError: A field is out of range.
+    """
     if len(record.payload) > MAX_PAYLOAD_BYTES:
         raise PacketError("payload: expected at most 65535 bytes, got %d" % len(record.payload))
     if record.type not in TYPES or len(record.model_hash) != 8:
         raise PacketError("record: expected a known type and a model hash of 8 bytes, got %r" % record)
-    # MicroPython's struct wraps numbers that do not fit; both must refuse them.
+    # Check explicitly: MicroPython's struct wraps numbers that do not fit.
     for name, bits in _WIDTHS:
         if not 0 <= getattr(record, name) < 1 << bits:
             raise PacketError("%s: expected 0 to 2**%d - 1, got %d" % (name, bits, getattr(record, name)))
@@ -138,7 +142,11 @@ _WIDTHS = (
 
 
 def decode_record(data):
-    """The record in ``data``, which must hold it and nothing else. Raises ``PacketError``."""
+    """Decode ``data``, which must hold exactly one record.
+
+    Raises:
+        PacketError: The bytes are not a record.
+    """
     if len(data) < HEADER_BYTES:
         raise PacketError("record: expected at least %d bytes, got %d" % (HEADER_BYTES, len(data)))
     (magic, version, kind, device, survey, boot, sequence, event, sample_time_us, model_hash, length) = (
@@ -168,19 +176,23 @@ def decode_record(data):
 
 
 def acknowledge(record, more=()):
-    """Acknowledgement of ``record`` and of further sequences ``more`` of the same device and boot."""
+    """Return an acknowledgement of ``record``, and of the sequences ``more`` of the same device and boot."""
     payload = struct.pack("<%dI" % len(more), *more)
     return Record(ACK, record.device, record.survey, record.boot, record.sequence, payload=payload)
 
 
 def acknowledged_sequences(ack):
-    """Sequences that an acknowledgement names. Raises ``PacketError`` on a ragged payload."""
+    """Return the sequences that an acknowledgement names.
+
+    Raises:
+        PacketError: The payload has the wrong length.
+    """
     if len(ack.payload) % 4:
         raise PacketError("acknowledgement: payload of %d bytes is no list of uint32" % len(ack.payload))
     return (ack.sequence,) + struct.unpack("<%dI" % (len(ack.payload) // 4), ack.payload)
 
 
 def refuse(record, reason):
-    """Refusal of ``record``: it will not be stored however often it is sent."""
+    """Return a refusal of ``record``: it will never be stored, so the device must not send it again."""
     payload = reason.encode("utf-8")[:256]
     return Record(REFUSAL, record.device, record.survey, record.boot, record.sequence, payload=payload)

@@ -1,12 +1,12 @@
-"""Text from outside, made harmless where it is shown."""
+"""Escape untrusted text before it is shown."""
 
 from __future__ import annotations
 
 import unicodedata
 
 MAX_CHARACTERS = 600
-# Control, format (bidirectional overrides, zero width), surrogate, private use, unassigned, line and paragraph
-# separators: what a terminal obeys, and what misleads a reader.
+# Unicode categories that control a terminal or mislead a reader: control, format (bidirectional overrides, zero width),
+# surrogate, private use, unassigned, line and paragraph separators.
 _HARMFUL = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
 

@@ -1,10 +1,12 @@
-"""How much of a latent is sent: all of its values or the first of them, each in 8 bits or in its upper 4.
+"""Encode a latent at a rate: all or the first of its values, each in 8 bits or its upper 4.
 
-No field of a record says which: the payload's length does. Every latent of n values may go as n bytes (8 bits a
-value) and as half as many (4 bits); which shorter ones there are, and what they hold, is the model's, in the
-manifest's ``prefixes``. Of 4 bits, two values share a byte, the first in its upper half; the centre reads each as
-the middle of the 16 int8 values that it may have been. Values that were not sent are read as the zero point: a model
-with prefixes was trained on that (``models/networks/nested_latent.py``).
+The payload's length alone identifies the rate. Every latent of n values may be sent as n bytes (8 bits a value) or n/2
+bytes (4 bits). Shorter rates are listed in the manifest's ``prefixes``.
+
+At 4 bits, two values share a byte, the first in the upper half. The centre decodes each as the middle of its 16
+possible
+int8 values. Values that were not sent are decoded as the zero point; models with prefixes are trained for that
+(``models/networks/nested_latent.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ BITS = (8, 4)
 
 
 class RateError(FirmwareError, ValueError):
-    """A payload that is no latent of the model at hand, or a rate that it was not trained for."""
+    """The payload is not a latent of this model, or the model was not trained for the rate."""
 
 
 class Rate(NamedTuple):
@@ -37,8 +39,11 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class Coding:
-    """The payloads of a model whose latents have ``latent`` values; ``prefixes`` are its rates below the two that
-    every latent has. Raises ``RateError``, also where two rates are of one length."""
+    """Payload formats of a model with ``latent`` values; ``prefixes`` are its shorter rates.
+
+    Raises:
+        RateError: A prefix is not valid, or two rates have the same length.
+    """
 
     latent: int
     zero_point: int = 0
@@ -56,12 +61,16 @@ class Coding:
 
     @cached_property
     def rates(self) -> tuple[Rate, ...]:
-        """All rates, the highest first."""
+        """Return all rates, highest first."""
         whole = (Rate(self.latent, bits) for bits in BITS)
         return tuple(sorted((*whole, *self.prefixes), key=lambda rate: -rate.payload_bytes))
 
     def rate(self, payload_bytes: int) -> Rate:
-        """What a payload of this length holds. Raises ``RateError``."""
+        """Return the rate of a payload of this length.
+
+        Raises:
+            RateError: No rate has this length.
+        """
         for rate in self.rates:
             if rate.payload_bytes == payload_bytes:
                 return rate
@@ -69,11 +78,15 @@ class Coding:
         raise RateError(f"expected a latent of {', '.join(most)} or {last} bytes, got {payload_bytes}")
 
     def is_latent(self, payload: bytes) -> bool:
-        """Whether a payload may be a latent of this model."""
+        """Return True if the payload may be a latent of this model."""
         return any(rate.payload_bytes == len(payload) for rate in self.rates)
 
     def unpack(self, payload: bytes) -> np.ndarray:
-        """The latent as the centre reads it: int8 ``(latent,)``. Raises ``RateError``."""
+        """Decode a payload to int8 ``(latent,)``, as the centre uses it.
+
+        Raises:
+            RateError: The payload has no valid length.
+        """
         rate = self.rate(len(payload))
         sent = np.frombuffer(payload, np.uint8)
         if rate.bits == 4:
@@ -85,7 +98,7 @@ class Coding:
 
 
 def pack(latent: np.ndarray, rate: Rate) -> bytes:
-    """int8 ``(latent,)`` -> the payload of a record at ``rate``."""
+    """Pack int8 ``(latent,)`` into a record's payload at ``rate``."""
     sent = latent[: rate.values].astype(np.int8)
     if rate.bits == 8:
         return sent.tobytes()
@@ -95,9 +108,10 @@ def pack(latent: np.ndarray, rate: Rate) -> bytes:
 
 
 def read_coding(described: dict[str, Any], latent: int, zero_point: int) -> Coding:
-    """The ``Coding`` of a model from its manifest or its decoder's description; without ``prefixes``, it has none.
+    """Read a model's ``Coding`` from its manifest or its decoder's description; ``prefixes`` may be absent.
 
-    Raises ``RateError``.
+    Raises:
+        RateError: The entries are not valid.
     """
     prefixes = described.get("prefixes", [])
     try:

@@ -19,7 +19,7 @@ import cbor2
 from firmware_py.protocol.packet import PacketError
 from firmware_py.updates.archive import MAX_STATEMENT_BYTES
 
-# Within the longest record, with the rest of the message around it.
+# Maximum chunk; fits into the longest record with the rest of the message.
 MAX_CHUNK_BYTES = 32_768
 MAX_REASON_BYTES = 512
 RUNNING, FAILED, DECLINED = "running", "failed", "declined"
@@ -27,7 +27,7 @@ RUNNING, FAILED, DECLINED = "running", "failed", "declined"
 
 @dataclass(frozen=True)
 class Offer:
-    """``archive_bytes`` long and of this SHA-256, with the statement and signature that begin it."""
+    """Offer of an archive: its length, SHA-256, and the statement and signature at its start."""
 
     version: int
     sha256: bytes
@@ -38,7 +38,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class ChunkRequest:
-    """Bytes ``offset`` to ``offset + length`` of the archive of this SHA-256."""
+    """Request for bytes ``offset`` to ``offset + length`` of the archive with this SHA-256."""
 
     sha256: bytes
     offset: int
@@ -54,14 +54,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class NotAvailable:
-    """The archive is not on offer to this device any more."""
+    """The archive is no longer offered to this device."""
 
     sha256: bytes
 
 
 @dataclass(frozen=True)
 class Report:
-    """``state`` running (``version`` is in use), failed or declined (it came to nothing, for ``reason``)."""
+    """Report on an update; ``state`` is running (``version`` in use), failed or declined (with ``reason``)."""
 
     state: str
     version: int
@@ -70,7 +70,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ReportAck:
-    """A report on ``version`` has arrived, of a model that the centre has the decoder for."""
+    """Acknowledgement of a report on ``version``; the centre has the model's decoder."""
 
     version: int
 
@@ -91,7 +91,7 @@ _TYPES = {"int": int, "str": str, "bytes": bytes}
 
 
 def encode_message(message: Message) -> bytes:
-    """The payload of an UPDATE record."""
+    """Return the payload of an UPDATE record."""
     values = dict(vars(message))
     if isinstance(message, Report):
         values["reason"] = message.reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore")
@@ -99,7 +99,11 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(payload: bytes) -> Message:
-    """The message in ``payload``, each field of its type and within bounds. Raises ``PacketError``."""
+    """Decode the message in ``payload``, and check each field's type and range.
+
+    Raises:
+        PacketError: The payload is not valid.
+    """
     try:
         content = cbor2.loads(payload)
     except (cbor2.CBORDecodeError, RecursionError) as error:
@@ -110,7 +114,7 @@ def decode_message(payload: bytes) -> Message:
     if type(kind) is not str or kind not in _KINDS or type(values) is not dict:
         raise PacketError("update: no message that is known here; update the older side")
     message = _KINDS[kind]
-    # Fields that a newer side has added are left out.
+    # Ignore fields added by newer versions.
     known = {field.name: values.get(field.name) for field in fields(message)}
     for field in fields(message):
         value = known[field.name]

@@ -1,4 +1,4 @@
-"""``python -m firmware_py check``: whether a device would run as configured, without recording or sending."""
+"""Check a device's configuration without recording or sending: ``python -m firmware_py check``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firmware_py.updates.slots import bundle_in_use
 
 
 def check(config: NodeConfig) -> dict[str, Any]:
-    """Read the keys, load the bundle, encode one silent gather, open the source; leaves the spool alone.
+    """Read the keys, load the bundle, encode one silent gather and open the source. The spool is not touched.
 
     Raises the errors of the keys, the bundle, the encoder, the source and the signing key.
     """

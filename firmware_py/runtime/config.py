@@ -1,4 +1,4 @@
-"""``node.toml``: what a device is told. Plain dataclasses: a device carries no validation library."""
+"""Read ``node.toml``, a device's configuration. Plain dataclasses, since devices carry no validation library."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from firmware_py.runtime.toml_keys import find_unknown
 
 
 class ConfigError(FirmwareError, ValueError):
-    """``node.toml`` is missing, not TOML, or says something impossible."""
+    """``node.toml`` is missing, is not TOML, or has an invalid value."""
 
 
 @dataclass(frozen=True)
 class NodeSection:
-    """Who the device is. ``receivers`` is [first, last] or a longer list; by default the bundle's split.
+    """Identity of the device.
 
-    ``bits`` of each value of a latent are sent, 8 or 4 (``rate.py``). ``accelerator`` is what encodes: "edgetpu", or,
-    if empty, the processor.
+    ``receivers`` is [first, last] or a list; the default is the bundle's split. ``bits`` is the size of each sent
+    latent
+    value, 8 or 4 (``rate.py``). ``accelerator`` is "edgetpu", or empty for the processor.
     """
 
     device: int
@@ -42,9 +43,9 @@ class NodeSection:
 
 @dataclass(frozen=True)
 class SourceSection:
-    """Where recordings come from: ``files`` (replayed every ``interval_s``) or a watched ``folder``.
+    """Source of recordings: ``files`` (replayed every ``interval_s``) or a watched ``folder``.
 
-    While the folder's disk has less than ``keep_free_mib`` free, its oldest recordings that were sent are removed.
+    While the folder's disk has less than ``keep_free_mib`` free, the oldest sent recordings are deleted.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class SourceSection:
 
 @dataclass(frozen=True)
 class RunSection:
-    """``exit_when_drained``: end once the source is exhausted and all is acknowledged."""
+    """``exit_when_drained``: exit once the source is exhausted and all records are acknowledged."""
 
     exit_when_drained: bool = False
     log: Path | None = None
@@ -66,18 +67,19 @@ class RunSection:
 
 @dataclass(frozen=True)
 class HealthSection:
-    """How often the device tells the centre how it is; one that misses three times counts as late."""
+    """Interval of health reports; a device that misses three of them counts as late."""
 
     interval_s: int = 60
 
 
 @dataclass(frozen=True)
 class UpdateSection:
-    """Take new bundles over the link, signed with the secret half of ``key``, a public signing key's file.
+    """Updates over the link.
 
-    ``board`` names this device's board, for updates that are not for every board. A new bundle that the
-    centre has not answered within ``trial_s`` is gone back from. [node] bundle is what the device starts
-    from; bundles in use are kept in state_dir/slots.
+    ``key`` is the file of the public signing key. ``board`` is this device's board, for updates limited to some boards.
+    A
+    new bundle that the centre has not answered within ``trial_s`` is rolled back. The device first starts from [node]
+    bundle; later bundles are in state_dir/slots.
     """
 
     key: Path
@@ -96,7 +98,11 @@ class NodeConfig:
 
 
 def load_config(path: Path) -> NodeConfig:
-    """Read ``node.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``."""
+    """Read ``node.toml``; its relative paths are relative to its folder.
+
+    Raises:
+        ConfigError: The file is missing or invalid.
+    """
     try:
         text = path.read_text()
     except UnicodeDecodeError:
@@ -148,7 +154,7 @@ def _section(path: Path, name: str, kind: Any, given: Any) -> Any:
 
 
 def _value(path: Path, section: str, key: str, kind: str, value: Any) -> Any:
-    """``value`` as the field's declared type, or a ``ConfigError`` that names the key."""
+    """Convert ``value`` to the field's declared type, or raise a ``ConfigError`` that names the key."""
     base = path.resolve().parent
     if (
         "Path" in kind
@@ -264,7 +270,7 @@ def _has_port(endpoint: str) -> bool:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether ``endpoint`` (tcp://host:port, host:port or ipc://path) is of this machine alone."""
+    """Return True if ``endpoint`` (tcp://host:port, host:port or ipc://path) is local to this machine."""
     if endpoint.startswith(("ipc://", "inproc://")):
         return True
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")

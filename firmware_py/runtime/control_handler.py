@@ -1,4 +1,4 @@
-"""Parts of a device that talk with the centre beside its latents: health, updates."""
+"""Interface of a device's parts that talk to the centre besides latents: health and updates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from firmware_py.protocol import packet
 
 
 class ControlHandler(Protocol):
-    """Speaks in control records, which are not spooled: one that is lost is said again, or out of date."""
+    """Handler of control records. They are not spooled: a lost one is repeated or out of date."""
 
     def poll(self, now_s: float) -> packet.Record | None:
-        """A record to send now, or None; ``now_s`` is monotonic. Asked once in each turn of the loop."""
+        """Return a record to send now, or None. Called once per loop pass; ``now_s`` is monotonic."""
         ...
 
     def handle(self, record: packet.Record, now_s: float) -> None:
-        """A record from the centre that is neither acknowledgement nor refusal of a latent."""
+        """Handle a record from the centre that neither acknowledges nor refuses a latent."""
         ...

@@ -1,4 +1,4 @@
-"""What ``node.toml`` names, opened: the device's receivers, its source and its link."""
+"""Create a device's parts from ``node.toml``: receivers, source and link."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ VELOCITY_BOUNDS = ("velocity_min_mps", "velocity_max_mps")
 
 
 def select_receivers(config: NodeConfig, bundle: Bundle) -> Selection:
-    """Which receivers of the bundle's survey this device records. Raises ``BundleError``."""
+    """Return the receivers of the bundle's survey that this device records.
+
+    Raises:
+        BundleError: The manifest is incomplete, or the receivers do not fit the bundle.
+    """
     try:
         survey = bundle.manifest["acquisition"]
         n_receivers = len(survey["receiver_cells"])
@@ -68,7 +72,11 @@ def check_same_survey(current: Bundle, new: Bundle) -> None:
 def open_source(
     config: NodeConfig, selection: Selection, log: Callable[..., None] = say_nothing
 ) -> FileSource | FolderSource:
-    """The configured source; a replay stands at its first event. Raises ``GatherError``."""
+    """Open the configured source; a replay starts at its first event.
+
+    Raises:
+        GatherError: The source is missing or does not match.
+    """
     source = config.source
     if source.kind == "files":
         return FileSource(list(source.paths), selection, source.interval_s, source.limit)
@@ -76,5 +84,9 @@ def open_source(
 
 
 def open_link(config: NodeConfig) -> Link:
-    """The configured link, with keys unless configured without. Raises ``LinkError``."""
+    """Open the configured link, with keys unless configured as insecure.
+
+    Raises:
+        LinkError: The link cannot be set up as configured.
+    """
     return LINKS[config.link.kind](config.link)

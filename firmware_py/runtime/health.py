@@ -1,9 +1,9 @@
-"""What a device tells the centre of itself: HELLO until it is answered, HEALTH now and then, and what its clock is.
+"""Report a device's health to the centre: HELLO until answered, then HEALTH at intervals.
 
-What the centre has set, the rate of latents, comes with the answers.
-
-Each answer carries the centre's clock; a device without one set sees by how much it is wrong. It sets nothing:
-that is the operating system's (NTP, GNSS), and sample times must not jump while it records.
+The answers carry the rate of latents that the centre has set, and the centre's clock. A device without a clock learns
+its offset from them. It does not set the system clock: that is the operating system's task (NTP, GNSS), and sample
+times
+must not jump during recording.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ RETRY_MIN_S = 2.0
 THERMAL = Path("/sys/class/thermal")
 MEMORY = Path("/proc/meminfo")
 BOARD = Path("/proc/device-tree/model")
-# What a sensor says outside is a sensor that is not there.
+# Plausible range; a reading outside it counts as no sensor.
 TEMPERATURES_MC = range(-60_000, 200_000)
-# A clock beyond (the year 2255) is none, and the difference to it would not fit a record.
+# Latest valid clock (year 2255); the offset to a later one would not fit into a record.
 LAST_CLOCK_US = (1 << 53) - 1
 
 
 def board_name() -> str:
-    """What the firmware of a single-board computer calls it; else the processor's architecture."""
+    """Return the board's name from its firmware, or else the processor's architecture."""
     try:
         return BOARD.read_text("utf-8", "replace").strip("\0\n ") or platform.machine()
     except OSError:
@@ -47,7 +47,7 @@ def board_name() -> str:
 
 
 def temperature_mc() -> int | None:
-    """Thousandths of a degree Celsius of the hottest zone; None where the kernel knows none."""
+    """Return the hottest zone's temperature in thousandths of a degree Celsius; None if unknown."""
     found = []
     for path in THERMAL.glob("thermal_zone*/temp"):
         try:
@@ -60,7 +60,7 @@ def temperature_mc() -> int | None:
 
 
 def memory_free_mib() -> int | None:
-    """Memory that programs could still have."""
+    """Return the memory available to programs, in MiB."""
     try:
         for line in MEMORY.read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -79,7 +79,7 @@ def disk_free_mib(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Question:
-    """A record that is to be answered: its number, this device's clock, and ``time.monotonic()``."""
+    """Unanswered record: its number, this device's clock, and ``time.monotonic()``."""
 
     sequence: int
     clock_us: int
@@ -87,12 +87,17 @@ class Question:
 
 
 class HealthHandler:
-    """A ``ControlHandler``. ``header`` is a record with this device's device, survey, boot and model hash.
+    """``ControlHandler`` for health.
 
-    ``status`` gives the fields of ``Health`` that are the node's and the updater's, ``link`` what tells of a new
-    connection; free room is that of ``folder``. ``set_rate`` is told the bytes a latent that the centre has set.
-    ``number_start`` is told the newest boot that the centre knows, 0 unless this one is behind, and the centre's clock
-    in microseconds; it may change the boot in ``header``, which is said by a new HELLO.
+    Args:
+        header: Record with this device's device, survey, boot and model hash.
+        status: Returns the ``Health`` fields of the node and the updater.
+        link: Tells when a connection is new.
+        folder: Folder whose free disk space is reported.
+        set_rate: Called with the bytes per latent that the centre has set.
+        number_start: Called with the newest boot that the centre knows (0 unless this one is behind) and the centre's
+            clock
+            in microseconds. It may change the boot in ``header``; a new HELLO announces that.
     """
 
     def __init__(
@@ -127,7 +132,7 @@ class HealthHandler:
         self._round_trip_us: int | None = None
 
     def poll(self, now_s: float) -> packet.Record | None:
-        """HELLO again and again until it is answered, then HEALTH at its interval."""
+        """Return HELLO until it is answered, then HEALTH at its interval."""
         if self._link.connections != self._connections:
             self._connections = self._link.connections
             self._known = False
@@ -145,7 +150,11 @@ class HealthHandler:
         return self._record(packet.HELLO, self._question, self._hello())
 
     def handle(self, record: packet.Record, now_s: float) -> None:
-        """Take in the centre's clock and the rate it has set. Raises ``PacketError`` for what cannot be."""
+        """Handle the centre's clock and rate.
+
+        Raises:
+            PacketError: A value is impossible.
+        """
         question = self._question
         if record.type not in (packet.HELLO, packet.HEALTH) or question is None:
             return
@@ -156,7 +165,7 @@ class HealthHandler:
         latent_bytes = decode_setting(record.payload)
         self._question = None
         self._round_trip_us = int((time.monotonic() - question.said_s) * 1e6)
-        # From when the question was put on: the clock may have been set since.
+        # Measure from the time of the question: the clock may have been set since.
         self._clock_offset_us = record.sample_time_us - (question.clock_us + self._round_trip_us // 2)
         if record.type == packet.HELLO:
             self._known = True

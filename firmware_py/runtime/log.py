@@ -23,9 +23,10 @@ class LogError(FirmwareError, OSError):
 
 
 class Log:
-    """One JSON object a line, to a file or to standard error; on a terminal, time, event and values.
+    """Log of one JSON object per line, to a file or standard error; on a terminal, time, event and values.
 
-    Raises ``LogError`` when it cannot be opened.
+    Raises:
+        LogError: The log cannot be opened.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -38,7 +39,7 @@ class Log:
                 raise LogError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
 
     def write(self, what: str, **values: Any) -> None:
-        # A log that has no room any more must not stop the records.
+        # A full disk must not stop the records.
         with contextlib.suppress(OSError):
             if self._stream.isatty():
                 line = readable_line(what, now_us(), values)

@@ -1,7 +1,7 @@
-"""The device's loop: record, encode, spool, send, and send again until the centre has it.
+"""Run the device's loop: record, encode, spool, send, and repeat until acknowledged.
 
-A record is on the disk before it goes out and stays there until it is acknowledged, so neither a power
-cut nor a dead link loses it. One thread: encoding takes about a millisecond.
+A record is on the disk before it is sent, and stays there until it is acknowledged. Neither a power cut nor a dead link
+loses it. One thread suffices: encoding takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from firmware_py.storage.spool import Spool
 from firmware_py.storage.window import Window
 
 IDLE_S = 0.05
-# A clock before 2025 was not set since the power came on, seconds since 1970.
+# Earliest valid clock (2025), seconds since 1970; an earlier one was not set since power-on.
 EARLIEST_CLOCK_S = 1_735_689_600
-# Time between looks whether the spool's file is still there, seconds.
+# Interval of checks that the spool's file still exists, seconds.
 LOOK_S = 1.0
-# In the spool: the bytes a latent that the centre has set, 0 for none.
+# Spool counter: bytes per latent that the centre has set, 0 for none.
 SET_BYTES = "latent_bytes"
-# Which files the replay is of that ``position`` is in.
+# Spool counter: identifies the replayed files that ``position`` refers to.
 REPLAYED = "replayed"
 
 
 def _clock_s() -> int:
-    """Seconds since 1970; 0 while the clock is not set."""
+    """Return seconds since 1970, or 0 while the clock is not set."""
     now_s = int(time.time())
     return now_s if now_s >= EARLIEST_CLOCK_S else 0
 
 
 class Node:
-    """One device. ``run`` returns when stopped, or when drained if configured so."""
+    """Device. ``run`` returns when stopped, or when drained if configured so."""
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
@@ -50,11 +50,11 @@ class Node:
         selection = select_receivers(config, self.bundle)
         self.log = Log(config.run.log)
         self.source = open_source(config, selection, self.log.write)
-        # Before the spool, which needs room as well.
+        # Before the spool, which needs disk space as well.
         self.source.make_room()
-        # A state folder that was lost must not start again at boot 1: the centre would take new records
-        # for those it has, and acknowledge them unread. The clock is past every boot counted up before.
-        # Without a clock the start has no number yet, and nothing is recorded (`_is_numbered`).
+        # A lost state folder must not restart at boot 1: the centre would take new records for stored ones and
+        # acknowledge them unread. The clock exceeds every earlier boot number. Without a clock this start has no number
+        # yet, and nothing is recorded (`_is_numbered`).
         self.spool = Spool(
             config.node.state_dir / "spool.sqlite",
             config.node.spool_records,
@@ -67,7 +67,7 @@ class Node:
         if isinstance(self.source, FileSource):
             self._go_on(self.source)
         self.link = open_link(config)
-        # Shared by the handlers' records; its boot changes with `number_start`.
+        # Shared by all handlers' records; `number_start` changes its boot.
         self.control_header = packet.Record(
             packet.UPDATE,
             config.node.device,
@@ -84,21 +84,25 @@ class Node:
         self._loudness_reported = False
         self._recorded = 0
         self._acknowledged = 0
-        # (boot, sequence); before the first, of no boot.
+        # (boot, sequence); initially of no boot.
         self._newest_acknowledged = (0, 0)
         self._encode_s: float | None = None
         self.rate = Rate(self.bundle.coding.latent, config.node.bits)
         self.window = Window(self.spool, config.link.window, config.link.resend_s)
 
     def stop(self, *_: object) -> None:
-        """Ask ``run`` to end after its current step (a signal handler)."""
+        """Ask ``run`` to return after its current step (signal handler)."""
         self.stopping = True
 
     def run(self) -> dict[str, Any]:
-        """Record and send until stopped or drained; returns the statistics that also end the log.
+        """Record and send until stopped or drained.
 
-        Raises ``GatherError`` for a replayed file that cannot be encoded, ``SpoolError`` when records cannot
-        be kept. ``refused`` counts what the centre refused, ``refusal`` is its last reason.
+        Returns:
+            The statistics that also end the log. ``refused`` counts refused records, ``refusal`` is the last reason.
+
+        Raises:
+            GatherError: A replayed file cannot be encoded.
+            SpoolError: Records cannot be stored.
         """
         self.log.write(
             "started",
@@ -136,24 +140,27 @@ class Node:
         return statistics
 
     def set_rate(self, latent_bytes: int) -> None:
-        """Send latents of so many bytes from the next recording on, as the centre asks, also after a restart; 0
-        goes back to the configuration's rate. What this model cannot is logged, and changes nothing.
+        """Set the length of latents in bytes, from the next recording on and across restarts; 0 restores the configured
+        rate.
 
-        Raises ``SpoolError``.
+        A rate that this model does not support is logged and ignored.
+
+        Raises:
+            SpoolError: The rate cannot be stored.
         """
         if latent_bytes != self.spool.counter(SET_BYTES):
             self.spool.keep(SET_BYTES, latent_bytes)
             self._choose_rate()
 
     def number_start(self, newest_boot: int, centre_us: int) -> None:
-        """Number this start after the newest that the centre knows, where it is behind that or has no clock.
+        """Renumber this start after the newest boot that the centre knows, if it is behind or has no clock.
 
         Args:
-            newest_boot: newest boot that the centre knows of this device; 0 unless this one is behind.
-            centre_us: the centre's clock, microseconds since 1970.
+            newest_boot: Newest boot of this device that the centre knows; 0 unless this one is behind.
+            centre_us: The centre's clock, microseconds since 1970.
 
         Raises:
-            SpoolError: the number cannot be kept.
+            SpoolError: The number cannot be stored.
         """
         boot = self.spool.boot
         if boot < EARLIEST_CLOCK_S and centre_us // 1_000_000 >= EARLIEST_CLOCK_S:
@@ -163,7 +170,7 @@ class Node:
         self._set_boot(boot)
 
     def _is_numbered(self) -> bool:
-        """Whether this start has a number that no start before had; takes it from the clock once that is set."""
+        """Return True if this start has a unique number; take one from the clock once that is set."""
         if self.spool.boot < EARLIEST_CLOCK_S:
             self._set_boot(max(self.spool.boot, _clock_s()))
         return self.spool.boot >= EARLIEST_CLOCK_S
@@ -183,14 +190,14 @@ class Node:
             try:
                 self.rate = coding.rate(latent_bytes)
             except RateError as error:
-                # Kept all the same: an update may bring a model that can.
+                # Store the rate anyway: an update may bring a model that supports it.
                 self.log.write("rate_refused", model=self.bundle.name, reason=f"set by the centre: {error}")
         self.log.write(
             "rate", values=self.rate.values, bits=self.rate.bits, latent_bytes=self.rate.payload_bytes
         )
 
     def status(self) -> dict[str, Any]:
-        """What a health record says of this node: fields of ``health_messages.Health``."""
+        """Return this node's fields of ``health_messages.Health``."""
         next_sequence = self._recorded + 1
         oldest = self.spool.waiting(1)
         boot, sequence = self._newest_acknowledged
@@ -210,14 +217,16 @@ class Node:
         }
 
     def _go_on(self, replay: FileSource) -> None:
-        """Where these files were left off; a replay of others begins with its first event."""
+        """Resume the replay of these files; a replay of other files begins with its first event."""
         if self.spool.counter(REPLAYED) != replay.files:
             self.spool.keep("position", 0)
             self.spool.keep(REPLAYED, replay.files)
         replay.position = self.spool.counter("position")
 
     def _has_room(self) -> bool:
-        """A replay waits for room in the spool, as it can; a field recording drops the oldest record."""
+        """Return True if the spool can take a record. A replay waits for space; a field recording drops the oldest
+        record.
+        """
         return not isinstance(self.source, FileSource) or len(self.spool) < self.config.node.spool_records
 
     def _record(self, recording: Recording) -> None:
@@ -268,9 +277,9 @@ class Node:
             )
 
     def _send_waiting(self) -> None:
-        """Send what is new within the window, and what has waited too long for its acknowledgement."""
+        """Send new records within the window, and repeat those whose acknowledgement is overdue."""
         for spooled in self.window.due():
-            # Before it goes: the centre may have it before the log has.
+            # Log first: the centre might otherwise have the record before the log does.
             sent_us = now_us()
             if not self.link.send(spooled.data):
                 return
@@ -278,7 +287,7 @@ class Node:
             self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again, sent_us=sent_us)
 
     def _report_fault(self) -> None:
-        """Once an outage, with its first reason; the tries that follow may fail for others in turn."""
+        """Log an outage once, with its first reason; later attempts may fail for other reasons."""
         fault = self.link.statistics.fault
         if fault and not self._fault:
             self.log.write("link_down", reason=fault)
@@ -287,12 +296,12 @@ class Node:
     def _talk(self) -> None:
         for handler in self.handlers:
             record = handler.poll(time.monotonic())
-            # What cannot go now is not kept: the talker says it again, or something newer.
+            # A message that cannot be sent now is discarded; the handler sends it again, or a newer one.
             if record is not None and self.link.send(packet.encode_record(record)):
                 self.log.write("control_sent", type=record.type, bytes=len(record.payload))
 
     def _listen(self, timeout_s: float) -> None:
-        """Take in what the centre says; waits only for the first of it."""
+        """Handle messages from the centre; block only for the first one."""
         while (data := self.link.receive(timeout_s)) is not None:
             timeout_s = 0.0
             try:

@@ -1,4 +1,4 @@
-"""A device from start to end, over every bundle that an update brings it: the loop around ``Node``."""
+"""Run a device across all bundles that updates bring: the loop around ``Node``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from firmware_py.updates.archive import read_verify_key
 from firmware_py.updates.slots import Slots
 from firmware_py.updates.updater import UpdatePolicy, Updater
 
-# A serial line is shared with the records: a question and its answer are about 0.1 s at 115200 baud.
+# Update chunk on a serial line, which carries records too: question and answer take about 0.1 s at 115200 baud.
 SERIAL_CHUNK_BYTES = 1024
 CHUNK_BYTES = 4096
 
 
 def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[Node, dict[str, Any]]:
-    """Run until stopped or drained; returns the last ``Node`` and its statistics.
+    """Run until stopped or drained.
 
-    ``on_start`` is called with each node before it runs: one after each update and each roll-back. Raises the
-    errors of ``Node``, ``ArchiveError`` for a signing key that is none, ``SlotsError``.
+    ``on_start`` is called with each node before it runs, including after each update and roll-back.
+
+    Returns:
+        The last ``Node`` and its statistics.
+
+    Raises:
+        ArchiveError: The signing key is not valid.
+        SlotsError: The slots cannot be used.
+        FirmwareError: One of the errors of ``Node``.
     """
     if config.update is None:
         node = Node(config)
@@ -49,7 +56,7 @@ def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[No
 
 
 def _start(config: NodeConfig, slots: Slots, policy: UpdatePolicy) -> tuple[Node, Updater]:
-    """A node on the bundle in use; one on trial that cannot even start is gone back from."""
+    """Create a node on the bundle in use; roll back a bundle on trial that cannot start."""
     while True:
         folder = slots.start()
         try:

@@ -1,7 +1,7 @@
-"""What systemd wants to hear from a service of ``Type=notify``: that it is ready, and that it is alive.
+"""Notify systemd that a service of ``Type=notify`` is ready and alive.
 
-The protocol is one datagram to the socket in $NOTIFY_SOCKET (sd_notify(3)). Without the variable, as when a
-person starts the device, nothing is said.
+The protocol is one datagram to the socket in $NOTIFY_SOCKET (sd_notify(3)). Without the variable, for example when a
+person starts the device, nothing is sent.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Mapping
 
 
 class Supervisor:
-    """Tells systemd; a message that does not get through is no reason for a device to stop."""
+    """Notifier for systemd; a failed notification does not stop the device."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         # A name that begins with @ is in the abstract namespace, which the kernel writes with a zero byte.
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         interval_s = int(environment.get("WATCHDOG_USEC") or 0) / 1e6
-        # Four signs of life in the time in which systemd wants one.
+        # Four notifications per watchdog interval.
         self._every_s = interval_s / 4 if interval_s else float("inf")
         self._due_s = float("-inf")
         self._ready = False
 
     def alive(self, now_s: float) -> None:
-        """To be called in every turn of the loop; ``now_s`` is monotonic. The first call says ready."""
+        """Notify systemd; call it in every loop pass with monotonic ``now_s``. The first call reports readiness."""
         if not self._address:
             return
-        # What did not get through is said again in the next turn.
+        # A failed notification is repeated in the next pass.
         self._ready = self._ready or self._say("READY=1")
         if self._every_s < float("inf") and now_s >= self._due_s and self._say("WATCHDOG=1"):
             self._due_s = now_s + self._every_s

@@ -1,4 +1,4 @@
-"""Where the recordings of a watched folder go when they are done with: ``sent/`` and ``rejected/`` in it."""
+"""Move processed recordings of a watched folder into its ``sent/`` and ``rejected/``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from pathlib import Path
 from firmware_py.inference.companding import GatherError
 
 SENT, REJECTED = "sent", "rejected"
-# So many of the oldest are looked up at once, so that a full sent/ is not gone through for each recording.
+# Batch size when scanning for the oldest files; avoids scanning a full sent/ for each recording.
 LOOKED_UP = 256
 
 
 class ProcessedFiles:
-    """The two folders in ``folder``, made if they are not there.
+    """Folders for processed recordings in ``folder``; created if missing.
 
-    Raises ``GatherError`` unless a file can be made in ``folder`` and moved to either: a device that records what
-    it cannot move away records it again at each start.
+    Raises:
+        GatherError: A file cannot be created in ``folder`` or moved to either. A device that cannot move its recordings
+            would record them again at each start.
     """
 
     def __init__(self, folder: Path, keep_free_mib: int = 0) -> None:
@@ -43,12 +44,13 @@ class ProcessedFiles:
         folder = self._folder / name
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
-            # Whoever tries, as root by `check`, say: it is the device's user who is to move there.
+            # Name the user: `check` may run as root, but the device's own user must be able to move files.
             whose = self._folder.stat()
             with contextlib.suppress(PermissionError):
                 os.chown(folder, whose.st_uid, whose.st_gid)
                 folder.chmod(stat.S_IMODE(whose.st_mode))
-        # Hidden names are no recordings; another process may try at the same time.
+        # A hidden name is never taken for a recording. The name is unique, since another process may test at the same
+        # time.
         here = self._folder / f".epic-{os.getpid()}"
         there = folder / here.name
         try:
@@ -60,9 +62,13 @@ class ProcessedFiles:
                 here.unlink(missing_ok=True)
 
     def move(self, path: Path, to: str) -> Path | None:
-        """Where ``path`` is now, in ``to``; None if somebody has taken it away before. Raises ``OSError``.
+        """Move ``path`` into ``to`` without overwriting: a duplicate name becomes NAME.2.npy.
 
-        An earlier recording of that name stays, for a recorder may count anew: this one becomes NAME.2.npy.
+        Returns:
+            The new path, or None if the file is already gone.
+
+        Raises:
+            OSError: The file cannot be moved.
         """
         folder = self._folder / to
         folder.mkdir(exist_ok=True)
@@ -77,10 +83,11 @@ class ProcessedFiles:
         return place
 
     def make_room(self) -> int:
-        """Remove the oldest recordings of ``sent/`` as far as the disk has less free than is to be kept; how many."""
+        """Delete the oldest recordings of ``sent/`` until the disk has the required free space; return how many."""
         removed = 0
         with contextlib.suppress(OSError):
-            # By their sizes: a file system that counts what was removed as free only later would lose all of them.
+            # Sum up the deleted sizes: on a file system that updates its free space late, a loop on free space would
+            # delete all files.
             missing_bytes = self._keep_free_bytes - shutil.disk_usage(self._folder).free
             while missing_bytes > 0 and (path := self._next_oldest()):
                 with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Where a device's recordings come from: OpenFWI files that are replayed, or a folder that is watched."""
+"""Read a device's recordings: replayed OpenFWI files or a watched folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from firmware_py.sources.processed_files import REJECTED, SENT, ProcessedFiles
 
 
 def say_nothing(what: str, **values: object) -> None:
-    """A log that is not kept."""
+    """Discard a log entry."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One event as this device saw it: ``part (S, T, R)`` float."""
+    """One event recorded by this device: ``part (S, T, R)`` float."""
 
     event: int
     sample_time_us: int
@@ -32,7 +32,7 @@ class Recording:
 
 
 class UnreadableError(GatherError):
-    """A recording cannot be read now: no permission, or the disk fails. It may be whole."""
+    """A recording cannot be read now: no permission, or a disk fault. The file itself may be intact."""
 
 
 def open_gathers(path: Path) -> np.ndarray:
@@ -58,7 +58,7 @@ def open_gathers(path: Path) -> np.ndarray:
             ) from None
         raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
     except Exception as error:
-        # A damaged header makes numpy's reader fail as its parser, tokenizer or memory map happens to.
+        # With a damaged header, numpy raises arbitrary errors of its parser, tokenizer or memory map.
         raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
     if not isinstance(array, np.ndarray):
         raise GatherError(f"{path}: expected a .npy file of gathers, got an archive; save one array a file")
@@ -74,13 +74,13 @@ def open_gathers(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which part of a gather is this device's: ``receivers`` of ``shape (S, T, R)`` of the whole survey."""
+    """This device's part of a gather: ``receivers`` of the whole survey's ``shape (S, T, R)``."""
 
     shape: tuple[int, int, int]
     receivers: tuple[int, ...]
 
     def of(self, gather: np.ndarray, path: Path) -> np.ndarray:
-        """This device's ``(S, T, len(receivers))`` from a whole gather, or from its own part alone."""
+        """Return this device's ``(S, T, len(receivers))`` from a whole gather, or from its own part."""
         own = (*self.shape[:2], len(self.receivers))
         if gather.shape == self.shape:
             return np.asarray(gather[:, :, list(self.receivers)])
@@ -92,9 +92,9 @@ class Selection:
 
 
 class FileSource:
-    """Replays gather files in order; the k-th gather over all files is event k (from 1).
+    """Replay gather files in order; the k-th gather over all files is event k (from 1).
 
-    ``position`` is how many are replayed already, of the files that the number ``files`` tells from any others.
+    ``position`` is the number of gathers already replayed. The number ``files`` identifies the files it refers to.
     """
 
     rejected = 0
@@ -119,7 +119,11 @@ class FileSource:
         return self.position >= self._last
 
     def poll(self) -> Recording | None:
-        """The next recording when it is due. Raises ``GatherError`` for one of another shape."""
+        """Return the next recording if it is due.
+
+        Raises:
+            GatherError: The gather has another shape.
+        """
         if self.exhausted or time.monotonic() < self._due:
             return None
         self._due = time.monotonic() + self._interval_s
@@ -129,7 +133,7 @@ class FileSource:
         return Recording(self.position, time.time_ns() // 1000, self._selection.of(gather, path), path)
 
     def _gather(self, index: int) -> tuple[Path, np.ndarray]:
-        """The ``index``-th gather over all files, and its file."""
+        """Return the ``index``-th gather over all files, and its file."""
         for path, gathers in self._files:
             if index < len(gathers):
                 return path, gathers[index]
@@ -140,15 +144,15 @@ class FileSource:
         """The recording is in the spool."""
 
     def reject(self, recording: Recording, reason: str) -> None:
-        """A replayed file that cannot be encoded is the caller's mistake."""
+        """Raise the error: a replayed file that cannot be encoded is a configuration error."""
         raise GatherError(f"{recording.path}: event {recording.event}: {reason}")
 
     def make_room(self) -> None:
-        """What is replayed is not this device's to remove."""
+        """Do nothing: replayed files are not this device's to delete."""
 
 
 def _event(path: Path) -> int:
-    """The last number in a file's name; -1 without one."""
+    """Return the last number in a file's name, or -1."""
     numbers = re.findall(r"\d+", path.stem)
     return int(numbers[-1]) if numbers else -1
 
@@ -167,7 +171,7 @@ class FolderSource:
     """
 
     exhausted = False
-    # A folder has none to go on at.
+    # A folder has no position to resume from.
     position = 0
 
     def __init__(
@@ -187,14 +191,14 @@ class FolderSource:
         self.rejected = 0
         self.rejection = ""
         self._seen: dict[Path, tuple[int, int]] = {}
-        # Handed out, and not moved by ``done`` or ``reject``, yet or at all.
+        # Files returned by ``poll`` and not moved by ``done`` or ``reject`` yet.
         self._taken: set[Path] = set()
         # Logged as unreadable.
         self._unreadable: set[Path] = set()
         self._ready: Iterator[Path] = iter(())
 
     def poll(self) -> Recording | None:
-        """The next whole file, oldest number first, or None."""
+        """Return the next complete file, lowest number first, or None."""
         path = next(self._ready, None)
         if path is None:
             if time.monotonic() < self._due:
@@ -205,7 +209,7 @@ class FolderSource:
         if path is None:
             return None
         try:
-            # A clock before 1970 is none, which a record says with 0.
+            # A clock before 1970 is not set; a record says so with 0.
             sample_time_us = max(path.stat().st_mtime_ns // 1000, 0)
         except FileNotFoundError:
             return None
@@ -236,12 +240,12 @@ class FolderSource:
     def _settled(self) -> list[Path]:
         seen = {}
         for path in self._folder.glob("*.npy"):
-            # Hidden names are how programs write before they rename, so a file may be gone again.
+            # Programs write under hidden names and then rename, so a file may disappear.
             if not path.name.startswith("."):
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
                     seen[path] = (state.st_size, state.st_mtime_ns)
-        # One that could not be moved and is gone now makes way for another of its name.
+        # A file that could not be moved and is gone now frees its name for another one.
         self._taken &= seen.keys()
         self._unreadable &= seen.keys()
         settled = [
@@ -256,19 +260,19 @@ class FolderSource:
         self.make_room()
 
     def reject(self, recording: Recording, reason: str) -> None:
-        """The recording cannot be encoded."""
+        """Move a recording that cannot be encoded to ``rejected/``."""
         self.rejected += 1
         self.rejection = reason.removeprefix(f"{recording.path}: ")
         self._log("rejected", event=recording.event, reason=reason)
         if place := self._move(recording, REJECTED):
-            # Without room for it the reason is in the log alone. A name need not be UTF-8.
+            # On a full disk the reason is only in the log. A name need not be UTF-8.
             with contextlib.suppress(OSError):
                 place.with_suffix(".txt").write_text(
                     reason + "\n", encoding="utf-8", errors="backslashreplace"
                 )
 
     def make_room(self) -> None:
-        """Remove the oldest of ``sent/`` where the disk has too little free."""
+        """Delete the oldest files of ``sent/`` while the disk has too little free space."""
         if removed := self._aside.make_room():
             self._log("removed", recordings=removed, folder=str(self._folder / SENT))
 
@@ -277,7 +281,7 @@ class FolderSource:
         try:
             place = self._aside.move(path, to)
         except OSError as error:
-            # It stays among those taken, or it would be recorded again and again.
+            # Keep the file in the set of returned ones, or it would be recorded again and again.
             reason = (
                 f"{path}: cannot be moved to {to}/ ({error.strerror}); make the folder writable, with room"
             )

@@ -1,10 +1,11 @@
-"""Records that the centre has not acknowledged yet, safe from a crash or a power cut.
+"""Store records durably until the centre acknowledges them; survives a crash or a power cut.
 
-SQLite in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk. That it
-was acknowledged need not be: a power cut that takes it back has the record sent once more, and the centre knows it.
-The spool is bounded; when full, records the centre refused go first, then the oldest that wait: a fresh recording is
-worth more than an old one. Both are counted as dropped. What was refused waits again when the spool is opened: the
-reason may have been one that an operator has mended since.
+SQLite runs in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk.
+Acknowledgements may be lost in a power cut. The record is then sent again, and the centre recognises it.
+
+The spool is bounded. When it is full, records that the centre refused are dropped first, then the oldest waiting ones,
+since a fresh recording is worth more than an old one. Both are counted as dropped. Refused records wait again after the
+next start, since an operator may have removed the reason meanwhile.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from typing import IO
 
 from firmware_py.errors import FirmwareError
 
-# ``PRAGMA user_version``; 0 is a new spool, or one from before versions were counted, which is of version 1.
+# ``PRAGMA user_version``; 0 is a new spool, or one of version 1 from before versions were counted.
 VERSION = 1
 
 
 class SpoolError(FirmwareError, OSError):
-    """The spool cannot be kept: no room, no permission, or not a spool."""
+    """The spool cannot be used: no disk space, no permission, or not a spool file."""
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """What ``quick_check`` found, as SQLite itself raises it for what it finds by the way."""
+    """Damage found by ``quick_check``; raised as the error that SQLite itself raises for damage."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 @dataclass(frozen=True)
 class Spooled:
-    """A record in the spool."""
+    """Record in the spool."""
 
     boot: int
     sequence: int
@@ -45,7 +46,7 @@ class Spooled:
 
 
 def _lock(path: Path) -> IO[bytes]:
-    """Claim a spool for this process until the file returned is closed, or the process ends."""
+    """Claim a spool for this process until the returned file is closed or the process ends."""
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,11 +59,16 @@ def _lock(path: Path) -> IO[bytes]:
 
 
 class Spool:
-    """A durable, bounded queue. ``boot`` goes up by one each time it is opened, from ``first_boot``.
+    """Durable, bounded queue of one device and one survey, open in one process.
 
-    It is one ``device``'s of one ``survey`` and open in one process: two would share the position in a replay, and
-    each would leave out what the other had recorded. A file that is no whole database is renamed and a fresh one
-    begun, as nobody may be there to do it; ``damaged`` says so, and is empty otherwise. Raises ``SpoolError``.
+    ``boot`` increases by one at each opening, from ``first_boot``. Two processes would share the position in a replay,
+    and
+    each would skip the other's recordings. A damaged database is renamed and a new one created, since no operator may
+    be
+    present; ``damaged`` then says so, and is empty otherwise.
+
+    Raises:
+        SpoolError: The spool cannot be opened.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class Spool:
             try:
                 owner = self._open(first_boot, (device, survey))
             except sqlite3.DatabaseError as error:
-                # The lower byte says what went wrong, the rest where. A full or a busy disk is no damage.
+                # SQLite error code: the lower byte is the kind, the rest the place. A full or busy disk is not damage.
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                     raise
@@ -98,9 +104,9 @@ class Spool:
         self._sequence = 0
 
     def _open(self, first_boot: int, device_and_survey: tuple[int, int]) -> tuple[int, int]:
-        """Open the database and begin a boot, if it is this device's; the device and survey it belongs to."""
+        """Open the database, begin a boot if it is this device's, and return its device and survey."""
         self._database = sqlite3.connect(self._path, isolation_level=None)
-        # Before anything is written: a newer device's spool stays as it is.
+        # Check before any write: the spool of a newer version must stay unchanged.
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             self._database.close()
@@ -110,7 +116,7 @@ class Spool:
             )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        # Damage that would come up later would end each start anew.
+        # Check now: damage found later would abort every start.
         (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise _Damaged(found)
@@ -134,7 +140,7 @@ class Spool:
 
     def _put_file_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = f"{self._path}.damaged-{int(time.time())}"
-        # While it is open: with its closing SQLite may remove the log, which holds the latest records.
+        # Rename while the database is open. Closing may remove the write-ahead log, which holds the latest records.
         for end in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.rename(f"{self._path}{end}", f"{aside}{end}")
@@ -146,7 +152,7 @@ class Spool:
         )
 
     def check_file(self) -> None:
-        """Raise ``SpoolError`` where the file is no longer in its place: what is written would be lost."""
+        """Raise ``SpoolError`` if the file was moved or deleted; later writes would be lost."""
         with suppress(OSError):
             found = self._path.stat()
             if (found.st_dev, found.st_ino) == self._file:
@@ -158,7 +164,11 @@ class Spool:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it on the disk, or none. Raises ``SpoolError``."""
+        """Commit all writes of the block, or none.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
         self.check_file()
         try:
             self._database.execute("BEGIN IMMEDIATE")
@@ -170,7 +180,11 @@ class Spool:
             raise SpoolError(f"{self._path}: cannot be written ({error}); make room on the disk") from None
 
     def _read(self, query: str, *values: object) -> list[tuple]:
-        """Rows of a query. Raises ``SpoolError`` when the disk fails."""
+        """Return the rows of a query.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
         try:
             return self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
@@ -184,17 +198,25 @@ class Spool:
         return value
 
     def counter(self, name: str) -> int:
-        """A number kept over restarts: ``boot``, ``dropped``, ``position``, what ``keep`` was given; else 0."""
+        """Return a persistent number: ``boot``, ``dropped``, ``position`` or a key given to ``keep``; 0 if unset."""
         rows = self._read("SELECT value FROM counter WHERE name = ?", name)
         return rows[0][0] if rows else 0
 
     def keep(self, name: str, value: int) -> None:
-        """Keep a number over restarts; on return it is on the disk. Raises ``SpoolError``."""
+        """Store a number persistently; on return it is on the disk.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
 
     def set_boot(self, boot: int) -> None:
-        """Change the number of this boot; records so far keep theirs. Raises ``SpoolError``."""
+        """Change the number of this boot; earlier records keep theirs.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
         self.keep("boot", boot)
         self.boot = boot
 
@@ -204,10 +226,14 @@ class Spool:
         return self._sequence
 
     def append(self, sequence: int, data: bytes, advance: int = 0) -> None:
-        """Keep a record of this boot; on return it is on the disk.
+        """Append a record of this boot; on return it is on the disk.
 
-        ``advance`` moves the counter ``position`` in the same transaction, so that a source goes on after
-        a restart with the first recording that is not in the spool. Raises ``SpoolError`` on a full disk.
+        ``advance`` increments the counter ``position`` in the same transaction. After a restart a source then resumes
+        with the
+        first recording that is not in the spool.
+
+        Raises:
+            SpoolError: The disk is full.
         """
         with self._transaction() as database:
             database.execute(
@@ -215,7 +241,7 @@ class Spool:
             )
             (kept,) = database.execute("SELECT count(*) FROM record").fetchone()
             if kept > self._max_records:
-                # Refused ones count as well: after a mend the centre would have taken them.
+                # Dropped refused records count too: the centre might have accepted them later.
                 gone = database.execute(
                     "DELETE FROM record WHERE (boot, sequence) IN (SELECT boot, sequence FROM record"
                     " ORDER BY refused IS NULL, boot, sequence LIMIT ?)",
@@ -228,9 +254,7 @@ class Spool:
     def waiting(
         self, limit: int, start: tuple[int, int] = (0, 0), end: tuple[int, int] = (1 << 32, 0)
     ) -> list[Spooled]:
-        """The oldest records that are neither acknowledged nor refused, from (boot, sequence) ``start`` to
-        before ``end``.
-        """
+        """Return the oldest records neither acknowledged nor refused, with ``start`` <= (boot, sequence) < ``end``."""
         rows = self._read(
             "SELECT boot, sequence, data FROM record WHERE refused IS NULL"
             " AND (boot, sequence) >= (?, ?) AND (boot, sequence) < (?, ?)"
@@ -242,14 +266,11 @@ class Spool:
         return [Spooled(*row) for row in rows]
 
     def __len__(self) -> int:
-        """Records waiting for their acknowledgement."""
+        """Return the number of unacknowledged records."""
         return self._read("SELECT count(*) FROM record WHERE refused IS NULL")[0][0]
 
     def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> list[int]:
-        """Forget records that the centre has; returns those that were here.
-
-        The disk is not waited for: what is written next takes it along, in order.
-        """
+        """Delete acknowledged records and return those that were here. Not synced; the next write syncs it in order."""
         self._database.execute("PRAGMA synchronous = NORMAL")
         try:
             with self._transaction() as database:
@@ -264,7 +285,7 @@ class Spool:
             self._database.execute("PRAGMA synchronous = FULL")
 
     def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
-        """Stop sending a record that the centre refuses, until the next start; False if it was not waiting."""
+        """Stop sending a refused record until the next start; return False if it was not waiting."""
         with self._transaction() as database:
             cursor = database.execute(
                 "UPDATE record SET refused = ? WHERE boot = ? AND sequence = ? AND refused IS NULL",

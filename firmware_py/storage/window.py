@@ -1,8 +1,9 @@
-"""What a device sends next: fresh records, then the backlog, each again while it has no answer.
+"""Choose the next records to send: fresh ones, then the backlog, and repeats of unanswered ones.
 
-A record is fresh for ``FRESH_S``, as long as the centre by default waits with an event for its other devices.
-While a backlog drains, a quarter of the window is kept for fresh records, so that they never wait behind it;
-within both, the oldest goes first.
+A record is fresh for ``FRESH_S``, the centre's default wait for an event's other devices. While a backlog drains, a
+quarter of the window is reserved for fresh records, so that they never wait behind it. Within each group the oldest
+goes
+first.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ RESEND_MAX_S = 30.0
 
 
 class Window:
-    """At most ``size`` records of ``spool`` that are sent and not answered.
+    """Send window of at most ``size`` unanswered records of ``spool``.
 
-    The answer to a record is waited for up to ``resend_s``, then twice that and so on to 30 s, each less a
-    random part, so that devices that a centre's return finds waiting do not all speak at once.
+    The first timeout of a record is ``resend_s``. It doubles with each repeat, up to 30 s. A random part is subtracted
+    so
+    that devices do not all send at once when the centre returns.
     """
 
     def __init__(self, spool: Spool, size: int, resend_s: float) -> None:
@@ -30,25 +32,26 @@ class Window:
         self._size = size
         self._kept_for_fresh = size // 4
         self._resend_s = resend_s
-        # (boot, sequence) -> (when to send it again, how long it was waited for)
+        # (boot, sequence) -> (time of the next repeat, last timeout)
         self._in_flight: dict[tuple[int, int], tuple[float, float]] = {}
-        # (when, sequence) of this boot's records while they are fresh.
+        # (time, sequence) of this boot's fresh records.
         self._recorded: deque[tuple[float, int]] = deque()
 
     def recorded(self, sequence: int) -> None:
-        """A record of this boot is in the spool now."""
+        """Note that a record of this boot is in the spool."""
         self._recorded.append((time.monotonic(), sequence))
 
     def restart(self) -> None:
-        """The boot has changed: what was recorded so far is of another one."""
+        """Handle a changed boot number: earlier records belong to another boot."""
         self._recorded.clear()
 
     def due(self) -> Iterator[Spooled]:
-        """Records to send now, one after the other; say ``sent`` of each that went."""
+        """Yield the records to send now; call ``sent`` for each one that was sent."""
         border = self._first_fresh()
         fresh = self._spool.waiting(self._size, start=border)
         backlog = self._spool.waiting(self._size, end=border)
-        # What a full spool dropped will never be acknowledged; what has aged without an answer joins the backlog's end.
+        # Records dropped from a full spool will never be acknowledged. Unanswered records that are no longer fresh join
+        # the end of the backlog.
         keys = {(spooled.boot, spooled.sequence) for spooled in (*fresh, *backlog)}
         self._in_flight = {key: sent for key, sent in self._in_flight.items() if key in keys}
         for records, room in ((fresh, self._size), (backlog, self._size - self._kept_for_fresh)):
@@ -58,7 +61,7 @@ class Window:
                     yield spooled
 
     def sent(self, spooled: Spooled) -> bool:
-        """A record has gone; whether it had before, without an answer."""
+        """Note that a record was sent; return True if it is a repeat."""
         key = (spooled.boot, spooled.sequence)
         before = self._in_flight.get(key)
         wait_s = min(2 * before[1], RESEND_MAX_S) if before else self._resend_s
@@ -66,11 +69,11 @@ class Window:
         return before is not None
 
     def answered(self, boot: int, sequence: int) -> None:
-        """The centre has spoken about a record: it makes room for another."""
+        """Free the record's place in the window: the centre acknowledged or refused it."""
         self._in_flight.pop((boot, sequence), None)
 
     def _first_fresh(self) -> tuple[int, int]:
-        """(boot, sequence) from which on records are fresh."""
+        """Return the (boot, sequence) of the first fresh record."""
         aged_s = time.monotonic() - FRESH_S
         while self._recorded and self._recorded[0][0] < aged_s:
             self._recorded.popleft()

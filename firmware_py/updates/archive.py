@@ -36,17 +36,17 @@ SIGNATURE_BYTES = 64
 LENGTH = struct.Struct("<I")
 MAX_STATEMENT_BYTES = 16_384
 MAX_VERSION = 0xFFFFFFFF
-# Ten times the largest encoder of the project; a statement that asks for more fills a disk.
+# Maximum archive size, ten times the project's largest encoder; a larger statement could fill the disk.
 MAX_FILES_BYTES = 32 << 20
 
 
 class ArchiveError(FirmwareError, ValueError):
-    """An archive that is damaged, not one, or not signed with the key that this device trusts."""
+    """The archive is damaged, is not one, or is not signed with the trusted key."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the bundle as the statement vouches for it; ``sha256`` in hex."""
+    """File of the bundle in the statement; ``sha256`` in hex."""
 
     name: str
     bytes: int
@@ -55,7 +55,7 @@ class File:
 
 @dataclass(frozen=True)
 class Statement:
-    """What was signed. ``boards`` empty: any board."""
+    """Signed statement. Empty ``boards`` means any board."""
 
     name: str
     model_hash: bytes
@@ -72,7 +72,7 @@ class Statement:
         return not self.boards or board in self.boards
 
     def encode(self) -> bytes:
-        """The bytes to sign; the same statement gives the same bytes."""
+        """Return the bytes to sign; deterministic."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -88,7 +88,11 @@ class Statement:
 
 
 def read_verify_key(path: Path) -> VerifyKey:
-    """The public key in ``path``, 64 hex digits. Raises ``ArchiveError``."""
+    """Read the public key in ``path``, 64 hex digits.
+
+    Raises:
+        ArchiveError: The file is not a key.
+    """
     try:
         key = bytes.fromhex(path.read_text().strip())
     except OSError as error:
@@ -103,7 +107,11 @@ def read_verify_key(path: Path) -> VerifyKey:
 
 
 def verify_statement(statement: bytes, signature: bytes, key: VerifyKey) -> Statement:
-    """What ``signature`` vouches for. Raises ``ArchiveError`` before it has trusted a byte."""
+    """Verify ``signature`` and return the signed statement. Nothing is parsed before the signature is valid.
+
+    Raises:
+        ArchiveError: The signature or the statement is not valid.
+    """
     try:
         key.verify(statement, signature)
     except (BadSignatureError, ValueError):
@@ -147,12 +155,16 @@ def _parse(statement: bytes) -> Statement:
 
 
 def archive_bytes(statement: bytes, files_bytes: int) -> int:
-    """Length of the archive with this statement and so many bytes of files."""
+    """Return the length in bytes of the archive with this statement and its files."""
     return len(MAGIC) + LENGTH.size + len(statement) + SIGNATURE_BYTES + files_bytes
 
 
 def split_archive(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """``(statement, signature, files)`` of an archive, none of it checked. Raises ``ArchiveError``."""
+    """Split an archive into ``(statement, signature, files)``, without checking them.
+
+    Raises:
+        ArchiveError: The archive is too short or not one.
+    """
     head = len(MAGIC) + LENGTH.size
     if data[: len(MAGIC)] != MAGIC or len(data) < head:
         raise ArchiveError(
@@ -166,9 +178,10 @@ def split_archive(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def unpack(data: bytes, key: VerifyKey, folder: Path) -> Statement:
-    """Check an archive and write its files into ``folder``, which must not be there.
+    """Verify an archive and extract its files into ``folder``, which must not exist.
 
-    Raises ``ArchiveError`` with nothing written.
+    Raises:
+        ArchiveError: The archive is not valid; nothing was written.
     """
     statement_bytes, signature, body = split_archive(data)
     statement = verify_statement(statement_bytes, signature, key)

@@ -1,4 +1,4 @@
-"""An update on its way: the part of the archive that has arrived, on the disk byte for byte."""
+"""Store the downloaded part of an update archive on the disk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from firmware_py.updates.archive import ArchiveError
 
 
 class Download:
-    """Collects the archive of ``sha256`` and ``archive_bytes`` in ``folder``, from where an earlier one ended.
+    """Download of the archive ``sha256`` with ``archive_bytes`` into ``folder``; resumes an earlier one.
 
-    Every chunk is on the disk when ``append`` returns. Another archive's part is removed. Raises ``OSError``
-    where there is no room.
+    Every chunk is on the disk when ``append`` returns. A partial download of another archive is deleted.
+
+    Raises:
+        OSError: The disk is full or cannot be written.
     """
 
     def __init__(self, folder: Path, sha256: bytes, archive_bytes: int) -> None:
@@ -32,11 +34,11 @@ class Download:
         return self.offset >= self.archive_bytes
 
     def append(self, offset: int, data: bytes) -> bool:
-        """Add ``data`` if it is what comes next; False for what is there already or too far on."""
+        """Append ``data`` if it is the next chunk; return False if it is a duplicate or leaves a gap."""
         if offset != self.offset or offset + len(data) > self.archive_bytes or not data:
             return False
         with self._path.open("ab") as file:
-            # What a full disk took of an earlier try.
+            # Remove what an earlier write left before the disk was full.
             file.truncate(self.offset)
             file.write(data)
             file.flush()
@@ -45,7 +47,11 @@ class Download:
         return True
 
     def read(self) -> bytes:
-        """The whole archive. Raises ``ArchiveError`` when it is not the one that was on offer."""
+        """Return the complete archive.
+
+        Raises:
+            ArchiveError: Its hash differs from the offer's.
+        """
         data = self._path.read_bytes()
         if hashlib.sha256(data).digest() != self.sha256:
             raise ArchiveError(

@@ -1,12 +1,12 @@
-"""Two places for a bundle, of which one is in use: an update goes to the other, and back if it fails.
+"""Manage two bundle slots: an update goes into the unused one, and is rolled back if it fails.
 
-    SLOTS/a/, SLOTS/b/      bundle folders, each whole or not there
-    SLOTS/current           symlink to the one in use, for people and tools
-    SLOTS/state.json        which one is in use, and what is known of both; the one place that decides
-    SLOTS/incoming/         what is on its way; nothing in it is ever used
+    SLOTS/a/, SLOTS/b/    bundle folders, each complete or absent
+    SLOTS/current         symlink to the slot in use, for people and tools
+    SLOTS/state.json      the slot in use, and what is known of both; authoritative
+    SLOTS/incoming/       temporary files; never used directly
 
-``state.json`` is replaced by a rename, and that is the moment of every switch, there and back. Whatever is
-killed at whatever moment, the slot it names holds a whole bundle.
+Every switch, forward or back, is one atomic rename of ``state.json``. Whenever the process is killed, the slot it names
+holds a complete bundle.
 """
 
 from __future__ import annotations
@@ -26,23 +26,27 @@ from firmware_py.inference.bundle import MANIFEST, BundleError, load_bundle
 
 NAMES = ("a", "b")
 STATE = "state.json"
-# Starts a new bundle gets to be heard from; a process that dies at once uses them up. And as many an update gets to
-# be unpacked and tested in: one that ends the process does so each time, a power cut does not.
+# Boot attempts before an unconfirmed bundle is rolled back. Also the attempts to unpack and test an update: a power cut
+# may interrupt one attempt, but an update that crashes the process does so each time.
 MAX_TRIAL_STARTS = 3
 
 
 class SlotsError(FirmwareError, OSError):
-    """The folder of slots cannot be kept: no room, no permission."""
+    """The slots folder cannot be used: no disk space or no permission."""
 
 
 @dataclass(frozen=True)
 class State:
-    """``version`` is that of the bundle in use, 0 for the one the device was installed with; ``former`` that
-    of the other slot, None where it holds nothing to go back to. ``highest`` is the highest that was ever in
-    use: no update goes below it. ``trial_starts`` counts starts since a switch, None once the bundle in use
-    was heard from. ``tried`` is the update being unpacked and tested, or one during which the process
-    ended: version and how often it was begun. ``failure`` is the last update that came to nothing, version and
-    reason; the centre has not been told of it while ``untold``.
+    """State of the slots.
+
+    Attributes:
+        version: Version of the bundle in use; 0 for the one the device was installed with.
+        former: Version in the other slot; None if there is nothing to roll back to.
+        highest: Highest version that was ever in use; older updates are declined.
+        trial_starts: Starts since the switch; None once the bundle is confirmed.
+        tried: Version and attempts of an update in unpacking or test, possibly interrupted.
+        failure: Version and reason of the last failed update.
+        untold: True until the centre acknowledges ``failure``.
     """
 
     slot: str
@@ -57,11 +61,13 @@ class State:
 
 
 class Slots:
-    """The slots in ``folder``, filled from the bundle ``seed`` that the device was installed with.
+    """Bundle slots in ``folder``, filled from the installed bundle ``seed``. One process owns them until ``close``.
 
-    A ``seed`` that is another than last time was installed by a person, and takes the place of whatever an
-    update brought. They belong to one process until ``close``. Raises ``BundleError`` for a seed that is
-    needed and not whole, ``SlotsError``; so do all methods that write.
+    A ``seed`` that differs from the last start was installed by a person. It replaces any update.
+
+    Raises:
+        BundleError: The seed is needed and is damaged.
+        SlotsError: The folder cannot be written; all writing methods raise this too.
     """
 
     def __init__(self, folder: Path, seed: Path) -> None:
@@ -101,12 +107,12 @@ class Slots:
 
     @property
     def current(self) -> Path:
-        """The bundle folder in use."""
+        """Return the bundle folder in use."""
         return self._folder / self.state.slot
 
     @property
     def incoming(self) -> Path:
-        """A folder on the same disk for what is on its way; what is in it may be removed at any time."""
+        """Return a temporary folder on the same disk; its content may be deleted at any time."""
         folder = self._folder / "incoming"
         folder.mkdir(exist_ok=True)
         return folder
@@ -142,7 +148,7 @@ class Slots:
         self._point()
 
     def start(self) -> Path:
-        """The bundle folder to start with; a bundle on trial that was started too often is gone back from."""
+        """Return the bundle folder to start with; roll back a bundle on trial after too many starts."""
         starts = self.state.trial_starts
         if starts is not None and starts >= MAX_TRIAL_STARTS:
             self.roll_back(f"started {starts} times and was never heard from")
@@ -151,7 +157,7 @@ class Slots:
         return self.current
 
     def refusal(self, version: int) -> str | None:
-        """Why an update to ``version`` is not taken; None if it is."""
+        """Return why an update to ``version`` is declined, or None if it is accepted."""
         state = self.state
         if version < state.highest:
             return f"version {version} is a downgrade: {state.highest} was in use here; release a higher one"
@@ -160,7 +166,7 @@ class Slots:
         return None
 
     def switch(self, fresh: Path, version: int) -> None:
-        """Put the tested bundle folder ``fresh`` (in ``incoming``) in use, on trial."""
+        """Switch to the tested bundle folder ``fresh`` (in ``incoming``), on trial."""
         slot = _other(self.state.slot)
         with self._reported():
             self._place(fresh, slot)
@@ -177,11 +183,11 @@ class Slots:
         self._point()
 
     def confirm(self) -> None:
-        """The bundle in use was heard from: its trial is over."""
+        """Confirm the bundle in use and end its trial: the centre has answered it."""
         self._put(replace(self.state, trial_starts=None))
 
     def roll_back(self, reason: str) -> None:
-        """Go back to the other slot, and remember to tell why."""
+        """Switch back to the other slot, and store the reason for the centre."""
         state = self.state
         assert state.former is not None
         self._put(
@@ -198,12 +204,12 @@ class Slots:
         self._point()
 
     def fail(self, version: int, reason: str) -> None:
-        """Remember to tell that an update came to nothing; it is not tried again under this version."""
+        """Store the failure of an update for the centre; this version is not tried again."""
         self._put(replace(self.state, failure=(version, reason), untold=True))
 
     @contextlib.contextmanager
     def trying(self, version: int) -> Iterator[None]:
-        """Unpack and test within this: an update that ends the process each time comes to a failure, which is told."""
+        """Guard unpacking and testing: an update that crashes the process each time is recorded as failed."""
         before = self.state
         times = before.tried[1] + 1 if before.tried and before.tried[0] == version else 1
         trying = replace(before, tried=(version, times))
@@ -217,7 +223,7 @@ class Slots:
             self._put(replace(before, tried=None))
 
     def told(self) -> None:
-        """The centre knows of the failure."""
+        """Note that the centre has acknowledged the failure."""
         self._put(replace(self.state, untold=False))
 
     def _place(self, fresh: Path, slot: str) -> None:
@@ -238,7 +244,7 @@ class Slots:
         self.state = state
 
     def _point(self) -> None:
-        """``current`` follows the state; a kill between the two is mended at the next start."""
+        """Point ``current`` to the slot in use; after a kill in between, the next start repairs it."""
         aside = self._folder / ".current.new"
         with self._reported():
             aside.unlink(missing_ok=True)
@@ -247,7 +253,7 @@ class Slots:
 
 
 def bundle_in_use(folder: Path, seed: Path) -> Path:
-    """The bundle folder that ``Slots`` would start with; writes nothing."""
+    """Return the bundle folder that ``Slots`` would start with; writes nothing."""
     known = _read_state(folder / STATE)
     return folder / known.slot if known and _seed_digest(seed) in ("", known.seed) else seed
 
@@ -265,7 +271,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _seed_digest(seed: Path) -> str:
-    """What tells one installed bundle from another; empty where there is none any more."""
+    """Return the digest that identifies the installed bundle; empty if there is none."""
     try:
         return hashlib.sha256((seed / MANIFEST).read_bytes()).hexdigest()
     except OSError:
@@ -273,7 +279,7 @@ def _seed_digest(seed: Path) -> str:
 
 
 def _read_state(path: Path) -> State | None:
-    """The state, or None when there is none or it is damaged: then the seed is taken."""
+    """Read the state; None if it is missing or damaged, and the seed is used."""
     try:
         fields = json.loads(path.read_text())
         failure = fields.pop("failure")

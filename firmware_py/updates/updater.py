@@ -1,7 +1,7 @@
-"""The device's side of an update over the link: ask for it piece by piece, test it, switch, be heard.
+"""Update the device over its link: download a bundle in chunks, test it, switch to it, get it confirmed.
 
-It speaks in the order of ``update_messages``, at most one message in flight. What it is told it believes only
-where the signature covers it.
+It follows the order of ``update_messages``, with at most one message in flight. It trusts only data covered by the
+signature.
 """
 
 from __future__ import annotations
@@ -36,15 +36,14 @@ from firmware_py.updates.slots import Slots
 
 RETRY_MIN_S = 2.0
 RETRY_MAX_S = 60.0
-# What is in use is said again this often: the answer may bring an offer. Health records, where they are sent,
-# bring it sooner.
+# Interval at which the version in use is reported, since the answer may bring an offer. Health records, if enabled,
+# bring offers sooner.
 REPORT_S = 300.0
 
 
 @dataclass(frozen=True)
 class UpdatePolicy:
-    """On what terms updates are taken: signed with ``key``, for ``board``, in chunks of ``chunk_bytes``, and
-    heard from by the centre within ``trial_s`` of a start."""
+    """Update policy: signing ``key``, ``board``, chunk size ``chunk_bytes``, and confirmation time ``trial_s``."""
 
     key: VerifyKey
     board: str
@@ -53,10 +52,12 @@ class UpdatePolicy:
 
 
 class Updater:
-    """A ``ControlHandler``. ``header`` is a record with this device's device, survey, boot and model hash.
+    """``ControlHandler`` for updates.
 
-    ``test`` raises ``BundleError`` or ``SelfTestError`` for a bundle that this device cannot run; ``restart``
-    is called when another slot is in use than the one that was started.
+    Args:
+        header: Record with this device's device, survey, boot and model hash.
+        test: Raises ``BundleError`` or ``SelfTestError`` for a bundle that this device cannot run.
+        restart: Called when the slot in use differs from the one that was started.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Updater:
         self.restarting = False
 
     def status(self) -> dict[str, Any]:
-        """What a health record says of updates: ``version`` in use, ``state``, and how far a download is."""
+        """Return the update fields of a health record: ``version`` in use, ``state``, download progress."""
         status: dict[str, Any] = {"version": self._slots.state.version, "state": "idle"}
         if self._slots.on_trial:
             status["state"] = "trial"
@@ -99,7 +100,11 @@ class Updater:
         return status
 
     def poll(self, now_s: float) -> packet.Record | None:
-        """The next question or report, when it is due. Raises ``SlotsError``."""
+        """Return the next question or report if it is due.
+
+        Raises:
+            SlotsError: The slots cannot be written.
+        """
         if self._slots.on_trial:
             if self._trial_ends_s is None:
                 self._trial_ends_s = now_s + self._policy.trial_s
@@ -144,7 +149,12 @@ class Updater:
         return None
 
     def handle(self, record: packet.Record, now_s: float) -> None:
-        """Take in the centre's answer. Raises ``PacketError`` for one that is none, ``SlotsError``."""
+        """Handle the centre's answer.
+
+        Raises:
+            PacketError: The answer is malformed.
+            SlotsError: The slots cannot be written.
+        """
         if record.type != packet.UPDATE or self.restarting:
             return
         message = decode_message(record.payload)
@@ -159,7 +169,7 @@ class Updater:
             self._drop()
 
     def _go_on(self) -> None:
-        """The answer came: what is next is due now."""
+        """Make the next message due now, after an answer."""
         self._due_s = float("-inf")
         self._wait_s = RETRY_MIN_S
 
@@ -184,7 +194,7 @@ class Updater:
             return
         self._drop()
         if offer.version == self._slots.state.version:
-            # The centre has not heard what is in use here.
+            # The centre does not know the bundle in use yet.
             self._heard = False
             return
         try:
@@ -229,7 +239,7 @@ class Updater:
             self._drop()
 
     def _install(self, download: Download) -> None:
-        """Unpack aside, test, switch; whatever is wrong comes to a failure that is told."""
+        """Unpack to a temporary folder, test and switch; any fault is recorded as a failure for the centre."""
         assert self._statement
         version = self._statement.version
         fresh = self._slots.incoming / "bundle"
@@ -243,7 +253,7 @@ class Updater:
             damaged_part = isinstance(error, ArchiveError) and download.resumed
             self._drop()
             if damaged_part:
-                # A power cut may have damaged what was there; said again, this brings the offer once more.
+                # A power cut may have damaged the download. Reporting again brings the offer once more.
                 self._heard = False
                 self._log("update_damaged", version=version, reason=str(error))
             else:

@@ -19,8 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from firmware_py.inference.companding import Companding
-from models.inversion.latent_model import LatentModel, companded_samples
+from models.inversion.latent_model import LatentModel
 from models.inversion.lbfgs import Point, minimise
 from physics.acquisition import Acquisition
 from physics.engines.deepwave import pull_back
@@ -91,37 +90,12 @@ class LatentMisfit:
         return float(np.sqrt(2 * value / self._count)) * self.noise
 
 
-class GatherMisfit:
-    """Misfit to a recorded gather ``(S, T, R)``, companded as on a device so that weak reflections count."""
-
-    unit = "of the recording"
-    # Noise of companded samples (range about [-1, 1]): a little more than one int8 step of the device's input.
-    noise = 0.01
-    smooth_cells = (1.0, 1.0)
-    share = 1.0
-
-    def __init__(self, recorded: np.ndarray, companding: Companding) -> None:
-        wanted = np.asarray(companded_samples(np.asarray(recorded, np.float32), companding))
-        self._count = wanted.size
-        self._strength = float(np.sqrt(np.mean(np.square(wanted))))
-        self._of = value_and_derivative(
-            lambda gather: (
-                ops.sum(ops.square((companded_samples(gather, companding) - wanted) / self.noise)) / 2
-            )
-        )
-
-    def __call__(self, gather: np.ndarray) -> tuple[float, np.ndarray]:
-        return self._of(gather)
-
-    def size(self, value: float) -> float:
-        return float(np.sqrt(2 * value / self._count)) * self.noise / self._strength
-
-
 @dataclass(frozen=True)
 class Refined:
-    """Result: ``velocity_mps (nz, nx)``, objective and misfit (root mean square, in ``unit``) before and after."""
+    """Map and uncertainty ``(nz, nx)``, objective and misfit (root mean square, in ``unit``) before and after."""
 
     velocity_mps: np.ndarray
+    uncertainty_mps: np.ndarray
     iterations: int
     modelled: int
     objective: tuple[float, float]
@@ -189,6 +163,7 @@ def refine(
         found = Point(x, *value(x), found.steps)
     return Refined(
         velocity_mps=_mps(found.about[0], a),
+        uncertainty_mps=np.asarray(uncertainty_mps, np.float32),
         iterations=found.steps,
         modelled=modelled,
         objective=(first.value, found.value),

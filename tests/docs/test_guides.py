@@ -1,6 +1,7 @@
 """Every command of the README and of the guides is run, in order, as a reader would; what is not run is listed here."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -73,11 +74,6 @@ INSTEAD = (
 NOT_RUN = (
     NotRun("README.md", "make demo", "what it runs is tests/testbed/test_run.py, and CI installs as it does"),
     NotRun("README.md", "make test", "this is it"),
-    NotRun(
-        "README.md",
-        "epic testbed run --data my-gather.npy --out out/mine",
-        "own-data.md has just run this line",
-    ),
     NotRun("pi.md", "ssh-copy-id root@192.0.2.7", "asks for a password; the stand-in has its key"),
 )
 
@@ -154,8 +150,26 @@ def gather():
 
 
 def test_every_guide_is_carried_out_by_a_test():
-    tested = {"own-data.md", "centre.md", "pi.md", "own-survey.md", "conversion.md", "microcontroller.md"}
+    tested = {
+        "own-data.md",
+        "centre.md",
+        "pi.md",
+        "own-survey.md",
+        "conversion.md",
+        "microcontroller.md",
+        "python.md",
+    }
     assert {path.name for path in GUIDES.glob("*.md")} == tested | NEEDS_A_GPU
+
+
+def test_python(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```$", guide_path("python.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "python.md", "exec"), {})
+    assert "OOD score" in capsys.readouterr().out
+    assert (tmp_path / "map.png").exists() and (tmp_path / "map.nc").exists()
 
 
 def test_what_stands_in_and_what_is_not_run_is_of_a_guide():
@@ -163,8 +177,7 @@ def test_what_stands_in_and_what_is_not_run_is_of_a_guide():
         assert guide_path(entry.guide).exists() and entry.why
 
 
-def test_own_data_and_the_readme(carry_out, tmp_path, gather):
-    """The README's lines for a gather of one's own are the guide's: they go on in its folder."""
+def test_own_data(carry_out, tmp_path, gather):
     pytest.importorskip("segyio", reason="the extra geo is not installed")
     pytest.importorskip("obspy", reason="the extra geo is not installed")
     survey = Acquisition.openfwi()

@@ -169,16 +169,3 @@ def test_loss_counts_what_is_missing_to_the_benchmarks_ssim():
         float(map_loss(truth, np.concatenate([drawn, log_scale], -1))) for drawn in (shifted, speckled)
     )
     assert of_speckled > of_shifted + 0.02
-
-
-def test_a_map_has_no_pattern_of_patches():
-    """An even field of features gives an even map inside: each pixel of a patch is treated alike."""
-    from models.networks.fusion import Interpolate, interpolation_matrix
-
-    weights = interpolation_matrix(14, 5)
-    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-6)
-    ramp = np.arange(14, dtype=np.float32)
-    # A ramp of patches is a ramp of pixels, but for the half patches at the ends.
-    np.testing.assert_allclose(np.diff(weights @ ramp)[3:-3], 0.2, rtol=1e-5)
-    even = np.ones((1, 14, 14, 3), np.float32)
-    np.testing.assert_allclose(np.asarray(Interpolate(5)(even)), 1.0, rtol=1e-5)

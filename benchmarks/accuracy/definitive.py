@@ -1,0 +1,74 @@
+"""Waveform inversion of recordings: error of the map against iterations and core seconds, beside the predicted map.
+
+    python benchmarks/accuracy/definitive.py --maps maps.npz [--pick NAME:INDEX ...] [--iterations 300]
+                                             [--noise 0.01] [--prior blocky] [--model models/zoo/epic-small-128]
+
+maps.npz holds arrays (n, nz, nx) of velocity in m/s, one a family. The gather of each map is modelled with the
+benchmark's scheme, --noise adds white noise of that share of its root mean square, and the released model predicts the
+first map from int8 latents. The table's seconds are processor time of this process on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from refine import Refiner
+
+from models.inversion.waveform import PRIORS, invert
+from physics.modelling import model_gathers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--maps", type=Path, required=True)
+    parser.add_argument("--pick", action="append", help="family:index; the first map of each family without")
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--noise", type=float, default=0.0)
+    parser.add_argument("--prior", choices=PRIORS, default=PRIORS[0])
+    parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
+    given = parser.parse_args()
+    maps, refiner = np.load(given.maps), Refiner(given.model)
+    print(
+        "| map | predicted, m/s | inverted, m/s | share | iterations | core s | misfit | uncertainty / error |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    shares = []
+    for name in given.pick or [f"{family}:0" for family in maps.files]:
+        family, index = name.split(":")
+        true_mps = np.asarray(maps[family][int(index)], np.float32).reshape(refiner.acquisition.map_shape[1:])
+        gather = model_gathers(true_mps[None, None], refiner.acquisition)[0]
+        rng = np.random.default_rng(int(index))
+        strength = float(np.sqrt(np.mean(np.square(gather))))
+        gather = gather + np.float32(given.noise * strength) * rng.normal(size=gather.shape).astype(
+            np.float32
+        )
+        event = refiner.event(family, gather, true_mps)
+        began_s = time.process_time()
+        found = invert(
+            event.velocity_mps,
+            event.uncertainty_mps,
+            gather,
+            refiner.acquisition,
+            given.iterations,
+            prior=given.prior,
+        )
+        seconds = time.process_time() - began_s
+        before, after = (float(np.abs(v - true_mps).mean()) for v in (event.velocity_mps, found.velocity_mps))
+        shares.append(after / before)
+        print(
+            f"| {name} | {before:.1f} | {after:.1f} | {100 * after / before:.0f} % | {found.iterations} | "
+            f"{seconds:.0f} | "
+            f"{found.misfit[0]:.3f} to {found.misfit[1]:.4f} | {float(found.uncertainty_mps.mean()) / after:.2f} |",
+            flush=True,
+        )
+    better = int(np.sum(np.array(shares) < 1.0))
+    print(
+        f"\nmedian error {100 * np.median(shares):.0f} % of the prediction's, better on {better} of {len(shares)}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,391 @@
+"""Full-waveform inversion of a recorded gather, from a predicted map.
+
+Minimised is, with r the difference between the modelled and the recorded gather and W the inverse of the recording's
+local strength (and of its noise),
+
+    mean of |W lowpass(r)|^2 / 2 + TOTAL_VARIATION_SHARE * (its first value) * (total variation) / (its first value)
+
+by SciPy's L-BFGS-B, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995,
+Geophysics 60). Deepwave does the iterations. It is four times faster than the benchmark's scheme and differs from it
+by its absorbing edge, so that every few iterations the difference between the two is measured and added to Deepwave's
+gather as a constant (docs/decisions/0019). The last iterations use the scheme's own adjoint, and all of them do where
+Deepwave is missing or its gradient disagrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import minimize
+
+from models.inversion.refinement import Refined, smoothing, total_variation
+from physics.acquisition import Acquisition
+from physics.engines.openfwi_adjoint import adjoint
+from physics.errors import ModellingError
+from physics.modelling import model_gathers
+
+PRIORS = ("blocky", "smooth")
+# Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and its share of iterations.
+STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.4), (0.47, 0.2), (None, 0.4))
+# A stage of fewer iterations is left out: it would not have begun to converge.
+LEAST_STAGE_ITERATIONS = 5
+# Iterations between two measurements of what Deepwave's absorbing edge changes.
+ANCHOR_ITERATIONS = 30
+# Last iterations, by the exact adjoint: a share of all.
+EXACT_SHARE = 0.05
+# Weight of the roughness at the beginning of a stage, as a share of the misfit there.
+TOTAL_VARIATION_SHARE = 0.03
+# m/s; smaller contrasts count by their square.
+CONTRAST_MPS = 20.0
+# Cells over which the change is correlated under the smooth prior.
+SMOOTH_CELLS = 1.5
+# Change of unit size, m/s, at the top and at the bottom of the map: deep cells are seen by weaker waves.
+UNIT_MPS = (100.0, 450.0)
+# Weakest part of a recording that is lifted to full weight, relative to its strongest.
+WEIGHT_FLOOR = 1e-3
+# Periods of the wavelet, and traces, over which the strength of the recording is averaged.
+STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
+# Least noise, relative to the recording's root mean square: the accuracy of float32 modelling.
+LEAST_NOISE = 2e-5
+# A wavelet's amplitude is corrected beyond this; below, an imperfect map near the surface changes as much.
+AMPLITUDE_TOLERANCE = 0.05
+# Least cosine between Deepwave's gradient and the exact one at the first map; below, Deepwave is not used.
+LEAST_AGREEMENT = 0.99
+# Random residuals by which the diagonal of the Gauss-Newton matrix is estimated, and cells of its smoothing.
+PROBES, PROBE_CELLS = 4, 2.0
+
+# Gather (S, T, R) of a map, and its adjoint; the exact one comes with the value of a misfit.
+ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+
+@dataclass
+class Recording:
+    """A recorded gather as the inversion uses it.
+
+    Attributes:
+        gather: ``(S, T, R)`` float64 without its dead traces, which are zero here.
+        live: 1 where a sample counts, 0 in dead traces and where a device is missing; ``(S, T, R)``.
+        noise: Standard deviation of the noise.
+        amplitude: Of the wavelet, relative to the survey's; the gather is divided by it.
+    """
+
+    gather: np.ndarray
+    live: np.ndarray
+    noise: float
+    amplitude: float = 1.0
+
+    @classmethod
+    def of(cls, recorded: np.ndarray, acquisition: Acquisition) -> Recording:
+        """Find dead traces (not finite, or without any signal) and the noise before the first arrivals.
+
+        Raises ``ModellingError`` where every trace is dead.
+        """
+        gather = np.asarray(recorded, np.float64)
+        alive = np.isfinite(gather).all(axis=1, keepdims=True)
+        gather = np.where(alive, gather, 0.0)
+        alive &= (gather != 0.0).any(axis=1, keepdims=True)
+        if not alive.any():
+            raise ModellingError("inversion: expected a recording with at least one live trace, got none")
+        live = np.repeat(alive, gather.shape[1], axis=1).astype(np.float64)
+        # Some of the benchmark's files end with a row of zeros.
+        live[:, -1] *= (gather[:, -1] != 0.0).any()
+        strength = np.sqrt(np.sum(np.square(gather)) / max(live.sum(), 1.0))
+        quiet = gather[_before_arrivals(acquisition) & (live > 0)]
+        noise = float(np.sqrt(np.mean(np.square(quiet)))) if quiet.size >= 50 else 0.0
+        return cls(gather, live, max(noise, LEAST_NOISE * strength))
+
+    def scaled_to(self, modelled: np.ndarray) -> Recording:
+        """The recording of a wavelet of unit amplitude, by the energy of a gather modelled with one."""
+        energy = np.sum(np.square(modelled) * self.live)
+        amplitude = float(np.sqrt(np.sum(np.square(self.gather)) / energy)) if energy else 1.0
+        if amplitude == 0.0 or abs(amplitude - 1.0) <= AMPLITUDE_TOLERANCE:
+            return self
+        return Recording(self.gather / amplitude, self.live, self.noise / amplitude, amplitude)
+
+    def weights(self, lowpass: Lowpass) -> np.ndarray:
+        """Inverse local strength of the low-passed recording, ``(S, T, R)``: it lifts late arrivals."""
+        energy = np.square(lowpass(self.gather))
+        energy = gaussian_filter1d(energy, lowpass.period_samples * STRENGTH_PERIODS, axis=1, mode="nearest")
+        strength = np.sqrt(gaussian_filter1d(energy, STRENGTH_TRACES, axis=2, mode="nearest"))
+        return self.live / (strength + WEIGHT_FLOOR * strength.max() + self.noise)
+
+    def chi_squared(self, modelled: np.ndarray) -> float:
+        """Mean of the squared residual in units of the noise."""
+        off = np.square((modelled - self.gather) / self.noise)
+        return float(np.sum(off * self.live) / self.live.sum())
+
+
+class Lowpass:
+    """A Gaussian low-pass along time, of zero phase and its own adjoint; ``cut_hz`` None lets all through."""
+
+    def __init__(self, acquisition: Acquisition, cut_hz: float | None) -> None:
+        a = acquisition
+        self.period_samples = 1.0 / (a.peak_frequency_hz * a.dt_s)
+        self._n = 2 * a.n_time
+        frequency_hz = np.fft.rfftfreq(self._n, a.dt_s)
+        self._gain = None if cut_hz is None else np.exp(-np.square(frequency_hz / cut_hz) / 2)
+
+    def __call__(self, gather: np.ndarray) -> np.ndarray:
+        if self._gain is None:
+            return gather
+        spectrum = np.fft.rfft(gather, self._n, axis=1) * self._gain[None, :, None]
+        return np.fft.irfft(spectrum, self._n, axis=1)[:, : gather.shape[1]]
+
+
+def invert(
+    velocity_mps: np.ndarray,
+    uncertainty_mps: np.ndarray,
+    recorded: np.ndarray,
+    acquisition: Acquisition,
+    iterations: int,
+    on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+    prior: str = "blocky",
+) -> Refined:
+    """Move a map until the waves through it are the recorded ones, or differ by no more than the noise.
+
+    Args:
+        velocity_mps: First map ``(nz, nx)`` in m/s.
+        uncertainty_mps: Its standard deviation ``(nz, nx)`` in m/s.
+        recorded: Gather ``(S, T, R)``. Traces of a dead receiver or a missing device are NaN or zero.
+        acquisition: The survey.
+        iterations: Total over all frequencies.
+        on_iteration: Called with the iterations done and the misfit relative to the recording's local strength.
+        prior: "blocky" (total variation) or "smooth" (changes correlated over ``SMOOTH_CELLS``).
+
+    Returns:
+        The map with the lowest broadband misfit, its uncertainty, and what was done.
+
+    Raises:
+        ModellingError: The survey's waves cannot be modelled, or no trace is live.
+        ValueError: There is no such prior.
+    """
+    if prior not in PRIORS:
+        raise ValueError(f"prior: expected {' or '.join(PRIORS)}, got {prior!r}")
+    a = acquisition
+    start = np.asarray(velocity_mps, np.float64)
+    recording = Recording.of(recorded, a)
+    gather = _modelled(start, a)
+    recording = recording.scaled_to(gather)
+    broadband = Lowpass(a, None)
+    weights = recording.weights(broadband)
+
+    def size(gather: np.ndarray) -> float:
+        return float(np.sum(np.square(weights * (gather - recording.gather))) / (2 * recording.live.sum()))
+
+    run = _Run(a, recording, prior, on_iteration, modelled=1)
+    first = best = (size(gather), start, gather)
+    now, gather_now = start, gather
+    fast = run.deepwave_agrees(start, gather)
+    exact_iterations = max(1, round(EXACT_SHARE * iterations)) if fast else 0
+    for fraction, share in STAGES:
+        left = round(share * (iterations - exact_iterations))
+        if fraction is None:
+            left = max(1, iterations - exact_iterations - run.iterations)
+        elif left < LEAST_STAGE_ITERATIONS:
+            continue
+        while left > 0 and run.iterations < iterations and recording.chi_squared(gather_now) > 1.0:
+            lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
+            count = min(left, ANCHOR_ITERATIONS, iterations - run.iterations)
+            now, gather_now = run.stage(now, gather_now, lowpass, count, fast)
+            left -= count
+            if size(gather_now) < best[0]:
+                best = (size(gather_now), now, gather_now)
+    if fast and run.iterations < iterations and recording.chi_squared(best[2]) > 1.0:
+        now, gather_now = run.stage(best[1], best[2], broadband, exact_iterations, False)
+        if size(gather_now) < best[0]:
+            best = (size(gather_now), now, gather_now)
+    gained = best[0] < first[0]
+    uncertainty = np.asarray(uncertainty_mps, np.float64)
+    if gained:
+        uncertainty = _posterior(best[1], best[2], recording, weights, uncertainty, a)
+    return Refined(
+        velocity_mps=best[1].astype(np.float32),
+        uncertainty_mps=uncertainty.astype(np.float32),
+        iterations=run.iterations,
+        modelled=run.modelled,
+        objective=(first[0], best[0]),
+        misfit=(float(np.sqrt(2 * first[0])), float(np.sqrt(2 * best[0]))),
+        unit="of the recording",
+        settings={
+            "prior": prior,
+            "stages": STAGES,
+            "total_variation_share": TOTAL_VARIATION_SHARE,
+            "noise": recording.noise,
+            "chi_squared": recording.chi_squared(best[2]),
+            "amplitude": recording.amplitude,
+            "dead_traces": int(np.sum(~recording.live.any(axis=1))),
+            "engine": "deepwave, then openfwi" if fast else "openfwi",
+        },
+    )
+
+
+@dataclass
+class _Run:
+    """Iterations of one inversion."""
+
+    acquisition: Acquisition
+    recording: Recording
+    prior: str
+    on_iteration: Callable[[int, float], None]
+    modelled: int = 0
+    iterations: int = 0
+    # The latest one by Deepwave, corrected.
+    modelled_gather: np.ndarray | None = None
+
+    def stage(
+        self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int, fast: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """At most ``iterations`` from ``start``, whose exact gather is given; the map found and its exact gather."""
+        a, unit = self.acquisition, _units(self.acquisition)
+        along_z, along_x = (
+            smoothing(n, SMOOTH_CELLS) if self.prior == "smooth" else np.eye(n) for n in start.shape
+        )
+        misfit = self._misfit(start, gather, lowpass, fast)
+        self.modelled_gather = None
+        roughness_now = total_variation(start, CONTRAST_MPS)[0]
+        residual = self.recording.weights(lowpass) * lowpass(gather - self.recording.gather)
+        value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
+        roughness_weight = 0.0
+        if self.prior == "blocky":
+            roughness_weight = TOTAL_VARIATION_SHARE * value_now / max(roughness_now, CONTRAST_MPS)
+        latest = [value_now]
+
+        def drawn(x: np.ndarray) -> np.ndarray:
+            return start + unit * (along_z @ x.reshape(start.shape) @ along_x.T)
+
+        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+            self.modelled += 1
+            free = drawn(x)
+            velocity = np.clip(free, a.velocity_min_mps, a.velocity_max_mps)
+            value, gradient = misfit(velocity)
+            latest[0] = value
+            if roughness_weight:
+                roughness, by_map = total_variation(velocity, CONTRAST_MPS)
+                value += roughness_weight * roughness
+                gradient = gradient + roughness_weight * by_map
+            gradient = np.where(velocity == free, gradient, 0.0)
+            by_x = along_z.T @ (unit * gradient) @ along_x
+            # Relative to the stage's first value: SciPy's tolerances are absolute near nought.
+            return value / value_now, by_x.ravel() / value_now
+
+        def after_iteration(x: np.ndarray) -> None:
+            self.iterations += 1
+            self.on_iteration(self.iterations, float(np.sqrt(2 * latest[0])))
+            if self.modelled_gather is not None and self.recording.chi_squared(self.modelled_gather) <= 1.0:
+                raise StopIteration
+
+        found = minimize(
+            objective,
+            np.zeros(start.size),
+            jac=True,
+            method="L-BFGS-B",
+            callback=after_iteration,
+            options={"maxiter": iterations, "maxcor": 20, "maxls": 10, "ftol": 1e-9, "gtol": 1e-12},
+        )
+        velocity = np.clip(drawn(found.x), a.velocity_min_mps, a.velocity_max_mps)
+        self.modelled += 1
+        return velocity, _modelled(velocity, a)
+
+    def deepwave_agrees(self, start: np.ndarray, gather: np.ndarray) -> bool:
+        """True if Deepwave is installed and its gradient at ``start`` has the direction of the exact one."""
+        if find_spec("deepwave") is None or find_spec("torch") is None:
+            return False
+        if self.recording.chi_squared(gather) <= 1.0:
+            return True
+        fraction = STAGES[0][0]
+        lowpass = Lowpass(
+            self.acquisition, None if fraction is None else fraction * self.acquisition.peak_frequency_hz
+        )
+        unit = _units(self.acquisition)
+        quick, exact = (unit * self._misfit(start, gather, lowpass, fast)(start)[1] for fast in (True, False))
+        self.modelled += 2
+        return bool(np.vdot(quick, exact) >= LEAST_AGREEMENT * np.linalg.norm(quick) * np.linalg.norm(exact))
+
+    def _misfit(
+        self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, fast: bool
+    ) -> ValueAndGradient:
+        """The data misfit of a map and its derivative per m/s, by Deepwave around ``start`` or by the exact scheme."""
+        a, recording = self.acquisition, self.recording
+        weights = recording.weights(lowpass)
+        count = recording.live.sum()
+
+        def of(modelled: np.ndarray, source: slice) -> tuple[float, np.ndarray]:
+            residual = weights[source] * lowpass(modelled - recording.gather[source])
+            return float(np.sum(np.square(residual)) / (2 * count)), lowpass(
+                weights[source] * residual
+            ) / count
+
+        if not fast:
+            waves = adjoint(a, a.velocity_max_mps)
+
+            def exactly(velocity: np.ndarray) -> tuple[float, np.ndarray]:
+                def one(source: int, record: np.ndarray) -> tuple[float, np.ndarray]:
+                    value, derivative = of(record[None], slice(source, source + 1))
+                    return value, derivative[0]
+
+                value, gradient, by_slowest = waves(velocity, float(velocity.min()), one)
+                gradient[np.unravel_index(velocity.argmin(), velocity.shape)] += by_slowest
+                return value, gradient
+
+            return exactly
+        from physics.engines.deepwave import model, pull_back
+
+        edge = gather - model(start[None], a)[0]
+
+        def quickly(velocity: np.ndarray) -> tuple[float, np.ndarray]:
+            modelled, back = pull_back(velocity, a)
+            self.modelled_gather = modelled + edge
+            value, derivative = of(self.modelled_gather, slice(None))
+            return value, back(derivative.astype(np.float32)).astype(np.float64)
+
+        return quickly
+
+
+def _posterior(
+    velocity: np.ndarray,
+    gather: np.ndarray,
+    recording: Recording,
+    weights: np.ndarray,
+    uncertainty_mps: np.ndarray,
+    a: Acquisition,
+) -> np.ndarray:
+    """Standard deviation ``(nz, nx)``, m/s: the first map's, reduced by the diagonal of the Gauss-Newton matrix.
+
+    The diagonal is that of random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals that remain
+    are correlated over half a period, and that many samples count as one.
+    """
+    waves = adjoint(a, a.velocity_max_mps)
+    rng = np.random.default_rng(0)
+    curvature = np.zeros_like(velocity)
+    for _ in range(PROBES):
+        probe = weights * rng.choice((-1.0, 1.0), size=weights.shape)
+        _, back, _ = waves(velocity, float(velocity.min()), lambda s, record, probe=probe: (0.0, probe[s]))
+        curvature += np.square(back) / PROBES
+    for axis in (0, 1):
+        curvature = gaussian_filter1d(curvature, PROBE_CELLS, axis=axis, mode="nearest")
+    left = np.sum(np.square(weights * (gather - recording.gather))) / recording.live.sum()
+    together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
+    return 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
+
+
+def _modelled(velocity: np.ndarray, a: Acquisition) -> np.ndarray:
+    return model_gathers(velocity[None, None].astype(np.float32), a)[0].astype(np.float64)
+
+
+def _units(a: Acquisition) -> np.ndarray:
+    """Change of a cell, m/s, that counts as one; ``(nz, nx)``. Border cells stand for all that is padded with them."""
+    unit = np.repeat(np.linspace(*UNIT_MPS, a.n_depth)[:, None], a.n_width, axis=1)
+    unit[0] *= 0.3
+    unit[:, [0, -1]] *= 0.5
+    return unit
+
+
+def _before_arrivals(a: Acquisition) -> np.ndarray:
+    """Samples ``(S, T, R)`` that no wave of the survey's velocities can have reached."""
+    offsets_m = np.abs(np.subtract.outer(a.source_cells, a.receiver_cells)) * a.dx_m
+    times_s = np.arange(a.n_time) * a.dt_s
+    return times_s[None, :, None] < (0.8 * offsets_m / a.velocity_max_mps)[:, None, :]

@@ -1,0 +1,116 @@
+"""Waveform inversion of a recording: towards the truth, down to the noise, and past what a survey does to its data."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from small_waves import WAVES, earth, uncertainty
+
+from models.inversion.waveform import Lowpass, Recording, invert
+from physics.errors import ModellingError
+from physics.modelling import model_gathers
+
+pytest.importorskip("deepwave", reason="the extra physics is not installed")
+
+TRUTH, START = earth(300.0), earth(0.0)
+
+
+@pytest.fixture(scope="module")
+def gather():
+    return model_gathers(TRUTH[None, None], WAVES)[0]
+
+
+def found(recorded, iterations=4, **options):
+    return invert(START, uncertainty(), recorded, WAVES, iterations, **options)
+
+
+def likeness(velocity_mps):
+    """Correlation of what was changed with what should have been, averaged over a wavelength."""
+    changes = (gaussian_filter(v - START, 2.0).ravel() for v in (velocity_mps, TRUTH))
+    return np.corrcoef(*changes)[0, 1]
+
+
+def test_a_recording_moves_the_map_towards_the_truth(gather):
+    told = []
+    result = found(gather, 30, on_iteration=lambda done, misfit: told.append(done))
+    assert result.gained and result.misfit[1] < 0.3 * result.misfit[0]
+    assert likeness(result.velocity_mps) > 0.5
+    assert told == list(range(1, result.iterations + 1)) and result.iterations <= 30
+    assert WAVES.velocity_min_mps <= result.velocity_mps.min()
+    # Nothing is known less well than before, and something better.
+    assert (result.uncertainty_mps <= uncertainty() * 1.001).all()
+    assert result.uncertainty_mps.min() < 0.9 * uncertainty().min()
+
+
+def test_the_smooth_prior_lowers_the_misfit_too_and_there_is_no_third(gather):
+    assert found(gather, prior="smooth").gained
+    with pytest.raises(ValueError, match="expected blocky or smooth, got 'rough'"):
+        found(gather, prior="rough")
+
+
+def test_without_deepwave_the_exact_adjoint_does_it(gather, monkeypatch):
+    monkeypatch.setattr("models.inversion.waveform.find_spec", lambda name: None)
+    result = found(gather)
+    assert result.gained and result.settings["engine"] == "openfwi"
+
+
+def test_deepwave_anchored_to_the_exact_scheme_lowers_the_misfit(gather, monkeypatch):
+    monkeypatch.setattr("models.inversion.waveform.LEAST_AGREEMENT", -1.0)
+    result = found(gather)
+    assert result.gained and result.settings["engine"] == "deepwave, then openfwi"
+
+
+def test_dead_receivers_and_a_missing_device_are_left_out(gather):
+    spoilt = gather.copy()
+    spoilt[:, :, 1] = 0.0
+    spoilt[:, :, 3:] = np.nan
+    result = found(spoilt)
+    assert result.gained and result.settings["dead_traces"] == 2 * 4
+    assert np.isfinite(result.velocity_mps).all()
+    with pytest.raises(ModellingError, match="at least one live trace, got none"):
+        found(np.zeros_like(gather))
+
+
+def test_a_wavelet_of_another_amplitude_is_found_out(gather):
+    result = found(3.0 * gather)
+    assert result.settings["amplitude"] == pytest.approx(3.0, rel=0.05)
+    assert result.misfit[0] < 0.5
+
+
+def test_a_misfit_no_larger_than_the_noise_is_not_fitted(gather):
+    rng = np.random.default_rng(0)
+    noise = 0.02 * np.sqrt(np.mean(gather**2))
+    recorded = gather + noise * rng.normal(size=gather.shape)
+    assert Recording.of(recorded, WAVES).noise == pytest.approx(noise, rel=0.25)
+    exactly = Recording(recorded, np.ones(gather.shape), noise)
+    assert exactly.chi_squared(gather) == pytest.approx(1.0, rel=0.1)
+    # Noise that is known a little too large: nothing is left to fit.
+    louder = Recording(recorded, np.ones(gather.shape), 1.1 * noise)
+    monkeypatched = pytest.MonkeyPatch()
+    monkeypatched.setattr(Recording, "of", classmethod(lambda cls, *_: louder))
+    result = invert(TRUTH, uncertainty(), recorded, WAVES, 50)
+    monkeypatched.undo()
+    assert result.iterations == 0 and not result.gained
+
+
+def test_the_truth_itself_gains_nothing(gather):
+    result = invert(TRUTH, uncertainty(), gather, WAVES, 3)
+    assert not result.gained and result.iterations == 0
+    np.testing.assert_array_equal(result.velocity_mps, TRUTH)
+    np.testing.assert_array_equal(result.uncertainty_mps, uncertainty())
+
+
+def test_the_low_pass_is_its_own_adjoint_and_lets_low_frequencies_through():
+    lowpass = Lowpass(WAVES, 10.0)
+    one, other = np.random.default_rng(0).normal(size=(2, *WAVES.gather_shape))
+    assert np.vdot(lowpass(one), other) == pytest.approx(np.vdot(one, lowpass(other)))
+    constant = np.ones(WAVES.gather_shape)
+    assert lowpass(constant)[:, 50] == pytest.approx(1.0, abs=1e-3)
+    assert np.abs(lowpass(one)).mean() < 0.5 * np.abs(one).mean()
+
+
+def test_late_arrivals_weigh_as_much_as_the_direct_wave(gather):
+    recording = Recording.of(gather, WAVES)
+    weighted = recording.weights(Lowpass(WAVES, None)) * gather
+    early, late = (np.sqrt(np.mean(np.square(part))) for part in (weighted[:, 20:50], weighted[:, 60:90]))
+    raw = np.sqrt(np.mean(gather[:, 60:90] ** 2) / np.mean(gather[:, 20:50] ** 2))
+    assert late / early > 1.8 * raw
