@@ -31,11 +31,12 @@ from physics.files.openfwi_files import OpenFWIFileError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made and measured.
+    """Result of a conversion.
 
-    ``arena_bytes`` is None where TFLite-Micro is not installed; ``accelerator`` says what was done for the
-    target's accelerator (``boards.fit.check.Assessment``), None where it has none. ``micropython`` says what the
-    encoder takes on stock MicroPython, or why it cannot run there.
+    Attributes:
+        arena_bytes: None if TFLite-Micro is not installed.
+        accelerator: Result for the target's accelerator (``boards.fit.check.Assessment``); None if it has none.
+        micropython: Memory and time on stock MicroPython, or the reason why the encoder cannot run there.
     """
 
     out: Path
