@@ -128,7 +128,7 @@ class Verification:
 
     @property
     def worse_than_mean_map(self) -> bool:
-        """Whether a map that needs no recording would be as good."""
+        """True if the mean map, which needs no recording, is as good."""
         return max(self.overall.mae_int8, self.overall.mae_int8_micro) >= self.mae_mean_map
 
     @property
