@@ -1,4 +1,4 @@
-"""``central.toml``: what the centre is told."""
+"""Read ``central.toml``, the centre's configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from firmware_py.links.keys import check_private
 from firmware_py.runtime.config import is_loopback
 from firmware_py.runtime.toml_keys import find_unknown, line_of
 
-# Too long to be tried out over a network.
+# Minimum token length; too long for guessing over a network.
 MIN_TOKEN = 16
 # Names of keys of [central] until version 0.1; they work for one more release.
 OLD_NAMES = {"page": "page_listen", "metrics": "metrics_listen", "check": "consistency_check"}
 
 
 class ConfigError(CentralError, ValueError):
-    """``central.toml`` is missing, not TOML, or says something impossible."""
+    """``central.toml`` is missing, is not TOML, or has an invalid value."""
 
 
 def _check_port(address: str | None) -> str | None:
@@ -43,13 +43,14 @@ class _Section(BaseModel):
 
 
 class CentralSection(_Section):
-    """Where to listen and where to keep; an event waits ``deadline_s`` for its last device.
+    """Endpoints and storage of the centre; an event waits ``deadline_s`` for its last device.
 
-    ``keys`` is the folder that ``epic keys`` made; only a centre on loopback may do without, ``insecure``.
-    ``metrics_listen`` is where Prometheus asks, host:port of this machine alone.
-    ``page_listen`` is where the operator's page listens, host:port; off loopback only with a token.
-    ``decode_workers`` processes decode the maps, 0 the centre's own. ``consistency_check`` has one more process, of the
-    lowest priority, check stored maps by forward modelling.
+    Attributes:
+        keys: Folder made by ``epic keys``. Only a centre on loopback may run without, ``insecure``.
+        metrics_listen: Endpoint for Prometheus, host:port, local only.
+        page_listen: Endpoint of the operator's page, host:port; needs a token unless it is on loopback.
+        decode_workers: Number of decoder processes; 0 decodes in the centre's own.
+        consistency_check: Check stored maps by forward modelling, in one more process of the lowest priority.
     """
 
     listen: Address = Field(pattern=r"^(tcp|ipc)://.+")
@@ -81,9 +82,10 @@ class CentralSection(_Section):
         return values
 
     def read_page_token(self) -> str | None:
-        """What a browser must know to see the page; None for a page of this machine alone.
+        """Return the page's token, or None if the page is local only.
 
-        Raises ``ConfigError`` when the file that is to hold it does not.
+        Raises:
+            ConfigError: The token file is missing or holds no valid token.
         """
         path = self.page_token_file
         if path is None:
@@ -99,7 +101,7 @@ class CentralSection(_Section):
 
 
 class ModelSection(_Section):
-    """A model the centre accepts: the devices' bundle and the decoder that belongs to it."""
+    """Model that the centre accepts: the devices' bundle and its decoder."""
 
     bundle: Path
     decoder: Path
@@ -108,8 +110,8 @@ class ModelSection(_Section):
 class GatewaySection(_Section):
     """Devices on serial ``ports`` (8N1 at ``baud``) and on plain TCP, ``tcp`` host:port.
 
-    In ``central.toml`` the centre itself serves them. A gateway on its own (``epic central gateway``) reaches
-    its ``centre`` as ``name``, with KEYS/NAME/; devices' MACs are checked by KEYS/allowed/.
+    In ``central.toml`` the centre itself serves them. A separate gateway (``epic central gateway``) connects to its
+    ``centre`` as ``name``, with KEYS/NAME/. Devices' MACs are checked against KEYS/allowed/.
     """
 
     ports: list[str] = []
@@ -123,10 +125,11 @@ class GatewaySection(_Section):
 
 
 class RetentionSection(_Section):
-    """What the store gives up, the oldest events first; nothing unless said here. Flagged and refined events stay.
+    """Retention limits; events are deleted oldest first, none by default. Flagged and refined events are kept.
 
-    Events go that are older than ``max_age_days``, beyond ``max_events``, and while less than ``min_free_mib`` of the
-    disk is free.
+    Events are deleted if older than ``max_age_days``, beyond ``max_events``, or while less than ``min_free_mib`` of the
+    disk
+    is free.
     """
 
     max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -135,10 +138,11 @@ class RetentionSection(_Section):
 
 
 class LineSection(_Section):
-    """Where the survey's line runs, for coordinates in exported maps; `epic data import` prints it.
+    """Position of the survey's line, for coordinates in exported maps; `epic data import` prints it.
 
-    ``origin_m`` is x and y of cell 0, ``azimuth_deg`` the line's direction clockwise from y (north), ``crs`` the
-    name of the coordinates, such as EPSG:25832.
+    ``origin_m`` is x and y of cell 0. ``azimuth_deg`` is the line's direction clockwise from y (north). ``crs`` names
+    the
+    coordinate system, such as EPSG:25832.
     """
 
     origin_m: tuple[float, float]
@@ -154,7 +158,7 @@ class CentralConfig(_Section):
     line: LineSection | None = None
 
     def export_line(self) -> Line | None:
-        """Where the survey's line runs; None where the file does not say."""
+        """Return the position of the survey's line, or None if the file does not give it."""
         return Line(self.line.origin_m, self.line.azimuth_deg, self.line.crs) if self.line else None
 
 
@@ -167,9 +171,11 @@ class _GatewayFile(BaseModel):
 
 
 def load_config(path: Path, insecure: bool = False) -> CentralConfig:
-    """Read ``central.toml``; relative paths in it are relative to its folder. Raises ``ConfigError``.
+    """Read ``central.toml``; its relative paths are relative to its folder. ``insecure`` overrides the key of that
+    name.
 
-    ``insecure`` has the effect of the key of that name.
+    Raises:
+        ConfigError: The file is missing or invalid.
     """
     config = _read(path, CentralConfig)
     base = path.resolve().parent
@@ -193,15 +199,18 @@ def load_config(path: Path, insecure: bool = False) -> CentralConfig:
 
 
 def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) -> GatewaySection:
-    """Settings of a gateway on its own; ``ports`` and ``tcp``, where given, take the file's place.
+    """Read the settings of a separate gateway; ``ports`` and ``tcp`` override the file.
 
-    Without ``centre`` and ``keys`` they are those of [central] in the same file. Raises ``ConfigError``.
+    ``centre`` and ``keys`` default to those of [central] in the same file.
+
+    Raises:
+        ConfigError: The file is missing or invalid.
     """
     file = _read(path, _GatewayFile)
     own, central, base = file.gateway, file.central, path.resolve().parent
     centre, keys = own.centre, own.keys
     if central:
-        # Whoever listens on every address is reached on this machine's own.
+        # A centre that listens on every address is reached by loopback.
         centre = centre or re.sub(r"//(\*|0\.0\.0\.0|\[::\]):", "//127.0.0.1:", central.listen)
         keys = keys or central.keys
     insecure = insecure or own.insecure or bool(central and central.insecure)
@@ -278,7 +287,7 @@ def _read(path: Path, model: type[_File]) -> _File:
 
 
 def _check_own_gateway(path: Path, central: CentralSection, gateway: GatewaySection) -> None:
-    """[gateway] of a centre has the centre's keys, or is as insecure as the centre."""
+    """Check that a centre's own [gateway] has the centre's keys, or is insecure like the centre."""
     for key in ("centre", "keys", "insecure"):
         if getattr(gateway, key):
             raise ConfigError(
@@ -312,7 +321,11 @@ def _check_security(path: Path, central: CentralSection) -> None:
 
 
 def with_page(path: Path, central: CentralSection, address: str) -> CentralSection:
-    """``central`` with its page at ``address`` instead. Raises ``ConfigError``."""
+    """Return ``central`` with its page at ``address``.
+
+    Raises:
+        ConfigError: The address is not valid.
+    """
     match = re.fullmatch(r".+:(\d{1,5})", address)
     if not match or int(match[1]) > 0xFFFF:
         raise ConfigError(f"--listen: expected HOST:PORT with a port of at most {0xFFFF}, got {address!r}")

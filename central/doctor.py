@@ -1,7 +1,6 @@
-"""``epic doctor``: whether a centre can run here as configured, and what to mend where it cannot.
+"""Check whether a centre can run here as configured, and advise on faults (``epic doctor``).
 
-No record, map or key is changed: the store is opened to be read only. A centre that is at work is left alone and
-recognised.
+No record, map or key is changed: the store is opened read-only. A running centre is recognised and not disturbed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from firmware_py.links.base import LinkError
 from firmware_py.links.port import split_endpoint
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
-# The package that stands for each extra, and what it is for.
+# Package that identifies each extra, and the extra's purpose.
 EXTRAS = {
     "central": ("keras", "decoding maps"),
     "edge": ("ai-edge-litert", "running a device here"),
@@ -44,13 +43,13 @@ LITTLE_ROOM_BYTES = 1 << 30
 SLOW_FSYNC_S = 0.05
 FSYNCS = 5
 MAX_DAMAGE_SHOWN = 5
-# The clock of a machine without a battery begins somewhere before this.
+# Earliest plausible time; a machine without a clock battery starts before it.
 EARLIEST_YEAR = 2026
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ``state`` is OK, WARN or FAIL; ``advice`` says what to do, if anything."""
+    """Result of one check: ``state`` is OK, WARN or FAIL; ``advice`` says what to do, if anything."""
 
     about: str
     state: str
@@ -59,10 +58,11 @@ class Finding:
 
 
 def examine(config_path: Path | None, full: bool = False) -> list[Finding]:
-    """Everything that can be said of this installation and, with ``config_path``, of a centre's configuration.
+    """Check the installation and, with ``config_path``, a centre's configuration.
 
-    ``full`` reads all of the store: minutes of a large one. Without it this takes as long for any store, as it is
-    asked before each start and every minute.
+    ``full`` reads the whole store, which takes minutes if it is large. Without it the time does not depend on the
+    store's
+    size, since this runs before each start and every minute.
     """
     findings = [_python(), *_extras(), *_clock()]
     if config_path is None:
@@ -161,7 +161,7 @@ def _model(about: str, section: ModelSection) -> Finding:
 
 
 def _centre(config: CentralConfig) -> Finding | None:
-    """The centre that is at work here; it has the ports. None where none is."""
+    """Return the running centre, which holds the ports, or None."""
     try:
         if is_claimed(config.central.data_dir):
             return Finding("centre", OK, "is at work with this configuration's data")
@@ -222,7 +222,7 @@ def _bindable(about: str, endpoint: str) -> Finding:
 
 def _disk(config: CentralConfig) -> Iterator[Finding]:
     folder = config.central.data_dir
-    # (Not ``Path.exists``, which raises where another user's folder may not be looked into.)
+    # Not ``Path.exists``: it raises if another user's folder is not accessible.
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
@@ -243,7 +243,7 @@ def _disk(config: CentralConfig) -> Iterator[Finding]:
 
 
 def fsync_s(folder: Path, runs: int) -> float:
-    """Median time of writing 4 KiB to a file in ``folder`` and having it on the disk."""
+    """Return the median time to write and sync 4 KiB in ``folder``, in seconds."""
     times_s = []
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
         for _ in range(runs):
@@ -256,7 +256,7 @@ def fsync_s(folder: Path, runs: int) -> float:
 
 
 def _store(config: CentralConfig, full: bool) -> Finding:
-    # Ids are given one by one and none is taken away: the highest is how many there are, without counting.
+    # The highest id approximates the count without a scan: ids are given in order.
     records, maps = ("count(*)", "count(*)") if full else ("coalesce(max(id), 0)", "coalesce(max(rowid), 0)")
     damage: list[str] = []
     try:
@@ -280,7 +280,7 @@ def _store(config: CentralConfig, full: bool) -> Finding:
 
 
 def _rollouts(config: CentralConfig) -> Iterator[Finding]:
-    """The models that were rolled out to devices are beside the store, not in it."""
+    """Check the rolled-out models, which are stored beside the database."""
     data_dir = config.central.data_dir
     try:
         with (
@@ -292,7 +292,7 @@ def _rollouts(config: CentralConfig) -> Iterator[Finding]:
             ).fetchall()
             in_use = models_in_use(database) if rows[1:] else set()
     except StoreError:
-        # The finding of the store says why.
+        # The store's own finding gives the reason.
         return
     for version, model_hash in rows:
         if version != rows[0][0] and model_hash not in in_use:
@@ -306,7 +306,7 @@ def _rollouts(config: CentralConfig) -> Iterator[Finding]:
 
 
 def _damage(database: sqlite3.Connection, n_records: int, n_maps: int) -> list[str]:
-    """What SQLite and the checksums find wrong, the first of it in full."""
+    """Return the damage found by SQLite and the checksums; only the first in full."""
     (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
         return [f"damaged: {found}"]

@@ -1,4 +1,4 @@
-"""The centre at work: one thread receives, one assembles and decodes, one draws pictures, one checks maps."""
+"""Run the centre: one thread each to receive, to assemble and decode, to draw pictures and to check maps."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from central.dashboard.server import PageServer
 
 PICTURES_WAITING = 100
-# Longest turn of a thread; a batch of maps on a slow machine takes seconds.
+# Longest loop pass of a healthy thread, seconds; a batch of maps takes seconds on a slow machine.
 STUCK_S = 60.0
 
 
 class Service:
-    """Receiver, assembler, decoder and pictures around one data folder; ``live`` is what it counts of itself."""
+    """Receiver, decoding and pictures around one data folder; ``live`` holds its runtime counters."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Service:
         self._stop = threading.Event()
         self._cursor = JournalCursor()
         self._pictures: queue.SimpleQueue[MapPicture | None] = queue.SimpleQueue()
-        # The journal first: what it cannot keep must not be received.
+        # Open the journal first: nothing may be received that it cannot store.
         Journal(self._config.data_dir).close()
         self._lock = lock(self._config.data_dir)
         self._expected = {h: Expected(d.n_devices, d.coding) for h, d in decoders.items()}
@@ -140,15 +140,18 @@ class Service:
         self.failure: BaseException | None = None
 
     def stop(self, *_: object) -> None:
-        """Ask ``run`` to end (a signal handler)."""
+        """Ask ``run`` to return (signal handler)."""
         self._stop.set()
 
     def run(self) -> None:
-        """Work until ``stop``; may be called once.
+        """Run until ``stop``; may be called once.
 
-        Then what is complete is decoded and stored before this returns, if that takes no longer than
-        ``cursor.DRAIN_S``; the rest, and events that still wait for devices, are in the journal and are taken up by
-        the next start. Raises ``StoreError`` when the centre's file cannot be read.
+        At shutdown, complete events are decoded and stored for up to ``journal_cursor.DRAIN_S``. The rest, and events
+        that still
+        wait for devices, stay in the journal for the next start.
+
+        Raises:
+            StoreError: The database cannot be read.
         """
         allow_many_connections()
         receiving = threading.Thread(target=self._contain_failure, args=(self._receive,), name="receiver")
@@ -181,11 +184,11 @@ class Service:
         supervisor = Supervisor()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
             now_s = time.monotonic()
-            # A thread that hangs is not seen by who only asks whether the process is there.
+            # Check each thread's progress: a hanging thread is invisible to a supervisor that watches only the process.
             if now_s - min(self.receiver.turned_s, self._decoding.turned_s) < STUCK_S:
                 supervisor.alive(now_s)
         self._stop.set()
-        # Lines hold sockets of the receiver's context, which ends only when they have closed them.
+        # Close the lines first: they hold sockets of the receiver's context, which waits for them.
         lines.join()
         receiving.join()
         rolling.join()
@@ -206,7 +209,7 @@ class Service:
             raise self.failure
 
     def _contain_failure(self, work: Callable[[], None]) -> None:
-        """A thread that dies must not leave the centre half alive."""
+        """Stop the centre when a thread fails, so that it is never half alive."""
         try:
             work()
         except BaseException as error:
@@ -214,7 +217,7 @@ class Service:
             self._stop.set()
 
     def _own_line(self) -> ZmqLink:
-        """A line's way to the receiver, within this process."""
+        """Return a line's in-process link to the receiver."""
         return ZmqLink(GATEWAYS, context=self.receiver.context)
 
     def _own_page(self, central: CentralSection) -> PageServer | None:
@@ -237,7 +240,7 @@ class Service:
             self._checking.run(self._stop)
 
     def _adopt(self, model_hash: bytes, decoder: MapDecoder) -> None:
-        """The decoder first: what the receiver lets in can be decoded."""
+        """Add the decoder first, then let the receiver accept the model: every accepted record can then be decoded."""
         self._decoders[model_hash] = decoder
         self._expected[model_hash] = Expected(decoder.n_devices, decoder.coding)
         self._keep_expected()
@@ -259,7 +262,7 @@ class Service:
         if self._pictures.qsize() < PICTURES_WAITING:
             self._pictures.put(picture)
         else:
-            # A picture can be drawn from the store at any time; decoding must not wait for it.
+            # Drop the picture: it can be drawn from the store later, and decoding must not wait.
             self._log.write("picture_skipped", survey=picture.survey, event=picture.event)
 
     def _draw(self) -> None:

@@ -1,1 +1,1 @@
-"""From trained Keras weights to a verified, budgeted int8 bundle for a device."""
+"""Convert trained Keras weights to a verified int8 bundle that fits a device's budget."""

@@ -1,4 +1,4 @@
-"""`epic adapt`: the decoder of a released model learns other data; devices keep their encoder."""
+"""`epic adapt`: train the decoder of a released model on other data; devices keep their encoder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Adapt a released model to other ground: its decoder learns new data, its encoder stays.
+"""Adapt a released model to other ground: train its decoder on new data, keep its encoder.
 
-Devices keep their encoder, so they need no update. The decoder learns from what the encoder makes of the new
-gathers: int8 latents, with noise, field errors, missing devices and lower rates as in training.
+Devices keep their encoder, so they need no update. The decoder is trained on the encoder's int8 latents of the new
+gathers, with noise, field augmentation, device dropout and reduced rates as in the original training.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Adaptation:
 
 
 class LatentBatches(EpicBatches):
-    """Training batches as the centre receives them: int8 latents of a bundle's encoder, read back as real numbers."""
+    """Make training batches as the centre receives them: int8 latents of a bundle's encoder, dequantised."""
 
     def __init__(self, data: ThinnedSet, bundle: Bundle, latent: int) -> None:
         super().__init__(data, bundle.companding, ordered=latent)
@@ -64,7 +64,7 @@ class LatentBatches(EpicBatches):
         return {"latents": self.latents(inputs["parts"]), **others}
 
     def latents(self, parts: np.ndarray) -> np.ndarray:
-        """Companded parts ``(n, n_devices, T', width, S)`` -> latents ``(n, n_devices, latent)`` float32."""
+        """Encode companded parts ``(n, n_devices, T', width, S)`` to latents ``(n, n_devices, latent)`` float32."""
         into, out = self._bundle.input, self._bundle.output
         codes = quantise(parts.reshape(-1, *parts.shape[2:]), into.scale, into.zero_point)
         latents = dequantise(litert.run(self._encoder, codes), out.scale, out.zero_point)
@@ -81,13 +81,13 @@ def adapt(
 ) -> Adaptation:
     """Train the decoder of the released ``model`` on OpenFWI folders ``data`` and write a model to ``out``.
 
-    The training's checkpoint lies in ``out/adaptation`` until it is done: calling again goes on with it. Of every 50
-    samples one is kept apart, to validate and calibrate on.
+    The checkpoint is kept in ``out/adaptation`` until the training is done; calling again resumes it. One sample in 50
+    is kept for validation and calibration.
 
     Raises:
-        ConversionError: the adapted decoder draws worse maps of the validation set than the one before; then no
-            model is written.
-        DataError, TrainingError, BundleError, DecoderError: as in training and loading.
+        ConversionError: The adapted decoder has a larger error on the validation set than the old one. No model is
+            written.
+        DataError, TrainingError, BundleError, DecoderError: As in training and loading.
     """
     bundle = load_bundle(model / "bundle")
     decoder = load_decoder(model / "decoder")
@@ -119,7 +119,7 @@ def adapt(
 
 
 def _as_received(decoder: keras.Model, positions: np.ndarray) -> keras.Model:
-    """``decoder`` behind what lower rates leave of latents: one output ``(batch, nz, nx, 2)`` to train on."""
+    """Put the reduction of rates before ``decoder``, with one output ``(batch, nz, nx, 2)`` for training."""
     n, latent = decoder.input["latents"].shape[1:]
     inputs: dict[str, Any] = {"latents": keras.Input((n, latent), name="latents")}
     inputs |= {name: keras.Input((n,), name=name) for name in ("mask", "values", "bits")}
@@ -130,7 +130,7 @@ def _as_received(decoder: keras.Model, positions: np.ndarray) -> keras.Model:
 
 
 def _plain_latents(batches: LatentBatches, indices: np.ndarray, at_most: int = 2000) -> np.ndarray:
-    """Latents ``(n, n_devices, latent)`` of up to ``at_most`` samples as they are."""
+    """Return unmodified latents ``(n, n_devices, latent)`` of up to ``at_most`` samples."""
     chosen = np.random.default_rng(1).permutation(indices)[:at_most] if len(indices) > at_most else indices
     data = batches.data
     return np.concatenate(
@@ -144,7 +144,7 @@ def _plain_latents(batches: LatentBatches, indices: np.ndarray, at_most: int = 2
 
 
 def _publish(model, bundle, learner, decoder, latents, maps, after, out) -> None:
-    """Write ``out/decoder`` and ``out/bundle``, which differs from the former one in the decoder that it names."""
+    """Write ``out/decoder`` and ``out/bundle``; the bundle differs from the previous one only in its decoder's name."""
     seen, validation = latents
     with staged_release(out) as stage, tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "decoder.keras"

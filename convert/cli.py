@@ -1,4 +1,4 @@
-"""`epic convert`: a run folder in, a released model (device bundle and decoder) out."""
+"""`epic convert`: convert a run folder to a released model (device bundle and decoder)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def convert(
     """
     profile = load_board(board) if board else None
     with Console(stderr=True).status("loading TensorFlow") as status:
-        # TensorFlow greets the operator from C++ while it is imported.
+        # TensorFlow's C++ code prints a banner during import.
         with hold_output():
             from convert.flow import convert_run
         conversion = convert_run(

@@ -11,8 +11,8 @@ class ConversionError(ValueError):
 
 
 class QuantisationError(ConversionError):
-    """The network holds something an int8 microcontroller runtime cannot take."""
+    """The network has an operator that an int8 microcontroller runtime does not support."""
 
 
 class BudgetError(ConversionError):
-    """The model or its arena is larger than the target allows."""
+    """The model or its arena exceeds the target's limit."""

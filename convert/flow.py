@@ -1,4 +1,4 @@
-"""A run folder in, a released model out; where any step fails, nothing is written."""
+"""Convert a run folder to a released model; if a step fails, nothing is written."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ from physics.files.openfwi_files import OpenFWIFileError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made and measured.
+    """Result of a conversion.
 
-    ``arena_bytes`` is None where TFLite-Micro is not installed; ``accelerator`` says what was done for the
-    target's accelerator (``boards.fit.check.Assessment``), None where it has none. ``micropython`` says what the
-    encoder takes on stock MicroPython, or why it cannot run there.
+    Attributes:
+        arena_bytes: None if TFLite-Micro is not installed.
+        accelerator: Result for the target's accelerator (``boards.fit.check.Assessment``); None if it has none.
+        micropython: Memory and time on stock MicroPython, or the reason why the encoder cannot run there.
     """
 
     out: Path
@@ -50,7 +51,7 @@ class Conversion:
     accelerator: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values."""
+        """Return JSON-ready values."""
         return {
             "out": str(self.out),
             "target": self.target,
@@ -76,14 +77,14 @@ def convert_run(
 ) -> Conversion:
     """Convert the run in ``run_folder`` and write ``out/bundle`` and ``out/decoder``.
 
-    The budget is that of ``board`` or, without one, of the smallest board (256 KiB model, 192 KiB
-    arena). ``held_out`` are folders of OpenFWI files to measure on; without any, the samples that
-    training kept apart are used. ``c_array`` adds ``encoder.c`` and ``encoder.h`` to the bundle. What a
-    compiler of the board's accelerator made is added as ``encoder_vela.tflite`` or ``encoder_edgetpu.tflite``,
-    and is then what the C array holds.
+    Args:
+        board: Board that sets the budget. Default: the smallest board (256 KiB model, 192 KiB arena). The output of its
+            accelerator's compiler is added as ``encoder_vela.tflite`` or ``encoder_edgetpu.tflite``.
+        held_out: Folders of OpenFWI test data to measure on. Default: the samples kept out of training.
+        c_array: Add ``encoder.c`` and ``encoder.h`` to the bundle. They hold the compiled model if there is one.
 
-    Raises ``ConversionError`` (or its kinds ``QuantisationError``, ``BudgetError``) saying what is
-    wrong and what to do; ``out`` is untouched then.
+    Raises:
+        ConversionError: Or its subclasses ``QuantisationError`` and ``BudgetError``. ``out`` is not changed.
     """
     limits = SMALLEST if board is None else limits_of(board)
     try:
@@ -172,7 +173,7 @@ def _for_micropython(model: bytes, inputs: np.ndarray) -> tuple[bytes | None, st
 
 
 def _familiarity(training: np.ndarray, watched: np.ndarray) -> Familiarity | None:
-    """Of the int8 latents of training gathers; None for a run of too few to measure it on."""
+    """Measure OOD statistics on the int8 latents of training gathers; None if there are too few."""
     try:
         return measure_familiarity(training, watched)
     except OodError:
@@ -180,7 +181,7 @@ def _familiarity(training: np.ndarray, watched: np.ndarray) -> Familiarity | Non
 
 
 def _require(verdicts: tuple[Verdict, ...]) -> None:
-    """Raise for the first thing that does not fit, saying what would make it fit."""
+    """Raise an error for the first limit exceeded, with a remedy."""
     for verdict in verdicts:
         if verdict.fits is False:
             kind = BudgetError if verdict.question in ("model file", "tensor arena") else QuantisationError

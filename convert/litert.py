@@ -1,4 +1,4 @@
-"""The int8 encoder in LiteRT, as a Linux device runs it or as a microcontroller's kernels compute."""
+"""Run the int8 encoder in LiteRT, with the arithmetic of a Linux device or of a microcontroller."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from boards.quiet import hold_output
 
 
 def run(model: bytes, inputs: np.ndarray, xnnpack: bool = True) -> np.ndarray:
-    """Outputs of LiteRT on one thread: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8.
+    """Run LiteRT on one thread: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8.
 
-    With ``xnnpack``, LiteRT's default, which rescales sums in floating point: the latents of a Linux
-    device. Without, LiteRT's own kernels, whose integer arithmetic is TFLite-Micro's.
+    With ``xnnpack`` (LiteRT's default), sums are rescaled in floating point, as on a Linux device. Without it, LiteRT's
+    own kernels use the integer arithmetic of TFLite-Micro.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

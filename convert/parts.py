@@ -1,7 +1,7 @@
-"""What devices feed their encoders, companded a few gathers at a time.
+"""Compand the encoder inputs a few gathers at a time.
 
-In float32 the parts of a gather take twice its thinned memory, and six times while they are made; as int8 codes they
-take half of it. So a large set is companded in turns, and kept as codes alone.
+In float32, the parts of a gather take twice the memory of the decimated gather, and six times during companding. As
+int8 codes they take half of it. A large set is therefore companded in turns and kept as codes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from physics.acquisition import Acquisition
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of thinned ``gathers (n, T', R, S)``, device by device; as an array ``(n * n_devices, T', width, S)``
-    float32 it is indexed, along its first axis, by a slice or by numbers."""
+    """Parts of decimated ``gathers (n, T', R, S)``, device by device.
+
+    Behaves like an array ``(n * n_devices, T', width, S)`` float32 that is indexed along its first axis by a slice or
+    an index array.
+    """
 
     gathers: np.ndarray
     acquisition: Acquisition
@@ -34,7 +37,7 @@ class Parts:
         return parts[place, numbers % self.acquisition.n_devices]
 
     def codes(self, scale: float, zero_point: int) -> np.ndarray:
-        """All of them as an encoder's input: int8 ``(n * n_devices, T', width, S)``."""
+        """Return all parts as the encoder's int8 input ``(n * n_devices, T', width, S)``."""
         step = PARTS_AT_ONCE * self.acquisition.n_devices
         each = [quantise(self[i : i + step], scale, zero_point) for i in range(0, len(self), step)]
         return np.concatenate(each) if each else quantise(self[:0], scale, zero_point)

@@ -1,4 +1,4 @@
-"""A Keras encoder made fully int8: int8 in, int8 weights and activations, int8 out."""
+"""Convert a Keras encoder to full int8: int8 input, weights, activations and output."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from convert.errors import ConversionError, QuantisationError
 
 
 def rebuild_batch_one(encoder: Any) -> Any:
-    """The same Keras network and weights with its batch axis fixed at one.
+    """Return the same Keras network and weights with the batch axis fixed at one.
 
-    A free batch axis makes the converter compute shapes at run time (SHAPE, PACK and
-    STRIDED_SLICE operators), which neither an Edge TPU nor a small TFLite-Micro build takes.
+    A free batch axis makes the converter compute shapes at run time (SHAPE, PACK and STRIDED_SLICE operators). Neither
+    an Edge TPU nor a small TFLite-Micro build supports these.
     """
     import keras
 
@@ -29,15 +29,18 @@ def rebuild_batch_one(encoder: Any) -> Any:
 
 
 def quantise(encoder: Any, representative: np.ndarray) -> bytes:
-    """The full-int8 TFLite model of ``encoder``, as file content.
+    """Convert ``encoder`` to a full-int8 TFLite model and return the file content.
 
-    ``encoder`` is a Keras model with one input ``(batch, time, width, sources)`` and one output
-    ``(batch, latent)``; ``representative`` is ``(n, time, width, sources)`` float32, companded
-    training inputs in the order they are to be shown: the same network and array give the same
-    bytes. Weights are quantised per channel, activations by the ranges seen in ``representative``.
+    Weights are quantised per channel, activations by the ranges in ``representative``. The same network and array give
+    the same bytes.
 
-    Raises ``QuantisationError`` when the network cannot be converted and ``ConversionError``
-    when weights or inputs are not finite or do not fit together.
+    Args:
+        encoder: Keras model with one input ``(batch, time, width, sources)`` and one output ``(batch, latent)``.
+        representative: Companded training inputs, ``(n, time, width, sources)`` float32; their order matters.
+
+    Raises:
+        QuantisationError: The network cannot be converted.
+        ConversionError: Weights or inputs are not finite, or their shapes do not match.
     """
     import tensorflow as tf
 
@@ -57,7 +60,7 @@ def quantise(encoder: Any, representative: np.ndarray) -> bytes:
     try:
         with hold_output():
             model = converter.convert()
-    except Exception as error:  # the converter raises many kinds, some straight out of C++
+    except Exception as error:  # The converter raises many exception types, some from C++.
         reason = str(error).strip().splitlines()
         raise QuantisationError(
             f"the TFLite converter refused the encoder: {reason[0] if reason else type(error).__name__}; "

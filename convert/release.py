@@ -1,4 +1,4 @@
-"""The folders of a released model, ``bundle/`` and ``decoder/``: staged beside their place, then moved in."""
+"""Write the folders of a released model, ``bundle/`` and ``decoder/``: stage them beside ``out``, then move them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from convert.run_folder import Run
 from firmware_py.inference.bundle import EPICNN, compiled_encoder, create_bundle
 from firmware_py.inference.self_test import VECTORS, self_test
 
-# A file that shows a folder to be of a former conversion, which alone may be replaced.
+# Files that identify a folder as the output of a conversion; only such folders may be replaced.
 MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}
 PACKAGES = (
     "epic-fwi",
@@ -37,19 +37,19 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A release in the making; nothing of it is at ``out`` before ``publish``."""
+    """A staged release; nothing is at ``out`` before ``publish``."""
 
     folder: Path
     out: Path
 
     @property
     def decoder(self) -> Path:
-        """Where the decoder folder is staged."""
+        """Folder in which the decoder is staged."""
         return self.folder / "decoder"
 
     @property
     def bundle(self) -> Path:
-        """Where the device's bundle is staged."""
+        """Folder in which the device's bundle is staged."""
         return self.folder / "bundle"
 
     def write_bundle(
@@ -66,7 +66,7 @@ class Stage:
         compiled: Compiled | None,
         epicnn: bytes | None,
     ) -> None:
-        """Write the encoder, its golden vectors and its manifest, and test them as a device does."""
+        """Write the encoder, its golden vectors and its manifest, and run a device's self-test on them."""
         fields = {
             "name": self.out.resolve().name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -86,7 +86,7 @@ class Stage:
         if compiled is not None:
             extra[compiled_encoder(compiled.suffix)] = compiled.model
         if c_array:
-            # The hash stays that of encoder.tflite, by which the centre knows the model.
+            # The hash remains that of encoder.tflite, which identifies the model at the centre.
             extra |= {
                 HEADER: c_header(model_hash(model)).encode(),
                 SOURCE: c_source(compiled.model if compiled else model).encode(),
@@ -94,7 +94,7 @@ class Stage:
         self_test(create_bundle(self.bundle, model, fields, extra))
 
     def publish(self) -> None:
-        """Move both folders to ``out``; what was there before is put back if that fails."""
+        """Move both folders to ``out``; restore the previous ones if that fails."""
         self.out.mkdir(parents=True, exist_ok=True)
         moved: list[str] = []
         try:
@@ -116,10 +116,10 @@ class Stage:
 
 @contextlib.contextmanager
 def staged_release(out: Path) -> Iterator[Stage]:
-    """A ``Stage`` for ``out`` that is gone afterwards, whatever happens.
+    """Yield a ``Stage`` for ``out`` and always remove it afterwards.
 
-    Raises ``ConversionError`` when ``out`` is a file or holds a ``bundle`` or ``decoder`` that no
-    conversion wrote.
+    Raises:
+        ConversionError: ``out`` is a file, or holds a ``bundle`` or ``decoder`` that no conversion wrote.
     """
     if out.exists() and not out.is_dir():
         raise ConversionError(f"{out}: expected a folder or a new name, got a file; choose another --out")
@@ -136,7 +136,7 @@ def staged_release(out: Path) -> Iterator[Stage]:
 
 
 def model_hash(model: bytes) -> str:
-    """What names an encoder on the wire: the first 8 bytes of its SHA-256, as 16 hex digits."""
+    """Return an encoder's identifier on the wire: the first 8 bytes of its SHA-256, as 16 hex digits."""
     return hashlib.sha256(model).hexdigest()[:16]
 
 
@@ -145,7 +145,7 @@ def _tensor_entry(tensor: Tensor) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what made the bundle; a package that is not installed is left out."""
+    """Return the versions of the packages that made the bundle; missing packages are omitted."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

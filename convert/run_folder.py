@@ -1,4 +1,4 @@
-"""What conversion takes from a run folder: the trained networks and the data they were trained on."""
+"""Read the trained networks of a run folder and the data that they were trained on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from models.training.training import load_network
 from physics.acquisition import Acquisition
 
 REPRESENTATIVE_GATHERS = 100
-# Among so many training gathers the loudest is looked for, so that the input scale spans them all.
+# Training gathers searched for the loudest one, so that the input scale covers all.
 LOUDEST_AMONG = 2000
-# From the latents of so many training gathers the centre knows what is like them.
+# Training gathers whose latents define the OOD statistics.
 FAMILIAR_GATHERS = 2000
 
 
@@ -39,10 +39,12 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder as ``epic train epic`` leaves it.
+    """Read a run folder that ``epic train epic`` wrote.
 
-    Raises ``TrainingError`` without a whole ``config.json``, for a run that is not finished and for networks that
-    cannot be read or hold NaN, ``ConversionError`` for a run of another network.
+    Raises:
+        TrainingError: ``config.json`` is missing or damaged, the run is not finished, or its networks cannot be read or
+            hold NaN.
+        ConversionError: The run is of another kind of network.
     """
     config = read_config(folder)
     if config.kind != "epic" or config.companding is None:
@@ -64,9 +66,10 @@ def read_run(folder: Path) -> Run:
 
 
 def representative_parts(run: Run, data: ThinnedSet, training: np.ndarray) -> np.ndarray:
-    """Companded parts of training gathers for calibration: ``(n, time, width, sources)`` float32.
+    """Return companded parts of training gathers for calibration: ``(n, time, width, sources)`` float32.
 
-    A seeded draw, the same for the same data, and the loudest gather among a larger draw.
+    The sample is drawn with a fixed seed, so the same data give the same parts. It includes the loudest gather of a
+    larger sample.
     """
     drawn = np.random.default_rng(0).permutation(training)[:LOUDEST_AMONG]
     peaks = np.array([max(-float(data.gathers[i].min()), float(data.gathers[i].max())) for i in drawn])
@@ -76,9 +79,14 @@ def representative_parts(run: Run, data: ThinnedSet, training: np.ndarray) -> np
 
 @dataclass(frozen=True)
 class Seen:
-    """Parts of what training saw: ``representative (n, time, width, sources)``, companded, for calibration,
-    ``training`` and ``watched``, of which training learnt from the first alone; ``watched_maps (n, nz, nx)`` are
-    normalised."""
+    """Companded parts of the training data.
+
+    Attributes:
+        representative: ``(n, time, width, sources)``, for calibration.
+        training: Parts used in training.
+        watched: Parts of the validation set.
+        watched_maps: Normalised maps of the validation set, ``(n, nz, nx)``.
+    """
 
     representative: np.ndarray
     training: Parts
@@ -87,12 +95,14 @@ class Seen:
 
 
 def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
-    """What training saw, and held-out samples.
+    """Read training data and test data.
 
-    Held out are all samples under the folders ``held_out`` or, without any, those that training
-    watched and did not learn from. Raises ``DataError`` or ``OpenFWIFileError`` for missing or damaged data,
-    ``TrainingError`` for held-out data that were trained on and ``ConversionError`` when too few samples are left
-    to measure by.
+    The test data are all samples under the folders ``held_out``. Without folders, the validation set is used.
+
+    Raises:
+        DataError, OpenFWIFileError: Data are missing or damaged.
+        TrainingError: The test data were used in training.
+        ConversionError: There are too few samples to measure on.
     """
     check_held_out(run.config, held_out)
     folders = [Path(name) for name in run.config.data]

@@ -1,7 +1,7 @@
-"""What int8 costs: the same held-out gathers through the float encoder and through what was made of it.
+"""Measure the cost of int8: compare the float encoder and its int8 model on the same test gathers.
 
-The gate is the error of the decoded map. The latents are compared as well, centred: an encoder that
-has collapsed to a constant shows a splendid uncentred ratio and carries nothing.
+The gate is the error of the decoded map. The latents are also compared after subtracting their mean, because an encoder
+that has collapsed to a constant has an excellent uncentred signal-to-noise ratio but carries no information.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from firmware_py.protocol.rate import Rate, pack
 from models.inversion.decoder import Decoder
 from physics.normalise import normalise_velocity
 
-# int8 may raise the mean absolute error of the decoded maps by this much (issue 2).
+# Allowed increase of the decoded maps' mean absolute error by int8 (issue 2).
 MAX_MAE_COST_PERCENT = 3.0
 # Below this many test samples an error is said to be uncertain, and a model is not refused for it.
 MIN_TEST_SAMPLES = 64
-# TFLite-Micro's kernels round a few elements otherwise than LiteRT's own (DESIGN section 6), which after six layers is
-# a step of the latent in some values and two in 7 of 100,000; an operator that differs is further off, or everywhere.
-# XNNPACK rescales in floating point, so it is not held to this.
+# TFLite-Micro's kernels round a few elements differently from LiteRT's (DESIGN section 6). After six layers, some
+# latent values differ by one step, and 7 in 100,000 by two. A wrong operator causes larger or more frequent
+# differences. XNNPACK rescales in floating point, so it is not checked against this limit.
 MAX_RUNTIME_DIFFERENCE_LSB = 2
 MAX_BEYOND_ONE_STEP_FRACTION = 1e-3
 DECODE_BATCH = 16
-# About 4 kB each in the bundle, which may have to go over a serial line.
+# Golden vectors: about 4 kB each in the bundle, which may be sent over a serial line.
 GOLDEN_VECTORS = 3
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Samples that training has not seen.
+    """Samples that were not used in training.
 
-    ``parts`` are of all devices; ``maps (n, n_depth, n_width)`` float32 in [-1, 1]; ``families (n,)`` str.
+    ``parts`` are of all devices. ``maps (n, n_depth, n_width)`` are float32 in [-1, 1]. ``families (n,)`` are str.
     """
 
     parts: Parts
@@ -56,8 +56,8 @@ class HeldOut:
 class MapError:
     """Mean absolute error of decoded maps in normalised units (1.0 is half the velocity range).
 
-    ``mae_int8`` is with the latents of a Linux device (LiteRT with XNNPACK), ``mae_int8_micro`` with
-    those of a microcontroller's kernels.
+    ``mae_int8`` uses the latents of a Linux device (LiteRT with XNNPACK), ``mae_int8_micro`` those of a
+    microcontroller's kernels.
     """
 
     n: int
@@ -67,7 +67,7 @@ class MapError:
 
     @property
     def cost_percent(self) -> float:
-        """How much int8 adds to the error, the worse of the two; negative where it happens to help."""
+        """Increase of the error by int8 in percent, the larger of the two; negative if int8 reduces it."""
         if self.mae_float <= 0:
             return float("inf")
         return 100.0 * (max(self.mae_int8, self.mae_int8_micro) / self.mae_float - 1.0)
@@ -84,7 +84,7 @@ class MapError:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two runtimes' latents are apart, in steps of int8; fractions are of their values."""
+    """Difference between two runtimes' latents in int8 steps; fractions are of all values."""
 
     latents: int
     differing_fraction: float
@@ -94,12 +94,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verification:
-    """All that was measured on the held-out samples.
+    """All measurements on the test data.
 
-    ``xnnpack`` compares LiteRT with and without XNNPACK; ``tflm`` TFLite-Micro with LiteRT without
-    it, None where TFLite-Micro was not run. ``mae_by_rate`` is with all Linux devices at one rate, of each that the
-    model has. ``mae_mean_map`` is the error of the other samples' mean map, which needs no recording: a model is to be
-    better than that; infinite for a single sample.
+    Attributes:
+        xnnpack: LiteRT with XNNPACK against LiteRT without.
+        tflm: TFLite-Micro against LiteRT without XNNPACK; None if TFLite-Micro was not run.
+        mae_by_rate: Error with all Linux devices at one rate, for each rate of the model.
+        mae_mean_map: Error of predicting the mean map of the other samples, which needs no recording. A model must be
+            better. Infinite for a single sample.
     """
 
     sqnr_db: float
@@ -113,7 +115,7 @@ class Verification:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should know of these figures before the model is used."""
+        """Warnings about these figures, to be read before the model is used."""
         found = []
         if self.overall.n < MIN_TEST_SAMPLES:
             found.append(
@@ -138,7 +140,7 @@ class Verification:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values, for a manifest or ``--json``."""
+        """Return JSON-ready values, for a manifest or ``--json``."""
         return {
             "latent_sqnr_db": round(self.sqnr_db, 2),
             "overall": self.overall.to_dict(),
@@ -161,9 +163,10 @@ class Verification:
 
 
 def float_latents(encoder: Any, parts: np.ndarray | Parts, batch: int = 64) -> np.ndarray:
-    """Float latents of the Keras encoder: ``(n, time, width, sources)`` -> ``(n, latent)``.
+    """Return float latents of the Keras encoder: ``(n, time, width, sources)`` -> ``(n, latent)``.
 
-    Raises ``ConversionError`` when they are not finite or hardly vary from one input to the next.
+    Raises:
+        ConversionError: The latents are not finite or hardly vary between inputs.
     """
     latents = np.concatenate(
         [np.asarray(encoder(parts[i : i + batch], training=False)) for i in range(0, len(parts), batch)]
@@ -184,7 +187,10 @@ def float_latents(encoder: Any, parts: np.ndarray | Parts, batch: int = 64) -> n
 
 
 def centred_sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
-    """Signal to quantisation noise in dB of ``(n, latent)`` arrays, the mean latent taken off first."""
+    """Return the signal-to-quantisation-noise ratio of ``(n, latent)`` arrays in dB.
+
+    The mean latent is subtracted first.
+    """
     signal = reference - reference.mean(axis=0)
     noise = approximation - reference
     return float(10 * np.log10(np.sum(signal**2) / max(float(np.sum(noise**2)), np.finfo(np.float64).tiny)))
@@ -200,11 +206,13 @@ def verify(
     tflm_latents: int = 160,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Verification:
-    """Measure ``model`` against the Keras ``encoder`` it was made of, through ``decoder``, on ``held_out``.
+    """Compare ``model`` with its Keras ``encoder`` on ``held_out``, through ``decoder``.
 
-    TFLite-Micro is run on the first ``tflm_latents`` parts, in an arena of ``arena_bytes``, unless
-    that is None. Raises ``ConversionError`` for a collapsed encoder or a runtime that disagrees by
-    more than roundings do; the gate on the map's error is ``check_gate``.
+    TFLite-Micro runs on the first ``tflm_latents`` parts, in an arena of ``arena_bytes``; None skips it. The gate on
+    the map error is ``check_gate``.
+
+    Raises:
+        ConversionError: The encoder has collapsed, or the runtimes differ by more than rounding.
     """
     n, n_devices = len(held_out), len(held_out.parts) // len(held_out)
     output_scale, output_zero = _quantisation(graph.outputs[0])
@@ -259,7 +267,7 @@ def verify(
 
 
 def int8_latents(model: bytes, graph: Graph, parts: Parts) -> np.ndarray:
-    """What the centre makes of what devices send of ``parts``: float32 ``(n, n_devices, latent)``."""
+    """Return the dequantised latents that the centre receives for ``parts``: float32 ``(n, n_devices, latent)``."""
     latent = graph.outputs[0].shape[-1]
     shape = (len(parts.gathers), parts.acquisition.n_devices, latent)
     if not len(parts):
@@ -269,9 +277,9 @@ def int8_latents(model: bytes, graph: Graph, parts: Parts) -> np.ndarray:
 
 
 def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and latents of ``encode_vectors``: a few held-out parts, in three arithmetics.
+    """Return the inputs and latents of ``encode_vectors``: a few test parts, in three arithmetics.
 
-    These are XNNPACK, LiteRT's own kernels, and its reference kernels, which stock MicroPython equals bit for bit.
+    These are XNNPACK, LiteRT's own kernels, and its reference kernels. Stock MicroPython equals the last bit for bit.
     """
     chosen = np.arange(len(held_out.parts))[:: max(1, len(held_out.parts) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
     codes = quantise(held_out.parts[chosen], *_quantisation(graph.inputs[0]))
@@ -284,7 +292,7 @@ def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> tuple[np.nd
 
 
 def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COST_PERCENT) -> None:
-    """Raise ``ConversionError`` when int8 costs more of the map's error than allowed, or the mean map is as good."""
+    """Raise ``ConversionError`` if int8 increases the map error beyond the limit, or the mean map is as good."""
     overall = verification.overall
     if overall.n >= MIN_TEST_SAMPLES and verification.worse_than_mean_map:
         raise ConversionError(verification.comparison)
@@ -306,7 +314,10 @@ def mean_map_error(maps: np.ndarray) -> float:
 
 
 def map_errors(decoder: Decoder, latents: np.ndarray, held_out: HeldOut) -> np.ndarray:
-    """MAE of each decoded map, ``(n,)``, from ``latents (n, n_devices, latent)`` float32, all heard."""
+    """Return the MAE of each decoded map, ``(n,)``, with all devices present.
+
+    ``latents`` are ``(n, n_devices, latent)`` float32.
+    """
     drawn = []
     for start in range(0, len(latents), DECODE_BATCH):
         batch = latents[start : start + DECODE_BATCH]
@@ -316,7 +327,7 @@ def map_errors(decoder: Decoder, latents: np.ndarray, held_out: HeldOut) -> np.n
 
 
 def compare(latents: np.ndarray, reference: np.ndarray) -> Agreement:
-    """``latents`` against ``reference``, both ``(n, latent)`` int8."""
+    """Compare ``latents`` with ``reference``, both ``(n, latent)`` int8."""
     difference = np.abs(latents.astype(np.int16) - reference.astype(np.int16))
     return Agreement(
         latents=len(latents),

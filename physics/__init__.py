@@ -1,4 +1,4 @@
-"""The physics teacher: surveys, velocity families, wave-equation modelling, OpenFWI files and metrics."""
+"""Physics: surveys, velocity families, wave-equation modelling, OpenFWI files and metrics."""
 
 from physics.acquisition import Acquisition
 

@@ -1,4 +1,4 @@
-"""The survey as a value: grid, clock, wavelet, where sources and receivers stand, who records what."""
+"""Survey description: grid, sampling, wavelet, source and receiver positions, receivers of each device."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from physics.errors import PhysicsError
 
 
 class AcquisitionError(PhysicsError, ValueError):
-    """A survey description contradicts itself."""
+    """A survey description is inconsistent."""
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """Geometry and clock of a 2-D surface survey.
+    """Geometry and sampling of a 2-D surface survey.
 
-    Cells are 0-based; the map is ``(n_depth, n_width)`` cells of ``dx_m``. A gather is
-    ``(n_sources, n_time, n_receivers)``; a map ``(1, n_depth, n_width)`` in m/s, as in OpenFWI
-    (Deng et al., NeurIPS 2022, Datasets and Benchmarks). ``device_receivers[d]`` lists the
-    receiver indices (into ``receiver_cells``) that device ``d`` records; the groups may differ
-    in size, and together they hold every receiver exactly once.
+    Cells are 0-based. A gather is ``(n_sources, n_time, n_receivers)``. A map is ``(1, n_depth, n_width)`` cells of
+    ``dx_m``, in m/s, as in OpenFWI (Deng et al., NeurIPS 2022, Datasets and Benchmarks).
+
+    ``device_receivers[d]`` lists the receiver indices (into ``receiver_cells``) of device ``d``. Groups may differ in
+    size. Together they contain every receiver exactly once.
     """
 
     n_depth: int
@@ -66,7 +66,7 @@ class Acquisition:
 
     @classmethod
     def openfwi(cls, n_devices: int = 5, n_width: int = 70) -> Acquisition:
-        """The benchmark's survey: 70x70 cells of 10 m, 5 shots, 70 receivers, 1 s at 1 ms."""
+        """Return the benchmark's survey: 70x70 cells of 10 m, 5 shots, 70 receivers, 1 s at 1 ms."""
         return cls(
             n_depth=70,
             n_width=n_width,
@@ -83,7 +83,7 @@ class Acquisition:
 
     @staticmethod
     def split_evenly(n_receivers: int, n_devices: int) -> tuple[tuple[int, ...], ...]:
-        """Contiguous groups of receivers, one a device, whose sizes differ by at most one."""
+        """Split receivers into contiguous groups, one per device, whose sizes differ by at most one."""
         parts = np.array_split(np.arange(n_receivers), n_devices)
         return tuple(tuple(int(i) for i in part) for part in parts)
 
@@ -101,7 +101,7 @@ class Acquisition:
 
     @property
     def max_device_receivers(self) -> int:
-        """Receivers of the largest device: the width of the encoder's input."""
+        """Receivers of the largest device, which is the width of the encoder's input."""
         return max(len(group) for group in self.device_receivers)
 
     @property
@@ -115,7 +115,7 @@ class Acquisition:
         return (1, self.n_depth, self.n_width)
 
     def records_as(self, other: Acquisition) -> bool:
-        """Whether a gather of this survey is one of ``other``: the same but for devices and velocity bounds."""
+        """Return True if gathers of both surveys have the same format; devices and velocity bounds may differ."""
         return all(
             getattr(self, f.name) == getattr(other, f.name)
             for f in fields(self)
@@ -133,28 +133,28 @@ class Acquisition:
 
     @property
     def twin_cells(self) -> tuple[int, ...]:
-        """Cells of the mirror images of sources where no source stands; of the benchmark's survey, 35.
+        """Cells at mirror positions of sources where no source stands; 35 in the benchmark's survey.
 
-        A gather mirrors exactly when shots from these cells were modelled as well (``with_twins``).
+        A gather can be mirrored exactly if shots from these cells were modelled too (``with_twins``).
         """
         images = {self.n_width - 1 - cell for cell in self.source_cells}
         return tuple(sorted(images - set(self.source_cells)))
 
     @property
     def twins_shape(self) -> tuple[int, int, int]:
-        """``(n_twins, n_time, n_receivers)``: the shots that a mirrored gather needs beside its own."""
+        """Shape ``(n_twins, n_time, n_receivers)`` of the extra shots that mirroring needs."""
         return (len(self.twin_cells), self.n_time, self.n_receivers)
 
     def with_twins(self) -> Acquisition:
-        """The survey with shots from ``twin_cells`` after its own."""
+        """Return the survey with shots from ``twin_cells`` appended to its own."""
         return replace(self, source_cells=(*self.source_cells, *self.twin_cells))
 
     def mirror_order(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Which shots and receivers a mirrored gather is made of.
+        """Return the order of shots and receivers that mirrors a gather.
 
         Returns:
-            Indices of shots of ``with_twins()``, ``(n_sources,)``, and of receivers, ``(n_receivers,)``: a gather of
-            these is the gather of the mirrored map. None for a survey whose receivers have no mirror images.
+            Indices of shots of ``with_twins()``, ``(n_sources,)``, and of receivers, ``(n_receivers,)``. Taking these
+                from a gather gives the gather of the mirrored map. None if the receivers are not symmetric.
         """
         shots, receivers = list(self.with_twins().source_cells), list(self.receiver_cells)
         images = [self.n_width - 1 - cell for cell in receivers]
@@ -166,18 +166,21 @@ class Acquisition:
         )
 
     def padded_device_receivers(self) -> np.ndarray:
-        """Receivers of each device, ``(n_devices, max_device_receivers)`` indices; where a device has fewer, the one
-        beyond the last: of a gather padded there with zeros, zeros, as the device's encoder is fed them."""
+        """Return the receivers of each device as indices ``(n_devices, max_device_receivers)``.
+
+        Smaller devices are filled with index ``n_receivers``. In a gather padded with one receiver of zeros, that index
+        selects zeros, as the encoder expects.
+        """
         receivers = np.full((self.n_devices, self.max_device_receivers), self.n_receivers)
         for row, group in zip(receivers, self.device_receivers, strict=True):
             row[: len(group)] = group
         return receivers
 
     def device_positions(self) -> np.ndarray:
-        """Where each device stands on the line: ``(n_devices, 2)`` float32.
+        """Return the position of each device on the line: ``(n_devices, 2)`` float32.
 
-        Column 0 is the centre of the device's receivers, column 1 half of their extent, both as
-        fractions of the map's width (0 = left edge, 1 = right edge).
+        Column 0 is the centre of the device's receivers, column 1 half of their extent. Both are fractions of the map's
+        width (0 = left edge, 1 = right edge).
         """
         width_cells = max(self.n_width - 1, 1)
         rows = []
@@ -192,7 +195,7 @@ class Acquisition:
         return np.array(rows, dtype=np.float32)
 
     def to_dict(self) -> dict:
-        """Plain JSON-ready values; ``from_dict`` is the inverse."""
+        """Return JSON-ready values; ``from_dict`` is the inverse."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
@@ -208,7 +211,7 @@ class Acquisition:
         return cls(**plain)
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of the survey."""
+        """Return the SHA-256 (hex) of the survey's canonical JSON."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

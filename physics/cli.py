@@ -1,4 +1,4 @@
-"""``epic data``: make and look at data sets."""
+"""``epic data``: generate, import and inspect data sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SurveyOption = Annotated[
         "--survey", help="survey.toml, or a bundle's or data set's manifest.json; default: OpenFWI's survey."
     ),
 ]
-# Fewer cells a wavelength than in the benchmark, and modelled waves spread out visibly.
+# Cells per wavelength below which numerical dispersion becomes visible.
 FEW_CELLS = 8
 
 app = typer.Typer(help="Make and look at data sets in OpenFWI's layout.", no_args_is_help=True)
@@ -160,7 +160,7 @@ def import_field_file(
 
 
 def _check_output(out: Path, steps: Path) -> None:
-    """Raise ``FieldFileError`` unless ``out`` can be written without losing a file that is not an import's."""
+    """Raise ``FieldFileError`` if writing ``out`` would overwrite a file that no import wrote."""
     if out.suffix != ".npy" or not out.parent.is_dir() or out.is_dir():
         raise FieldFileError(f"{out}: expected a .npy file in a folder that exists")
     if not steps.exists():
@@ -176,7 +176,7 @@ def _check_output(out: Path, steps: Path) -> None:
 
 
 def _expected_peaks(survey: Path | None, acquisition: Acquisition) -> tuple[float, float] | None:
-    """Peaks of gathers that the model of a survey was trained on; None where no model is known."""
+    """Return the peak range of a survey's training gathers; None if no model is known."""
     if survey is not None and survey.suffix == ".json":
         match json.loads(survey.read_text()):
             case {"companding": {"k": int() | float() as k, "c": int() | float() as c}} if k > 0:

@@ -1,4 +1,4 @@
-"""Work on a Dask cluster: tasks go out as workers have room, results come back as they are done."""
+"""Run tasks on a Dask cluster: submit as workers become free, return results as they finish."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from physics.errors import PhysicsError
 
 CONNECT_S = 10.0
-# So that no worker waits for its next task, and what is done does not pile up unread.
+# Tasks in flight per worker: enough that none waits, few enough that finished results do not pile up.
 TASKS_A_THREAD = 2
 
 Item = TypeVar("Item")
@@ -17,16 +17,22 @@ Result = TypeVar("Result")
 
 
 class ClusterError(PhysicsError, RuntimeError):
-    """There is no cluster to work on, or it went away."""
+    """No cluster can be reached, or the connection was lost."""
 
 
 def on_cluster(
     scheduler: str, work: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Result]]:
-    """Each of ``items`` with ``work(item)``, in whatever order they are done.
+    """Run ``work(item)`` for each of ``items`` on the cluster; yield results in the order of completion.
 
-    ``scheduler`` is a Dask scheduler, tcp://HOST:PORT; ``work`` is a function of a module that its workers have too.
-    A task whose worker dies is given to another. Raises ``ClusterError``, and what ``work`` raises.
+    A task whose worker dies is given to another worker.
+
+    Args:
+        scheduler: Address of a Dask scheduler, tcp://HOST:PORT.
+        work: Function of a module that is installed on the workers.
+
+    Raises:
+        ClusterError: The cluster cannot be reached or was lost. Errors of ``work`` are passed on.
     """
     try:
         from distributed import Client, as_completed
@@ -35,7 +41,7 @@ def on_cluster(
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise ClusterError("--scheduler needs Dask; pip install -e '.[cluster]'") from None
-    # What it reports of a lost scheduler, with tracebacks, is said in one line here.
+    # Silence Dask's tracebacks about a lost scheduler; the error below says it in one line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
@@ -53,7 +59,7 @@ def on_cluster(
         running: dict[Any, Item] = {}
 
         def give() -> Any:
-            """Hand out the next item, None when there is none."""
+            """Submit the next item; return None if there is none."""
             for item in waiting:
                 future = client.submit(work, item, pure=False)
                 running[future] = item

@@ -1,9 +1,9 @@
-"""Data sets in OpenFWI's layout, generated in parallel, resumable and reproducible.
+"""Generate data sets in OpenFWI's layout: parallel, resumable and reproducible.
 
-The unit of work is a chunk of a few samples: a worker draws its maps, models its gathers and leaves
-both as finished files in ``.parts/``; a file of the set is assembled once all its chunks are there. A
-run that was killed goes on where it stopped, and since a map depends on (family, seed, index) alone,
-the files are the same whatever the number of workers, processes of this machine or of a Dask cluster.
+The unit of work is a chunk of a few samples. A worker draws its maps, models its gathers and saves both as finished
+files in ``.parts/``. A file of the set is assembled when all its chunks exist. A killed run resumes where it stopped. A
+map depends on (family, seed, index) alone, so the files are the same for any number of workers, local or on a Dask
+cluster.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ FILE_SAMPLES = 500
 
 
 class DatasetError(PhysicsError, ValueError):
-    """A data set cannot be generated or continued as asked."""
+    """A data set cannot be generated or continued as requested."""
 
 
 def check_seed(seed: int) -> int:
-    """Return a seed that maps can be drawn by, or raise ``DatasetError``."""
+    """Return a valid seed, or raise ``DatasetError``."""
     if seed < 0:
         raise DatasetError(f"seed: expected 0 or more, got {seed}; choose another --seed")
     return seed
@@ -76,21 +76,27 @@ def generate_dataset(
 ) -> list[Path]:
     """Write ``count`` samples of each family under ``out`` and return the gather files.
 
-    Samples ``first .. first + count - 1`` of each family's sequence for ``seed`` are written, 500 a
-    file as in OpenFWI; a family that is named twice is written once. ``manifest.json`` records engine, versions,
-    seed and survey. Calling again with the same arguments completes an interrupted run; other arguments on the
-    same folder raise ``DatasetError``. An engine that is not there is a ``ModellingError``, before anything is written.
-    ``on_progress(done_samples, total_samples)`` is called after each chunk. With ``twins``, shots from
-    ``acquisition.twin_cells`` are modelled too and stored beside each gather file, so that training can mirror exactly.
+    Samples ``first .. first + count - 1`` of each family's sequence for ``seed`` are written, 500 per file as in
+    OpenFWI. Repeated families are written once. ``manifest.json`` records engine, versions, seed and survey. Calling
+    again with the same arguments completes an interrupted run.
 
-    ``scheduler`` (tcp://HOST:PORT) has the workers of a Dask cluster model, in the place of ``workers`` processes;
-    they need no folder of this machine. Raises ``ClusterError`` without one.
+    Args:
+        on_progress: ``on_progress(done_samples, total_samples)`` is called after each chunk.
+        twins: Also model shots from ``acquisition.twin_cells`` and store them beside each gather file, so that training
+            can mirror exactly.
+        scheduler: Dask scheduler (tcp://HOST:PORT) whose workers replace the ``workers`` local processes. They need no
+            access to this machine's folders.
+
+    Raises:
+        DatasetError: The folder holds a data set with other arguments.
+        ModellingError: The engine is not available; nothing has been written.
+        ClusterError: The scheduler cannot be reached.
     """
     if count < 1 or workers < 1 or first < 0:
         raise DatasetError(f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}")
     check_seed(seed)
     names = distinct(families)
-    # Of a cluster, only the workers need its packages.
+    # With a cluster, only its workers need the engine's packages.
     if scheduler:
         check_engine(engine)
     else:
@@ -121,7 +127,7 @@ def generate_dataset(
 
 
 def distinct(families: list[str]) -> list[str]:
-    """Canonical names in their order, each once. Raises ``UnknownFamilyError``."""
+    """Return canonical family names without repetition, in order. Raises ``UnknownFamilyError``."""
     return list(dict.fromkeys(check_family(family) for family in families))
 
 
@@ -135,7 +141,7 @@ def _claim(
     acquisition: Acquisition,
     twins: bool,
 ) -> None:
-    """Write the manifest, or check that the one there asks for the same data."""
+    """Write the manifest, or check that the existing one requests the same data."""
     wanted = {
         "format": "epic-dataset/1",
         "families": names,
@@ -158,7 +164,7 @@ def _claim(
     used = {"deepwave": ("numpy", "deepwave"), "openfwi": ("numpy", "keras")}.get(engine, ("numpy",))
     versions: dict[str, str] = {}
     for name in used:
-        # The workers of a cluster may have what this machine lacks.
+        # The workers of a cluster may have packages that this machine lacks.
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     wanted["versions"] = versions
@@ -197,7 +203,7 @@ def _gather_path(out: Path, family: str, file_index: int) -> Path:
 
 
 def _run(chunks: list[_Chunk], workers: int, scheduler: str | None) -> Iterator[_Chunk]:
-    # Both lists before the first one is yielded: assembling a file takes the chunks' own files away.
+    # Both lists are complete before the first yield, because assembling a file deletes its chunks.
     there = [chunk for chunk in chunks if chunk.path("map").exists()]
     pending = [chunk for chunk in chunks if chunk not in there]
     yield from there
@@ -208,14 +214,14 @@ def _run(chunks: list[_Chunk], workers: int, scheduler: str | None) -> Iterator[
     if workers == 1:
         yield from map(_work, pending)
         return
-    # Spawned, not forked: torch and TensorFlow hold threads that a fork would copy half-alive.
+    # Spawn, not fork: a fork would copy the threads of torch and TensorFlow in an undefined state.
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=_one_thread) as pool:
         yield from pool.imap_unordered(_work, pending)
 
 
 def _one_thread() -> None:
-    """Two OpenMP threads under contention were up to 75 times slower than one (DESIGN section 3)."""
+    """Limit OpenMP to one thread: two under contention were up to 75 times slower (DESIGN section 3)."""
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = "1"
 
@@ -225,7 +231,7 @@ def _work(chunk: _Chunk) -> _Chunk:
 
 
 def _model(chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:
-    """Gathers and maps of a chunk."""
+    """Model the gathers and maps of a chunk."""
     from physics.modelling import model_gathers
 
     maps = np.stack(
@@ -243,7 +249,7 @@ def _keep(chunk: _Chunk, gathers: np.ndarray, maps: np.ndarray) -> _Chunk:
     arrays = {"gather": gathers[:, :n_sources]}
     if chunk.twins:
         arrays["twins"] = gathers[:, n_sources:]
-    # The map comes last: its presence says that the chunk is whole.
+    # The map is written last; its presence marks the chunk as complete.
     for what, array in {**arrays, "map": maps}.items():
         path = chunk.path(what)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -252,7 +258,7 @@ def _keep(chunk: _Chunk, gathers: np.ndarray, maps: np.ndarray) -> _Chunk:
 
 
 def _assemble(out: Path, chunks: list[_Chunk]) -> None:
-    """Join the chunks of one file, gathers last: a gather file present means a complete pair."""
+    """Join the chunks of one file; the gather file is written last and marks a complete pair."""
     chunks = sorted(chunks, key=lambda chunk: chunk.first)
     folder = out / family_folder(chunks[0].family)
     folder.mkdir(exist_ok=True)

@@ -20,4 +20,4 @@ class PhysicsError(Exception):
 
 
 class ModellingError(PhysicsError, ValueError):
-    """Maps that cannot be modelled, or an engine that is not there."""
+    """A map cannot be modelled, or an engine is not available."""

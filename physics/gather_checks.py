@@ -1,4 +1,4 @@
-"""What a look at a gather alone tells, before any network sees it: loudness, polarity, silence."""
+"""Check a gather before inference: peak, polarity, silent traces."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 
-# Loudest samples of gathers that the released models were trained on; the same relation holds for other
-# models' full scale, the loudest sample that their companding spans.
+# Full scale (largest sample in the companding range) of the released models, and the range of peaks of their training
+# gathers as shares of it. Other models have the same shares.
 RELEASED_FULL_SCALE = 49.48
 PEAK_SHARES = (0.4, 1.2)
-# Receivers this near a source, in cells, record the direct wave loudest. Over the twenty shipped gathers its
-# positive lobe is there at least 1.37 times the negative one.
+# Distance in cells within which the direct wave dominates a trace. In the twenty shipped gathers, its positive lobe
+# there is at least 1.37 times the negative one.
 NEAR_CELLS = 10
 
 
 def expected_peaks(full_scale: float = RELEASED_FULL_SCALE) -> tuple[float, float]:
-    """Least and largest expected peak of a gather for a model whose companding spans ``full_scale``."""
+    """Return the least and greatest expected peak for a model whose companding has range ``full_scale``."""
     low, high = PEAK_SHARES
     return low * full_scale, high * full_scale
 
 
 def looks_reversed(gather: np.ndarray, acquisition: Acquisition) -> bool:
-    """Return True if most traces near a source have the wrong polarity.
+    """Return True if most traces near a source have reversed polarity.
 
-    A source that pushes sends a wave of positive pressure first; its main lobe is positive.
+    The source wavelet's main lobe is positive pressure, so the direct wave must be positive.
 
     Args:
         gather: ``(S, T, R)``.
@@ -38,7 +38,10 @@ def looks_reversed(gather: np.ndarray, acquisition: Acquisition) -> bool:
 
 
 def notes_on(gather: np.ndarray, acquisition: Acquisition, peaks: tuple[float, float] | None) -> list[str]:
-    """List what is unusual in a gather ``(S, T, R)`` for a model trained on ``peaks``; None judges no peak."""
+    """List what is unusual in a gather ``(S, T, R)``.
+
+    ``peaks`` is the peak range of the model's training gathers; None skips that check.
+    """
     peak = float(np.abs(gather).max())
     if peak == 0:
         return ["every sample is zero; its map shows nothing"]

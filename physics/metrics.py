@@ -11,12 +11,12 @@ from physics.errors import PhysicsError
 _WINDOW = 11
 _SIGMA = 1.5
 _C1, _C2 = 1e-4, 9e-4
-# SSIM takes ten times a map's memory: a large set is taken in turns.
+# Maps per batch: SSIM takes ten times a map's memory.
 _MAPS_AT_ONCE = 500
 
 
 class MetricError(PhysicsError, ValueError):
-    """Maps that cannot be compared."""
+    """The maps cannot be compared."""
 
 
 def _check(
@@ -33,22 +33,22 @@ def _check(
 
 
 def mae(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Mean absolute error of maps ``(..., nz, nx)``, in their own unit."""
+    """Return the mean absolute error of maps ``(..., nz, nx)``, in their unit."""
     predicted, true = _check(predicted, true)
     return float(np.abs(predicted - true).mean())
 
 
 def rmse(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Root of the mean squared error of maps ``(..., nz, nx)``, in their own unit."""
+    """Return the root-mean-square error of maps ``(..., nz, nx)``, in their unit."""
     predicted, true = _check(predicted, true)
     return float(np.sqrt(np.square(predicted - true).mean()))
 
 
 def ssim(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Mean structural similarity of normalised maps ``(..., nz, nx)`` in [-1, 1].
+    """Return the mean structural similarity of normalised maps ``(..., nz, nx)`` in [-1, 1].
 
-    As OpenFWI computes it: on x / 2 + 0.5, an 11 x 11 Gaussian window of sigma 1.5, zero padding,
-    C1 = 1e-4, C2 = 9e-4 (Wang et al., IEEE Trans. Image Process. 2004, for a range of 1).
+    The definition is OpenFWI's: on x / 2 + 0.5, an 11 x 11 Gaussian window of sigma 1.5, zero padding, C1 = 1e-4, C2 =
+    9e-4 (Wang et al., IEEE Trans. Image Process. 2004, for a range of 1).
     """
     predicted, true = _check(predicted, true, None)
     size = predicted.shape[-2:]
@@ -63,7 +63,10 @@ def ssim(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def similarity(predicted: Any, true: Any, along_z: Any, along_x: Any) -> Any:
-    """``ssim`` cell by cell ``(..., nz, nx)``, with ``blur_matrix`` of both axes; tensors of any library as well."""
+    """Return ``ssim`` per cell ``(..., nz, nx)``; works on tensors of any library.
+
+    The blur matrices of both axes come from ``blur_matrix``.
+    """
 
     def blur(images):
         return along_z @ images @ along_x
@@ -78,7 +81,7 @@ def similarity(predicted: Any, true: Any, along_z: Any, along_x: Any) -> Any:
 
 
 def blur_matrix(n: int) -> np.ndarray:
-    """``(n, n)``, symmetric: SSIM's Gaussian window along an axis of ``n`` cells, zeros outside, to multiply with."""
+    """Return SSIM's Gaussian window along an axis of ``n`` cells as a symmetric matrix ``(n, n)``, zero padding."""
     away = np.arange(_WINDOW) - _WINDOW // 2
     kernel = np.exp(-(away**2) / (2 * _SIGMA**2))
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))

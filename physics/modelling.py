@@ -1,4 +1,4 @@
-"""Forward modelling behind one function: from maps of velocity to what the receivers record."""
+"""Forward modelling: from velocity maps to receiver recordings, with a choice of engines."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from physics.acquisition import Acquisition
 from physics.errors import ModellingError
 
 ENGINES = ("openfwi", "deepwave", "cuda")
-# What an engine is made of; that of cuda says itself what it lacks.
+# Packages of each engine; the cuda engine reports its own missing parts.
 _PACKAGES = {"openfwi": ("keras",), "deepwave": ("torch", "deepwave"), "cuda": ()}
-# Beyond this, second order in time with fourth in space grows without bound in 2-D: sqrt(3 / 8).
+# Stability limit (Courant number) of second order in time and fourth in space in 2-D: sqrt(3 / 8).
 _STABLE_CELLS_A_STEP = (3.0 / 8.0) ** 0.5
 
 
 def fastest_stable_mps(acquisition: Acquisition) -> float:
-    """The velocity, m/s, from which on the benchmark's scheme is unstable with this step and these cells."""
+    """Return the velocity in m/s above which the benchmark's scheme is unstable for this time step and cell size."""
     return _STABLE_CELLS_A_STEP * acquisition.dx_m / acquisition.dt_s
 
 
 def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: str = "openfwi") -> np.ndarray:
-    """Gathers of constant-density acoustic maps.
+    """Model gathers of constant-density acoustic maps.
 
-    ``velocity_mps (n, 1, nz, nx)`` in m/s -> float32 ``(n, S, T, R)``. ``engine`` "openfwi" is the
-    benchmark's own finite-difference scheme, "deepwave" (extra ``physics``) is faster and differs from it
-    by the absorbing edge, "cuda" is the benchmark's scheme on an NVIDIA GPU and needs CuPy.
+    Args:
+        velocity_mps: ``(n, 1, nz, nx)`` in m/s.
+        engine: "openfwi" is the benchmark's finite-difference scheme. "deepwave" (extra ``physics``) is faster and
+            differs in the absorbing boundary. "cuda" is the benchmark's scheme on an NVIDIA GPU and needs CuPy.
 
-    Raises ``ModellingError``.
+    Returns:
+        Gathers, float32 ``(n, S, T, R)``.
+
+    Raises:
+        ModellingError: The maps cannot be modelled, or the engine is not available.
     """
     velocity_mps = np.asarray(velocity_mps)
     if velocity_mps.ndim != 4 or velocity_mps.shape[1:] != acquisition.map_shape:
@@ -49,14 +54,14 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
 
 
 def check_engine(engine: str) -> str:
-    """Return the name of an engine, or raise ``ModellingError`` for another."""
+    """Return the engine's name, or raise ``ModellingError`` for an unknown one."""
     if engine not in ENGINES:
         raise ModellingError(f"modelling: expected engine {', '.join(ENGINES)}; got {engine!r}")
     return engine
 
 
 def require_engine(engine: str) -> None:
-    """Raise ``ModellingError`` for an engine that is not there, or whose packages or GPU are missing."""
+    """Raise ``ModellingError`` if the engine is unknown or its packages or GPU are missing."""
     check_engine(engine)
     try:
         for package in _PACKAGES[engine]:

@@ -1,4 +1,4 @@
-"""The endless sequence of maps of which a data set holds the first ones, drawn by several processes."""
+"""The endless sequence of maps that a data set begins with, drawn by several processes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def _draw_task(task: tuple[Sequence, int, int]) -> tuple[int, np.ndarray]:
 
 
 def draw_maps(sequence: Sequence, count: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """``(indices, maps (n, nz, nx) m/s)`` of ``count`` samples a family, families in turn, in their order."""
+    """Yield ``(indices, maps (n, nz, nx) m/s)`` of ``count`` samples per family, families in turn, in order."""
     tasks = [
         (sequence, first, min(first + INDICES_A_TASK, count)) for first in range(0, count, INDICES_A_TASK)
     ]
-    # Spawned: a fork would copy the state of a GPU half-alive.
+    # Spawn, not fork: a fork would copy the GPU's state.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for first, maps in pool.imap(_draw_task, tasks):
             indices = first + np.arange(len(maps) // len(sequence.families))

@@ -6,12 +6,12 @@ import numpy as np
 
 from physics.acquisition import Acquisition
 
-# 147 samples with the peak at sample 73, for 15 Hz at 1 ms: 2.2 periods, an odd number of samples.
+# 2.2 periods, rounded to an odd number of samples: 147 with the peak at sample 73, for 15 Hz at 1 ms.
 _PERIODS = 2.2
 
 
 def ricker(acquisition: Acquisition) -> np.ndarray:
-    """Ricker wavelet of unit amplitude, ``(n_time,)`` float32: (1 - 2b) exp(-b), zero after its support."""
+    """Return a Ricker wavelet of unit amplitude, ``(n_time,)`` float32: (1 - 2b) exp(-b), zero after its support."""
     dt_s, f_hz = acquisition.dt_s, acquisition.peak_frequency_hz
     n = 2 * int(_PERIODS / f_hz / dt_s / 2) + 1
     b = ((n // 2 - np.arange(n)) * f_hz * dt_s * np.pi) ** 2

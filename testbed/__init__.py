@@ -1,1 +1,1 @@
-"""Five devices and a centre on one machine, with real processes and sockets."""
+"""Run five devices and a centre on one machine, with real processes and sockets."""

@@ -1,4 +1,4 @@
-"""The account of a run: bytes, latency and error of every event, from the logs, the journal and the store."""
+"""Account for a run: bytes, latency and error of every event, from the logs, the journal and the store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def account(
     events: list[Sample],
     acquisition: Acquisition,
 ) -> dict[str, Any]:
-    """``{"events": [...], "total": {...}}``: times in ms, bytes with every header and acknowledgement.
+    """Return ``{"events": [...], "total": {...}}``: times in ms, bytes with all ZeroMQ headers and acknowledgements.
 
-    Bytes are those of ZeroMQ's protocol over TCP in both directions; connection set-up, acknowledgements
-    and what devices say of themselves are spread evenly over the events. TCP and IP headers are not counted,
-    for neither side. Latency: encode (slowest device), link (from sending to the centre having it, slowest
-    device), assemble (waiting in the centre), decode; in all, from the last device's recording on.
+    Bytes are those of ZeroMQ's protocol over TCP, both directions, without TCP and IP headers. Connection set-up,
+    acknowledgements and device status messages are spread evenly over the events.
+
+    Latency starts when the last device has recorded. Its parts are encode (slowest device), link (from sending to
+    arrival at the centre, slowest device), assemble (waiting at the centre) and decode.
     """
     statistics = [process.entries("statistics")[-1] for process in devices]
     both_ways = sum(row["bytes_sent"] + row["bytes_received"] for row in statistics)
@@ -65,7 +66,7 @@ def account(
 
 
 def sending(process: Process) -> dict[int, dict[str, float]]:
-    """When a device recorded, encoded and first sent each event."""
+    """Return when a device recorded, encoded and first sent each event."""
     events: dict[int, dict[str, float]] = {}
     boot = 0
     recorded: dict[int, dict] = {}
@@ -95,7 +96,7 @@ def _row(
 ) -> dict[str, Any]:
     provenance = stored.provenance
     arrived = {record.device: record.received_us for record in records}
-    # Devices of a replay start at slightly different times; the event is over when the last recorded.
+    # Replaying devices start at slightly different times; an event counts from the last recording.
     recorded_us = max(log[number]["recorded_us"] for log in sent)
     row: dict[str, Any] = {
         "event": number,
@@ -128,7 +129,7 @@ def _row(
 
 
 def data_misfit(stored: StoredMap, gather: np.ndarray, acquisition: Acquisition) -> float:
-    """Relative L2 misfit between a recorded gather and that modelled from the predicted map."""
+    """Return the relative L2 misfit between a recorded gather and the one modelled from the predicted map."""
     modelled = model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi")[0]
     return float(np.linalg.norm(modelled - gather) / np.linalg.norm(gather))
 

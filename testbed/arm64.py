@@ -1,7 +1,7 @@
-"""An arm64 device on this machine: Debian's own Python and the aarch64 wheels that go on a board, run by qemu.
+"""Emulate an arm64 device with qemu: Debian's own Python and the aarch64 wheels that run on a board.
 
-User-mode emulation: the programs are those of the board, the system calls are this machine's. Nothing here needs
-root; the packages come through apt and pip as they are set up, into a folder that can be thrown away.
+This is user-mode emulation: the programs are the board's, the system calls are this machine's. Root is not needed. apt
+and pip download the packages, as configured on this machine, into a folder that can be deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.processes import Runtime
 
 FOLDER = Path("out/arm64")
 QEMU = "qemu-aarch64-static"
-# That of a Raspberry Pi 4.
+# CPU of a Raspberry Pi 4.
 PROCESSOR = "cortex-a72"
 DEBIAN = (
     "python3.11-minimal",
@@ -38,9 +38,9 @@ DEBIAN = (
     "libuuid1",
     "zlib1g",
 )
-# What firmware_py imports, in the versions of this environment, and what PyNaCl needs of cffi.
+# Imports of firmware_py in the versions of this environment, and PyNaCl's dependency cffi.
 WHEELS = ("ai-edge-litert", "numpy", "pyzmq", "pyserial", "cbor2", "pynacl", "cffi")
-# Debian 12 has glibc 2.36.
+# Wheel tags up to Debian 12's glibc, 2.36.
 PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1))
 TIMEOUT_S = 600
 CORES = 4
@@ -59,7 +59,7 @@ CPU revision\t: 3
 def prepare(folder: Path = FOLDER, on_step: Callable[[str], None] = lambda step: None) -> None:
     """Download and unpack an arm64 Python with the wheels into ``folder`` (52 MB, 179 MB unpacked).
 
-    What is there already, and of the same versions, is left. Raises ``TestbedError`` with what failed.
+    Existing parts of the same versions are kept. Raises ``TestbedError`` with the failed command.
     """
     wanted = {"debian": list(DEBIAN), "wheels": [f"{name}=={metadata.version(name)}" for name in WHEELS]}
     if _made_of(folder) == wanted:
@@ -84,7 +84,7 @@ def prepare(folder: Path = FOLDER, on_step: Callable[[str], None] = lambda step:
 
 
 def runtime(folder: Path = FOLDER) -> Runtime:
-    """How a process is run on the emulated processor. Raises ``TestbedError`` saying what is missing."""
+    """Return how to run a process on the emulated processor. Raises ``TestbedError`` naming what is missing."""
     if shutil.which(QEMU) is None:
         raise TestbedError(f"{QEMU}: not found; install it with apt-get install qemu-user-static")
     if _made_of(folder) is None:
@@ -110,7 +110,7 @@ def _made_of(folder: Path) -> dict | None:
 
 
 def _unpack_debian(root: Path) -> None:
-    """Debian's packages for arm64 into ``root``, with apt's state beside them: the machine's own is untouched."""
+    """Unpack Debian's arm64 packages into ``root`` with a separate apt state; the machine's own is not changed."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise TestbedError("arm64: expected apt-get and dpkg-deb, which Debian has; prepare it on Debian 12")
     state = root / "apt"
@@ -136,9 +136,9 @@ def _unpack_debian(root: Path) -> None:
 
 
 def _describe_processor(root: Path) -> None:
-    """A description of the emulated processor where programs look for it; qemu prefers ``root`` to this machine.
+    """Write a description of the emulated processor to ``root``, where qemu looks before this machine's files.
 
-    LiteRT reads it and crashes on the description of this machine's, which is of another kind.
+    LiteRT reads it and crashes on this machine's own description, which is for another architecture.
     """
     cpu = root / "sys" / "devices" / "system" / "cpu"
     cpu.mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""How much slower a board computes than this machine: the same benchmarks, on one core, on both.
+"""Measure how much slower a board computes than this machine, on one core, with the same benchmarks.
 
-What is published for a board is ``[speed]`` of its profile; here it is measured. A network in int8 gains most
-from this machine's vector units, so the run of EPIC's network is slowed by that factor, and what is left of a
-device's part by that of common code. The baselines' whole part is slowed as common code, which spares them their
-networks.
+The board's figures are published ones, from ``[speed]`` of its profile. This machine's figures are measured here. An
+int8 network gains most from this machine's vector units, so EPIC's network is slowed by the int8 factor and the rest of
+a device's work by the factor of general code. The baselines are slowed by the factor of general code throughout, which
+favours their networks.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import numpy as np
 from boards.profile import BoardError, board_names, load_board
 
 INPUT_SHAPE = (224, 224, 3)
-# The fastest of many: the one that other processes disturbed least.
+# Take the fastest of many runs, which other processes disturbed least.
 REPEATS = 40
-# Multiplications and additions of MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, table 4).
+# Multiply-accumulates of MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, table 4).
 MOBILENET_MACS = 569e6
 SEVEN_ZIP = ("7z", "b", "1", "-mmt1", "-md22")
 
 
 @dataclass(frozen=True)
 class Slowdown:
-    """Times what it takes here: ``network`` for an int8 network, ``code`` for anything else; what that is from.
+    """Slowdown factors of a board: ``network`` for an int8 network, ``code`` for everything else, and their source.
 
-    ``macs_per_s`` is what a core of the board does of an int8 network, ``power_w`` what it takes above idle.
+    ``macs_per_s`` is the int8 rate of one core of the board. ``power_w`` is the board's power above idle.
     """
 
     board: str
@@ -44,7 +44,7 @@ class Slowdown:
 
 
 def slowdown(name: str) -> Slowdown:
-    """Of the board of that name against this machine, measured now. Raises ``BoardError``."""
+    """Measure the slowdown of the board of that name against this machine. Raises ``BoardError``."""
     board = load_board(name)
     if board.speed is None:
         known = [other for other in board_names() if load_board(other).speed]
@@ -65,7 +65,7 @@ def slowdown(name: str) -> Slowdown:
 
 
 def mobilenet_ms() -> float:
-    """Milliseconds of one inference of MobileNet v1 1.0 in int8 on one thread of this machine, weights random."""
+    """Measure one inference of int8 MobileNet v1 1.0 with random weights, on one thread of this machine, in ms."""
     import keras
     from ai_edge_litert.interpreter import Interpreter
 
@@ -87,7 +87,7 @@ def mobilenet_ms() -> float:
 
 
 def seven_zip_mips() -> float:
-    """Rating of 7-zip's benchmark on one thread, for the processor time it got. Raises ``BoardError``."""
+    """Measure 7-zip's rating on one thread, per processor time used. Raises ``BoardError``."""
     if not shutil.which(SEVEN_ZIP[0]):
         raise BoardError(f"{SEVEN_ZIP[0]}: not found; Debian's package p7zip-full has it")
     said = subprocess.run(SEVEN_ZIP, capture_output=True, text=True, check=False).stdout
@@ -95,7 +95,7 @@ def seven_zip_mips() -> float:
 
 
 def rating_mips(said: str) -> float:
-    """The column R/U of the last line of `7z b`. Raises ``BoardError``."""
+    """Parse the column R/U of the last line of `7z b`. Raises ``BoardError``."""
     total = re.search(r"^Tot:\s+\d+\s+(\d+)\s+\d+\s*$", said, re.MULTILINE)
     if not total:
         raise BoardError(f"{' '.join(SEVEN_ZIP)}: expected a line 'Tot: ...', got {said[-80:]!r}")

@@ -1,4 +1,4 @@
-"""``epic testbed``: the whole line on this machine."""
+"""``epic testbed``: run the whole system on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-# An emulated device is some fifty times slower, and five of them share this machine's cores.
+# An emulated device is about fifty times slower, and five of them share this machine's cores.
 EMULATED_TIMEOUT_S = 600.0
 
 app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_help=True)
@@ -151,7 +151,7 @@ def _print(results: dict) -> None:
     from rich.table import Table
 
     console = Console()
-    # Piped output has no width of its own; the table needs 108 columns.
+    # Piped output has no width; the table needs 108 columns.
     console.width = max(console.width, 108)
     table = Table(title=f"model {results['model']}; times in ms", box=SIMPLE_HEAD)
     for name in (

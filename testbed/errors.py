@@ -9,7 +9,7 @@ TestbedError
 
 
 class TestbedError(RuntimeError):
-    """The testbed did not run to its end. The message carries the failing process's last words."""
+    """The testbed run failed. The message holds the last output of the failing process."""
 
-    # pytest must not collect it.
+    # Keep pytest from collecting this class.
     __test__ = False

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SHIPPED)
     given = parser.parse_args()
     pairs = find_pairs(given.data, Acquisition.openfwi())
-    # Family after family, then again: the first ten events show all ten.
+    # Interleave the families, so that the first ten events show all ten.
     samples = [
         Sample(pair.family, np.asarray(pair.gathers()[i]), np.asarray(pair.maps()[i, 0]))
         for i in range(PER_FAMILY)

@@ -1,4 +1,4 @@
-"""The processes of a run: five devices and a centre, started, watched, always reaped."""
+"""Start, monitor and reap the processes of a run: five devices and a centre."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from testbed.errors import TestbedError
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs a process's Python: the command before its arguments, its environment (None inherits this one's)."""
+    """How to run a process's Python: command prefix and environment (None inherits this one's)."""
 
     command: tuple[str, ...]
     environment: dict[str, str] | None
@@ -31,16 +31,16 @@ NATIVE = Runtime((sys.executable,), None, "this machine's own processor")
 
 
 def resident_mib(pid: int | str = "self") -> float:
-    """Memory of a process that is in RAM."""
+    """Return the resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize() / (1 << 20)
 
 
 def ended_with_this_process() -> list[str]:
-    """What has a child asked to end when this process is killed, where the system can: no run leaves a centre at work.
+    """Return a hook that has the system terminate a child when this process is killed (Linux only).
 
-    Linux asks when the thread is gone that started the child, so for the main thread's children only. It asks no
-    child that was not ready when that happened: such a one sees another parent, and does not begin.
+    Linux signals the child when the thread that started it ends, so only the main thread may start such children. If
+    the parent died before the hook ran, no signal comes. The child then sees another parent and exits.
     """
     found = shutil.which("setpriv")
     if found is None or current_thread() is not main_thread():
@@ -50,7 +50,7 @@ def ended_with_this_process() -> list[str]:
 
 
 class Process:
-    """A child process whose standard error goes to a file; ``log`` is its own JSON log."""
+    """A child process whose standard error goes to a file; ``log`` is its JSON log."""
 
     def __init__(self, name: str, arguments: list[str], folder: Path, runtime: Runtime = NATIVE) -> None:
         self.name = name
@@ -74,12 +74,12 @@ class Process:
         return self._child.pid
 
     def complaint(self) -> str:
-        """The last line the process wrote to standard error."""
+        """Return the last line of the process's standard error."""
         lines = self._errors.read_text(errors="replace").strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else f"exit code {self.exit_code}, no message"
 
     def entries(self, what: str | None = None) -> list[dict]:
-        """Whole lines of the process's log, all or those of one kind."""
+        """Return the complete lines of the process's log, all or of one kind."""
         if not self.log.exists():
             return []
         lines = self.log.read_text().splitlines(keepends=True)
@@ -87,7 +87,7 @@ class Process:
         return [row for row in rows if what is None or row["what"] == what]
 
     def wait_for(self, what: str, timeout_s: float) -> dict:
-        """The first log entry of a kind. Raises ``TestbedError`` when the process ends or time runs out."""
+        """Return the first log entry of a kind. Raises ``TestbedError`` if the process ends or time runs out."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if rows := self.entries(what):
@@ -98,11 +98,11 @@ class Process:
         raise TestbedError(f"{self.name}: not {what} within {timeout_s:.0f} s; see {self._errors.parent}")
 
     def signal(self, number: int) -> None:
-        """Send the process a signal; one that has ended gets none."""
+        """Send a signal to the process, unless it has ended."""
         self._child.send_signal(number)
 
     def wait(self, timeout_s: float = 30.0) -> None:
-        """Until the process ends by itself. Raises ``TestbedError`` when it does not, or ends badly."""
+        """Wait for the process to end. Raises ``TestbedError`` on time-out or a bad exit status."""
         try:
             self._child.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -111,12 +111,12 @@ class Process:
             raise TestbedError(f"{self.name}: {self.complaint()}")
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the process is gone."""
+        """Send SIGKILL and wait for the process."""
         self._child.kill()
         self._child.wait()
 
     def end(self, timeout_s: float = 15.0) -> None:
-        """Ask the process to end, and make it end when it does not."""
+        """Ask the process to end; kill it if it does not."""
         if self.exit_code is None:
             self._child.send_signal(signal.SIGINT)
             try:
@@ -127,7 +127,7 @@ class Process:
 
 
 class Processes:
-    """Children of one run; leaving the context ends every one of them, newest first."""
+    """Child processes of one run; leaving the context ends all of them, newest first."""
 
     def __init__(self) -> None:
         self._all: list[Process] = []

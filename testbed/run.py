@@ -1,4 +1,4 @@
-"""``epic testbed run``: the whole line on this machine, from gathers to maps, with everything accounted for."""
+"""``epic testbed run``: run the whole system on this machine, from gathers to maps, and account for it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from testbed.samples import Sample, SamplesError, load_samples
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
 ROWS_A_PICTURE = 10
 START_TIMEOUT_S = 60.0
-# Between events, so that latency is that of an event and not of a queue of them.
+# Interval between events, so that the measured latency has no queueing.
 INTERVAL_S = 0.1
-# What a run folder is told by. Not central.toml: a centre at work has one too, with its keys and data beside it.
+# Marks a run folder. Not central.toml: a production centre has one too, beside its keys and data.
 MARKER = ".epic-testbed"
 
 
 @dataclass(frozen=True)
 class Model:
-    """The bundle the devices get, and the decoder of the centre with the bundle it belongs to."""
+    """The devices' bundle, and the centre's decoder with its own bundle."""
 
     device_bundle: Path
     bundle: Path
@@ -41,17 +41,17 @@ class Model:
 
 
 def find_model(folder: Path | None, device_bundle: Path | None = None) -> Model:
-    """The model in ``folder``, or the one that a microcontroller can carry, of ``models/zoo``."""
+    """Return the model in ``folder``, or by default the model of ``models/zoo`` that fits a microcontroller."""
     folder = folder or DEFAULT_MODEL
     bundle = folder / "bundle"
     return Model(device_bundle or bundle, bundle, folder / "decoder")
 
 
 def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[Sample]:
-    """``count`` events from OpenFWI gather files (with the maps beside them), or the shipped ones.
+    """Load ``count`` events from OpenFWI gather files and the maps beside them, or the shipped samples.
 
-    Fewer gathers than ``count`` are replayed from the start; 0 takes every gather once.
-    Raises ``OpenFWIFileError``, ``SamplesError``.
+    If there are fewer than ``count``, they repeat from the start. 0 takes every gather once. Raises
+    ``OpenFWIFileError``, ``SamplesError``.
     """
     if not data:
         samples = load_samples()
@@ -83,12 +83,16 @@ def run_testbed(
     devices_on: Runtime = NATIVE,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict:
-    """Replay ``count`` events through five device processes and a centre; returns the results.
+    """Replay ``count`` events through five device processes and a centre; return the results.
 
-    The links are CURVE with keys made for the run, or in the clear when ``insecure``. ``devices_on`` runs the
-    devices' processes: natively, or emulated (``testbed.arm64.runtime``).
-    ``out`` becomes the run folder: ``results.json``, ``maps-*.png``, and each process's configuration
-    and log. Raises ``TestbedError`` with what the failing process said, and the errors of its inputs.
+    ``out`` becomes the run folder with ``results.json``, ``maps-*.png``, and each process's configuration and log.
+
+    Args:
+        insecure: Send in the clear. By default the links use CURVE with keys made for the run.
+        devices_on: Runs the devices natively or emulated (``testbed.arm64.runtime``).
+
+    Raises:
+        TestbedError: A process failed; the message holds its last output. Errors of the inputs are passed on.
     """
     bundle = load_bundle(model.bundle)
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
@@ -138,7 +142,7 @@ def _check_finite(events: list[Sample]) -> None:
 
 
 def prepare_folder(out: Path) -> None:
-    """An empty run folder; one of an earlier run is replaced, anything else is left alone."""
+    """Create an empty run folder, replacing an earlier run; raise an error for any other content."""
     if out.exists():
         if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists()):
             raise TestbedError(
@@ -150,7 +154,7 @@ def prepare_folder(out: Path) -> None:
 
 
 def make_keys(folder: Path, n_devices: int) -> Path:
-    """Keys of a centre and of its devices, all let in."""
+    """Create keys for a centre and its devices, and allow all devices."""
     for device in range(n_devices):
         new_keys(folder, f"device-{device}")
         allow(folder, f"device-{device}")
@@ -160,7 +164,7 @@ def make_keys(folder: Path, n_devices: int) -> Path:
 def start_centre(
     processes: Processes, model: Model, out: Path, port: int, keys: Path | None, deadline_s: float = 10.0
 ) -> Process:
-    """`epic central run` on ``port`` (0 is a free one), its configuration, log and data in ``out``."""
+    """Start `epic central run` on ``port`` (0 picks a free one); configuration, log and data are in ``out``."""
     config = out / "central.toml"
     security = f'keys = "{keys.resolve()}"' if keys else "insecure = true"
     listen = f"tcp://127.0.0.1:{port or '*'}"
@@ -183,7 +187,7 @@ def start_device(
     limit: int = 0,
     runtime: Runtime = NATIVE,
 ) -> Process:
-    """A device that replays ``out``/gathers.npy up to event ``limit`` (0: all), on from where it was."""
+    """Start a device that replays ``out``/gathers.npy up to event ``limit`` (0: all) from its last position."""
     name = f"device{device}"
     config = out / f"{name}.toml"
     own = f"{keys and keys.resolve()}/device-{device}"

@@ -1,8 +1,8 @@
-"""The gathers that are shipped to try the line with: two of each family, with their true maps.
+"""Shipped sample gathers: two of each family, with their true maps.
 
-A float32 gather is 1.4 MB. Here it is an int16 of its own peak (rounding noise 101 dB below the peak,
-some 40 dB below what arrives in the last half second), second-differenced along time, which for a
-signal ten times oversampled leaves small numbers, and LZMA-compressed: about 75 kB.
+A float32 gather is 1.4 MB. The file holds int16 samples scaled by the gather's peak, second differences along time,
+LZMA-compressed: about 75 kB. The rounding noise is 101 dB below the peak, and some 40 dB below the signal of the last
+half second. The signal is ten times oversampled, so its differences are small numbers.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Sample:
 
 
 def pack_gather(gather: np.ndarray) -> tuple[np.ndarray, float]:
-    """``(S, T, R)`` float -> compressed bytes (uint8) and the value of one step."""
+    """Compress ``(S, T, R)`` float; return the bytes (uint8) and the value of one step."""
     step = float(np.abs(gather).max()) / 32767 or 1.0
     steps = np.rint(gather / step).astype(np.int32)
     differences = np.diff(steps, n=2, axis=1, prepend=np.zeros((steps.shape[0], 2, steps.shape[2]), np.int32))
-    # Time last, so that neighbours in the file are neighbours in time. A difference of two fits 17 bits
-    # at worst; the codec is for smooth signals and says so when one is not.
+    # Time last, so that neighbours in the file are neighbours in time. A second difference can need 17 bits; rough
+    # signals raise an error.
     if np.abs(differences).max() > 32767:
         raise SamplesError("samples: a gather too rough for the sample codec (second difference over int16)")
     data = np.ascontiguousarray(differences.astype("<i2").transpose(0, 2, 1)).tobytes()
@@ -47,7 +47,7 @@ def pack_gather(gather: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def unpack_gather(packed: np.ndarray, step: float, shape: tuple[int, int, int]) -> np.ndarray:
-    """Inverse of ``pack_gather``: float32 ``shape`` within half a step. Raises ``SamplesError``."""
+    """Undo ``pack_gather`` to within half a step: float32 ``shape``. Raises ``SamplesError``."""
     n_sources, n_time, n_receivers = shape
     try:
         data = np.frombuffer(lzma.decompress(packed.tobytes()), "<i2")
@@ -58,7 +58,7 @@ def unpack_gather(packed: np.ndarray, step: float, shape: tuple[int, int, int]) 
 
 
 def write_samples(path: Path, samples: list[Sample]) -> None:
-    """Write samples with maps into one file, which appears when whole."""
+    """Write samples with maps into one file, atomically."""
     arrays: dict[str, np.ndarray] = {
         "families": np.array([sample.family for sample in samples]),
         "maps_mps": np.stack([sample.map_mps for sample in samples if sample.map_mps is not None]),
@@ -75,7 +75,7 @@ def write_samples(path: Path, samples: list[Sample]) -> None:
 
 
 def load_samples(path: Path = SHIPPED) -> list[Sample]:
-    """Samples of a file that ``write_samples`` wrote. Raises ``SamplesError``."""
+    """Load samples from a file that ``write_samples`` wrote. Raises ``SamplesError``."""
     if not path.exists():
         raise SamplesError(f"{path}: not found; make it with `python -m testbed.make_samples`")
     try:

@@ -1,4 +1,4 @@
-"""What the compiler of a board's accelerator makes of an encoder, as far as it is known here."""
+"""Result of compiling an encoder for a board's accelerator."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ TIMEOUT_S = 600
 
 
 class CompilerError(BoardsError, ValueError):
-    """A compiler failed on an encoder, or said something that is not understood."""
+    """A compiler failed on an encoder, or its output cannot be parsed."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """An encoder compiled for an accelerator. ``on_cpu`` names what was left to the processor, each with why.
+    """An encoder compiled for an accelerator.
 
-    ``sram_bytes``, ``cycles`` and ``inference_ms`` are the compiler's own estimate, None where it makes none.
+    ``on_cpu`` names the operators left on the processor, each with the reason. ``sram_bytes``, ``cycles`` and
+    ``inference_ms`` are the compiler's own estimates, None if it makes none.
     """
 
     compiler: str
@@ -34,11 +35,11 @@ class Compiled:
 
     @property
     def suffix(self) -> str:
-        """What the compiler itself appends to a model's name."""
+        """Suffix that the compiler appends to a model's name."""
         return self.compiler.removesuffix("_compiler")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values, without the model itself."""
+        """Return plain JSON-ready values, without the model itself."""
         return {
             "compiler": self.compiler,
             "version": self.version,
@@ -52,9 +53,10 @@ class Compiled:
 
 
 def run_compiler(name: str, command: list[str], makes: Path) -> str:
-    """What the compiler prints when it has made the file ``makes`` in its folder, where it is run.
+    """Run a compiler in its folder until it has made the file ``makes``, and return its output.
 
-    Raises ``CompilerError`` with its last line when it fails, makes nothing or does not end.
+    Raises:
+        CompilerError: The compiler failed, timed out or made no file; the message has its last line.
     """
     try:
         ran = subprocess.run(command, cwd=makes.parent, capture_output=True, text=True, timeout=TIMEOUT_S)

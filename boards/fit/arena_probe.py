@@ -1,8 +1,8 @@
-"""The least arena TFLite-Micro runs a model in: a process of its own, the model on stdin, bytes on stdout.
+"""Find the smallest arena in which TFLite-Micro runs a model: its own process, model on stdin, bytes on stdout.
 
-In an arena that is too small the interpreter says so for most sizes and dies of a segmentation fault for some
-(seen with DEPTHWISE_CONV_2D). So every size is tried in a fork of this process, which has neither threads nor
-TensorFlow. Prints 0 when no size will do.
+In too small an arena the interpreter reports an error for most sizes, but crashes for some (seen with
+DEPTHWISE_CONV_2D). Each size is therefore tried in a fork of this process, which has neither threads nor TensorFlow.
+Prints 0 if no size works.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 import sys
 from collections.abc import Callable
 
-# The interpreter aligns what it allocates to 16 bytes, so a finer answer means nothing.
+# Search step; the interpreter aligns allocations to 16 bytes.
 ARENA_STEP_BYTES = 16
 SMALLEST_ARENA_BYTES = 4096
 LARGEST_ARENA_BYTES = 64 * 1024 * 1024
 
 
 def runs_in(model: bytes, arena_bytes: int) -> bool:
-    """Whether TFLite-Micro allocates and runs ``model`` in that arena; tried in a child process."""
+    """Return True if TFLite-Micro allocates and runs ``model`` in this arena; tried in a child process."""
     from tflite_micro.python.tflite_micro import runtime
 
     child = os.fork()
@@ -32,7 +32,7 @@ def runs_in(model: bytes, arena_bytes: int) -> bool:
 
 
 def least_arena_bytes(holds: Callable[[int], bool]) -> int:
-    """The least multiple of the step for which ``holds`` is true; 0 where it never is."""
+    """Return the smallest multiple of the step for which ``holds`` is true, or 0 if there is none."""
     enough, too_low = SMALLEST_ARENA_BYTES, 0
     while not holds(enough):
         enough, too_low = 2 * enough, enough

@@ -1,4 +1,4 @@
-"""Whether an encoder fits a board: its file, its arena, its operators."""
+"""Check an encoder against a board's limits: file size, arena, operators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Limits:
     viper: bool = False
 
 
-# The smallest board of the project (docs/architecture.md): what every released encoder must fit.
+# Limits of the project's smallest board (docs/architecture.md), which every released encoder must meet.
 SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 * 1024)
 
 
@@ -37,10 +37,7 @@ VIPER_PROGRAM_BYTES = 128 * 1024
 
 @dataclass(frozen=True)
 class Verdict:
-    """One question asked of an encoder. ``fits`` is None where it could not be answered.
-
-    ``advice`` says what would make it fit, where it does not.
-    """
+    """Result of one check. ``fits`` is None if it could not be decided. ``advice`` says how to make the encoder fit."""
 
     question: str
     fits: bool | None
@@ -49,7 +46,7 @@ class Verdict:
 
 
 def limits_of(board: Board) -> Limits:
-    """The limits a board profile states."""
+    """Return the limits of a board profile."""
     return Limits(
         board.title,
         model_bytes=board.model_limit.size,
@@ -62,7 +59,7 @@ def limits_of(board: Board) -> Limits:
 
 
 def operators_verdict(graph: Graph, limits: Limits) -> Verdict:
-    """Whether the model is int8, static, and of operators that the target's runtime has."""
+    """Check that the model is int8, static, and uses only operators of the target's runtime."""
     try:
         check_graph(graph, limits.operators)
     except GraphError as error:
@@ -71,7 +68,7 @@ def operators_verdict(graph: Graph, limits: Limits) -> Verdict:
 
 
 def model_verdict(model_bytes: int, limits: Limits) -> Verdict:
-    """Whether the model's file fits the place it is kept in."""
+    """Check that the model file fits its storage."""
     return _size(
         "model file",
         model_bytes,
@@ -83,12 +80,12 @@ def model_verdict(model_bytes: int, limits: Limits) -> Verdict:
 
 
 def arena_verdict(graph: Graph, arena_bytes: int | None, source: str, limits: Limits) -> Verdict:
-    """Whether the tensors fit: ``arena_bytes`` (None where not known, ``source`` saying why) and scratch buffers."""
+    """Check that the tensors (``arena_bytes``, None if unknown, from ``source``) and scratch buffers fit."""
     if arena_bytes is None:
         return Verdict(
             "tensor arena", None, f"{source}; {limits.target} has {format_size(limits.arena_bytes)}"
         )
-    # Only what is int8 has the shapes that the kernels' buffers are worked out from.
+    # Scratch sizes can be computed only for int8 models.
     scratch = scratch_bytes(graph, limits.kernels) if operators_verdict(graph, limits).fits else 0
     margin = f" and {scratch:,} B for scratch buffers of {limits.kernels}" if scratch else ""
     return _size(

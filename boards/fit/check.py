@@ -1,4 +1,4 @@
-"""Whether an encoder fits a board: measured, compiled where that can be done here, and put into verdicts."""
+"""Check whether an encoder fits a board: measure, compile where possible, and report verdicts."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ NOT_MEASURED = f"not measured: {tflm.MISSING}"
 
 
 class CheckError(BoardsError, ValueError):
-    """A bundle cannot be checked."""
+    """The bundle cannot be checked."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was found of an encoder on a target.
+    """Assessment of an encoder on a target.
 
-    ``arena_bytes`` is TFLite-Micro's on this machine, without scratch buffers, None where it is not known;
-    ``arena_source`` says where it is from. ``accelerator`` says what was done for a target that has one
-    (``done`` is "compiled" or "documented constraints"), for the manifest; ``compiled`` is the result.
+    ``arena_bytes`` is TFLite-Micro's arena on this machine without scratch buffers, None if unknown; ``arena_source``
+    says
+    where it comes from. ``accelerator`` is the manifest's entry for a target with an accelerator (``done`` is
+    "compiled" or
+    "documented constraints"). ``compiled`` is the compiler's result.
     """
 
     graph: Graph
@@ -49,15 +51,17 @@ class Assessment:
 
     @property
     def fits(self) -> bool | None:
-        """Whether every question was answered well; None where none was answered ill, but one was not."""
+        """True if every check passed, False if one failed, None if none failed but one is undecided."""
         answers = [verdict.fits for verdict in self.verdicts]
         return False if False in answers else None if None in answers else True
 
 
 def check_bundle(folder: Path, board: Board) -> Assessment:
-    """``assess`` the bundle in ``folder`` (hashes are verified first) against the limits of ``board``.
+    """Verify the bundle in ``folder``, then ``assess`` it against the limits of ``board``.
 
-    Raises ``BundleError`` for a broken bundle and ``GraphError`` for an encoder that is no model.
+    Raises:
+        BundleError: The bundle is damaged.
+        GraphError: The encoder is not a TFLite model.
     """
     bundle = load_bundle(folder)
     stated = bundle.manifest.get("arena_bytes")
@@ -69,10 +73,12 @@ def check_bundle(folder: Path, board: Board) -> Assessment:
 
 
 def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) -> Assessment:
-    """Verdicts on the encoder ``model`` (the .tflite file's content) against ``limits``.
+    """Check the encoder ``model`` (content of the .tflite file) against ``limits``.
 
-    The arena is measured here where TFLite-Micro is installed; else it is ``stated_arena_bytes``, which is what
-    a manifest says. Raises ``GraphError`` for what is no model.
+    The arena is measured if TFLite-Micro is installed; otherwise ``stated_arena_bytes`` from the manifest is used.
+
+    Raises:
+        GraphError: The bytes are not a TFLite model.
     """
     graph = read_graph(model)
     if limits.viper:
@@ -92,7 +98,7 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
         more, compiled, accelerator = _COMPILERS[limits.compiler.name](model, graph, limits)
         verdicts += more
     if compiled is not None and compiled.sram_bytes is not None:
-        # The NPU's own plan of the arena, in place of the one that the processor alone would have.
+        # Use the NPU's arena plan in place of the processor's.
         arena = arena_verdict(graph, compiled.sram_bytes, f"planned by {compiled.compiler}", limits)
     file = model_verdict(len(compiled.model) if compiled else graph.file_bytes, limits)
     return Assessment(graph, arena_bytes, source, (file, arena, *verdicts), compiled, accelerator)
@@ -112,7 +118,11 @@ def _on_stock_micropython(model: bytes, graph: Graph, limits: Limits) -> tuple[V
 
 
 def _arena(model: bytes, stated_bytes: int | None) -> tuple[int | None, str]:
-    """The arena and where it is from. Raises ``TflmError`` when TFLite-Micro is here and cannot run the model."""
+    """Return the arena and its source.
+
+    Raises:
+        TflmError: TFLite-Micro is installed and cannot run the model.
+    """
     if not tflm.available():
         return (
             stated_bytes,

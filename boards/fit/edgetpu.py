@@ -1,7 +1,8 @@
-"""The Edge TPU: its documented constraints on a model, and its compiler where that is at hand.
+"""Check a model for the Edge TPU: documented constraints, and its compiler if available.
 
-No package registry has ``edgetpu_compiler``, so the constraints are always checked, and the compiler is run
-when it is on PATH. Source of both: Coral documentation, 'TensorFlow models on the Edge TPU' and 'Edge TPU Compiler'.
+No package registry has ``edgetpu_compiler``. The constraints are therefore always checked, and the compiler runs if it
+is
+on PATH. Source of both: Coral documentation, 'TensorFlow models on the Edge TPU' and 'Edge TPU Compiler'.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ MISSING = f"{COMPILER} is not on PATH"
 MAPPED = "Mapped to Edge TPU"
 
 _VERSION = re.compile(r"Edge TPU Compiler version (\S+)")
-# A row of the operation log: name, count, status, with two spaces or more between.
+# Row of the operation log: name, count and status, separated by two or more spaces.
 _ROW = re.compile(r"^([A-Z][A-Z0-9_]*)\s+(\d+)\s+(\S.*?)\s*$", re.MULTILINE)
 
 
 def available() -> bool:
-    """Whether the compiler is on PATH."""
+    """Return True if the compiler is on PATH."""
     return shutil.which(COMPILER) is not None
 
 
 def broken_constraints(graph: Graph) -> tuple[str, ...]:
-    """Which documented constraints ``graph`` breaks, beyond being int8, static and of listed operators."""
+    """Return the documented constraints that ``graph`` violates, beyond int8, static shapes and listed operators."""
     broken = [
         f"{tensor.name!r} has the shape {list(tensor.shape)}, only the three innermost sizes may be above 1"
         for tensor in _activations(graph)
@@ -41,7 +42,7 @@ def broken_constraints(graph: Graph) -> tuple[str, ...]:
 
 
 def _activations(graph: Graph) -> list[Tensor]:
-    """Tensors that are computed, each once, in order."""
+    """Return the computed tensors, each once, in order."""
     computed = [
         tensor for step in graph.steps for tensor in (*step.inputs, *step.outputs) if not tensor.constant
     ]
@@ -73,7 +74,11 @@ def _problems(step: Step) -> list[str]:
 
 
 def compile_encoder(model: bytes) -> Compiled:
-    """``model`` compiled by the ``edgetpu_compiler`` on PATH. Raises ``CompilerError`` with what it said."""
+    """Compile ``model`` with the ``edgetpu_compiler`` on PATH.
+
+    Raises:
+        CompilerError: The compiler failed; the message has its output.
+    """
     with tempfile.TemporaryDirectory(prefix="epic-edgetpu-") as name:
         folder = Path(name)
         (folder / "encoder.tflite").write_bytes(model)
@@ -87,7 +92,11 @@ def compile_encoder(model: bytes) -> Compiled:
 
 
 def read_log(log: str, said: str, model: bytes) -> Compiled:
-    """What the compiler's operation ``log`` tells, and ``said``, its output. Raises ``CompilerError``."""
+    """Parse the compiler's operation ``log`` and its output ``said``.
+
+    Raises:
+        CompilerError: The log cannot be parsed.
+    """
     rows = _ROW.findall(log)
     if not rows:
         raise CompilerError(f"{COMPILER}: expected rows of operator, count and status in its log, got none")

@@ -1,4 +1,4 @@
-"""What is inside a .tflite file, and whether every device runtime can carry it."""
+"""Parse a .tflite file, and check that every device runtime supports it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ ALLOWED_OPERATORS = frozenset(
         "RESHAPE",
     }
 )
-# int32 carries biases and shapes; everything that is computed on is int8.
+# int32 holds biases and shapes; all computed values are int8.
 ALLOWED_DTYPES = frozenset({"INT8", "INT32"})
-# Longer int32 constants are biases, whose values nobody asks for.
+# Maximum int32 constant kept, in values; longer ones are biases, which are not needed.
 MOST_VALUES = 8
 
 
 class GraphError(BoardsError, ValueError):
-    """A file is no TFLite model, or holds something no device of this project can run."""
+    """The file is not a TFLite model, or contains something that no device of this project can run."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the graph. ``scale`` and ``zero_point`` are None where it has not just one.
+    """Tensor of the graph.
 
-    ``values`` are those of a short int32 constant (axes, a shape), None of any other tensor.
+    ``scale`` and ``zero_point`` are None unless there is exactly one of each. ``values`` holds a short int32 constant
+    (axes, a
+    shape), None for other tensors.
     """
 
     name: str
@@ -60,9 +62,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One operator at work. ``stride`` and ``dilation`` are (along time, along receivers), 1 where it has none.
-
-    ``activation`` is what is fused into it, NONE or such as RELU.
+    """One operator. ``stride`` and ``dilation`` are (time, receivers), 1 by default; ``activation`` is the fused
+    one.
     """
 
     operator: str
@@ -93,9 +94,10 @@ class Graph:
 
 
 def read_graph(model: bytes) -> Graph:
-    """Operators and tensors of the file content ``model``.
+    """Read operators and tensors of the file content ``model``.
 
-    Raises ``GraphError`` when it is no whole TFLite model or has several subgraphs.
+    Raises:
+        GraphError: The model is damaged, or has several subgraphs.
     """
     if len(model) < 8 or model[4:8] != b"TFL3":
         raise GraphError("expected a TFLite model (identifier TFL3), got another kind of file")
@@ -104,7 +106,7 @@ def read_graph(model: bytes) -> Graph:
     except (GraphError, ImportError):
         raise
     except Exception as error:
-        # In a damaged file the reader follows offsets to wherever they lead, and fails as it happens to.
+        # In a damaged file the reader follows arbitrary offsets and raises arbitrary errors.
         raise GraphError(f"not a whole TFLite model ({error!r}); copy it again, or convert again") from None
 
 
@@ -158,7 +160,7 @@ def _read_graph(model: bytes) -> Graph:
 
         return Step(
             operator=operator(raw),
-            # An optional input that is left out has the index -1.
+            # An omitted optional input has index -1.
             inputs=tuple(tensors[index] for index in _as_list(raw.inputs) if index >= 0),
             outputs=tuple(tensors[index] for index in _as_list(raw.outputs)),
             stride=(option("strideH", 1), option("strideW", 1)),

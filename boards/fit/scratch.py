@@ -1,8 +1,9 @@
-"""Memory that a board's own kernels take from the tensor arena besides the tensors.
+"""Bound the scratch memory that a board's kernels take from the tensor arena.
 
-The arena is measured on this machine with TFLite-Micro's reference kernels, which need none. The kernels that
-a board's firmware is built with unroll or pad what they multiply into scratch buffers, planned into the same
-arena for the one operator that runs. Here are upper bounds of them, from the libraries' own buffer sizes.
+The arena is measured with TFLite-Micro's reference kernels, which need no scratch memory. Optimised kernels of a
+board's
+firmware unroll or pad their inputs into scratch buffers, planned into the same arena for the running operator. These
+upper bounds follow the libraries' own buffer sizes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Callable
 
 from boards.fit.graph import Graph, Step
 
-# Buffers are aligned to this, and rows padded to it.
+# Alignment of buffers and row padding, bytes.
 ALIGNMENT = 16
 ESP_NN_ALIGNMENT_BYTES = 64
 
 
 def scratch_bytes(graph: Graph, kernels: str) -> int:
-    """The most scratch memory that any one operator of ``graph`` takes in ``kernels`` (a key of ``KERNELS``)."""
+    """Return the largest scratch size in bytes of any operator of ``graph`` in ``kernels`` (a key of ``KERNELS``)."""
     return max((KERNELS[kernels](step) for step in graph.steps), default=0)
 
 

@@ -1,4 +1,4 @@
-"""The real TFLite-Micro interpreter on this machine: what a microcontroller would compute and need."""
+"""Run the real TFLite-Micro interpreter on this machine, as a microcontroller would."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TflmError(BoardsError, ValueError):
 
 
 def available() -> bool:
-    """Whether the TFLite-Micro interpreter can be imported here."""
+    """Return True if the TFLite-Micro interpreter can be imported."""
     try:
         _runtime()
     except ImportError:
@@ -32,24 +32,27 @@ def available() -> bool:
 
 
 def version() -> str:
-    """The installed version of tflite-micro."""
+    """Return the installed version of tflite-micro."""
     return metadata.version("tflite-micro")
 
 
 def measure_arena_bytes(model: bytes) -> int:
-    """The least tensor arena, in bytes, with which TFLite-Micro allocates and runs ``model``.
+    """Return the smallest tensor arena in bytes in which TFLite-Micro allocates and runs ``model``.
 
-    Found by running in arenas of many sizes (``boards/fit/arena_probe.py``), so it holds whatever the interpreter's
-    own report leaves out. Pointers are 8 bytes here and 4 on a microcontroller: a device needs
-    no more than this, but for the scratch buffers of its own kernels (``boards/fit/scratch.py``).
+    It is found by trying many sizes (``boards/fit/arena_probe.py``), so it includes what the interpreter's own report
+    omits.
+    Pointers have 8 bytes here and 4 on a microcontroller. A device needs no more than this, except for the scratch
+    buffers of
+    its own kernels (``boards/fit/scratch.py``).
 
-    Raises ``TflmError`` when the interpreter cannot run the model at any size.
+    Raises:
+        TflmError: The interpreter cannot run the model at any size.
     """
 
     probe = subprocess.run(
         [sys.executable, str(Path(arena_probe.__file__))], input=model, capture_output=True, check=True
     )
-    # What TFLite-Micro prints in C goes to stdout as well; ours is the last line.
+    # TFLite-Micro's C code prints to stdout too; the result is the last line.
     arena_bytes = int(probe.stdout.split()[-1])
     if arena_bytes == 0:
         raise TflmError(
@@ -60,7 +63,7 @@ def measure_arena_bytes(model: bytes) -> int:
 
 
 def run(model: bytes, inputs: np.ndarray, arena_bytes: int) -> np.ndarray:
-    """Outputs of TFLite-Micro: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8."""
+    """Run TFLite-Micro: ``(n, time, width, sources)`` int8 -> ``(n, latent)`` int8."""
     with hold_output():
         interpreter = _prepared(model, arena_bytes)
         outputs = []

@@ -1,4 +1,4 @@
-"""Arm's Vela: an encoder compiled for an Ethos-U, with its cycles, its memory and what it left on the CPU."""
+"""Compile an encoder for an Ethos-U with Arm's Vela; report cycles, memory and operators left on the CPU."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ NPU_OPERATOR = "CUSTOM:ethos-u"
 
 
 def available() -> bool:
-    """Whether Vela can be run here."""
+    """Return True if Vela is installed."""
     return importlib.util.find_spec("ethosu") is not None
 
 
 def compile_encoder(model: bytes, options: tuple[str, ...], sram_bytes: int) -> Compiled:
-    """``model`` compiled by Vela with ``options``, its feature maps to be kept within ``sram_bytes``.
+    """Compile ``model`` by Vela with ``options``, its feature maps limited to ``sram_bytes``.
 
-    Raises ``CompilerError`` with what Vela said when it fails.
+    Raises:
+        CompilerError: Vela failed; the message has its output.
     """
     with tempfile.TemporaryDirectory(prefix="epic-vela-") as name:
         folder = Path(name)
         (folder / "encoder.tflite").write_bytes(model)
-        # Its own process: Vela takes its arguments from the command line and prints as it goes.
+        # A separate process: Vela reads its arguments from the command line and prints progress.
         command = [
             sys.executable,
             "-c",
@@ -44,7 +45,7 @@ def compile_encoder(model: bytes, options: tuple[str, ...], sram_bytes: int) -> 
         with summaries[0].open(newline="") as file:
             *_, summary = csv.DictReader(file)
         result = compiled.read_bytes()
-    # What Vela cannot take stays in the graph as it was, and is in none of its estimates.
+    # Operators that Vela does not support stay in the graph unchanged and are missing in its estimates.
     operators = read_graph(result).operators
     return Compiled(
         compiler="vela",

@@ -1,4 +1,4 @@
-"""``node.toml`` and the keys of one device, made from what the installer was told, and checked before they go."""
+"""Create and validate ``node.toml`` and the keys of one device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Settings:
                 "endpoint: expected tcp://HOST:PORT, HOST:PORT or /dev/NAME, of a microcontroller uart:N or "
                 f"usb:N, got {self.endpoint!r}"
             )
-        # The service's unit names the folder, in lines, quotes and escapes of systemd's.
+        # The systemd unit names the folder; its syntax has lines, quotes and escapes.
         if re.search(r"""[\x00-\x1f\x7f"'\\]""", self.incoming):
             raise InstallError(
                 "incoming: expected a folder whose name has no quotation marks, backslashes or control characters, "
@@ -141,5 +141,5 @@ def node_toml(settings: Settings, board: str, layout: Layout, accelerator: str =
 
 
 def _text(value: str) -> str:
-    """A TOML string; JSON's are, but for surrogate pairs."""
+    """Return a TOML string; JSON strings are valid TOML except for surrogate pairs."""
     return json.dumps(value, ensure_ascii=False)

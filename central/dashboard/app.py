@@ -42,11 +42,11 @@ FORMATS = ("json", "float32")
 
 
 class QueryError(CentralError, ValueError):
-    """Something after the ``?`` that is not what was expected there."""
+    """A query parameter is not valid."""
 
 
 class _NumberConvertor(IntegerConvertor):
-    """A number in a path; of more digits there is no address, and Python would not read thousands."""
+    """Path convertor for a bounded number of digits; Python refuses to parse thousands."""
 
     regex = "[0-9]{1,40}"
 
@@ -55,7 +55,7 @@ register_url_convertor("number", _NumberConvertor())
 
 
 class Json(JSONResponse):
-    """An answer for programs."""
+    """JSON response for programs."""
 
     def render(self, content: Any) -> bytes:
         return to_json(content).encode()
@@ -64,7 +64,7 @@ class Json(JSONResponse):
 def build_app(
     data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log, live: RuntimeMetrics | None
 ) -> ASGIApp:
-    """The page over the store in ``data_dir``, for whoever has ``token`` (None: whoever is on this machine)."""
+    """Build the page over the store in ``data_dir``; with ``token`` None it is open to local users."""
     views = _Views(data_dir, feed, totals, live)
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in TYPES}
     routes = [
@@ -109,7 +109,7 @@ async def _refuse_failed(_: Request, __: Exception) -> Response:
 
 
 def _file(path: Path):
-    """A file of the page, read once; a browser asks again each time and is told if it has not changed."""
+    """Serve a static file, read once; browsers revalidate it at each request."""
     content = path.read_bytes()
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     headers = {"etag": tag, "cache-control": "no-cache"}
@@ -123,7 +123,7 @@ def _file(path: Path):
 
 
 class _Views:
-    """What each address answers; Starlette calls these on worker threads, each with its own connection."""
+    """Request handlers; Starlette calls them on worker threads, each with its own connection."""
 
     def __init__(self, data_dir: Path, feed: Feed, totals: Totals, live: RuntimeMetrics | None) -> None:
         self._data_dir = data_dir
@@ -144,7 +144,7 @@ class _Views:
             raise QueryError(f"only: expected one of {', '.join(CHOICES)}, got {only!r}")
         before, survey = _number(query, "before", 1, MAX_ID), _number(query, "survey", 0, 0xFFFF)
         with closing(Archive(self._data_dir)) as archive:
-            # One more than asked for tells whether there is another page.
+            # Read one extra to know whether there is another page.
             found = archive.sections(before, size + 1, survey, only)
         rows = [summary(section) for section in found[:size]]
         if query.get("preview"):
@@ -178,7 +178,7 @@ class _Views:
             section = archive.section(request.path_params["survey"], request.path_params["event"], id)
         if form == "json":
             return _json(section)
-        # The values that an id stands for never change; what is said of them does, when they are checked.
+        # The values of an id never change, but its findings do when it is checked.
         return _binary(section, {"cache-control": "private, max-age=86400"} if id else {})
 
     def devices(self, _: Request) -> Response:
@@ -199,7 +199,7 @@ class _Views:
 
 
 def _binary(section: Section, headers: dict[str, str]) -> Response:
-    """Velocity, then uncertainty, row by row from the surface down: little-endian float32."""
+    """Return velocity, then uncertainty, row by row from the surface down: little-endian float32."""
     stored = section.stored
     nz, nx = stored.velocity_mps.shape
     maps = (stored.velocity_mps, stored.uncertainty_mps)
@@ -228,7 +228,7 @@ def _number(query: Mapping[str, str], name: str, low: int, high: int) -> int | N
     text = query.get(name)
     if text is None:
         return None
-    # Digits alone, and not so many that turning them into a number is work.
+    # Digits only, and few enough to parse quickly.
     if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
         raise QueryError(f"{name}: expected a whole number from {low} to {high}, got {text[:40]!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""What the page reads of the store: events by the page, every map of an event, what all of them add up to."""
+"""Read the store for the page: events by page, all maps of an event, and totals."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ CHOICES = {"all": "", "partial": " AND partial = 1", "flagged": f" AND {FLAGGED}
 
 
 class NotInStore(StoreError):
-    """An event, or a map of it, that is not there."""
+    """The event or map does not exist."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A map and its ``id`` in the store; a later one has a higher id."""
+    """Map with its ``id`` in the store; later maps have higher ids."""
 
     id: int
     stored: StoredMap
 
 
 def raw_bytes(provenance: dict[str, Any]) -> int:
-    """What the heard devices' parts of the gather hold as float32: what they did not have to send."""
+    """Return the size of the received devices' raw recordings as float32: the data that was not sent."""
     survey = provenance["acquisition"]
     groups = survey["device_receivers"]
     receivers = sum(len(groups[device]) for device in provenance["devices"])
@@ -45,7 +45,7 @@ def raw_bytes(provenance: dict[str, Any]) -> int:
 
 
 def flags(provenance: dict[str, Any]) -> list[str]:
-    """Why a person should look at a map, a line each; whoever judges maps adds to ``flags`` of its provenance."""
+    """Return the reasons to review a map, one line each, from ``flags`` of its provenance."""
     found = list(provenance.get("flags", []))
     if replaced := provenance.get("replaced"):
         found.append(f"devices sent {replaced} more than one latent of this event; the newest was used")
@@ -53,7 +53,7 @@ def flags(provenance: dict[str, Any]) -> list[str]:
 
 
 def summary(section: Section) -> dict[str, Any]:
-    """A map in a few values, ready for JSON."""
+    """Return a map's key values, ready for JSON."""
     stored = section.stored
     provenance = stored.provenance
     values = {
@@ -79,12 +79,12 @@ def summary(section: Section) -> dict[str, Any]:
 
 
 def detail(section: Section) -> dict[str, Any]:
-    """``summary`` with everything that is known of where the map comes from."""
+    """Return ``summary`` with the full provenance."""
     return {**summary(section), "provenance": section.stored.provenance}
 
 
 def preview(section: Section) -> dict[str, Any]:
-    """A small picture's values: ``(rows, columns)`` bytes in hex, 0 and 255 the survey's velocity limits."""
+    """Return a thumbnail: ``(rows, columns)`` bytes in hex; 0 and 255 are the survey's velocity limits."""
     velocity = section.stored.velocity_mps
     survey = section.stored.provenance["acquisition"]
     low, high = survey["velocity_min_mps"], survey["velocity_max_mps"]
@@ -95,7 +95,7 @@ def preview(section: Section) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Account:
-    """What a map adds to the sums: 1 or -1 where its event became, or is no longer, partial or flagged."""
+    """A map's contribution to the totals: 1 or -1 where its event became, or ceased to be, partial or flagged."""
 
     id: int
     survey: int
@@ -107,7 +107,7 @@ class Account:
 
 
 def to_json(content: Any) -> str:
-    """JSON as browsers read it: what is not finite becomes null."""
+    """Return strict JSON; values that are not finite become null."""
     try:
         return json.dumps(content, allow_nan=False)
     except ValueError:
@@ -123,7 +123,7 @@ def _finite(content: Any) -> Any:
 
 
 class Archive:
-    """One thread's view of the store; it never writes."""
+    """Read access of one thread to the store."""
 
     def __init__(self, data_dir: Path) -> None:
         """Raises ``StoreError``."""
@@ -131,14 +131,14 @@ class Archive:
         self._database.execute("PRAGMA query_only = ON")
 
     def version(self) -> int:
-        """Changes when another connection has committed anything."""
+        """Return a number that changes with every commit of another connection."""
         with reported("store: cannot be read"):
             return self._database.execute("PRAGMA data_version").fetchone()[0]
 
     def sections(
         self, before: int | None = None, size: int = 20, survey: int | None = None, only: str = "all"
     ) -> list[Section]:
-        """Newest maps of up to ``size`` events, the last drawn first, whose ids are below ``before``."""
+        """Return the newest maps of up to ``size`` events with ids below ``before``, last decoded first."""
         found: list[Section] = []
         while (wanted := size - len(found)) > 0:
             condition, values = NEWEST + CHOICES[only], []
@@ -150,14 +150,16 @@ class Archive:
             found += [Section(id, stored) for id, stored in rows if isinstance(stored, StoredMap)]
             if len(rows) < wanted:
                 break
-            # Damaged ones were left out: there are more behind them.
+            # Damaged maps were skipped, so more may follow.
             before = rows[-1][0]
         return found
 
     def sections_of(self, survey: int, event: int) -> list[Section]:
-        """The newest ``MAX_SECTIONS`` maps of an event, the newest first; none that is damaged.
+        """Return the newest ``MAX_SECTIONS`` intact maps of an event, newest first.
 
-        Raises ``NotInStore``, and ``DamagedMapError`` where all are damaged.
+        Raises:
+            NotInStore: The event has no map.
+            DamagedMapError: All of its maps are damaged.
         """
         _check(survey, event)
         condition = f"survey = ? AND event = ? ORDER BY {NEWEST_FIRST} LIMIT {MAX_SECTIONS}"
@@ -172,7 +174,11 @@ class Archive:
         return found
 
     def section(self, survey: int, event: int, id: int | None = None) -> Section:
-        """The newest map of an event, or the one with this ``id``. Raises ``NotInStore``."""
+        """Return the newest map of an event, or the one with this ``id``.
+
+        Raises:
+            NotInStore: There is no such map.
+        """
         _check(survey, event)
         if id is None:
             return self.sections_of(survey, event)[0]
@@ -183,7 +189,7 @@ class Archive:
         return found[0]
 
     def beside(self, section: Section) -> tuple[int | None, int | None]:
-        """Numbers of the events of the same survey before and after this one."""
+        """Return the numbers of the previous and next event of the same survey."""
         key = (section.stored.survey, section.stored.event)
         with reported("store: cannot be read"):
             return self._database.execute(
@@ -193,7 +199,11 @@ class Archive:
             ).fetchone()
 
     def _read(self, condition: str, values: tuple) -> list[Section]:
-        """Those that are whole. Raises ``DamagedMapError`` where none is."""
+        """Return the intact maps.
+
+        Raises:
+            DamagedMapError: None is intact.
+        """
         rows = self._rows(condition, values)
         sections = [Section(id, stored) for id, stored in rows if isinstance(stored, StoredMap)]
         for _, stored in rows[:1]:
@@ -209,7 +219,7 @@ class Archive:
         return [(id, read_map(tuple(row))) for id, *row in rows]
 
     def last_checked(self) -> dict[str, int] | None:
-        """``id`` of the map that was held against the waves last, and when; None before the first."""
+        """Return the ``id`` and time of the last map checked by forward modelling, or None."""
         with reported("store: cannot be read"):
             row = self._database.execute(
                 f"SELECT rowid, {CHECKED_US} FROM map WHERE {CHECKED_US} > 0 ORDER BY {CHECKED_US} DESC LIMIT 1"
@@ -222,7 +232,7 @@ class Archive:
             return read_devices(self._database, at_us)
 
     def drawn_after(self, id: int, size: int) -> list[Account]:
-        """What the first ``size`` maps after ``id`` add to the account, in the order they were drawn."""
+        """Return what the first ``size`` maps after ``id`` contribute to the totals, in order of decoding."""
         with reported("store: cannot be read"):
             rows = self._database.execute(
                 f"SELECT rowid, survey, event, model_hash, last_record, partial, {FLAGGED}, provenance FROM map"
@@ -240,9 +250,9 @@ class Archive:
             f"SELECT partial, {FLAGGED}, last_record FROM map WHERE {before}", (survey, event, id)
         ).fetchone()
         if earlier and earlier[2] > last_record:
-            # Drawn later from earlier records, it is not its event's newest.
+            # Decoded later but from earlier records: not its event's newest map.
             marks = earlier[:2]
-        # A later map of one model counts the records of the earlier one again.
+        # A later map of the same model includes the earlier one's records.
         counted = self._database.execute(
             f"SELECT provenance, last_record FROM map WHERE model_hash = ? AND {before}",
             (model, survey, event, id),
@@ -277,5 +287,5 @@ def _bytes(provenance: str) -> tuple[int, int]:
         content = json.loads(provenance)
         return content["received_bytes"], raw_bytes(content)
     except (ValueError, TypeError, KeyError, IndexError):
-        # Damaged: it counts for nothing, and is told of by whoever shows it.
+        # A damaged map counts for nothing; the view that shows it reports the damage.
         return 0, 0

@@ -1,4 +1,4 @@
-"""What has changed, pushed to every browser that listens: server-sent events."""
+"""Push changes to every connected browser as server-sent events."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from firmware_py.runtime.log import Log, now_us
 
 LOOK_S = 0.25
 SLOWLY_S = 1.0
-# A browser that has heard nothing for a few of these says that it has lost the centre.
+# Keep-alive interval, seconds; a browser reports a lost centre after a few missed ones.
 ALIVE_S = 2.0
 MAX_LISTENERS = 32
 
 
 class Listener:
-    """One browser; of each kind of news it gets the newest, however slowly it reads."""
+    """One browser; it gets the newest message of each kind, however slowly it reads."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -36,8 +36,8 @@ class Listener:
         self._pending: dict[str, str] = {}
 
     def put(self, kind: str, text: str) -> None:
-        """From any thread."""
-        # The loop is closed when the page is ending.
+        """Queue a message; thread-safe."""
+        # The loop is closed while the page shuts down.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._put, kind, text)
 
@@ -46,7 +46,7 @@ class Listener:
         self._fresh.set()
 
     async def take(self) -> dict[str, str]:
-        """What is new by kind; nothing when ``ALIVE_S`` passed without news."""
+        """Return new messages by kind; empty if ``ALIVE_S`` passed without any."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._fresh.wait(), ALIVE_S)
         self._fresh.clear()
@@ -55,15 +55,17 @@ class Listener:
 
 
 class Feed:
-    """Looks at the store from a thread of its own, ``watch``, and tells every listener what is new.
+    """Watch the store on a thread of its own, ``watch``, and send changes to every listener.
 
-    Kinds: ``totals``, ``section`` (the last map drawn, null before the first), ``checked`` (id of the map that was
-    held against the waves last, and when; null before the first), ``devices``, ``rollout``,
-    ``problem`` (why the store cannot be read, null when it can), ``alive``.
+    Kinds: ``totals``; ``section`` (last decoded map, null before the first); ``checked`` (id and time of the last map
+    checked
+    by forward modelling, null before the first); ``devices``; ``rollout``; ``problem`` (why the store cannot be read,
+    null
+    if it can); ``alive``.
     """
 
     def __init__(self, data_dir: Path, totals: Totals, log: Log, running: bool) -> None:
-        """``running`` is whether the page is that of a centre at work, or a view of its store."""
+        """Prepare the feed; ``running`` is true for the page of a running centre, false for a view of its store."""
         self._data_dir = data_dir
         self._totals = totals
         self._log = log
@@ -75,7 +77,7 @@ class Feed:
         self._closed = False
 
     def watch(self, stopping: Callable[[float], bool]) -> None:
-        """Look until ``stopping(wait_s)``; a store that cannot be read is tried again."""
+        """Watch until ``stopping(wait_s)`` is true; a store that cannot be read is retried."""
         while not stopping(LOOK_S):
             try:
                 with (
@@ -84,7 +86,7 @@ class Feed:
                 ):
                     self._look_on(archive, rollouts, stopping)
             except Exception as error:
-                # Also what is no fault of the store's must neither end this thread nor go unseen.
+                # Any other fault must not end this thread or go unnoticed either.
                 reason = str(error) if isinstance(error, StoreError) else repr(error)
                 if self._say("problem", reason):
                     self._log.write("page_store", reason=reason)
@@ -101,7 +103,7 @@ class Feed:
                 self._say("section", detail(newest[0]) if newest else None)
                 self._say("checked", archive.last_checked())
             seen = version
-            # A device that falls silent changes nothing in the store.
+            # A device's silence changes nothing in the store, so check it by time.
             if time.monotonic() >= self._slowly_at_s:
                 self._slowly_at_s = time.monotonic() + SLOWLY_S
                 self._say("devices", [brief(view) for view in self._devices(archive)])
@@ -118,7 +120,7 @@ class Feed:
         return archive.devices(max(view.last_heard_us for view in views))
 
     def _say(self, kind: str, content: Any) -> bool:
-        """Tell every listener, unless it is what was said before; returns whether it is new."""
+        """Send a message to every listener if it differs from the last one; return True if it does."""
         text = to_json(content)
         with self._lock:
             if self._said.get(kind) == text:
@@ -133,7 +135,7 @@ class Feed:
         return len(self._listeners) >= MAX_LISTENERS
 
     async def listen(self) -> AsyncIterator[str]:
-        """The stream of one browser: what there is, then what comes."""
+        """Yield the stream of one browser: the current state, then changes."""
         listener = Listener()
         with self._lock:
             self._listeners.add(listener)
@@ -149,7 +151,7 @@ class Feed:
                 self._listeners.discard(listener)
 
     def close(self) -> None:
-        """End every stream at its next turn."""
+        """End every stream at its next message."""
         self._closed = True
 
     def _alive(self) -> str:
@@ -161,21 +163,21 @@ def _frame(kind: str, text: str) -> str:
 
 
 def shown(value: Any) -> Any:
-    """A value of ``asdict`` with every text as it may be shown: a browser obeys marks of direction, too."""
+    """Return a value of ``asdict`` with escaped text: browsers obey direction marks too."""
     if isinstance(value, dict):
         return {name: shown(inner) for name, inner in value.items()}
     return printable(value) if isinstance(value, str) else value
 
 
 def brief(view: DeviceView) -> dict[str, Any]:
-    """A device for the page: without what changes by itself, and gaps as their number."""
+    """Return a device for the page, without values that change by themselves; gaps only as their number."""
     return {k: v for k, v in shown(asdict(view)).items() if k not in ("age_s", "gaps", "n_gaps")} | {
         "gaps": view.n_gaps
     }
 
 
 def rollout_dict(rollout: StoredRollout) -> dict[str, Any]:
-    """A rollout, ready for JSON."""
+    """Return a rollout, ready for JSON."""
     return {
         "version": rollout.version,
         "name": printable(rollout.name),

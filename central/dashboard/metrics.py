@@ -1,6 +1,7 @@
-"""The centre and its devices as Prometheus metrics: ``[central] metrics``, or wherever a page mounts them.
+"""Export the state of the centre and its devices as Prometheus metrics.
 
-What is of devices comes from the centre's file; what is of the process begins at zero when it starts.
+``[central] metrics_listen`` serves them, or a page mounts them. Device metrics come from the database. Process metrics
+start at zero with the process.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from central.storage.database import StoreError
 from firmware_py.links.port import split_endpoint
 from firmware_py.protocol.printable import printable
 
-# Of a map: from its event's assembly to the decoder's answer, 1 ms to 10 s.
+# Histogram buckets of the time from an event's assembly to its map, 1 ms to 10 s.
 DECODE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-# (name after epic_device_, what it is, field of DeviceView, whether it only grows)
+# (name after epic_device_, help text, field of DeviceView, whether it is a counter)
 _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("lag_seconds", "Age of the newest record when it arrived.", "lag_s", False),
     ("age_seconds", "Age of the newest record now.", "age_s", False),
@@ -77,7 +78,7 @@ _OF_RECEIVER = {
 
 
 class MetricsError(CentralError, OSError):
-    """The metrics cannot be served where they were told to be."""
+    """The metrics cannot be served at the configured address."""
 
 
 def decode_histogram() -> Histogram:
@@ -86,8 +87,10 @@ def decode_histogram() -> Histogram:
 
 @dataclass(frozen=True)
 class RuntimeMetrics:
-    """What a running centre counts; ``lines`` gives the gateway's counters by line, ``backlog`` the records that
-    are kept and that the decoder has not taken up."""
+    """Counters of a running centre.
+
+    ``lines`` returns the gateway's counters by line. ``backlog`` returns the number of journal records not decoded yet.
+    """
 
     received: Counter[str]
     maps: Counter[str]
@@ -98,7 +101,7 @@ class RuntimeMetrics:
 
 
 class CentralCollector(Collector):
-    """A Prometheus collector of the centre over ``data_dir``; ``live`` is the process's part, if it runs here."""
+    """Prometheus collector of the centre over ``data_dir``; ``live`` holds the process metrics if it runs here."""
 
     def __init__(self, data_dir: Path, live: RuntimeMetrics | None) -> None:
         self._data_dir = data_dir
@@ -167,7 +170,7 @@ def _of_process(live: RuntimeMetrics) -> Iterator[Metric]:
 
 
 def metrics_text(data_dir: Path, live: RuntimeMetrics | None) -> bytes:
-    """All of it in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     return generate_latest(_registry(data_dir, live))
 
 
@@ -178,7 +181,7 @@ def _registry(data_dir: Path, live: RuntimeMetrics | None) -> CollectorRegistry:
 
 
 class MetricsServer:
-    """Answers Prometheus at ``address`` (host:port), on a thread of its own, until closed."""
+    """HTTP server of the metrics at ``address`` (host:port), on its own thread until closed."""
 
     def __init__(self, address: str, data_dir: Path, live: RuntimeMetrics) -> None:
         """Raises ``MetricsError``."""

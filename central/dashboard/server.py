@@ -1,4 +1,4 @@
-"""The page's server: on its own thread beside the centre, or alone over the store of one."""
+"""Run the page's HTTP server, on a thread of the centre or alone over a store."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from firmware_py.runtime.log import Log
 
 AGAIN_S = 10.0
 MAX_CONNECTIONS = 128
-# For answers under way when the page is told to end.
+# Time for pending requests at shutdown, seconds.
 LAST_ANSWERS_S = 2
 
 
 class PageServer:
-    """Serves the page at ``central.page_listen`` until it is told to end; what goes wrong with it ends nothing else."""
+    """Server of the page at ``central.page_listen``; its faults never stop the centre."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class PageServer:
         self._complaint = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Serve until ``stop``; a server that cannot listen, or fails, is started again after a while."""
+        """Serve until ``stop``; restart the server after a pause if it fails or cannot listen."""
         while not stop.is_set():
             try:
                 with _listen(self._address) as listener:
                     asyncio.run(self._serve(listener, stop))
             except Exception as error:
-                # Once for each reason: a port may be in use for weeks.
+                # Log each reason once: a port may be in use for weeks.
                 if (complaint := str(error) or repr(error)) != self._complaint:
                     self._complaint = complaint
                     self._log.write("page_failed", address=self._address, reason=complaint)

@@ -1,4 +1,4 @@
-"""What all events add up to, kept up as maps are drawn: nothing is counted twice, and no request waits for it."""
+"""Keep running totals over all events, updated as maps are decoded; each map counts once and no request waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from central.dashboard.archive import Archive
 
 CHUNK = 500
-# A store of a million maps is counted in slices of this, so that a listener sees it grow.
+# Time slice of counting, seconds; with a million maps a listener sees the totals grow.
 SLICE_S = 0.2
 
 
@@ -25,7 +25,7 @@ class Totals:
         self._sums: Counter[str] = Counter()
 
     def refresh(self, archive: Archive) -> None:
-        """Count what was drawn since; returns after about ``SLICE_S`` even if that was not all."""
+        """Add the maps decoded since the last call; return after about ``SLICE_S`` even if more remain."""
         with self._lock:
             until_s = time.monotonic() + SLICE_S
             while time.monotonic() < until_s:
@@ -41,11 +41,11 @@ class Totals:
 
     @property
     def counted(self) -> bool:
-        """Whether no older map is left to be added."""
+        """True if every stored map is included."""
         return self._counted
 
     def to_dict(self) -> dict[str, Any]:
-        """``counted`` is false while older maps are still being added up."""
+        """Return the totals; ``counted`` is false while older maps are still being added."""
         with self._lock:
             return {
                 "events": self._events.total(),

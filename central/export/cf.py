@@ -31,7 +31,7 @@ def write_netcdf(path: Path, stored: StoredMap, acquisition: Acquisition, line: 
 def write_zarr(path: Path, stored: StoredMap, acquisition: Acquisition, line: Line | None) -> None:
     """Write the same as a Zarr store, a folder that ``xarray.open_zarr`` opens. Needs the extra ``geo``."""
     with warnings.catch_warnings():
-        # Version 3 of the format has no consolidated metadata yet; without them every reader warns instead.
+        # Zarr version 3 has no consolidated metadata yet; writing none avoids a warning in every reader.
         warnings.simplefilter("ignore")
         dataset(stored, acquisition, line).to_zarr(path, mode="w", consolidated=True)
 
@@ -42,7 +42,7 @@ def is_zarr(path: Path) -> bool:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Put the folder ``new`` in the place of ``old``, whatever is there."""
+    """Replace the folder ``old`` with ``new``, whatever is there."""
     aside = old.with_name(f".{old.name}.old")
     if old.exists():
         os.replace(old, aside)
@@ -59,7 +59,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def _history(stored: StoredMap) -> str:
-    """When the map was decoded and exported, a line each, as CF asks."""
+    """Return when the map was decoded and exported, one line each (CF's ``history``)."""
     version = metadata.version("epic-fwi")
     lines = []
     if decoded_us := stored.provenance.get("decoded_us"):
@@ -99,7 +99,7 @@ def dataset(stored: StoredMap, acquisition: Acquisition, line: Line | None) -> A
         if line.crs:
             built.attrs["line_crs"] = line.crs
     for axis in built.coords:
-        # CF allows no missing values of coordinates; unasked, xarray names one.
+        # CF allows no missing values in coordinates; xarray adds a fill value by default.
         built[axis].encoding["_FillValue"] = None
     return built
 
@@ -110,7 +110,7 @@ def map_dataset(velocity_mps: np.ndarray, uncertainty_mps: np.ndarray, acquisiti
 
     nz, nx = velocity_mps.shape
     dims = ("depth", "distance")
-    # A cell's value holds at its centre.
+    # Coordinates are cell centres.
     depth_m = (np.arange(nz) + 0.5) * acquisition.dx_m
     distance_m = (np.arange(nx) + 0.5) * acquisition.dx_m
     built = xarray.Dataset(
@@ -141,6 +141,6 @@ def map_dataset(velocity_mps: np.ndarray, uncertainty_mps: np.ndarray, acquisiti
         },
     )
     for axis in built.coords:
-        # CF allows no missing values of coordinates; unasked, xarray names one.
+        # CF allows no missing values in coordinates; xarray adds a fill value by default.
         built[axis].encoding["_FillValue"] = None
     return built

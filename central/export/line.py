@@ -1,4 +1,4 @@
-"""Where a survey's line runs on the earth."""
+"""Locate a survey's line on the earth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Line:
     crs: str | None = None
 
     def coordinates(self, distance_m: np.ndarray, cell_m: float) -> np.ndarray:
-        """x and y ``(n, 2)`` of places ``(n,)`` whose distance counts from the left edge of cell 0."""
+        """Return x and y ``(n, 2)`` of distances ``(n,)`` from the left edge of cell 0, in metres."""
         turn = np.radians(self.azimuth_deg)
         from_origin = np.asarray(distance_m) - cell_m / 2
         return np.asarray(self.origin_m) + np.outer(from_origin, [np.sin(turn), np.cos(turn)])

@@ -1,4 +1,4 @@
-"""Pictures of maps: metres on the axes, a perceptual colour map, the devices that were heard."""
+"""Draw maps as pictures, with axes in metres, a perceptual colour map and the received devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One event of a comparison; ``true_mps`` is None where the truth is not known. Maps ``(nz, nx)``."""
+    """One event of a comparison; maps ``(nz, nx)``, ``true_mps`` None if the truth is unknown."""
 
     title: str
     true_mps: np.ndarray | None
@@ -27,7 +27,7 @@ class Row:
 
 
 def _figure(rows: int, columns: int):
-    # The object interface, not pyplot: pictures are drawn on a thread beside others.
+    # The object interface, not pyplot: several threads may draw at once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def _show(axis, image: np.ndarray, acquisition: Acquisition, kind: str):
 
 
 def _mark_devices(axis, acquisition: Acquisition, heard: Sequence[int]) -> None:
-    """A bar above the map for every device: dark when heard, red outline when missing."""
+    """Draw a bar per device above the map: dark if received, red outline if missing."""
     for device, receivers in enumerate(acquisition.device_receivers):
         cells = [acquisition.receiver_cells[i] for i in receivers]
         first, last = min(cells) * acquisition.dx_m, (max(cells) + 1) * acquisition.dx_m

@@ -1,4 +1,4 @@
-"""Maps as SEG-Y revision 1, depth in place of time."""
+"""Write maps as SEG-Y revision 1, with depth in place of time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from central.export.line import Line
 from central.storage.map_store import StoredMap
 from physics.acquisition import Acquisition
 
-# Metres (of measurements) and length (of coordinates) have one number; so has the kind of a trace.
+# Code 1 means metres (measurement system), length (coordinate units) and seismic data (trace type).
 METRES, SEISMIC_DATA, MAX_INT16, MAX_INT32 = 1, 1, 0x7FFF, 0x7FFFFFFF
-# Millimetres along the line; coordinates of a map projection fit in centimetres.
+# Coordinates are in millimetres along the line, or in centimetres of a map projection, which fit the field.
 DISTANCE_SCALAR, COORDINATE_SCALAR = -1000, -100
 # The text is 40 cards of 80 columns, the last two and the first four columns of each given.
 CARD_COLUMNS, FREE_CARDS = 76, 38
 
 
 def _depth_unit(dx_m: float) -> tuple[str, int]:
-    """The finest unit in which a cell fits SEG-Y's sample interval, and what the cell is in it."""
+    """Return the finest unit in which a cell fits SEG-Y's sample interval, and the cell size in that unit."""
     for unit, per_m in (("mm", 1000), ("cm", 100), ("m", 1)):
         if 0 < (interval := round(per_m * dx_m)) <= MAX_INT16:
             return unit, interval
@@ -41,7 +41,8 @@ def write_segy(path: Path, stored: StoredMap, acquisition: Acquisition, line: Li
     unit, interval = _depth_unit(acquisition.dx_m)
     spec = segyio.spec()
     spec.format, spec.sorting = 5, 2
-    # From the top of the first cell, as a delay of half a cell need not be whole; in milli-units, as readers have it.
+    # Depth counts from the top of the first cell, since half a cell may not be a whole number; in milli-units, as
+    # readers expect.
     spec.samples = np.arange(nz) * interval / 1000
     spec.ilines, spec.xlines = [1, 2], np.arange(1, nx + 1)
     distance_m = (np.arange(nx) + 0.5) * acquisition.dx_m

@@ -1,7 +1,7 @@
 """The benchmark's forward model on an NVIDIA GPU of compute capability 9.0 or later, through CuPy.
 
-The scheme is that of ``physics.engines.openfwi`` to rounding; a shot stays in the shared memory of a cluster of
-blocks (``openfwi.cu``), so that a GPU models as many samples a second as a processor core in minutes.
+The scheme equals ``physics.engines.openfwi`` except for rounding. A shot stays in the shared memory of a cluster of
+blocks (``openfwi.cu``). A GPU therefore models as many samples in a second as a processor core in minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from physics.wavelet import ricker
 KERNEL = Path(__file__).with_name("openfwi.cu")
 WARP = 32
 MOST_THREADS = 1024
-# Of a block on every GPU that has clusters, and blocks of a cluster that all of them can hold.
+# Shared memory per block and cluster sizes that every GPU with clusters supports.
 SHARED_BYTES = 227 * 1024
 CLUSTERS = (1, 2, 4, 8)
 MAPS_AT_ONCE = 256
@@ -30,7 +30,7 @@ MAPS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Layout:
-    """How a padded grid is dealt out to the threads of a cluster."""
+    """Distribution of a padded grid over the threads of a cluster."""
 
     n_depth: int
     n_width: int
@@ -65,14 +65,14 @@ class Layout:
 
 
 def lay_out(acquisition: Acquisition) -> Layout:
-    """The smallest cluster that holds a shot of this survey. Raises ``ModellingError`` when none does."""
+    """Return the smallest cluster that holds a shot of this survey. Raises ``ModellingError`` if none does."""
     columns = ceil((acquisition.n_width + 2 * PAD_CELLS) / WARP) * WARP
     deep = acquisition.n_depth + 2 * PAD_CELLS
     groups = max(1, MOST_THREADS // columns)
     for cluster in CLUSTERS:
         rows = ceil(deep / (cluster * groups))
         layout = Layout(acquisition.n_depth, acquisition.n_width, cluster, groups, rows, columns)
-        # The last thread of a column must have cells, and two of them for its neighbour.
+        # The last thread of a column needs cells of its own, and two of them for its neighbour's stencil.
         last = deep - (cluster * groups - 1) * rows
         if columns <= MOST_THREADS and 4 * layout.shared_floats <= SHARED_BYTES and last >= 2:
             return layout
@@ -83,7 +83,7 @@ def lay_out(acquisition: Acquisition) -> Layout:
 
 
 def arguments(velocity_mps: np.ndarray, acquisition: Acquisition, average: int) -> dict[str, Any]:
-    """What the kernel takes of maps ``(n, nz, nx)``, in its order, but for the record: arrays and numbers by name."""
+    """Return the kernel's arguments for maps ``(n, nz, nx)`` by name, in the kernel's order, without the record."""
     a = acquisition
     receivers = np.array(a.receiver_cells)
     if np.any(np.diff(receivers) != 1):
@@ -109,7 +109,7 @@ def arguments(velocity_mps: np.ndarray, acquisition: Acquisition, average: int) 
 
 
 def load_cupy() -> Any:
-    """CuPy, once it has found a GPU. Raises ``ModellingError``."""
+    """Return CuPy after checking for a GPU. Raises ``ModellingError``."""
     try:
         import cupy
     except ImportError as error:
@@ -141,8 +141,14 @@ def _kernel(layout: Layout) -> Any:
 
 
 def record(velocity_mps: np.ndarray, acquisition: Acquisition, average: int = 1) -> Any:
-    """Gathers of maps ``(n, nz, nx)`` in m/s as a CuPy array ``(n, T / average, R, S)`` float32, each sample the mean
-    of ``average``. Returns before the GPU has finished. Raises ``ModellingError``."""
+    """Model gathers of maps ``(n, nz, nx)`` in m/s; return before the GPU has finished.
+
+    Returns:
+        CuPy array ``(n, T / average, R, S)`` float32; each sample is the mean of ``average`` time steps.
+
+    Raises:
+        ModellingError: There is no GPU, or the survey does not fit.
+    """
     cupy = load_cupy()
     layout = lay_out(acquisition)
     kernel = _kernel(layout)
@@ -160,7 +166,7 @@ def record(velocity_mps: np.ndarray, acquisition: Acquisition, average: int = 1)
 
 
 def model(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
-    """Gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s. Raises ``ModellingError``."""
+    """Model gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s. Raises ``ModellingError``."""
     cupy = load_cupy()
     parts = [
         cupy.asnumpy(record(velocity_mps[i : i + MAPS_AT_ONCE], acquisition))

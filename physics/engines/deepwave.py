@@ -1,4 +1,4 @@
-"""Forward modelling with Deepwave (Richardson), set to agree with OpenFWI's scheme but for its absorbing edge."""
+"""Forward modelling with Deepwave (Richardson), matching OpenFWI's scheme except for the absorbing boundary."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 _PML_CELLS = 10
 _COURANT_NUMBER = 0.7
-# Every fourth step is enough for a gradient, and keeps a quarter of the fields.
+# Every fourth step suffices for a gradient and stores a quarter of the fields.
 _GRADIENT_SAMPLING = 4
 
 
 def model(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
-    """Gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s, one thread."""
+    """Model gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s on one thread."""
     import torch
 
     with torch.no_grad():
@@ -31,10 +31,10 @@ def model(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
 def pull_back(
     velocity_mps: np.ndarray, acquisition: Acquisition
 ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """The gather ``(S, T, R)`` of a map ``(nz, nx)`` in m/s, and its adjoint, to be called once.
+    """Return the gather ``(S, T, R)`` of a map ``(nz, nx)`` in m/s, and its adjoint.
 
-    The adjoint takes the derivative of anything with respect to the gather, ``(S, T, R)``, to that with respect to
-    the map, ``(nz, nx)`` per m/s.
+    The adjoint takes a derivative with respect to the gather, ``(S, T, R)``, and returns the derivative with respect to
+    the map, ``(nz, nx)`` per m/s. It can be called once.
     """
     import torch
 
@@ -55,17 +55,17 @@ def _plain(velocity_mps: np.ndarray) -> np.ndarray:
 
 
 def _as_gather(recorded: np.ndarray, a: Acquisition) -> np.ndarray:
-    """What ``_record`` returns, as ``(S, T, R)``."""
+    """Convert the output of ``_record`` to ``(S, T, R)``."""
     return np.ascontiguousarray(recorded[:, :, 1 : a.n_time + 1].transpose(0, 2, 1), np.float32)
 
 
 def _record(velocity: torch.Tensor, a: Acquisition, gradient_sampling: int = 1) -> torch.Tensor:
-    """What Deepwave records of a map ``(nz, nx)``: ``(S, R, T + 1 or a few more)``."""
+    """Run Deepwave on a map ``(nz, nx)``: ``(S, R, T + 1 or a few more)``."""
     import deepwave
     import torch
 
     torch.set_num_threads(1)
-    # Deepwave's sample t + 1 is OpenFWI's sample t: one sample more, the first one dropped.
+    # Deepwave's sample t + 1 is OpenFWI's sample t: record one sample more and drop the first.
     n_steps = -(-(a.n_time + 1) // gradient_sampling) * gradient_sampling
     wavelet = np.zeros(n_steps, np.float32)
     wavelet[: a.n_time] = ricker(a)

@@ -1,9 +1,11 @@
-"""The forward model that made OpenFWI, cell by cell: constant-density acoustic, no free surface.
+"""OpenFWI's forward model, reproduced cell by cell: constant-density acoustic, no free surface.
 
-Second order in time, fourth in space, on the map edge-replicated by 120 cells of damping on every
-side. The padded grid is periodic, as in the benchmark's own program: what leaves it at the top comes in at
-the bottom (docs/decisions/0018). Written once in Keras operations: compiled by XLA under TensorFlow and JAX alike, and
-differentiable with respect to the velocity in memory that holds a few steps, not all of them.
+The scheme is second order in time and fourth in space. The map is edge-replicated by 120 damped cells on every side.
+The padded grid is periodic, as in the benchmark's program: waves that leave at the top re-enter at the bottom
+(docs/decisions/0018).
+
+It is written once in Keras operations and compiled by XLA under TensorFlow and JAX. It is differentiable with respect
+to the velocity. The gradient's memory holds a few steps, not all of them.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ from physics.wavelet import ricker
 
 # Fourth-order second derivative: centre, first and second neighbours.
 _CENTRE, _FIRST, _SECOND = -5.0 / 2.0, 4.0 / 3.0, -1.0 / 12.0
-# Two steps a turn let XLA write the new field over the oldest one without a copy.
+# Two steps per iteration let XLA overwrite the oldest field without a copy.
 _STEPS_A_TURN = 2
-# A gradient keeps the fields between blocks and computes those within one again.
+# The gradient stores the fields between blocks and recomputes those within a block.
 _TURNS_A_BLOCK = 10
 _BLOCK_STEPS = _STEPS_A_TURN * _TURNS_A_BLOCK
-# Where the computed part of the grid changes, in fractions of the record. Nine parts save 28 % of the
-# work; each is a loop to compile. Short records are one part.
+# Times at which the computed part of the grid changes, as fractions of the record. Nine parts save 28 % of the work;
+# each part is a loop to compile. Short records use one part.
 _PART_ENDS = (0.06, 0.12, 0.18, 0.24, 0.76, 0.82, 0.88, 0.94, 1.0)
 _LEAST_PARTED_STEPS = 500
 
@@ -57,20 +59,23 @@ class _Span:
         return np.arange(self.first, self.first + self.count) % self.ring
 
     def move(self, field, other: _Span, axis: int):
-        """Return ``field``, given on span ``other`` along ``axis``, on this span; zero where it was not given."""
+        """Return ``field`` of span ``other`` along ``axis`` on this span; cells outside ``other`` are zero."""
         widths = [(0, 0)] * len(field.shape)
         widths[axis] = (0, other.ring - other.count)
         return ops.take(ops.pad(field, widths), (self.cells() - other.first) % self.ring, axis=axis)
 
 
 def _span(sources: tuple[int, ...], receivers: tuple[int, ...], n_map: int, out: float, back: float) -> _Span:
-    """Cells within ``out`` of a source and ``back`` of a receiver on the ring; cells of the map count from 0."""
+    """Return the cells within ``out`` of a source and ``back`` of a receiver on the ring.
+
+    Positions count from the map's first cell.
+    """
     ring = n_map + 2 * PAD_CELLS
     reached = (min(sources) - out, max(sources) + out)
     heard = (min(receivers) - back, max(receivers) + back)
     shorter = min(reached, heard, key=lambda ends: ends[1] - ends[0])
     if reached[1] >= heard[0] + ring or heard[1] >= reached[0] + ring:
-        # A wave can go around the ring: the two meet on the far side as well.
+        # A wave can travel around the ring, so the two ranges may also overlap on the far side.
         low, high = shorter
     else:
         low, high = max(reached[0], heard[0]), min(reached[1], heard[1])
@@ -83,7 +88,7 @@ def _span(sources: tuple[int, ...], receivers: tuple[int, ...], n_map: int, out:
 
 @dataclass(frozen=True)
 class _Window:
-    """The part of the padded grid that matters from one step to another."""
+    """Part of the padded grid that is computed between two time steps."""
 
     z: _Span
     x: _Span
@@ -92,16 +97,19 @@ class _Window:
         return (n_sources, self.z.count, self.x.count)
 
     def cut(self, field):
-        """This part of a whole field ``(nz, nx)``."""
+        """Cut this part out of a whole field ``(nz, nx)``."""
         return ops.take(ops.take(field, self.z.cells(), axis=0), self.x.cells(), axis=1)
 
     def take_over(self, field, other: _Window):
-        """A wave field ``(S, nz, nx)`` of window ``other`` in this one: zero where that one had none."""
+        """Copy a wave field ``(S, nz, nx)`` of window ``other`` to this window; cells outside ``other`` are zero."""
         return self.x.move(self.z.move(field, other.z, axis=1), other.x, axis=2)
 
 
 def _window(first: int, last: int, a: Acquisition, fastest_mps: float) -> _Window:
-    """Cells that a wave can have reached by step ``last`` and, left at ``first``, still be recorded from."""
+    """Return the cells that matter between steps ``first`` and ``last``.
+
+    A wave can have reached them by step ``last``, and can still reach a receiver from them after step ``first``.
+    """
     cells_a_step = fastest_mps * a.dt_s / a.dx_m
     if cells_a_step == inf:
         out = back = inf
@@ -115,13 +123,13 @@ def _window(first: int, last: int, a: Acquisition, fastest_mps: float) -> _Windo
 
 
 def damping_profile(n_cells: int) -> np.ndarray:
-    """(i / a)^2 of every padded cell along one axis: 0 inside, 1 at the outer edge; ``(n_cells + 240,)``."""
+    """Return (i / a)^2 of every padded cell along one axis, ``(n_cells + 240,)``: 0 inside, 1 at the outer edge."""
     ramp = (np.arange(PAD_CELLS) / (PAD_CELLS - 1)) ** 2
     return np.concatenate([ramp[::-1], np.zeros(n_cells), ramp])
 
 
 def _padded_damping(n_depth: int, n_width: int) -> np.ndarray:
-    """Relative damping of every padded cell; corners take the value of the left or right side."""
+    """Return the relative damping of every padded cell; corners take the value of the left or right side."""
     along_z, along_x = damping_profile(n_depth), damping_profile(n_width)
     damping = np.broadcast_to(along_x[None, :], (len(along_z), len(along_x))).copy()
     damping[:, PAD_CELLS : PAD_CELLS + n_width] = along_z[:, None]
@@ -129,10 +137,10 @@ def _padded_damping(n_depth: int, n_width: int) -> np.ndarray:
 
 
 def _repeat(times: int, body: Callable, state: tuple) -> tuple:
-    """``body(i, *state) -> state``, ``times`` times, in the form that the backend can reverse."""
+    """Apply ``body(i, *state) -> state`` ``times`` times, in a form that the backend can differentiate."""
     if keras.backend.backend() != "tensorflow":
         return ops.fori_loop(0, times, lambda i, now: body(i, *now), state)
-    # Without a bound XLA cannot size what the gradient keeps.
+    # XLA needs a bound to size the stored states.
     _, *state = ops.while_loop(
         lambda i, *_: i < times,
         lambda i, *now: (i + 1, *body(i, *now)),
@@ -143,10 +151,10 @@ def _repeat(times: int, body: Callable, state: tuple) -> tuple:
 
 
 def record(velocity_mps, acquisition: Acquisition, fastest_mps: float = inf):
-    """Gather ``(S, T, R)`` of one map ``(nz, nx)`` in m/s, as a backend tensor: traceable, differentiable.
+    """Model the gather ``(S, T, R)`` of one map ``(nz, nx)`` in m/s, as a traceable, differentiable backend tensor.
 
-    With a bound on the map's velocities, ``fastest_mps``, cells are left out from which nothing can
-    reach a receiver within the record (a quarter of the work); the gather is the same to about 1e-6.
+    ``fastest_mps`` bounds the map's velocities. With it, cells from which no wave can reach a receiver within the
+    record are skipped, which saves a quarter of the work. The gather is the same to about 1e-6.
     """
     a = acquisition
     velocity = ops.convert_to_tensor(velocity_mps, "float32")
@@ -175,11 +183,11 @@ def record(velocity_mps, acquisition: Acquisition, fastest_mps: float = inf):
 
 
 def _propagate(now, past, padded, kept, alpha, wavelet, window: _Window, a: Acquisition):
-    """Fields ``(S, nz, nx)`` of two steps, through ``wavelet (n,)``; returns both and the record ``(n, S, R)``."""
+    """Propagate two fields ``(S, nz, nx)`` through ``wavelet (n,)``; return both and the record ``(n, S, R)``."""
     row = PAD_CELLS + a.source_row - window.z.first
     source_columns = np.array(a.source_cells) + PAD_CELLS - window.x.first
     _, nz, nx = now.shape
-    # The source term as a product of a row and a column: XLA fuses it, nothing is read from memory.
+    # The source term is a product of a row and a column, which XLA fuses without memory reads.
     in_row = np.zeros((1, nz, 1), np.float32)
     in_row[0, row] = 1.0
     in_column = np.zeros((a.n_sources, 1, nx), np.float32)
@@ -220,7 +228,7 @@ def _propagate(now, past, padded, kept, alpha, wavelet, window: _Window, a: Acqu
     again = keras.remat(block)
 
     def one_block(i, now, past, traces):
-        # The earth is handed over, not captured: what is computed again has a gradient for its arguments only.
+        # The medium is an argument, not captured: recomputed code has gradients for its arguments only.
         now, past, recorded = again(i * _BLOCK_STEPS, now, past, kept, alpha, at_source)
         return now, past, ops.scatter_update(traces, ops.reshape(i, (1, 1)), recorded[None])
 
@@ -231,11 +239,11 @@ def _propagate(now, past, padded, kept, alpha, wavelet, window: _Window, a: Acqu
 
 
 def _bend(field, closed: tuple[bool, bool]):
-    """Fourth-order Laplacian, times the square of the cell, of ``(S, nz, nx)``; its own adjoint.
+    """Return the fourth-order Laplacian of ``(S, nz, nx)``, times the squared cell size. It is its own adjoint.
 
-    Along a closed axis the two ends are neighbours, as in the benchmark's program; beyond an open end are zeros.
+    A closed axis is periodic, as in the benchmark's program. Beyond an open end, the field is zero.
     """
-    # One axis at a time: extended along both, the field took a fifth more time.
+    # Extending one axis at a time is a fifth faster than extending both.
     z, x = _extend(field, 1, closed[0]), _extend(field, 2, closed[1])
     near = z[:, 1:-3] + z[:, 3:-1] + x[:, :, 1:-3] + x[:, :, 3:-1]
     far = z[:, :-4] + z[:, 4:] + x[:, :, :-4] + x[:, :, 4:]
@@ -243,7 +251,7 @@ def _bend(field, closed: tuple[bool, bool]):
 
 
 def _extend(field, axis: int, closed: bool):
-    """``field`` with two more cells at each end of ``axis``: those of its other end, or zeros."""
+    """Extend ``field`` by two cells at each end of ``axis``: periodically, or with zeros."""
     if not closed:
         return ops.pad(field, [(2, 2) if i == axis else (0, 0) for i in range(3)])
     head, tail = (field[:, :2], field[:, -2:]) if axis == 1 else (field[:, :, :2], field[:, :, -2:])
@@ -251,9 +259,9 @@ def _extend(field, axis: int, closed: bool):
 
 
 def _advance(closed: tuple[bool, bool]) -> Callable:
-    """The step ``(now, past, kept, alpha) -> after``: p+ = p + (1 - d dt) (p - p-) + alpha (Laplacian of p)."""
+    """Advance one step: p+ = p + (1 - d dt) (p - p-) + alpha (Laplacian of p)."""
 
-    # The gradient is written out because the derived one keeps six fields of every step instead of two.
+    # Hand-written gradient: the automatic one stores six fields per step instead of two.
     @ops.custom_gradient
     def advance(now, past, kept, alpha):
         def gradient(upstream):
@@ -270,7 +278,7 @@ def _advance(closed: tuple[bool, bool]) -> Callable:
 
 
 def _edge_pad(velocity):
-    """The map with its border cells repeated ``PAD_CELLS`` times outward."""
+    """Repeat the map's border cells ``PAD_CELLS`` times outward."""
     p = PAD_CELLS
     sides = ops.concatenate(
         [ops.repeat(velocity[:, :1], p, axis=1), velocity, ops.repeat(velocity[:, -1:], p, axis=1)], axis=1
@@ -282,12 +290,12 @@ def _edge_pad(velocity):
 
 @lru_cache(maxsize=8)
 def compiled(acquisition: Acquisition, fastest_mps: float = inf) -> Callable:
-    """``record`` for one survey and bound, compiled once by XLA. Raises ``ModellingError`` under PyTorch."""
+    """Return ``record`` for one survey and bound, compiled once by XLA. Raises ``ModellingError`` under PyTorch."""
     return compile_function(lambda velocity_mps: record(velocity_mps, acquisition, fastest_mps))
 
 
 def compile_function(function: Callable) -> Callable:
-    """``function`` of arrays with ``record`` in it, compiled by XLA. Raises ``ModellingError`` under PyTorch."""
+    """Compile a ``function`` of arrays that calls ``record`` with XLA. Raises ``ModellingError`` under PyTorch."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -300,13 +308,13 @@ def compile_function(function: Callable) -> Callable:
         )
     import tensorflow as tf
 
-    # Autograph has nothing to rewrite here, and warns of what it cannot read.
+    # Autograph has nothing to convert here and warns about code that it cannot parse.
     return tf.function(function, jit_compile=True, autograph=False)
 
 
 def model(velocity_mps: np.ndarray, acquisition: Acquisition) -> np.ndarray:
-    """Gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s, one after another."""
-    # The survey's bound, so that its maps share one program; faster maps, in steps, get their own.
+    """Model gathers ``(n, S, T, R)`` float32 of maps ``(n, nz, nx)`` in m/s, one after another."""
+    # The survey's velocity bound lets its maps share one program. Faster maps use rounded-up bounds.
     fastest_mps = max(acquisition.velocity_max_mps, ceil(float(velocity_mps.max()) / 500) * 500.0)
     run = compiled(acquisition, fastest_mps)
     return np.stack([np.asarray(run(np.asarray(one, np.float32))) for one in velocity_mps])

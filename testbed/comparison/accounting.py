@@ -1,4 +1,4 @@
-"""What a run of a comparison says: latency by part, bytes on socket and link, energy, error of the maps."""
+"""Account for a run of a comparison: latency by part, bytes on socket and link, energy, map error."""
 
 from __future__ import annotations
 
@@ -25,18 +25,23 @@ PARTS = ("encode", "queue", "link", "assemble", "decode")
 
 @dataclass(frozen=True)
 class EventRow:
-    """One event: milliseconds by part (the slowest device's), the devices heard, the map ``(nz, nx)`` in [-1, 1].
+    """One event: milliseconds by part (slowest device), the devices present, the map ``(nz, nx)`` in [-1, 1].
 
-    ``encode``: from samples to what is sent. ``queue``: until it is handed to the link (EPIC: on the disk
-    first). ``link``: until the centre has it. ``assemble``: until the last device's part is taken up, or
-    the deadline. ``decode``: until the map is there. Recording itself, a second for all, is not in it.
+    The recording time, one second for all systems, is not included.
+
+    Attributes:
+        encode: From samples to payload.
+        queue: Until the payload is handed to the link (EPIC writes it to disk first).
+        link: Until the centre has it.
+        assemble: Until the last device's part is processed, or the deadline.
+        decode: Until the map is ready.
     """
 
     recorded_us: int
     ms: dict[str, float]
     devices: list[int]
     drawn: np.ndarray
-    # Of each device: what encoding took but for an int8 network's run, and that.
+    # Per device: encoding time without the int8 network's run, and the run's time.
     encoding_ms: list[tuple[float, float]]
 
     @property
@@ -45,7 +50,10 @@ class EventRow:
 
 
 def epic_rows(data_dir: Path, devices: dict[int, Process], first: int, last: int) -> dict[int, EventRow]:
-    """Rows of EPIC's events ``first`` to ``last`` that have a map, from the devices' logs and the centre's file."""
+    """Return rows of EPIC's events ``first`` to ``last`` that have a map.
+
+    The times come from the devices' logs and the centre's file.
+    """
     logs = {device: sending(process) for device, process in devices.items()}
     store, journal = Store(data_dir), Journal(data_dir)
     rows = {}
@@ -78,14 +86,14 @@ def epic_rows(data_dir: Path, devices: dict[int, Process], first: int, last: int
 def baseline_rows(
     centre: Process, devices: dict[int, Process], maps: Path, first: int, last: int
 ) -> dict[int, EventRow]:
-    """Rows of a baseline's events ``first`` to ``last`` that have a map, from the logs of both sides."""
+    """Return rows of a baseline's events ``first`` to ``last`` that have a map, from the logs of both sides."""
     sent: dict[tuple[int, int], dict[str, float]] = {}
     for device, process in devices.items():
         for row in process.entries("sent"):
             sent[device, row["event"]] = {
                 "recorded_us": row["recorded_us"],
                 "encode_ms": row["encode_s"] * 1000,
-                # Waiting for its turn on this machine's cores is no part of a device's time.
+                # Waiting for a turn on this machine's cores does not count as device time.
                 "queue_ms": (row["sent_us"] - row["ready_us"]) / 1000,
                 "sent_us": row["sent_us"],
             }
@@ -119,7 +127,7 @@ def _row(
         "decode": (decoded_us - assembled_us) / 1000,
     }
     recorded_us = int(min(row["recorded_us"] for row in times.values()))
-    # A baseline does not tell them apart.
+    # A baseline does not log the two parts separately.
     networks_ms = [(row["encode_ms"], row.get("network_ms", 0.0)) for row in times.values()]
     encoding_ms = [(encode - network, network) for encode, network in networks_ms]
     return EventRow(recorded_us, ms, devices, drawn, encoding_ms)
@@ -127,14 +135,14 @@ def _row(
 
 @dataclass(frozen=True)
 class ConditionAccount:
-    """What one condition left: ``rows`` by event, each device's link statistics, and what its proxy let through."""
+    """Result of one condition: ``rows`` by event, each device's link statistics, and the traffic of its proxy."""
 
     rows: dict[int, EventRow]
     statistics: list[dict]
     transfers: list[tuple[list[Transfer], list[Transfer]]]
 
     def slowed(self, code: float, network: float) -> ConditionAccount:
-        """The same with devices whose int8 network takes ``network`` times as long, all else of encoding ``code``."""
+        """Return the account with encoding slowed: the int8 network by ``network``, everything else by ``code``."""
         rows = {
             event: replace(
                 row,
@@ -145,7 +153,7 @@ class ConditionAccount:
         return replace(self, rows=rows)
 
     def latency(self) -> dict[str, Any]:
-        """Milliseconds from recording to map, over the events."""
+        """Return milliseconds from recording to map, over the events."""
         rows = list(self.rows.values())
         totals = [row.in_all_ms for row in rows]
         return {
@@ -157,7 +165,10 @@ class ConditionAccount:
     def summary(
         self, profile: LinkProfile, truths: list[np.ndarray | None] | None, acquisition: Acquisition
     ) -> dict[str, Any]:
-        """Figures of the condition; ``truths[e - 1]`` is event e's map in m/s, None without a trained network."""
+        """Return the figures of the condition.
+
+        ``truths[e - 1]`` is event e's map in m/s; None without a trained network.
+        """
         on_air = [on_the_air(profile, *both) for both in self.transfers]
         rows = list(self.rows.values())
         socket_up = sum(row["bytes_sent"] for row in self.statistics)
@@ -184,8 +195,8 @@ class ConditionAccount:
     def _energies(
         self, radio: Radio, on_air: list[tuple[list[Transfer], list[Transfer]]]
     ) -> list[tuple[float, float]]:
-        """Joules of all devices for each event, alone on its day: without and with promotion and tail."""
-        # From the wall clock of the logs to the monotonic one of the proxies.
+        """Return the joules of all devices per event, each treated as isolated: without and with promotion and tail."""
+        # Offset from the logs' wall clock to the proxies' monotonic clock.
         offset_s = time.time() - time.monotonic()
         starts = [self.rows[event].recorded_us / 1e6 - offset_s for event in sorted(self.rows)]
         ends = [*starts[1:], float("inf")]

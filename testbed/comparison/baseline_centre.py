@@ -1,8 +1,8 @@
-"""The centre of a baseline: receives what devices send, draws a map when all are there or time is up.
+"""Centre of a baseline: receive the devices' data, predict a map when all are present or the deadline passes.
 
     python -m testbed.comparison.baseline_centre CONFIG.json
 
-It is let in by the same keys as EPIC's centre, and commits nothing to a disk before it answers.
+It uses the same keys as EPIC's centre. It writes nothing to disk before it acknowledges.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POLL_MS = 20
 
 @dataclass(frozen=True)
 class BaselineCentre:
-    """What the centre process is told. Maps go to ``maps``/EVENT.npy, ``(nz, nx)`` in [-1, 1]."""
+    """Configuration of the centre process. Maps are saved to ``maps``/EVENT.npy, ``(nz, nx)`` in [-1, 1]."""
 
     scheme: str
     n_devices: int

@@ -1,9 +1,9 @@
-"""A device of a baseline: a process that replays its part of gathers over the link that EPIC's devices use.
+"""Device of a baseline: replay its part of the gathers over the same link as EPIC's devices.
 
     python -m testbed.comparison.baseline_device CONFIG.json
 
-It keeps nothing and sends each event once: no spool on the disk, no acknowledgement to wait for. That is less
-than a field device has to do, and spares the baseline the time.
+It sends each event once, without a spool on disk or acknowledgements. A field device has to do more, so this favours
+the baseline.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from firmware_py.links.zeromq import ZmqLink
 from firmware_py.runtime.log import Log, now_us
 from testbed.comparison.baselines import device_encoder
 
-# device, event
+# Header: device, event
 HEADER = struct.Struct("<HI")
 
 
 @dataclass(frozen=True)
 class BaselineDevice:
-    """What a device process is told. Events ``first`` to ``last`` are gathers ``first - 1`` to ``last - 1``.
+    """Configuration of a device process. Events ``first`` to ``last`` are gathers ``first - 1`` to ``last - 1``.
 
-    ``keys`` is the folder that ``epic keys new`` made for it, or None.
+    ``keys`` is the folder that ``epic keys new`` made for the device, or None.
     """
 
     scheme: str
@@ -50,12 +50,12 @@ class BaselineDevice:
 
 
 def run(config: BaselineDevice) -> None:
-    """Send every event, wait until all are received, end."""
+    """Send every event, wait until all are received, then exit."""
     encode = device_encoder(config.scheme, Path(config.folder))
     gathers = np.load(config.gathers, mmap_mode="r")
     log = Log(Path(config.log))
     link = ZmqLink(config.endpoint, read_key_folder(Path(config.keys)) if config.keys else None)
-    # The first call of an interpreter allocates: not part of any event.
+    # Warm-up: the interpreter's first call allocates memory.
     encode(np.array(gathers[config.first - 1][:, :, config.receivers]))
     due_s = time.monotonic()
     for event in range(config.first, config.last + 1):
@@ -92,7 +92,7 @@ def run(config: BaselineDevice) -> None:
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """One device computes at a time: five boards have a processor each, this machine has two cores."""
+    """Let one device compute at a time: five boards have a processor each, this machine has two cores."""
     with (folder / "turn.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -25,7 +25,7 @@ from physics.acquisition import Acquisition
 from physics.normalise import log_transform, scale_gather
 from testbed.errors import TestbedError
 
-# What `epic train` calls the network of each.
+# Name of each baseline's network in `epic train`.
 NETWORKS = {
     "raw": "inversionnet",
     "raw-compressed": "inversionnet",
@@ -33,11 +33,11 @@ NETWORKS = {
     "federated": "federated",
 }
 SCHEMES = tuple(NETWORKS)
-# Level 19 saves a sixth more and takes 50-100 ms, more than the bytes it saves take on any link here.
+# Level 19 saves a sixth more but takes 50-100 ms, longer than any link here needs for the saved bytes.
 ZSTD_LEVEL = 9
 DIFFERENCES = 3
 REPRESENTATIVE_PARTS = 40
-# The step of the int16 samples, float32, before the compressed ones.
+# Struct format of the header of compressed samples: the step of the int16 samples, float32.
 _STEP = "<f"
 
 Encode = Callable[[np.ndarray], bytes]
@@ -45,11 +45,11 @@ Draw = Callable[[Mapping[int, bytes]], np.ndarray]
 
 
 class SchemeError(TestbedError, ValueError):
-    """A baseline cannot be set up as asked."""
+    """A baseline cannot be set up as requested."""
 
 
 def find_trained(runs: list[Path]) -> dict[str, Path]:
-    """Finished runs by the kind of their network, one of those in ``NETWORKS``. Raises ``SchemeError``."""
+    """Return finished runs by the kind of their network, one of ``NETWORKS``. Raises ``SchemeError``."""
     found: dict[str, Path] = {}
     for run in runs:
         try:
@@ -66,7 +66,7 @@ def find_trained(runs: list[Path]) -> dict[str, Path]:
 
 
 def training_of(run: Path) -> str:
-    """How long a finished run of ``find_trained`` was trained, in words. Raises ``SchemeError``."""
+    """Describe how long a finished run of ``find_trained`` was trained. Raises ``SchemeError``."""
     try:
         step = json.loads((run / "metrics.json").read_text())["step"]
         batch = json.loads((run / "config.json").read_text())["budget"]["batch"]
@@ -82,11 +82,16 @@ def prepare(
     companding: Companding,
     trained: Mapping[str, Path],
 ) -> None:
-    """Write what devices and centre of all schemes need into ``folder``.
+    """Write the files that devices and centre of all baselines need into ``folder``.
 
-    ``trained`` has runs by kind, as ``find_trained`` gives them. Without one, ``gathers (n, S, T, R)`` give
-    InversionNet's input its range, and ``companding`` is that of the federated network; the int8 ranges of split come
-    from ``gathers`` in any case. Raises ``SchemeError``.
+    Args:
+        trained: Runs by kind, from ``find_trained``. A missing network gets random weights.
+        gathers: ``(n, S, T, R)``. They give the int8 ranges of split inference and, without a trained run, the input
+            range of InversionNet.
+        companding: Companding of a federated network without a trained run.
+
+    Raises:
+        SchemeError: A baseline cannot be set up.
     """
     from convert.quantise import quantise as to_int8
     from models.networks.federated import build_federated
@@ -131,7 +136,7 @@ def prepare(
 
 
 def _load(run: Path, name: str, acquisition: Acquisition):
-    """The network that a run ended with, and the run's configuration."""
+    """Load the trained network of a run, and the run's configuration."""
     import keras
 
     try:
@@ -145,7 +150,7 @@ def _load(run: Path, name: str, acquisition: Acquisition):
 
 
 def device_encoder(scheme: str, folder: Path) -> Encode:
-    """What a device sends of its part ``(S, T, R_d)`` float32; needs no TensorFlow."""
+    """Return the function that encodes a device's part ``(S, T, R_d)`` float32 to a payload; needs no TensorFlow."""
     if scheme == "raw":
         return lambda part: part.astype("<f4").tobytes()
     if scheme == "raw-compressed":
@@ -169,7 +174,10 @@ def device_encoder(scheme: str, folder: Path) -> Encode:
 
 
 def central_decoder(scheme: str, folder: Path) -> Draw:
-    """Map ``(nz, nx)`` in [-1, 1] from what came of each device; one that is missing recorded silence."""
+    """Return the function that predicts a map ``(nz, nx)`` in [-1, 1] from the devices' payloads.
+
+    The part of a missing device counts as zeros.
+    """
     about = json.loads((folder / "scheme.json").read_text())
     acquisition, log_range = Acquisition.from_dict(about["acquisition"]), about["log_range"]
     if scheme == "federated":
@@ -196,13 +204,13 @@ def central_decoder(scheme: str, folder: Path) -> Draw:
 
 
 def compress_part(part: np.ndarray) -> bytes:
-    """``(S, T, R)`` float32 -> int16 of its own peak, differenced along time, zstd."""
+    """Compress ``(S, T, R)`` float32: int16 scaled by the part's peak, differenced along time, zstd."""
     import zstandard
 
-    # As it is sent: the step of a part near nothing is nothing in float32.
+    # Use the step as sent: for a part near zero, it underflows to zero in float32.
     step = float(np.float32(np.abs(part).max()) / np.float32(32767)) or 1.0
     values = np.rint(part / step).astype("<i2").transpose(0, 2, 1)
-    # Differences wrap as int16 does, and are undone by sums that wrap alike.
+    # Differences wrap in int16; the cumulative sums wrap the same way and undo them.
     for _ in range(DIFFERENCES):
         values = np.diff(values, axis=-1, prepend=np.zeros((*values.shape[:2], 1), "<i2"))
     compressed = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(np.ascontiguousarray(values).tobytes())
@@ -226,7 +234,7 @@ def _raw_part(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _scaled(gather: np.ndarray, log_range: list[float]) -> np.ndarray:
-    """The benchmark's input: ``(S, T, R)`` -> ``(T, R, S)`` in about [-1, 1]."""
+    """Apply the benchmark's input transform: ``(S, T, R)`` -> ``(T, R, S)`` in about [-1, 1]."""
     scaled = scale_gather(gather.astype(np.float32), (log_range[0], log_range[1]))
     return scaled.transpose(1, 2, 0).astype(np.float32)
 
@@ -276,7 +284,10 @@ def _to_float(network) -> bytes:
 
 
 def _interpreter(path: Path, output: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], float, int]:
-    """Run one sample through a model on one thread; scale and zero point of its input, or ``output``."""
+    """Return a function that runs one sample on one thread.
+
+    Also return scale and zero point of the model's input or, with ``output``, of its output.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)

@@ -1,7 +1,7 @@
-"""``epic testbed compare``: EPIC and its baselines, each a centre and five devices, over the same emulated links.
+"""``epic testbed compare``: run EPIC and its baselines, each a centre and five devices, over the same emulated links.
 
-Every run of a system over a link goes through the same conditions in turn: as it is, with 1 % and 5 % of TCP's
-segments lost, with one device missing. The link is a proxy for each device; everything that passes is timed.
+Each run of a system over a link has these conditions in turn: the link as it is, 1 % and 5 % of TCP segments lost, one
+device missing. Each device has a proxy that emulates the link and times all traffic.
 """
 
 from __future__ import annotations
@@ -41,12 +41,18 @@ def compare(
     board: str | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict:
-    """Run every system over every link; returns, and writes to ``out``/results.json, what was measured.
+    """Run every system over every link; return the results and write them to ``out``/results.json.
 
-    A system ``epic-4bit`` is EPIC with 4 bits of each value of a latent, ``epic-32`` EPIC with 32 bytes a latent:
-    rates that the model must have. ``trained`` are runs of `epic train inversionnet` and `epic train federated` for
-    the baselines' weights. ``board``: devices encode as slowly as that board would. Raises ``TestbedError``,
-    ``LinkError``, ``SchemeError``, ``BoardError`` and the errors of the inputs.
+    The system ``epic-4bit`` sends 4 bits per latent value, ``epic-32`` sends 32 bytes per latent. The model must
+    support these rates.
+
+    Args:
+        trained: Runs of `epic train inversionnet` and `epic train federated` for the baselines' weights.
+        board: Slow the devices' encoding to the speed of this board.
+
+    Raises:
+        TestbedError, LinkError, SchemeError, BoardError: A run failed or cannot be set up. Errors of the inputs are
+            passed on.
     """
     began_s, began_load = time.monotonic(), os.getloadavg()[0]
     if events < 1:
@@ -67,7 +73,7 @@ def compare(
         for system in systems:
             check_length(system, profile, counts, sizes[system], acquisition.n_devices)
     if "raw-compressed" in systems:
-        # Its processes need it; where it is missing that is said now, not after the minutes of other systems.
+        # The child processes need it. Check now, not after minutes of other runs.
         import zstandard  # noqa: F401
     first = load_events(data, events, acquisition)
     samples = [sample for count in counts for sample in first[:count]]
@@ -128,7 +134,7 @@ def compare(
 
 
 def _cross_checks(profiles: list[LinkProfile], on_step: Callable[[str], None]) -> list[dict] | str:
-    """The links' rates against the kernel's own shaper, or why there is none."""
+    """Compare the links' rates with the kernel's shaper, or return why that is not possible."""
     on_step("holding the links against tbf")
     try:
         return [asdict(cross_check(profile)) for profile in profiles if profile.up_bytes_per_s]
@@ -154,12 +160,12 @@ def _encoder_macs(bundle: Bundle) -> int:
 
 
 def _message_bytes(system: str, acquisition: Acquisition, bundle: Bundle) -> int:
-    """Of one device's message, at most."""
+    """Return the largest size of one device's message, in bytes."""
     if is_epic(system):
         return bundle.coding.latent + 100
     part = acquisition.n_sources * acquisition.n_time * acquisition.max_device_receivers
     cells = acquisition.n_depth * acquisition.n_width
-    # Of the compressed: a bound, a tenth of the float32 samples.
+    # Upper bound for compressed samples: a tenth of the float32 samples.
     return {
         "raw": 4 * part,
         "raw-compressed": part // 2,

@@ -1,4 +1,4 @@
-"""How many times less EPIC takes than the baselines, which goals that reaches, and what costs one that it misses."""
+"""Compute EPIC's reduction factors against the baselines, the goals met, and the main cost of each missed goal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from testbed.comparison.accounting import PARTS
 from testbed.comparison.run import is_epic
 
 AS_IT_IS = "as it is"
-# The paper's ratios against raw float32 (arXiv 2603.09032), and what this project asks for against compressed.
+# Goals: the paper's ratios against raw float32 (arXiv 2603.09032), and this project's against compressed samples.
 GOALS = (
     ("raw", "latency", 8.9),
     ("raw", "energy", 33.8),
     ("raw-compressed", "latency", 5.0),
     ("raw-compressed", "energy", 5.0),
 )
-# Of EPIC's latency, what each part is spent on.
+# Description of each part of EPIC's latency.
 SPENT_ON = {
     "encode": "thinning, companding and the network on the device",
     "queue": "a record is on the device's disk before it goes out, so that a power cut neither loses nor doubles it; "
@@ -26,12 +26,12 @@ SPENT_ON = {
 
 
 def as_it_is(results: dict, link: str) -> list[dict]:
-    """The runs over a link under its own conditions."""
+    """Return the runs over a link without added loss or missing devices."""
     return [run for run in results["runs"] if run["link"] == link and run["condition"] == AS_IT_IS]
 
 
 def ratios(results: dict) -> list[dict]:
-    """How many times less EPIC, at each of its rates, takes than each baseline, under a link's own conditions."""
+    """Return the reduction factors of EPIC, at each rate, against each baseline, without added loss."""
     rows = []
     for link in results["links"]:
         runs = as_it_is(results, link)
@@ -58,13 +58,13 @@ def _row(link: str, epic: dict, run: dict) -> dict[str, Any]:
 
 
 def against_goals(results: dict) -> str:
-    """Which goals are not reached, or not measured, with devices as fast as this machine."""
+    """List goals missed or not measured, with devices as fast as this machine."""
     asked = "Asked for: latency 8.9 and energy while bytes pass 33.8 against raw, 5 for both against raw-compressed."
     return f"{asked} {_standing(results, on_board=False)} Devices are as fast as this machine."
 
 
 def against_goals_on_board(results: dict) -> str:
-    """Which goals of latency are not reached, or not measured, with devices as slow as the board."""
+    """List latency goals missed or not measured, with devices as slow as the board."""
     return f"Of the goals of latency: {_standing(results, on_board=True)} Devices are as slow as the board."
 
 
@@ -89,7 +89,7 @@ def _standing(results: dict, on_board: bool) -> str:
 
 
 def _costs(results: dict, link: str, against: str, goal: float, on_board: bool) -> str:
-    """The part that costs EPIC most of a goal of latency, and whether the goal can be had on that link."""
+    """Name the part that contributes most to a missed latency goal, and whether the link allows the goal at all."""
     runs = {run["system"]: run["on_board"] if on_board else run for run in as_it_is(results, link)}
     epic, total_ms = runs["epic"]["median_ms"], runs["epic"]["latency_median_ms"]
     wanted_ms = runs[against]["latency_median_ms"] / goal
@@ -102,7 +102,7 @@ def _costs(results: dict, link: str, against: str, goal: float, on_board: bool) 
 
 
 def where_time_goes(results: dict) -> list[str]:
-    """EPIC's latency on each link part by part, in words, and what a baseline's is made of; Markdown."""
+    """Describe EPIC's latency on each link part by part, and that of the baselines; Markdown."""
     lines = []
     for link in results["links"]:
         runs = {run["system"]: run for run in as_it_is(results, link)}

@@ -1,4 +1,4 @@
-"""The comparison as a page and two figures, made from ``results.json`` alone."""
+"""Generate the comparison page and two figures from ``results.json`` alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from testbed.comparison.accounting import PARTS
 from testbed.comparison.goals import against_goals, against_goals_on_board, as_it_is, ratios, where_time_goes
 from testbed.comparison.run import is_epic
 
-# Muted and distinct also in grey: encode, queue, link, assemble, decode.
+# Muted colours, also distinct in grey: encode, queue, link, assemble, decode.
 COLOURS = ("#8c6bb1", "#bdbdbd", "#3182bd", "#fdae6b", "#31a354")
 
 
 def draw(results: dict, folder: Path) -> list[Path]:
-    """``testbed-latency.png`` and ``testbed-energy.png`` in ``folder``."""
+    """Plot ``testbed-latency.png`` and ``testbed-energy.png`` into ``folder``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def draw(results: dict, folder: Path) -> list[Path]:
 
 
 def page(results: dict, command: str, date: str, pictures: Path) -> str:
-    """The page in Markdown; ``pictures`` is where the figures lie as seen from it."""
+    """Return the page in Markdown; ``pictures`` is the figures' folder relative to it."""
     trained = results["trained_baselines"]
     lines = [
         "# EPIC and its baselines over emulated links",
@@ -169,7 +169,7 @@ def _against_tbf(checks: list[dict] | str) -> list[str]:
 
 
 def _on_board(results: dict) -> list[str]:
-    """The section on devices as slow as a board."""
+    """Return the section on devices as slow as a board."""
     board = results["board"]
     macs_ms = 1000 * results["encoder_macs"] / board["macs_per_s"]
     lines = [

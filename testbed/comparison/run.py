@@ -1,4 +1,4 @@
-"""One system over one link: its centre, its devices, and a proxy between each of them and the centre."""
+"""Run one system over one link: its centre, its devices, and a proxy between each device and the centre."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from testbed.processes import Process, Processes
 from testbed.run import Model, start_centre, start_device
 
 START_TIMEOUT_S = 90.0
-# EPIC with whole latents, with 4 bits of each value, or with so many bytes a latent (epic-32).
+# EPIC at the full rate (epic), with 4 bits per value (epic-4bit), or with a number of bytes per latent (epic-32).
 EPIC = re.compile(r"epic(?:-(4bit|\d+))?")
-# How long a centre waits for a device that does not come.
+# Deadline of a centre for a missing device, seconds.
 DEADLINE_S = 2.0
 MISSING_DEVICE = 2
-# Devices replay so slowly that no event meets the one before: at least, and for what is on the link of one.
+# Event interval: a minimum, and a multiple of an event's link time, so that events never overlap.
 LEAST_INTERVAL_S = 0.4
 MARGIN = 1.5
 LONGEST_RUN_S = 1800.0
@@ -41,7 +41,7 @@ LONGEST_RUN_S = 1800.0
 
 @dataclass(frozen=True)
 class Condition:
-    """What the links meet for ``share`` of the events of a run (at least 4); ``loss`` None is the link's own."""
+    """Link condition for ``share`` of a run's events (at least 4); ``loss`` None is the link's own."""
 
     name: str
     loss: float | None = None
@@ -58,12 +58,12 @@ CONDITIONS = (
 
 
 def is_epic(system: str) -> bool:
-    """Whether it is EPIC, at whichever rate."""
+    """Return True for EPIC at any rate."""
     return EPIC.fullmatch(system) is not None
 
 
 def latent_bytes(system: str, values: int) -> int | None:
-    """Bytes a latent of ``values`` of an EPIC at a rate of its own; None for another system."""
+    """Return the bytes of a latent of ``values`` for EPIC at a reduced rate; None for other systems."""
     named = EPIC.fullmatch(system)
     if not named or not named[1]:
         return None
@@ -72,14 +72,14 @@ def latent_bytes(system: str, values: int) -> int | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison: what runs, over what, on which events (``gathers (n, S, T, R)`` float32)."""
+    """One comparison: systems, links and events (``gathers (n, S, T, R)`` float32)."""
 
     out: Path
     model: Model
     acquisition: Acquisition
     keys: Path
     gathers: np.ndarray
-    # Values of a latent of EPIC.
+    # Values of EPIC's latent.
     latent: int
     # Bytes of one device's message, by system.
     message_bytes: dict[str, int]
@@ -88,7 +88,7 @@ class Comparison:
 def check_length(
     system: str, profile: LinkProfile, counts: list[int], message_bytes: int, n_devices: int
 ) -> None:
-    """Raise ``TestbedError`` when the link is too slow for the system in reasonable time."""
+    """Raise ``TestbedError`` if the link is too slow for the system to finish in reasonable time."""
     lasts_s = sum(
         count * interval(under(profile, condition), condition, message_bytes, n_devices)
         for count, condition in zip(counts, CONDITIONS, strict=True)
@@ -101,12 +101,12 @@ def check_length(
 
 
 def under(profile: LinkProfile, condition: Condition) -> LinkProfile:
-    """The link as the condition makes it."""
+    """Apply the condition to the link."""
     return profile if condition.loss is None else replace(profile, loss=condition.loss)
 
 
 def interval(profile: LinkProfile, condition: Condition, message_bytes: int, n_devices: int) -> float:
-    """Seconds between a device's events, so that none meets the one before."""
+    """Return the seconds between a device's events, so that events never overlap."""
     rate = profile.rate_bytes_per_s(profile.up_bytes_per_s)
     on_link_s = message_bytes * (n_devices if profile.shared else 1) / rate if rate else 0.0
     return LEAST_INTERVAL_S + MARGIN * on_link_s + (DEADLINE_S if condition.missing else 0.0)
@@ -123,7 +123,7 @@ class Run:
         self._n = comparison.acquisition.n_devices
 
     def conditions(self, counts: list[int], on_step: Callable[[str], None]) -> list[ConditionAccount]:
-        """Every condition in turn, each on its share of the events, which are numbered on."""
+        """Run every condition in turn, each on its share of the consecutively numbered events."""
         self._folder.mkdir()
         with create_array(self._folder / "gathers.npy", self._all.gathers.shape) as gathers:
             gathers[:] = self._all.gathers
@@ -209,7 +209,7 @@ class Run:
         return self._start(processes, "central", "testbed.comparison.baseline_centre", config)
 
     def _set_rate(self) -> None:
-        """As the centre would have set it before the run: devices know it from their first event on."""
+        """Set the rate as the centre would have done before the run; devices use it from the first event."""
         rate = latent_bytes(self._system, self._all.latent)
         if rate is None:
             return

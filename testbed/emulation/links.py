@@ -1,8 +1,8 @@
-"""Emulated links by name: rate, delay, jitter, loss and radio of each, with where the figures come from.
+"""Emulated links by name: rate, delay, jitter, loss and radio, with the sources of the figures.
 
-A profile stands for what TCP sees. Its rates are goodput, so headers of the radio's own layers are in them;
-those of TCP and IP are in ``on_the_air``. Slow start is not emulated: a link gives its whole rate to the first
-segment, which spares whoever sends much (a raw gather over LTE would need about five round trips more).
+A profile describes the link as TCP sees it. Its rates are goodput, which includes the overhead of the radio's own
+layers. ``on_the_air`` adds the headers of TCP and IP. Slow start is not emulated: the first segment already gets the
+full rate. This favours large messages (a raw gather over LTE would need about five more round trips).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from testbed.emulation.proxy import Proxy
 from testbed.emulation.shaping import SEGMENT_BYTES, Medium, Transfer
 from testbed.errors import TestbedError
 
-# IPv4 and TCP with time stamps, of every segment and of every second segment's acknowledgement.
+# IPv4 and TCP headers with time stamps, of a segment or an acknowledgement.
 HEADER_BYTES = 52
 
 
 class LinkError(TestbedError, ValueError):
-    """No link of that name."""
+    """No link has this name."""
 
 
 @dataclass(frozen=True)
 class LinkProfile:
     """One kind of link between a device and the centre; ``up`` is towards the centre.
 
-    ``delay_s`` is one way. ``shared``: all devices and both directions take turns on one channel.
+    ``delay_s`` is one way. ``shared`` means that all devices and both directions take turns on one channel.
     """
 
     name: str
@@ -42,10 +42,10 @@ class LinkProfile:
     source: str
 
     def rate_bytes_per_s(self, rate: float | None) -> float | None:
-        """What TCP makes of ``rate`` under the profile's loss: at most MSS / RTT * sqrt(3/2) / sqrt(loss).
+        """Return TCP's throughput: ``rate``, limited under loss to MSS / RTT * sqrt(3/2) / sqrt(loss).
 
-        Mathis, Semke, Mahdavi, Ott: "The macroscopic behavior of the TCP congestion avoidance algorithm",
-        ACM CCR 27(3), 1997.
+        Source: Mathis, Semke, Mahdavi, Ott: "The macroscopic behavior of the TCP congestion avoidance algorithm", ACM
+        CCR 27(3), 1997.
         """
         if not self.loss or not self.delay_s:
             return rate
@@ -126,14 +126,14 @@ LINKS = {
 
 
 def find_link(name: str) -> LinkProfile:
-    """The profile of that name. Raises ``LinkError``."""
+    """Return the profile of that name. Raises ``LinkError``."""
     if name not in LINKS:
         raise LinkError(f"link: expected one of {', '.join(LINKS)}; got {name!r}")
     return LINKS[name]
 
 
 def open_proxies(profile: LinkProfile, target_port: int, n_devices: int) -> list[Proxy]:
-    """A proxy for each device's link to ``target_port`` of this machine, under ``profile``'s conditions."""
+    """Open a proxy for each device's link to ``target_port`` of this machine, under ``profile``'s conditions."""
     medium = Medium() if profile.shared else None
     proxies = [Proxy(target_port, seed=device, medium=medium) for device in range(n_devices)]
     set_conditions(proxies, profile)
@@ -141,7 +141,7 @@ def open_proxies(profile: LinkProfile, target_port: int, n_devices: int) -> list
 
 
 def set_conditions(proxies: list[Proxy], profile: LinkProfile) -> None:
-    """What bytes meet from now on."""
+    """Set the conditions for bytes from now on."""
     for proxy in proxies:
         for way, rate in ((proxy.up, profile.up_bytes_per_s), (proxy.down, profile.down_bytes_per_s)):
             way.rate_bytes_per_s = profile.rate_bytes_per_s(rate)
@@ -151,10 +151,10 @@ def set_conditions(proxies: list[Proxy], profile: LinkProfile) -> None:
 def on_the_air(
     profile: LinkProfile, sent: Iterable[Transfer], received: Iterable[Transfer]
 ) -> tuple[list[Transfer], list[Transfer]]:
-    """A device's ``sent`` and ``received`` pieces of byte streams, with the TCP/IP headers of both ways.
+    """Add the TCP/IP headers of both directions to a device's ``sent`` and ``received`` transfers.
 
-    Each piece goes in segments of at most 1,460 bytes; the other side acknowledges every second one (RFC
-    1122), the last in any case. Headers take the link for as long as their bytes do at its rate.
+    Each piece is split into segments of at most 1,460 bytes. The other side acknowledges every second segment and the
+    last one (RFC 1122). Headers occupy the link at its rate.
     """
     both: tuple[list[Transfer], list[Transfer]] = ([], [])
     rates = (profile.up_bytes_per_s, profile.down_bytes_per_s)

@@ -1,4 +1,4 @@
-"""One connection through the proxy: what is read, held back, lost and written, and how it ends."""
+"""One connection through the proxy: reading, delaying, dropping and writing bytes, and closing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def reset(end: socket.socket) -> None:
 
 
 class Way:
-    """One direction: from ``source``, None when that has gone, through ``shaper`` to the other end.
+    """One direction: from ``source`` (None once closed) through ``shaper`` to the other end.
 
-    ``hole``: bytes of it were swallowed.
+    ``hole`` is True if bytes were swallowed.
     """
 
     def __init__(self, source: socket.socket, conditions: Conditions, shaper: Shaper) -> None:
@@ -37,10 +37,10 @@ class Way:
 
 
 class Connection:
-    """Two non-blocking sockets, and bytes on their way between them; used by one thread.
+    """Two non-blocking sockets and the bytes in transit between them; used by one thread.
 
-    TCP never leaves bytes out: a way of which some were swallowed is reset as soon as anything could pass
-    again. Until then the other end does not hear that this one has gone.
+    TCP never skips bytes. A direction that swallowed bytes is therefore reset as soon as bytes can pass again. Until
+    then the other end does not learn that the peer has closed.
     """
 
     def __init__(self, up: Way, down: Way) -> None:
@@ -63,7 +63,7 @@ class Connection:
         return [back.source for way, back in self._ways if back.source and way.arrived]
 
     def wake_s(self, now_s: float) -> list[float]:
-        """When there is something to do even if no socket says so."""
+        """Return when the connection next needs service without a socket event."""
         times = []
         for way, _ in self._ways:
             due_s, ready_s = way.shaper.due_s(), way.shaper.ready_s(now_s)
@@ -74,7 +74,7 @@ class Connection:
         return times
 
     def move(self, readable: set[socket.socket], now_s: float) -> None:
-        """Read what came and write what is due; ``closed`` afterwards when that was the end."""
+        """Read available bytes and write those that are due; sets ``closed`` when the connection has ended."""
         for way, back in self._ways:
             if way.source in readable and not self.closed:
                 self._read(way, back, now_s)
@@ -84,7 +84,7 @@ class Connection:
             self.reset()
 
     def finish(self) -> None:
-        """End both ways with FIN; what is on its way is lost."""
+        """Close both directions with FIN; bytes in transit are lost."""
         self.finishing = True
         for way, _ in self._ways:
             way.shaper.clear()
@@ -95,7 +95,7 @@ class Connection:
                     way.source.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """End both ways with RST, or quietly where both ends have said all."""
+        """Close both directions with RST, or without it if both ends have already closed."""
         self.closed = True
         for way, _ in self._ways:
             if way.source and way.ended:
@@ -143,7 +143,7 @@ class Connection:
             self._lost(back)
 
     def _lost(self, way: Way) -> None:
-        """A source broke: the other end hears of it, unless its words are swallowed."""
+        """Handle a failed source: the other end is reset, unless its bytes are being swallowed."""
         if way.conditions.swallow and not self.finishing and way.source:
             way.hole = True
             way.source.close()

@@ -22,17 +22,17 @@ from types import TracebackType
 from testbed.emulation.proxied import Connection, Way, reset
 from testbed.emulation.shaping import Conditions, Medium, Shaper, Transfer
 
-# So that a slow link is felt by the sender, and is not hidden in the system's buffers.
+# Small buffers, so that the sender feels a slow link instead of filling the system's buffers.
 SOCKET_BUFFER_BYTES = 1 << 15
 WAIT_S = 0.1
 
 
 class Proxy:
-    """Listens on ``port`` of the loopback, and connects to ``target_port`` there for each who comes.
+    """Listen on ``port`` of the loopback and connect each client to ``target_port``.
 
-    One thread moves every byte. The conditions ``up`` and ``down`` may be changed at any time, and so may
-    ``refusing``: who connects is then sent away with RST, as also when the target cannot be reached. Proxies
-    with one ``medium`` share its time, both ways. ``sent`` and ``received`` are what passed up and down.
+    One thread moves all bytes. The conditions ``up`` and ``down`` may be changed at any time. While ``refusing`` is
+    set, or if the target cannot be reached, clients are reset with RST. Proxies with the same ``medium`` share its time
+    in both directions. ``sent`` and ``received`` are the transfers up and down.
     """
 
     def __init__(self, target_port: int, port: int = 0, seed: int = 0, medium: Medium | None = None) -> None:
@@ -65,16 +65,16 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Connections that are open through to the target."""
+        """Number of connections open through to the target."""
         return self._ask(lambda: len(self._whole()))
 
     @property
     def bit_errors(self) -> int:
-        """Bits that went wrong so far, both ways, of all connections."""
+        """Bit errors so far, both directions, all connections."""
         return self._ask(lambda: self._bit_errors + sum(c.bit_errors for c in self._connections))
 
     def cut(self, fin: bool = False) -> int:
-        """End every connection, by RST or by FIN; what is on its way is lost. Returns how many there were."""
+        """Close every connection, by RST or by FIN, and return their number; bytes in transit are lost."""
 
         def end() -> int:
             whole = self._whole()
@@ -85,7 +85,7 @@ class Proxy:
         return self._ask(end)
 
     def close(self) -> None:
-        """End the proxy and whatever goes through it."""
+        """Close the proxy and all its connections."""
         self._closing = True
         self._wake.send(b"x")
         self._thread.join()
@@ -98,7 +98,7 @@ class Proxy:
         return [c for c in self._connections if not c.finishing and not c.closed]
 
     def _ask(self, work: Callable[[], int]) -> int:
-        """Have the proxy's thread do ``work`` and say what came of it."""
+        """Run ``work`` in the proxy's thread and return its result."""
         answer: Future[int] = Future()
         self._requests.put((work, answer))
         self._wake.send(b"x")
@@ -123,7 +123,7 @@ class Proxy:
             self._connections = [c for c in self._connections if not c.closed]
 
     def _wait(self) -> set[socket.socket]:
-        """Sockets that can be read, once there is anything to do."""
+        """Return the readable sockets, once there is something to do."""
         now_s = time.monotonic()
         reading = [self._listener, self._waker]
         writing: list[socket.socket] = []

@@ -1,4 +1,4 @@
-"""A serial line in user space: two pseudo-terminals, and between them a baud rate and wrong bits."""
+"""Emulate a serial line in user space: two pseudo-terminals with a baud rate and bit errors between them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ WAIT_S = 0.1
 
 
 class EmulatedSerial:
-    """``device_path`` and ``centre_path`` are ports for two processes; 8N1 at ``baud``, both ways at once.
+    """Connect two processes through ``device_path`` and ``centre_path``: 8N1 at ``baud``, full duplex.
 
-    The conditions ``up`` (from the device) and ``down`` may be changed at any time; ``swallow`` both, and the
-    cable is out. What comes for a port that nobody has open waits there, up to the system's buffer.
+    The conditions ``up`` (from the device) and ``down`` may be changed at any time. Setting ``swallow`` on both unplugs
+    the cable. Bytes for a port that is not open wait there, up to the system's buffer size.
     """
 
     def __init__(self, baud: int = 115_200, bit_error_rate: float = 0.0, seed: int = 0) -> None:
@@ -30,7 +30,7 @@ class EmulatedSerial:
         rng = random.Random(seed)
         self._masters, self._slaves = zip(*(pty.openpty() for _ in range(2)), strict=True)
         for end in self._slaves:
-            # Kept open here too: a port without any user would be an error to read from.
+            # Keep the port open here: reading from a port without any user is an error.
             tty.setraw(end)
         for end in self._masters:
             os.set_blocking(end, False)
@@ -52,12 +52,12 @@ class EmulatedSerial:
 
     @property
     def bit_errors(self) -> int:
-        """Bits that arrived wrong so far, both ways."""
+        """Bit errors so far, both directions."""
         return sum(shaper.bit_errors for shaper in self._shapers.values())
 
     @property
     def swallowed_bytes(self) -> int:
-        """Bytes lost while ``swallow`` was set, both ways."""
+        """Bytes lost while ``swallow`` was set, both directions."""
         return sum(shaper.swallowed_bytes for shaper in self._shapers.values())
 
     def close(self) -> None:
@@ -82,6 +82,6 @@ class EmulatedSerial:
                 self._shapers[end].push(os.read(end, READ_BYTES), now_s)
             for end, shaper in self._shapers.items():
                 if arrived := shaper.pop(now_s):
-                    # A UART whose buffer nobody empties loses what comes.
+                    # A full UART buffer drops incoming bytes.
                     with contextlib.suppress(BlockingIOError):
                         os.write(self._other[end], arrived)

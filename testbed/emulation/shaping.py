@@ -1,6 +1,6 @@
-"""What one direction of an emulated link does to bytes: rate, delay, jitter, lost segments, bit errors, loss of all.
+"""Shape one direction of an emulated link: rate, delay, jitter, segment loss, bit errors, blackout.
 
-Pure logic: the clock is the caller's, so that a proxy, a serial line and a test can drive it alike.
+The caller provides the clock, so a proxy, a serial line and a test can use the same logic.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-# A rate is kept by letting bytes go in pieces that take so long, but no longer than a TCP segment on Ethernet.
+# Longest transmission time of one piece; pieces are also limited to a TCP segment on Ethernet.
 PIECE_S = 0.005
 SEGMENT_BYTES = 1460
-# Linux' least retransmission time-out (RFC 6298 asks for 1 s), and the segments after a lost one that make
-# the receiver's duplicate acknowledgements report it sooner (RFC 5681).
+# Linux' minimum retransmission time-out (RFC 6298 asks for 1 s), and the number of later segments whose duplicate
+# acknowledgements report a loss sooner (RFC 5681).
 RETRANSMISSION_TIMEOUT_S = 0.2
 DUPLICATES = 3
-# A slow link takes in so much more than it has sent; the rest stays with the sender, who can tell then.
+# Backlog that a slow link accepts, in seconds of its rate and in bytes; a full backlog blocks the sender.
 BACKLOG_S = 0.05
 BACKLOG_BYTES = 1 << 20
 
 
 @dataclass
 class Conditions:
-    """Of one direction; every field may be changed while bytes pass.
+    """Conditions of one direction; every field may be changed while bytes pass.
 
-    ``rate_bytes_per_s`` None is unlimited (a serial line 8N1 carries baud / 10). A piece of bytes arrives
-    ``delay_s`` after it was sent, plus up to ``jitter_s``, evenly spread; order is kept. ``loss`` is the
-    probability of a TCP segment to be lost: bytes are not, but that segment and all behind it come later, by a
-    round trip of twice ``delay_s``, and in a message of a few segments by a time-out too. ``bit_error_rate`` is the
-    probability of each bit to be wrong. ``swallow`` loses everything.
+    Attributes:
+        rate_bytes_per_s: None is unlimited. A serial line (8N1) carries baud / 10.
+        delay_s: Time from sending to arrival of a piece.
+        jitter_s: Greatest additional delay, uniformly distributed; order is kept.
+        loss: Probability that a TCP segment is lost. Its bytes are retransmitted: it and all later segments are delayed
+            by a round trip (twice ``delay_s``). In a message of a few segments, a time-out is added.
+        bit_error_rate: Probability that a bit is wrong.
+        swallow: Drop everything.
     """
 
     rate_bytes_per_s: float | None = None
@@ -43,14 +46,14 @@ class Conditions:
 
 
 class Medium:
-    """What sends one piece after the other: a line of its own, or a radio channel that several links share."""
+    """A channel that sends one piece at a time: a line of its own, or a radio channel that several links share."""
 
     def __init__(self) -> None:
         self.free_s = 0.0
         self._lock = threading.Lock()
 
     def reserve(self, now_s: float, lasts_s: float) -> float:
-        """Take the next free ``lasts_s`` from ``now_s`` on; returns when they end."""
+        """Reserve the next free ``lasts_s`` from ``now_s`` on; return the end time."""
         with self._lock:
             self.free_s = max(self.free_s, now_s) + lasts_s
             return self.free_s
@@ -58,7 +61,7 @@ class Medium:
 
 @dataclass(frozen=True)
 class Transfer:
-    """``size_bytes`` that were on the air, or on the wire, from ``start_s`` to ``end_s``."""
+    """``size_bytes`` on the air or the wire from ``start_s`` to ``end_s``."""
 
     start_s: float
     end_s: float
@@ -66,9 +69,9 @@ class Transfer:
 
 
 class Shaper:
-    """Bytes on their way in one direction under ``conditions``; times are seconds of any one clock.
+    """Bytes in transit in one direction under ``conditions``; times are seconds of any one clock.
 
-    ``medium`` is where links share one. What was sent is noted in ``transfers``, where that is a list.
+    Links that share a channel share ``medium``. If ``transfers`` is a list, transfers are appended to it.
     """
 
     def __init__(
@@ -89,11 +92,11 @@ class Shaper:
         self.bit_errors = 0
 
     def __len__(self) -> int:
-        """Bytes on their way."""
+        """Return the number of bytes in transit."""
         return self._bytes
 
     def ready_s(self, now_s: float) -> float | None:
-        """When more bytes may go in: ``now_s`` or later, None while only what comes out can make room."""
+        """Return when more bytes are accepted: ``now_s`` or later; None until bytes have left."""
         if self._bytes > BACKLOG_BYTES:
             return None
         return max(now_s, self._medium.free_s - BACKLOG_S) if self._conditions.rate_bytes_per_s else now_s
@@ -114,7 +117,7 @@ class Shaper:
         size = max(1, int(rate * PIECE_S)) if rate else SEGMENT_BYTES
         for start in range(0, len(segment), size):
             piece = segment[start : start + size]
-            # A rate that was lifted must not hold back what follows.
+            # After the rate limit is removed, earlier reservations must not delay later bytes.
             sent_s = self._medium.reserve(now_s, len(piece) / rate) if rate else now_s
             self._note(sent_s - len(piece) / rate if rate else sent_s, sent_s, len(piece))
             jitter_s = self._rng.uniform(0.0, self._conditions.jitter_s)
@@ -123,7 +126,7 @@ class Shaper:
             self._bytes += len(piece)
 
     def _late_s(self, short: bool) -> float:
-        """How much later a segment comes for having been lost; of a ``short`` message, by a time-out too."""
+        """Return the extra delay of a lost segment; in a ``short`` message it includes a time-out."""
         late_s = 0.0
         while self._conditions.loss and self._rng.random() < self._conditions.loss:
             late_s += 2 * self._conditions.delay_s + (RETRANSMISSION_TIMEOUT_S if short else 0.0)
@@ -132,18 +135,18 @@ class Shaper:
     def _note(self, start_s: float, end_s: float, size_bytes: int) -> None:
         if self._transfers is None:
             return
-        # Pieces without a gap between them are one transfer.
+        # Adjacent pieces form one transfer.
         if self._transfers and start_s - self._transfers[-1].end_s < 1e-6:
             last = self._transfers.pop()
             start_s, size_bytes = last.start_s, last.size_bytes + size_bytes
         self._transfers.append(Transfer(start_s, end_s, size_bytes))
 
     def due_s(self) -> float | None:
-        """When the next bytes arrive."""
+        """Return when the next bytes arrive."""
         return self._on_the_way[0][0] if self._on_the_way else None
 
     def pop(self, now_s: float) -> bytes:
-        """All bytes that have arrived by ``now_s``."""
+        """Return all bytes that have arrived by ``now_s``."""
         arrived = []
         while self._on_the_way and self._on_the_way[0][0] <= now_s:
             arrived.append(self._on_the_way.popleft()[1])
@@ -152,7 +155,7 @@ class Shaper:
         return data
 
     def clear(self) -> None:
-        """Lose what is on its way; the time it took of a shared medium stays taken."""
+        """Drop the bytes in transit; their reserved time on a shared medium is kept."""
         self.swallowed_bytes += self._bytes
         self._on_the_way.clear()
         self._bytes = 0
@@ -163,7 +166,7 @@ class Shaper:
         if not probability:
             return data
         damaged = bytearray(data)
-        # From one error to the next: as many draws as errors, not as bits.
+        # Draw the distance to the next error: one random number per error, not per bit.
         place = self._gap(probability)
         while place < 8 * len(damaged):
             damaged[place // 8] ^= 1 << (place % 8)
@@ -172,8 +175,8 @@ class Shaper:
         return bytes(damaged)
 
     def _gap(self, probability: float) -> int:
-        """Bits that are right before the next that is wrong."""
+        """Return the number of correct bits before the next error."""
         if probability >= 1.0:
             return 0
-        # The whole part of an exponential variate is geometric.
+        # The integer part of an exponential variate is geometric.
         return int(self._rng.expovariate(-math.log1p(-probability)))

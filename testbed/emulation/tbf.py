@@ -1,7 +1,7 @@
-"""The kernel's own token bucket, `tbf` on a veth pair: a second opinion on the rate of the user-space proxy.
+"""Check the proxy's rate against the kernel's token bucket, `tbf` on a veth pair.
 
-Both ends of the pair live in network namespaces of their own, so nothing of this machine's network is
-touched. Only the rate is compared: a delay needs netem, which not every kernel has. Needs root and iproute2.
+Both ends of the pair are in network namespaces of their own, so this machine's network is not touched. Only the rate is
+compared, because a delay needs netem, which not every kernel has. Needs root and iproute2.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from testbed.emulation.links import LinkProfile, open_proxies
 from testbed.errors import TestbedError
 
 CLONE_NEWNET = 0x40000000
-NEAR, FAR = "198.18.0.1", "198.18.0.2"  # of the block for benchmarks, RFC 2544
-# TCP's payload of an Ethernet frame, and the frame as tbf counts it: 20 IP, 32 TCP with time stamps, 14 Ethernet.
+# Addresses from the benchmark block (RFC 2544).
+NEAR, FAR = "198.18.0.1", "198.18.0.2"
+# TCP payload of an Ethernet frame, and the frame size that tbf counts: + 20 IP, 32 TCP with time stamps, 14 Ethernet.
 PAYLOAD_BYTES, FRAME_BYTES = 1448, 1514
-# Two frames at once: a bucket as small as it may be, so that no burst hides the rate.
+# Two frames: the smallest possible bucket, so that no burst hides the rate.
 BURST_BYTES = 2 * FRAME_BYTES
 LASTS_S = 1.0
 TIMEOUT_S = 30.0
@@ -36,12 +37,12 @@ Result = TypeVar("Result")
 
 
 class TbfError(TestbedError, RuntimeError):
-    """This machine cannot make a shaped veth pair; the message says what is missing."""
+    """This machine cannot create a shaped veth pair; the message names what is missing."""
 
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """Bytes a second of one TCP stream's payload: of the profile, through the proxy, through tbf."""
+    """Payload bytes per second of one TCP stream: of the profile, through the proxy, through tbf."""
 
     link: str
     asked: float
@@ -50,7 +51,7 @@ class CrossCheck:
 
 
 def cross_check(profile: LinkProfile) -> CrossCheck:
-    """Send for a second through the proxy and through tbf, towards the centre. Raises ``TbfError``."""
+    """Send for one second through the proxy and through tbf, towards the centre. Raises ``TbfError``."""
     rate = profile.rate_bytes_per_s(profile.up_bytes_per_s)
     if rate is None:
         raise TbfError(f"{profile.name} has no rate to be checked")
@@ -71,7 +72,7 @@ def cross_check(profile: LinkProfile) -> CrossCheck:
 
 @contextmanager
 def shaped_pair(rate_bytes_per_s: float) -> Iterator[tuple[str, str]]:
-    """Two network namespaces joined by a veth pair; what leaves the first carries so much payload a second."""
+    """Join two network namespaces by a veth pair whose first end sends at the given payload rate."""
     if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
         raise TbfError("tbf: needs root and iproute2 (`ip` and `tc`)")
     near, far = f"epic-near-{os.getpid()}", f"epic-far-{os.getpid()}"
@@ -79,7 +80,7 @@ def shaped_pair(rate_bytes_per_s: float) -> Iterator[tuple[str, str]]:
     try:
         for name in (near, far):
             _run("ip", "netns", "add", name)
-        # One frame a packet, as on a wire: the bucket is smaller than what veth would pass in one piece.
+        # One frame per packet, as on a wire: the bucket is smaller than veth's offloaded packets.
         end = ("gso_max_segs", "1", "gso_max_size", "1514")
         _run(
             "ip", "-n", near, "link", "add", "near", *end, "type", "veth", "peer", "name", "far", "netns", far
@@ -97,7 +98,7 @@ def shaped_pair(rate_bytes_per_s: float) -> Iterator[tuple[str, str]]:
 
 
 def _stream(listener: socket.socket, connect: Callable[[], socket.socket], size: int) -> float:
-    """Bytes a second of ``size`` sent from the connection to the listener, from the first that comes to the last."""
+    """Send ``size`` bytes to the listener; return bytes per second from the first to the last arrival."""
     listener.settimeout(TIMEOUT_S)
     with connect() as near, listener.accept()[0] as far:
         far.settimeout(TIMEOUT_S)
@@ -114,7 +115,7 @@ def _stream(listener: socket.socket, connect: Callable[[], socket.socket], size:
 
 
 def _within(namespace: str, make: Callable[[], Result]) -> Result:
-    """What ``make`` makes in a network namespace; a socket stays in the one it was made in."""
+    """Call ``make`` in a network namespace; a socket stays in the namespace that it was created in."""
 
     def enter() -> Result:
         with open(f"/run/netns/{namespace}", "rb") as file:
@@ -122,7 +123,7 @@ def _within(namespace: str, make: Callable[[], Result]) -> Result:
                 raise TbfError(f"tbf: cannot enter {namespace} ({os.strerror(ctypes.get_errno())})")
         return make()
 
-    # A thread enters alone, and ends with it.
+    # Only this thread enters the namespace, and it ends afterwards.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(enter).result()
 

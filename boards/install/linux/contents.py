@@ -1,4 +1,4 @@
-"""What lands on a Linux board, file by file."""
+"""List the files to install on a Linux board."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRMWARE = Path(firmware_py.__file__).parent
 
 @dataclass(frozen=True)
 class InstallRequest:
-    """What is to be installed. Without ``wheels``, packages come from the registry."""
+    """Request for an installation. Without ``wheels``, packages come from the registry."""
 
     board: Board
     bundle: Path
@@ -41,7 +41,11 @@ class Content:
 
 
 def contents(order: InstallRequest, layout: Layout) -> dict[str, Content]:
-    """Every file that lands on the board but for the packages, by its path there. Raises ``InstallError``."""
+    """Return every file to install except packages, by its path on the board.
+
+    Raises:
+        InstallError: A file cannot be made.
+    """
     settings = order.settings
     files = {
         f"{PREFIX}/firmware_py/{path.relative_to(FIRMWARE)}": Content(path.read_bytes())
@@ -65,7 +69,7 @@ def contents(order: InstallRequest, layout: Layout) -> dict[str, Content]:
 
 
 def _accelerator(board: Board, bundle: Bundle) -> str:
-    """What encodes there: the board's Edge TPU where the bundle was compiled for it, else (empty) its processor."""
+    """Return the accelerator to use: the board's Edge TPU if the bundle was compiled for it, else empty."""
     has_one = board.runtime == "tflite-runtime-edgetpu"
     return "edgetpu" if has_one and compiled_encoder("edgetpu") in bundle.manifest["files"] else ""
 
@@ -73,7 +77,7 @@ def _accelerator(board: Board, bundle: Bundle) -> str:
 def record(
     order: InstallRequest, files: dict[str, Content], links: dict[str, str], environment: str
 ) -> bytes:
-    """What is installed, for `status`, `uninstall` and the next installation."""
+    """Return the installation record for `status`, `uninstall` and the next installation."""
     bundle = load_bundle(order.bundle)
     firmware = [files[path].sha256 for path in sorted(files) if "/firmware_py/" in path]
     record = {
@@ -85,7 +89,7 @@ def record(
 
 
 def described(board: Board, settings: Settings, bundle: Bundle, firmware: Iterable[str]) -> dict[str, Any]:
-    """What a record of an installation says on every kind of board; ``firmware`` are the hashes of its code."""
+    """Return the record's entries common to all kinds of boards; ``firmware`` holds the hashes of its code."""
     return {
         "format": FORMAT,
         "board": board.name,

@@ -1,4 +1,4 @@
-"""What a board is, as it says itself, and whether that will do."""
+"""Query a board's properties, and check that it can run a device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from boards.profile import Board
 
 
 def gather_facts(shell: Shell, paths: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What the board is and what is installed there; hashes of the files ``paths``. Raises ``InstallError``."""
+    """Return the board's properties, what is installed, and the hashes of the files ``paths``.
+
+    Raises:
+        InstallError: The board cannot be queried.
+    """
     request = {
         "prefix": PREFIX,
         "staging": STAGING,
@@ -27,7 +31,11 @@ def layout_of(shell: Shell, facts: dict[str, Any]) -> Layout:
 
 
 def check_facts(shell: Shell, board: Board, facts: dict[str, Any]) -> Target:
-    """Whether the board is the one that was named and can run a device. Raises ``InstallError``."""
+    """Check that the board is the named one and can run a device.
+
+    Raises:
+        InstallError: The board does not match.
+    """
     where, machine = shell.where, facts["machine"]
     if (
         board.install.says_it_is

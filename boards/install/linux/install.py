@@ -1,8 +1,8 @@
-"""Put a device onto a Linux board, or into a root folder: hashes decide what is copied.
+"""Install a device on a Linux board or into a root folder; only files with a different hash are copied.
 
-Facts first, then a plan, then its steps in order. A step that was cut off is found undone by the next run's
-facts; a run that finds nothing to do says so. The packages go into a folder of their own, named by what is in
-it, and files wait in a staging folder until all are there: a device at work is not disturbed until then.
+It gathers facts, makes a plan, and carries out the steps in order. An interrupted step is detected and repeated by the
+next run; a run with nothing to do says so. Packages go into a folder named by its content, and files wait in a staging
+folder until all have arrived. A running device is not disturbed until then.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from boards.profile import Board
 from boards.sizes import format_size
 from firmware_py.inference.bundle import MANIFEST
 
-# Spool, slots of two bundles and room to breathe.
+# Required disk space: the spool, two bundle slots and a margin.
 SPARE_BYTES = 32 << 20
 CLOCK_TOLERANCE_S = 300
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do; ``action`` does it and returns what to add to its line."""
+    """Step of a plan; ``action`` carries it out and returns text to add to its line."""
 
     text: str
     action: Callable[[], str | None]
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """``notes`` are what the installing person should know, ``steps`` what is to be done, in order."""
+    """``notes`` for the person who installs, and ``steps`` in order."""
 
     layout: Layout
     facts: dict[str, Any]
@@ -61,7 +61,11 @@ class Plan:
 
 
 def check_fit(bundle: Path, board: Board) -> None:
-    """The gate before any installation. Raises ``InstallError`` for a bundle that does not fit the board."""
+    """Check the bundle before any installation.
+
+    Raises:
+        InstallError: The bundle does not fit the board.
+    """
     bad = [verdict for verdict in check_bundle(bundle, board).verdicts if verdict.fits is False]
     if bad:
         raise InstallError(
@@ -71,7 +75,11 @@ def check_fit(bundle: Path, board: Board) -> None:
 
 
 def make_plan(shell: Shell, order: InstallRequest) -> Plan:
-    """What is to be done there. Changes nothing. Raises ``InstallError`` when it cannot be done."""
+    """Return the plan of an installation; changes nothing.
+
+    Raises:
+        InstallError: The installation is impossible.
+    """
     check_fit(order.bundle, order.board)
     facts = gather_facts(shell)
     layout = layout_of(shell, facts)
@@ -138,7 +146,11 @@ def make_plan(shell: Shell, order: InstallRequest) -> Plan:
 
 
 def take_steps(steps: tuple[Step, ...], say: Callable[[str], None]) -> None:
-    """Each is said before it is done. Raises ``InstallError``."""
+    """Announce and carry out each step.
+
+    Raises:
+        InstallError: A step failed.
+    """
     for step in steps:
         say(step.text)
         if more := step.action():
@@ -146,7 +158,11 @@ def take_steps(steps: tuple[Step, ...], say: Callable[[str], None]) -> None:
 
 
 def carry_out(shell: Shell, plan: Plan, say: Callable[[str], None]) -> None:
-    """Do the steps of ``plan``. Raises ``InstallError``."""
+    """Carry out the steps of ``plan``.
+
+    Raises:
+        InstallError: A step failed.
+    """
     take_steps(plan.steps, say)
     if plan.steps:
         ask(shell, "remove", {"paths": [UNFINISHED]})
@@ -254,7 +270,7 @@ def _same(found: dict[str, Any] | None, new: Content) -> bool:
 
 
 def _stale(facts: dict[str, Any], environment: str) -> list[str]:
-    """What an earlier installation put there and this one does not."""
+    """Return the files of an earlier installation that this one does not include."""
     before = facts["installed"] or {}
     stale = [path for path in before.get("paths", ()) if path not in facts["files"]]
     environments = {*facts["environments"], before.get("environment", environment)} - {environment, "venv"}
@@ -262,5 +278,5 @@ def _stale(facts: dict[str, Any], environment: str) -> list[str]:
 
 
 def _shown(path: str) -> str:
-    """The part of the installation that a file belongs to."""
+    """Return the part of the installation that a file belongs to."""
     return path.removeprefix(f"{PREFIX}/").split("/")[0] if path.startswith(PREFIX) else path

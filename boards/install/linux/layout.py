@@ -1,4 +1,4 @@
-"""Where things land on a Linux board, and the texts that the system reads there."""
+"""Define paths on a Linux board, and the system's configuration files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SERVICE = "epic-device"
 USER = "epic"
 SYSTEM = "/etc/systemd/system"
 WATCHDOG_S = 60
-# The process is to take 120 MB at most; what takes twice that has gone wrong.
+# Memory limit: twice the 120 MB that the process should need at most.
 MEMORY_MAX = "240M"
-# What systemd calls an accelerator's device files, and the group to which its runtime's udev rules give them. A USB
-# one comes back as another device after its first inference.
+# systemd device names of an accelerator, and the group of its runtime's udev rules. A USB accelerator re-appears as
+# another device after its first inference.
 ACCELERATORS = {"edgetpu": ("char-usb_device", "plugdev")}
-# Major numbers of serial ports, by what the port's name begins with (Linux, Documentation/admin-guide/devices.txt).
+# Major numbers of serial ports by name prefix (Linux, Documentation/admin-guide/devices.txt).
 SERIAL_MAJORS = {"ttyUSB": 188, "ttyACM": 166, "ttyAMA": 204, "ttyS": 4}
 
 
@@ -40,7 +40,7 @@ class Layout:
 
     @property
     def environment(self) -> dict[str, str]:
-        # /opt is read-only to the service: compiled modules go to its cache, or each start would compile anew.
+        # /opt is read-only for the service; compiled modules go to its cache, or every start would compile them again.
         return {"PYTHONPATH": self.seen(PREFIX), "PYTHONPYCACHEPREFIX": self.seen(CACHE)}
 
     @property
@@ -59,7 +59,7 @@ SYSUSERS = "/etc/sysusers.d/epic.conf"
 TMPFILES = "/etc/tmpfiles.d/epic.conf"
 INSTALLED = f"{PREFIX}/installed.json"
 STAGING = f"{PREFIX}/staging"
-# There from the first change of an installation until its last step is done.
+# Marker file; exists from the first change of an installation until its last step is done.
 UNFINISHED = f"{PREFIX}/unfinished"
 
 
@@ -71,8 +71,12 @@ def unit(
     replay: tuple[str, ...],
     accelerator: str = "",
 ) -> str:
-    """The systemd unit. ``serial_port`` and those of the ``accelerator`` are the device files that it may open, if
-    any; recordings come from the folder ``incoming``, out of which it moves them, or from the files ``replay``."""
+    """Return the systemd unit.
+
+    It may open the device files of ``serial_port`` and ``accelerator``, if any. Recordings come from the folder
+    ``incoming``,
+    out of which it moves them, or from the files ``replay``.
+    """
     environment = "\n".join(f"Environment={name}={value}" for name, value in layout.environment.items())
     command = " ".join([*layout.command, "run", "--config", layout.config])
     opened = _serial_devices(serial_port) if serial_port else []
@@ -84,7 +88,7 @@ def unit(
     devices = "\n".join(lines) if opened else "PrivateDevices=yes"
     families = "AF_UNIX" if serial_port else "AF_INET AF_INET6 AF_NETLINK AF_UNIX"
     paths = "" if replay or _under(incoming, STATE) else f"\nReadWritePaths={_quoted(incoming)}"
-    # Recordings are seen where they are, also in places that a service is best not to see.
+    # Recordings are mounted at their own paths, also in places otherwise hidden from the service.
     read = replay or (incoming,)
     home = "read-only" if any(_under(path, "/home", "/root", "/run/user") for path in read) else "yes"
     temporary = "no" if any(_under(path, "/tmp", "/var/tmp") for path in read) else "yes"
@@ -142,21 +146,22 @@ WantedBy=multi-user.target
 
 
 def _serial_devices(port: str) -> list[str]:
-    """What the unit allows for ``port``: all of its class, and those that its group, dialout, lets the user open.
+    """Return the device rule for ``port``: all ports of its class; the group dialout limits access.
 
-    systemd looks a path up once, when the unit starts: an adapter that is plugged in later, or again, would stay
-    closed. Of a number, not a name, it takes what the kernel has no driver loaded for yet.
+    systemd resolves a path once, when the unit starts. An adapter that is plugged in later would stay inaccessible. A
+    rule by
+    major number, not by name, also covers drivers that are not loaded yet.
     """
     name = port.rpartition("/")[2]
     own = [number for kind, number in SERIAL_MAJORS.items() if re.fullmatch(kind + r"\d+", name)]
     if own:
         return [f"char-{own[0]}"]
-    # A link to a port, which may lead to any; or a kind of port that has no number of its own.
+    # A link may lead to any port, and some ports have no major number.
     return [*(f"char-{number}" for number in SERIAL_MAJORS.values()), port]
 
 
 def _quoted(path: str) -> str:
-    """A path in a list of systemd's, which separates at white space and replaces what follows a per cent sign."""
+    """Quote a path for a systemd list, which splits at white space and expands per cent signs."""
     path = path.replace("%", "%%")
     return f'"{path}"' if re.search(r"\s", path) else path
 
@@ -166,14 +171,13 @@ def _under(path: str, *folders: str) -> bool:
 
 
 def sysusers(layout: Layout, accelerator: str = "") -> str:
-    """The device's own user, in the group of its ``accelerator``; systemd makes it, at the latest when the board
-    starts."""
+    """Return the sysusers entry of the device's user, in the group of its ``accelerator``."""
     user = f'u {USER} - "EPIC device" {layout.seen(STATE)}\n'
     return user + (f"m {USER} {ACCELERATORS[accelerator][1]}\n" if accelerator else "")
 
 
 def tmpfiles(layout: Layout) -> str:
-    """Folders and owners. Whoever records needs the group epic to put files into incoming/."""
+    """Return folders and owners (tmpfiles); recorders need the group epic to write into incoming/."""
     prefix, state, cache = (layout.seen(path) for path in (PREFIX, STATE, CACHE))
     return f"""\
 d {state} 0755 {USER} {USER}

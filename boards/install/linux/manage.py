@@ -27,7 +27,11 @@ class Status:
 
 
 def read_status(shell: Shell) -> Status:
-    """Raises ``InstallError`` where nothing is installed."""
+    """Return the status of an installation.
+
+    Raises:
+        InstallError: Nothing is installed.
+    """
     facts = gather_facts(shell)
     installed = _installed(shell, facts)
     service = {}
@@ -48,7 +52,7 @@ def uninstall(shell: Shell, purge: bool) -> list[str]:
         try:
             shell.run(["systemctl", "disable", "--now", SERVICE])
         except CommandError as error:
-            # An installation that was cut off has no unit yet.
+            # An interrupted installation may have no unit yet.
             if "does not exist" not in error.said and "not loaded" not in error.said:
                 raise
     paths = [WANTED, UNIT, SYSUSERS, TMPFILES, PREFIX, CACHE, *([STATE] if purge else [])]
@@ -64,7 +68,7 @@ def _remove_user(shell: Shell) -> None:
     try:
         shell.run(["userdel", USER])
     except CommandError as error:
-        # An installation that was cut off has made none yet.
+        # An interrupted installation may not have created it yet.
         if error.code != NO_SUCH_USER:
             raise
 

@@ -18,12 +18,12 @@ from boards.install.linux.shell import InstallError
 from boards.profile import Board
 
 FOLDER = Path(__file__).parent
-# Runtime of the profile -> (pins, the Pythons that all of them have wheels for).
+# Runtime of the profile -> (pins, Python versions for which all pins have wheels).
 PINS = {
     "litert": ("edge.txt", ((3, 11), (3, 12), (3, 13))),
     "tflite-runtime-edgetpu": ("edge-tflite.txt", ((3, 11),)),
 }
-# glibc from 2018 on; each is a tag of its own to pip.
+# glibc versions from 2018 on; pip treats each as a separate tag.
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_17", "manylinux2014")
 
 
@@ -35,7 +35,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Target:
-    """For whom wheels are looked for: the board's Python (major, minor) and machine."""
+    """Target of wheels: the board's Python (major, minor) and machine."""
 
     python: tuple[int, int]
     machine: str
@@ -45,7 +45,7 @@ class Target:
 
 
 def pins_of(board: Board) -> tuple[Pin, ...]:
-    """What the board's runtime needs, all of it and no more."""
+    """Return exactly the packages that the board's runtime needs."""
     lines = (FOLDER / PINS[board.runtime][0]).read_text().split()
     return tuple(Pin(*line.split("==")) for line in lines)
 
@@ -110,7 +110,7 @@ def _download(pins: list[Pin], target: Target, folder: Path) -> None:
 
 
 def _find(pin: Pin, target: Target, folder: Path) -> Path | None:
-    """The wheel of ``pin`` that the target can run. Names are NAME-VERSION-PYTHON-ABI-PLATFORM.whl."""
+    """Return the wheel of ``pin`` for the target; file names are NAME-VERSION-PYTHON-ABI-PLATFORM.whl."""
     for path in sorted(folder.glob(f"*-{pin.version}-*.whl")):
         parts = path.stem.split("-")
         if len(parts) != 5 or _plain(parts[0]) != _plain(pin.name) or parts[1] != pin.version:
@@ -127,7 +127,7 @@ def _python_fits(pythons: list[str], abi: str, python: tuple[int, int]) -> bool:
         return f"py{major}" in pythons
     exact = f"cp{major}{minor}"
     if abi == "abi3":
-        # Made for this or any earlier 3.x.
+        # Built for this or an earlier 3.x.
         least = [int(tag[3:]) for tag in pythons if re.fullmatch(r"cp3\d+", tag)]
         return bool(least) and min(least) <= minor
     return exact in pythons and abi == exact

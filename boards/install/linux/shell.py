@@ -17,14 +17,14 @@ from boards.errors import BoardsError
 
 AGENT = (Path(__file__).parent / "on_board.py").read_text(encoding="utf-8")
 CONNECT_TIMEOUT_S = 10
-# ssh gives up when the other side was silent for three of these.
+# Keep-alive interval, seconds; ssh gives up after three unanswered ones.
 ALIVE_S = 5
 SSH_FAILED = 255
 NOT_FOUND = 127
 
 
 class InstallError(BoardsError, RuntimeError):
-    """A board cannot be reached, or is not what the installation needs."""
+    """The board cannot be reached, or does not meet the installation's requirements."""
 
 
 class CommandError(InstallError):
@@ -65,7 +65,7 @@ def ask(shell: Shell, operation: str, request: dict[str, Any], data: bytes = b""
                 f"{shell.where}: no python3 there; put Python 3.11 or later on it: apt install python3"
             ) from None
         raise
-    # A login that greets does so before.
+    # A login shell may print a greeting first.
     lines = said.strip().splitlines()
     try:
         answer = json.loads(lines[-1])
@@ -104,11 +104,11 @@ class SshShell:
     """
 
     root = "/"
-    # The system's own, which every user may run: a python3 of root's alone would be no good to the service.
+    # Use the system's Python: the service's user cannot run one that only root can access.
     python = "/usr/bin/python3"
 
     def __init__(self, host: str, config: Path | None = None) -> None:
-        # A word that begins with a dash would be an option of ssh.
+        # ssh would take a word that begins with a dash as an option.
         if not host or host.startswith("-") or any(c.isspace() for c in host):
             raise InstallError(f"--host: expected user@address or user@address:port, got {host!r}")
         if re.fullmatch(r"[^:/\[\]]+:\d{1,5}", host):
@@ -118,7 +118,7 @@ class SshShell:
             raise InstallError("--host needs the program ssh; install it: apt install openssh-client")
         self.where = host
         self._sudo: list[str] = []
-        # Short, for a socket's path may have about 100 characters.
+        # A short path: socket paths are limited to about 100 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="epic-", dir="/tmp"))
         self._options = [
             *(["-F", str(config)] if config else []),
@@ -131,13 +131,13 @@ class SshShell:
         try:
             self._connect()
         except BaseException:
-            # What was refused after the connection was made, as by sudo, would leave its process behind.
+            # A failure after the connection, for example of sudo, would leave ssh's process behind.
             self._disconnect()
             raise
         return self
 
     def _connect(self) -> None:
-        # The connection's process stays behind with what it was given as standard error: a file, not a pipe.
+        # A file, not a pipe: ssh's background process keeps its standard error open.
         with (self._folder / "errors").open("w+b") as errors:
             code = subprocess.run(
                 ["ssh", *self._options, "-M", "-N", "-f", "--", self.where],
@@ -184,7 +184,7 @@ class SshShell:
         return done.stdout.decode(errors="replace")
 
     def stream(self, argv: list[str]) -> int:
-        # A terminal there, so that what runs ends when this end goes away.
+        # Allocate a terminal, so that the remote command ends with this process.
         return _stream(self._command(argv, "-tt"))
 
 
@@ -197,7 +197,7 @@ def _stream(argv: list[str]) -> int:
         return child.wait()
 
 
-# What ssh says, and what to do about it.
+# Part of ssh's message -> advice.
 _ADVICE = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -221,7 +221,7 @@ _ADVICE = (
 
 
 def explain(host: str, said: str) -> str:
-    """One line on why ssh failed, from what it said."""
+    """Explain in one line why ssh failed."""
     for sign, advice in _ADVICE:
         if sign in said:
             return f"{host}: {advice.format(host=host)}"
