@@ -31,11 +31,12 @@ from physics.files.openfwi_files import OpenFWIFileError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made and measured.
+    """Result of a conversion.
 
-    ``arena_bytes`` is None where TFLite-Micro is not installed; ``accelerator`` says what was done for the
-    target's accelerator (``boards.fit.check.Assessment``), None where it has none. ``micropython`` says what the
-    encoder takes on stock MicroPython, or why it cannot run there.
+    Attributes:
+        arena_bytes: None if TFLite-Micro is not installed.
+        accelerator: Result for the target's accelerator (``boards.fit.check.Assessment``); None if it has none.
+        micropython: Size and buffers on stock MicroPython, or the reason why the encoder cannot run there.
     """
 
     out: Path
@@ -163,7 +164,7 @@ def convert_run(
 
 
 def _for_micropython(model: bytes, inputs: np.ndarray) -> tuple[bytes | None, str]:
-    """The encoder compiled for stock MicroPython, None where it cannot run it, and what to say of it."""
+    """Compile the encoder for stock MicroPython; return it (None if it cannot run there) and a note for the user."""
     try:
         epicnn = compile_encoder(model, inputs[:1])
     except EpicnnError as error:

@@ -94,12 +94,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verification:
-    """All that was measured on the held-out samples.
+    """All measurements on the test data.
 
-    ``xnnpack`` compares LiteRT with and without XNNPACK; ``tflm`` TFLite-Micro with LiteRT without
-    it, None where TFLite-Micro was not run. ``mae_by_rate`` is with all Linux devices at one rate, of each that the
-    model has. ``mae_mean_map`` is the error of the other samples' mean map, which needs no recording: a model is to be
-    better than that; infinite for a single sample.
+    Attributes:
+        xnnpack: LiteRT with XNNPACK against LiteRT without.
+        tflm: TFLite-Micro against LiteRT without XNNPACK; None if TFLite-Micro was not run.
+        mae_by_rate: Error with all Linux devices at one rate, for each rate of the model.
+        mae_mean_map: Error of predicting the mean map of the other samples, which needs no recording. A model must be
+            better. Infinite for a single sample.
     """
 
     sqnr_db: float
@@ -113,7 +115,7 @@ class Verification:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should know of these figures before the model is used."""
+        """Warnings about these figures, to be read before the model is used."""
         found = []
         if self.overall.n < MIN_TEST_SAMPLES:
             found.append(
@@ -126,7 +128,7 @@ class Verification:
 
     @property
     def worse_than_mean_map(self) -> bool:
-        """Whether a map that needs no recording would be as good."""
+        """True if the mean map, which needs no recording, is as good."""
         return max(self.overall.mae_int8, self.overall.mae_int8_micro) >= self.mae_mean_map
 
     @property

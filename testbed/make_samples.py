@@ -1,7 +1,7 @@
-"""``python -m testbed.make_samples --data DIR``: the shipped samples, from a held-out data set.
+"""``python -m testbed.make_samples --data DIR``: make the shipped samples from a test data set.
 
-The released file came from ``epic data generate all --count 20 --seed 2000 --engine openfwi --out DIR``;
-training uses other seeds.
+The released file came from ``epic data generate all --count 20 --seed 2000 --engine openfwi --out DIR``; training uses
+other seeds.
 """
 
 from __future__ import annotations

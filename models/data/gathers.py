@@ -45,7 +45,7 @@ class ThinnedSet:
 
     @property
     def mirrors(self) -> bool:
-        """True if samples can be mirrored exactly: each receiver and shot has its mirror image."""
+        """True if samples can be mirrored exactly, which needs a mirror position for each receiver and shot."""
         complete = self.twins is not None or not self.acquisition.twin_cells
         return complete and self.acquisition.mirror_order() is not None
 
@@ -69,10 +69,11 @@ def load_thinned(
     thin: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ThinnedSet:
-    """Every gather-map pair under ``folders``, thinned by ``thin`` (see ``firmware_py.inference.companding``).
+    """Load every gather-map pair under ``folders``, decimated by ``thin`` (``firmware_py.inference.companding``).
 
-    Raises ``DataError`` when there are none, they were made for another survey, or samples are not finite or do not
-    fit float16, ``OpenFWIFileError`` for files that are not OpenFWI's.
+    Raises:
+        DataError: There are no pairs, they are of another survey, or samples are not finite or do not fit float16.
+        OpenFWIFileError: A file is not in OpenFWI's layout.
     """
     for folder in folders:
         made_for = survey_of(folder)
@@ -114,9 +115,10 @@ def survey_of(folder: Path) -> Acquisition | None:
 
 
 def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
-    """``(n, T/thin, R, S)`` float16 of one gather file, from its cache where that is of this very file.
+    """Return the decimated gathers of one file, ``(n, T/thin, R, S)`` float16, from a valid cache if there is one.
 
-    Raises ``DataError`` for samples that are not finite, or do not fit float16.
+    Raises:
+        DataError: Samples are not finite or do not fit float16.
     """
     source = pair.gather_path
     cache = source.with_name(f".{source.stem}.thin{thin}.npy")
@@ -142,7 +144,7 @@ def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
 
 
 def _thin(gathers: np.ndarray, thin: int) -> np.ndarray:
-    """Raw ``(n, S, T, R)`` -> thinned ``(n, T/thin, R, S)`` float16."""
+    """Decimate raw gathers ``(n, S, T, R)`` to ``(n, T/thin, R, S)`` float16."""
     return np.concatenate(
         [
             thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
@@ -197,7 +199,7 @@ def _check_maps(pair: OpenFWIPair, maps: np.ndarray) -> None:
 
 
 def split_to_devices(gathers: np.ndarray, acquisition: Acquisition) -> np.ndarray:
-    """``(n, T', R, S)`` -> ``(n, n_devices, T', width, S)``; narrower devices are padded with zeros."""
+    """Split ``(n, T', R, S)`` to ``(n, n_devices, T', width, S)``; narrower devices are padded with zeros."""
     n, n_time, _, n_sources = gathers.shape
     width = acquisition.max_device_receivers
     parts = np.zeros((n, acquisition.n_devices, n_time, width, n_sources), dtype=gathers.dtype)

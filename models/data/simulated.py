@@ -40,9 +40,13 @@ WATCHED_PER_FAMILY = 30
 
 @dataclass(frozen=True)
 class Simulated:
-    """``count`` samples of each family. ``shards``: JAX arrays on the GPU, gathers ``(n, T / STORED_AVERAGE, R, S)``
-    with the shots of ``acquisition.with_twins()``, and normalised maps ``(n, nz, nx)``, both
-    float16. ``watched_gathers`` are gathers of the validation set, ``(n, T / STORED_AVERAGE, R, S)``, on the host."""
+    """Hold ``count`` simulated samples of each family.
+
+    Attributes:
+        shards: JAX arrays on the GPU, both float16: gathers ``(n, T / STORED_AVERAGE, R, S)`` with the shots of
+            ``acquisition.with_twins()``, and normalised maps ``(n, nz, nx)``.
+        watched_gathers: Gathers of the validation set, ``(n, T / STORED_AVERAGE, R, S)``, on the host.
+    """
 
     count: int
     shards: list[tuple[Any, Any]]
@@ -114,7 +118,7 @@ def read_sequence(folder: Path) -> Sequence:
 
 
 def shard_shapes(sequence: Sequence, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of a shard's gathers and maps when ``count`` samples of each family are simulated."""
+    """Return the shapes of a shard's gathers and maps for ``count`` simulated samples of each family."""
     a = sequence.acquisition
     size = min(_trained_on(sequence, count), SHARD_SAMPLES)
     n_shots = a.with_twins().n_sources
@@ -131,10 +135,11 @@ def simulate(
     thin: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Simulated:
-    """``count`` samples of each family, modelled by ``physics.engines.cuda``.
+    """Model ``count`` samples of each family with ``physics.engines.cuda``.
 
-    Raises ``ModellingError`` without a GPU, ``TrainingError`` for a ``thin`` that the store does not divide or too few
-    samples.
+    Raises:
+        ModellingError: There is no GPU.
+        TrainingError: ``thin`` is not a multiple of the stored average, or there are too few samples.
     """
     a = sequence.acquisition
     if keras.backend.backend() != "jax":
@@ -183,7 +188,7 @@ def simulate(
 
 
 class _Store:
-    """Shards of one size on the GPU, filled in turn; what does not fill one is left out, unless there is no other."""
+    """Fill shards of one size on the GPU in turn; an incomplete shard is dropped, unless it is the only one."""
 
     def __init__(self, cupy: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]], samples: int) -> None:
         self._cupy = cupy

@@ -14,8 +14,14 @@ from models.recipes import recipe_of
 
 @dataclass(frozen=True)
 class Compared:
-    """``families`` as of ``models.evaluation.scores.score``; bytes are payloads of all devices together,
-    ``device_macs`` the multiplications and additions of one device for one event."""
+    """Results of one run.
+
+    Attributes:
+        families: Errors by family, see ``models.evaluation.scores.score``.
+        device_macs: Multiply-accumulates of one device for one event.
+
+    Bytes are payloads of all devices together.
+    """
 
     name: str
     families: dict[str, dict[str, float]]
@@ -25,9 +31,9 @@ class Compared:
 
 
 def compare_runs(runs: list[Path], data: list[Path], missing: tuple[int, ...] = ()) -> list[Compared]:
-    """Every run of ``runs`` on ``data``, in float; an InversionNet also split, with int8 activations.
+    """Score every run of ``runs`` on ``data`` in float; an InversionNet also split, with int8 activations.
 
-    Raises what ``models.evaluation.evaluate.evaluate_run`` does.
+    Raises the errors of ``models.evaluation.evaluate.evaluate_run``.
     """
     rows = []
     for run in runs:

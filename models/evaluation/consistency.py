@@ -26,12 +26,18 @@ def measure_consistency(
     count: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Latent distances of ``count`` samples spread over the families under ``data`` (see ``LatentModel.distance``).
+    """Measure the latent distances of ``count`` samples spread over the families under ``data``.
 
-    Returns ``truth`` and ``predicted`` (median distances, of the true and of the predicted maps), ``unrelated`` (of
-    the predicted maps to the next sample's latents), ``correlation`` (Spearman's, of a predicted map's distance
-    with its MAE), ``mae`` of all and ``mae_of_flagged``, of the tenth with the largest distance. Raises
-    ``TrainingError``.
+    See ``LatentModel.distance``.
+
+    Returns:
+        ``truth`` and ``predicted``: median distances of the true and of the predicted maps. ``unrelated``: median
+            distance of the predicted maps to the next sample's latents. ``correlation``: Spearman's, between a
+            predicted map's distance and its MAE. ``mae``: of all maps. ``mae_of_flagged``: of the tenth with the
+            largest distance.
+
+    Raises:
+        TrainingError: The run or the data cannot be used.
     """
     config = read_config(run)
     if config.kind != "epic" or config.companding is None:

@@ -1,4 +1,4 @@
-"""Errors of trained runs on held-out data, family by family."""
+"""Evaluate trained runs on test data, family by family."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from physics.acquisition import Acquisition
 
 @dataclass(frozen=True)
 class Loaded:
-    """A finished run on held-out data: its whole ``network``, what it is fed, its saved ``parts`` by name."""
+    """A finished run with test data: its complete ``network``, the network's inputs, its saved ``parts`` by name."""
 
     config: RunConfig
     held_out: ThinnedSet
@@ -68,13 +68,13 @@ def score_loaded(found: Loaded, network: Any) -> dict[str, dict[str, float]]:
 
 
 def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:
-    """The samples under ``data`` for a run of ``config``. Raises ``TrainingError`` if it was trained on them."""
+    """Load the samples under ``data`` for a run of ``config``. Raises ``TrainingError`` if it was trained on them."""
     check_held_out(config, data)
     return load_thinned(data, Acquisition.from_dict(config.acquisition), config.thin)
 
 
 class _WithMissing:
-    """EPIC's batches with some devices never heard."""
+    """EPIC's batches with some devices always missing."""
 
     def __init__(self, batches, missing: tuple[int, ...]) -> None:
         self.inner = batches

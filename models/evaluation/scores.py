@@ -1,4 +1,4 @@
-"""The errors of drawn maps, family by family."""
+"""Errors of predicted maps, family by family."""
 
 from __future__ import annotations
 

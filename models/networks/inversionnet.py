@@ -36,7 +36,7 @@ class Layout:
 
     @property
     def n_along_time(self) -> int:
-        """Blocks that a device can compute from its own receivers alone."""
+        """Number of blocks that a device can compute from its own receivers alone."""
         return 2 * len(self.along_time) - 1
 
     @property
@@ -77,7 +77,7 @@ def build_inversionnet(acquisition: Acquisition, layout: Layout = LAYOUTS["inver
 def build_from_layout(
     layout: Layout, shape: tuple[int, int, int], acquisition: Acquisition, name: str
 ) -> keras.Model:
-    """As ``build_inversionnet`` for gathers of ``shape``: ``(time, receivers, sources)``."""
+    """Build the network for gathers of ``shape`` (time, receivers, sources); see ``build_inversionnet``."""
     gather = keras.Input(shape, name="gather")
     drawn = _draw(_down(gather, layout.down), layout, acquisition)
     return keras.Model(gather, drawn, name=name)
@@ -108,7 +108,7 @@ def build_central_half(acquisition: Acquisition) -> keras.Model:
 
 
 def copy_weights(whole: keras.Model, half: keras.Model) -> None:
-    """Give ``half`` the weights of the layers of the same names in ``whole``."""
+    """Copy the weights of ``whole`` to the layers of ``half`` with the same names."""
     for layer in half.layers:
         if layer.weights:
             layer.set_weights(whole.get_layer(layer.name).get_weights())

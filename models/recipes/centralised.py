@@ -1,4 +1,4 @@
-"""InversionNet and its deeper forms: one network at the centre, fed with whole gathers."""
+"""InversionNet and its deeper forms: one network at the centre, with whole gathers as input."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Centralised(Recipe):
     def make_batches(
         self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False
     ) -> InversionNetBatches:
-        """Batches of whole gathers, read from the files of ``config.data``."""
+        """Return batches of whole gathers, read from the files of ``config.data``."""
         pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), thinned.acquisition)]
         low, high = config.log_range or (0.0, 1.0)
         return InversionNetBatches(pairs, thinned, (low, high))

@@ -151,7 +151,7 @@ def _survey_of(run: Path, data: list[Path]) -> Acquisition:
 
 
 def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(watched, training)`` indices of ``n`` samples."""
+    """Split ``n`` samples into indices ``(validation set, training set)``."""
     indices = np.arange(n)
     is_watched = indices % WATCH_EVERY == WATCH_EVERY - 1
     watched = indices[is_watched]

@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are whole."""
+"""Write files atomically: they appear under their name when complete."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 def atomic_write(path: Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which replaces ``path`` at the end of the block.
 
-    After an error the temporary file is removed and ``path`` is as before. One writer a file: two at once would share
-    the temporary name.
+    After an error the temporary file is removed and ``path`` is unchanged. Only one writer per file is allowed, because
+    two would share the temporary name.
 
     Args:
-        suffix: End of the temporary name, for a library that chooses the format by it. Without, the name has the
-            suffix ``.tmp``, so that whatever watches the folder for ``*.npy`` does not see it.
+        suffix: End of the temporary name, for a library that chooses the format by it. Default: ``.tmp``, so that
+            watchers of ``*.npy`` do not see the file.
     """
     temporary = path.with_name(f".{path.name}.tmp{suffix}")
     try:

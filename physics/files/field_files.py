@@ -1,7 +1,7 @@
-"""Field recordings, in any of the formats of ``physics.files.field``, as gathers on the grid of a survey.
+"""Import field recordings, in any format of ``physics.files.field``, as gathers on the grid of a survey.
 
-A gather has sources and receivers in the survey's order, its sampling and its length. Every step on the way is
-returned as a sentence, to be kept with the data. SEG-Y and SU need no other package; the rest needs the extra ``geo``.
+Sources, receivers, sampling and length are the survey's. Every processing step is returned as a sentence, to be stored
+with the data. SEG-Y and SU need no other package; the other formats need the extra ``geo``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = [
     "read_receivers",
 ]
 
-# Share of silent traces from which a map is a guess; models are trained with a few per cent of dead receivers.
+# Share of silent traces beyond which a map is unreliable; models are trained with a few per cent of dead receivers.
 MAX_SILENT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How a recording is read. ``origin_m`` is the place of the survey's cell 0 along the line."""
+    """Options of an import. ``origin_m`` is the place of the survey's cell 0 on the line."""
 
     geometry: Path | None = None
     origin_m: float | None = None
@@ -45,7 +45,10 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported(FieldGather):
-    """Also where the survey's cell 0 is (x and y in metres) and the line's azimuth, where the recording says so."""
+    """Imported gather, and where known the position of the survey's cell 0 and the line's azimuth.
+
+    The position is x and y in metres.
+    """
 
     origin_m: tuple[float, float] | None = None
     azimuth_deg: float | None = None
@@ -54,14 +57,14 @@ class Imported(FieldGather):
 def read_field_gather(
     paths: Sequence[Path], acquisition: Acquisition, options: ImportOptions = ImportOptions()
 ) -> Imported:
-    """Read one event from one file or several.
+    """Read one event from one file or several. The format is detected by content.
 
-    The format is found by content. Traces of SEG-Y, SU and SEG-2 find their place by the positions in their headers.
-    miniSEED needs ``options.geometry``, a TOML file with ``receivers`` (a SEED id for each receiver of the survey, in
-    order) and ``shots`` (a time for each source). What cannot be used is silent and named in the steps.
+    Traces of SEG-Y, SU and SEG-2 are placed by the positions in their headers. miniSEED needs ``options.geometry``, a
+    TOML file with ``receivers`` (a SEED id for each receiver of the survey, in order) and ``shots`` (a time for each
+    source). Unusable traces are silent and listed in the steps.
 
     Raises:
-        FieldFileError: A file is damaged, what it holds is ambiguous, or too much is missing.
+        FieldFileError: A file is damaged or ambiguous, or too much is missing.
     """
     check_gain(options.gain)
     if options.interval_s is not None and not 0 < options.interval_s < float("inf"):

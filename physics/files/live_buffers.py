@@ -1,6 +1,6 @@
-"""The last minute of some channels, and what open events need of older data.
+"""Buffer the last minute of each channel, and older data that open events need.
 
-Each record is decoded once and kept as an array. A new record costs the same however much is held.
+Each record is decoded once and stored as an array. The cost of a new record does not depend on the amount stored.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from physics.errors import PhysicsError
 from physics.files.field_files import FieldFileError
 from physics.files.times import NS, format_time
 
-# Data held of each channel beyond what open events need, seconds before its newest sample.
+# Seconds of data kept per channel before its newest sample, beyond the needs of open events.
 HELD_S = 60
-# Records that end later than this after the computer's own time are of a wrong clock, seconds.
+# Records that end more than this many seconds after the computer's time come from a wrong clock.
 FUTURE_S = 86_400
-# Relative difference below which two sample rates are one; clocks of digitizers differ by less.
+# Relative tolerance for equal sample rates; the clocks of digitizers differ by less.
 RATE_TOLERANCE = 1e-5
 
 
 class RecordError(PhysicsError, ValueError):
-    """A record cannot be used. ``name`` is its channel, None where even that cannot be read."""
+    """A record cannot be used. ``name`` is its channel; None if that cannot be read either."""
 
     def __init__(self, name: str | None, said: str) -> None:
         super().__init__(said)
@@ -34,7 +34,7 @@ class RecordError(PhysicsError, ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """Samples of one channel without a gap: ``samples (N,)`` float32 from ``start_ns`` on, at ``rate_hz``."""
+    """Contiguous samples of one channel: ``samples (N,)`` float32 from ``start_ns`` on, at ``rate_hz``."""
 
     name: str
     start_ns: int
@@ -77,7 +77,7 @@ def _seed_id(source: str) -> str:
 
 
 class _Timeline:
-    """Records in the order of their starts; one of the same start takes the place of the former."""
+    """Records ordered by start time; a record with the same start replaces the previous one."""
 
     def __init__(self) -> None:
         self._records: dict[int, Record] = {}
@@ -100,7 +100,7 @@ class _Timeline:
         return self._records.pop(self._starts.pop(0))
 
     def near(self, start_ns: int, end_ns: int) -> list[Record]:
-        """Records from ``start_ns`` to ``end_ns``, and some beside them."""
+        """Return the records from ``start_ns`` to ``end_ns`` and their neighbours."""
         first = bisect_left(self._starts, start_ns - self._longest_ns - NS)
         last = bisect_left(self._starts, end_ns + NS)
         return [self._records[start] for start in self._starts[first:last]]
@@ -116,7 +116,7 @@ class Channel:
     _older: _Timeline = field(default_factory=_Timeline)
 
     def add(self, record: Record, is_needed: Callable[[int, int], bool]) -> None:
-        """Take in a record; ``is_needed(start_ns, end_ns)`` says whether an open event needs an older one."""
+        """Add a record; ``is_needed(start_ns, end_ns)`` tells whether an open event needs an older one."""
         self.newest_ns = max(record.end_ns, self.newest_ns or record.end_ns)
         limit = self.newest_ns - HELD_S * NS
         if record.end_ns >= limit:
@@ -129,7 +129,7 @@ class Channel:
                 self._older.add(oldest)
 
     def forget(self, is_needed: Callable[[int, int], bool]) -> None:
-        """Drop older records that no open event needs any more."""
+        """Drop older records that no open event needs."""
         kept = _Timeline()
         while len(self._older):
             record = self._older.pop_first()
@@ -138,17 +138,17 @@ class Channel:
         self._older = kept
 
     def cut(self, shots_ns: tuple[int, ...], duration_s: float) -> tuple[float, np.ndarray]:
-        """Cut what was recorded from each shot on.
+        """Cut the samples from each shot on.
 
         Args:
-            shots_ns: time of each of the S shots.
-            duration_s: length of each record.
+            shots_ns: Time of each of the S shots.
+            duration_s: Length of each record.
 
         Returns:
-            The sample rate in Hz, and ``(S, N)`` float32; between samples by a straight line.
+            The sample rate in Hz, and ``(S, N)`` float32, linearly interpolated between samples.
 
         Raises:
-            FieldFileError: samples are missing, or unusable.
+            FieldFileError: Samples are missing or unusable.
         """
         pieces = [self._near(shot, shot + round(duration_s * NS)) for shot in shots_ns]
         if not all(pieces):
@@ -167,7 +167,7 @@ class Channel:
 
     def _near(self, start_ns: int, end_ns: int) -> list[Record]:
         held = (*self._recent.near(start_ns, end_ns), *self._older.near(start_ns, end_ns))
-        # A sample on each side is needed for the line between two samples.
+        # Linear interpolation needs a sample on each side.
         found = [
             record
             for record in held
@@ -184,7 +184,7 @@ class Channel:
                 f"{self.name} begins after {format_time(shot_ns)}, at {format_time(first_ns)}"
             )
         low = int(np.floor(offset + 1e-3))
-        # One sample more than the trace has, unless the shot falls on a sample.
+        # One more sample than the trace, unless the shot coincides with a sample.
         count = length + (abs(offset - low) > 1e-3)
         values, filled = np.zeros(count), np.zeros(count, bool)
         for record in pieces:
@@ -205,5 +205,5 @@ class Channel:
 
 
 def common_rate(rates_hz: list[float]) -> float:
-    """The sample rate that most receivers have, within the tolerance."""
+    """Return the sample rate that most receivers have, within the tolerance."""
     return max(rates_hz, key=lambda rate: int(np.isclose(rates_hz, rate, rtol=RATE_TOLERANCE).sum()))

@@ -1,10 +1,12 @@
-"""OpenFWI's files: names, shapes, pairing, memory-mapped reading, atomic writing.
+"""Read and write OpenFWI's files: names, shapes, pairing, memory-mapped reading, atomic writing.
 
-A data set is a folder per family (``FlatVel_A``); a file holds up to 500 samples. Vel and Style:
-``data{i}.npy`` with ``model{i}.npy`` (from 1), in one folder or, as downloaded, in ``data/`` and ``model/``.
-Fault: ``seis{a}_1_{k}.npy`` with ``vel{a}_1_{k}.npy`` (k from 0), a = 2, 3, 4 for the A and 6, 7, 8 for the
-B families; files written here use the first of the three. Gathers are float32
-``(n, sources, time, receivers)``, maps ``(n, 1, depth, width)`` in m/s.
+A data set is a folder per family (``FlatVel_A``). A file holds up to 500 samples.
+
+Vel and Style: ``data{i}.npy`` with ``model{i}.npy`` (from 1), in one folder or, as downloaded, in ``data/`` and
+``model/``. Fault: ``seis{a}_1_{k}.npy`` with ``vel{a}_1_{k}.npy`` (k from 0), a = 2, 3, 4 for the A and 6, 7, 8 for the
+B families; files written here use the first of the three.
+
+Gathers are float32 ``(n, sources, time, receivers)``, maps ``(n, 1, depth, width)`` in m/s.
 """
 
 from __future__ import annotations
@@ -30,16 +32,16 @@ _GATHER_NAMES = (
 )
 
 
-# Of a download, within a family's folder.
+# Sub-folders of a family in a downloaded data set.
 _GATHERS_FOLDER, _MAPS_FOLDER = "data", "model"
 
 
 class OpenFWIFileError(PhysicsError, ValueError):
-    """A file is missing, damaged, or not in the benchmark's layout."""
+    """A file is missing or damaged, or does not have the benchmark's layout."""
 
 
 def family_folder(family: str) -> str:
-    """The benchmark's folder name: ``flatvel_a`` -> ``FlatVel_A``."""
+    """Return the benchmark's folder name: ``flatvel_a`` -> ``FlatVel_A``."""
     kind, variant = check_family(family).rsplit("_", 1)
     for suffix in ("vel", "fault"):
         if kind.endswith(suffix):
@@ -50,7 +52,7 @@ def family_folder(family: str) -> str:
 
 
 def family_file_names(family: str, index: int) -> tuple[str, str]:
-    """Names of the ``index``-th (from 0) gather and map file of a family."""
+    """Return the names of the ``index``-th (from 0) gather and map file of a family."""
     map_files = REGISTRY[check_family(family)].map_files
     # Fault files are numbered from 0, the others from 1.
     number = index if map_files.startswith("vel") else index + 1
@@ -59,9 +61,9 @@ def family_file_names(family: str, index: int) -> tuple[str, str]:
 
 
 def map_path_of(gather_path: Path) -> Path | None:
-    """Where the map file of a gather file stands by the benchmark's names; None for other names.
+    """Return the map file of a gather file by the benchmark's names; None for other names.
 
-    Beside it; of ``data/data1.npy`` also ``model/model1.npy``, where that is there and none is beside it.
+    It is beside the gather file. For ``data/data1.npy`` it may also be ``model/model1.npy``.
     """
     for pattern, map_name in _GATHER_NAMES:
         if match := pattern.match(gather_path.name):
@@ -74,7 +76,7 @@ def map_path_of(gather_path: Path) -> Path | None:
 
 
 def family_of(gather_path: Path) -> str:
-    """The family that a gather file's folder names, ``unknown`` for another name."""
+    """Return the family that a gather file's folder names; ``unknown`` for other names."""
     folder = gather_path.parent
     if folder.name == _GATHERS_FOLDER:
         folder = folder.parent
@@ -83,13 +85,13 @@ def family_of(gather_path: Path) -> str:
 
 
 def twins_path_of(gather_path: Path) -> Path:
-    """Where the shots stand that an exact mirror image of a gather file needs; not in the benchmark's layout."""
+    """Return the file of the extra shots for exact mirroring; it is not part of the benchmark's layout."""
     return gather_path.with_name(f"{gather_path.stem}.twins.npy")
 
 
 @dataclass(frozen=True)
 class OpenFWIPair:
-    """A gather file with its map file (None where there is no map)."""
+    """A gather file with its map file (None if there is none)."""
 
     gather_path: Path
     map_path: Path | None
@@ -97,11 +99,11 @@ class OpenFWIPair:
     acquisition: Acquisition
 
     def gathers(self) -> np.ndarray:
-        """``(n, S, T, R)``, memory-mapped."""
+        """Gathers ``(n, S, T, R)``, memory-mapped."""
         return open_gathers(self.gather_path, self.acquisition)
 
     def twins(self) -> np.ndarray | None:
-        """Shots from the survey's ``twin_cells``, ``(n, n_twins, T, R)``, memory-mapped; None where there are none."""
+        """Shots from the survey's ``twin_cells``, ``(n, n_twins, T, R)``, memory-mapped; None if there are none."""
         path = twins_path_of(self.gather_path)
         if not path.exists():
             return None
@@ -137,7 +139,7 @@ def _open(path: Path, sample_shape: tuple[int, ...], what: str) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an .npz archive under another name")
-    # numpy raises whatever its parser of the header meets: TokenError, OverflowError and more.
+    # numpy's header parser raises many exception types: TokenError, OverflowError and more.
     except Exception as error:
         raise OpenFWIFileError(
             f"{path}: not a whole .npy file ({error}); it may be truncated, copy or download it again"
@@ -153,15 +155,16 @@ def _open(path: Path, sample_shape: tuple[int, ...], what: str) -> np.ndarray:
 
 
 def open_gathers(path: Path, acquisition: Acquisition) -> np.ndarray:
-    """Gathers of a file, memory-mapped ``(n, S, T, R)``; a single gather ``(S, T, R)`` counts as n = 1.
+    """Open the gathers of a file, memory-mapped ``(n, S, T, R)``; a single gather ``(S, T, R)`` counts as n = 1.
 
-    Raises ``OpenFWIFileError`` for a missing or truncated file or another shape or type.
+    Raises:
+        OpenFWIFileError: The file is missing or truncated, or has another shape or type.
     """
     return _open(path, acquisition.gather_shape, "gathers")
 
 
 def open_pair(gather_path: Path, acquisition: Acquisition) -> OpenFWIPair:
-    """A gather file with its map file (``map_path_of``), if there is one; both are checked."""
+    """Open a gather file and, if there is one, its map file (``map_path_of``); both are checked."""
     open_gathers(gather_path, acquisition)
     map_path = map_path_of(gather_path)
     if map_path is not None and not map_path.exists():
@@ -173,7 +176,7 @@ def open_pair(gather_path: Path, acquisition: Acquisition) -> OpenFWIPair:
 
 
 def find_gather_files(folder: Path) -> list[Path]:
-    """All files in ``folder`` and its sub-folders that are gather files by their names, in order of these."""
+    """Return all gather files in ``folder`` and its sub-folders, recognised and sorted by name."""
     return [
         path
         for path in sorted(folder.rglob("*.npy"), key=_natural)
@@ -182,9 +185,10 @@ def find_gather_files(folder: Path) -> list[Path]:
 
 
 def find_pairs(folder: Path, acquisition: Acquisition) -> list[OpenFWIPair]:
-    """The gather files of ``find_gather_files`` with their maps.
+    """Return the gather files of ``find_gather_files`` with their maps.
 
-    Raises ``OpenFWIFileError`` when the folder is missing or a gather file has no map file.
+    Raises:
+        OpenFWIFileError: The folder is missing, or a gather file has no map file.
     """
     if not folder.is_dir():
         raise OpenFWIFileError(f"{folder}: no such folder; expected one with OpenFWI files")
@@ -201,16 +205,17 @@ def find_pairs(folder: Path, acquisition: Acquisition) -> list[OpenFWIPair]:
 
 
 def _natural(path: Path) -> tuple:
-    """``data10`` after ``data9``."""
+    """Sort key that puts ``data10`` after ``data9``."""
     numbers = tuple(int(n) for n in re.findall(r"\d+", path.name))
     return (str(path.parent), numbers)
 
 
 @contextmanager
 def create_array(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A float32 .npy file to be filled in place (memory-mapped); it appears under its name when whole.
+    """Create a memory-mapped float32 .npy file to be filled in place; it appears under its name when complete.
 
-    Raises ``OpenFWIFileError`` where the disk has no room for it.
+    Raises:
+        OpenFWIFileError: The disk is full.
     """
     with atomic_write(path) as temporary:
         array = _make_room(temporary, path, shape)
@@ -233,13 +238,13 @@ def _make_room(temporary: Path, path: Path, shape: tuple[int, ...]) -> np.memmap
 
 
 def _reserve(path: Path) -> None:
-    """Have the disk set aside a sparse file's blocks: where it fills up later, writing to memory is a SIGBUS."""
+    """Allocate a sparse file's blocks. Otherwise a full disk causes SIGBUS on a write to mapped memory."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     with path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
-            # Some network file systems cannot: then without.
+            # Some network file systems do not support this; continue without.
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise

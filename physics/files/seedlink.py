@@ -1,8 +1,8 @@
-"""Gathers out of a live SeedLink stream: what each receiver recorded from each shot on, as soon as it is there.
+"""Cut gathers out of a live SeedLink stream as soon as all receivers have recorded an event.
 
-Shot times come from a file that may grow meanwhile (``physics.files.shots_file``). Gathers are written into a folder
-as devices watch one (``[source] kind = "folder"``), so that the packages needed here (extra ``geo``) need not be
-where the device is.
+Shot times come from a file that may grow (``physics.files.shots_file``). Gathers are written to a folder that devices
+watch (``[source] kind = "folder"``). The packages needed here (extra ``geo``) therefore need not be installed on the
+device.
 """
 
 from __future__ import annotations
@@ -39,38 +39,39 @@ from physics.files.seedlink_session import (
 from physics.files.shots_file import ShotsFile
 from physics.files.times import NS, format_time
 
-# Time between attempts to connect again, seconds.
+# Seconds between attempts to reconnect.
 AGAIN_S = 5.0
-# Time for which data are taken in before events and the shots' file are looked at, seconds.
+# Seconds of receiving data before events and the shots' file are checked.
 POLL_S = 0.1
-# Data are asked for from this long before the first shot, seconds.
+# Seconds of data requested before the first shot.
 MARGIN_S = 1
-# Events whose data are collected at once; later ones wait for their turn, and memory stays bounded.
+# Events collected at the same time; later ones wait, so that memory stays bounded.
 MAX_OPEN = 64
-# A server without new data for this many times ``wait_s`` has no more.
+# A server without new data for this many times ``wait_s`` is taken to have no more.
 IDLE_WAITS = 6
-# Events already written, one number a line.
+# File of events already written, one number per line.
 DONE = ".followed"
-# Receivers named in one notice; the files of steps name them all.
+# Receivers listed in one notice; the files of steps list all.
 MAX_LISTED = 4
-# INFO gives times to the microsecond.
+# Resolution of times in INFO: a microsecond.
 INFO_RESOLUTION_NS = 10_000
 
 
 @dataclass(frozen=True)
 class Following:
-    """What is followed.
+    """Configuration of a live import.
 
     Args:
-        server: address of the server, see ``physics.files.seedlink_session.parse_address``.
-        geometry: TOML with ``receivers``, a SEED id for each.
-        shots: file of the shots' times.
-        out: folder of the gathers.
-        acquisition: the survey.
-        device: write the receivers of this device only; None is the whole line.
-        gain: samples are multiplied by this.
-        wait_s: a receiver counts as silent when the line's data are this much past an event's end, and no older
-            data have come for this long, or when the server has had nothing at all for six times this long.
+        server: Address of the server, see ``physics.files.seedlink_session.parse_address``.
+        geometry: TOML file with ``receivers``, a SEED id for each.
+        shots: File of the shot times.
+        out: Folder for the gathers.
+        acquisition: The survey.
+        device: Write only this device's receivers; None writes the whole line.
+        gain: Factor on the samples.
+        wait_s: Time after which a missing receiver counts as silent. The line's data must be this much past the event's
+            end, and no older data may have come for this long. A server that sends nothing at all is given up after six
+            times this long.
     """
 
     server: str
@@ -89,22 +90,22 @@ def follow(
     on_event: Callable[[str], None],
     on_notice: Callable[[str], None] = lambda said: None,
 ) -> int:
-    """Write ``shot-EVENT.npy`` for each event that the shots' file names.
+    """Write ``shot-EVENT.npy`` for each event in the shots' file.
 
-    Events that an earlier call wrote are left alone. Events that it could not write are tried again.
+    Events that an earlier call wrote are skipped. Events that it could not write are tried again.
 
     Args:
-        following: what is followed.
-        events: end after this many events; 0 goes on for ever.
-        on_event: called with a line on each event.
-        on_notice: called with a line on each trouble: a lost connection, a silent receiver, a bad line.
+        following: Configuration.
+        events: Stop after this many events; 0 never stops.
+        on_event: Called with a line on each event.
+        on_notice: Called with a line on each problem: a lost connection, a silent receiver, a bad line.
 
     Returns:
         The number of events written.
 
     Raises:
-        FieldFileError: the geometry or the shots' file cannot be read.
-        SeedLinkError: no server answers at first.
+        FieldFileError: The geometry or the shots' file cannot be read.
+        SeedLinkError: No server answers the first connection attempt.
     """
     survey = following.acquisition
     names = _receivers(following)
@@ -162,20 +163,20 @@ class _Pending:
 
     event: int
     times_ns: tuple[int, ...]
-    # Time of the last sample that is needed.
+    # Time of the last sample needed.
     until_ns: int
-    # Receivers not cut yet, and of these the ones with new data for the event.
+    # Receivers not cut yet, and those of them with new data for the event.
     lacking: set[int]
     touched: set[int]
-    # Rate in Hz and ``(S, N)`` samples of each receiver, or why it is silent.
+    # Rate in Hz and ``(S, N)`` samples of each receiver, or the reason why it is silent.
     traces: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict)
     silent: dict[int, str] = field(default_factory=dict)
-    # When data from before the event's end last came, seconds of the monotonic clock.
+    # Monotonic time at which data from before the event's end last arrived, seconds.
     old_data_at: float = field(default_factory=time.monotonic)
 
 
 class _Stream:
-    """Channels of a server, and the events that are cut from them."""
+    """Channels of a server, and the events cut from them."""
 
     def __init__(self, following: Following, names: list[str], notify: Callable[[str], None]) -> None:
         self._survey, self._wait_s, self._notify = following.acquisition, following.wait_s, notify
@@ -184,7 +185,7 @@ class _Stream:
         self._index = {name: i for i, name in enumerate(names)}
         self._pending: dict[int, _Pending] = {}
         self._told: set[str] = set()
-        # Data have been asked for from here on.
+        # Data have been requested from this time on.
         self._since_ns: int | None = None
         self._lost_at: float | None = None
         self._try_at = 0.0
@@ -195,7 +196,7 @@ class _Stream:
         self._newest_since: dict[str, int] = {}
 
     def open_events(self, complete: dict[int, tuple[int, ...]]) -> None:
-        """Collect data for new events, the earliest first. Connects, or asks for older data, where needed."""
+        """Start collecting data for new events, earliest first; connect or request older data where needed."""
         free = MAX_OPEN - len(self._pending)
         waiting = sorted(set(complete) - set(self._pending), key=lambda event: min(complete[event]))[
             : max(free, 0)
@@ -215,7 +216,7 @@ class _Stream:
                 self._connect(min(needed, self._resume_ns()))
 
     def take(self) -> None:
-        """Take in what has come, waiting a little for something; connect again where the connection is lost."""
+        """Receive available data, waiting briefly; reconnect if the connection is lost."""
         if not self._session.is_open:
             if time.monotonic() >= self._try_at:
                 self._connect(self._resume_ns())
@@ -232,7 +233,7 @@ class _Stream:
             self._lost(str(error))
 
     def finished(self) -> list[_Pending]:
-        """Return events that all receivers have sent, or of which no more is to be expected; each once."""
+        """Return events that are complete or for which no more data are expected; each once."""
         finished = []
         for pending in sorted(self._pending.values(), key=lambda pending: pending.until_ns):
             for receiver in sorted(pending.touched):
@@ -273,10 +274,10 @@ class _Stream:
         return said
 
     def _is_over(self, pending: _Pending) -> bool:
-        """Whether no more data of the receivers that lack some are to be expected.
+        """Return True if no more data are expected from incomplete receivers.
 
-        The line's own data must be past the event, and nothing from before its end may still be coming. A server
-        that has said that it is alive and sends nothing has no more.
+        The line's data must be past the event, and no data from before its end may still be arriving. A server that
+        responds but sends nothing has no more data.
         """
         clock_ns = self._clock_ns()
         if not self._session.is_open or clock_ns is None or clock_ns < pending.until_ns:
@@ -289,7 +290,7 @@ class _Stream:
         return quiet_s > SILENCE_S or not any(map(self._is_outstanding, pending.lacking))
 
     def _is_outstanding(self, receiver: int) -> bool:
-        """Whether the server held data of a receiver, when connected to, that have not come yet."""
+        """Return True if the server held data of a receiver at connection time that have not arrived yet."""
         name = self._channels[receiver].name
         span = (self._session.spans or {}).get(name)
         if span is None or self._since_ns is None or span.end_ns < self._since_ns:
@@ -297,7 +298,7 @@ class _Stream:
         return self._newest_since.get(name, 0) < span.end_ns - INFO_RESOLUTION_NS
 
     def _add(self, payload: bytes) -> bool:
-        """Take in one record. Returns False where it made the stream begin anew."""
+        """Add one record. Return False if the stream had to be restarted."""
         try:
             record = decode_record(payload)
         except RecordError as error:
@@ -330,12 +331,12 @@ class _Stream:
         return True
 
     def _expected_ns(self, record: Record) -> int | None:
-        """Where a channel's first record of this connection should have begun; None where it is in its place."""
+        """Return the expected start of a channel's first record of this connection; None if the record is in place."""
         if record.name in self._newest_since or not self._since_ns:
             return None
         span = (self._session.spans or {}).get(record.name)
         if span is not None and self._since_ns <= span.end_ns < record.start_ns:
-            # Nothing came of what the server held: it does not go by the time asked for.
+            # None of the server's older data arrived: it ignores the requested time.
             return max(self._since_ns, span.begin_ns)
         before = self._newest_before.get(record.name)
         if before is None or before < self._since_ns or record.start_ns <= before + 1.5 * NS / record.rate_hz:
@@ -349,17 +350,17 @@ class _Stream:
         )
 
     def _clock_ns(self) -> int | None:
-        """Time of the line's newest sample."""
+        """Return the time of the line's newest sample."""
         return max((c.newest_ns for c in self._channels if c.newest_ns is not None), default=None)
 
     def _held_from_ns(self) -> int:
-        """Start of the data that are held, or have been asked for."""
+        """Return the start of the data that are buffered or have been requested."""
         assert self._since_ns is not None
         clock_ns = self._clock_ns()
         return self._since_ns if clock_ns is None else max(self._since_ns, clock_ns - HELD_S * NS)
 
     def _resume_ns(self) -> int:
-        """Start of the data that open events need, and that follow what is held of each channel."""
+        """Return the time to resume from: covers open events, and continues the buffered data of each channel."""
         clock_ns = self._clock_ns()
         if clock_ns is None:
             needed = [time.time_ns() - HELD_S * NS]
@@ -419,7 +420,7 @@ class _Stream:
 def _write(
     following: Following, names: list[str], pending: _Pending, notify: Callable[[str], None]
 ) -> tuple[str, bool]:
-    """Write an event's gather and its steps; returns a line on it, and whether there is a gather."""
+    """Write an event's gather and steps; return a line on it, and whether there is a gather."""
     event, survey = pending.event, following.acquisition
     silent = dict(pending.silent)
     traces = dict(pending.traces)
@@ -457,7 +458,7 @@ def _write(
 
 
 def _listed(texts: list[str], separator: str = ", ") -> str:
-    """The first texts in one line, and how many more there are."""
+    """Join the first texts in one line, with the number of the rest."""
     more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
     return separator.join(texts[:MAX_LISTED]) + more
 

@@ -1,11 +1,11 @@
 """One connection to a SeedLink v3 server.
 
-The session asks for data by time. Packet numbers are never used to resume: a server that restarts may begin them
-again, and a number then points into the middle of another ring. Only ringserver's whole ring is asked for by its first
-number, which the server has just told.
+The session requests data by time. Packet numbers are not used to resume: a restarted server may reset them, so a number
+can point to other data. The only exception is ringserver's whole ring, which is requested by the first number that the
+server has just reported.
 
-Protocol: SeedLink v3 as spoken by ringserver and SeisComP. A packet is an 8-byte header (``SL`` and a 24-bit
-number) and one miniSEED record of any length.
+Protocol: SeedLink v3 as spoken by ringserver and SeisComP. A packet is an 8-byte header (``SL`` and a 24-bit number)
+and one miniSEED record of any length.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from physics.errors import PhysicsError
 from physics.files.times import parse_time_ns
 
 DEFAULT_PORT = 18000
-# Longest wait for a connection and for each reply, seconds.
+# Time-out of a connection and of each reply, seconds.
 REPLY_S = 10.0
-# A server without a byte for this long counts as lost, although it is asked to answer meanwhile.
+# Silence after which a server counts as lost, in spite of keep-alive requests, seconds.
 SILENCE_S = 60.0
-# Largest list of streams and largest record that are accepted, bytes.
+# Largest accepted list of streams and record, bytes.
 MAX_INFO_BYTES = 64 << 20
 MAX_RECORD_BYTES = 1 << 20
 HEADER_BYTES = 8
-# Enough of a miniSEED 2 record to find blockette 1000; also the shortest record.
+# Bytes that include blockette 1000 of a miniSEED 2 record; also the shortest record.
 PREFIX_BYTES = 128
 MINISEED_3_HEADER_BYTES = 40
 RECEIVE_BYTES = 1 << 18
@@ -91,19 +91,19 @@ class SeedLinkSession:
     """A connection that streams some channels.
 
     Args:
-        server: address, see ``parse_address``.
+        server: Address, see ``parse_address``.
         names: SEED ids, ``NETWORK.STATION.LOCATION.CHANNEL``.
-        keepalive_s: a server that is quiet for this long is asked whether it is alive.
+        keepalive_s: Silence after which a keep-alive request is sent.
     """
 
     server: str
     names: list[str]
     keepalive_s: float
-    # What the server holds of each channel; None where it does not say.
+    # Data that the server holds of each channel; None if it does not report them.
     spans: dict[str, Span] | None = None
     refused: list[str] = field(default_factory=list)
     takes_time: bool = True
-    # Number of the oldest packet of a ringserver; None where it is not known.
+    # Number of ringserver's oldest packet; None if unknown.
     first_number: int | None = None
     _socket: socket.socket | None = None
     _buffer: bytearray = field(default_factory=bytearray)
@@ -113,10 +113,10 @@ class SeedLinkSession:
     _answered: bool = False
 
     def open(self, since_ns: int) -> None:
-        """Connect and ask for all data from ``since_ns`` on (0: all the server has), then live data.
+        """Connect and request all data from ``since_ns`` on (0: all that the server has), then live data.
 
         Raises:
-            SeedLinkError: nobody answers, or what answers is no SeedLink server.
+            SeedLinkError: There is no answer, or not from a SeedLink server.
         """
         host, port = parse_address(self.server)
         self.close()
@@ -145,14 +145,14 @@ class SeedLinkSession:
         self._socket, self._buffer = None, bytearray()
 
     def idle_s(self) -> float:
-        """Time without data, seconds; 0 unless the server has answered since that it is alive."""
+        """Return the seconds without data; 0 unless the server has answered a keep-alive request since."""
         return time.monotonic() - self._data_at if self.is_open and self._answered else 0.0
 
     def receive(self, timeout_s: float) -> list[bytes]:
-        """Return the miniSEED records that have come, waiting up to ``timeout_s`` for some.
+        """Return the miniSEED records received, waiting up to ``timeout_s`` for the first.
 
         Raises:
-            ConnectionLostError: the connection ended, or the server is silent.
+            ConnectionLostError: The connection ended, or the server is silent.
         """
         try:
             self._fill(timeout_s)
@@ -193,11 +193,11 @@ class SeedLinkSession:
         self._line()
         self.first_number = None
         self.spans = self._ask_spans("ringserver" in software.lower())
-        # The command's resolution is a second.
+        # The command's resolution is one second.
         moment = datetime.fromtimestamp(since_ns // 1_000_000_000, UTC)
         start = moment.strftime("TIME %Y,%m,%d,%H,%M,%S")
         if since_ns == 0 and self.first_number is not None:
-            # A ringserver goes on behind the packet before the number asked for, which must be there.
+            # ringserver continues after the packet before the requested number; that packet must exist.
             start = f"DATA {(self.first_number + 1) & 0xFFFFFF:06X}"
         self.refused, self.takes_time = [], True
         accepted = 0
@@ -270,7 +270,7 @@ class SeedLinkSession:
         self._byte_at = time.monotonic()
 
     def _take_packet(self) -> tuple[bytes, bytes] | None:
-        """Cut one packet from the buffer; None where it is not all there."""
+        """Remove one packet from the buffer and return it; None if it is incomplete."""
         buffer = self._buffer
         if buffer.startswith((b"END", b"ERROR")):
             raise ConnectionLostError("the server ended the stream")
@@ -292,7 +292,10 @@ class SeedLinkSession:
 
 
 def record_bytes(prefix: bytes) -> int:
-    """Length of a miniSEED record by its first 128 bytes: 2 by blockette 1000, else 512; 3 by its header."""
+    """Return the length of a miniSEED record from its first 128 bytes.
+
+    Version 2 states it in blockette 1000 (default 512), version 3 in its header.
+    """
     if prefix.startswith(b"MS\x03"):
         identifier, extra, data = struct.unpack_from("<BHI", prefix, 33)
         return MINISEED_3_HEADER_BYTES + int(identifier) + int(extra) + int(data)
@@ -326,13 +329,13 @@ def _by_station(names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
 
 
 def _byte_order(record: bytes) -> str:
-    """Byte order of a miniSEED 2 header, by whether its year makes sense."""
+    """Return the byte order of a miniSEED 2 header, by the plausibility of its year."""
     (year,) = struct.unpack_from(">H", record, 20)
     return ">" if 1900 <= year <= 2100 or year == 0 else "<"
 
 
 def _text_of(record: bytes) -> bytes:
-    """Text in a log record of miniSEED 2."""
+    """Return the text of a miniSEED 2 log record."""
     order = _byte_order(record)
     (count,) = struct.unpack_from(f"{order}H", record, 30)
     (begin,) = struct.unpack_from(f"{order}H", record, 44)

@@ -1,8 +1,8 @@
-"""The shots' file: a line ``event,source,time`` for each shot. It may grow while it is read.
+"""Read the shots' file: a line ``event,source,time`` for each shot. It may grow while it is read.
 
-Accepted are the forms that spreadsheets and loggers write: a byte order mark, UTF-16, commas, semicolons or tabs,
-a header in any capitals that may name further columns, sources counted from 0 or from 1, times in ISO 8601 or in
-seconds since 1970, and a last line without its newline. A line that cannot be read is reported and left out.
+Files of spreadsheets and loggers are accepted: a byte order mark, UTF-16, commas, semicolons or tabs, a header in any
+capitals with further columns, sources counted from 0 or from 1, times in ISO 8601 or in seconds since 1970, and a last
+line without newline. Unreadable lines are reported and skipped.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from physics.files.field_files import FieldFileError
 from physics.files.times import parse_time_ns
 
 COLUMNS = ("event", "source", "time")
-# A last line without a newline counts as finished after this long without a change, seconds.
+# A last line without newline counts as complete after this many seconds without a change.
 SETTLED_S = 1.0
 MAX_EVENT = 2**32 - 1
 
 
 @dataclass
 class ShotsFile:
-    """Events of a shots' file, read again whenever it has changed.
+    """Events of a shots' file, read again whenever the file has changed.
 
     Args:
-        path: the file.
-        n_sources: shots of one event.
-        notify: called with each complaint, once.
+        path: The file.
+        n_sources: Shots of one event.
+        notify: Called once with each complaint.
     """
 
     path: Path
     n_sources: int
     notify: Callable[[str], None]
-    # Times of the shots of each complete event by its number, ns since 1970, in the order of the sources.
+    # Shot times of each complete event, ns since 1970, in the order of the sources; keys are event numbers.
     complete: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    # Sources that an event still lacks, by its number.
+    # Sources that an event lacks, by event number.
     missing: dict[int, list[int]] = field(default_factory=dict)
     _seen: tuple[float, int] | None = None
     _tail: str = ""
@@ -46,7 +46,7 @@ class ShotsFile:
     _told: set[str] = field(default_factory=set)
 
     def read(self) -> None:
-        """Take in what has been added. Raises ``FieldFileError`` where the file was never readable."""
+        """Read added lines. Raises ``FieldFileError`` if the file has never been readable."""
         try:
             stat = self.path.stat()
             if (stat.st_mtime, stat.st_size) == self._seen and not self._tail:
@@ -62,7 +62,7 @@ class ShotsFile:
         self._parse(self._finished_lines(text))
 
     def _finished_lines(self, text: str) -> list[str]:
-        """Lines of the file, without a last one that may still be being written."""
+        """Return the lines of the file, without a last line that may be incomplete."""
         lines = text.splitlines()
         tail = "" if text.endswith(("\n", "\r")) or not lines else lines[-1]
         if tail != self._tail:

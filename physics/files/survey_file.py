@@ -35,7 +35,7 @@ from typing import Any
 from physics.acquisition import Acquisition, AcquisitionError
 from physics.modelling import fastest_stable_mps
 
-# The decoder draws a map in patches of so many cells; better said before data are made than after.
+# Patch size of the decoder in cells; checked here, before data are generated.
 PATCH_CELLS = 5
 SECTIONS = {
     "map": ("cell_m", "width_m", "depth_m", "velocity_mps"),
@@ -47,9 +47,9 @@ SECTIONS = {
 
 
 def read_survey(path: Path) -> Acquisition:
-    """The survey of ``survey.toml``, or of a bundle's or data set's ``manifest.json``.
+    """Read the survey of ``survey.toml``, or of a bundle's or data set's ``manifest.json``.
 
-    Sources and receivers stand in the cells nearest to them. Raises ``AcquisitionError``.
+    Sources and receivers are moved to the nearest cells. Raises ``AcquisitionError``.
     """
     try:
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Times as people and loggers write them, in nanoseconds since 1970."""
+"""Parse times as people and loggers write them, to nanoseconds since 1970."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
-# Years that a time may lie in; another one is a mistaken unit.
+# Plausible years; any other year indicates a wrong unit.
 YEARS = (1980, 2100)
 NS = 1_000_000_000
 
@@ -54,12 +54,12 @@ def format_time(nanoseconds: int) -> str:
 
 
 def _is_compact_date(text: str) -> bool:
-    """Whether digits are a date without separators, YYYYMMDD; seconds since 1970 have nine or ten digits."""
+    """Return True for a date YYYYMMDD; seconds since 1970 have nine or ten digits."""
     return len(text) == 8 and text.isdigit()
 
 
 def _parse_iso(text: str) -> tuple[datetime, int]:
-    """Moment of whole seconds, UTC, and the nanoseconds after it."""
+    """Parse an ISO time to whole seconds in UTC and the nanoseconds after them."""
     tidy = text.replace("/", "-")
     if ordinal := _ORDINAL.fullmatch(tidy):
         year, day, clock = ordinal.groups()

@@ -1,14 +1,17 @@
-"""What EPIC is compared with: what a device sends of its part, and what the centre makes of it.
+"""Baselines for the comparison with EPIC: the payload of a device, and the map that the centre predicts from it.
 
-raw             the float32 samples; a central InversionNet
-raw-compressed  the same as int16 of the part's own peak, third differences along time, zstd: a stand-in for
-                what seismology ships (Steim-2, first differences), and a quarter smaller than that order gives
-split           the first blocks of that InversionNet on the device, int8 activations on the link
-federated       the network of ``models.networks.federated`` on every device, of its own receivers alone; maps
-(float16) averaged
+raw: float32 samples; InversionNet at the centre.
 
-Without a trained network the weights are random: bytes, times and energy are those of any weights, maps are
-not, and no map error is reported.
+raw-compressed: the same samples as int16 scaled by the part's peak, third differences along time, zstd. It stands for
+the formats of seismology (Steim-2 uses first differences) and is a quarter smaller.
+
+split: the first blocks of that InversionNet on the device; int8 activations on the link.
+
+federated: the network of ``models.networks.federated`` on every device, from its own receivers alone; float16 maps,
+averaged at the centre.
+
+Without a trained network the weights are random. Bytes, times and energy do not depend on the weights. No map error is
+reported.
 """
 
 from __future__ import annotations

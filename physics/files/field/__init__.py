@@ -1,1 +1,1 @@
-"""Formats of field recordings, and how their traces come onto the grid of a survey."""
+"""Read formats of field recordings and put their traces on the grid of a survey."""

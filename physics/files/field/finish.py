@@ -1,4 +1,4 @@
-"""The last steps of every import: gain, and naming each trace that is silent."""
+"""Last steps of every import: apply the gain and list silent traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from physics.files.field.traces import FieldFileError, named
 
 @dataclass(frozen=True)
 class FieldGather:
-    """``gather (S, T, R)`` float32 and what was done to get it."""
+    """A ``gather (S, T, R)`` float32 and the processing steps that made it."""
 
     gather: np.ndarray
     steps: tuple[str, ...]
@@ -25,7 +25,7 @@ class FieldGather:
 
 
 def check_gain(gain: float) -> None:
-    """Raise ``FieldFileError`` unless samples can be multiplied by ``gain``."""
+    """Raise ``FieldFileError`` unless ``gain`` is a usable factor."""
     if not np.isfinite(gain) or gain == 0:
         raise FieldFileError(f"gain: expected a finite number other than 0, got {gain:g}")
 
@@ -33,15 +33,15 @@ def check_gain(gain: float) -> None:
 def finish_gather(
     source: str, traces: np.ndarray, dt_s: float, acquisition: Acquisition, gain: float, steps: list[str]
 ) -> FieldGather:
-    """Resample traces that are cut at the shots, multiply them and name what is silent.
+    """Resample traces that are cut at the shots, apply the gain and list silent traces.
 
     Args:
-        source: Name of the recording in errors.
+        source: Name of the recording, for error messages.
         traces: ``(S, T', R)`` sampled at ``dt_s``; zeros where nothing was recorded.
         dt_s: Sample interval of ``traces``.
         acquisition: The survey.
         gain: Factor on the samples.
-        steps: What was done before.
+        steps: Processing steps so far.
 
     Raises:
         FieldFileError: The record is too short, every sample is zero, or the gain overflows float32.
@@ -65,7 +65,7 @@ def finish_gather(
 
 
 def multiply(source: str, gather: np.ndarray, gain: float, steps: list[str]) -> FieldGather:
-    """Apply the gain to a gather on the grid and name its silent traces. Raises ``FieldFileError``."""
+    """Apply the gain to a gather on the grid and list its silent traces. Raises ``FieldFileError``."""
     check_gain(gain)
     silent = ~np.any(gather, axis=1)
     if silent.all():
@@ -84,7 +84,7 @@ def multiply(source: str, gather: np.ndarray, gain: float, steps: list[str]) -> 
 
 
 def describe_silent(silent: np.ndarray) -> str:
-    """Name every silent trace of ``silent (S, R)`` bool: receivers of all sources first, then by source."""
+    """List every silent trace of ``silent (S, R)`` bool: first receivers silent for all sources, then by source."""
     always = silent.all(axis=0)
     parts = [named("receiver", np.flatnonzero(always).tolist())] if always.any() else []
     for source in range(len(silent)):

@@ -1,4 +1,4 @@
-"""Samples at any rate onto the survey's sampling and length."""
+"""Resample traces of any rate to the survey's sampling and length."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.files.field.traces import FieldFileError
 
-# Clocks of recorders state rates such as 999.9999 Hz; over a record of seconds the difference is microseconds.
+# Relative tolerance of sample rates. Recorders state rates such as 999.9999 Hz; over seconds the drift is microseconds.
 RATE_TOLERANCE = 1e-5
 # Largest numerator and denominator of the polyphase filter.
 MAX_RATIO = 1000
-# A first sample this close to the shot, in samples, is taken for the shot.
+# Distance from the shot, in samples, within which the first sample counts as at the shot.
 ON_SAMPLE = 1e-3
 
 
 def same_interval(a_s: float, b_s: float) -> bool:
-    """True if two sample intervals differ by no more than clocks do."""
+    """Return True if two sample intervals agree within clock tolerance."""
     return abs(a_s - b_s) <= RATE_TOLERANCE * b_s
 
 
 def window_samples(acquisition: Acquisition, interval_s: float) -> int:
-    """Samples at ``interval_s`` of one record of the survey."""
+    """Return the number of samples at ``interval_s`` in one record of the survey."""
     if same_interval(interval_s, acquisition.dt_s):
         return acquisition.n_time
     return int(np.ceil(acquisition.n_time * acquisition.dt_s / interval_s - 1e-9))
@@ -52,7 +52,7 @@ def record_on_grid(
     Args:
         samples: ``(n,)`` at ``interval_s``.
         interval_s: Sample interval of the trace.
-        first: Index of the shot in ``samples``; between samples they are interpolated by a straight line.
+        first: Index of the shot in ``samples``; a fractional index is interpolated linearly.
         acquisition: The survey.
 
     Returns:
@@ -67,7 +67,7 @@ def record_on_grid(
         )
     first = max(first, 0.0)
     need = window_samples(acquisition, interval_s)
-    # The filter looks at neighbours; more than the window is resampled where there is more.
+    # Include samples beyond the window where available: the filter needs neighbours.
     margin = 25 * int(np.ceil(max(1.0, acquisition.dt_s / interval_s)))
     have = max(len(samples) - first, 0.0)
     low = round(first)

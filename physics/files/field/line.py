@@ -1,4 +1,4 @@
-"""Traces with positions onto the sources and receivers of a survey's line."""
+"""Assign traces with positions to the sources and receivers of a survey's line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from physics.files.field.grid import record_on_grid, same_interval
 from physics.files.field.trace_headers import COMPONENTS, KINDS, UNNAMED
 from physics.files.field.traces import FieldFileError, ShotTraces, counted, metres, named
 
-# A trace belongs to the survey's nearest position, if that is within half a cell.
+# Greatest distance, in cells, from a trace to the survey position that it is assigned to.
 WITHIN_CELLS = 0.5
-# Positions closer than this are one position, in cells.
+# Positions closer than this, in cells, count as one.
 SAME_CELLS = 1e-3
-# Farther off a straight line than this share of its length, positions are an area.
+# Greatest distance from a straight line, as a share of its length; beyond it the survey is an area, not a line.
 MAX_OFF_LINE = 0.2
 EARTH_RADIUS_M = 6_378_137.0
 EARTH_FLATTENING = 1 / 298.257223563
@@ -25,10 +25,11 @@ EARTH_FLATTENING = 1 / 298.257223563
 
 @dataclass(frozen=True)
 class Line:
-    """Where a straight line runs. ``first`` is the place of the first receiver, in metres.
+    """A straight survey line.
 
-    ``direction`` is a unit vector of x and y. A place is the distance along the line; along an axis it is that
-    coordinate, otherwise it counts from the larger coordinate of ``first``.
+    ``first`` is the position of the first receiver in metres. ``direction`` is a unit vector of x and y. A place on the
+    line is a distance in metres. Along an axis it is that coordinate; otherwise it is counted from the larger
+    coordinate of ``first``.
     """
 
     first: np.ndarray
@@ -36,27 +37,27 @@ class Line:
     zero_m: float
 
     def along(self, places: np.ndarray) -> np.ndarray:
-        """Places ``(n, 2)`` along the line, ``(n,)`` metres."""
+        """Project positions ``(n, 2)`` on the line: ``(n,)`` metres."""
         return (places - self.first) @ self.direction + self.zero_m
 
     def off(self, places: np.ndarray) -> np.ndarray:
-        """Distances ``(n,)`` from the line in metres."""
+        """Return the distances ``(n,)`` from the line in metres."""
         return np.abs((places - self.first) @ np.array([-self.direction[1], self.direction[0]]))
 
     def position(self, along_m: float) -> tuple[float, float]:
-        """x and y in metres of a place along the line."""
+        """Return x and y in metres of a place on the line."""
         x, y = self.first + (along_m - self.zero_m) * self.direction
         return float(x), float(y)
 
     @property
     def azimuth_deg(self) -> float:
-        """Direction of the line, clockwise from y (north)."""
+        """Return the direction of the line in degrees, clockwise from y (north)."""
         return float(np.degrees(np.arctan2(self.direction[0], self.direction[1])) % 360)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """``gather (S, T, R)`` on the survey's grid, the steps so far, and where the survey's cell 0 is."""
+    """A ``gather (S, T, R)`` on the survey's grid, the steps so far, and the position of the survey's cell 0."""
 
     gather: np.ndarray
     steps: list[str]
@@ -73,19 +74,19 @@ def place_traces(
     stack: bool = False,
     allow_silent: bool = False,
 ) -> Placed:
-    """Sort traces into the survey by their positions.
+    """Assign traces to the survey's sources and receivers by their positions.
 
     Args:
-        source: Name of the recording in errors and steps.
+        source: Name of the recording, for errors and steps.
         files: Traces of one or more files.
         acquisition: The survey.
-        origin_m: Place of the survey's cell 0 along the line; None puts the first receiver into its cell.
-        component: Key of ``COMPONENTS``; needed where there are several.
-        stack: True averages repeated shots.
-        allow_silent: True accepts sources without a trace.
+        origin_m: Place of the survey's cell 0 on the line; None puts the first receiver into its cell.
+        component: Key of ``COMPONENTS``; required if the files have several.
+        stack: Average repeated shots.
+        allow_silent: Accept sources without a trace.
 
     Raises:
-        FieldFileError: Nothing fits, or what there is cannot be told apart.
+        FieldFileError: No trace matches the survey, or the match is ambiguous.
     """
     traces = _All(files)
     steps = list(traces.steps)
@@ -116,7 +117,7 @@ def place_traces(
     farther = 0
     chosen: dict[tuple[int, int], list[int]] = {}
     for pair, indices in candidates.items():
-        # Exact positions before others; of two as far, the one that comes first along the line.
+        # Exact positions first; of equally distant ones, the first along the line.
         best = min(
             indices,
             key=lambda i: (
@@ -186,7 +187,7 @@ class _All:
 
 
 def _choose_kinds(source: str, kinds: np.ndarray, component: str | None) -> tuple[np.ndarray, list[str]]:
-    """Indices of traces that recorded the ground, and what was left out."""
+    """Return the indices of traces of ground motion, and a description of those excluded."""
     by_code = {code: name for name, codes in COMPONENTS.items() for code in codes}
     usable = np.isin(kinds, (*UNNAMED, *by_code))
     left = Counter(KINDS.get(int(kind), f"identification {kind}") for kind in kinds[~usable])
@@ -214,7 +215,7 @@ def _choose_kinds(source: str, kinds: np.ndarray, component: str | None) -> tupl
 
 
 def _in_metres(source: str, traces: _All) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Positions in metres; degrees are projected around their middle (WGS 84)."""
+    """Convert positions to metres; degrees are projected around their middle (WGS 84)."""
     if len(traces.degrees) > 1:
         raise FieldFileError(f"{source}: expected positions in one unit, got metres and degrees in its files")
     if not traces.degrees.pop():
@@ -233,9 +234,10 @@ def _in_metres(source: str, traces: _All) -> tuple[np.ndarray, np.ndarray, bool]
 def fit_line(
     source: str, sources_m: np.ndarray, receivers_m: np.ndarray, cell_m: float, degrees: bool = False
 ) -> Line:
-    """Fit a straight line through all positions ``(n, 2)``; it runs towards larger x, or y where it is steeper.
+    """Fit a straight line through all positions ``(n, 2)``, directed towards larger x, or larger y if it is steeper.
 
-    Raises ``FieldFileError`` where positions are no line.
+    Raises:
+        FieldFileError: The positions are not on a line.
     """
     places = np.unique(np.concatenate([sources_m, receivers_m]), axis=0)
     extent = np.ptp(places, axis=0)
@@ -265,12 +267,12 @@ def fit_line(
 
 
 def _steeper(direction: np.ndarray) -> int:
-    """Axis that a line follows: 0 for x, also at 45 degrees, 1 for y."""
+    """Return the dominant axis of a line: 0 for x, also at 45 degrees, 1 for y."""
     return int(abs(direction[1]) > abs(direction[0]) + 1e-6)
 
 
 def _nearest(cells: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the place that each of ``cells`` is at, -1 for none, and how far it is in cells."""
+    """Return the index of the nearest place for each of ``cells`` (-1 for none), and the distance in cells."""
     distance = np.abs(cells[:, None] - np.asarray(places, float)[None])
     nearest, off = distance.argmin(axis=1), distance.min(axis=1)
     return np.where(off <= WITHIN_CELLS + SAME_CELLS, nearest, -1), off
@@ -299,7 +301,7 @@ def _check_sources(
 def _check_repeated(
     source: str, chosen: dict[tuple[int, int], list[int]], traces: _All, stack: bool
 ) -> list[str]:
-    """Refuse several traces of one source and receiver, or say that they are averaged."""
+    """Reject several traces of one source and receiver, or note that they are averaged."""
     repeated = {pair: indices for pair, indices in chosen.items() if len(indices) > 1}
     if not repeated:
         return []
@@ -318,7 +320,7 @@ def _check_repeated(
 def _read(
     source: str, chosen: dict[tuple[int, int], list[int]], traces: _All, acquisition: Acquisition
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """The gather; traces that cannot be used are silent and listed by reason; and how rates were changed."""
+    """Read the gather; list unusable traces, which stay silent, by reason, and changes of sample rate."""
     gather = np.zeros(acquisition.gather_shape)
     bad: dict[str, list[str]] = defaultdict(list)
     intervals: set[float] = set()

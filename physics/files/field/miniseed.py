@@ -1,4 +1,4 @@
-"""miniSEED 2 and 3, by EarthScope's libmseed (pymseed)."""
+"""Read miniSEED 2 and 3 with EarthScope's libmseed (pymseed)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT = 0
 
 
 class MiniseedFormat:
-    """Records of channels; says neither where receivers are nor when shots were."""
+    """Continuous records by channel; the format holds neither receiver positions nor shot times."""
 
     name = "miniSEED"
     suffixes = (".mseed", ".miniseed", ".ms", ".mseed3", ".ms3")

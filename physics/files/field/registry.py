@@ -1,4 +1,4 @@
-"""All field formats that an import reads."""
+"""Registry of the field formats."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from physics.files.field import miniseed, seg2, segy, su
 from physics.files.field.traces import FieldFileError, FieldFormat
 
-# Those with a magic number first: a text of SEG-Y is anything.
+# Formats with a magic number first, because a SEG-Y text header can begin with anything.
 FORMATS: tuple[FieldFormat, ...] = (seg2.FORMAT, miniseed.FORMAT, su.FORMAT, segy.FORMAT)
 HEAD_BYTES = 1 << 20
 
 
 def format_of(path: Path) -> FieldFormat:
-    """The format of a file by its content; by its suffix where the content fits none. Raises ``FieldFileError``."""
+    """Return the format of a file by its content, or by its suffix if no format matches. Raises ``FieldFileError``."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -22,7 +22,7 @@ def format_of(path: Path) -> FieldFormat:
         reason = "not found" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise FieldFileError(f"{path}: {reason}; expected a field recording: {_known()}") from None
     suffix = path.suffix.lower()
-    # Where two fit, as SU and SEG-Y may, the suffix decides.
+    # If two formats match, as SU and SEG-Y may, the suffix decides.
     matching = [known for known in FORMATS if known.matches(head, size)]
     named = [known for known in FORMATS if suffix in known.suffixes]
     for known in (*(known for known in named if known in matching), *matching, *named):

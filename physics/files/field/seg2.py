@@ -1,4 +1,4 @@
-"""SEG-2, the format of engineering seismographs (Pullan, 1990), by ObsPy's reader."""
+"""Read SEG-2, the format of engineering seismographs (Pullan, 1990), with ObsPy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from physics.files.field.traces import FOOT_M, FieldFileError, ReadOptions, Shot
 
 MAGIC = (b"\x55\x3a", b"\x3a\x55")
 UNITS_M = {"METERS": 1.0, "FEET": FOOT_M, "INCHES": FOOT_M / 12, "CENTIMETERS": 0.01, "NONE": 1.0, "": 1.0}
-# SEG-2's words for what a trace is, as SEG-Y's trace identification.
+# SEG-2 trace types and the corresponding SEG-Y trace identification codes.
 KINDS = {"SEISMIC_DATA": 1, "": 1, "DEAD": 2, "TEST_DATA": -1, "UPHOLE": 5, "TIME_BREAK": 4}
 OTHER = -1
 
 
 class Seg2Format:
-    """A file of one shot; positions are free text that the operator typed."""
+    """SEG-2: one shot per file; positions are free text that the operator typed."""
 
     name = "SEG-2"
     suffixes = (".sg2", ".seg2", ".dat")
@@ -31,10 +31,10 @@ class Seg2Format:
 
         try:
             with warnings.catch_warnings():
-                # Both warnings are of fields that are read here: custom headers and delays.
+                # Both warnings concern custom headers and delays, which are handled here.
                 warnings.simplefilter("ignore")
                 stream = obspy.read(str(path), format="SEG2")
-        except Exception as error:  # ObsPy's reader raises of every kind for damaged files
+        except Exception as error:  # ObsPy raises many exception types for damaged files.
             raise FieldFileError(f"{path}: not a whole SEG-2 file ({error}); copy it again") from None
         if not len(stream):
             raise FieldFileError(f"{path}: holds no traces")
@@ -48,7 +48,7 @@ class Seg2Format:
             interval_s[:] = options.interval_s
         if not np.all(interval_s > 0):
             raise FieldFileError(f"{path}: has no SAMPLE_INTERVAL; give --interval-ms")
-        # A seismograph stores counts; the factor makes them its unit, mostly mV, and differs between channels.
+        # The factor converts stored counts to the channel's unit, mostly mV; it differs between channels.
         factors = [_numbers(path, head, "DESCALING_FACTOR")[:1] or [1.0] for head in heads]
         return ShotTraces(
             names=[f"{path.name} trace {number}" for number in range(1, len(stream) + 1)],

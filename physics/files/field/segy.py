@@ -16,7 +16,7 @@ TEXT_BYTES, FILE_HEADER_BYTES = 3200, 3600
 ORDER_MARKS = {b"\x01\x02\x03\x04": ">", b"\x04\x03\x02\x01": "<"}
 END_OF_TEXT = "((SEG:ENDTEXT))"
 FEET = 2
-# Header integers round an interval that is not whole microseconds.
+# Tolerance for intervals that header integers round to whole microseconds.
 ROUNDED_US = 1.0
 
 
@@ -29,7 +29,7 @@ class SegyFormat:
     def matches(self, head: bytes, size: int) -> bool:
         if len(head) < FILE_HEADER_BYTES:
             return False
-        # Cards begin with C, in EBCDIC or ASCII; otherwise the format code must be one.
+        # Text header lines begin with C in EBCDIC or ASCII; otherwise the sample format code must be valid.
         return head[0] in b"\xc3C" or _guess_order(head) is not None
 
     def read(self, path: Path, options: ReadOptions) -> ShotTraces:
@@ -67,14 +67,14 @@ class SegyFormat:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where traces lie: byte ``offsets`` of headers, ``samples`` of each, ``extensions`` of its header."""
+    """Position of traces in the file: byte ``offsets`` of headers, ``samples`` and header ``extensions`` per trace."""
 
     offsets: np.ndarray
     samples: np.ndarray
     extensions: int = 0
 
     def extension(self, raw: np.ndarray, order: str) -> np.ndarray | None:
-        """Trace header extension 1 of every trace; None where there is none."""
+        """Return trace header extension 1 of every trace; None if there is none."""
         if not self.extensions:
             return None
         fields = read_fields(raw, self.offsets + headers.HEADER_BYTES, order, headers.extension_dtype(order))
@@ -109,7 +109,7 @@ class _BinaryHeader:
                 f"{path}: expected a sample format code of {known} in bytes 3225-3226, got {code}; "
                 "export it from its program again, as IEEE floating point (5)"
             )
-        # Major and minor revision are two bytes of their own in revision 2, one fixed-point number before: 0x0100.
+        # Revision 2 stores major and minor revision in one byte each; before, it was a fixed-point number: 0x0100.
         revision = max(head[3500], head[3501] if head[3500] == 0 and head[3501] in (1, 2) else 0)
         interval_us, samples = float(field(3217, "H")), int(field(3221, "H"))
         extensions = first_trace = trailers = 0
@@ -135,7 +135,7 @@ class _BinaryHeader:
 
 
 def _guess_order(head: bytes) -> str | None:
-    """Byte order by the constant of revision 2, else by the sample format code; None where neither fits."""
+    """Return the byte order by the constant of revision 2, else by the sample format code; None if neither is valid."""
     if order := ORDER_MARKS.get(head[3296:3300]):
         return order
     for order in (">", "<"):
@@ -145,7 +145,7 @@ def _guess_order(head: bytes) -> str | None:
 
 
 def _extended_texts(path: Path, raw: np.ndarray, head: _BinaryHeader) -> int:
-    """Number of extended textual headers; -1 in the file header says that a stanza ends them."""
+    """Return the number of extended text headers; if the file header says -1, an end stanza marks the last one."""
     if head.extended_texts >= 0:
         return head.extended_texts
     count = (len(raw) - FILE_HEADER_BYTES) // TEXT_BYTES
@@ -164,7 +164,7 @@ def _extended_texts(path: Path, raw: np.ndarray, head: _BinaryHeader) -> int:
 
 
 def _layout(path: Path, raw: np.ndarray, head: _BinaryHeader, start: int) -> Layout:
-    """Find all traces. By the flag, one length or each its own is tried first; the file must end with a trace."""
+    """Find all traces. The fixed-length flag decides what is tried first; the last trace must end at the file's end."""
     end = len(raw) - TEXT_BYTES * head.trailers
     width = headers.SAMPLE_FORMATS[head.format][0]
     fixed = lambda: fixed_layout(start, end, width, head.samples, head.extensions)  # noqa: E731
@@ -179,7 +179,7 @@ def _layout(path: Path, raw: np.ndarray, head: _BinaryHeader, start: int) -> Lay
 
 
 def fixed_layout(start: int, end: int, width: int, samples: int, extensions: int = 0) -> Layout | None:
-    """Traces of one length; None if they do not fill the file."""
+    """Return the layout for traces of one length; None if they do not fill the file."""
     trace = headers.HEADER_BYTES * (1 + extensions) + samples * width
     if not samples or end <= start or (end - start) % trace:
         return None
@@ -190,7 +190,7 @@ def fixed_layout(start: int, end: int, width: int, samples: int, extensions: int
 def walk(
     raw: np.ndarray, start: int, end: int, width: int, order: str, default: int = 0, extensions: int = 0
 ) -> Layout | None:
-    """Traces as long as their own headers say, ``default`` where they say 0; None if they miss the file's end."""
+    """Follow each trace's own length (``default`` if it is 0); return None if the traces miss the file's end."""
     offsets, lengths, at = [], [], start
     kind = np.dtype(order + "u2")
     front = headers.HEADER_BYTES * (1 + extensions)
@@ -209,7 +209,7 @@ def walk(
 def read_fields(
     raw: np.ndarray, offsets: np.ndarray, order: str, dtype: np.dtype | None = None
 ) -> np.ndarray:
-    """Trace headers ``(n,)`` at ``offsets``."""
+    """Read the trace headers ``(n,)`` at ``offsets``."""
     block = raw[offsets[:, None] + np.arange(headers.HEADER_BYTES)]
     return np.ascontiguousarray(block).view(dtype or headers.header_dtype(order))[:, 0]
 
@@ -217,7 +217,10 @@ def read_fields(
 def _intervals(
     path: Path, head: _BinaryHeader, fields: np.ndarray, wide: np.ndarray | None, options: ReadOptions
 ) -> tuple[np.ndarray, list[str]]:
-    """Sample interval of every trace. Contradicting headers are refused: one of two is a map of wrong velocities."""
+    """Return the sample interval of every trace.
+
+    Contradicting headers are rejected: a wrong interval gives a map of wrong velocities.
+    """
     own_us = fields["interval"].astype(float)
     if wide is not None:
         own_us = np.where(wide["interval"] > 0, wide["interval"], own_us)
@@ -259,7 +262,7 @@ def build_traces(
     scale: float,
     steps: list[str],
 ) -> ShotTraces:
-    """Traces of SEG-Y or SU out of their headers. Raises ``FieldFileError`` for mixed coordinate units."""
+    """Build SEG-Y or SU traces from their headers. Raises ``FieldFileError`` for mixed coordinate units."""
     places = {
         end: np.stack([scaled_field(fields, wide, f"{end}_{axis}") for axis in "xy"], axis=1)
         for end in ("source", "group")
@@ -294,7 +297,7 @@ def build_traces(
 
 
 def scaled_field(fields: np.ndarray, wide: np.ndarray | None, name: str) -> np.ndarray:
-    """A coordinate by its scalar, or unscaled from the header extension where that has one."""
+    """Return a scaled coordinate, or the unscaled one of the header extension if present."""
     values = headers.scaled(fields[name], fields["scalar"])
     if wide is None:
         return values

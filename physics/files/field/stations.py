@@ -1,4 +1,4 @@
-"""Continuous records cut at the times of shots, receivers named by a geometry file."""
+"""Cut continuous records at the shot times; a geometry file lists receivers and shots."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DATE_ALONE = re.compile(r"\d{4}[-/]?\d{2}[-/]?\d{2}")
 
 
 def read_receivers(path: Path, acquisition: Acquisition) -> list[str]:
-    """SEED ids of the survey's receivers, in order, of a geometry file. "" is a receiver without a channel.
+    """Read the SEED ids of the survey's receivers from a geometry file, in order.
 
-    Raises ``FieldFileError``.
+    "" is a receiver without a channel. Raises ``FieldFileError``.
     """
     names = _list_of(path, _read_toml(path), "receivers", acquisition.n_receivers)
     for index, name in enumerate(names):
@@ -40,7 +40,10 @@ def read_receivers(path: Path, acquisition: Acquisition) -> list[str]:
 
 
 def read_shots(path: Path, acquisition: Acquisition) -> list[int]:
-    """Times of the survey's sources, ns since 1970, in order, of a geometry file. Raises ``FieldFileError``."""
+    """Read the times of the survey's sources from a geometry file, in order. Raises ``FieldFileError``.
+
+    Times are ns since 1970.
+    """
     times: list[int] = []
     for index, value in enumerate(_list_of(path, _read_toml(path), "shots", acquisition.n_sources)):
         try:
@@ -62,10 +65,10 @@ def cut_stations(
 ) -> tuple[np.ndarray, list[str]]:
     """Cut a gather ``(S, T, R)`` on the survey's grid out of continuous records.
 
-    Receivers without a whole record of a shot are silent for it, and named in the steps with the reason.
+    A receiver without a complete record of a shot is silent for that shot. The steps list it with the reason.
 
     Raises:
-        FieldFileError: The geometry file is wrong, or no receiver has any record of a shot.
+        FieldFileError: The geometry file is invalid, or no receiver has a record of any shot.
     """
     names, shots = read_receivers(geometry, acquisition), read_shots(geometry, acquisition)
     gather = np.zeros(acquisition.gather_shape)
@@ -108,9 +111,9 @@ def cut_stations(
 
 
 def _cut(pieces: list[Segment], shot_ns: int, acquisition: Acquisition) -> tuple[np.ndarray, float]:
-    """One record of the survey from the shot on, and the interval that it was sampled at."""
+    """Return one record of the survey from the shot on, and its original sample interval."""
     length_ns = round(acquisition.n_time * acquisition.dt_s * 1e9)
-    # The filter looks at samples behind the record, too.
+    # Include samples after the record: the filter needs neighbours.
     near = [
         piece
         for piece in pieces
@@ -134,7 +137,7 @@ def _cut(pieces: list[Segment], shot_ns: int, acquisition: Acquisition) -> tuple
 
 
 def join(pieces: list[Segment]) -> list[Segment]:
-    """Join pieces of one channel that follow each other within half a sample; repeated samples count once."""
+    """Join pieces of one channel with gaps below half a sample; overlapping samples count once."""
     joined: list[Segment] = []
     waiting: list[Segment] = []
 
@@ -147,7 +150,7 @@ def join(pieces: list[Segment]) -> list[Segment]:
     for piece in sorted(pieces, key=lambda piece: piece.start_ns):
         if waiting and same_interval(piece.interval_s, waiting[-1].interval_s):
             last = waiting[-1]
-            # Samples between the one that would follow and this one: negative for repeated samples.
+            # Gap to the expected next sample, in samples; negative for an overlap.
             ahead = (piece.start_ns - last.end_ns) / (1e9 * piece.interval_s) - 1
             if abs(ahead) <= 0.5:
                 waiting.append(piece)

@@ -1,4 +1,4 @@
-"""SU (Seismic Unix): SEG-Y's traces without file headers, IEEE floats in either byte order."""
+"""Read SU (Seismic Unix): SEG-Y traces without file headers, IEEE floats in either byte order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ IEEE, WIDTH = 5, 4
 
 
 class SuFormat:
-    """Traces one after another, each as long as its header says."""
+    """SU: consecutive traces, each as long as its header says."""
 
     name = "SU"
     suffixes = (".su",)
 
     def matches(self, head: bytes, size: int) -> bool:
-        """True if the first trace header tells a length that the second one repeats, or that is the file's."""
+        """Return True if the first header's trace length is repeated by the second header or fills the file."""
         return any(_begins(head, size, order) for order in ("little", "big"))
 
     def read(self, path: Path, options: ReadOptions) -> ShotTraces:

@@ -1,4 +1,4 @@
-"""Trace headers and sample formats that SEG-Y and SU share (SEG-Y revision 2.0, tables 2 and 3)."""
+"""Trace headers and sample formats shared by SEG-Y and SU (SEG-Y revision 2.0, tables 2 and 3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 HEADER_BYTES = 240
-# Zero-based offsets of the fields that an import needs.
+# Zero-based byte offsets of the fields used.
 _FIELDS = {
     "kind": ("i2", 28),
     "scalar": ("i2", 70),
@@ -21,7 +21,7 @@ _FIELDS = {
     "interval": ("u2", 116),
     "time_scalar": ("i2", 214),
 }
-# Trace header extension 1 of revision 2: wider fields, used where they are not zero.
+# Trace header extension 1 of revision 2: wider fields, used if not zero.
 _EXTENSION_FIELDS = {
     "source_x": ("f8", 96),
     "source_y": ("f8", 104),
@@ -50,7 +50,7 @@ KINDS = {
     21: "vibrator reference",
     22: "time-velocity pairs",
 }
-# 0 (unknown) and 1 (time-domain data) do not say which component they are.
+# Codes 0 (unknown) and 1 (time-domain data) do not specify the component.
 UNNAMED = (0, 1)
 COMPONENTS = {
     "pressure": (11,),
@@ -63,12 +63,12 @@ COMPONENTS = {
 
 
 def header_dtype(order: str) -> np.dtype:
-    """Trace header in byte order ``order``, ``>`` or ``<``."""
+    """Return the trace header's dtype in byte order ``order``, ``>`` or ``<``."""
     return _dtype(_FIELDS, order)
 
 
 def extension_dtype(order: str) -> np.dtype:
-    """Trace header extension 1 in byte order ``order``."""
+    """Return the dtype of trace header extension 1 in byte order ``order``."""
     return _dtype(_EXTENSION_FIELDS, order)
 
 
@@ -84,13 +84,13 @@ def _dtype(fields: dict[str, tuple[str, int]], order: str) -> np.dtype:
 
 
 def scaled(values: np.ndarray, scalars: np.ndarray) -> np.ndarray:
-    """Header integers by their scalars: a positive one multiplies, a negative one divides, 0 is none."""
+    """Apply SEG-Y scalars to header integers: positive multiplies, negative divides, 0 leaves unchanged."""
     scalars = np.where(scalars == 0, 1, scalars).astype(float)
     return np.where(scalars > 0, values * scalars, values / np.abs(scalars))
 
 
 def degrees_of(values: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Coordinates in seconds of arc (2), decimal degrees (3) or DDDMMSS.ss (4) as decimal degrees."""
+    """Convert coordinates in seconds of arc (2), decimal degrees (3) or DDDMMSS.ss (4) to decimal degrees."""
     size = np.abs(values)
     packed = np.floor(size / 1e4) + np.floor(size % 1e4 / 1e2) / 60 + size % 1e2 / 3600
     return np.select([units == 2, units == 4], [values / 3600, np.sign(values) * packed], values)
@@ -123,7 +123,7 @@ def _plain(kind: str) -> Callable[[np.ndarray, str], np.ndarray]:
     return lambda raw, order: raw.view(order + kind)
 
 
-# Code -> bytes a sample, and how bytes become numbers.
+# Sample format code -> bytes per sample, and the conversion to numbers.
 SAMPLE_FORMATS: dict[int, tuple[int, Callable[[np.ndarray, str], np.ndarray]]] = {
     1: (4, _ibm),
     2: (4, _plain("i4")),

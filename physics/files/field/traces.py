@@ -1,4 +1,4 @@
-"""What a reader of a field format returns, whatever the format."""
+"""Data types that the readers of all field formats return."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ FOOT_M = 0.3048
 
 
 class FieldFileError(PhysicsError, ValueError):
-    """A field file is damaged, or does not hold what the survey asks for."""
+    """A field file is damaged, or does not match the survey."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Choices of the caller that a reader needs. ``interval_s`` replaces the interval of the headers."""
+    """User options for the readers. ``interval_s`` replaces the interval of the headers."""
 
     interval_s: float | None = None
 
 
 @dataclass(frozen=True)
 class ShotTraces:
-    """Traces with positions, whose time is counted from the shot. All arrays have one entry a trace.
+    """Traces with positions and times relative to the shot. All arrays have one entry per trace.
 
-    ``source`` and ``receiver (n, 2)`` are x and y in metres, or longitude and latitude in degrees where ``degrees``
-    is set. ``kind`` is the trace identification of SEG-Y. ``start_s`` is the time of the first sample after the shot.
-    ``read(i)`` returns the samples of trace ``i``.
+    Attributes:
+        source, receiver: ``(n, 2)``, x and y in metres, or longitude and latitude in degrees if ``degrees`` is set.
+        kind: Trace identification code of SEG-Y.
+        start_s: Time of the first sample after the shot.
+        read: ``read(i)`` returns the samples of trace ``i``.
     """
 
     names: list[str]
@@ -50,7 +52,7 @@ class ShotTraces:
 
 @dataclass(frozen=True)
 class Segment:
-    """Samples without a gap. ``start_ns`` counts from 1970 in UTC."""
+    """Contiguous samples. ``start_ns`` counts from 1970 in UTC."""
 
     start_ns: int
     interval_s: float
@@ -64,14 +66,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class ChannelRecords:
-    """Continuous records by SEED id, NETWORK.STATION.LOCATION.CHANNEL; segments in order of time."""
+    """Continuous records by SEED id (NETWORK.STATION.LOCATION.CHANNEL); segments in order of time."""
 
     channels: dict[str, list[Segment]]
     steps: tuple[str, ...] = ()
 
 
 class FieldFormat(Protocol):
-    """One field format. A new one is a module with a ``FORMAT`` and a line in ``registry.py``."""
+    """Interface of a field format. To add one, write a module with a ``FORMAT`` and add a line to ``registry.py``."""
 
     @property
     def name(self) -> str: ...
@@ -80,19 +82,16 @@ class FieldFormat(Protocol):
     def suffixes(self) -> tuple[str, ...]: ...
 
     def matches(self, head: bytes, size: int) -> bool:
-        """True if a file of ``size`` bytes that begins with ``head`` has this format."""
+        """Return True if a file of ``size`` bytes that begins with ``head`` has this format."""
         ...
 
     def read(self, path: Path, options: ReadOptions) -> ShotTraces | ChannelRecords:
-        """Read the headers, and what of the samples the format does not allow to read later.
-
-        Raises ``FieldFileError``.
-        """
+        """Read the headers, and the samples if they cannot be read later. Raises ``FieldFileError``."""
         ...
 
 
 def ranges(numbers: list[int]) -> str:
-    """``[3, 5, 6, 7]`` as ``3, 5 to 7``."""
+    """Format ``[3, 5, 6, 7]`` as ``3, 5 to 7``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -103,15 +102,15 @@ def ranges(numbers: list[int]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 trace``, ``2 traces``."""
+    """Format a count: ``1 trace``, ``2 traces``."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def named(noun: str, numbers: list[int]) -> str:
-    """``receiver 3``, ``receivers 3, 5 to 7``."""
+    """Format a name with its numbers: ``receiver 3``, ``receivers 3, 5 to 7``."""
     return f"{noun}{'s' * (len(numbers) != 1)} {ranges(numbers)}"
 
 
 def metres(value: float) -> str:
-    """A position to the millimetre, without digits that say nothing."""
+    """Format a position to the millimetre, without trailing zeros."""
     return f"{round(float(value), 3) + 0.0:.15g}"
