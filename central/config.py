@@ -128,8 +128,7 @@ class RetentionSection(_Section):
     """Retention limits; events are deleted oldest first, none by default. Flagged and refined events are kept.
 
     Events are deleted if older than ``max_age_days``, beyond ``max_events``, or while less than ``min_free_mib`` of the
-    disk
-    is free.
+    disk is free.
     """
 
     max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -141,8 +140,7 @@ class LineSection(_Section):
     """Position of the survey's line, for coordinates in exported maps; `epic data import` prints it.
 
     ``origin_m`` is x and y of cell 0. ``azimuth_deg`` is the line's direction clockwise from y (north). ``crs`` names
-    the
-    coordinate system, such as EPSG:25832.
+    the coordinate system, such as EPSG:25832.
     """
 
     origin_m: tuple[float, float]

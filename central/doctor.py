@@ -61,8 +61,7 @@ def examine(config_path: Path | None, full: bool = False) -> list[Finding]:
     """Check the installation and, with ``config_path``, a centre's configuration.
 
     ``full`` reads the whole store, which takes minutes if it is large. Without it the time does not depend on the
-    store's
-    size, since this runs before each start and every minute.
+    store's size, since this runs before each start and every minute.
     """
     findings = [_python(), *_extras(), *_clock()]
     if config_path is None:

@@ -147,8 +147,7 @@ class Service:
         """Run until ``stop``; may be called once.
 
         At shutdown, complete events are decoded and stored for up to ``journal_cursor.DRAIN_S``. The rest, and events
-        that still
-        wait for devices, stay in the journal for the next start.
+        that still wait for devices, stay in the journal for the next start.
 
         Raises:
             StoreError: The database cannot be read.

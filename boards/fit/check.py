@@ -36,10 +36,8 @@ class Assessment:
     """Assessment of an encoder on a target.
 
     ``arena_bytes`` is TFLite-Micro's arena on this machine without scratch buffers, None if unknown; ``arena_source``
-    says
-    where it comes from. ``accelerator`` is the manifest's entry for a target with an accelerator (``done`` is
-    "compiled" or
-    "documented constraints"). ``compiled`` is the compiler's result.
+    says where it comes from. ``accelerator`` is the manifest's entry for a target with an accelerator (``done`` is
+    "compiled" or "documented constraints"). ``compiled`` is the compiler's result.
     """
 
     graph: Graph

@@ -1,8 +1,7 @@
 """Check a model for the Edge TPU: documented constraints, and its compiler if available.
 
 No package registry has ``edgetpu_compiler``. The constraints are therefore always checked, and the compiler runs if it
-is
-on PATH. Source of both: Coral documentation, 'TensorFlow models on the Edge TPU' and 'Edge TPU Compiler'.
+is on PATH. Source of both: Coral documentation, 'TensorFlow models on the Edge TPU' and 'Edge TPU Compiler'.
 """
 
 from __future__ import annotations

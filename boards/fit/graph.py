@@ -39,8 +39,7 @@ class Tensor:
     """Tensor of the graph.
 
     ``scale`` and ``zero_point`` are None unless there is exactly one of each. ``values`` holds a short int32 constant
-    (axes, a
-    shape), None for other tensors.
+    (axes, a shape), None for other tensors.
     """
 
     name: str

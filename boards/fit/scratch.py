@@ -1,9 +1,8 @@
 """Bound the scratch memory that a board's kernels take from the tensor arena.
 
 The arena is measured with TFLite-Micro's reference kernels, which need no scratch memory. Optimised kernels of a
-board's
-firmware unroll or pad their inputs into scratch buffers, planned into the same arena for the running operator. These
-upper bounds follow the libraries' own buffer sizes.
+board's firmware unroll or pad their inputs into scratch buffers, planned into the same arena for the running operator.
+These upper bounds follow the libraries' own buffer sizes.
 """
 
 from __future__ import annotations

@@ -40,10 +40,8 @@ def measure_arena_bytes(model: bytes) -> int:
     """Return the smallest tensor arena in bytes in which TFLite-Micro allocates and runs ``model``.
 
     It is found by trying many sizes (``boards/fit/arena_probe.py``), so it includes what the interpreter's own report
-    omits.
-    Pointers have 8 bytes here and 4 on a microcontroller. A device needs no more than this, except for the scratch
-    buffers of
-    its own kernels (``boards/fit/scratch.py``).
+    omits. Pointers have 8 bytes here and 4 on a microcontroller. A device needs no more than this, except for the
+    scratch buffers of its own kernels (``boards/fit/scratch.py``).
 
     Raises:
         TflmError: The interpreter cannot run the model at any size.

@@ -118,8 +118,7 @@ class DeviceRegistry:
         """Answer a boot older than the device's last: its state was lost, or the record is a replay.
 
         A HELLO gets the last boot, so that the device continues after it. The record's content is ignored, so a replay
-        cannot
-        restore an old state.
+        cannot restore an old state.
         """
         key = (record.survey, record.device)
         if self._behind.get(key) != record.boot:

@@ -2,8 +2,7 @@
 
 A gap counts once a later record is ``GAP_AFTER_S`` old, which excludes records that are merely out of order. A device
 with a full spool or a refused record leaves a permanent gap. A device that sends fresh records before its backlog
-leaves
-one until the backlog has arrived.
+leaves one until the backlog has arrived.
 """
 
 from __future__ import annotations

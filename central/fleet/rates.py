@@ -1,8 +1,7 @@
 """Store the latent length that the operator has set, per device or for all.
 
 The command writes the rates (``rate_setting``). The running centre reads them once a second and sends them in its
-answers
-(``device_registry``). A device's own rate takes precedence over the common one.
+answers (``device_registry``). A device's own rate takes precedence over the common one.
 """
 
 from __future__ import annotations

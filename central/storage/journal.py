@@ -53,8 +53,7 @@ class CommitResult:
     """Result of a group commit: ``new`` entries, and group indices of records in ``conflict``.
 
     A conflict has the number of a stored record but different content. Either two devices share a number, or one lost
-    its
-    counter. The journal keeps the stored record.
+    its counter. The journal keeps the stored record.
     """
 
     new: list[JournalEntry]

@@ -69,8 +69,7 @@ class Rollouts:
     """Update service of the centre.
 
     The receiver calls ``handle`` and ``offer``; ``watch`` needs a thread. ``load`` reads the decoder of a released
-    model,
-    and ``adopt(model_hash, decoder)`` activates it. ``models`` are the active models by model hash.
+    model, and ``adopt(model_hash, decoder)`` activates it. ``models`` are the active models by model hash.
     """
 
     def __init__(

@@ -160,8 +160,7 @@ class RolloutStore:
         """Return the highest version in use, including folders without a row.
 
         Such a folder may come from a newer database than this one. Devices may have that version, so this command must
-        not
-        reuse it.
+        not reuse it.
         """
         with reported("rollouts: cannot be read"):
             (last,) = self._database.execute("SELECT coalesce(max(version), 0) FROM rollout").fetchone()

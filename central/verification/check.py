@@ -2,8 +2,7 @@
 
 Waves are modelled through the map, encoded as on the devices, and compared with the received latents. This check costs
 no extra bytes on the link (docs/architecture.md). With a recording at hand, the modelled gather is compared too.
-Results
-are kept in the map's provenance under ``consistency``.
+Results are kept in the map's provenance under ``consistency``.
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ class Checked:
     """Result of a check.
 
     ``latents`` is the root-mean-square difference in standard deviations of a latent: 0 for a perfect match, about 1.4
-    for
-    an unrelated gather. ``gather`` is the difference from the recording, relative to the recording.
+    for an unrelated gather. ``gather`` is the difference from the recording, relative to the recording.
     """
 
     stored: StoredMap
@@ -79,8 +77,7 @@ def check_events(
     """Check the newest map of ``event``, or every unchecked newest map, last decoded first; store each result.
 
     ``gather`` is a .npy of the event's recording ``(S, T, R)``. A map that cannot be checked does not stop the others.
-    If no
-    map of a model can be checked, only its last decoded map is reported.
+    If no map of a model can be checked, only its last decoded map is reported.
 
     Raises:
         StoreError: A map cannot be read or updated.

@@ -55,8 +55,7 @@ class Checking:
     """Checking loop of one thread.
 
     ``models`` are the configuration's. ``counts`` holds the numbers of maps checked and failed. Each map is checked
-    once,
-    and again only if its check was lost or could not be stored.
+    once, and again only if its check was lost or could not be stored.
     """
 
     def __init__(self, data_dir: Path, models: Sequence[ModelSection], log: Log) -> None:

@@ -39,8 +39,7 @@ class Outcome:
     """Result of a refinement.
 
     ``revision`` is that of the stored map. It is None if the objective did not fall, or if the start was ``overtaken``:
-    a
-    map of later latents was decoded meanwhile, and stays the event's newest.
+    a map of later latents was decoded meanwhile, and stays the event's newest.
     """
 
     start: StoredMap

@@ -17,8 +17,7 @@ class LinkStatistics:
     """Counters of one link; bytes include the transport's overhead as far as known.
 
     ``connections`` counts how often the link was opened. ``fault`` says why the link is down; empty while it is up or
-    its
-    state is unknown.
+    its state is unknown.
     """
 
     records_sent: int = 0

@@ -1,1 +1,1 @@
-"""The device on a microcontroller: runs on MicroPython, with packet.py and frame_authenticator.py of ``protocol``."""
+"""Run a device on MicroPython, with packet.py and frame_authenticator.py of ``protocol``."""

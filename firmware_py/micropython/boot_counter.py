@@ -1,8 +1,8 @@
-"""The number of this start: up by one each time, whatever cut the last one short.
+"""Count boots; the number grows at each start, even after a power cut.
 
-(device, boot, sequence) names a record for ever, so a boot must never come twice. The file is written aside,
-flushed and renamed; FAT deletes the old one before it renames, so that after a cut there only the new one may
-be there.
+(device, boot, sequence) identifies a record for ever, so a boot number must never repeat. The file is written under a
+temporary name, flushed and renamed. FAT deletes the old file before it renames, so after a power cut only the new one
+may exist.
 """
 
 import os
@@ -11,18 +11,24 @@ BOOT = "boot"
 
 
 class BootError(OSError):
-    """The number of this start cannot be kept."""
+    """The boot number cannot be stored."""
 
 
 class NoClockError(BootError):
-    """The number of this start cannot be told, until somebody sets the clock."""
+    """The boot number is unknown until the clock is set."""
 
 
 def next_boot(path, spooled_boot, clock_s):
-    """Count up and return the number of this start. Raises ``BootError``.
+    """Increment and return the boot number.
 
-    ``spooled_boot`` is the greatest in the spool, 0 for none. Without a count, as after the flash was wiped, it
-    goes on from ``clock_s``, seconds since 1970, which is past every boot counted up before; 0: not set.
+    Args:
+        spooled_boot: Greatest boot in the spool, 0 for none.
+        clock_s: Seconds since 1970, 0 if unset. Without a count, for example after the flash was wiped, the number
+            continues
+            from the clock, which exceeds every earlier boot.
+
+    Raises:
+        BootError: The number cannot be stored.
     """
     aside = path + ".new"
     last = max(_read(path), _read(aside))
@@ -35,7 +41,7 @@ def next_boot(path, spooled_boot, clock_s):
     boot = max(last, spooled_boot) + 1
     try:
         with open(aside, "w") as file:
-            # Twice: a number that was cut off must not be taken for a smaller one.
+            # Written twice, so that a truncated number is not taken for a smaller one.
             file.write("%d %d\n" % (boot, boot))
             file.flush()
         os.rename(aside, path)
@@ -45,7 +51,7 @@ def next_boot(path, spooled_boot, clock_s):
 
 
 def _read(path):
-    """The count in a file; 0 when it is not there, or not whole."""
+    """Return the count in a file, or 0 if it is missing or incomplete."""
     try:
         with open(path) as file:
             first, second = file.read().split()

@@ -13,7 +13,7 @@ CHUNK_BYTES = 512
 
 
 class BundleError(ValueError):
-    """A bundle is missing, damaged, or not one."""
+    """The bundle is missing, damaged, or not one."""
 
 
 class Bundle:
@@ -38,7 +38,7 @@ class Bundle:
         self.thin = int(manifest["companding"]["thin"])
         survey = manifest["acquisition"]
         self.samples = int(survey["n_time"])
-        # How many receivers each device of the survey has.
+        # Number of receivers of each device in the survey.
         self.receivers = [len(group) for group in survey["device_receivers"]]
         if not (self.k > 0 and self.c > 0 and self.thin > 0 and len(self.model_hash) == 8):
             raise ValueError("companding or model_hash")

@@ -52,11 +52,15 @@ _RANGES = (
 
 
 class ConfigError(ValueError):
-    """``device.json``, or what it names, is missing, damaged, or says something impossible."""
+    """``device.json``, or a file it names, is missing, damaged or invalid."""
 
 
 def load_config(path):
-    """A dict as above, whole. Raises ``ConfigError``."""
+    """Return the complete configuration as a dict.
+
+    Raises:
+        ConfigError: The file is missing or invalid.
+    """
     try:
         with open(path) as file:
             given = json.load(file)
@@ -96,7 +100,7 @@ def _section(path, name, known, given, sections):
         value = given.get(key, default)
         if value is _NEEDED:
             raise ConfigError("%s: %s %s is missing" % (path, name, key))
-        # A device's number has no default to take its type from; a step may be written as a whole number.
+        # A device number has no default to take its type from; a step may be written as an integer.
         kind = str if key == "kind" else int if default is _NEEDED else type(default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             # What is a secret stays out of every log.

@@ -1,7 +1,7 @@
-"""The device's loop: record, encode, spool, send, and send again until the centre has it.
+"""Run the device's loop: record, encode, spool, send, and repeat until acknowledged.
 
-As ``firmware_py/runtime/node.py`` on Linux, in fixed buffers. A turn in which nothing is recorded takes no
-memory; a record takes what its MAC, its numbers above 2**30 and the runtime's answer are made of, and gives it back.
+It does the same as ``firmware_py/runtime/node.py`` on Linux, in fixed buffers. A pass without a recording allocates
+nothing. A record allocates its MAC, its numbers above 2**30 and the runtime's result, and frees them.
 """
 
 import struct
@@ -13,17 +13,21 @@ from firmware_py.micropython.wire import Inbox, frame_bytes, frame_into, opened,
 from firmware_py.protocol import packet
 
 IDLE_MS = 5
-# Frames heard in one turn, so that a line that never falls silent keeps it neither from recording nor from the
-# watchdog.
+# Maximum frames read per pass; a busy line must not block recording or the watchdog.
 HEARD_FRAMES = 16
-# Where boot and sequence stand in a record.
+# Offsets of boot and sequence in a record.
 _BOOT_AT = 8
 _SEQUENCE_AT = 12
 
 
 class Device:
-    """``header`` is a record with this device's device, survey, boot and model hash; ``seals`` its two, ``rates`` the
-    model's (``rate.rates_of``)."""
+    """Device.
+
+    Args:
+        header: Record with this device's device, survey, boot and model hash.
+        seals: Its two frame authenticators.
+        rates: Rates of the model (``rate.rates_of``).
+    """
 
     def __init__(self, header, seals, compander, model, rates, source, spool, window, line, clock, feed):
         self._header = header
@@ -41,7 +45,7 @@ class Device:
         self._feed = feed
         self._inbox = Inbox(line)
         self._latent = bytearray(model.latent)
-        # One buffer for whatever is sealed to go out, one for its frame.
+        # One buffer for an outgoing sealed record, one for its frame.
         self._sealed = bytearray(MAX_RECORD_BYTES + self._up.size)
         self._frame = bytearray(frame_bytes(len(self._sealed)))
         self._owner = struct.pack("<HH", header.device, header.survey)
@@ -54,7 +58,7 @@ class Device:
         self.answered = None
 
     def turn(self):
-        """One turn of the loop; False when there was nothing to do."""
+        """Run one pass of the loop; return False if there was nothing to do."""
         busy = False
         if self._source.poll():
             self._record()
@@ -85,7 +89,7 @@ class Device:
                 time.sleep_ms(IDLE_MS)
 
     def status(self):
-        """What ``health`` says of this device."""
+        """Return the fields that ``health`` reports."""
         key = (self._header.boot, self._sequence + 1)
         first = self._spool.first_key() or key
         spool = self._spool
@@ -101,7 +105,7 @@ class Device:
         )
 
     def set_rate(self, latent_bytes):
-        """Send latents of so many bytes from the next recording on, as the centre has set; 0: whole ones."""
+        """Set the length of latents in bytes from the next recording on; 0 sends whole latents."""
         if latent_bytes == self._set_bytes:
             return
         self._set_bytes = latent_bytes
@@ -151,7 +155,7 @@ class Device:
         for i in range(size):
             self._sealed[i] = self._spool.record[i]
         self._send(size)
-        # A line that takes nothing is no other than one that loses it: later again.
+        # A line that accepts nothing is treated like one that loses it: send again later.
         self._window.sent(slot, now_ms)
 
     def _send(self, size):
@@ -159,7 +163,7 @@ class Device:
         self._line.send(self._frame, n)
 
     def _hear(self, n):
-        """Take in what the centre says; what is not for this device, or not whole, is passed over."""
+        """Handle messages from the centre; skip those that are damaged or for another device."""
         data = self._inbox.data
         n = opened(self._down, data, n)
         if n < packet.HEADER_BYTES or n != packet.HEADER_BYTES + (data[36] | data[37] << 8):

@@ -1,6 +1,6 @@
-"""HELLO until it is answered, HEALTH now and then: what ``health_messages.py`` says, from a microcontroller.
+"""Send HELLO until answered, then HEALTH at intervals, in the format of ``health_messages.py``.
 
-What it cannot tell (temperature, disk, whole MiB of memory, updates) is null, as is a number too large to keep.
+Unknown fields (temperature, disk, whole MiB of memory, updates) and numbers that are too large are null.
 """
 
 import struct
@@ -10,13 +10,16 @@ from firmware_py import __version__
 from firmware_py.protocol import packet
 
 RETRY_MS = 2000
-# An answer that took longer was read late, as behind a recording: half the wait would be the clock's error.
+# Maximum round trip; a slower answer waited behind a recording, and half of it would be the clock's error.
 ROUND_TRIP_MAX_MS = 3000
 
 
 class Health:
-    """``status()`` gives waiting, dropped, refused, next_sequence, acknowledged (boot, sequence) or None, the
-    first that waits (boot, sequence), encode_us or None, bytes of a latent, in that order."""
+    """Health reports of a microcontroller.
+
+    ``status()`` returns, in this order: waiting, dropped, refused, next_sequence, acknowledged (boot, sequence) or
+    None, the first that waits (boot, sequence), encode_us or None, bytes of a latent.
+    """
 
     def __init__(self, header, board, interval_s, spool_records, clock, status):
         self._header = header
@@ -34,19 +37,19 @@ class Health:
         self._retry_ms = RETRY_MS
         self._offset_us = None
         self._round_trip_us = None
-        # Seconds, counted from turn to turn: ticks_ms comes round after days.
+        # Seconds, accumulated per pass: ticks_ms wraps around after days.
         self._up_s = 0
         self._second_ms = self._asked_ms
 
     def due(self, now_ms):
-        """Whether there is something to say."""
+        """Return True if a record is due."""
         while time.ticks_diff(now_ms, self._second_ms) >= 1000:
             self._second_ms = time.ticks_add(self._second_ms, 1000)
             self._up_s += 1
         return time.ticks_diff(now_ms, self._asked_ms) >= self._wait_ms
 
     def poll(self):
-        """The record to send, as bytes; what cannot go is said again, or something newer."""
+        """Return the record to send, as bytes; one that cannot be sent is repeated, or replaced by a newer one."""
         self._sequence += 1
         self._asking = True
         self._asked_ms = time.ticks_ms()
@@ -82,7 +85,7 @@ class Health:
         )
 
     def handle(self, record):
-        """Take in the centre's clock from its answer, a record of this boot; False when it is none, or came before."""
+        """Set the clock from the centre's answer to this boot; return False if the answer is invalid or a repeat."""
         if not self._asking or record.sequence != self._sequence or record.sample_time_us >= 1 << 53:
             return False
         self._asking = False
@@ -90,7 +93,7 @@ class Health:
         if round_trip_ms <= ROUND_TRIP_MAX_MS:
             self._round_trip_us = 1000 * round_trip_ms
             now_us = record.sample_time_us + self._round_trip_us // 2
-            # A device whose clock is the centre's has nothing to tell of the difference.
+            # A device whose clock is the centre's has no offset to report.
             if self._clock.set_s():
                 self._offset_us = now_us - self._asked_us - self._round_trip_us
             self._clock.heard(now_us)
@@ -101,7 +104,7 @@ class Health:
 
 
 def cbor(values):
-    """CBOR (RFC 8949) of a list of at most 23 whole numbers, short texts and None."""
+    """Encode a list of at most 23 integers, short texts and None as CBOR (RFC 8949)."""
     out = bytearray([0x80 | len(values)])
     for value in values:
         if value is None:

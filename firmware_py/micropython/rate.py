@@ -1,8 +1,12 @@
-"""How much of a latent is sent: what ``rate.py`` says, in whole numbers and fixed buffers."""
+"""Encode latents at a rate as in ``protocol/rate.py``, with integers and fixed buffers."""
 
 
 def rates_of(latent, prefixes):
-    """(bytes, values, bits) of each rate of a model, the whole latent first. Raises ``ValueError``."""
+    """Return (bytes, values, bits) of each rate of a model, the whole latent first.
+
+    Raises:
+        ValueError: The rates are not valid.
+    """
     rates = [(latent, latent, 8), ((latent + 1) // 2, latent, 4)]
     for values, bits in prefixes:
         if bits not in (8, 4) or not 0 < values < latent:
@@ -12,7 +16,7 @@ def rates_of(latent, prefixes):
 
 
 def pack_into(latent, rate, out, at):
-    """Put ``latent``, bytes of int8, into ``out`` from ``at`` on; returns how many bytes."""
+    """Write ``latent``, bytes of int8, into ``out`` from ``at`` on; return the number of bytes."""
     size, values, bits = rate
     if bits == 8:
         for i in range(size):

@@ -19,9 +19,12 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 
 
 class Replay:
-    """Gathers of this device's receivers, int16 ``(n, shots, samples, receivers)`` in a .npy file.
+    """Replay gathers of this device's receivers, int16 ``(n, shots, samples, receivers)`` in a .npy file.
 
-    The k-th is event k, one each ``interval_ms``; ``position`` are done already. Raises ``ConfigError``.
+    The k-th gather is event k, one each ``interval_ms``; ``position`` gathers are already done.
+
+    Raises:
+        ConfigError: The file is missing or has another shape.
     """
 
     def __init__(self, path, shape, step, interval_ms, position):
@@ -66,7 +69,7 @@ class Replay:
 
 
 def _shape(described):
-    """The shape in a .npy header; () when there is none."""
+    """Return the shape in a .npy header, or () if there is none."""
     try:
         inside = described.split("'shape': (")[1].split(")")[0]
         return tuple([int(part) for part in inside.split(",") if part.strip()])

@@ -24,9 +24,9 @@ HEAD = "<HI"
 HEAD_BYTES = 6
 CRC_AT = 508
 MAX_RECORD_BYTES = CRC_AT - HEAD_BYTES
-# CRC-32 of anything with its own CRC-32 behind it: a small number on every board.
+# Constant CRC-32 of data followed by its own CRC-32; a small integer on every board.
 _CRC_OF_WHOLE = 0x2144DF1C
-# Device and survey, then boot and sequence, in a record's header.
+# Offsets of device and survey, then of boot and sequence, in a record's header.
 _OWNER = 4
 _KEY = 8
 _KEY_BYTES = 8
@@ -36,19 +36,22 @@ WAITING = 1
 
 
 class SpoolError(OSError):
-    """The spool cannot be kept."""
+    """The spool cannot be used."""
 
 
 class OwnerError(SpoolError):
-    """The spool is another device's."""
+    """The spool belongs to another device."""
 
 
 class Spool:
-    """A durable ring of ``n`` slots (at least 2). ``buffer`` is where ``append`` and ``read`` have their slot.
+    """Durable ring of ``n`` slots (at least 2).
 
-    ``span`` slots, from ``oldest`` on, are the records that may wait; ``state`` says of each slot whether it does.
-    ``last_boot`` and ``last_event`` are those of the newest record, 0 for none. A file that is there keeps its size,
-    whatever ``n`` says. Raises ``SpoolError``.
+    ``append`` and ``read`` use ``buffer`` for their slot. The ``span`` slots from ``oldest`` on may hold waiting
+    records; ``state`` says which do. ``last_boot`` and ``last_event`` are those of the newest record, 0 for none. An
+    existing file keeps its size, whatever ``n`` is.
+
+    Raises:
+        SpoolError: The file cannot be used.
     """
 
     def __init__(self, path, n, owner):
@@ -80,13 +83,13 @@ class Spool:
             )
 
     def _open(self, n):
-        """The file with its whole size, so that there is always room to write."""
+        """Open the file at its full size, so that later writes always have space."""
         try:
             size = os.stat(self._path)[6]
         except OSError:
             size = 0
         if size == 0 or size % SLOT_BYTES:
-            # Made aside: half a file must not be taken for a small spool.
+            # Created under a temporary name: an incomplete file must not be taken for a small spool.
             aside = self._path + ".new"
             with open(aside, "wb") as file:
                 for _ in range(n):
@@ -99,7 +102,7 @@ class Spool:
         self._file = open(self._path, "r+b")
 
     def _recover(self, owner):
-        """Find the newest record, and with it those that may still wait."""
+        """Find the newest record, and from it the records that may still wait."""
         newest = -1
         newest_key = (0, 0)
         depth = 0
@@ -131,7 +134,7 @@ class Spool:
         self._shorten()
 
     def _load(self, slot):
-        """Read a slot into the buffer; False when it holds no whole record."""
+        """Read a slot into the buffer; return False if it holds no intact record."""
         self._file.seek(slot * SLOT_BYTES)
         if self._file.readinto(self.buffer) != SLOT_BYTES:
             return False
@@ -143,9 +146,12 @@ class Spool:
             self._keys[at + i] = self.record[_KEY + i]
 
     def append(self, size):
-        """Keep the record of ``size`` bytes that is in ``record``; returns its slot. On return it is on the flash.
+        """Store the record of ``size`` bytes in ``record``; return its slot. On return it is on the flash.
 
-        A full ring gives up its oldest record, which is counted. Raises ``SpoolError``.
+        A full ring drops its oldest record and counts it.
+
+        Raises:
+            SpoolError: The flash cannot be written.
         """
         if self.span == self.n:
             if self.state[self.oldest]:
@@ -171,7 +177,7 @@ class Spool:
         return slot
 
     def read(self, slot):
-        """Size of the record in ``slot``, then in ``record``; 0 when the flash has lost it, which gives it up."""
+        """Read ``slot`` into ``record`` and return its size; 0 if it is damaged, and then it is dropped."""
         if not self._load(slot):
             self.forget(slot)
             self.dropped += 1
@@ -179,14 +185,14 @@ class Spool:
         return packet.HEADER_BYTES + (self.record[36] | self.record[37] << 8)
 
     def forget(self, slot):
-        """The centre has spoken about a record: it waits no longer."""
+        """Stop sending a record that the centre has acknowledged or refused."""
         if self.state[slot]:
             self.state[slot] = FREE
             self.waiting -= 1
             self._shorten()
 
     def find(self, boot_from, boot_at, sequence_from, sequence_at):
-        """Slot of the waiting record whose 4 bytes of boot and of sequence stand at these places; -1 for none."""
+        """Return the slot of the waiting record with the boot and sequence (4 bytes each) at these offsets, or -1."""
         for i in range(self.span):
             slot = (self.oldest + i) % self.n
             if self.state[slot] and self._is(slot, boot_from, boot_at, sequence_from, sequence_at):
@@ -194,7 +200,7 @@ class Spool:
         return -1
 
     def _is(self, slot, boot_from, boot_at, sequence_from, sequence_at):
-        # Byte by byte: on a 32-bit board numbers above 2**30 would come from the heap.
+        # Compare bytes: on a 32-bit board integers above 2**30 are allocated on the heap.
         at = slot * _KEY_BYTES
         for i in range(4):
             if self._keys[at + i] != boot_from[boot_at + i]:
@@ -204,7 +210,7 @@ class Spool:
         return True
 
     def first_key(self):
-        """(boot, sequence) of the oldest record that waits; None when none does."""
+        """Return (boot, sequence) of the oldest waiting record, or None."""
         if not self.waiting:
             return None
         return struct.unpack_from("<II", self._keys, self.oldest * _KEY_BYTES)
@@ -219,7 +225,7 @@ class Spool:
 
 
 def _rename(aside, path):
-    """FAT's rename fails where the target is, or deletes it first; what is there is no spool."""
+    """Rename; FAT fails if the target exists, so delete it first (it is not a valid spool)."""
     try:
         os.remove(path)
     except OSError:

@@ -21,14 +21,14 @@ from firmware_py.micropython.window import Window
 from firmware_py.protocol import packet
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 
-# Longer than an encoder takes; a loop that stands still so long is started anew.
+# Watchdog timeout, longer than one encoder run; a stalled loop is restarted.
 WATCHDOG_MS = 8000
-# Time for somebody at the prompt to stop a device that fails again and again.
+# Delay before a restart, so that a person can stop a repeatedly failing device at the prompt.
 BEFORE_RESET_MS = 5000
 
 
 def start(path="device.json"):
-    """Run until the power goes. A fault of the configuration is said, and leaves the prompt; any other starts anew."""
+    """Run until power-off. A configuration error is printed and returns to the prompt; other errors restart."""
     watchdog = Watchdog()
     try:
         starts = Starts()
@@ -44,15 +44,15 @@ def start(path="device.json"):
             machine.reset()
         device.run()
     except Exception as error:
-        # A card or a digitiser that does not answer yet at power-up, flash that fails, memory that ran out: what
-        # was recorded is in the spool, and a fresh start may help.
+        # A card or digitiser that is not ready yet, failing flash or lack of memory: the records are in the spool, and
+        # a restart may help.
         print("epic: %r; starting anew" % error)
         time.sleep_ms(BEFORE_RESET_MS)
         machine.reset()
 
 
 class Watchdog:
-    """The board's, which cannot be stopped again: started once the configuration is known to be good."""
+    """The board's watchdog, which cannot be stopped; started once the configuration is valid."""
 
     def __init__(self):
         self._timer = None
@@ -130,7 +130,11 @@ def open_link(link, feed):
 
 
 def open_source(section, bundle, receivers, position):
-    """The configured source; a replay goes on after event ``position``. Raises ``ConfigError``."""
+    """Open the configured source; a replay resumes after event ``position``.
+
+    Raises:
+        ConfigError: The source is missing or invalid.
+    """
     if section["kind"] == "replay":
         shape = (bundle.sources, bundle.samples, receivers)
         return Replay(section["path"], shape, section["step"], section["interval_ms"], position)

@@ -1,19 +1,22 @@
-"""The way to the centre: a UART, or a second USB serial port, with writes that end."""
+"""Open the link to the centre: a UART or a second USB serial port, with writes that time out."""
 
 import time
 
 from firmware_py.micropython.config import ConfigError
 
 GIVE_UP_MS = 1000
-# What comes while a latent is encoded waits here: acknowledgements of 50 bytes.
+# Receive buffer; holds acknowledgements (50 bytes) that arrive while a latent is encoded.
 RECEIVED_BYTES = 1024
 
 
 def open_line(link):
-    """The port of section ``link``. Raises ``ConfigError`` when the board has no such port.
+    """Open the port of section ``link``.
 
-    The first USB port is the prompt's (REPL): whoever types there must not be taken for a centre, nor records for
-    answers to him.
+    The first USB port is the prompt (REPL). It is not used, so that typed text is never taken for a message of the
+    centre.
+
+    Raises:
+        ConfigError: The board has no such port.
     """
     try:
         if link["kind"] == "usb":
@@ -32,7 +35,7 @@ def open_line(link):
 
 
 class Uart:
-    """``port`` with whole writes; ``readinto`` never waits, and returns None or 0 when nothing is there."""
+    """``port`` with complete writes; ``readinto`` never blocks, and returns None or 0 without data."""
 
     def __init__(self, port, feed):
         self._port = port
@@ -44,12 +47,12 @@ class Uart:
         try:
             return self._port.readinto(buffer)
         except OSError:
-            # Nothing there, or nobody at the other end: the same to a device.
+            # No data, or no peer: a device cannot tell and need not.
             return None
 
     def send(self, buffer, n):
-        """Write ``n`` bytes, however long it takes; False when the line takes none for ``GIVE_UP_MS``."""
-        # What was cut off last time must not run into this.
+        """Write ``n`` bytes; return False if the line accepts none for ``GIVE_UP_MS``."""
+        # Separate this frame from an earlier one that was cut short.
         if self._cut and not self._write(self._zero, 1):
             return False
         self._cut = not self._write(buffer, n)

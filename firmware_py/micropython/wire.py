@@ -1,26 +1,26 @@
-"""Frames in fixed buffers: what ``framing.py`` does, without a byte of heap.
+"""Frame records in fixed buffers, as ``framing.py`` does, without heap allocation.
 
-On a device that runs for years, a loop that makes and drops objects ends in a heap of holes. Here frames are
-sealed, encoded, read and opened in buffers that were there from the start. Only the seal allocates, and lets go.
+A loop that allocates objects for years fragments the heap. Here frames are sealed, encoded, read and opened in buffers
+allocated at the start. Only the authenticator allocates, and frees its memory.
 """
 
 from firmware_py.protocol.frame_authenticator import same_bytes
 
-# The longest answer is a refusal: 38 bytes of header, 256 of reason. A longer acknowledgement is passed over,
-# and comes again in pieces.
+# Longest answer: a refusal with 38 bytes of header and 256 of reason. A longer acknowledgement is skipped and arrives
+# again in pieces.
 MAX_FRAME_BYTES = 512
 CHUNK_BYTES = 64
-# Chunks read in one turn, so that a line that never falls silent does not hold up the rest.
+# Maximum chunks read per pass; a busy line must not block the rest.
 CHUNKS = 16
 
 
 def frame_bytes(sealed_bytes):
-    """The longest frame of so many sealed bytes, closing zero included."""
+    """Return the maximum frame length for this many sealed bytes, including the closing zero."""
     return sealed_bytes + sealed_bytes // 254 + 2
 
 
 def frame_into(data, n, out):
-    """COBS of the first ``n`` bytes of ``data`` and its closing zero, into ``out``; returns the length."""
+    """Write the COBS of the first ``n`` bytes of ``data`` and a closing zero into ``out``; return the length."""
     code_at = 0
     at = 1
     for i in range(n):
@@ -45,7 +45,7 @@ def frame_into(data, n, out):
 
 
 def unframe(buffer, n):
-    """Decode ``n`` bytes of COBS in place, without the closing zero; returns the length, -1 if it is none."""
+    """Decode ``n`` bytes of COBS in place, without the closing zero; return the length, or -1 if invalid."""
     if n == 0:
         return -1
     i = 0
@@ -67,13 +67,13 @@ def unframe(buffer, n):
 
 
 def seal_into(seal, buffer, n):
-    """Put the seal of the first ``n`` bytes behind them; returns the length with it."""
+    """Append the seal of the first ``n`` bytes; return the total length."""
     buffer[n : n + seal.size] = seal.tag(memoryview(buffer)[:n])
     return n + seal.size
 
 
 def opened(seal, buffer, n):
-    """Length of what was sealed in the first ``n`` bytes, -1 when the seal does not fit it."""
+    """Return the length of the record in the first ``n`` bytes, or -1 if the seal does not match."""
     body = n - seal.size
     if body < 0:
         return -1
@@ -82,9 +82,9 @@ def opened(seal, buffer, n):
 
 
 class Inbox:
-    """Frames out of ``line``, one at a time, decoded in ``data``; in step again after garbage at the next zero.
+    """Read frames from ``line`` one at a time, decoded in ``data``; back in step at the next zero after garbage.
 
-    ``line.readinto(buffer)`` returns how many bytes it had, or None, and never waits.
+    ``line.readinto(buffer)`` never blocks; it returns the number of bytes, or None.
     """
 
     def __init__(self, line):
@@ -98,7 +98,7 @@ class Inbox:
         self.damaged = 0
 
     def poll(self):
-        """Length of the next whole frame in ``data``, its seal still on; 0 when none is whole yet."""
+        """Return the length of the next frame in ``data``, including its seal; 0 if none is complete yet."""
         for _ in range(CHUNKS):
             while self._chunk_at < self._chunk_bytes:
                 byte = self._chunk[self._chunk_at]

@@ -84,8 +84,7 @@ class Deframer:
     """Extract records from a stream that arrives in pieces; damaged frames are counted and skipped.
 
     ``open_seal`` takes a frame's bytes and returns the record's bytes, or raises ``SealError``. It is an
-    authenticator's
-    ``open``, or a function that finds the sender's authenticator if several devices share a line.
+    authenticator's ``open``, or a function that finds the sender's authenticator if several devices share a line.
     """
 
     def __init__(self, open_seal=CRC.open, max_frame_bytes=MAX_FRAME_BYTES):

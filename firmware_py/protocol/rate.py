@@ -4,8 +4,7 @@ The payload's length alone identifies the rate. Every latent of n values may be 
 bytes (4 bits). Shorter rates are listed in the manifest's ``prefixes``.
 
 At 4 bits, two values share a byte, the first in the upper half. The centre decodes each as the middle of its 16
-possible
-int8 values. Values that were not sent are decoded as the zero point; models with prefixes are trained for that
+possible int8 values. Values that were not sent are decoded as the zero point; models with prefixes are trained for that
 (``models/networks/nested_latent.py``).
 """
 

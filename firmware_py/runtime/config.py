@@ -27,8 +27,7 @@ class NodeSection:
     """Identity of the device.
 
     ``receivers`` is [first, last] or a list; the default is the bundle's split. ``bits`` is the size of each sent
-    latent
-    value, 8 or 4 (``rate.py``). ``accelerator`` is "edgetpu", or empty for the processor.
+    latent value, 8 or 4 (``rate.py``). ``accelerator`` is "edgetpu", or empty for the processor.
     """
 
     device: int
@@ -77,8 +76,7 @@ class UpdateSection:
     """Updates over the link.
 
     ``key`` is the file of the public signing key. ``board`` is this device's board, for updates limited to some boards.
-    A
-    new bundle that the centre has not answered within ``trial_s`` is rolled back. The device first starts from [node]
+    A new bundle that the centre has not answered within ``trial_s`` is rolled back. The device first starts from [node]
     bundle; later bundles are in state_dir/slots.
     """
 

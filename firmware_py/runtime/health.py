@@ -2,8 +2,7 @@
 
 The answers carry the rate of latents that the centre has set, and the centre's clock. A device without a clock learns
 its offset from them. It does not set the system clock: that is the operating system's task (NTP, GNSS), and sample
-times
-must not jump during recording.
+times must not jump during recording.
 """
 
 from __future__ import annotations

@@ -62,10 +62,8 @@ class Spool:
     """Durable, bounded queue of one device and one survey, open in one process.
 
     ``boot`` increases by one at each opening, from ``first_boot``. Two processes would share the position in a replay,
-    and
-    each would skip the other's recordings. A damaged database is renamed and a new one created, since no operator may
-    be
-    present; ``damaged`` then says so, and is empty otherwise.
+    and each would skip the other's recordings. A damaged database is renamed and a new one created, since no operator
+    may be present; ``damaged`` then says so, and is empty otherwise.
 
     Raises:
         SpoolError: The spool cannot be opened.
@@ -229,8 +227,7 @@ class Spool:
         """Append a record of this boot; on return it is on the disk.
 
         ``advance`` increments the counter ``position`` in the same transaction. After a restart a source then resumes
-        with the
-        first recording that is not in the spool.
+        with the first recording that is not in the spool.
 
         Raises:
             SpoolError: The disk is full.

@@ -2,8 +2,7 @@
 
 A record is fresh for ``FRESH_S``, the centre's default wait for an event's other devices. While a backlog drains, a
 quarter of the window is reserved for fresh records, so that they never wait behind it. Within each group the oldest
-goes
-first.
+goes first.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ class Window:
     """Send window of at most ``size`` unanswered records of ``spool``.
 
     The first timeout of a record is ``resend_s``. It doubles with each repeat, up to 30 s. A random part is subtracted
-    so
-    that devices do not all send at once when the centre returns.
+    so that devices do not all send at once when the centre returns.
     """
 
     def __init__(self, spool: Spool, size: int, resend_s: float) -> None:

@@ -74,8 +74,7 @@ def unit(
     """Return the systemd unit.
 
     It may open the device files of ``serial_port`` and ``accelerator``, if any. Recordings come from the folder
-    ``incoming``,
-    out of which it moves them, or from the files ``replay``.
+    ``incoming``, out of which it moves them, or from the files ``replay``.
     """
     environment = "\n".join(f"Environment={name}={value}" for name, value in layout.environment.items())
     command = " ".join([*layout.command, "run", "--config", layout.config])
@@ -149,8 +148,7 @@ def _serial_devices(port: str) -> list[str]:
     """Return the device rule for ``port``: all ports of its class; the group dialout limits access.
 
     systemd resolves a path once, when the unit starts. An adapter that is plugged in later would stay inaccessible. A
-    rule by
-    major number, not by name, also covers drivers that are not loaded yet.
+    rule by major number, not by name, also covers drivers that are not loaded yet.
     """
     name = port.rpartition("/")[2]
     own = [number for kind, number in SERIAL_MAJORS.items() if re.fullmatch(kind + r"\d+", name)]

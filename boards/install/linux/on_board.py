@@ -29,7 +29,7 @@ ELF_MACHINES = {0x3E: "x86_64", 0xB7: "aarch64", 0x28: "armv7l", 0x03: "i686"}
 
 
 def facts(request):
-    """What the board is, and what is installed on it."""
+    """Return the board's properties and what is installed."""
     root, paths = request["root"], request["paths"]
     found = _python(root)
     found.update(
@@ -81,7 +81,7 @@ def _python(root):
 
 
 def receive(request):
-    """Take a tar of files named by their SHA-256 from standard input; a damaged one is not kept."""
+    """Receive a tar of files named by their SHA-256 from standard input; damaged files are discarded."""
     staging = _at(request["root"], request["staging"])
     os.makedirs(staging, mode=0o700, exist_ok=True)
     kept = 0
@@ -112,7 +112,7 @@ def environment(request):
     root = request["root"]
     path, staging = _at(root, request["folder"]), _at(root, request["staging"])
     if os.path.isfile(os.path.join(path, "complete")):
-        # Another installation was here first; its name says that it is the same, and it may be in use.
+        # Another installation created it first. Its name proves the same content, and it may be in use.
         return {}
     _staged(staging, request["wheels"])
     shutil.rmtree(path, ignore_errors=True)
@@ -136,8 +136,8 @@ def environment(request):
 
 
 def commit(request):
-    """Put staged files in their places: all that can fail first, then the renames."""
-    # The connection may go; what has begun here ends.
+    """Move staged files to their places: first everything that can fail, then the renames."""
+    # Ignore a lost connection: what has begun must finish.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     root, staging = request["root"], _at(request["root"], request["staging"])
     _staged(staging, [digest for _, digest, _ in request["files"]])
@@ -174,7 +174,7 @@ def commit(request):
 
 
 def remove(request):
-    """Remove files and folders; says which were there."""
+    """Remove files and folders; return those that existed."""
     there = [path for path in request["paths"] if os.path.lexists(_at(request["root"], path))]
     for path in there:
         _remove(_at(request["root"], path))
@@ -182,7 +182,7 @@ def remove(request):
 
 
 def _alone(root):
-    """Wait until nobody else changes things there: what a lost connection has begun may go on for a while."""
+    """Wait for exclusive access; an operation of a lost connection may still run for a while."""
     lock = os.open(root, os.O_RDONLY)
     last_s = time.monotonic() + 60
     while True:
@@ -218,7 +218,7 @@ def _remove(path):
 
 
 def _seen(path):
-    """Hash and mode of a file, the target of a link; None where there is neither."""
+    """Return a file's hash and mode or a link's target, or None if neither exists."""
     if os.path.islink(path):
         return {"target": os.readlink(path)}
     try:
@@ -260,7 +260,7 @@ def _json(path):
 
 
 def _waiting(path):
-    """Records in the spool that the centre has not acknowledged; None where there is no spool."""
+    """Return the number of unacknowledged records in the spool, or None without a spool."""
     if not os.path.exists(path):
         return None
     try:
@@ -276,7 +276,7 @@ def _waiting(path):
 OPERATIONS = {f.__name__: f for f in (facts, receive, environment, commit, remove)}
 
 if __name__ == "__main__":
-    # Root's own may be 027 or 077: then the service's user could not read what is put there. Secrets get their modes.
+    # Root's umask may be 027 or 077, and the service's user could not read the files. Secrets get their own modes.
     os.umask(0o022)
     try:
         name, asked = sys.argv[1], json.loads(sys.argv[2])

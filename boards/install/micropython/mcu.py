@@ -30,7 +30,7 @@ from firmware_py.micropython.config import ConfigError, load_config
 from firmware_py.micropython.spool import SLOT_BYTES
 
 ROOM = Path(firmware_py.__file__).parent
-# Beside firmware_py/micropython, what a microcontroller needs of the device's code.
+# Files of the device's code needed besides firmware_py/micropython.
 SHARED = (
     "__init__.py",
     "errors.py",
@@ -42,7 +42,7 @@ MAIN = "main.py"
 # Another's main.py, until uninstallation.
 KEPT = "main.py.before"
 INSTALLED = "installed.json"
-# What the device writes itself, beside its count of starts.
+# Files that the device writes itself, besides its boot counter.
 SPOOL, SPOOL_RECORDS = "spool.bin", 256
 SPARE_BYTES = 16 << 10
 
@@ -171,7 +171,11 @@ def _link(order: McuInstallRequest) -> dict[str, Any]:
 
 
 def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
-    """What is to be done there; what was at work there is interrupted. Raises ``InstallError``."""
+    """Return the plan of an installation; interrupts the running device.
+
+    Raises:
+        InstallError: The installation is impossible.
+    """
     check_fit(order.bundle, order.board)
     files = contents(order)
     facts = _facts(prompt, tuple(files))
@@ -238,7 +242,7 @@ def uninstall(prompt: Prompt, purge: bool) -> list[str]:
     if not facts["installed"] and not (purge and facts["spool"]):
         raise InstallError(f"{prompt.port}: no EPIC device is installed there")
     paths = (facts["installed"] or {}).get("paths", [])
-    # main.py first, the record of what there is last.
+    # main.py goes first, the installation record last.
     files = [
         MAIN,
         *(path for path in paths if path not in (MAIN, INSTALLED)),
@@ -302,7 +306,7 @@ def _finish(prompt: Prompt, main: bytes) -> None:
 
 
 def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
-    """Raises ``InstallError`` for what is no module, or takes the place of one of the device's."""
+    """Raise ``InstallError`` if the digitiser is not a module, or would replace one of the device's own."""
     if (
         path.suffix != ".py"
         or not path.stem.isidentifier()
@@ -334,6 +338,6 @@ def _record(order: McuInstallRequest, files: dict[str, bytes]) -> bytes:
 
 
 def _folders(paths: Any) -> list[str]:
-    """The folders that ``paths`` lie in, the outer first."""
+    """Return the parent folders of ``paths``, outer ones first."""
     parents = {str(parent) for path in paths for parent in Path(path).parents}
     return sorted(parents - {"."})

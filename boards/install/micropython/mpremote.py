@@ -15,16 +15,17 @@ from typing import Any
 from boards.install.linux.shell import InstallError
 
 HANDS = (Path(__file__).parent / "on_mcu.py").read_text(encoding="utf-8")
-# After a reset USB is gone for a while.
+# Time for USB to come back after a reset, seconds.
 GONE_S, BACK_S = 1.0, 20.0
 RETRY_S = 0.5
-# A whole flash of 16 MiB at what USB full speed gives to the prompt is minutes.
+# Timeout; writing a full flash of 16 MiB over the prompt at USB full speed takes minutes.
 TIMEOUT_S = 600.0
 
 
 class Prompt:
-    """``port`` is the board's prompt (REPL). Whatever was at work there is interrupted by the first word, so leaving
-    ``with`` starts the board anew."""
+    """The board's prompt (REPL) on ``port``. The first command interrupts the running device; leaving ``with``
+    restarts it.
+    """
 
     def __init__(self, port: str) -> None:
         if shutil.which("mpremote") is None:
@@ -46,7 +47,7 @@ class Prompt:
         try:
             self.reset()
         except InstallError:
-            # What has gone wrong before is what there is to say.
+            # Report the earlier error.
             if error is None:
                 raise
 
@@ -74,14 +75,14 @@ class Prompt:
         self.ask("clock", [*now.timetuple()[:3], now.isoweekday(), *now.timetuple()[3:6], 0])
 
     def take_over(self) -> None:
-        """What comes next is said until it is heard: the device's watchdog may start the board anew at any time."""
+        """Repeat the command until it is answered; the watchdog may restart the board at any time."""
         self._starting_until_s = time.monotonic() + BACK_S
 
     def reset(self) -> None:
         """As after a power cut; the next word waits until the board is back. Raises ``InstallError``."""
         self._mpremote("reset")
         self._interrupted = False
-        # The board takes 0.1 s to go, and a word too early would keep it from that.
+        # The board needs 0.1 s to reset; an earlier command would prevent that.
         time.sleep(GONE_S)
         self._starting_until_s = time.monotonic() + BACK_S
 
@@ -109,7 +110,7 @@ class Prompt:
             time.sleep(RETRY_S)
 
     def _explain(self, said: str) -> str:
-        """One line on why mpremote failed, from what it said."""
+        """Explain in one line why mpremote failed."""
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         reason = lines[-1].removeprefix("mpremote: ") if lines else "no message"
         if "failed to access" in said or "no device found" in said:

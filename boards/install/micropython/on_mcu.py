@@ -62,14 +62,14 @@ def clock(fields):
 
 
 def folders(paths):
-    """Make folders, the outer first."""
+    """Create folders, outer ones first."""
     for path in paths:
         if not _there(path):
             os.mkdir(path)
 
 
 def remove(paths):
-    """Remove files, and folders that are empty then; says which were there."""
+    """Remove files, and folders that are then empty; return those that existed."""
     removed = []
     for path in paths:
         try:
