@@ -147,7 +147,7 @@ def record(velocity_mps: np.ndarray, acquisition: Acquisition, average: int = 1)
         CuPy array ``(n, T / average, R, S)`` float32; each sample is the mean of ``average`` time steps.
 
     Raises:
-        ModellingError: There is no GPU, or the survey does not fit.
+        ModellingError: There is no suitable GPU, or the survey does not fit.
     """
     cupy = load_cupy()
     layout = lay_out(acquisition)

@@ -33,7 +33,7 @@ EPIC = re.compile(r"epic(?:-(4bit|\d+))?")
 # Deadline of a centre for a missing device, seconds.
 DEADLINE_S = 2.0
 MISSING_DEVICE = 2
-# Event interval: a minimum, and a multiple of an event's link time, so that events never overlap.
+# Event interval: a minimum plus a multiple of an event's link time, so that events never overlap.
 LEAST_INTERVAL_S = 0.4
 MARGIN = 1.5
 LONGEST_RUN_S = 1800.0
