@@ -133,7 +133,7 @@ class Verification:
 
     @property
     def comparison(self) -> str:
-        """The model's error beside the mean map's, and what to do."""
+        """Comparison of the model's error with the mean map's, with a remedy."""
         return (
             f"the model is no better than the mean map: MAE {self.overall.mae_int8:.4f}, that of the mean map is "
             f"{self.mae_mean_map:.4f} on {self.overall.n} test samples; train longer, or on data like these"
@@ -306,7 +306,7 @@ def check_gate(verification: Verification, max_cost_percent: float = MAX_MAE_COS
 
 
 def mean_map_error(maps: np.ndarray) -> float:
-    """MAE of the mean of all other maps, averaged over ``maps (n, n_depth, n_width)``; infinite for one map."""
+    """MAE of predicting each of ``maps (n, n_depth, n_width)`` by the mean of the others; inf for n = 1."""
     n = len(maps)
     if n < 2:
         return float("inf")

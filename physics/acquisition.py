@@ -123,7 +123,7 @@ class Acquisition:
         )
 
     def differences(self, other: Acquisition) -> list[str]:
-        """Names of the entries in which what devices record differs from ``other``; velocity bounds are none."""
+        """Return the names of fields that change the recordings and differ from ``other``; velocity bounds do not."""
         return [
             f.name
             for f in fields(self)

@@ -16,7 +16,7 @@ INDICES_A_TASK = 50
 
 @dataclass(frozen=True)
 class Sequence:
-    """Samples 0, 1, 2 ... of each of ``families`` for ``seed``, as ``physics.families.generate_map`` draws them."""
+    """Samples 0, 1, 2 ... of each of ``families`` for ``seed``, drawn by ``physics.families.generate_map``."""
 
     families: tuple[str, ...]
     seed: int

@@ -53,7 +53,7 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
 
 
 def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> dict[str, dict[str, float]]:
-    """Score the finished run on every sample under ``data``; arguments and errors as of ``load_run``.
+    """Score the finished run on every sample under ``data``; for arguments and errors see ``load_run``.
 
     Returns the table of ``models.evaluation.scores.score``.
     """

@@ -1,15 +1,17 @@
-"""Full-waveform inversion of a recorded gather, from a predicted map.
+"""Full-waveform inversion of a recorded gather, starting from a predicted map.
 
-Minimised is, with r the difference between the modelled and the recorded gather and W the inverse of the recording's
-local strength (and of its noise),
+Let r be the difference between the modelled and the recorded gather, and W the inverse of the recording's local
+strength (and of its noise). The objective is
 
     mean of |W lowpass(r)|^2 / 2 + TOTAL_VARIATION_SHARE * (its first value) * (total variation) / (its first value)
 
-by SciPy's L-BFGS-B, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995,
-Geophysics 60). Deepwave does the iterations. It is four times faster than the benchmark's scheme and differs from it
-by its absorbing edge, so that every few iterations the difference between the two is measured and added to Deepwave's
-gather as a constant (docs/decisions/0019). The last iterations use the scheme's own adjoint, and all of them do where
-Deepwave is missing or its gradient disagrees.
+It is minimised by SciPy's L-BFGS-B, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al.
+1995, Geophysics 60).
+
+Deepwave computes most iterations. It is four times faster than the benchmark's scheme but has another absorbing
+boundary. Every few iterations, the difference between the two gathers is measured and added to Deepwave's gather as a
+constant (docs/decisions/0019). The last iterations use the exact scheme's adjoint. All iterations use it if Deepwave is
+missing or its gradient disagrees.
 """
 
 from __future__ import annotations
@@ -31,31 +33,31 @@ from physics.modelling import model_gathers
 PRIORS = ("blocky", "smooth")
 # Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and its share of iterations.
 STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.4), (0.47, 0.2), (None, 0.4))
-# A stage of fewer iterations is left out: it would not have begun to converge.
+# Stages with fewer iterations are skipped, because they would not begin to converge.
 LEAST_STAGE_ITERATIONS = 5
-# Iterations between two measurements of what Deepwave's absorbing edge changes.
+# Iterations between two measurements of the difference caused by Deepwave's absorbing boundary.
 ANCHOR_ITERATIONS = 30
-# Last iterations, by the exact adjoint: a share of all.
+# Share of iterations, at the end, that use the exact adjoint.
 EXACT_SHARE = 0.05
-# Weight of the roughness at the beginning of a stage, as a share of the misfit there.
+# Weight of the roughness at the start of a stage, as a share of the misfit at that point.
 TOTAL_VARIATION_SHARE = 0.03
-# m/s; smaller contrasts count by their square.
+# Contrasts below this value, m/s, are penalised quadratically.
 CONTRAST_MPS = 20.0
-# Cells over which the change is correlated under the smooth prior.
+# Correlation length of the change under the smooth prior, in cells.
 SMOOTH_CELLS = 1.5
-# Change of unit size, m/s, at the top and at the bottom of the map: deep cells are seen by weaker waves.
+# Unit of change, m/s, at the top and at the bottom of the map: weaker waves reach deep cells.
 UNIT_MPS = (100.0, 450.0)
-# Weakest part of a recording that is lifted to full weight, relative to its strongest.
+# Floor of the local strength, relative to its maximum; it limits the amplification of weak parts.
 WEIGHT_FLOOR = 1e-3
 # Periods of the wavelet, and traces, over which the strength of the recording is averaged.
 STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
 # Least noise, relative to the recording's root mean square: the accuracy of float32 modelling.
 LEAST_NOISE = 2e-5
-# A wavelet's amplitude is corrected beyond this; below, an imperfect map near the surface changes as much.
+# Amplitude errors of the wavelet beyond this are corrected. An imperfect shallow map causes errors below it.
 AMPLITUDE_TOLERANCE = 0.05
-# Least cosine between Deepwave's gradient and the exact one at the first map; below, Deepwave is not used.
+# Deepwave is used if the cosine between its gradient and the exact one at the first map is at least this.
 LEAST_AGREEMENT = 0.99
-# Random residuals by which the diagonal of the Gauss-Newton matrix is estimated, and cells of its smoothing.
+# Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
 
 # Gather (S, T, R) of a map, and its adjoint; the exact one comes with the value of a misfit.
@@ -80,9 +82,10 @@ class Recording:
 
     @classmethod
     def of(cls, recorded: np.ndarray, acquisition: Acquisition) -> Recording:
-        """Find dead traces (not finite, or without any signal) and the noise before the first arrivals.
+        """Find the noise before the first arrivals and the dead traces (not finite or all zero).
 
-        Raises ``ModellingError`` where every trace is dead.
+        Raises:
+            ModellingError: Every trace is dead.
         """
         gather = np.asarray(recorded, np.float64)
         alive = np.isfinite(gather).all(axis=1, keepdims=True)
@@ -99,7 +102,7 @@ class Recording:
         return cls(gather, live, max(noise, LEAST_NOISE * strength))
 
     def scaled_to(self, modelled: np.ndarray) -> Recording:
-        """The recording of a wavelet of unit amplitude, by the energy of a gather modelled with one."""
+        """Return the recording scaled to a wavelet of unit amplitude, by the energy of a modelled gather."""
         energy = np.sum(np.square(modelled) * self.live)
         amplitude = float(np.sqrt(np.sum(np.square(self.gather)) / energy)) if energy else 1.0
         if amplitude == 0.0 or abs(amplitude - 1.0) <= AMPLITUDE_TOLERANCE:
@@ -107,20 +110,20 @@ class Recording:
         return Recording(self.gather / amplitude, self.live, self.noise / amplitude, amplitude)
 
     def weights(self, lowpass: Lowpass) -> np.ndarray:
-        """Inverse local strength of the low-passed recording, ``(S, T, R)``: it lifts late arrivals."""
+        """Return the inverse local strength of the low-passed recording, ``(S, T, R)``; it amplifies late arrivals."""
         energy = np.square(lowpass(self.gather))
         energy = gaussian_filter1d(energy, lowpass.period_samples * STRENGTH_PERIODS, axis=1, mode="nearest")
         strength = np.sqrt(gaussian_filter1d(energy, STRENGTH_TRACES, axis=2, mode="nearest"))
         return self.live / (strength + WEIGHT_FLOOR * strength.max() + self.noise)
 
     def chi_squared(self, modelled: np.ndarray) -> float:
-        """Mean of the squared residual in units of the noise."""
+        """Return the mean squared residual in units of the noise."""
         off = np.square((modelled - self.gather) / self.noise)
         return float(np.sum(off * self.live) / self.live.sum())
 
 
 class Lowpass:
-    """A Gaussian low-pass along time, of zero phase and its own adjoint; ``cut_hz`` None lets all through."""
+    """Zero-phase Gaussian low-pass along time, which is its own adjoint. ``cut_hz`` None passes everything."""
 
     def __init__(self, acquisition: Acquisition, cut_hz: float | None) -> None:
         a = acquisition
@@ -145,7 +148,7 @@ def invert(
     on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
     prior: str = "blocky",
 ) -> Refined:
-    """Move a map until the waves through it are the recorded ones, or differ by no more than the noise.
+    """Update a map until its modelled gather matches the recorded one to within the noise.
 
     Args:
         velocity_mps: First map ``(nz, nx)`` in m/s.
@@ -233,13 +236,13 @@ class _Run:
     on_iteration: Callable[[int, float], None]
     modelled: int = 0
     iterations: int = 0
-    # The latest one by Deepwave, corrected.
+    # Latest gather by Deepwave, corrected.
     modelled_gather: np.ndarray | None = None
 
     def stage(
         self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int, fast: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """At most ``iterations`` from ``start``, whose exact gather is given; the map found and its exact gather."""
+        """Run up to ``iterations`` from ``start`` with its exact gather; return the map found and its exact gather."""
         a, unit = self.acquisition, _units(self.acquisition)
         along_z, along_x = (
             smoothing(n, SMOOTH_CELLS) if self.prior == "smooth" else np.eye(n) for n in start.shape
@@ -269,7 +272,7 @@ class _Run:
                 gradient = gradient + roughness_weight * by_map
             gradient = np.where(velocity == free, gradient, 0.0)
             by_x = along_z.T @ (unit * gradient) @ along_x
-            # Relative to the stage's first value: SciPy's tolerances are absolute near nought.
+            # Scaled by the stage's first value, because SciPy's tolerances are absolute near zero.
             return value / value_now, by_x.ravel() / value_now
 
         def after_iteration(x: np.ndarray) -> None:
@@ -308,7 +311,7 @@ class _Run:
     def _misfit(
         self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, fast: bool
     ) -> ValueAndGradient:
-        """The data misfit of a map and its derivative per m/s, by Deepwave around ``start`` or by the exact scheme."""
+        """Return a map's data misfit and its derivative per m/s, by Deepwave (near ``start``) or the exact scheme."""
         a, recording = self.acquisition, self.recording
         weights = recording.weights(lowpass)
         count = recording.live.sum()
@@ -353,10 +356,10 @@ def _posterior(
     uncertainty_mps: np.ndarray,
     a: Acquisition,
 ) -> np.ndarray:
-    """Standard deviation ``(nz, nx)``, m/s: the first map's, reduced by the diagonal of the Gauss-Newton matrix.
+    """Return the standard deviation ``(nz, nx)`` in m/s: the first map's, reduced by the Gauss-Newton diagonal.
 
-    The diagonal is that of random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals that remain
-    are correlated over half a period, and that many samples count as one.
+    The diagonal is estimated with random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals are
+    correlated over half a period, so the samples of half a period count as one.
     """
     waves = adjoint(a, a.velocity_max_mps)
     rng = np.random.default_rng(0)
@@ -377,7 +380,10 @@ def _modelled(velocity: np.ndarray, a: Acquisition) -> np.ndarray:
 
 
 def _units(a: Acquisition) -> np.ndarray:
-    """Change of a cell, m/s, that counts as one; ``(nz, nx)``. Border cells stand for all that is padded with them."""
+    """Return the change of a cell in m/s that counts as one, ``(nz, nx)``.
+
+    Border cells represent all cells of their padding.
+    """
     unit = np.repeat(np.linspace(*UNIT_MPS, a.n_depth)[:, None], a.n_width, axis=1)
     unit[0] *= 0.3
     unit[:, [0, -1]] *= 0.5
@@ -385,7 +391,7 @@ def _units(a: Acquisition) -> np.ndarray:
 
 
 def _before_arrivals(a: Acquisition) -> np.ndarray:
-    """Samples ``(S, T, R)`` that no wave of the survey's velocities can have reached."""
+    """Return a mask of samples ``(S, T, R)`` before any possible arrival within the survey's velocity bounds."""
     offsets_m = np.abs(np.subtract.outer(a.source_cells, a.receiver_cells)) * a.dx_m
     times_s = np.arange(a.n_time) * a.dt_s
     return times_s[None, :, None] < (0.8 * offsets_m / a.velocity_max_mps)[:, None, :]

@@ -203,7 +203,7 @@ def build_decoder(config: DecoderConfig) -> keras.Model:
     x = layers.Conv2D(config.pixel_channels * config.patch**2, 1, activation="relu", name="expand")(x)
     x = PixelShuffle(config.patch, name="shuffle")(x)
     x = layers.Conv2D(2 * config.pixel_channels, 3, padding="same", activation="relu", name="pixels")(x)
-    # In float32 whatever the rest computes in: bfloat16 has steps of 6 m/s and more.
+    # The output stays in float32 under mixed precision: bfloat16 has steps of 6 m/s and more.
     out = layers.Conv2D(2, 3, padding="same", dtype="float32", name="out")(x)
     velocity = layers.Identity(name="velocity")(out[..., :1])
     log_scale = layers.Identity(name="log_scale")(out[..., 1:])

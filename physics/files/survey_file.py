@@ -1,6 +1,6 @@
-"""``survey.toml``: a survey as its owner would write it, in metres and milliseconds.
+"""Read ``survey.toml``: a survey in metres and milliseconds.
 
-Each section may be left out, and is the benchmark's then; a section that is there is read whole::
+A missing section defaults to the benchmark's. A section that is present must be complete::
 
     [map]
     cell_m = 10.0
