@@ -1,4 +1,4 @@
-"""What is known of each board, read from ``boards/profiles/*.toml``; every figure names its source."""
+"""Read board profiles from ``boards/profiles/*.toml``; every figure names its source."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Operators(_Strict):
 
 
 class Kernels(_Strict):
-    """What the board's TFLite-Micro multiplies with, which decides the scratch buffers in its arena."""
+    """Kernel library of the board's TFLite-Micro, which determines the scratch buffers in its arena."""
 
     name: Literal["reference", "cmsis-nn", "esp-nn"]
     source: Source
 
 
 class Compiler(_Strict):
-    """What compiles a model for the board's accelerator, and its options on the command line."""
+    """Compiler of the board's accelerator, and its command-line options."""
 
     name: Literal["vela", "edgetpu_compiler"]
     options: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Compiler(_Strict):
 
 
 class Links(_Strict):
-    """How the board can reach the centre."""
+    """Links by which the board can reach the centre."""
 
     kinds: Annotated[
         tuple[Literal["ethernet", "wifi", "usb-serial", "uart", "host"], ...], Field(min_length=1)
@@ -102,10 +102,10 @@ class Measured(_Strict):
 
 
 class Speed(_Strict):
-    """What one of the board's cores does.
+    """Speed of one of the board's cores.
 
-    ``network``: milliseconds of one inference of MobileNet v1 1.0 (224 x 224) in int8 on XNNPACK. ``code``: rating
-    of 7-zip's benchmark in MIPS. ``power``: watts that it takes while busy, above those of the idle board.
+    ``network`` is the time of one inference of MobileNet v1 1.0 (224 x 224) in int8 on XNNPACK, in ms. ``code`` is the
+    rating of 7-zip's benchmark in MIPS. ``power`` is the additional power while busy, in W above the idle board.
     """
 
     network: Measured
@@ -114,10 +114,10 @@ class Speed(_Strict):
 
 
 class Install(_Strict):
-    """How firmware and a bundle get onto the board.
+    """Way to install firmware and a bundle on the board.
 
-    ``by`` is what `epic board install` copies with; a board that is served by hand has only ``how``.
-    ``machines`` is what its `uname -m` may say, ``says_it_is`` how /proc/device-tree/model begins there.
+    ``by`` is the method of `epic board install`; a board installed by hand has only ``how``. ``machines`` lists the
+    possible results of `uname -m`. ``says_it_is`` is the start of /proc/device-tree/model.
     """
 
     method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp", "uf2"]

@@ -15,12 +15,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import IO, Any
 
-# What TensorFlow says while it is imported, on the error stream and whatever TF_CPP_MIN_LOG_LEVEL is.
+# Messages that TensorFlow prints on import to stderr, whatever TF_CPP_MIN_LOG_LEVEL is.
 GREETING = re.compile(rb"I\d{4} |WARNING: All log messages before absl::InitializeLog")
 
 
 class Kept:
-    """What was written while the streams were held."""
+    """Output captured while the streams were held."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -54,7 +54,7 @@ def hold_output() -> Iterator[Kept]:
 
 @contextlib.contextmanager
 def descriptor_to(target: int, number: int) -> Iterator[None]:
-    """What is written to the file descriptor ``number`` goes to ``target`` for a while."""
+    """Redirect the file descriptor ``number`` to ``target`` within the block."""
     saved = os.dup(number)
     os.dup2(target, number)
     try:

@@ -1,1 +1,1 @@
-"""Whether an encoder fits a board."""
+"""Check whether an encoder fits a board."""

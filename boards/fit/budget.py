@@ -12,9 +12,10 @@ from boards.sizes import format_size
 
 @dataclass(frozen=True)
 class Limits:
-    """What a target carries. ``target`` names it in messages, ``kernels`` are those its runtime is built with.
+    """Limits of a target.
 
-    ``compiler`` is that of its accelerator, None where it has none. ``viper`` is True for stock MicroPython.
+    ``target`` names it in messages. ``kernels`` is the kernel library of its runtime. ``compiler`` is that of its
+    accelerator, None without one. ``viper`` is True for stock MicroPython.
     """
 
     target: str
@@ -100,7 +101,7 @@ def arena_verdict(graph: Graph, arena_bytes: int | None, source: str, limits: Li
 
 
 def heap_verdict(buffer_bytes: int, limits: Limits) -> Verdict:
-    """Whether stock MicroPython's heap holds the executor's buffers and the device's program."""
+    """Check that stock MicroPython's heap holds the executor's buffers and the device's program."""
     return _size(
         "heap",
         buffer_bytes + VIPER_PROGRAM_BYTES,

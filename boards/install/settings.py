@@ -20,11 +20,11 @@ CENTRE = "centre"
 
 @dataclass(frozen=True)
 class Settings:
-    """What one device is told. Paths of recordings are paths on the board.
+    """Settings of one device. Paths of recordings are paths on the board.
 
-    ``endpoint`` says the link: tcp://host:port is the centre (ZeroMQ), host:port a gateway (TCP), /dev/… a
-    serial port; of a microcontroller uart:N or usb:N. ``keys`` is the centre's key folder, or the folder in it
-    that `epic keys new` made for this device. Without ``replay`` the device watches ``incoming``.
+    ``endpoint`` selects the link: tcp://host:port is the centre (ZeroMQ), host:port a gateway (TCP), /dev/… a serial
+    port; on a microcontroller uart:N or usb:N. ``keys`` is the centre's key folder, or this device's folder in it, made
+    by `epic keys new`. Without ``replay`` the device watches ``incoming``.
     """
 
     device: int
@@ -69,7 +69,11 @@ class KeyFile:
 
 
 def key_files(settings: Settings) -> list[KeyFile]:
-    """What the device's link needs of its keys, under ``PREFIX``/keys. Raises ``InstallError``."""
+    """Return the key files that the device's link needs, under ``PREFIX``/keys.
+
+    Raises:
+        InstallError: A key is missing.
+    """
     folder = settings.keys / settings.name
     folder = folder if folder.is_dir() else settings.keys
     public, secret, mac = (folder / f"{settings.name}{end}" for end in (".public", ".secret", ".mac"))

@@ -1,4 +1,4 @@
-"""Who may see the page, and what a browser may do with it."""
+"""Authorise access to the page, and restrict what a browser may do with it."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>EPIC</titl
 <form class="ask" action="/"><label for="token">This page needs the centre's token (page_token).</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>Open</button></form></html>"""
-# What the form that asks for the token is dressed in.
+# Style of the token form.
 _OPEN_PATHS = ("/static/page.css", "/static/icon.svg")
 
 
 class Access:
-    """Lets in who may see the page: with a ``token`` whoever has it, without one whoever is on this machine.
+    """Authorise requests: by ``token``, or without one by local access.
 
-    The token comes as ``Authorization: Bearer``, as ``?token=`` (a browser is then given a cookie and sent to
-    the page without it), or as that cookie. Without a token the Host must be a name of loopback, so that
-    no page of another site can have a browser read this one under a name of its own.
+    The token comes as ``Authorization: Bearer``, as ``?token=`` (the browser then gets a cookie and is redirected to
+    the page without it), or as that cookie. Without a token the Host must be a name of loopback. This stops another
+    site's page from reading this one through a browser under its own name (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -56,7 +56,7 @@ class Access:
         await (answer or self._app)(scope, receive, send)
 
     def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
-        """None for who may come in, else the answer."""
+        """Return None if the request is authorised, else the response."""
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0].encode()
         kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
         if given and self._is_token(given):

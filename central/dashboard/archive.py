@@ -227,7 +227,7 @@ class Archive:
         return row and {"id": row[0], "at_us": row[1]}
 
     def devices(self, at_us: int) -> list[DeviceView]:
-        """Every device that was ever heard, as of ``at_us``."""
+        """Return every known device, as of ``at_us``."""
         with reported("devices: cannot be read"):
             return read_devices(self._database, at_us)
 

@@ -113,7 +113,7 @@ class Feed:
                 return
 
     def _devices(self, archive: Archive) -> list[DeviceView]:
-        """As of now; without a centre at work, as of when it last heard a device."""
+        """Return the devices as of now; without a running centre, as of its last sign of a device."""
         views = archive.devices(now_us())
         if self._running or not views:
             return views

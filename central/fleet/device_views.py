@@ -21,7 +21,7 @@ from firmware_py.runtime.log import now_us
 # Device states, defined only here. Not heard: the survey includes the device, but nothing has arrived from it.
 # Revoked: it was heard before, but its key is no longer allowed.
 ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
-# In the centre's folder: devices of each model's survey, for those that were never heard.
+# File in the centre's folder: the devices of each model's survey, including those never heard.
 EXPECTED = "devices.json"
 # Beside it: the devices that have an allowed key; absent where the centre runs without keys.
 ALLOWED = "allowed.json"
@@ -47,16 +47,20 @@ class Gap:
 
 @dataclass(frozen=True)
 class DeviceView:
-    """One device. Times are the centre's clock, in microseconds since 1970; None is what it has not said.
+    """State of one device. Times are the centre's clock in microseconds since 1970; None is unknown.
 
-    ``lag_s`` is the newest record's age (from its sample time) when it arrived, ``age_s`` its age now.
-    ``boot`` and ``sequence`` number that record, the last that was acknowledged. ``loss`` is how many numbers
-    below have never come, by ``gaps``; ``dropped`` is what the device says it gave up for want of room.
-    ``rejected`` recordings could not be encoded since the device's start, the last for ``rejection``.
-    ``acknowledged_lost`` is how many records the device says were acknowledged and are not in this file.
-    ``clock_offset_s`` is how far the centre's clock is ahead of the device's, to within half of ``round_trip_s``.
-    ``bytes_received`` is from the device, ``bytes_sent`` to it, with what ZeroMQ adds.
-    ``latent_bytes`` is the length of the latents it makes, ``set_bytes`` what it was set to here, if at all.
+    Attributes:
+        lag_s: Age of the newest record, from its sample time, when it arrived.
+        age_s: Age of the newest record now.
+        boot, sequence: Numbers of the newest record, the last acknowledged one.
+        loss: How many lower numbers have never arrived; listed in ``gaps``.
+        dropped: Records that the device dropped from its full spool.
+        rejected: Recordings that could not be encoded since the device's start; ``rejection`` is the last reason.
+        acknowledged_lost: Records acknowledged according to the device, but missing in this database.
+        clock_offset_s: Centre's clock minus device's clock, to within half of ``round_trip_s``.
+        bytes_received, bytes_sent: Bytes from and to the device, including ZeroMQ's overhead.
+        latent_bytes: Length of the device's latents.
+        set_bytes: Length set at the centre, if any.
     """
 
     survey: int
@@ -211,7 +215,7 @@ def keep_allowed(data_dir: Path, keys: Collection[tuple[int, int]] | None) -> No
 
 
 def read_allowed(data_dir: Path) -> set[tuple[int, int]] | None:
-    """What ``keep_allowed`` kept; None also where no centre has run yet, or the file is damaged."""
+    """Return what ``keep_allowed`` stored; None if no centre has run yet or the file is damaged."""
     try:
         found = json.loads((data_dir / ALLOWED).read_text())
         return None if found is None else {(int(survey), int(device)) for survey, device in found}
@@ -229,7 +233,7 @@ def _keep(path: Path, content: Any) -> None:
 
 
 def read_expected(data_dir: Path) -> dict[str, int]:
-    """What ``keep_expected`` kept; nothing where no centre has run yet, or the file is damaged."""
+    """Return what ``keep_expected`` stored; empty if no centre has run yet or the file is damaged."""
     try:
         found = json.loads((data_dir / EXPECTED).read_text())
     except (OSError, ValueError):

@@ -46,7 +46,7 @@ def rate(
 
 
 def _show(key: Key, found: dict[Key, int], views: list[DeviceView], as_json: bool) -> None:
-    """What is set and in force, of all devices or of ``key``."""
+    """Show the rates set and in use, of all devices or of ``key``."""
     views = [view for view in views if key in (ALL, (view.survey, view.device))]
     if as_json:
         rows = [

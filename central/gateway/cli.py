@@ -54,7 +54,7 @@ def gateway(
 
 
 def _keys(section: GatewaySection, log: Log) -> tuple[CurveKeys | None, KeyRing | None]:
-    """Who the gateway is to its centre, and its devices' MAC secrets; (None, None) when insecure."""
+    """Return the gateway's own keys and its devices' MAC secrets; (None, None) if insecure."""
     if section.keys is None:
         return None, None
     try:

@@ -62,12 +62,23 @@ def invert_archive(
 ) -> list[Path]:
     """Invert every gather of ``archive``, a .npy file or a folder of .npy files.
 
-    ``model`` holds bundle/ and decoder/. Beside each other under ``out``, in the archive's folders, come
-    NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, and a manifest.json. What is there
-    already is left, so that an interrupted run goes on. ``scheduler``: the workers of a Dask cluster invert, and
-    read archive and model under the same paths. ``on_note`` hears of gathers
-    whose maps will be wrong: silent, reversed, or of another gain than the model's. Raises ``InvertError``,
-    ``ClusterError`` and the errors of gathers and model.
+    For each gather file it writes NAME-velocity.npy and NAME-uncertainty.npy, float32 ``(n, 1, nz, nx)`` in m/s, in the
+    archive's folder structure under ``out``, and one manifest.json. Existing maps are kept, so an interrupted run can
+    be resumed.
+
+    Args:
+        model: Folder with bundle/ and decoder/.
+        scheduler: Dask scheduler whose workers invert; they must see the archive and the model under the same paths.
+        on_note: Called for gathers whose maps will be wrong: silent, reversed, or with another gain than the model's.
+
+    Returns:
+        The velocity files.
+
+    Raises:
+        InvertError: The archive cannot be inverted as asked.
+        ClusterError: The Dask cluster cannot be used.
+        GatherError: A gather cannot be encoded.
+        BundleError: The model is damaged.
     """
     if archive.is_dir() and out.resolve().is_relative_to(archive.resolve()):
         raise InvertError(

@@ -1,4 +1,4 @@
-"""The centre's key folder: who it is, and whom it lets in.
+"""Manage the centre's key folder: its own identity and the allowed peers.
 
     KEYS/centre.public, centre.secret    the centre's own pair (CURVE, Z85)
     KEYS/NAME/                           what ``epic keys new NAME`` made, to be copied to NAME:

@@ -1,4 +1,4 @@
-"""Signing bundles for updates over the link. The secret key stays with whoever releases models."""
+"""Sign bundles for updates over the link. The secret key stays with the person who releases models."""
 
 from __future__ import annotations
 

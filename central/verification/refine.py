@@ -1,7 +1,7 @@
-"""A stored map refined by waveform inversion, from the latents it was drawn from or from the recording itself.
+"""Refine a stored map by waveform inversion, from its latents or from the recording.
 
-The refined map becomes a new revision of its event, with what was done in its provenance under ``refinement``. Refined
-by latents it keeps the uncertainty of the map it began with; the inversion of a recording estimates its own.
+The refined map becomes a new revision of its event, with the method in its provenance under ``refinement``. A
+refinement by latents keeps the starting map's uncertainty; an inversion of a recording estimates its own.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 
 @dataclass(frozen=True)
 class LinkSection:
-    """How records reach the centre; unacknowledged ones are sent again after ``resend_s``, then later.
+    """Link to the centre; unacknowledged records are sent again after ``resend_s``, with back-off.
 
-    ``kind`` is zmq (``endpoint`` tcp://host:port), tcp (host:port of a gateway) or serial (a port such as
-    /dev/ttyACM0, at ``baud``). The keys are files that ``epic keys new`` made: over ZeroMQ three, with which
-    the link is encrypted, the device knows its centre and the centre its device; over tcp and serial
-    ``secret``, with which each record is sealed. ``insecure`` does without, for trials.
+    ``kind`` is zmq (``endpoint`` tcp://host:port), tcp (host:port of a gateway) or serial (a port such as /dev/ttyACM0,
+    at ``baud``). The key files are made by ``epic keys new``. ZeroMQ needs three, which encrypt the link and
+    authenticate both sides; tcp and serial need ``secret``, which authenticates each record. ``insecure`` uses no keys,
+    for trials.
     """
 
     endpoint: str
@@ -66,7 +66,7 @@ def _open_serial(link: LinkSection) -> Link:
 
 
 def _authenticators(link: LinkSection) -> tuple[FrameAuthenticator, FrameAuthenticator]:
-    """What seals and opens frames, up and down: keyed MACs with a secret, checksums without."""
+    """Return the authenticators of both directions: MACs with a secret, checksums without."""
     if not link.secret:
         return Crc(), Crc()
     secret = read_secret(link.secret)

@@ -17,9 +17,10 @@ class BundleError(ValueError):
 
 
 class Bundle:
-    """What of a bundle the device's loop needs. ``model_hash`` is the first 8 bytes of the encoder's SHA-256.
+    """Fields of a bundle that the loop needs.
 
-    ``encoder_path`` is the encoder for ``ml``, ``compiled_path`` the one for viper; each is None where it is not there.
+    ``model_hash`` is the first 8 bytes of the encoder's SHA-256. ``encoder_path`` is the encoder for ``ml``,
+    ``compiled_path`` the one for viper; None if absent.
     """
 
     def __init__(self, manifest, encoder_path, compiled_path):

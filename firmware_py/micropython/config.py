@@ -1,4 +1,4 @@
-"""``device.json``: what a device is told. JSON, as MicroPython has no TOML; names and units are ``node.toml``'s.
+"""Read the device's ``device.json``. JSON, as MicroPython has no TOML; names and units are ``node.toml``'s.
 
 Every key and its default; a key without one must be there:
 
@@ -103,7 +103,7 @@ def _section(path, name, known, given, sections):
         # A device number has no default to take its type from; a step may be written as an integer.
         kind = str if key == "kind" else int if default is _NEEDED else type(default)
         if type(value) is not kind and not (kind is float and type(value) is int):
-            # What is a secret stays out of every log.
+            # Keep secrets out of every log.
             shown = "another type" if key == "password" else repr(value)
             raise ConfigError("%s: %s %s: expected %s, got %s" % (path, name, key, kind.__name__, shown))
         result[key] = value

@@ -17,7 +17,7 @@ SUM_OFFSET = 1 << 29
 # Added to every bias and every entry of ADD's tables, likewise.
 BIAS_OFFSET = 1 << 28
 
-# What a layer's record holds, in this order; lengths in elements, zero points and limits of bytes q + 128.
+# Fields of a layer's record, in this order; lengths in elements, zero points and limits as bytes q + 128.
 FIELDS = (
     "operator",
     "source",

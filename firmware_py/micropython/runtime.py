@@ -4,9 +4,12 @@ from firmware_py.micropython.model import ModelError
 
 
 def open_model(bundle, feed):
-    """OpenMV's ``ml`` where it is there and loads the encoder, else the viper executor. Raises ``ModelError``.
+    """Open the encoder with OpenMV's ``ml`` if available and able, else with the viper executor.
 
-    ``feed`` keeps the watchdog quiet during a long inference.
+    ``feed`` resets the watchdog during a long inference.
+
+    Raises:
+        ModelError: No runtime can run the encoder.
     """
     refused = None
     if bundle.encoder_path:

@@ -1,4 +1,4 @@
-"""Records in flash until the centre has them: a ring of slots in one file that never grows.
+"""Store records in flash until the centre has them: a ring of slots in one file of fixed size.
 
 A slot is one sector of an SD card, so that writing one never touches another. It is written before its record is
 sent and never after: an acknowledgement is kept in memory alone. In its stead each slot says how far back from it

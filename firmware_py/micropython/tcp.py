@@ -31,7 +31,7 @@ class Wifi:
         self._asked_ms = None
 
     def connected(self):
-        """Whether the network is there; asks for it again when it has been away for long."""
+        """Return True if the network is up; request it again after a long outage."""
         if self._station.isconnected():
             self._asked_ms = None
             return True
@@ -50,9 +50,9 @@ class Wifi:
 
 
 class Tcp:
-    """What ``Uart`` is on a serial line: ``send`` and ``readinto``; both connect when it is time to.
+    """TCP counterpart of ``Uart``: ``send`` and ``readinto`` connect when an attempt is due.
 
-    ``endpoint`` is the gateway's (host, port), ``wifi`` a ``Wifi`` or None. ``feed`` is called while a write waits.
+    ``endpoint`` is the gateway's (host, port); ``wifi`` is a ``Wifi`` or None. ``feed`` is called while a write waits.
     """
 
     def __init__(self, endpoint, wifi, feed):
@@ -83,7 +83,9 @@ class Tcp:
         return n
 
     def send(self, buffer, n):
-        """Write ``n`` bytes; False when there is no connection, or it takes none for ``GIVE_UP_MS`` and is given up."""
+        """Write ``n`` bytes; return False without a connection, or if it accepts none for ``GIVE_UP_MS`` and is
+        closed.
+        """
         if not self._connected():
             return False
         taken_ms = time.ticks_ms()

@@ -1,8 +1,7 @@
-"""What a device sends next: the record just made, then what waits, each again while it has no answer.
+"""Choose the next record to send: the newest one, then waiting ones, and repeats of unanswered ones.
 
-At most ``window`` records besides the newest are on their way. One without an answer goes again after ``resend_ms``,
-then twice that and so on to 30 s, each less a random part, so that devices that a centre's return finds waiting do
-not all speak at once.
+At most ``window`` records besides the newest are unanswered. The first timeout is ``resend_ms``. It doubles with each
+repeat, up to 30 s. A random part is subtracted so that devices do not all send at once when the centre returns.
 """
 
 import random
@@ -40,7 +39,7 @@ class Window:
             slot = (spool.oldest + i) % spool.n
             if not spool.state[slot]:
                 continue
-            # What seems due later than any wait lasts was due long ago: ticks_ms has come round meanwhile.
+            # A due time further ahead than any timeout is in the past: ticks_ms has wrapped around.
             if self._tries[slot] and 0 < time.ticks_diff(self._due_ms[slot], now_ms) <= RESEND_MAX_MS:
                 on_the_way += 1
             elif found < 0:

@@ -47,12 +47,17 @@ class Hello:
 
 @dataclass(frozen=True)
 class Health:
-    """How a device is. ``waiting`` records are unacknowledged, from number ``first_sequence`` of ``first_boot``;
-    ``dropped`` were given up for want of room, ``refused`` by the centre; the next is ``next_sequence``.
+    """State of a device.
 
-    ``temperature_mc`` is in thousandths of a degree Celsius. ``clock_offset_us`` is how far the centre's clock
-    is ahead of this device's, right to within half of ``round_trip_us``. ``latent_bytes`` is the length of the
-    latents it now makes. ``rejected`` recordings could not be encoded since the start, the last for ``rejection``.
+    Attributes:
+        waiting: Unacknowledged records, from ``first_sequence`` of ``first_boot``.
+        dropped: Records dropped from a full spool.
+        refused: Records that the centre refused.
+        next_sequence: Number of the next record.
+        temperature_mc: Temperature in thousandths of a degree Celsius.
+        clock_offset_us: Centre's clock minus this device's, to within half of ``round_trip_us``.
+        latent_bytes: Current length of latents.
+        rejected: Recordings that could not be encoded since the start; ``rejection`` is the last reason.
     """
 
     interval_s: int

@@ -1,4 +1,4 @@
-"""What device and centre say to each other in UPDATE records: CBOR, ``{kind: {field: value}}``.
+"""Encode the UPDATE messages of device and centre: CBOR, ``{kind: {field: value}}``.
 
 The device asks and the centre answers, one message at a time, so that a half-duplex line carries it::
 

@@ -158,16 +158,18 @@ def _event(path: Path) -> int:
 
 
 class FolderSource:
-    """Watches a folder: ``NAME<number>.npy`` is the gather of event <number>.
+    """Watch a folder; ``NAME<number>.npy`` is the gather of event <number>.
 
-    A file counts once its size and time of change are the same at two polls: a program that may pause while
-    it writes gives a hidden name (``.NAME``) and renames. It moves to ``sent/`` when its record is in the
-    spool, to ``rejected/`` (with a ``.txt`` that says why) when it cannot be encoded: one bad file does not
-    stop a device in the field. One that cannot be read is logged, left where it is and tried again. One that
-    cannot be moved is logged, and left alone until the next start. A power cut between spool and ``sent/`` records
-    the event twice; the centre then takes the later one. While the disk has less than ``keep_free_mib`` free, the
-    oldest of ``sent/`` are removed.
-    ``rejected`` counts the recordings that could not be encoded, ``rejection`` is the last one's reason.
+    A file is complete once its size and modification time are the same at two polls. A program that may pause during
+    a write uses a hidden name (``.NAME``) and renames the file.
+
+    A recording moves to ``sent/`` when its record is in the spool, or to ``rejected/`` (with the reason in a ``.txt``)
+    if it cannot be encoded: one bad file does not stop a device in the field. An unreadable file is logged, left in
+    place and retried. A file that cannot be moved is logged and ignored until the next start.
+
+    A power cut between spool and ``sent/`` records the event twice; the centre then uses the later record. While the
+    disk has less than ``keep_free_mib`` free, the oldest files of ``sent/`` are deleted. ``rejected`` counts the
+    recordings that could not be encoded; ``rejection`` is the last reason.
     """
 
     exhausted = False

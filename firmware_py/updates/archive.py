@@ -1,4 +1,4 @@
-"""A bundle as one signed file: what an update carries over a link.
+"""Pack a bundle into one signed file, for updates over a link.
 
     9 bytes  b"EPIC-UPD\\n"
     4 bytes  length of the statement, little-endian

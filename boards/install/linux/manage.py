@@ -1,4 +1,4 @@
-"""What is on a board now, and how it is taken off again."""
+"""Report and remove an installation on a board."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from boards.install.linux.facts import gather_facts
 from boards.install.linux.layout import CACHE, PREFIX, SERVICE, STATE, SYSUSERS, TMPFILES, UNIT, USER, WANTED
 from boards.install.linux.shell import CommandError, InstallError, Shell, ask
 
-# What userdel(8) ends with.
+# Exit code of userdel(8).
 NO_SUCH_USER = 6
 _PROPERTIES = ("ActiveState", "SubState", "MainPID", "NRestarts", "MemoryCurrent", "ActiveEnterTimestamp")
 

@@ -54,7 +54,11 @@ class Shell(Protocol):
 
 
 def ask(shell: Shell, operation: str, request: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
-    """What ``boards/install/linux/on_board.py`` answers, there. Raises ``InstallError``."""
+    """Call ``boards/install/linux/on_board.py`` on the board and return its answer.
+
+    Raises:
+        InstallError: The call failed.
+    """
     try:
         said = shell.run(
             [shell.python, "-c", AGENT, operation, json.dumps({"root": shell.root, **request})], data

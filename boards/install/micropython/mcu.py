@@ -1,8 +1,8 @@
-"""Put a device onto a microcontroller with MicroPython: hashes decide what is copied, `main.py` goes last.
+"""Install a device on a microcontroller with MicroPython; only files with a different hash are copied, `main.py` last.
 
-Facts first, then a plan, then its steps in order. The first step takes main.py away and starts the board anew, so
-that nothing runs there meanwhile, not even the watchdog, which cannot be stopped; cut off anywhere, the board waits
-at its prompt, and the next run goes on.
+It gathers facts, makes a plan, and carries out the steps in order. The first step removes main.py and restarts the
+board, so that nothing runs there meanwhile. Even the watchdog is then off, which cannot be stopped otherwise. After an
+interruption the board waits at its prompt, and the next run continues.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ SPARE_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class McuInstallRequest:
-    """What is to be installed.
+    """Request for an installation.
 
-    Recordings come from ``digitiser``, a module that is copied to the board, or from the one file ``settings.replay``
-    on it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, of an endpoint HOST:PORT.
-    With ``replace``, a main.py of another's is kept as main.py.before.
+    Recordings come from ``digitiser``, a module that is copied to the board, or from the file ``settings.replay`` on
+    it, whose counts are worth ``step``. ``ssid`` and ``password`` are the Wi-Fi's, for an endpoint HOST:PORT. With
+    ``replace``, a foreign main.py is kept as main.py.before.
     """
 
     board: Board
@@ -260,7 +260,7 @@ def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _is_foreign(facts: dict[str, Any], main: bytes) -> bool:
-    """Whether the main.py there is neither what would be installed nor what was."""
+    """Return True if the board's main.py is neither the one to install nor the one installed before."""
     installed = (facts["installed"] or {}).get("sha256", {}).get(MAIN)
     return facts["files"][MAIN] not in (None, digest_of(main), installed)
 

@@ -52,7 +52,11 @@ class Prompt:
                 raise
 
     def ask(self, function: str, *arguments: Any) -> Any:
-        """What a function of ``boards/install/micropython/on_mcu.py`` answers there. Raises ``InstallError``."""
+        """Call a function of ``boards/install/micropython/on_mcu.py`` on the board and return its answer.
+
+        Raises:
+            InstallError: The call failed.
+        """
         call = f"{function}({', '.join(repr(argument) for argument in arguments)})"
         said = self._mpremote("exec", f"{HANDS}\nprint('\\n' + json.dumps({call}))\n")
         try:
