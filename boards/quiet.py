@@ -1,4 +1,4 @@
-"""Keep what C++ libraries write to the process's own streams off the operator's screen."""
+"""Keep messages that C++ libraries write to the process's streams off the operator's screen."""
 
 from __future__ import annotations
 

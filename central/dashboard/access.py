@@ -107,7 +107,7 @@ def _error(status: int, reason: str) -> Response:
 
 
 class Shield:
-    """Puts ``HEADERS`` on every answer; what fails inside ends in a line of the log."""
+    """Add ``HEADERS`` to every response; an inner fault ends in one log line."""
 
     def __init__(self, app: ASGIApp, log: Log) -> None:
         self._app = app

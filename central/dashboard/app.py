@@ -1,4 +1,4 @@
-"""The page's addresses: the page itself, the JSON that it and scripts read, and what is pushed."""
+"""Define the page's routes: the page, JSON for it and for scripts, and the event stream."""
 
 from __future__ import annotations
 

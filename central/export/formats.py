@@ -1,4 +1,4 @@
-"""Maps for other programs. A new format is a writer and a line in ``FORMATS``."""
+"""Export maps for other programs. A new format is a writer and a line in ``FORMATS``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ FORMATS = {
 
 
 def format_of(out: Path, kind: str | None = None) -> str:
-    """The format of a file by its suffix; ``kind``, where given, must not contradict it. Raises ``ExportError``."""
+    """Return the format of a file by its suffix; ``kind``, if given, must agree.
+
+    Raises:
+        ExportError: The format is unknown or contradicts the suffix.
+    """
     if kind is not None and kind not in FORMATS:
         raise ExportError(f"export: expected one of {', '.join(FORMATS)}; got {kind!r}")
     suffix = out.suffix.lower()

@@ -85,7 +85,7 @@ def draw_map(
     heard: Sequence[int],
     title: str = "",
 ) -> None:
-    """Velocity and uncertainty ``(nz, nx)`` in m/s side by side into a PNG that appears when whole."""
+    """Draw velocity and uncertainty ``(nz, nx)`` in m/s side by side into a PNG, which appears when complete."""
     figure, ((left, right),) = _figure(1, 2)
     figure.suptitle(title)
     for axis, image, kind in ((left, velocity_mps, "velocity"), (right, uncertainty_mps, "uncertainty")):
@@ -96,7 +96,7 @@ def draw_map(
 
 
 def draw_comparison(path: Path, rows: Sequence[Row], acquisition: Acquisition) -> None:
-    """True, predicted and uncertainty maps, one event a row, into a PNG that appears when whole."""
+    """Draw true, predicted and uncertainty maps, one event per row, into a PNG, which appears when complete."""
     _save(comparison_figure(rows, acquisition), path)
 
 

@@ -1,7 +1,7 @@
-"""Maps as compressed bytes: whole m/s, differences along depth, byte planes, zlib.
+"""Compress maps: whole m/s, differences along depth, byte planes, zlib.
 
-A decoder's map of 70 x 70 cells takes 4.5 kB in place of 19.6 kB. Rounding costs at most 0.5 m/s; a map's error is
-a hundred times that. Values that are not finite or beyond 30 km/s are stored exactly, as float32.
+A decoder's map of 70 x 70 cells takes 4.5 kB in place of 19.6 kB. Rounding costs at most 0.5 m/s, a hundredth of a
+map's error. Values that are not finite or beyond 30 km/s are stored exactly, as float32.
 """
 
 from __future__ import annotations

@@ -35,9 +35,13 @@ class SigningError(CentralError, ValueError):
 
 
 def new_signing_key(folder: Path) -> tuple[Path, Path]:
-    """Make a key pair in ``folder``; returns the files (public, secret), the secret one of mode 0600.
+    """Create a key pair in ``folder``; the secret file has mode 0600.
 
-    Raises ``SigningError`` when there is one already: devices trust it, so it is never replaced.
+    Returns:
+        The files (public, secret).
+
+    Raises:
+        SigningError: A key exists already. Devices trust it, so it is never replaced.
     """
     secret_path, public_path = folder / SECRET_NAME, folder / PUBLIC_NAME
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +60,11 @@ def new_signing_key(folder: Path) -> tuple[Path, Path]:
 
 
 def read_signing_key(path: Path) -> SigningKey:
-    """The secret key in ``path``. Raises ``SigningError``; also when others may read it."""
+    """Read the secret key in ``path``.
+
+    Raises:
+        SigningError: The file is not a key, or other users may read it.
+    """
     try:
         exposed = path.stat().st_mode & 0o077
         key = bytes.fromhex(path.read_text().strip())

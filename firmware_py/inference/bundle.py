@@ -1,4 +1,4 @@
-"""A bundle: the folder that puts a model on a device. ``manifest.json`` vouches for every file by SHA-256."""
+"""Read and write bundles, the folders that put a model on a device. ``manifest.json`` has every file's SHA-256."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Bundle:
 
 
 def compiled_encoder(accelerator: str) -> str:
-    """The bundle's file of the encoder as a board's compiler makes it for an accelerator ("edgetpu", "vela")."""
+    """Return the bundle's encoder file compiled for an accelerator ("edgetpu", "vela")."""
     return f"encoder_{accelerator}.tflite"
 
 
@@ -67,7 +67,11 @@ def _sha256(data: bytes) -> str:
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """Read and verify a bundle folder. Raises ``BundleError`` and trusts nothing that it has not checked."""
+    """Read and verify a bundle folder; nothing is used before it is checked.
+
+    Raises:
+        BundleError: The bundle is missing or damaged.
+    """
     folder = Path(folder)
     try:
         return _verify(folder)
@@ -135,10 +139,10 @@ def _verify(folder: Path) -> Bundle:
 def create_bundle(
     folder: Path, encoder: bytes, fields: dict[str, Any], extra: dict[str, bytes] | None = None
 ) -> Bundle:
-    """Write a bundle folder at once: it appears whole under its name, or not at all.
+    """Write a bundle folder completely or not at all; an existing bundle of that name is replaced.
 
-    ``fields`` are the manifest's entries other than ``format``, ``model_hash`` and ``files``, which are
-    worked out here; ``extra`` are further files by name. An existing bundle of that name is replaced.
+    ``fields`` are the manifest's entries except ``format``, ``model_hash`` and ``files``, which are computed here;
+    ``extra`` holds further files by name.
     """
     contents = {ENCODER: encoder, **(extra or {})}
     digest = _sha256(encoder)

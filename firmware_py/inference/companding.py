@@ -1,9 +1,8 @@
-"""What a device does to its samples before encoding: thin, compand, quantise.
+"""Prepare samples for the encoder: decimate, compand, quantise.
 
-Reflections arrive 40-60 dB below the direct wave; linear int8 would erase them. ``asinh(k x)/c`` is
-linear for weak samples and logarithmic for strong ones. A gather sampled at 1 ms is ten times
-oversampled for a 15 Hz wavelet, so the mean over ``thin`` samples loses next to nothing and shrinks
-the encoder's input, the largest term of its arena, by that factor.
+Reflections arrive 40-60 dB below the direct wave; linear int8 would erase them. ``asinh(k x)/c`` is linear for weak
+samples and logarithmic for strong ones. A gather sampled at 1 ms is ten times oversampled for a 15 Hz wavelet. The mean
+over ``thin`` samples therefore loses almost nothing, and shrinks the encoder's input, the largest term of its arena.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Companding:
 
 
 def thin_samples(samples: np.ndarray, thin: int, axis: int) -> np.ndarray:
-    """Mean over blocks of ``thin`` samples along ``axis``; a tail shorter than a block is dropped."""
+    """Return means over blocks of ``thin`` samples along ``axis``; an incomplete last block is dropped."""
     samples = np.moveaxis(samples, axis, -1)
     n = samples.shape[-1] // thin
     blocks = samples[..., : n * thin].reshape(*samples.shape[:-1], n, thin)
@@ -53,15 +52,21 @@ def thin_samples(samples: np.ndarray, thin: int, axis: int) -> np.ndarray:
 
 
 def compress(samples: np.ndarray, companding: Companding) -> np.ndarray:
-    """``asinh(k x) / c`` of thinned samples of any shape, float32."""
+    """Return ``asinh(k x) / c`` of decimated samples of any shape, float32."""
     return (np.arcsinh(companding.k * samples) / companding.c).astype(np.float32)
 
 
 def compand(part: np.ndarray, companding: Companding, width: int) -> np.ndarray:
-    """A device's part of a gather as its encoder takes it, before int8 rounding.
+    """Convert a device's part of a gather to the encoder's input, before int8 rounding.
 
-    ``part (S, T, R)`` -> float32 ``(T // thin, width, S)`` in about [-1, 1]; receivers beyond R are zero.
-    Raises ``GatherError`` on a wrong number of axes, too many receivers, or samples that are not finite.
+    Args:
+        part: Samples ``(S, T, R)``.
+
+    Returns:
+        float32 ``(T // thin, width, S)`` in about [-1, 1]; receivers beyond R are zero.
+
+    Raises:
+        GatherError: The number of axes is wrong, there are too many receivers, or samples are not finite.
     """
     if part.ndim != 3 or part.shape[2] > width:
         raise GatherError(f"gather: expected (sources, samples, at most {width} receivers), got {part.shape}")
@@ -103,10 +108,10 @@ def unusual_loudness(part: np.ndarray, companding: Companding) -> str:
 
 
 def quantise(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """Real values to int8, rounding halves to even, saturating at -128 and 127."""
+    """Round real values to int8, halves to even, saturating at -128 and 127."""
     return np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
 
 
 def dequantise(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """int8 back to float32."""
+    """Convert int8 back to float32."""
     return ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The int8 encoder on a TFLite runtime, LiteRT or its predecessor tflite-runtime, by the processor or an Edge TPU."""
+"""Run the int8 encoder on LiteRT or tflite-runtime, on the processor or an Edge TPU."""
 
 from __future__ import annotations
 
@@ -70,9 +70,12 @@ def _interpreter(path: str, accelerator: str) -> Any:
 
 
 class Encoder:
-    """Latents of a device's recordings, with the model and quantisation of a verified ``Bundle``.
+    """Encoder of a device's recordings, with the model and quantisation of a verified ``Bundle``.
 
-    ``accelerator`` is one of ``DELEGATES``, or empty for the processor. Raises ``EncoderError``.
+    ``accelerator`` is one of ``DELEGATES``, or empty for the processor.
+
+    Raises:
+        EncoderError: The runtime or accelerator is missing, or the model does not match.
     """
 
     def __init__(self, bundle: Bundle, accelerator: str = "") -> None:
@@ -113,7 +116,7 @@ class Encoder:
         self.encode(np.zeros(bundle.input.shape[1:], np.int8))
 
     def encode(self, companded: np.ndarray) -> np.ndarray:
-        """int8 ``(T', width, S)`` -> int8 latent ``(latent,)``."""
+        """Encode int8 ``(T', width, S)`` to an int8 latent ``(latent,)``."""
         self._interpreter.set_tensor(self._input, companded[None])
         started_s = time.perf_counter()
         self._interpreter.invoke()
@@ -121,9 +124,10 @@ class Encoder:
         return self._interpreter.get_tensor(self._output)[0]
 
     def encode_recording(self, part: np.ndarray) -> np.ndarray:
-        """A device's part of a gather, float ``(S, T, R)`` -> int8 latent: thin, compand, quantise, encode.
+        """Encode a device's part of a gather, float ``(S, T, R)``, to an int8 latent ``(latent,)``.
 
-        Raises ``GatherError`` for a part that cannot be encoded.
+        Raises:
+            GatherError: The part cannot be encoded.
         """
         bundle = self.bundle
         companded = compand(part, bundle.companding, bundle.width)

@@ -33,7 +33,11 @@ def encode_vectors(inputs: np.ndarray, latents: np.ndarray) -> bytes:
 
 
 def read_vectors(bundle: Bundle) -> tuple[np.ndarray, np.ndarray] | None:
-    """``(inputs, latents)`` of ``encode_vectors``; None for a bundle without. Raises ``SelfTestError``."""
+    """Return ``(inputs, latents)`` of ``encode_vectors``, or None for a bundle without.
+
+    Raises:
+        SelfTestError: The file is damaged.
+    """
     if VECTORS not in bundle.manifest["files"]:
         return None
     try:
@@ -61,11 +65,13 @@ def read_vectors(bundle: Bundle) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def self_test(bundle: Bundle, accelerator: str = "") -> None:
-    """Encode silence and the bundle's golden vectors, by the ``accelerator`` that ``Encoder`` takes.
+    """Encode silence and the bundle's golden vectors on ``accelerator`` (see ``Encoder``).
 
-    Raises ``SelfTestError`` or ``BundleError``.
+    The files' hashes are verified again, which detects damage by a failing disk.
 
-    The files' hashes are read again: what a failing disk has changed since is found here.
+    Raises:
+        SelfTestError: The latents differ from the golden ones.
+        BundleError: The bundle is damaged.
     """
     bundle = load_bundle(bundle.folder)
     try:

@@ -1,4 +1,4 @@
-"""A device's keys, as `epic keys new` made them: a CURVE pair (ZeroMQ), a MAC secret (tcp and serial)."""
+"""Read a device's keys, made by `epic keys new`: a CURVE pair (ZeroMQ) and a MAC secret (tcp and serial)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class CurveKeys:
 
 
 def read_curve_keys(server_key: Path, public_key: Path, secret_key: Path) -> CurveKeys:
-    """Keys from files, one a file. Raises ``LinkError`` for a file that is no key, or for no pair."""
+    """Read the keys from files, one key per file.
+
+    Raises:
+        LinkError: A file is not a key, or the keys are not a pair.
+    """
     check_private(secret_key)
     keys = CurveKeys(read_key(server_key), read_key(public_key), read_key(secret_key))
     if zmq.curve_public(keys.secret) != keys.public:
@@ -39,13 +43,21 @@ def device_name(survey: int, device: int) -> str:
 
 
 def read_key_folder(folder: Path) -> CurveKeys:
-    """The keys in KEYS/NAME, as `epic keys new NAME` made it. Raises ``LinkError``."""
+    """Read the keys in KEYS/NAME, made by `epic keys new NAME`.
+
+    Raises:
+        LinkError: A key is missing or not valid.
+    """
     own = folder / folder.name
     return read_curve_keys(folder / "centre.public", own.with_suffix(".public"), own.with_suffix(".secret"))
 
 
 def read_key(path: Path) -> bytes:
-    """A key from its file, Z85. Raises ``LinkError`` when it cannot be read or is none."""
+    """Read a Z85 key from its file.
+
+    Raises:
+        LinkError: The file cannot be read or is not a key.
+    """
     try:
         key = path.read_bytes().strip()
     except OSError as error:
@@ -61,7 +73,11 @@ def read_key(path: Path) -> bytes:
 
 
 def read_secret(path: Path) -> bytes:
-    """A MAC secret of 32 bytes from its file, hex. Raises ``LinkError``; also when others may read it."""
+    """Read a MAC secret of 32 bytes in hex from its file.
+
+    Raises:
+        LinkError: The file is not a secret, or other users may read it.
+    """
     check_private(path)
     try:
         secret = bytes.fromhex(path.read_text().strip())

@@ -1,4 +1,4 @@
-"""The kinds of link. A new one is a file beside this with its ``Link``, and a line in ``LINKS``."""
+"""Register the kinds of link. A new one is a file beside this with its ``Link``, and a line in ``LINKS``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A link over a byte stream, serial or TCP: records framed by COBS and sealed (``framing``, ``seal``)."""
+"""Link over a byte stream, serial or TCP: records framed by COBS and authenticated (``framing``,
+``frame_authenticator``).
+"""
 
 from __future__ import annotations
 
@@ -77,10 +79,10 @@ def _wait(port: Port, writing: bool, left_s: float) -> bool:
 
 
 class StreamLink:
-    """``Link`` over what ``open_port`` opens; opened again, with back-off, whenever it is lost.
+    """``Link`` over the port that ``open_port`` opens; reopened with back-off whenever it is lost.
 
-    ``send_seal`` closes records to the centre, ``receive_seal`` opens those from it. ``bytes_per_s`` is
-    the line's speed.
+    ``send_seal`` seals records to the centre, ``receive_seal`` verifies those from it. ``bytes_per_s`` is the line's
+    speed.
     """
 
     def __init__(

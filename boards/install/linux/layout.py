@@ -23,7 +23,7 @@ SERIAL_MAJORS = {"ttyUSB": 188, "ttyACM": 166, "ttyAMA": 204, "ttyS": 4}
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths as the device sees them: ``seen_from`` is empty, or the plain folder that stands for the root."""
+    """Paths as the device sees them. ``seen_from`` is empty, or the plain folder that stands for the root."""
 
     seen_from: str = ""
 
@@ -48,7 +48,7 @@ class Layout:
         return self.seen(f"{PREFIX}/node.toml")
 
     def run_argv(self, command: str, *options: str) -> list[str]:
-        """The device outside its service: ``command`` is run or check."""
+        """Return the command that runs the device outside its service; ``command`` is run or check."""
         environment = [f"{name}={value}" for name, value in self.environment.items()]
         return ["env", *environment, *self.command, command, "--config", self.config, *options]
 

@@ -74,7 +74,11 @@ def _remove_user(shell: Shell) -> None:
 
 
 def logs_argv(shell: Shell, lines: int, follow: bool) -> list[str]:
-    """The command that shows the device's log there. Raises ``InstallError`` where systemd keeps none."""
+    """Return the command that shows the device's log on the board.
+
+    Raises:
+        InstallError: systemd keeps no log there.
+    """
     if not gather_facts(shell)["systemd"]:
         raise InstallError(
             f"{shell.where}: no systemd, so no log is kept there; see it with: epic board run, which shows it"

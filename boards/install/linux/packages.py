@@ -1,7 +1,6 @@
-"""The Python packages of a device, pinned, as wheels: found here, unpacked on the board.
+"""Find the pinned wheels of a device's Python packages here, to be unpacked on the board.
 
-The board needs neither pip nor a way to the package registry, and an image of another processor is filled as
-a board is.
+The board needs neither pip nor network access, and an image for another processor is filled in the same way.
 """
 
 from __future__ import annotations
@@ -55,9 +54,10 @@ def pythons_of(board: Board) -> tuple[tuple[int, int], ...]:
 
 
 def find_wheels(pins: tuple[Pin, ...], target: Target, wheels: Path | None) -> list[Path]:
-    """A wheel for each pin, from the folder ``wheels`` alone, or, without one, from the registry and kept.
+    """Return a wheel for each pin, from the folder ``wheels`` alone, or from the registry with a cache.
 
-    Raises ``InstallError`` that names what is missing and how to get it.
+    Raises:
+        InstallError: Wheels are missing; the message names them and how to get them.
     """
     folder = wheels or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epic" / "wheels"
     if wheels and not wheels.is_dir():

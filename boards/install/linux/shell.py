@@ -1,4 +1,4 @@
-"""Commands on a board: over ssh as root, or on this machine for a root folder."""
+"""Run commands on a board: over ssh as root, or on this machine for a root folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CommandError(InstallError):
 
 
 class Shell(Protocol):
-    """Where commands run; ``where`` names it in messages, ``root`` is the file system's root there."""
+    """Place where commands run; ``where`` names it in messages, ``root`` is its file system's root."""
 
     where: str
     root: str
@@ -83,7 +83,7 @@ def ask(shell: Shell, operation: str, request: dict[str, Any], data: bytes = b""
 
 
 class LocalShell:
-    """This machine, for a root folder on it."""
+    """Shell on this machine, for a root folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root.resolve())
@@ -101,10 +101,10 @@ class LocalShell:
 
 
 class SshShell:
-    """A board over the system's ssh, one connection for all commands; opens in ``with``.
+    """Shell on a board over the system's ssh, with one connection for all commands; opened by ``with``.
 
-    ``host`` is what ssh takes, ``config`` another file than ~/.ssh/config. Nothing is asked: keys must be set
-    up, and the board's host key known. Commands run as root, by sudo where the user is another.
+    ``host`` is ssh's destination, ``config`` replaces ~/.ssh/config. Nothing is asked: keys must be set up, and the
+    board's host key known. Commands run as root, through sudo for other users.
     """
 
     root = "/"

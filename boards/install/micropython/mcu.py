@@ -222,9 +222,10 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
 
 
 def read_status(prompt: Prompt) -> dict[str, Any]:
-    """The record of the installation, with ``damaged``: its files that are not there as they were installed.
+    """Return the installation record, with ``damaged``: files that are missing or changed.
 
-    Raises ``InstallError`` where nothing is installed.
+    Raises:
+        InstallError: Nothing is installed.
     """
     record = _facts(prompt)["installed"]
     if not record:

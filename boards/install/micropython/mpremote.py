@@ -74,7 +74,11 @@ class Prompt:
         self._mpremote(*words)
 
     def set_clock(self) -> None:
-        """To this machine's time, as UTC, where the board has one. Raises ``InstallError``."""
+        """Set the board's clock, if any, to this machine's UTC time.
+
+        Raises:
+            InstallError: The board does not answer.
+        """
         now = datetime.now(UTC)
         self.ask("clock", [*now.timetuple()[:3], now.isoweekday(), *now.timetuple()[3:6], 0])
 
@@ -83,7 +87,11 @@ class Prompt:
         self._starting_until_s = time.monotonic() + BACK_S
 
     def reset(self) -> None:
-        """As after a power cut; the next word waits until the board is back. Raises ``InstallError``."""
+        """Reset the board as after a power cut; the next command waits until it is back.
+
+        Raises:
+            InstallError: The board does not answer.
+        """
         self._mpremote("reset")
         self._interrupted = False
         # The board needs 0.1 s to reset; an earlier command would prevent that.

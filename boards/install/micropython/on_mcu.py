@@ -1,7 +1,7 @@
-"""The installer's hands on a microcontroller: run there by `mpremote exec`, under MicroPython, and nothing of it stays.
+"""Installer functions for a microcontroller, run there by `mpremote exec`; nothing of them stays on the board.
 
-What is appended calls one function and prints its answer as JSON, on the last line. Paths are those of the
-folder in which the board starts: /flash, or /sdcard with a card in.
+The appended code calls one function and prints its answer as JSON on the last line. Paths are relative to the folder in
+which the board starts: /flash, or /sdcard with a card.
 """
 
 import binascii
