@@ -102,7 +102,7 @@ def test_the_page_is_looked_at(config, tmp_path):
     assert found(config)["page"].state == OK
     text = config.read_text()
     config.write_text(text.replace(page, '127.0.0.1:99999"'))
-    assert found(config)["page"].state == FAIL
+    assert found(config)["configuration"].state == FAIL
     config.write_text(text)
     held = lock(tmp_path / "data")
     assert "page" not in found(config), "the centre that is at work serves it"

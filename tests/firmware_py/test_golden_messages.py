@@ -32,7 +32,9 @@ def named(vector):
 def test_hello_and_health(vector):
     kind = Hello if vector["what"] == "hello" else Health
     message = kind(*vector["fields"])
-    assert encode_health(message).hex() == vector["payload"]
+    # A vector with fewer fields is an earlier version's: it is read, and no longer written.
+    if len(vector["fields"]) == len(kind.__dataclass_fields__):
+        assert encode_health(message).hex() == vector["payload"]
     assert decode_health(bytes.fromhex(vector["payload"]), kind) == message
 
 

@@ -18,13 +18,14 @@ MODULES = {
     "hashlib",
     "firmware_py",
     "firmware_py.errors",
+    "firmware_py.micropython",
     "firmware_py.protocol",
     "firmware_py.protocol.frame_authenticator",
     *PARTS,
 }
 # In every MicroPython; then in the firmware of boards that run the whole device.
-STANDARD = {"array", "gc", "json", "math", "os", "random", "time"}
-BOARDS = {"machine", "ml", "pyb"}
+STANDARD = {"array", "gc", "json", "math", "os", "random", "select", "socket", "sys", "time"}
+BOARDS = {"machine", "micropython", "ml", "network", "pyb"}
 
 
 def foreign(source: str) -> list[str]:

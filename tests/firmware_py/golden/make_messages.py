@@ -1,4 +1,7 @@
-"""Writes messages.json: payloads of control messages, and records as they are framed; vectors are only ever added."""
+"""Adds to messages.json: payloads of control messages, and records as they are framed.
+
+Vectors are only ever added: those of messages that have since got more fields stay, as devices in the field send them.
+"""
 
 import json
 from pathlib import Path
@@ -23,6 +26,29 @@ HEALTH = Health(60, 3600, 3, 1, 2, 43, 1_790_000_000, 41, 1_790_000_000, 42, 150
 HEALTH_FULL = Health(
     60, 3600, 0, 0, 0, 9, 7, 8, 7, 9, 900, 41_000, 100, 200, -123_456, 48_000, 2, "idle", 128
 )
+HEALTH_REJECTED = Health(
+    60,
+    3600,
+    0,
+    0,
+    0,
+    9,
+    7,
+    8,
+    7,
+    9,
+    900,
+    41_000,
+    100,
+    200,
+    -123_456,
+    48_000,
+    2,
+    "idle",
+    128,
+    4,
+    "70 receivers, got 36",
+)
 UPDATES = {
     "offer": Offer(2, SHA256, 300_000, b"statement", bytes(range(64))),
     "want": ChunkRequest(SHA256, 32_768, 32_768),
@@ -40,7 +66,12 @@ LONG = packet.Record(packet.LATENT, 3, 1, 7, 43, 1001, 1, bytes(range(8)), bytes
 
 def payloads():
     yield {"what": "hello", "payload": encode_health(HELLO).hex(), "fields": list(vars(HELLO).values())}
-    for what, health in (("health", HEALTH), ("health, every field", HEALTH_FULL)):
+    vectors = (
+        ("health", HEALTH),
+        ("health, every field", HEALTH_FULL),
+        ("health, rejected recordings", HEALTH_REJECTED),
+    )
+    for what, health in vectors:
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
     yield {"what": "setting of 64 bytes", "payload": encode_setting(64).hex(), "fields": [64]}
     for what, message in UPDATES.items():
@@ -63,7 +94,9 @@ def frames():
 
 
 if __name__ == "__main__":
-    content = {"secret": SECRET.hex(), "payloads": list(payloads()), "frames": list(frames())}
-    Path(__file__).with_name("messages.json").write_text(
-        json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    )
+    path = Path(__file__).with_name("messages.json")
+    content = json.loads(path.read_text())
+    for kind, vectors in (("payloads", payloads()), ("frames", frames())):
+        known = {vector["what"] for vector in content[kind]}
+        content[kind] += [vector for vector in vectors if vector["what"] not in known]
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
