@@ -80,7 +80,7 @@ class Field:
 
     def in_force(self, latent_bytes):
         def told():
-            return [view.latent_bytes for view in devices(self.folder / "data")] == [latent_bytes]
+            return [v.latent_bytes for v in devices(self.folder / "data") if v.device == 1] == [latent_bytes]
 
         wait_until(told, TIMEOUT_S, f"a device that makes latents of {latent_bytes} bytes")
 

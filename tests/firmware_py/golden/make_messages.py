@@ -71,7 +71,7 @@ def payloads():
         ("health, every field", HEALTH_FULL),
         ("health, rejected recordings", HEALTH_REJECTED),
     )
-    for what, health in vectors:
+    for what, health in every.items():
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
     yield {"what": "setting of 64 bytes", "payload": encode_setting(64).hex(), "fields": [64]}
     for what, message in UPDATES.items():
