@@ -91,7 +91,9 @@ def _run(config: NodeConfig, as_json: bool) -> int:
             f"{statistics['bytes_received']} received"
         )
     if node.refused:
-        _complain(f"the centre refused {node.refused} of this device's records: {printable(node.refusal)}")
+        _complain(
+            f"the centre refused {node.refused} of this device's records: {printable(' '.join(node.refusal.split()))}"
+        )
         return 3
     return 0
 
