@@ -73,6 +73,8 @@ def sending(process: Process) -> dict[int, dict[str, float]]:
     for row in process.entries():
         if row["what"] == "started":
             boot, recorded = row["boot"], {}
+        elif row["what"] == "boot_changed":
+            boot = row["boot"]
         elif row["what"] == "recorded":
             recorded[row["sequence"]] = row
         elif row["what"] == "sent" and not row["again"] and row["boot"] == boot:
