@@ -66,11 +66,11 @@ LONG = packet.Record(packet.LATENT, 3, 1, 7, 43, 1001, 1, bytes(range(8)), bytes
 
 def payloads():
     yield {"what": "hello", "payload": encode_health(HELLO).hex(), "fields": list(vars(HELLO).values())}
-    vectors = (
-        ("health", HEALTH),
-        ("health, every field", HEALTH_FULL),
-        ("health, rejected recordings", HEALTH_REJECTED),
-    )
+    every = {
+        "health": HEALTH,
+        "health, every field": HEALTH_FULL,
+        "health, rejected recordings": HEALTH_REJECTED,
+    }
     for what, health in every.items():
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
     yield {"what": "setting of 64 bytes", "payload": encode_setting(64).hex(), "fields": [64]}
