@@ -366,13 +366,18 @@ def _posterior(
     curvature = np.zeros_like(velocity)
     for _ in range(PROBES):
         probe = weights * rng.choice((-1.0, 1.0), size=weights.shape)
-        _, back, _ = waves(velocity, float(velocity.min()), lambda s, record, probe=probe: (0.0, probe[s]))
+        _, back, _ = waves(velocity, float(velocity.min()), _residual_of(probe))
         curvature += np.square(back) / PROBES
     for axis in (0, 1):
         curvature = gaussian_filter1d(curvature, PROBE_CELLS, axis=axis, mode="nearest")
     left = np.sum(np.square(weights * (gather - recording.gather))) / recording.live.sum()
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
     return 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
+
+
+def _residual_of(probe: np.ndarray) -> Callable[[int, np.ndarray], tuple[float, np.ndarray]]:
+    """Return a misfit whose residual is ``probe (S, T, R)``, whatever was recorded."""
+    return lambda source, record: (0.0, probe[source])
 
 
 def _modelled(velocity: np.ndarray, a: Acquisition) -> np.ndarray:

@@ -219,7 +219,7 @@ def _stepper(kept, alpha, window: _Window) -> Callable:
 
 def _enter(field, window: _Window, last: _Window | None):
     """A field of window ``last``, with its halo, in ``window``; zeros without one."""
-    if field is None:
+    if field is None or last is None:
         return ops.zeros((window.z.count + 2 * _HALO, window.x.count + 2 * _HALO))
     return _close(ops.pad(window.take_over(_inner(field)[None], last)[0], ((_HALO, _HALO),) * 2), window)
 
