@@ -187,7 +187,7 @@ class Line:
 
 line = Line()
 start.open_line = lambda link: line
-device = start.build(load_config("device.json"), lambda: None)
+device = start.build(load_config("device.json"), lambda: None, start.Starts())
 device.turn()
 line.sent = 0
 device._window._due_ms[0] = time.ticks_add(time.ticks_ms(), 30000)
@@ -262,7 +262,7 @@ class Line:
         return n
 
 start.open_line = lambda link: Line()
-device = start.build(load_config("device.json"), lambda: None)
+device = start.build(load_config("device.json"), lambda: None, start.Starts())
 for _ in range(3):
     print(device.turn(), device._spool.waiting)
 """
@@ -291,7 +291,7 @@ class Line:
 
 line = Line()
 start.open_line = lambda link: line
-device = start.build(load_config("device.json"), lambda: None)
+device = start.build(load_config("device.json"), lambda: None, start.Starts())
 
 def answer(seal, payload, sequence=0, boot=0):
     device.health.poll()
