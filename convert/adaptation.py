@@ -18,13 +18,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from boards.fit.graph import read_graph
 from convert import litert
 from convert.errors import ConversionError
+from convert.parts import Parts
 from convert.release import staged_release
+from convert.run_folder import FAMILIAR_GATHERS
+from convert.verify import int8_latents
 from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.inference.companding import dequantise, quantise
 from models.data.batches import EpicBatches
-from models.data.gathers import ThinnedSet, device_parts, load_thinned
+from models.data.gathers import ThinnedSet, load_thinned
 from models.evaluation.scores import score
 from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
 from models.inversion.ood import measure_familiarity
@@ -48,7 +52,7 @@ class LatentBatches(EpicBatches):
 
     def __init__(self, data: ThinnedSet, bundle: Bundle, latent: int) -> None:
         super().__init__(data, bundle.companding, ordered=latent)
-        self._bundle = bundle
+        self.bundle = bundle
         self._encoder = bundle.encoder_path.read_bytes()
 
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
@@ -65,7 +69,7 @@ class LatentBatches(EpicBatches):
 
     def latents(self, parts: np.ndarray) -> np.ndarray:
         """Encode companded parts ``(n, n_devices, T', width, S)`` to latents ``(n, n_devices, latent)`` float32."""
-        into, out = self._bundle.input, self._bundle.output
+        into, out = self.bundle.input, self.bundle.output
         codes = quantise(parts.reshape(-1, *parts.shape[2:]), into.scale, into.zero_point)
         latents = dequantise(litert.run(self._encoder, codes), out.scale, out.zero_point)
         return latents.reshape(*parts.shape[:2], -1)
@@ -112,8 +116,8 @@ def adapt(
             f"adapt: the adapted decoder's maps are worse than the former one's, MAE {after['all']['mae']:.4f} against "
             f"{before['all']['mae']:.4f} of the validation set; train longer, or add data"
         )
-    latents = [_plain_latents(batches, some) for some in (training, validation)]
-    _publish(model, bundle, learner, decoder, latents, batches.data.maps[validation], after, out)
+    some = np.random.default_rng(1).permutation(training)[:FAMILIAR_GATHERS]
+    _publish(model, learner, batches, (some, validation), after, out)
     shutil.rmtree(run)
     return Adaptation(before, after)
 
@@ -129,23 +133,32 @@ def _as_received(decoder: keras.Model, positions: np.ndarray) -> keras.Model:
     return keras.Model(inputs, ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1), name="epic")
 
 
-def _plain_latents(batches: LatentBatches, indices: np.ndarray, at_most: int = 2000) -> np.ndarray:
-    """Return unmodified latents ``(n, n_devices, latent)`` of up to ``at_most`` samples."""
-    chosen = np.random.default_rng(1).permutation(indices)[:at_most] if len(indices) > at_most else indices
-    data = batches.data
-    return np.concatenate(
-        [
-            batches.latents(
-                device_parts(data.gathers[chosen[i : i + 100]], data.acquisition, batches.companding)
-            )
-            for i in range(0, len(chosen), 100)
-        ]
+def _publish(
+    model: Path,
+    learner: keras.Model,
+    batches: LatentBatches,
+    split: tuple[np.ndarray, np.ndarray],
+    after: dict[str, dict[str, float]],
+    out: Path,
+) -> None:
+    """Write ``out/decoder`` and ``out/bundle``; the bundle differs from the previous one only in its decoder's name.
+
+    Args:
+        model: The model before.
+        learner: The trained decoder.
+        batches: Data and bundle.
+        split: Indices of training samples, for the OOD score, and of the validation set.
+        after: Errors on the validation set, for the manifest.
+        out: Folder of the adapted model.
+    """
+    bundle, decoder, data = batches.bundle, load_decoder(model / "decoder"), batches.data
+    encoder = bundle.encoder_path.read_bytes()
+    graph = read_graph(encoder)
+    seen, validation = (
+        int8_latents(encoder, graph, Parts(data.gathers[i], data.acquisition, bundle.companding))
+        for i in split
     )
-
-
-def _publish(model, bundle, learner, decoder, latents, maps, after, out) -> None:
-    """Write ``out/decoder`` and ``out/bundle``; the bundle differs from the previous one only in its decoder's name."""
-    seen, validation = latents
+    maps = data.maps[split[1]]
     with staged_release(out) as stage, tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "decoder.keras"
         learner.save(weights)

@@ -17,7 +17,7 @@ import numpy as np
 from firmware_py.inference.companding import Companding, compress, thin_samples
 from models.errors import ModelsError
 from physics.acquisition import Acquisition, AcquisitionError
-from physics.files.openfwi_files import OpenFWIPair, find_pairs
+from physics.files.openfwi_files import OpenFWIPair, find_pairs, twins_path_of
 from physics.files.survey_file import read_survey
 from physics.normalise import normalise_velocity
 
@@ -89,10 +89,10 @@ def load_thinned(
         )
     gathers, maps, families, twins = [], [], [], []
     for i, pair in enumerate(pairs):
-        gathers.append(_thinned_file(pair, thin))
+        gathers.append(_thinned_file(pair.gather_path, pair.gathers(), thin))
         pair_twins = pair.twins()
         if pair_twins is not None:
-            twins.append(_thin(pair_twins, thin))
+            twins.append(_thinned_file(twins_path_of(pair.gather_path), pair_twins, thin))
         file_maps = np.asarray(pair.maps())[:, 0]
         _check_maps(pair, file_maps)
         maps.append(normalise_velocity(file_maps, acquisition).astype(np.float32))
@@ -114,23 +114,26 @@ def survey_of(folder: Path) -> Acquisition | None:
         raise DataError(f"{path}: not the manifest of a data set ({error}); copy the folder again") from None
 
 
-def _thinned_file(pair: OpenFWIPair, thin: int) -> np.ndarray:
-    """Return the decimated gathers of one file, ``(n, T/thin, R, S)`` float16, from a valid cache if there is one.
+def _thinned_file(source: Path, gathers: np.ndarray, thin: int) -> np.ndarray:
+    """Return the decimated shots of one file, ``(n, T/thin, R, S)`` float16, from a valid cache if there is one.
+
+    Args:
+        source: The file, beside which the cache lies.
+        gathers: Its shots, ``(n, S, T, R)``, memory-mapped.
+        thin: Samples averaged into one.
 
     Raises:
         DataError: Samples are not finite or do not fit float16.
     """
-    source = pair.gather_path
     cache = source.with_name(f".{source.stem}.thin{thin}.npy")
-    gathers = pair.gathers()
     cached = _read_cache(cache, source, len(gathers))
     if cached is not None:
-        _check_thinned(pair, cached)
+        _check_thinned(source, gathers, cached)
         return cached
     # Overflow to infinity is rejected below.
     with np.errstate(over="ignore", invalid="ignore"):
         thinned = _thin(gathers, thin)
-    _check_thinned(pair, thinned)
+    _check_thinned(source, gathers, thinned)
     # The process ID keeps concurrent runs on the same data apart.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
     try:
@@ -170,17 +173,17 @@ def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
     return cached if len(cached) == n else None
 
 
-def _check_thinned(pair: OpenFWIPair, thinned: np.ndarray) -> None:
+def _check_thinned(source: Path, gathers: np.ndarray, thinned: np.ndarray) -> None:
     within = (1, 2, 3)
     wrong = ~np.isfinite(thinned).all(axis=within)
     # Zero is valid if the recording is zero as well.
     for i in np.flatnonzero(~thinned.any(axis=within)):
-        wrong[i] = bool(np.any(pair.gathers()[i]))
+        wrong[i] = bool(np.any(gathers[i]))
     if not wrong.any():
         return
     sample = int(np.flatnonzero(wrong)[0])
-    gather = np.asarray(pair.gathers()[sample], np.float32)
-    where = f"{pair.gather_path}: sample {sample}"
+    gather = np.asarray(gathers[sample], np.float32)
+    where = f"{source}: sample {sample}"
     if not np.isfinite(gather).all():
         raise DataError(f"{where}: expected finite samples, got NaN or infinity; mend it or leave it out")
     raise DataError(

@@ -1,5 +1,6 @@
 """Thinned training data: what would spoil a network is refused by file and sample, and a cache is of its file."""
 
+import dataclasses
 import os
 import shutil
 
@@ -114,3 +115,19 @@ def test_a_damaged_cache_is_made_again(folder, content):
     (cache,) = (folder / "FlatVel_A").glob(".data1.*")
     cache.write_bytes(content)
     np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, expected)
+
+
+def test_twin_shots_are_checked_and_cached_as_gathers_are(folder, monkeypatch):
+    survey = dataclasses.replace(SURVEY, source_cells=(0, 18))
+    twins = np.random.default_rng(0).normal(size=(60, *survey.twins_shape)).astype(np.float32)
+    path = folder / "FlatVel_A" / "data1.twins.npy"
+    twins[57, 0, 50, 3] = np.nan
+    np.save(path, twins)
+    with pytest.raises(DataError, match=r"data1\.twins\.npy: sample 57: expected finite samples"):
+        load_thinned([folder], survey, 10)
+    np.save(path, np.nan_to_num(twins))
+    first = load_thinned([folder], survey, 10)
+    assert first.mirrors
+    # The second time nothing is decimated again.
+    monkeypatch.setattr("models.data.gathers.thin_samples", None)
+    np.testing.assert_array_equal(load_thinned([folder], survey, 10).twins, first.twins)
