@@ -6,12 +6,14 @@ start at zero with the process.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, Histogram, generate_latest, make_asgi_app
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,10 +23,10 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from central.dashboard.http_server import bounded_server, listen
 from central.errors import CentralError
 from central.fleet.device_views import STATES, DeviceView, devices
 from central.storage.database import StoreError
-from firmware_py.links.port import split_endpoint
 from firmware_py.protocol.printable import printable
 
 # Histogram buckets of the time from an event's assembly to its map, 1 ms to 10 s.
@@ -185,17 +187,22 @@ class MetricsServer:
 
     def __init__(self, address: str, data_dir: Path, live: RuntimeMetrics) -> None:
         """Raises ``MetricsError``."""
-        host, port = split_endpoint(address)
         try:
-            self._server, self._thread = start_http_server(port, host, _registry(data_dir, live))
+            self._listener = listen(address)
         except OSError as error:
             raise MetricsError(
                 f"{address}: metrics cannot be served there ({error.strerror or error}); choose another port in "
-                "[central] metrics"
+                "[central] metrics_listen"
             ) from None
-        self.port: int = self._server.server_port
+        self.port: int = self._listener.getsockname()[1]
+        self._server = bounded_server(make_asgi_app(_registry(data_dir, live)))
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._listener]))
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.should_exit = True
         self._thread.join()
+        self._listener.close()

@@ -8,20 +8,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
-
 from central.config import CentralSection
 from central.dashboard.app import build_app
 from central.dashboard.feed import Feed
+from central.dashboard.http_server import bounded_server, listen
 from central.dashboard.metrics import RuntimeMetrics
 from central.dashboard.totals import Totals
 from firmware_py.links.port import split_endpoint
 from firmware_py.runtime.log import Log
 
 AGAIN_S = 10.0
-MAX_CONNECTIONS = 128
-# Time for pending requests at shutdown, seconds.
-LAST_ANSWERS_S = 2
 
 
 class PageServer:
@@ -65,21 +61,7 @@ class PageServer:
     async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
         totals = Totals()
         feed = Feed(self._data_dir, totals, self._log, running=self._live is not None)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                build_app(self._data_dir, self._token, feed, totals, self._log, self._live),
-                access_log=False,
-                date_header=False,
-                lifespan="off",
-                limit_concurrency=MAX_CONNECTIONS,
-                log_config=None,
-                log_level="critical",
-                loop="asyncio",
-                server_header=False,
-                timeout_graceful_shutdown=LAST_ANSWERS_S,
-                ws="none",
-            )
-        )
+        server = bounded_server(build_app(self._data_dir, self._token, feed, totals, self._log, self._live))
         ending = threading.Event()
         watching = threading.Thread(target=feed.watch, args=(ending.wait,), name="page-watch", daemon=True)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -106,9 +88,7 @@ def check_free(address: str) -> None:
 
 
 def _listen(address: str) -> socket.socket:
-    host, port = split_endpoint(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family)
+        return listen(address)
     except OSError as error:
         raise OSError(f"{address}: cannot listen there ({error.strerror}); is another page on it?") from None
