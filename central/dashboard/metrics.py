@@ -73,6 +73,7 @@ _OF_RECEIVER = {
     "identity_mismatch": "Records under another's number.",
     "not_taken": "Records of a kind that the centre has no use for.",
     "not_allowed": "Messages of peers whose key was withdrawn.",
+    "cut_off": "Connections shut down: messages without end, or too many connections.",
     "unanswered": "Answers that nobody took.",
     "bytes_received": "Bytes received.",
     "bytes_sent": "Bytes sent.",

@@ -6,6 +6,7 @@ every message carries the public key it was authenticated with (User-Id), and th
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import zmq
@@ -26,9 +27,11 @@ class CurveAuthenticator:
     """
 
     def __init__(self, keys_dir: Path, log: Log | None = None) -> None:
-        self.public_key, self._secret_key = read_centre(keys_dir)
+        self._public_key, self._secret_key = read_centre(keys_dir)
         self.keys = KeyRing(keys_dir, log)
         self._authenticator: ThreadAuthenticator | None = None
+        # Public key -> monotonic time until which it is not admitted.
+        self._suspended: dict[bytes, float] = {}
 
     def protect(self, socket: zmq.Socket, context: zmq.Context) -> None:
         """Make ``socket`` a CURVE server; before it is bound."""
@@ -36,20 +39,30 @@ class CurveAuthenticator:
         self._authenticator.start()
         self._authenticator.configure_curve_callback(credentials_provider=self)
         socket.curve_server = True
-        socket.curve_publickey = self.public_key
+        socket.curve_publickey = self._public_key
         socket.curve_secretkey = self._secret_key
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Answer ZAP when a connection opens (pyzmq fixes the name); ``key`` is Z85."""
+        if time.monotonic() < self._suspended.get(key, 0.0):
+            return False
         return self.keys.identity(key) is not None
 
-    def sender(self, frame: zmq.Frame) -> Identity | None:
-        """Return the sender of ``frame``, or None if its key is no longer allowed."""
+    @staticmethod
+    def public_key(frame: zmq.Frame) -> bytes:
+        """Return the public key (Z85) that sent ``frame``; empty for the centre's own threads."""
         try:
-            user_id = frame.get("User-Id")
+            return str(frame.get("User-Id")).encode()
         except zmq.ZMQError:
-            return OWN_THREAD
-        return self.keys.identity(str(user_id).encode())
+            return b""
+
+    def sender(self, key: bytes) -> Identity | None:
+        """Return the sender with the public key ``key``, or None if it is no longer allowed."""
+        return self.keys.identity(key) if key else OWN_THREAD
+
+    def suspend(self, key: bytes, seconds: float) -> None:
+        """Admit no new connection of ``key`` for a while."""
+        self._suspended[key] = time.monotonic() + seconds
 
     def knows(self, sender: Identity, survey: int, device: int) -> bool:
         """Return True if the device that ``sender`` speaks for is itself allowed.

@@ -7,12 +7,13 @@ events are the only trace of it.
 from __future__ import annotations
 
 import resource
-import sys
+import struct
 import time
 from collections import Counter
 
 import zmq
 
+from central.ingest.connection_limits import ConnectionLimits
 from firmware_py.runtime.log import Log
 
 # EVENT_HANDSHAKE_FAILED_PROTOCOL is left out: monitoring it keeps libzmq 4.3.5 from closing the connection.
@@ -22,6 +23,7 @@ WATCHED_EVENTS: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_SUCCEEDED: "admitted",
     zmq.EVENT_DISCONNECTED: "disconnected",
 }
+_EVENT = struct.Struct("=Hi")
 # Events counted per pass; keeps a connection flood from starving the receiver. With about 2,000 uncounted events
 # ZeroMQ's I/O thread blocks, so peers are accepted no faster than they are counted.
 EVENTS_AT_ONCE = 256
@@ -34,13 +36,14 @@ class Connections:
 
     Create it before the ROUTER is bound, and use it on the receiving thread only. It adds to ``counts``:
     ``connections`` accepted, ``admitted`` with an allowed key, ``disconnected``, and ``auth_rejected`` (accepted but
-    not admitted; includes handshakes in progress).
+    not admitted; includes handshakes in progress). ``limits`` bounds what connections take.
     """
 
     def __init__(self, router: zmq.Socket, counts: Counter[str], log: Log) -> None:
         self._router = router
         self._counts = counts
         self._log = log
+        self.limits = ConnectionLimits(counts, log)
         self._reported = 0
         self._report_at_s = 0.0
         self._monitor = router.get_monitor_socket(sum(WATCHED_EVENTS))
@@ -50,7 +53,11 @@ class Connections:
         for _ in range(EVENTS_AT_ONCE):
             if not self._monitor.poll(0):
                 break
-            event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
+            event, fd = _EVENT.unpack(self._monitor.recv_multipart()[0])
+            if event == zmq.EVENT_ACCEPTED:
+                self.limits.accepted(fd)
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.limits.disconnected(fd)
             if what := WATCHED_EVENTS.get(event):
                 self._counts[what] += 1
         self._counts["auth_rejected"] = self._counts["connections"] - self._counts["admitted"]

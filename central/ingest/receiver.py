@@ -13,6 +13,7 @@ import zmq
 
 from central.errors import CentralError
 from central.ingest.authentication import OWN_THREAD, CurveAuthenticator
+from central.ingest.connection_limits import DEVICE_CONNECTIONS, GATEWAY_CONNECTIONS, Key
 from central.ingest.connections import Connections
 from central.ingest.traffic import Traffic
 from central.security.keys import Identity
@@ -33,6 +34,9 @@ POLL_MS = 100
 LOG_LINES, LOG_S = 100, 10.0
 # Handshake timeout; peers without a key are disconnected after it (a handshake is four messages, 0.7 kB).
 HANDSHAKE_MS = 10_000
+# Frames of a message at which its connection is shut down and its key suspended; a record is one frame.
+MAX_FRAMES = 16
+SUSPENDED_S = 60.0
 
 
 # Handler of a control record (hello, health, update). It gets the record and its size in bytes on the wire, and returns
@@ -96,12 +100,15 @@ class Receiver:
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
         ):
             self._socket.setsockopt(option, value)
+        # True if the last pass took every whole message that waited.
+        self._emptied = False
         self._connections = Connections(self._socket, self.counts, log)
         try:
             if authenticator:
                 authenticator.protect(self._socket, self.context)
             self._socket.bind(endpoint)
             self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            self._connections.limits.listen_at(self.endpoint)
             self._socket.bind(GATEWAYS)
         except zmq.ZMQError as error:
             self.close()
@@ -118,9 +125,11 @@ class Receiver:
             try:
                 while not stopping():
                     self.turned_s = time.monotonic()
+                    self._emptied = False
                     if self._socket.poll(POLL_MS):
                         self._take(journal, self._drain())
                     self._connections.follow()
+                    self._connections.limits.check(self._emptied)
             finally:
                 journal.close()
         finally:
@@ -145,21 +154,19 @@ class Receiver:
         group: list[tuple[bytes, packet.Record, int, int]] = []
         for _ in range(GROUP_RECORDS):
             try:
-                peer_frame, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+                message = self._take_message()
             except zmq.Again:
+                self._emptied = True
                 break
-            peer = peer_frame.bytes
-            wire_bytes = sum(frame_bytes(len(frame) + self._secured_bytes) for frame in frames)
-            self.counts["bytes_received"] += wire_bytes
-            sender = self._authenticator.sender(frames[-1]) if self._authenticator else OWN_THREAD
+            peer, frame, n_frames, wire_bytes, sender = message
             if sender is None:
                 # No answer. After a refusal, a device that is allowed again would set the record aside.
                 self._count("not_allowed")
                 continue
             try:
-                if len(frames) != 1:
-                    raise packet.PacketError(f"message: expected one frame, got {len(frames)}")
-                record = packet.decode_record(frames[0].bytes)
+                if n_frames != 1:
+                    raise packet.PacketError(f"message: expected one frame, got {n_frames}")
+                record = packet.decode_record(frame.bytes)
             except packet.PacketError as error:
                 self._count("damaged", sender=sender.name, reason=str(error))
                 continue
@@ -190,6 +197,34 @@ class Receiver:
                 continue
             group.append((peer, record, received_us, wire_bytes))
         return group
+
+    def _take_message(self) -> tuple[bytes, zmq.Frame, int, int, Identity | None]:
+        """Return the next message: peer, last frame, number of frames, bytes on the wire, and sender.
+
+        A message of many frames costs time for each. Its connection is shut down, and its key is suspended.
+
+        Raises:
+            zmq.Again: No message waits.
+        """
+        peer = self._socket.recv(zmq.DONTWAIT)
+        frame = self._socket.recv(copy=False)
+        wire_bytes, n_frames = frame_bytes(len(frame) + self._secured_bytes), 1
+        fd = _descriptor(frame)
+        key = self._authenticator.public_key(frame) if self._authenticator else b""
+        sender = self._authenticator.sender(key) if self._authenticator else OWN_THREAD
+        while frame.more:
+            frame = self._socket.recv(copy=False)
+            wire_bytes += frame_bytes(len(frame) + self._secured_bytes)
+            n_frames += 1
+            if n_frames == MAX_FRAMES:
+                self._connections.limits.cut_off(fd, f"a message of more than {MAX_FRAMES} frames")
+                if self._authenticator and key:
+                    self._authenticator.suspend(key, SUSPENDED_S)
+        self.counts["bytes_received"] += wire_bytes
+        if fd >= 0:
+            most = GATEWAY_CONNECTIONS if sender and sender.device is None else DEVICE_CONNECTIONS
+            self._connections.limits.delivered(fd, wire_bytes, Key(key, most) if key else None)
+        return peer, frame, n_frames, wire_bytes, sender
 
     @staticmethod
     def _impostor(sender: Identity, record: packet.Record) -> str | None:
@@ -280,3 +315,11 @@ class Receiver:
         self._lines[what] += 1
         if self._lines[what] <= LOG_LINES:
             self._log.write(what, **values)
+
+
+def _descriptor(frame: zmq.Frame) -> int:
+    """Return the file descriptor of the connection that brought ``frame``; -1 for the centre's own threads."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1

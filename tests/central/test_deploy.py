@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from central.dashboard import http_server
+from central.gateway import listener
+from central.ingest import connection_limits
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "central" / "deploy"
 
@@ -57,3 +61,12 @@ def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whol
     (before,) = re.findall("^ExecStartPre=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
     for command in (service["healthcheck"]["test"], before.split()):
         assert "doctor" in command and "--full" not in command
+
+
+def test_a_centre_may_open_files_enough_for_devices_beside_whoever_holds_connections():
+    """The system's usual 1,024 are fewer than the page, the metrics and both doors may take together."""
+    (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
+    (unit,) = re.findall("^LimitNOFILE=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
+    taken = 2 * http_server.MAX_CONNECTIONS + listener.MAX_WAITING + connection_limits.MAX_UNPROVEN
+    for limit in (int(unit), service["ulimits"]["nofile"]):
+        assert limit >= 4 * taken
