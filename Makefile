@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 ALL_STAMP := $(VENV)/.installed-all
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# These mostly compute: two at a time. The others run many processes of their own and watch the clock.
-COMPUTING := tests/models tests/physics tests/convert tests/docs
+# Two test files at a time. The tests of SERIAL time a transfer from above, so they run alone.
+SERIAL := tests/testbed/test_links.py tests/testbed/test_tbf.py
+PARALLEL := -q -n 2 --dist loadfile --no-loadscope-reorder $(SERIAL:%=--ignore=%) tests
 
 .PHONY: demo test test-all lint install clean
 
@@ -14,12 +15,12 @@ demo: $(RUN_STAMP)  ## install what the line needs, then draw 20 maps from 5 dev
 	$(BIN)/epic testbed run --events 20 --out out/demo
 
 test: $(ALL_STAMP)  ## install everything, then run the tests that need no real time
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(COMPUTING)
-	$(BIN)/python -m pytest -q -m "not slow" $(COMPUTING:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow" $(SERIAL)
 
 test-all: $(ALL_STAMP)  ## install everything, then run all tests
-	$(BIN)/python -m pytest -q -n 2 --durations=20 $(COMPUTING)
-	$(BIN)/python -m pytest -q --durations=20 $(COMPUTING:%=--ignore=%)
+	$(BIN)/python -m pytest --durations=20 $(PARALLEL)
+	$(BIN)/python -m pytest -q $(SERIAL)
 
 lint: $(ALL_STAMP)
 	$(BIN)/ruff check .

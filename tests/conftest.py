@@ -1,8 +1,10 @@
-"""Fixtures that tests of several rooms share."""
+"""Fixtures and hooks that tests of several packages share."""
 
 import stat
 
 import pytest
+
+pytest_plugins = ["pytester", "strict_skips"]
 
 # What version 16 writes, as quoted in google-coral/edgetpu issues 342 and 490.
 EDGETPU_SAID = """Edge TPU Compiler version 16.0.384591198
@@ -20,6 +22,11 @@ Number of Edge TPU subgraphs: 1
 Total number of operations: 8
 Operation log: encoder_edgetpu.log
 """
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that need real time: a long one that begins last leaves a core idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
