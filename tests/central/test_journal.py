@@ -6,6 +6,7 @@ import sqlite3
 import numpy as np
 import pytest
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
+from kill_images import images, log_bytes, rows
 
 from central.storage.database import FILE_NAME, StoreError, connect, lock
 from central.storage.journal import Journal
@@ -169,3 +170,32 @@ def test_a_folder_has_one_centre_at_a_time(data_dir):
     lock(data_dir).close()
     with pytest.raises(StoreError, match="cannot be opened"):
         lock(data_dir / "nowhere")
+
+
+def test_a_kill_at_any_write_leaves_groups_and_maps_whole(journal, data_dir, tmp_path):
+    """Records of a group, their count for the device, and a map with its place in the journal: all or none."""
+    store = Store(data_dir)
+    path, tables = data_dir / FILE_NAME, ("record", "device_boot", "map")
+    journal.commit(group(latent_record(event=9, sequence=9)))
+    begin = log_bytes(path)
+    tile = np.ones((70, 70), np.float32)
+    steps = [
+        lambda: journal.commit(group(*(latent_record(device=d) for d in range(5)))),
+        lambda: journal.commit(
+            group(*(latent_record(device=d, event=e, sequence=e) for e in (2, 3) for d in range(5)))
+        ),
+        lambda: store.put([NewMap((1, 1, MODEL_HASH), 6, False, tile, tile, {"devices": [0, 1, 2, 3, 4]})]),
+        lambda: store.put([NewMap((1, e, MODEL_HASH), 16, False, tile, tile, {}) for e in (2, 3)]),
+        lambda: journal.commit(group(latent_record(), latent_record(event=4, sequence=4))),
+    ]
+    reported = [(begin, rows(path, *tables))]
+    for step in steps:
+        step()
+        reported.append((log_bytes(path), rows(path, *tables)))
+    seen = set()
+    for length, copy in images(path, begin, tmp_path / "image"):
+        done = sum(end <= length for end, _ in reported) - 1
+        assert rows(copy, *tables) == reported[done][1], f"{length} bytes of the log, {done} steps reported"
+        seen.add(done)
+    assert seen == set(range(len(steps) + 1))
+    store.close()

@@ -13,7 +13,7 @@ from waiting import wait_until
 pytestmark = pytest.mark.slow
 
 CLOCK = Path(chaos_rig.__file__).with_name("clock")
-EVENTS = 40
+EVENTS = 25
 DAY_S = 86_400
 TIMEOUT_S = 60.0
 
@@ -41,16 +41,16 @@ def set_clock(file, seconds):
     aside.rename(file)
 
 
-@pytest.mark.parametrize("jump_s", [-DAY_S, DAY_S], ids=["back", "forward"])
-def test_a_clock_that_is_set_loses_and_doubles_nothing(tmp_path, clocks, jump_s):
+def test_a_clock_that_is_set_loses_and_doubles_nothing(tmp_path, clocks):
+    """The centre's and one device's go back by a day, another device's forward."""
     with Rig(tmp_path, EVENTS, interval_s=0.1) as rig:
         centre = clocks("centre", rig.start_centre)
         rig.centre.wait_for("ready", TIMEOUT_S)
         devices = [clocks(f"device{n}", lambda n=n: rig.start_device(n)) for n in range(5)]
         wait_until(lambda: rig.devices_heard() == 5, TIMEOUT_S, "every device")
-        set_clock(centre, jump_s)
-        set_clock(devices[0], jump_s)
-        set_clock(devices[1], -jump_s)
+        set_clock(centre, -DAY_S)
+        set_clock(devices[0], -DAY_S)
+        set_clock(devices[1], DAY_S)
         # One starts again with its clock as it is now.
         rig.device(1).kill()
         clocks("device1", lambda: rig.start_device(1))

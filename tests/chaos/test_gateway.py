@@ -12,7 +12,7 @@ from testbed.processes import Process
 
 pytestmark = pytest.mark.slow
 
-EVENTS = 30
+EVENTS = 20
 NAME = "gateway-hut"
 
 
@@ -47,7 +47,7 @@ def test_a_gateway_killed_and_started_again_loses_nothing(tmp_path):
         gateway = rig.start_gateway()
         rig.start()
         for share in (4, 2):
-            wait_until(lambda s=share: rig.journalled() > 5 * EVENTS // s - 20, 120, "records")
+            wait_until(lambda s=share: rig.journalled() > 5 * EVENTS // s - 15, 120, "records")
             gateway.kill()
             gateway = rig.start_gateway()
         assert rig.finish() == whole(EVENTS)
@@ -62,7 +62,7 @@ def test_a_gateway_whose_key_is_withdrawn_is_heard_no_more(tmp_path):
     with GatewayRig(tmp_path, EVENTS, "serial-mac", interval_s=0.1) as rig:
         rig.start_gateway()
         rig.start()
-        wait_until(lambda: rig.journalled() > 20, 120, "records")
+        wait_until(lambda: rig.journalled() > 15, 120, "records")
         revoke(rig.folder / "keys", NAME)
 
         def silent() -> bool:

@@ -1,33 +1,35 @@
-"""Links that swallow, stall, crawl and flip bits: every record arrives once, and whole."""
+"""Links that lose answers and flip bits: every record arrives once, and whole.
+
+Two scenarios stand for eight. Acknowledgements that do not come make every record travel twice, and wrong bits reach
+the authenticator. ``benchmarks/robustness/chaos.py`` runs each on each link, and the storm of cuts and kills.
+"""
 
 import pytest
 from chaos_rig import Rig
-from chaos_scenarios import SCENARIOS, strike
+from chaos_scenarios import strike
 from chaos_tally import Tally
 
 pytestmark = pytest.mark.slow
 
-EVENTS = 40
+EVENTS = 30
 
 
-def whole(events: int) -> Tally:
-    return Tally(5 * events, lost=0, duplicated=0, corrupted=0, reused=0, complete_maps=events)
-
-
-@pytest.mark.parametrize("link", ["zmq-curve", "tcp-mac"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(("scenario", "link"), [("half-open-down", "zmq-curve"), ("corrupt", "tcp-mac")])
 def test_nothing_is_lost_or_doubled(tmp_path, scenario, link):
     with Rig(tmp_path, EVENTS, link, interval_s=0.05) as rig:
         rig.start()
         strike(rig, scenario, hold_s=1.0)
-        assert rig.finish() == whole(EVENTS)
+        assert rig.finish() == Tally(
+            5 * EVENTS, lost=0, duplicated=0, corrupted=0, reused=0, complete_maps=EVENTS
+        )
 
 
-@pytest.mark.parametrize("link", ["tcp", "tcp-mac", "serial", "serial-mac"])
-def test_wrong_bits_are_never_accepted(tmp_path, link):
-    """Bits wrong from the first byte on, at 1e-4: one record in eleven."""
-    with Rig(tmp_path, EVENTS, link) as rig:
+def test_without_a_secret_wrong_bits_are_never_accepted(tmp_path):
+    """A plain serial line with bits wrong from the first byte on, at 1e-4: one record in eleven."""
+    with Rig(tmp_path, EVENTS, "serial") as rig:
         for up, down in rig.ways():
             up.bit_error_rate = down.bit_error_rate = 1e-4
         rig.start()
-        assert rig.finish() == whole(EVENTS)
+        assert rig.finish() == Tally(
+            5 * EVENTS, lost=0, duplicated=0, corrupted=0, reused=0, complete_maps=EVENTS
+        )

@@ -102,7 +102,7 @@ def arrived(centre):
 
 
 @pytest.mark.slow
-def test_killed_fifty_times_it_loses_nothing(tmp_path, centre_for):
+def test_killed_again_and_again_it_loses_nothing(tmp_path, centre_for):
     bundle = load_bundle(DEFAULT_MODEL / "bundle")
     centre = centre_for(bundle)
     rng = random.Random(1)
@@ -110,7 +110,8 @@ def test_killed_fifty_times_it_loses_nothing(tmp_path, centre_for):
         Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 20, 400)
     ) as board:
         board.start()
-        for _ in range(50):
+        # test_micropython_spool.py cuts every write.
+        for _ in range(10):
             time.sleep(rng.uniform(0.05, 0.6))
             board.kill()
             board.start()

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 DEVICES = 5
 EVENTS = 4
-KILLS = 6
+KILLS = 3
 PATIENCE_S = 180.0
 
 

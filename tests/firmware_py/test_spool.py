@@ -1,17 +1,14 @@
 """The spool: durable, bounded, exact about what it holds."""
 
 import gzip
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from kill_images import images, log_bytes, rows
 
 import firmware_py
 from firmware_py.storage.spool import Spool, SpoolError
@@ -152,37 +149,34 @@ def test_a_spool_that_is_busy_is_no_damaged_one(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.damaged-*"))
 
 
-APPENDER = """
-import sys
-from pathlib import Path
-from pathlib import Path
-from firmware_py.storage.spool import Spool
-spool = Spool(Path(sys.argv[1]), 100000)
-while True:
-    sequence = spool.next_sequence()
-    spool.append(sequence, b"x" * 166, advance=1)
-    print(spool.boot, sequence, flush=True)
-"""
-
-
-def test_what_was_reported_kept_survives_sigkill(tmp_path):
+def test_a_kill_at_any_write_leaves_the_spool_as_it_was_after_a_whole_step(tmp_path):
     path = tmp_path / "spool.sqlite"
-    reported = []
-    for _ in range(3):
-        child = subprocess.Popen(
-            [sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True
-        )
-        for line in child.stdout:
-            reported.append(tuple(map(int, line.split())))
-            if len(reported) % 40 == 0:
-                os.kill(child.pid, signal.SIGKILL)
-                break
-        reported += [tuple(map(int, line.split())) for line in child.stdout if line.endswith("\n")]
-        child.wait()
-    spool = Spool(path, 100000)
-    kept = [(record.boot, record.sequence) for record in spool.waiting(100000)]
-    assert set(reported) <= set(kept)
-    assert len(set(kept)) == len(kept) == spool.counter("position")
+    spool = Spool(path, 3)
+    tables = ("record", "counter")
+    begin = log_bytes(path)
+    # (Length of the log, content) after each step that was reported done.
+    reported = [(begin, rows(path, *tables))]
+    steps = [
+        *[lambda: spool.append(spool.next_sequence(), b"x" * 166, advance=1)] * 3,
+        lambda: spool.acknowledge(spool.boot, (1,)),
+        lambda: spool.set_aside(spool.boot, 2, "encoder unknown"),
+        # These two are one too many each: one drops the refused record, one the oldest.
+        *[lambda: spool.append(spool.next_sequence(), b"y" * 9000, advance=1)] * 3,
+        lambda: spool.keep("confirmed", 7),
+        lambda: spool.set_boot(9),
+        lambda: spool.append(spool.next_sequence(), b"z", advance=1),
+    ]
+    for step in steps:
+        step()
+        reported.append((log_bytes(path), rows(path, *tables)))
+    seen = set()
+    for length, copy in images(path, begin, tmp_path / "image"):
+        done = sum(end <= length for end, _ in reported) - 1
+        assert rows(copy, *tables) == reported[done][1], f"{length} bytes of the log, {done} steps reported"
+        seen.add(done)
+    assert seen == set(range(len(steps) + 1))
+    assert spool.counter("dropped") == 3
+    spool.close()
 
 
 def test_refused_records_are_bounded_too_and_go_before_waiting_ones(tmp_path):
