@@ -71,13 +71,13 @@ def sending(process: Process) -> dict[int, dict[str, float]]:
     boot = 0
     recorded: dict[int, dict] = {}
     for row in process.entries():
-        if row["what"] == "started":
+        if row["message"] == "started":
             boot, recorded = row["boot"], {}
-        elif row["what"] == "boot_changed":
+        elif row["message"] == "boot_changed":
             boot = row["boot"]
-        elif row["what"] == "recorded":
+        elif row["message"] == "recorded":
             recorded[row["sequence"]] = row
-        elif row["what"] == "sent" and not row["again"] and row["boot"] == boot:
+        elif row["message"] == "sent" and not row["again"] and row["boot"] == boot:
             first = recorded[row["sequence"]]
             events[first["event"]] = {
                 "recorded_us": first["recorded_us"],

@@ -84,7 +84,7 @@ class Process:
             return []
         lines = self.log.read_text().splitlines(keepends=True)
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [row for row in rows if what is None or row["what"] == what]
+        return [row for row in rows if what is None or row["message"] == what]
 
     def wait_for(self, what: str, timeout_s: float) -> dict:
         """Return the first log entry of a kind. Raises ``TestbedError`` if the process ends or time runs out."""

@@ -50,7 +50,9 @@ def await_lines(log: Path, what: str, count: int) -> list[dict]:
     """The log's lines of a kind, once there are so many. Raises ``TimeoutError``."""
     until_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until_s:
-        lines = [line for text in log.read_text().splitlines() if (line := json.loads(text))["what"] == what]
+        lines = [
+            line for text in log.read_text().splitlines() if (line := json.loads(text))["message"] == what
+        ]
         if len(lines) >= count:
             return lines
         time.sleep(0.05)

@@ -75,7 +75,7 @@ class Device:
         while time.monotonic() < deadline_s:
             lines = [line for line in self._said.read_text().splitlines(keepends=True) if line.endswith("\n")]
             rows = [json.loads(line) for line in lines if line.startswith("{")]
-            if len(found := [row for row in rows if row["what"] == what]) >= count:
+            if len(found := [row for row in rows if row["message"] == what]) >= count:
                 return found
             if self._child.poll() is not None:
                 raise TestbedError(f"the device ended: {lines[-1].strip() if lines else 'no message'}")
@@ -130,7 +130,7 @@ def measure_start(device: Device, root: Path, sort: str) -> tuple[float, float]:
     device.put_recording()
     device.start()
     sent_us = device.wait_for("sent")[0]["sent_us"]
-    kept_us = device.wait_for("acknowledged")[0]["at_us"]
+    kept_us = device.wait_for("acknowledged")[0]["timestamp_us"]
     device.stop()
     return (sent_us - device.started_us) / 1e6, (kept_us - device.started_us) / 1e6
 

@@ -247,7 +247,9 @@ class Attack:
 def rate(log: Path, start_us: int, end_us: int) -> tuple[float, float]:
     """Honest records acknowledged a second between two times, and the 95th percentile of their waits, in s."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    seconds = [row for row in rows if row["what"] == "second" and start_us + 1e6 < row["at_us"] <= end_us]
+    seconds = [
+        row for row in rows if row["message"] == "second" and start_us + 1e6 < row["timestamp_us"] <= end_us
+    ]
     waits_s = [wait for row in seconds for wait in row["waits_s"]]
     return len(waits_s) / sum(row["seconds"] for row in seconds), statistics.quantiles(waits_s, n=20)[-1]
 

@@ -60,12 +60,12 @@ def recorded(rig: Rig) -> int:
 
 def fresh_delays_s(log: list[dict], empty_us: int) -> list[float]:
     """Of one device's records that were fresh while its backlog drained."""
-    acknowledged = {row["sequence"]: row["at_us"] for row in log if row["what"] == "acknowledged"}
+    acknowledged = {row["sequence"]: row["timestamp_us"] for row in log if row["message"] == "acknowledged"}
     first_us = min(acknowledged.values())
     return [
         (acknowledged[row["sequence"]] - row["recorded_us"]) / 1e6
         for row in log
-        if row["what"] == "recorded" and first_us < row["recorded_us"] < empty_us
+        if row["message"] == "recorded" and first_us < row["recorded_us"] < empty_us
     ]
 
 
@@ -127,7 +127,7 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
 
 
 def first_acknowledged_us(logs: list[list[dict]]) -> int:
-    return min(row["at_us"] for log in logs for row in log if row["what"] == "acknowledged")
+    return min(row["timestamp_us"] for log in logs for row in log if row["message"] == "acknowledged")
 
 
 def main() -> int:

@@ -23,7 +23,10 @@ class LogError(FirmwareError, OSError):
 
 
 class Log:
-    """Log of one JSON object per line, to a file or standard error; on a terminal, time, event and values.
+    """Log of one JSON object per line, to a file or standard error; on a terminal, time, message and values.
+
+    Each object begins with ``message`` (what happened) and ``timestamp_us`` (its time since 1970). ``event`` is the
+    number of a seismic event.
 
     Raises:
         LogError: The log cannot be opened.
@@ -38,13 +41,14 @@ class Log:
             except OSError as error:
                 raise LogError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
 
-    def write(self, what: str, **values: Any) -> None:
+    def write(self, message: str, **values: Any) -> None:
+        """Write one entry: ``message`` names what happened (``auth_rejected``), ``values`` say with what."""
         # A full disk must not stop the records.
         with contextlib.suppress(OSError):
             if self._stream.isatty():
-                line = readable_line(what, now_us(), values)
+                line = readable_line(message, now_us(), values)
             else:
-                line = json.dumps({"what": what, "at_us": now_us(), **values})
+                line = json.dumps({"message": message, "timestamp_us": now_us(), **values})
             self._stream.write(line + "\n")
             self._stream.flush()
 
@@ -54,8 +58,8 @@ class Log:
                 self._stream.close()
 
 
-def readable_line(event: str, at_us: int, values: Mapping[str, Any]) -> str:
-    """An entry for a person: local time, event, then its values, with nothing in it that a terminal obeys."""
-    clock = time.strftime("%H:%M:%S", time.localtime(at_us / 1e6))
+def readable_line(message: str, timestamp_us: int, values: Mapping[str, Any]) -> str:
+    """An entry for a person: local time, message, then its values, with nothing in it that a terminal obeys."""
+    clock = time.strftime("%H:%M:%S", time.localtime(timestamp_us / 1e6))
     shown = "  ".join(f"{name}={printable(str(value))}" for name, value in values.items())
-    return f"{clock}  {event:<16}  {shown}".rstrip()
+    return f"{clock}  {message:<16}  {shown}".rstrip()

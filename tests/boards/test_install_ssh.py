@@ -128,7 +128,7 @@ def test_status_and_log_of_a_service(running, capfd):
     assert epic.main(["board", "status", *running.reach, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["service"]["MainPID"] == main_pid(running)
     assert epic.main(["board", "logs", *running.reach]) == 0
-    assert json.loads(capfd.readouterr().out.splitlines()[-1])["what"]
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["message"]
 
 
 def test_a_systemctl_that_fails_is_one_line_and_the_next_run_goes_on(parts, running, capsys):

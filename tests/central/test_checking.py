@@ -113,7 +113,7 @@ class Checks:
 
     def logged(self, what):
         lines = [json.loads(line) for line in self._path.read_text().splitlines()]
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines if line["message"] == what]
 
     def checked(self):
         return [(line["event"], line["revision"]) for line in self.logged("checked")]
@@ -237,7 +237,7 @@ def test_a_centre_checks_what_it_draws_the_newest_first_and_draws_on_meanwhile(
 
     def logged(what):
         lines = [json.loads(line) for line in (tmp_path / "central.jsonl").read_text().splitlines()]
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines if line["message"] == what]
 
     send(1)
     pid = wait_until(the_process, what="the process")

@@ -46,7 +46,7 @@ def test_connections_without_end_do_not_hold_up_the_receiver(tmp_path, log):
     following.follow()
     assert counts["auth_rejected"] == counts["connections"] == 2 * connections.EVENTS_AT_ONCE
     said = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [(row["what"], row["connections"]) for row in said] == [
+    assert [(row["message"], row["connections"]) for row in said] == [
         ("auth_rejected", connections.EVENTS_AT_ONCE)
     ]
 

@@ -86,7 +86,7 @@ def test_a_damaged_record_is_left_out_and_told(data_dir, tmp_path):
         assert [r.device for r in journal.latents_of(KEY, 5)] == [0, 2]
         assert list(damaged_records(journal._database)) == [2]
     line = json.loads((tmp_path / "log").read_text().splitlines()[0])
-    assert (line["what"], line["id"], line["device"]) == ("record_damaged", 2, 1)
+    assert (line["message"], line["id"], line["device"]) == ("record_damaged", 2, 1)
 
 
 def test_a_journal_whose_end_is_damaged_is_read_through(data_dir):

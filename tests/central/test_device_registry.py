@@ -201,7 +201,7 @@ def test_a_hostile_payload_is_logged_and_not_answered(book):
     assert book.hear(said(payload=b"\x9b\x7f" + b"\xff" * 7)) == []
     assert book.keep() == {}
     (line,) = map(json.loads, book.log_path.read_text().splitlines())
-    assert (line["what"], line["device"]) == ("damaged", 3)
+    assert (line["message"], line["device"]) == ("damaged", 3)
 
 
 def test_traffic_adds_up_over_looks(book):
@@ -262,7 +262,7 @@ def test_a_boot_that_is_behind_is_answered_and_logged_once_and_changes_nothing(b
         assert (answer.boot, answer.sequence) == (4, sequence) and answer.sample_time_us
     assert book.keep()[3].queue_depth == 4
     lines = list(map(json.loads, book.log_path.read_text().splitlines()))
-    (line,) = [line for line in lines if line["what"] == "boot_behind"]
+    (line,) = [line for line in lines if line["message"] == "boot_behind"]
     assert (line["boot"], line["last_boot"]) == (4, 9)
     assert "epic central devices forget 3 --survey 1" in line["advice"]
 
@@ -290,7 +290,7 @@ def test_acknowledged_records_that_the_store_lost_are_told(book):
     book.hear(said(replace(HEALTHY, acknowledged_boot=2, acknowledged_sequence=7), boot=2, sequence=2))
     assert book.keep()[3].acknowledged_lost == 5
     lines = list(map(json.loads, book.log_path.read_text().splitlines()))
-    assert [line["records"] for line in lines if line["what"] == "acknowledged_lost"] == [5]
+    assert [line["records"] for line in lines if line["message"] == "acknowledged_lost"] == [5]
     with closing(Journal(book.data_dir)) as journal:
         journal.commit([(latent_record(device=3, boot=2, sequence=7), 1, 60)])
     assert book.keep()[3].acknowledged_lost == 0, "what is missing below is a gap"

@@ -41,7 +41,9 @@ class Field:
         with closing(connect(self.data_dir)) as database:
             self.watch.look(database, self.at_us)
         lines = list(map(json.loads, self.log_path.read_text().splitlines()[before:]))
-        return [(line["what"], line["boot"], line["first"], line["last"]) for line in lines if "boot" in line]
+        return [
+            (line["message"], line["boot"], line["first"], line["last"]) for line in lines if "boot" in line
+        ]
 
     def view(self):
         (view,) = devices(self.data_dir)
@@ -136,5 +138,5 @@ def test_boots_that_are_over_cost_nothing_and_a_line_each_is_not_written(field, 
     assert len(asked) == 2, "one question whether anything has changed, one for what"
     field.receive(2, boot=40)
     assert field.look(60_000_000)[-1] == ("gap_filled", 40, 2, 2)
-    assert '"gaps_unlisted", "at_us"' in field.log_path.read_text()
+    assert '"gaps_unlisted", "timestamp_us"' in field.log_path.read_text()
     assert field.view().loss == 39

@@ -102,7 +102,7 @@ def test_a_signal_ends_it_well(config, tmp_path, number):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "gateway-a serves tcp://127.0.0.1:5557" in out
-    rows = {row["what"]: row for row in map(json.loads, log.read_text().splitlines())}
+    rows = {row["message"]: row for row in map(json.loads, log.read_text().splitlines())}
     assert rows["gateway"]["ports"] == ["/dev/not-there"]
     assert rows["gateway"]["tcp"].startswith("127.0.0.1:")
     assert "stopped" in rows

@@ -192,7 +192,9 @@ def test_what_is_refused_and_what_is_missing_is_said(centre, dealers, tmp_path, 
     wait_until(lambda: heard(data_dir)[0].loss == 0, 60, "the gap's end")
     log = [json.loads(line) for line in (tmp_path / "central.jsonl").read_text().splitlines()]
     told = [
-        (line["what"], line["boot"], line["first"], line["last"]) for line in log if "gap" in line["what"]
+        (line["message"], line["boot"], line["first"], line["last"])
+        for line in log
+        if "gap" in line["message"]
     ]
     assert told == [("gap", 1, 2, 4), ("gap_filled", 1, 2, 4)]
 
@@ -200,7 +202,7 @@ def test_what_is_refused_and_what_is_missing_is_said(centre, dealers, tmp_path, 
 def test_a_new_connection_brings_a_hello(centre, device, tmp_path):
     def hellos():
         said = [json.loads(line) for line in (tmp_path / "node.jsonl").read_text().splitlines()]
-        return sum(line["what"] == "control_sent" and line["type"] == 3 for line in said)
+        return sum(line["message"] == "control_sent" and line["type"] == 3 for line in said)
 
     before = wait_until(hellos, 60, "the first hello")
     device.link.statistics.connections += 1

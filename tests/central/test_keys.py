@@ -87,7 +87,7 @@ def test_with_no_file_left_those_let_in_are_so_still_and_it_is_said_once(folder,
             assert len(ring.secret(1, 3)) == keys.SECRET_BYTES
         assert ring.identity(key)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["what"] for row in rows] == ["keys_not_read"] * 2, "once each time"
+    assert [row["message"] for row in rows] == ["keys_not_read"] * 2, "once each time"
     assert "Too many open files" in rows[0]["reason"]
 
 

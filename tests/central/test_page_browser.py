@@ -42,7 +42,7 @@ class Centre:
 
     def _page(self):
         lines = [json.loads(line) for line in self._log_path.read_text().splitlines()]
-        return next((line["address"] for line in reversed(lines) if line["what"] == "page"), None)
+        return next((line["address"] for line in reversed(lines) if line["message"] == "page"), None)
 
     def stop(self):
         self.service.stop()

@@ -126,7 +126,7 @@ def serve(data_dir, tmp_path):
 
         def logged(what):
             lines = [json.loads(line) for line in log.read_text().splitlines()]
-            return [line for line in lines if line["what"] == what]
+            return [line for line in lines if line["message"] == what]
 
         return logged
 

@@ -86,7 +86,7 @@ class Field:
 
     def told(self, what):
         lines = map(json.loads, (self.folder / "node.jsonl").read_text().splitlines())
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines if line["message"] == what]
 
 
 @pytest.fixture

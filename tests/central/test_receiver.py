@@ -226,7 +226,7 @@ def test_a_connection_that_says_nothing_is_sent_away_and_counted(tmp_path, data_
     wait_until(lambda: running.counts["disconnected"] == 1, what="the end of it")
     running.stop()
     assert running.counts["auth_rejected"] == 1
-    assert '"what": "auth_rejected", ' in (tmp_path / "log.jsonl").read_text()
+    assert '"message": "auth_rejected", ' in (tmp_path / "log.jsonl").read_text()
 
 
 def test_messages_without_sense_do_not_hold_up_a_group(stopped, dealer, monkeypatch):
@@ -259,7 +259,7 @@ def test_a_flood_of_refusals_fills_no_log(stopped, dealer, tmp_path, monkeypatch
     monkeypatch.setattr(module, "LOG_S", 0.0)
     flood(1)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["what"] for row in rows] == ["damaged"] * 3 + ["unwritten", "damaged"]
+    assert [row["message"] for row in rows] == ["damaged"] * 3 + ["unwritten", "damaged"]
     assert rows[3]["lines"] == 7
 
 

@@ -82,7 +82,7 @@ class Centre:
 
     def took_up(self, version):
         lines = map(json.loads, self.log_path.read_text().splitlines())
-        return any(line["what"] == "rollout" and line["version"] == version for line in lines)
+        return any(line["message"] == "rollout" and line["version"] == version for line in lines)
 
     def tell(self, device, message, model_hash=MODEL_HASH):
         """The answers to a device's message."""
@@ -290,7 +290,7 @@ def test_what_the_operator_stops_is_logged_once_and_offered_no_more(centre, mode
 
     def said():
         lines = map(json.loads, one.log_path.read_text().splitlines())
-        return [line["reason"] for line in lines if line["what"] == "rollout_stopped"]
+        return [line["reason"] for line in lines if line["message"] == "rollout_stopped"]
 
     wait_until(said, what="the stop")
     assert one.asks(1) is None

@@ -58,7 +58,7 @@ class Centre:
 
     def logged(self, what):
         lines = [json.loads(line) for line in self._log_path.read_text().splitlines()]
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines if line["message"] == what]
 
     def maps(self):
         store = Store(self.folder)

@@ -36,8 +36,8 @@ def changed(record, **fields):
 
 
 def logs(world, extra=()):
-    rows = [{"what": "started", "boot": 7}]
-    rows += [{"what": "recorded", "sequence": e, "event": e} for e in range(1, EVENTS + 1)]
+    rows = [{"message": "started", "boot": 7}]
+    rows += [{"message": "recorded", "sequence": e, "event": e} for e in range(1, EVENTS + 1)]
     return [[*rows, *extra] for _ in range(world.n_devices)]
 
 
@@ -68,5 +68,5 @@ def test_another_latent_or_event_is_corrupted(world, records, tmp_path):
 
 
 def test_a_number_given_twice_is_reused_and_what_it_hid_is_lost(world, records, tmp_path):
-    twice = [{"what": "recorded", "sequence": EVENTS, "event": 99}]
+    twice = [{"message": "recorded", "sequence": EVENTS, "event": 99}]
     assert found(world, tmp_path, records, logs(world, twice)) == Tally(15, 5, 0, 0, 5, 0)

@@ -90,6 +90,6 @@ def entries(tmp_path):
 
     def read(what):
         rows = [json.loads(line) for line in (tmp_path / "node.jsonl").read_text().splitlines()]
-        return [row for row in rows if row["what"] == what]
+        return [row for row in rows if row["message"] == what]
 
     return read

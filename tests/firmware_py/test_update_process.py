@@ -70,7 +70,7 @@ def logged(tmp_path, what):
     path = tmp_path / "node.jsonl"
     # A line of a process that was killed may be cut.
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-    return [line for line in map(json.loads, lines) if line["what"] == what]
+    return [line for line in map(json.loads, lines) if line["message"] == what]
 
 
 def in_use(tmp_path):

@@ -61,8 +61,8 @@ def recorded(device: int, log: list[dict]) -> list[tuple[tuple[int, int, int], i
     found = []
     boot = 0
     for row in log:
-        if row["what"] == "started":
+        if row["message"] == "started":
             boot = row["boot"]
-        elif row["what"] == "recorded":
+        elif row["message"] == "recorded":
             found.append(((device, boot, row["sequence"]), row["event"]))
     return found

@@ -132,7 +132,7 @@ class GatewayCentre:
 
     def logged(self, what: str) -> list[dict]:
         lines = [json.loads(line) for line in self._log_path.read_text().splitlines(keepends=True)]
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines if line["message"] == what]
 
 
 def deliver(link: Link, record: packet.Record, timeout_s: float = 60.0) -> packet.Record:
