@@ -1,0 +1,295 @@
+"""Plant one fault at a time in a core module, and see whether the tests beside it fail.
+
+    python benchmarks/quality/mutations.py [--only NAME ...] [--out results.json]
+
+Each fault is planted in a copy of the checkout, and only the named tests run. A fault counts as caught when one of
+them fails. The exit code is 1 if a fault is not caught, and 2 if a fault cannot be planted or its tests cannot run.
+MicroPython's tests of the encoder compiler need `.ci/packages`; `PATH` and `.micropython` are taken from the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = (".micropython", ".node")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Replace ``right``, which occurs once in ``module``, by ``wrong``; ``tests`` should fail."""
+
+    name: str
+    module: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "assembler keeps the older latent of a device",
+        "central/pipeline/assembler.py",
+        "held.order < latent.order",
+        "held.order > latent.order",
+        ("tests/central/test_assembler.py",),
+    ),
+    Mutation(
+        "assembler never drops emitted events",
+        "central/pipeline/assembler.py",
+        "if oldest.due_s >= forgotten_s and len(self) <= self._most:",
+        "if True:",
+        ("tests/central/test_assembler.py",),
+    ),
+    Mutation(
+        "assembler emits an old event after a failed decoding",
+        "central/pipeline/assembler.py",
+        "held.last_record > event.last_record",
+        "held.last_record < event.last_record",
+        ("tests/central/test_assembler.py",),
+    ),
+    Mutation(
+        "journal takes another record under a number in use for the same one",
+        "central/storage/journal.py",
+        "return kept == (record.event, record.model_hash, record.payload)",
+        "return kept is not None",
+        ("tests/central/test_journal.py",),
+    ),
+    Mutation(
+        "journal's checksum leaves out the payload",
+        "central/storage/journal.py",
+        "return zlib.crc32(values[-1], zlib",
+        "return zlib.crc32(b'', zlib",
+        ("tests/central/test_damage.py",),
+    ),
+    Mutation(
+        "journal counts a device's records in a transaction of their own",
+        "central/storage/journal.py",
+        "            self._count(new)\n        return CommitResult",
+        "        with transaction(self._database, 'count'):\n            self._count(new)\n        return CommitResult",
+        ("tests/central/test_journal.py",),
+    ),
+    Mutation(
+        "receiver acknowledges what it could not commit",
+        "central/ingest/receiver.py",
+        "            time.sleep(POLL_MS / 1000)\n            return\n",
+        "            committed = type('Lost', (), {'new': [], 'conflicts': set()})()\n",
+        ("tests/central/test_receiver.py",),
+    ),
+    Mutation(
+        "receiver acknowledges a conflict",
+        "central/ingest/receiver.py",
+        "if place in committed.conflicts:",
+        "if False:",
+        ("tests/central/test_receiver.py",),
+    ),
+    Mutation(
+        "receiver believes any sender's device number",
+        "central/ingest/receiver.py",
+        "if sender.may_speak_for(record.survey, record.device):",
+        "if True:",
+        ("tests/central/test_authentication.py",),
+    ),
+    Mutation(
+        "COBS closes a full block one byte late",
+        "firmware_py/protocol/framing.py",
+        "if i - block_start == 254:",
+        "if i - block_start == 255:",
+        ("tests/firmware_py/test_framing.py",),
+    ),
+    Mutation(
+        "deframer believes what follows an overlong frame's beginning",
+        "firmware_py/protocol/framing.py",
+        "                self._overlong = True\n",
+        "",
+        ("tests/firmware_py/test_framing.py",),
+    ),
+    Mutation(
+        "MAC compares the first byte alone",
+        "firmware_py/protocol/frame_authenticator.py",
+        "        difference |= x ^ y\n",
+        "        return x == y\n",
+        ("tests/firmware_py/test_framing.py",),
+    ),
+    Mutation(
+        "spool moves on in a replay before the record is kept",
+        "firmware_py/storage/spool.py",
+        '            if advance:\n                self._add("position", advance)\n',
+        '        if advance:\n            self._add("position", advance)\n',
+        ("tests/firmware_py/test_spool.py",),
+    ),
+    Mutation(
+        "full spool drops waiting records before refused ones",
+        "firmware_py/storage/spool.py",
+        "ORDER BY refused IS NULL, boot, sequence",
+        "ORDER BY boot, sequence",
+        ("tests/firmware_py/test_spool.py",),
+    ),
+    Mutation(
+        "spool no longer syncs after the first acknowledgement",
+        "firmware_py/storage/spool.py",
+        '        finally:\n            self._database.execute("PRAGMA synchronous = FULL")\n',
+        "        finally:\n            pass\n",
+        ("tests/firmware_py/test_spool.py",),
+    ),
+    Mutation(
+        "companding cuts off instead of rounding",
+        "firmware_py/inference/companding.py",
+        "np.rint(values / scale)",
+        "np.trunc(values / scale)",
+        ("tests/firmware_py/test_compand.py",),
+    ),
+    Mutation(
+        "decimation takes every tenth sample",
+        "firmware_py/inference/companding.py",
+        "blocks.mean(axis=-1, dtype=np.float32)",
+        "blocks[..., 0].astype(np.float32)",
+        ("tests/firmware_py/test_compand.py",),
+    ),
+    Mutation(
+        "four bits are read as the lowest value that they stand for",
+        "firmware_py/protocol/rate.py",
+        "(halves << 4 | 8)",
+        "(halves << 4)",
+        ("tests/firmware_py/test_rate.py",),
+    ),
+    Mutation(
+        "two values of four bits are packed the wrong way round, and read so",
+        "firmware_py/protocol/rate.py",
+        "(halves[::2] << 4 | halves[1::2])",
+        "(halves[1::2] << 4 | halves[::2])",
+        ("tests/firmware_py/test_rate.py",),
+    ),
+    Mutation(
+        "decoder attends to absent devices",
+        "models/networks/fusion.py",
+        "queries, keys, attention_mask=mask",
+        "queries, keys",
+        ("tests/models/test_networks.py::test_absent_devices_do_not_touch_the_map",),
+    ),
+    Mutation(
+        "OpenFWI scheme: the far neighbours have the wrong sign",
+        "physics/engines/openfwi.py",
+        "_CENTRE, _FIRST, _SECOND = -5.0 / 2.0, 4.0 / 3.0, -1.0 / 12.0",
+        "_CENTRE, _FIRST, _SECOND = -5.0 / 2.0, 4.0 / 3.0, 1.0 / 12.0",
+        ("tests/physics/test_modelling.py::test_the_openfwi_engine_is_its_equations",),
+    ),
+    Mutation(
+        "OpenFWI scheme: nothing comes in at the other side",
+        "physics/engines/openfwi.py",
+        "return self.count == self.ring",
+        "return False",
+        ("tests/physics/test_modelling.py::test_a_wave_that_leaves_at_one_side_comes_in_at_the_other",),
+    ),
+    Mutation(
+        "encoder compiler rounds a multiplier down",
+        "boards/fit/epicnn.py",
+        "multiplier = math.floor(fraction * (1 << 31) + 0.5)",
+        "multiplier = math.floor(fraction * (1 << 31))",
+        ("tests/firmware_py/test_micropython_encoder.py::test_any_weights_scales_and_zero_points",),
+    ),
+    Mutation(
+        "encoder compiler lets two living buffers overlap",
+        "boards/fit/epicnn.py",
+        "if lives[id(other)][0] <= dies and born <= lives[id(other)][1]",
+        "if lives[id(other)][0] < dies and born < lives[id(other)][1]",
+        ("tests/firmware_py/test_micropython_encoder.py::test_any_weights_scales_and_zero_points",),
+    ),
+)
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy the working tree's tracked files, and link the tools that tests look for beside them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for name in TOOLS:
+        if (ROOT / name).exists() and not (folder / name).exists():
+            (folder / name).symlink_to((ROOT / name).resolve())
+
+
+def run_tests(folder: Path, tests: tuple[str, ...]) -> tuple[int, str]:
+    """Exit code of pytest on ``tests`` in ``folder``, and the lines that name what failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    said = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))] or lines[-3:]
+    return done.returncode, "; ".join(said)
+
+
+def plant(folder: Path, mutation: Mutation) -> str:
+    """Write the fault; return the module's right text. Exits if it cannot be planted once."""
+    path = folder / mutation.module
+    text = path.read_text()
+    if (found := text.count(mutation.right)) != 1:
+        raise SystemExit(
+            f"error: {mutation.name}: expected its text once in {mutation.module}, found it {found} times"
+        )
+    path.write_text(text.replace(mutation.right, mutation.wrong))
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="mutations whose name contains one of these"
+    )
+    parser.add_argument("--out", type=Path, help="results as JSON")
+    given = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not given.only or any(word in m.name for word in given.only)]
+    if not chosen:
+        parser.error(f"expected --only with a part of a mutation's name, got {given.only}")
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_checkout(folder)
+        for mutation in chosen:
+            text = plant(folder, mutation)
+            began_s = time.monotonic()
+            code, said = run_tests(folder, mutation.tests)
+            (folder / mutation.module).write_text(text)
+            if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                print(f"error: {mutation.name}: the tests cannot run ({said})", file=sys.stderr)
+                return 2
+            caught = code == pytest.ExitCode.TESTS_FAILED
+            rows.append({"name": mutation.name, "module": mutation.module, "caught": caught, "by": said})
+            took_s = time.monotonic() - began_s
+            print(
+                f"{'caught' if caught else 'NOT CAUGHT'}  {mutation.name} ({took_s:.0f} s)  {said}",
+                flush=True,
+            )
+    missed = sum(not row["caught"] for row in rows)
+    print(f"{len(rows) - missed} of {len(rows)} caught")
+    if given.out:
+        given.out.write_text(json.dumps(rows, indent=2) + "\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
