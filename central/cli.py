@@ -32,7 +32,7 @@ MAX_DAMAGED_SHOWN = 10
 # Entries of a list that `show` prints; longer ones are counted.
 MAX_LISTED = 8
 
-app = typer.Typer(help="The central node: receive latents, draw maps.", no_args_is_help=True)
+app = typer.Typer(help="The central node: receive latents, predict maps.", no_args_is_help=True)
 
 
 class DecoderLoadError(CentralError, RuntimeError):
@@ -106,13 +106,15 @@ def _summary(stored: StoredMap) -> dict:
 def list_maps(
     config: ConfigOption,
     survey: SurveyOption = None,
-    last: Annotated[int, typer.Option(min=0, help="Events to list, the last decoded; 0 for all.")] = 50,
+    last: Annotated[
+        int, typer.Option(min=0, help="Events to list, the most recently decoded; 0 for all.")
+    ] = 50,
     since: Annotated[
-        datetime | None, typer.Option(formats=SINCE_FORMATS, help="Only what was decoded since, UTC.")
+        datetime | None, typer.Option(formats=SINCE_FORMATS, help="Only maps decoded since this time, UTC.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The newest map of each event, in the order they were decoded.
+    """List the newest map of each event in order of decoding.
 
     Exit 1: some maps are damaged; the others were listed.
     """
@@ -160,7 +162,7 @@ def _print_table(found: Iterable[StoredMap]) -> None:
 def show(
     event: EventArgument, config: ConfigOption, survey: SurveyOption = None, as_json: JsonOption = False
 ) -> None:
-    """One event's newest map and where it comes from."""
+    """Show one event's newest map and its provenance."""
     stored = Store(load_config(config).central.data_dir).get(event, survey)
     content = {**_summary(stored), "provenance": stored.provenance}
     if as_json:

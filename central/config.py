@@ -219,7 +219,7 @@ def load_gateway(path: Path, ports: list[str], tcp: str | None, insecure: bool) 
     if not insecure and not keys:
         raise ConfigError(
             f"{path}: gateway.keys: missing; copy the folder with {own.name} that `epic keys new {own.name}` made "
-            "at the centre, or, for a trial on this machine alone, say insecure = true"
+            "at the centre, or, for a trial on this machine alone, set insecure = true"
         )
     section = own.model_copy(
         update={
@@ -289,7 +289,7 @@ def _check_own_gateway(path: Path, central: CentralSection, gateway: GatewaySect
     for key in ("centre", "keys", "insecure"):
         if getattr(gateway, key):
             raise ConfigError(
-                f"{path}: gateway.{key}: for a gateway on its own; in a centre [central] says it. Remove it"
+                f"{path}: gateway.{key}: only for a gateway of its own; in a centre, [central] sets it. Remove it"
             )
     if central.insecure:
         _check_insecure_tcp(path, gateway)
@@ -309,7 +309,7 @@ def _check_security(path: Path, central: CentralSection) -> None:
     if not central.insecure and not central.keys:
         raise ConfigError(
             f"{path}: central.keys: missing; make the centre's and the devices' keys with `epic keys new`, or, "
-            "for a trial on this machine alone, say insecure = true"
+            "for a trial on this machine alone, set insecure = true"
         )
     if central.insecure and not is_loopback(central.listen):
         raise ConfigError(

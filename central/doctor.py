@@ -136,10 +136,10 @@ def _keys(config: CentralConfig) -> Iterator[Finding]:
         yield Finding("keys", FAIL, str(error), "epic keys list shows what is there")
         return
     if names:
-        yield Finding("keys", OK, f"{len(names)} let in: {', '.join(names[:5])}{' …' if names[5:] else ''}")
+        yield Finding("keys", OK, f"{len(names)} allowed: {', '.join(names[:5])}{' …' if names[5:] else ''}")
     else:
         yield Finding(
-            "keys", WARN, "nobody is let in", "epic keys new device-0, then epic keys allow device-0"
+            "keys", WARN, "no device is allowed yet", "epic keys new device-0, then epic keys allow device-0"
         )
 
 
@@ -163,7 +163,7 @@ def _centre(config: CentralConfig) -> Finding | None:
     """Return the running centre, which holds the ports, or None."""
     try:
         if is_claimed(config.central.data_dir):
-            return Finding("centre", OK, "is at work with this configuration's data")
+            return Finding("centre", OK, "is running with this configuration's data")
     except StoreError as error:
         return Finding("centre", FAIL, f"cannot be told: {error}", "run this as the user of the centre")
     return None

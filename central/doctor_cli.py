@@ -11,7 +11,7 @@ import typer
 
 from central.options import CONFIG_VARIABLE
 
-app = typer.Typer(help="Look an installation over and say what to mend.")
+app = typer.Typer(help="Check an installation and say what to repair.")
 
 
 @app.command()
@@ -21,7 +21,7 @@ def doctor(
         typer.Option(
             "--config",
             envvar=CONFIG_VARIABLE,
-            help="central.toml of the centre to look at; by default the one in this folder.",
+            help="central.toml of the centre to check; by default the one in this folder.",
         ),
     ] = None,
     full: Annotated[
@@ -30,7 +30,7 @@ def doctor(
     thorough: Annotated[bool, typer.Option("--thorough", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look over installation, clock and, with --config, keys, models, ports, disk and store. Exit 1: a FAIL."""
+    """Check installation, clock and, with --config, keys, models, ports, disk and store. Exit 1: a FAIL."""
     from central.doctor import FAIL, OK, WARN, examine
 
     if thorough:

@@ -20,6 +20,6 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SurveyOption = Annotated[
-    int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, where there are several.")
+    int | None, typer.Option(min=0, max=0xFFFF, help="Number of the survey, if there are several.")
 ]
 EventArgument = Annotated[int, typer.Argument(min=0, max=0xFFFFFFFF, help="Number of the event.")]

@@ -62,7 +62,7 @@ def init_centre(folder: Path, model: Path, devices: int | None, address: str) ->
         The files and folders that were made.
 
     Raises:
-        SetupError: what would be made is there already, or the survey has fewer devices.
+        SetupError: what would be made already exists, or the survey has fewer devices.
         BundleError: ``model`` is none.
     """
     bundle = load_bundle(model / "bundle")
@@ -76,7 +76,7 @@ def init_centre(folder: Path, model: Path, devices: int | None, address: str) ->
     names = [device_name(1, number) for number in range(devices)]
     for name in ("keys", CONFIG, *names):
         if (folder / name).exists():
-            raise SetupError(f"{folder / name}: is there already; choose another folder")
+            raise SetupError(f"{folder / name}: already exists; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".init.new"
     shutil.rmtree(aside, ignore_errors=True)

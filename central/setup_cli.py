@@ -24,7 +24,7 @@ def init(
         str, typer.Option(help="Host name or IP address at which devices reach the centre.")
     ] = "127.0.0.1",
 ) -> None:
-    """Make keys, central.toml and one node.toml a device; every device is let in."""
+    """Make keys, central.toml and one node.toml a device; every device is allowed."""
     for path in init_centre(folder, model, devices, address):
         typer.echo(path)
     where = "" if folder == Path(".") else f" --config {folder / CONFIG}"

@@ -27,13 +27,13 @@ SurveyOption = Annotated[
 # Cells per wavelength below which numerical dispersion becomes visible.
 FEW_CELLS = 8
 
-app = typer.Typer(help="Make and look at data sets in OpenFWI's layout.", no_args_is_help=True)
+app = typer.Typer(help="Create and inspect data sets in OpenFWI's layout.", no_args_is_help=True)
 
 
 @app.command()
 def generate(
     families: Annotated[list[str], typer.Argument(help="Families by name, or 'all'.")],
-    out: Annotated[Path, typer.Option(help="Folder of the data set; an interrupted run in it goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set; an interrupted run in it is continued.")],
     count: Annotated[int, typer.Option(help="Samples of each family.")] = 500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same data set.")] = 0,
     first: Annotated[int, typer.Option(help="Number of the first sample of the seed's sequence.")] = 0,
@@ -52,7 +52,8 @@ def generate(
     twins: Annotated[
         bool,
         typer.Option(
-            "--twins", help="Model the shots too that an exact mirror image needs: training sets count twice."
+            "--twins",
+            help="Also model the shots that an exact mirror image needs; training sets then count twice.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -117,7 +118,7 @@ def import_field_file(
     ] = None,
     survey: SurveyOption = None,
 ) -> None:
-    """Put a field recording on the survey's grid, as `epic testbed run --data` and devices take it."""
+    """Resample a field recording onto the survey's grid, for devices and `epic testbed run --data`."""
     from physics.files.field_files import ImportOptions, read_field_gather
 
     acquisition = _survey(survey)
@@ -201,12 +202,10 @@ def follow_server(
     wait_s: Annotated[
         float, typer.Option(help="Wait for a receiver until the line is this far past the event, s.")
     ] = 10.0,
-    events: Annotated[
-        int, typer.Option(min=0, help="End after this many events; 0 goes on until Ctrl-C.")
-    ] = 0,
+    events: Annotated[int, typer.Option(min=0, help="End after this many events; 0 runs until Ctrl-C.")] = 0,
     survey: SurveyOption = None,
 ) -> None:
-    """Cut each event's gather out of a live SeedLink stream, as soon as it is there."""
+    """Cut each event's gather out of a live SeedLink stream as soon as it is complete."""
     from physics.files.seedlink import Following, follow
 
     acquisition = _survey(survey)
@@ -221,7 +220,7 @@ def sheet(
     columns: Annotated[int, typer.Option(min=1, help="Maps of each family.")] = 8,
     survey: SurveyOption = None,
 ) -> None:
-    """Draw maps of all ten families on one sheet, to be looked at."""
+    """Draw maps of all ten families on one sheet."""
     if out.suffix.lower() != ".png" or not out.parent.is_dir() or out.is_dir():
         raise FieldFileError(f"{out}: expected a .png file in a folder that exists")
     from physics.sheet import draw_sheet
@@ -234,7 +233,7 @@ def sheet(
 def show_survey(
     path: Annotated[Path, typer.Argument(help="survey.toml, or a bundle's or data set's manifest.json.")],
 ) -> None:
-    """Check a survey and say what follows from it, before data are made for it."""
+    """Check a survey and print what follows from it."""
     a = read_survey(path)
     wavelength_m = a.velocity_min_mps / a.peak_frequency_hz
     typer.echo(

@@ -65,7 +65,7 @@ def prepare(folder: Path = FOLDER, on_step: Callable[[str], None] = lambda step:
     if _made_of(folder) == wanted:
         return
     if _made_of(folder) is None and folder.exists():
-        raise TestbedError(f"{folder}: exists and is no arm64 root of EPIC; move it away")
+        raise TestbedError(f"{folder}: exists and is not an arm64 root of EPIC; move it away")
     fresh = folder.with_name(f".{folder.name}.new").absolute()
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

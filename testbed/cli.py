@@ -62,7 +62,7 @@ def run(
 def prepare_arm64() -> None:
     """Unpack an arm64 Python and a device's aarch64 wheels into out/arm64, for `run --device-arch arm64`.
 
-    Through apt and pip, on Debian 12; root is not needed. What is there already is left.
+    Through apt and pip, on Debian 12; root is not needed. What already exists is left.
     """
     from rich.console import Console
 

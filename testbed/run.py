@@ -146,7 +146,7 @@ def prepare_folder(out: Path) -> None:
     if out.exists():
         if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists()):
             raise TestbedError(
-                f"{out}: exists and is no testbed run; choose another --out, or remove it yourself"
+                f"{out}: exists and is not a testbed run; choose another --out, or remove it yourself"
             )
         shutil.rmtree(out)
     out.mkdir(parents=True)

@@ -36,7 +36,7 @@ def list_devices(
     survey: Annotated[int | None, typer.Option(min=0, max=0xFFFF, help="Only this survey's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every device: when it was last heard, lag, loss, bytes, model; while the centre runs and after."""
+    """List the devices: last seen, lag, loss, bytes, model. Works while the centre runs and after."""
     if context.invoked_subcommand:
         return
     at_us = now_us()
@@ -46,7 +46,7 @@ def list_devices(
         typer.echo(json.dumps([asdict(view) for view in views]))
         return
     if not views:
-        typer.echo("no device was heard yet")
+        typer.echo("no device has reported yet")
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -76,7 +76,9 @@ def list_devices(
         n_columns -= 1
     console.print(table_of(n_columns))
     if left_out := COLUMNS[n_columns:]:
-        console.print(f"left out for want of width: {', '.join(left_out)}; --json has all", markup=False)
+        console.print(
+            f"omitted, as the terminal is too narrow: {', '.join(left_out)}; --json has all", markup=False
+        )
     for view in views:
         for line in _remarks(view):
             console.print(Text(f"survey {view.survey}, device {view.device}: {printable(line)}"))
@@ -87,10 +89,10 @@ def forget(
     device: Annotated[int, typer.Argument(min=0, max=0xFFFF, help="Number of the device.")],
     config: ConfigOption,
     survey: Annotated[
-        int | None, typer.Option(min=0, max=0xFFFF, help="Its survey, where there are several.")
+        int | None, typer.Option(min=0, max=0xFFFF, help="Its survey, if there are several.")
     ] = None,
 ) -> None:
-    """Remove what is known of a device that is gone or was replaced; its records and maps stay."""
+    """Forget a device that is gone or was replaced; its records and maps stay."""
     data_dir = load_config(config).central.data_dir
     key = find_device(devices(data_dir), device, survey)
     if not forget_device(data_dir, key):

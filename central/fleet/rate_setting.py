@@ -37,7 +37,7 @@ def find_device(views: list[DeviceView], device: int, survey: int | None) -> Key
         return (survey, device)
     found = [view.survey for view in views if view.device == device]
     if len(found) != 1:
-        known = f"is of surveys {', '.join(map(str, found))}" if found else "was not heard yet"
+        known = f"is of surveys {', '.join(map(str, found))}" if found else "has not reported yet"
         raise RateSettingError(f"rate: device {device} {known}; give its --survey as well")
     return (found[0], device)
 

@@ -23,10 +23,10 @@ def rate(
         int | None, typer.Option(min=0, max=0xFFFF, help="Only this device; without it, all.")
     ] = None,
     survey: Annotated[
-        int | None, typer.Option(min=0, max=0xFFFF, help="Survey of --device, where it is of several.")
+        int | None, typer.Option(min=0, max=0xFFFF, help="Survey of --device, if it is in several.")
     ] = None,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Take back what was set; devices go back to their own rate.")
+        bool, typer.Option("--clear", help="Remove the setting; devices return to their own rate.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -86,11 +86,11 @@ def open_release(section: ModelSection) -> tuple[Bundle, Decoder]:
         raise BundleError(
             f"{section.decoder}: decoder {decoder.sha256[:16]}… of encoder {decoder.model_hash} does not "
             f"belong to {section.bundle} ({str(expected)[:16]}… of {bundle.model_hash.hex()}); "
-            "give a bundle and a decoder of one conversion"
+            "give a bundle and a decoder from one conversion"
         )
     if decoder.coding != bundle.coding:
         raise BundleError(
             f"{section.decoder}: reads latents of {decoder.coding}, {section.bundle} sends {bundle.coding}; "
-            "give a bundle and a decoder of one conversion"
+            "give a bundle and a decoder from one conversion"
         )
     return bundle, decoder

@@ -20,13 +20,13 @@ DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "zoo" / "epic-small-128"
 
 MAX_NOTES_SHOWN = 10
 
-app = typer.Typer(help="Maps of an archive of gathers, without devices.")
+app = typer.Typer(help="Predict the maps of an archive of gathers, without devices.")
 
 
 @app.command()
 def invert(
     archive: Annotated[Path, typer.Argument(help="A .npy file of gathers, or a folder of such files.")],
-    out: Annotated[Path, typer.Option(help="Folder of the maps; an interrupted run in it goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the maps; an interrupted run in it is continued.")],
     model: Annotated[
         Path, typer.Option(help="Folder with bundle/ and decoder/.", show_default="epic-small-128")
     ] = DEFAULT_MODEL,
@@ -35,7 +35,7 @@ def invert(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode and draw every gather, as the model's devices and centre would."""
+    """Predict a map of every gather, as the model's devices and centre would."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

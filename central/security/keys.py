@@ -100,7 +100,7 @@ def new_keys(keys_dir: Path, name: str) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
         raise KeysError(
-            f"{folder}: is there already; to change keys, revoke {name}, remove it and make new ones"
+            f"{folder}: already exists; to change keys, revoke {name}, remove it and make new ones"
         )
     aside.mkdir(mode=0o700)
     _new_pair(aside, name)
@@ -337,7 +337,7 @@ def _checked(check: Callable[[Path], object], path: Path) -> None:
 
 def _new_pair(folder: Path, name: str) -> None:
     if (folder / f"{name}.secret").exists():
-        raise KeysError(f"{folder / name}.secret: is there already; devices trust it, so it is not replaced")
+        raise KeysError(f"{folder / name}.secret: already exists; devices trust it, so it is not replaced")
     public, secret = zmq.curve_keypair()
     _write(folder / f"{name}.secret", secret, 0o600)
     _write(folder / f"{name}.public", public, 0o644)
@@ -353,7 +353,7 @@ def _write(path: Path, content: bytes, mode: int, replace: bool = False) -> None
         os.fsync(file.fileno())
     if path.exists() and not replace:
         aside.unlink()
-        raise KeysError(f"{path}: is there already")
+        raise KeysError(f"{path}: already exists")
     aside.rename(path)
     _sync(path.parent)
 

@@ -28,7 +28,7 @@ def new(
         bool, typer.Option("--signing", help="The key that updates are signed with, instead.")
     ] = False,
 ) -> None:
-    """Make keys, in a folder to copy to the device or gateway; nobody is let in yet."""
+    """Make keys in a folder to copy to the device or gateway; `epic keys allow` then admits it."""
     if signing == bool(name):
         raise KeysError("expected a name or --signing, one of them; see: epic keys new --help")
     if signing:
@@ -51,15 +51,15 @@ def allow_command(
     ] = None,
     keys: KeysOption = Path("keys"),
 ) -> None:
-    """Let a device or gateway in; a running centre knows within seconds."""
+    """Allow a device or gateway; a running centre notices within seconds."""
     for path in allow(keys, name, source):
         typer.echo(path)
 
 
 @app.command("revoke")
 def revoke_command(name: NameArgument, keys: KeysOption = Path("keys")) -> None:
-    """Withdraw a right, on live connections too, within 2 s; no restart is needed."""
-    typer.echo(f"{name} is not let in any more; its public key is kept as {revoke(keys, name)}")
+    """Revoke a device or gateway, on live connections too, within 2 s and without a restart."""
+    typer.echo(f"{name} is no longer allowed; its public key is kept as {revoke(keys, name)}")
 
 
 @app.command("list")
@@ -67,7 +67,7 @@ def list_command(
     keys: KeysOption = Path("keys"),
     as_json: JsonOption = False,
 ) -> None:
-    """Everyone with keys here: who is let in, who was."""
+    """List the devices and gateways with keys, allowed and revoked."""
     rows = list_keys(keys)
     if as_json:
         typer.echo(json.dumps(rows))

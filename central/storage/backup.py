@@ -46,7 +46,7 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
         StoreError: The database cannot be read.
     """
     if out.exists():
-        raise BackupError(f"{out}: is there already; give another file, or remove that one")
+        raise BackupError(f"{out}: already exists; give another file, or remove that one")
     with contextlib.closing(connect(data_dir)) as database:
         try:
             # The staging folder is beside the backup, so the disk needs twice the backup's size.
@@ -63,7 +63,7 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
                 os.replace(Path(aside) / "backup.tar", out)
         except OSError as error:
             raise BackupError(
-                f"{out}: cannot be written ({error.strerror or error}); make room there"
+                f"{out}: cannot be written ({error.strerror or error}); free space there"
             ) from None
     _sync(out.parent)
     return manifest
@@ -117,7 +117,7 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
     """
     for place in (data_dir / FILE_NAME, data_dir / ROLLOUTS):
         if place.exists():
-            raise BackupError(f"{place}: is there already; expected an empty data_dir. Move it away first")
+            raise BackupError(f"{place}: already exists; expected an empty data_dir. Move it away first")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with (

@@ -13,10 +13,12 @@ from central.storage.backup import KEYS, back_up, restore
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="Backup to write, a .tar; beside it room for it once more.")],
+    file: Annotated[
+        Path, typer.Argument(help="Backup to write (.tar). Its folder needs free space of twice its size.")
+    ],
     config: ConfigOption,
     with_keys: Annotated[
-        bool, typer.Option("--with-keys", help="Also the key folder; then keep the file as secret as that.")
+        bool, typer.Option("--with-keys", help="Include the key folder; protect the file accordingly.")
     ] = False,
 ) -> None:
     """Store, maps and rollouts into one file, also while the centre runs."""
@@ -32,7 +34,7 @@ def restore_backup(
     file: Annotated[Path, typer.Argument(help="What `epic central backup` wrote.")],
     config: ConfigOption,
 ) -> None:
-    """Make the data folder of a configuration from a backup; it must be empty, and no centre at work there."""
+    """Restore a backup into the data folder of a configuration, which must be empty and not in use."""
     central = load_config(config).central
     manifest = restore(file, central.data_dir, central.keys)
     typer.echo(f"{central.data_dir}: {_said(manifest)}")

@@ -91,7 +91,7 @@ def _migrate(database: sqlite3.Connection, data_dir: Path) -> None:
     """
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and is_claimed(data_dir) and schema.version_of(database) < schema.VERSION:
-        raise InUseError("an older centre is at work on it; stop that one, then start this one")
+        raise InUseError("an older centre is running on it; stop that one, then start this one")
     schema.migrate(database)
 
 
@@ -140,7 +140,7 @@ def lock(data_dir: Path, name: str = LOCK_NAME, who: str = "another centre") -> 
     except BlockingIOError:
         file.close()
         raise InUseError(
-            f"{data_dir}: {who} is at work there; wait for its end, or take another data_dir"
+            f"{data_dir}: {who} is running there; wait until it ends, or use another data_dir"
         ) from None
     except OSError as error:
         file.close()

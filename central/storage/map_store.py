@@ -142,9 +142,7 @@ class Store:
         with transaction(self._database, f"store: cannot amend event {stored.event}"):
             row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE {where}", key).fetchone()
             if row is None:
-                raise StoreError(
-                    f"event {stored.event}, revision {stored.revision}: not in the store any more"
-                )
+                raise StoreError(f"event {stored.event}, revision {stored.revision}: no longer in the store")
             provenance = json.dumps({**stored_map(row).provenance, name: value})
             checksum = row[-1] and _checksum((*row[:6], provenance, *row[7:-1]))
             self._database.execute(
@@ -254,7 +252,7 @@ class Store:
         with reported("store: cannot be read"):
             row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE rowid = ?", (id,)).fetchone()
         if row is None:
-            raise StoreError(f"map {id}: not in the store any more")
+            raise StoreError(f"map {id}: no longer in the store")
         return stored_map(row)
 
     def drawn_through(self, stored: StoredMap) -> int:
@@ -290,7 +288,7 @@ def stored_map(row: tuple) -> StoredMap:
             raise ValueError("its checksum does not fit")
         provenance = json.loads(text)
         if not isinstance(provenance, dict):
-            raise ValueError("its provenance is no object")
+            raise ValueError("its provenance is not an object")
         if checksum is None:
             # Rows of schema version 1.
             velocity, uncertainty = (np.frombuffer(blob, np.float32).reshape(nz, nx) for blob in blobs)

@@ -290,7 +290,7 @@ class Rollouts:
                 expected = load_bundle(section.bundle).manifest.get("decoder_sha256")
                 if at_work.sha256 != expected:
                     raise RolloutError(
-                        "another decoder of this encoder is at work; give that one, or retrain both"
+                        "another decoder of this encoder is in use; give that one, or retrain both"
                     )
                 return
             model_hash, decoder = self._load(section)

@@ -32,22 +32,24 @@ def rollout(
         Path | None, typer.Argument(help="Folder with bundle/ and decoder/, as `epic convert` writes it.")
     ] = None,
     canary: Annotated[
-        int, typer.Option(min=0, help="So many devices first; the rest when these deliver.")
+        int, typer.Option(min=0, help="Devices in the first stage; the rest follow when these deliver.")
     ] = 1,
     key: Annotated[
         Path | None, typer.Option(help=f"Secret signing key; by default {SECRET_NAME} in the key folder.")
     ] = None,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Number above all before; by default the next.")
+        int | None, typer.Option(min=1, help="Version number, above all before; by default the next.")
     ] = None,
     board: Annotated[
         list[str] | None, typer.Option(help="Only for devices on this board; may be given again.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place of a rollout that is still going on.")
+        bool, typer.Option("--replace", help="Replace a rollout that is still in progress.")
     ] = False,
-    status: Annotated[bool, typer.Option("--status", help="Show how far the rollouts have got.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Offer the rollout to no further device.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show the state of the rollouts.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop the rollout: offer it to no further device.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a model and offer it to the devices; a running centre takes it up within seconds."""
@@ -95,7 +97,7 @@ def check_none_running(store: RolloutStore) -> None:
     waiting = [key for key, device in newest.devices.items() if device.state in (OFFERED, DOWNLOADING)]
     if newest.stage == CANARY or waiting:
         raise RolloutError(
-            f"rollout: version {newest.version} ({newest.name}) is still going on; wait for it (--status), end it "
+            f"rollout: version {newest.version} ({newest.name}) is still in progress; wait for it (--status), end it "
             "with --stop, or give --replace"
         )
 
@@ -103,7 +105,7 @@ def check_none_running(store: RolloutStore) -> None:
 def _stop(store: RolloutStore) -> None:
     newest = store.newest()
     if not newest or newest[1] not in (CANARY, ALL):
-        raise RolloutError("rollout: none is going on; see epic central rollout --status")
+        raise RolloutError("rollout: none is in progress; see epic central rollout --status")
     store.set_stage(newest[0], STOPPED, "by the operator")
 
 

@@ -97,7 +97,7 @@ def check_release(release: Path, models: Sequence[ModelSection] = ()) -> None:
     if bundle.model_hash.hex() != described:
         raise RolloutError(
             f"{release}: the decoder is of encoder {described}, the bundle's is {bundle.model_hash.hex()}; "
-            "give a bundle and a decoder of one conversion"
+            "give a bundle and a decoder from one conversion"
         )
     problems = [_mismatch(load_bundle(model.bundle), bundle) for model in models]
     if problems and all(problems):

@@ -53,7 +53,7 @@ def new_signing_key(folder: Path) -> tuple[Path, Path]:
             os.fsync(file.fileno())
     except FileExistsError:
         raise SigningError(
-            f"{secret_path}: is there already; devices trust it, so it is not replaced"
+            f"{secret_path}: already exists; devices trust it, so it is not replaced"
         ) from None
     public_path.write_bytes(key.verify_key.encode(HexEncoder) + b"\n")
     return public_path, secret_path

@@ -17,7 +17,9 @@ def check(
     config: ConfigOption,
     event: Annotated[
         int | None,
-        typer.Argument(min=0, max=0xFFFFFFFF, help="Its newest map; without it, all that were not checked."),
+        typer.Argument(
+            min=0, max=0xFFFFFFFF, help="Check this event's newest map; by default all unchecked maps."
+        ),
     ] = None,
     gather: Annotated[
         Path | None,
@@ -56,10 +58,10 @@ def check(
     if as_json:
         typer.echo(json.dumps(rows))
     elif not rows:
-        typer.echo("nothing to check: every newest map was checked before")
+        typer.echo("nothing to check: every event's newest map has been checked")
     else:
         if len(failed) < len(rows):
-            typer.echo("0 agrees with what came; about 1.4 is an unrelated gather's")
+            typer.echo("0 agrees with the latents; about 1.4 is that of an unrelated gather")
         for line in failed:
             typer.echo(line, err=True)
     if failed:

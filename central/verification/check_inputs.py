@@ -113,7 +113,7 @@ def received_latents(
             received[device] = dequantise(bundle.coding.unpack(latent.payload), scale, zero_point)
             steps[device, : rate.values] = 2 ** (8 - rate.bits)
     if not np.isfinite(steps).any():
-        raise CheckInputError(f"event {stored.event}: its latents are not in the journal any more")
+        raise CheckInputError(f"event {stored.event}: its latents are no longer in the journal")
     return received, steps
 
 

@@ -103,12 +103,12 @@ def test_keys_are_in_it_on_request_and_stay_private(filled, tmp_path):
 def test_nothing_that_is_there_is_overwritten(filled, tmp_path):
     backup = tmp_path / "backup.tar"
     back_up(filled, None, backup)
-    with pytest.raises(BackupError, match="is there already; give another file"):
+    with pytest.raises(BackupError, match="already exists; give another file"):
         back_up(filled, None, backup)
-    with pytest.raises(BackupError, match="central.sqlite: is there already; expected an empty data_dir"):
+    with pytest.raises(BackupError, match="central.sqlite: already exists; expected an empty data_dir"):
         restore(backup, filled)
     held = lock((tmp_path / "busy").mkdir() or tmp_path / "busy")
-    with pytest.raises(StoreError, match="another centre is at work there"):
+    with pytest.raises(StoreError, match="another centre is running there"):
         restore(backup, tmp_path / "busy")
     held.close()
 

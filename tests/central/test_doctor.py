@@ -50,7 +50,7 @@ def test_what_is_well_is_said_to_be(config):
     for about in ("Python", "extra central", "configuration", "keys", "model", "endpoint", "disk", "store"):
         assert states[about] == OK, found(config)[about]
     assert states["port"] == WARN
-    assert found(config)["keys"].said == "1 let in: device-0"
+    assert found(config)["keys"].said == "1 allowed: device-0"
 
 
 def test_every_finding_that_is_not_well_says_what_to_do(config):
@@ -191,7 +191,7 @@ def test_what_keeps_it_from_asking_is_not_taken_for_a_centre(config, tmp_path):
 
 def test_a_centre_at_work_is_recognised_and_left_alone(config, tmp_path):
     held = lock(tmp_path / "data")
-    assert found(config)["centre"].said == "is at work with this configuration's data"
+    assert found(config)["centre"].said == "is running with this configuration's data"
     assert "endpoint" not in found(config)
     held.close()
     assert found(config)["endpoint"].state == OK

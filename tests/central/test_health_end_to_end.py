@@ -112,7 +112,7 @@ def shown(config, capsys, *options):
 
 
 def test_nothing_is_shown_before_a_device_is_heard(centre, capsys):
-    assert shown(centre[0], capsys) == "no device was heard yet\n"
+    assert shown(centre[0], capsys) == "no device has reported yet\n"
 
 
 def test_a_device_is_known_by_what_it_sends(slow_clock, centre, device, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_a_device_is_known_by_what_it_sends(slow_clock, centre, device, tmp_path
     table = shown(centre[0], capsys)
     assert "on time" in table
     assert view["model_hash"] in table
-    assert shown(centre[0], capsys, "--survey", "2") == "no device was heard yet\n"
+    assert shown(centre[0], capsys, "--survey", "2") == "no device has reported yet\n"
 
 
 def test_a_rate_that_is_set_reaches_a_device_on_each_link(centre, device, tmp_path, capsys):

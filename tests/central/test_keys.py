@@ -179,9 +179,9 @@ def test_one_key_cannot_be_two_devices(folder):
 
 def test_keys_that_are_there_are_never_replaced(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(KeysError, match="is there already"):
+    with pytest.raises(KeysError, match="already exists"):
         keys.new_keys(folder, "device-3")
-    with pytest.raises(KeysError, match="is there already"):
+    with pytest.raises(KeysError, match="already exists"):
         keys.new_centre(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

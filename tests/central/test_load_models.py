@@ -60,12 +60,12 @@ def test_a_decoder_is_found_by_its_bundles_hash_and_has_decoded_once(load, bundl
 
 def test_a_decoder_that_reads_other_prefixes_than_the_bundle_sends_is_refused(load, bundle):
     other = replace(bundle.coding, prefixes=(Rate(2, 8),))
-    with pytest.raises(BundleError, match="give a bundle and a decoder of one conversion"):
+    with pytest.raises(BundleError, match="give a bundle and a decoder from one conversion"):
         load(bundle.model_hash.hex(), coding=other)
 
 
 def test_a_decoder_of_another_encoder_is_refused(load):
-    with pytest.raises(BundleError, match="give a bundle and a decoder of one conversion"):
+    with pytest.raises(BundleError, match="give a bundle and a decoder from one conversion"):
         load("00" * 8)
 
 

@@ -197,7 +197,7 @@ def test_the_model_that_a_device_runs_is_what_counts(field, capsys):
     [
         ((3, "--clear"), "rate: give either a number of bytes or --clear"),
         ((3, "--survey", 1), "rate: --survey says whose --device is meant; give that as well"),
-        ((3, "--device", 7), "rate: device 7 was not heard yet; give its --survey as well"),
+        ((3, "--device", 7), "rate: device 7 has not reported yet; give its --survey as well"),
         ((3, "--device", 5), "rate: device 5 is of surveys 1, 2; give its --survey as well"),
     ],
 )

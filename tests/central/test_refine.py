@@ -208,7 +208,7 @@ def test_a_missing_bundle_is_one_line(config, put, bundle, capsys):
 def test_latents_that_are_gone_are_one_line(config, put, capsys):
     put(devices=())
     assert refine(7, "--config", config) == 2
-    assert "its latents are not in the journal any more; refine by the recording, --gather FILE" in complaint(
+    assert "its latents are no longer in the journal; refine by the recording, --gather FILE" in complaint(
         capsys
     )
 
@@ -266,7 +266,7 @@ def test_a_check_tells_the_true_map_from_another_and_is_kept_with_it(config, put
     assert kept.pop("checked_us") > 1_700_000_000_000_000 and kept == {"latents": of[2]}
     assert newest(tmp_path, 2).revision == 1
     assert check("--config", config) == 0
-    assert capsys.readouterr().out == "nothing to check: every newest map was checked before\n"
+    assert capsys.readouterr().out == "nothing to check: every event's newest map has been checked\n"
 
 
 def test_of_many_maps_those_that_cannot_be_checked_hold_up_no_other(config, put, spread, tmp_path, capsys):

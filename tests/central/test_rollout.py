@@ -323,7 +323,7 @@ def test_an_encoder_with_another_decoder_than_the_one_at_work_is_not_offered(cen
     store.create(model, KEY, None, 0)
     store.close()
     wait_until(lambda: one.stored().stage == "stopped", what="stop")
-    assert "another decoder of this encoder is at work" in one.stored().reason
+    assert "another decoder of this encoder is in use" in one.stored().reason
 
 
 def test_after_a_restart_of_the_centre_everything_goes_on(centre, model, tmp_path):
@@ -386,7 +386,7 @@ def test_two_commands_at_once_take_two_numbers_or_one_is_told(data_dir, model, m
 
     monkeypatch.setattr(store_module, "sign_bundle", sign_late)
     assert create(data_dir, model) == 1
-    assert len(told) == 1 and "another `epic central rollout` is at work" in told[0]
+    assert len(told) == 1 and "another `epic central rollout` is running" in told[0]
     assert store_module.read_archive(data_dir, 1)
     assert create(data_dir, model) == 2
 
@@ -483,7 +483,7 @@ def test_a_second_rollout_waits_for_the_first_or_replaces_it(centre, model):
     one = centre()
     roll_out(one, model, canaries=1)
     with closing(RolloutStore(one.data_dir)) as store:
-        with pytest.raises(RolloutError, match="version 1 .* is still going on.*--replace"):
+        with pytest.raises(RolloutError, match="version 1 .* is still in progress.*--replace"):
             check_none_running(store)
         store.set_stage(1, "stopped")
         check_none_running(store)

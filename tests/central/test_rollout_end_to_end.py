@@ -210,7 +210,7 @@ def test_what_the_command_cannot_do_is_one_line(field, tmp_path, capsys):
     make_model(tmp_path / "model")
     assert "give either a model's folder, or --status, or --stop" in complaint()
     assert "make a signing key with `epic keys new --signing`" in complaint(str(tmp_path / "model"))
-    assert "none is going on" in complaint("--stop")
+    assert "none is in progress" in complaint("--stop")
     assert roll_out(field, str(tmp_path / "model"), "--canary", "0") == 0
     capsys.readouterr()
     assert epic.main(["central", "rollout", "--stop", "--config", str(field.config)]) == 0

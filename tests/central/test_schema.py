@@ -97,7 +97,7 @@ def test_a_table_with_a_column_more_is_refused_before_anything_is_acknowledged(d
 
 def test_a_file_is_not_migrated_under_an_older_centre_at_work(old):
     held = lock(old)
-    with pytest.raises(StoreError, match="an older centre is at work on it; stop that one"):
+    with pytest.raises(StoreError, match="an older centre is running on it; stop that one"):
         Store(old)
     assert version(old) == 0
     held.close()

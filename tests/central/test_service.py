@@ -335,7 +335,7 @@ def test_a_read_that_fails_is_tried_again_and_nothing_is_lost(start, send):
 
 def test_a_second_centre_on_the_same_folder_is_refused(start):
     start()
-    with pytest.raises(StoreError, match="another centre is at work there"):
+    with pytest.raises(StoreError, match="another centre is running there"):
         start()
 
 

@@ -129,7 +129,7 @@ def test_a_signing_key_is_private_and_never_replaced(tmp_path):
     assert secret.stat().st_mode & 0o777 == 0o600
     assert read_signing_key(secret).verify_key == read_verify_key(public)
     before = secret.read_bytes()
-    with pytest.raises(SigningError, match="is there already"):
+    with pytest.raises(SigningError, match="already exists"):
         new_signing_key(tmp_path / "keys")
     assert secret.read_bytes() == before
 
@@ -141,7 +141,7 @@ def test_epic_keys_makes_the_signing_key(tmp_path, capsys):
     assert new("--signing") == 0
     read_signing_key(tmp_path / "keys" / "signing.secret")
     assert new("--signing") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert new() == new("device-1", "--signing") == 2
     assert capsys.readouterr().err.count("error: expected a name or --signing") == 2
 

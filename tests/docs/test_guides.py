@@ -63,7 +63,7 @@ INSTEAD = (
         "microcontroller.md", "/dev/ttyUSB0", "{port}", "a pseudo-terminal, with nobody at its other end"
     ),
     Instead(
-        "microcontroller.md", "survey device state", "no device was heard yet", "nobody at the other end"
+        "microcontroller.md", "survey device state", "no device has reported yet", "nobody at the other end"
     ),
     Instead("microcontroller.md", "127.0.0.1:5557", "127.0.0.1:{centre}", "a free port"),
     Instead("own-survey.md", "--count 200", "--count 26", "50 samples are the fewest to train on"),

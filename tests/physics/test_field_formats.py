@@ -527,7 +527,7 @@ def test_a_damaged_end_is_told(tmp_path, control):
     path.write_bytes((CASES / "30-good.mseed").read_bytes()[:-4000])
     found = from_stations(path)
     assert any(
-        "a.mseed has parts that are no whole miniSEED records, left out" in step for step in found.steps
+        "a.mseed has parts that are not whole miniSEED records, left out" in step for step in found.steps
     )
     assert found.steps[-1] == "3 of 12 traces silent: receiver 5; source 1 receiver 4"
 
@@ -537,7 +537,7 @@ def test_other_records_of_a_full_seed_volume_are_passed_over(tmp_path, control):
     path.write_bytes(b"000001V 0100018 2.4".ljust(512) + (CASES / "30-good.mseed").read_bytes())
     found = from_stations(path)
     np.testing.assert_array_equal(found.gather, control.gather)
-    assert any("has parts that are no whole miniSEED records" in step for step in found.steps)
+    assert any("has parts that are not whole miniSEED records" in step for step in found.steps)
 
 
 def test_stations_in_several_files(tmp_path, control):

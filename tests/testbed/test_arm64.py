@@ -116,7 +116,7 @@ def test_without_the_arm64_python_the_command_that_makes_it_is_named(monkeypatch
 def test_a_folder_of_someone_else_is_not_replaced(tmp_path):
     (tmp_path / "arm64").mkdir()
     (tmp_path / "arm64" / "thesis.tex").write_text("do not lose me")
-    with pytest.raises(TestbedError, match="exists and is no arm64 root of EPIC"):
+    with pytest.raises(TestbedError, match="exists and is not an arm64 root of EPIC"):
         arm64.prepare(tmp_path / "arm64")
     assert (tmp_path / "arm64" / "thesis.tex").exists()
 

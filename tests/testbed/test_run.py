@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_run_is_left_alone(capsys, tmp_path):
     (tmp_path / "precious.txt").write_text("data")
     code, _, error = run(capsys, "--events", "1", "--out", str(tmp_path))
     assert code == 2
-    assert "exists and is no testbed run" in error
+    assert "exists and is not a testbed run" in error
     assert (tmp_path / "precious.txt").read_text() == "data"
 
 
@@ -156,7 +156,7 @@ def test_the_folder_of_a_centre_at_work_is_left_alone(capsys, tmp_path):
     (tmp_path / "keys" / "centre.secret").write_text("secret")
     code, _, error = run(capsys, "--events", "1", "--out", str(tmp_path))
     assert code == 2
-    assert "exists and is no testbed run" in error
+    assert "exists and is not a testbed run" in error
     assert (tmp_path / "keys" / "centre.secret").read_text() == "secret"
 
 

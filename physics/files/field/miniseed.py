@@ -35,7 +35,7 @@ class MiniseedFormat:
             pieces, _ = _read_records(path, skip_others=True)
             if not pieces:
                 raise FieldFileError(f"{path}: not a whole miniSEED file ({reason}); copy it again")
-            steps.append(f"{path.name} has parts that are no whole miniSEED records, left out: {reason}")
+            steps.append(f"{path.name} has parts that are not whole miniSEED records, left out: {reason}")
         if not pieces:
             raise FieldFileError(f"{path}: expected records of samples, found none")
         return ChannelRecords(pieces, tuple(steps))

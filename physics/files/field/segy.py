@@ -173,7 +173,7 @@ def _layout(path: Path, raw: np.ndarray, head: _BinaryHeader, start: int) -> Lay
         if (layout := attempt()) is not None:
             return layout
     raise FieldFileError(
-        f"{path}: not a whole SEG-Y file ({end - start} bytes after the headers are no whole number of traces of "
+        f"{path}: not a whole SEG-Y file ({end - start} bytes after the headers are not a whole number of traces of "
         f"{head.samples} samples, nor of what their own headers say); copy it again"
     )
 

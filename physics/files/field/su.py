@@ -37,7 +37,7 @@ class SuFormat:
                 raise FieldFileError(f"{path}: has no sample interval in its headers; give --interval-ms")
             return segy.build_traces(path, raw, layout, fields, None, order, IEEE, False, interval_s, 1.0, [])
         raise FieldFileError(
-            f"{path}: not a whole SU file (its {size} bytes are no whole number of traces); copy it again"
+            f"{path}: not a whole SU file (its {size} bytes are not a whole number of traces); copy it again"
         )
 
 
