@@ -173,24 +173,20 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
         views = [
             view if (view.survey, view.device) in allowed else replace(view, state=REVOKED) for view in views
         ]
-    heard = {(view.survey, view.model_hash) for view in views}
-    expected = read_expected(_folder(database))
-    for survey in {survey for survey, _ in keys}:
-        count = max((n for model, n in expected.items() if (survey, model) in heard), default=0)
-        views += [
-            _view(
-                (survey, device),
-                at_us,
-                None,
-                None,
-                {},
-                **_NOTHING,
-                set_bytes=rate_of(rates, (survey, device)),
-            )
-            for device in range(count)
-            if (survey, device) not in keys
-        ]
+    for key in _missing(views, read_expected(_folder(database))):
+        views.append(_view(key, at_us, None, None, {}, **_NOTHING, set_bytes=rate_of(rates, key)))
     return sorted(views, key=lambda view: (view.survey, view.device))
+
+
+def _missing(views: list[DeviceView], expected: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Return (survey, device) of each device that a survey's models expect and that has never reported."""
+    reported = {(view.survey, view.device) for view in views}
+    models = {(view.survey, view.model_hash) for view in views}
+    missing = []
+    for survey in {survey for survey, _ in reported}:
+        count = max((n for model, n in expected.items() if (survey, model) in models), default=0)
+        missing += [(survey, device) for device in range(count) if (survey, device) not in reported]
+    return missing
 
 
 # Counts of a device of which nothing has come.

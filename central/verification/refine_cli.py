@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from central.config import load_config
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+
+if TYPE_CHECKING:
+    from central.verification.refine import Outcome
 
 
 class Prior(StrEnum):
@@ -58,39 +61,39 @@ def refine(
         outcome = refine_event(
             settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration, prior
         )
+    typer.echo(json.dumps(_fields(event, outcome)) if as_json else _summary(event, outcome))
+
+
+def _fields(event: int, outcome: Outcome) -> dict:
     refined = outcome.refined
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "event": event,
-                    "survey": outcome.start.survey,
-                    "of_revision": outcome.start.revision,
-                    "revision": outcome.revision,
-                    "overtaken": outcome.overtaken,
-                    "iterations": refined.iterations,
-                    "objective": refined.objective,
-                    "misfit": refined.misfit,
-                    "misfit_unit": refined.unit,
-                    "elapsed_s": round(outcome.elapsed_s, 1),
-                }
-            )
-        )
-        return
+    return {
+        "event": event,
+        "survey": outcome.start.survey,
+        "of_revision": outcome.start.revision,
+        "revision": outcome.revision,
+        "overtaken": outcome.overtaken,
+        "iterations": refined.iterations,
+        "objective": refined.objective,
+        "misfit": refined.misfit,
+        "misfit_unit": refined.unit,
+        "elapsed_s": round(outcome.elapsed_s, 1),
+    }
+
+
+def _summary(event: int, outcome: Outcome) -> str:
+    refined, start = outcome.refined, outcome.start.revision
     before, after = refined.misfit
     if outcome.overtaken:
-        typer.echo(
-            f"event {event}: nothing stored; a map of later latents than revision {outcome.start.revision} was drawn "
-            "meanwhile: refine again, from that one"
+        return (
+            f"event {event}: nothing stored; a map of later latents than revision {start} was stored meanwhile. "
+            "Refine again, from that one"
         )
-        return
     if outcome.revision is None:
-        typer.echo(
-            f"event {event}: nothing stored; no step from revision {outcome.start.revision} lowers the objective "
+        return (
+            f"event {event}: nothing stored; no step from revision {start} lowers the objective "
             f"(misfit {before:.3f} {refined.unit})"
         )
-        return
-    typer.echo(
-        f"event {event}: revision {outcome.revision}, refined from revision {outcome.start.revision} in "
-        f"{refined.iterations} iterations, {outcome.elapsed_s:.0f} s; misfit {before:.3f} to {after:.3f} {refined.unit}"
+    return (
+        f"event {event}: revision {outcome.revision}, refined from revision {start} in {refined.iterations} "
+        f"iterations, {outcome.elapsed_s:.0f} s; misfit {before:.3f} to {after:.3f} {refined.unit}"
     )

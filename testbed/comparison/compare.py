@@ -18,7 +18,8 @@ import numpy as np
 from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.protocol.rate import RateError
 from physics.acquisition import Acquisition
-from testbed.board_speed import slowdown
+from testbed.board_speed import Slowdown, slowdown
+from testbed.comparison.accounting import ConditionAccount
 from testbed.comparison.baselines import NETWORKS, SCHEMES, find_trained, prepare, training_of
 from testbed.comparison.goals import ratios
 from testbed.comparison.run import CONDITIONS, Comparison, Run, check_length, is_epic, latent_bytes
@@ -55,11 +56,7 @@ def compare(
             passed on.
     """
     began_s, began_load = time.monotonic(), os.getloadavg()[0]
-    if events < 1:
-        raise TestbedError(f"compare: expected one event or more, got {events}")
-    for given in (systems, links):
-        if len(set(given)) < len(given):
-            raise TestbedError(f"compare: expected each name once, got {','.join(given)}")
+    _check_names(systems, links, events)
     profiles = [find_link(name) for name in links]
     bundle = load_bundle(model.bundle)
     for system in systems:
@@ -105,21 +102,13 @@ def compare(
         "tbf": _cross_checks(profiles, on_step),
         "runs": [],
     }
+    truths = [sample.map_mps for sample in samples]
     for profile in profiles:
         for system in systems:
             accounts = Run(comparison, system, profile).conditions(counts, on_step)
-            truths = [sample.map_mps for sample in samples]
             maps_count = is_epic(system) or NETWORKS[system] in runs
-            for condition, account in zip(CONDITIONS, accounts, strict=True):
-                run = {
-                    "system": system,
-                    "link": profile.name,
-                    "condition": condition.name,
-                    **account.summary(profile, truths if maps_count else None, acquisition),
-                }
-                if slower:
-                    run["on_board"] = account.slowed(slower.code, slower.network).latency()
-                results["runs"].append(run)
+            judged = truths if maps_count else None
+            results["runs"] += _summaries(system, profile, accounts, judged, acquisition, slower)
             (out / "results.json").write_text(json.dumps(results, indent=2))
     results["ratios"] = ratios(results)
     results["took_s"] = round(time.monotonic() - began_s)
@@ -131,6 +120,37 @@ def compare(
     }
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results
+
+
+def _check_names(systems: list[str], links: list[str], events: int) -> None:
+    if events < 1:
+        raise TestbedError(f"compare: expected one event or more, got {events}")
+    for given in (systems, links):
+        if len(set(given)) < len(given):
+            raise TestbedError(f"compare: expected each name once, got {','.join(given)}")
+
+
+def _summaries(
+    system: str,
+    profile: LinkProfile,
+    accounts: list[ConditionAccount],
+    truths: list[np.ndarray | None] | None,
+    acquisition: Acquisition,
+    slower: Slowdown | None,
+) -> list[dict]:
+    """Return one system's results over one link, a dictionary a condition; ``truths`` is None without a map error."""
+    found = []
+    for condition, account in zip(CONDITIONS, accounts, strict=True):
+        run = {
+            "system": system,
+            "link": profile.name,
+            "condition": condition.name,
+            **account.summary(profile, truths, acquisition),
+        }
+        if slower:
+            run["on_board"] = account.slowed(slower.code, slower.network).latency()
+        found.append(run)
+    return found
 
 
 def _cross_checks(profiles: list[LinkProfile], on_step: Callable[[str], None]) -> list[dict] | str:

@@ -70,6 +70,17 @@ def draw(results: dict, folder: Path) -> list[Path]:
     return paths
 
 
+_ASSUMPTIONS = (
+    "Assumptions: the radio is connected when an event begins (no promotion) in the first energy column; in the "
+    "second each event stands alone, so that every radio is promoted and lives through one whole tail. Slow start "
+    "is not emulated and a baseline neither writes to a disk nor waits for its turn on a processor: all three "
+    "spare the baselines. A baseline's encoders run one device at a time, EPIC's as they come, at this machine's "
+    "speed. Every segment's TCP/IP header and every second one's acknowledgement count as bytes and as time on the "
+    "air; a radio's own layers do not, but as the goodput that they leave. Recording itself, a second for every "
+    "system, is in none of the figures."
+)
+
+
 def page(results: dict, command: str, date: str, pictures: Path) -> str:
     """Return the page in Markdown; ``pictures`` is the figures' folder relative to it."""
     trained = results["trained_baselines"]
@@ -109,7 +120,19 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
             cells.append(f"{row[name]:,.1f}" if name in row else "-")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", against_goals(results), "", *where_time_goes(results)]
-    lines += [
+    lines += _every_run(results["runs"])
+    if results["board"]:
+        lines += _on_board(results)
+    lines += ["", "## Links and radios", ""]
+    for name, link in results["links"].items():
+        radio = link["radio"]
+        lines.append(f"- **{name}**: {link['source']}." + (f" Radio: {radio['source']}." if radio else ""))
+    lines += ["", *_against_tbf(results["tbf"]), "", _ASSUMPTIONS, ""]
+    return "\n".join(lines)
+
+
+def _every_run(runs: list[dict]) -> list[str]:
+    lines = [
         "",
         "## Every run",
         "",
@@ -123,7 +146,7 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         + " | up B | down B | link B | mJ | mJ with tail | MAE | SSIM |",
         "|" + "---|" * (12 + len(PARTS)),
     ]
-    for run in results["runs"]:
+    for run in runs:
         cells = [run["link"], run["system"], run["condition"]]
         cells += [f"{run['latency_median_ms']:.1f}", f"{run['latency_p95_ms']:.1f}"]
         cells += [f"{run['median_ms'][part]:.1f}" for part in PARTS]
@@ -131,25 +154,7 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
         cells += [f"{run[key]:,.4g}" if key in run else "-" for key in ("energy_mj", "energy_with_tail_mj")]
         cells += ["-" if run[key] is None else f"{run[key]:.3f}" for key in ("mae", "ssim")]
         lines.append(f"| {' | '.join(cells)} |")
-    if results["board"]:
-        lines += _on_board(results)
-    lines += ["", "## Links and radios", ""]
-    for name, link in results["links"].items():
-        radio = link["radio"]
-        lines.append(f"- **{name}**: {link['source']}." + (f" Radio: {radio['source']}." if radio else ""))
-    lines += ["", *_against_tbf(results["tbf"])]
-    lines += [
-        "",
-        "Assumptions: the radio is connected when an event begins (no promotion) in the first energy column; in the "
-        "second each event stands alone, so that every radio is promoted and lives through one whole tail. Slow start "
-        "is not emulated and a baseline neither writes to a disk nor waits for its turn on a processor: all three "
-        "spare the baselines. A baseline's encoders run one device at a time, EPIC's as they come, at this machine's "
-        "speed. Every segment's TCP/IP header and every second one's acknowledgement count as bytes and as time on the "
-        "air; a radio's own layers do not, but as the goodput that they leave. Recording itself, a second for every "
-        "system, is in none of the figures.",
-        "",
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def _against_tbf(checks: list[dict] | str) -> list[str]:
