@@ -76,9 +76,7 @@ def list_devices(
         n_columns -= 1
     console.print(table_of(n_columns))
     if left_out := COLUMNS[n_columns:]:
-        console.print(
-            f"omitted, as the terminal is too narrow: {', '.join(left_out)}; --json has all", markup=False
-        )
+        console.print(f"omitted for lack of width: {', '.join(left_out)}; --json has all", markup=False)
     for view in views:
         for line in _remarks(view):
             console.print(Text(f"survey {view.survey}, device {view.device}: {printable(line)}"))

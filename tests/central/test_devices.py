@@ -138,7 +138,7 @@ def test_the_table_fits_the_terminal(data_dir, tmp_path, monkeypatch, capsys, wi
     monkeypatch.setenv("COLUMNS", str(width))
     assert epic.main(["central", "devices", "--config", str(config)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    table = lines[: next((i for i, line in enumerate(lines) if line.startswith("left out")), len(lines))]
+    table = lines[: next((i for i, line in enumerate(lines) if line.startswith("omitted")), len(lines))]
     assert max(map(len, table)) <= width
     assert not any("…" in line for line in table)
     assert (MODEL_HASH.hex() in "".join(table)) == (width == 200)
