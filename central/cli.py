@@ -19,6 +19,7 @@ from central.fleet.devices_cli import app as devices_app
 from central.fleet.rates_cli import rate
 from central.gateway.cli import gateway
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+from central.recordings.cli import fetch, gather
 from central.setup_cli import init
 from central.storage.backup_cli import backup, restore_backup
 from central.storage.map_store import DamagedMapError, Store, StoredMap
@@ -49,6 +50,8 @@ app.command()(rollout)
 app.command()(rate)
 app.command()(page)
 app.command()(refine)
+app.command()(fetch)
+app.command()(gather)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from central.errors import CentralError
 from central.export.line import Line
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private
+from firmware_py.protocol.recording_messages import MAX_MISFIT_PPM
 from firmware_py.runtime.config import is_loopback
 from firmware_py.runtime.toml_keys import find_unknown, line_of
 
@@ -36,6 +37,7 @@ def _check_port(address: str | None) -> str | None:
 
 
 Address = Annotated[str, AfterValidator(_check_port)]
+Hour = Annotated[int, Field(ge=0, le=23, strict=True)]
 
 
 class _Section(BaseModel):
@@ -128,12 +130,32 @@ class RetentionSection(_Section):
     """Retention limits; events are deleted oldest first, none by default. Flagged and refined events are kept.
 
     Events are deleted if older than ``max_age_days``, beyond ``max_events``, or while less than ``min_free_mib`` of the
-    disk is free.
+    disk is free. Fetched recordings go with their event; beyond ``max_recordings_mib`` in all, those fetched first are
+    deleted.
     """
 
     max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_events: int | None = Field(default=None, ge=1, strict=True)
     min_free_mib: int | None = Field(default=None, ge=1, strict=True)
+    max_recordings_mib: int | None = Field(default=None, ge=1, strict=True)
+
+
+class FetchSection(_Section):
+    """Recordings on request: the link's budget, and the events that are fetched without an operator.
+
+    Attributes:
+        bytes_per_day: Received of one device's recordings in a day (UTC); then the rest waits for the next day.
+        hours_utc: Hours of the day, from (inclusive) and to (exclusive), such as [20, 6]; equal: all day.
+        flagged: Fetch the recordings of events whose map is flagged.
+        every: Fetch the recordings of events whose number is a multiple of this.
+        misfit_ppm: Allowed relative RMS misfit of what the policy fetches, parts per million; 0 for lossless.
+    """
+
+    bytes_per_day: int = Field(default=20_000_000, ge=1, strict=True)
+    hours_utc: tuple[Hour, Hour] = (0, 0)
+    flagged: bool = Field(default=False, strict=True)
+    every: int | None = Field(default=None, ge=1, strict=True)
+    misfit_ppm: int = Field(default=0, ge=0, lt=MAX_MISFIT_PPM, strict=True)
 
 
 class LineSection(_Section):
@@ -153,6 +175,7 @@ class CentralConfig(_Section):
     model: list[ModelSection] = Field(min_length=1)
     gateway: GatewaySection | None = None
     retention: RetentionSection = RetentionSection()
+    fetch: FetchSection = FetchSection()
     line: LineSection | None = None
 
     def export_line(self) -> Line | None:
@@ -248,6 +271,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
     "gateway": GatewaySection,
     "retention": RetentionSection,
+    "fetch": FetchSection,
     "line": LineSection,
 }
 _File = TypeVar("_File", bound=BaseModel)

@@ -18,7 +18,8 @@ CentralError
 │   ├── BackupError        storage.backup
 │   ├── DamagedMapError    storage.map_store
 │   ├── NoStoreError       storage.database
-│   └── InUseError         storage.database
+│   ├── InUseError         storage.database
+│   └── RecordingError     recordings.store
 ├── MapCodecError          storage.map_codec
 ├── SchemaError            storage.schema
 ├── RolloutError           updates.rollout_store

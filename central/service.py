@@ -22,6 +22,7 @@ from central.ingest.receiver import GATEWAYS, Expected, Receiver
 from central.pipeline.decoders import MapDecoder, load_release
 from central.pipeline.decoding import Decoding, MapPicture
 from central.pipeline.workers import Workers
+from central.recordings.fetching import Fetching
 from central.security.keys import KeyRing
 from central.storage.database import lock
 from central.storage.journal import Journal
@@ -89,6 +90,7 @@ class Service:
         self._rollouts = Rollouts(
             self._config.data_dir, self._decoders, load or load_release, self._adopt, log
         )
+        self._fetching = Fetching(self._config.data_dir, config.fetch, log)
         try:
             self._rollouts.restore()
             self._keep_expected()
@@ -99,6 +101,7 @@ class Service:
                 log,
                 self._rollouts.check_health,
                 authenticator.keys.devices if authenticator else None,
+                self._fetching.requests,
             )
             self.receiver = Receiver(
                 self._config.listen,
@@ -110,6 +113,7 @@ class Service:
                     packet.UPDATE: self._rollouts.handle,
                     packet.HELLO: self._book.handle,
                     packet.HEALTH: self._book.handle,
+                    packet.RECORDING: self._fetching.handle,
                 },
                 authenticator=authenticator,
                 traffic=self._book.traffic,
@@ -164,6 +168,9 @@ class Service:
         )
         watching = partial(self._rollouts.watch, self._stop)
         rolling = threading.Thread(target=self._contain_failure, args=(watching,), name="rollout")
+        fetching = threading.Thread(
+            target=self._contain_failure, args=(partial(self._fetching.watch, received),), name="fetching"
+        )
         checking = threading.Thread(target=self._check, name="checking")
         pruning = threading.Thread(
             target=self._contain_failure, args=(partial(self._retention.watch, self._stop),), name="retention"
@@ -177,6 +184,7 @@ class Service:
         self._log.write("ready", endpoint=self.receiver.endpoint, models=[h.hex() for h in self._decoders])
         rolling.start()
         keeping.start()
+        fetching.start()
         page.start()
         checking.start()
         pruning.start()
@@ -192,7 +200,9 @@ class Service:
         receiving.join()
         rolling.join()
         received.set()
+        self._fetching.wake()
         keeping.join()
+        fetching.join()
         self._cursor.end()
         decoding.join()
         checking.join()

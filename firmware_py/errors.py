@@ -12,6 +12,7 @@ FirmwareError
 │   └── UnauthenticError   protocol.frame_authenticator
 ├── FramingError           protocol.framing
 ├── PacketError            protocol.packet
+├── RecordingCodecError    protocol.recording_codec
 ├── RateError              protocol.rate
 ├── ConfigError            runtime.config
 ├── LogError               runtime.log

@@ -44,6 +44,7 @@ class DeviceRegistry:
         offer: Returns the update to attach to an answer, or None.
         on_health: Called with each health record.
         allowed: Returns the devices with an allowed key; None for a centre without keys.
+        requests: Returns the requests for recordings to attach to an answer.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class DeviceRegistry:
         log: Log,
         on_health: Callable[[packet.Record, Health], None] = lambda record, health: None,
         allowed: Callable[[], frozenset[Key]] | None = None,
+        requests: Callable[[packet.Record], list[packet.Record]] = lambda record: [],
     ) -> None:
         """Raises ``StoreError``."""
         self._data_dir = data_dir
@@ -60,6 +62,7 @@ class DeviceRegistry:
         self._offer = offer
         self._on_health = on_health
         self._allowed = allowed
+        self._requests = requests
         self._allowed_last: frozenset[Key] | None = None
         self._log = log
         self._lock = threading.Lock()
@@ -77,7 +80,7 @@ class DeviceRegistry:
         self._lost: dict[Key, int] = {}
 
     def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
-        """Return the centre's clock, the set rate and any update offer (a ``receiver.Handler``)."""
+        """Return the centre's clock, the set rate, an update offer and requests (a ``receiver.Handler``)."""
         try:
             said: Hello | Health
             if record.type == packet.HELLO:
@@ -112,7 +115,7 @@ class DeviceRegistry:
         # Only for devices that accept updates and are idle: an offer takes a canary's place.
         takes_update = said.update_version is not None and getattr(said, "update_state", "idle") == "idle"
         offer = self._offer(record) if takes_update else None
-        return [answer, offer] if offer else [answer]
+        return [answer, *([offer] if offer else []), *self._requests(record)]
 
     def _answer_behind(self, record: packet.Record, boot: int) -> list[packet.Record]:
         """Answer a boot older than the device's last: its state was lost, or the record is a replay.

@@ -1,8 +1,8 @@
 """Delete old events so that the store stays bounded: ``[retention]``, off by default.
 
-Events are deleted by age, by number and on low disk space, oldest first, with their maps, records and pictures.
-Flagged and refined events are kept. On low disk space, superseded maps are deleted before whole events. Transactions
-are short, since the receiver uses the same file.
+Events are deleted by age, by number and on low disk space, oldest first, with their maps, records, recordings and
+pictures. Flagged and refined events are kept. On low disk space, superseded maps are deleted before whole events.
+Transactions are short, since the receiver uses the same file.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class Retention:
             if section.max_events is not None:
                 surplus = self._count(database) - section.max_events
                 events += self._remove_events(database, stopping, most=max(surplus, 0))
+            if section.max_recordings_mib is not None:
+                self._remove_recordings(database, section.max_recordings_mib << 20)
             if self._is_short(database):
                 maps = self._remove_superseded(database, stopping)
                 while not stopping.is_set() and self._is_short(database):
@@ -136,10 +138,30 @@ class Retention:
                     (survey, event, BATCH_RECORDS),
                 ).rowcount
                 if left < BATCH_RECORDS:
-                    database.execute("DELETE FROM map WHERE survey = ? AND event = ?", (survey, event))
+                    for table in ("recording_piece", "recording", "map"):
+                        database.execute(
+                            f"DELETE FROM {table} WHERE survey = ? AND event = ?", (survey, event)
+                        )
             stopping.wait(PAUSE_S)
         with suppress(OSError):
             os.unlink(picture_path(self._data_dir, survey, event))
+
+    def _remove_recordings(self, database: sqlite3.Connection, most_bytes: int) -> None:
+        """Delete kept recordings, an event at a time and those fetched first, until they take ``most_bytes``."""
+        with reported("store: cannot be read"):
+            events = database.execute(
+                "SELECT survey, event, sum(part_bytes) FROM recording WHERE state = 'kept'"
+                " GROUP BY survey, event ORDER BY min(changed_us)"
+            ).fetchall()
+        surplus_bytes = sum(size for _, _, size in events) - most_bytes
+        for survey, event, size in events:
+            if surplus_bytes <= 0:
+                break
+            with transaction(database, "retention: recordings cannot be removed"):
+                for table in ("recording_piece", "recording"):
+                    database.execute(f"DELETE FROM {table} WHERE survey = ? AND event = ?", (survey, event))
+            surplus_bytes -= size
+            self._log.write("recordings_removed", survey=survey, event=event, bytes=size)
 
     def _remove_superseded(self, database: sqlite3.Connection, stopping: threading.Event) -> int:
         removed, after = 0, 0

@@ -142,7 +142,49 @@ CREATE INDEX IF NOT EXISTS flagged_map ON map ({FLAGGED});
 CREATE INDEX IF NOT EXISTS checked_map ON map ({CHECKED_US});
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2)
+# A device's part of a fetched recording is the concatenation of its pieces; it counts only in state ``kept``.
+# ``recording_use`` has the bytes received per day (days since 1970, UTC). ``fetch_seen`` is the last map that the
+# policy of [fetch] has looked at.
+_VERSION_3 = """
+CREATE TABLE recording (
+    survey INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    asked_by TEXT NOT NULL,
+    sample_time_us INTEGER NOT NULL,
+    misfit_ppm INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    part_bytes INTEGER NOT NULL,
+    wire_bytes INTEGER NOT NULL,
+    asked_us INTEGER NOT NULL,
+    changed_us INTEGER NOT NULL,
+    PRIMARY KEY (survey, event, device)
+) WITHOUT ROWID;
+CREATE INDEX recording_wanted ON recording (asked_us) WHERE state IN ('asked', 'coming');
+CREATE TABLE recording_piece (
+    survey INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (survey, event, device, start)
+);
+CREATE TABLE recording_use (
+    survey INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (survey, device, day)
+) WITHOUT ROWID;
+CREATE TABLE fetch_seen (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    map INTEGER NOT NULL
+);
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 VERSION = len(MIGRATIONS)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from central.config import ModelSection
+from central.recordings.gathers import FetchedGather, assemble
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import NewMap, Store, StoredMap
 from central.verification.check_inputs import (
@@ -58,11 +59,13 @@ def refine_event(
     gather: Path | None = None,
     on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
     prior: str = "blocky",
+    fetched: bool = False,
 ) -> Outcome:
     """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
 
     ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents; ``prior`` is that of
-    its inversion. Raises ``CheckInputError``, ``StoreError``, ``BundleError``, and, by latents, ``ImportError`` without
+    its inversion. With ``fetched`` the recording is what the devices have sent; receivers without one count as dead.
+    Raises ``CheckInputError``, ``StoreError``, ``BundleError``, and, by latents, ``ImportError`` without
     Deepwave.
     """
     began_s = time.monotonic()
@@ -72,14 +75,17 @@ def refine_event(
         _, bundle = model_of(start, models, data_dir)
         acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
         maps = (start.velocity_mps, start.uncertainty_mps)
+        parts = assemble(data_dir, event, start.survey) if fetched else None
+        recorded = parts.samples if parts else None
+        if gather is not None:
+            recorded = read_gather(gather, acquisition, dead_traces=True)
         try:
-            if gather is None:
+            if recorded is None:
                 with closing(Journal(data_dir)) as journal:
                     latents = drawn_from(start, store, journal)
                 misfit = _latent_misfit(start, bundle, acquisition, latents)
                 refined = refine(*maps, misfit, acquisition, iterations, on_iteration)
             else:
-                recorded = read_gather(gather, acquisition, dead_traces=True)
                 refined = invert(*maps, recorded, acquisition, iterations, on_iteration, prior)
         except ModellingError as error:
             raise CheckInputError(f"event {event}: {error}") from None
@@ -87,7 +93,7 @@ def refine_event(
         if refined.gained:
             # An earlier check of the starting map does not apply to this one.
             kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
-            provenance = {**kept, "refinement": _account(start, refined, iterations, gather)}
+            provenance = {**kept, "refinement": _account(start, refined, iterations, gather, parts)}
             maps = (refined.velocity_mps, refined.uncertainty_mps)
             key = (start.survey, start.event, start.model_hash)
             last_record = store.drawn_through(start)
@@ -109,11 +115,14 @@ def _latent_misfit(
     return LatentMisfit(latent_model(bundle, acquisition, spread), received, steps)
 
 
-def _account(start: StoredMap, refined: Refined, iterations: int, gather: Path | None) -> dict[str, Any]:
+def _account(
+    start: StoredMap, refined: Refined, iterations: int, gather: Path | None, parts: FetchedGather | None
+) -> dict[str, Any]:
     return {
         "of_revision": start.revision,
-        "by": "latents" if gather is None else "gather",
+        "by": "latents" if gather is None and parts is None else "gather",
         "gather": None if gather is None else str(gather.resolve()),
+        **({"fetched": parts.provenance} if parts else {}),
         "iterations": refined.iterations,
         "iterations_asked": iterations,
         "gathers_modelled": refined.modelled,

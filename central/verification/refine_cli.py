@@ -11,6 +11,7 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+from central.verification.check_inputs import CheckInputError
 
 if TYPE_CHECKING:
     from central.verification.refine import Outcome
@@ -36,15 +37,21 @@ def refine(
             help=".npy of the event's recording (sources, samples, receivers), in the place of latents."
         ),
     ] = None,
+    fetched: Annotated[
+        bool,
+        typer.Option("--fetched", help="By the recordings that `epic central fetch` has brought."),
+    ] = False,
     prior: Annotated[
         Prior,
-        typer.Option(help="With --gather: blocky (layers and faults) or smooth (changes without edges)."),
+        typer.Option(help="With a recording: blocky (layers and faults) or smooth (changes without edges)."),
     ] = Prior.BLOCKY,
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Waveform inversion from an event's predicted map; what it finds is the event's new revision."""
-    iterations = iterations or (20 if gather is None else 300)
+    if fetched and gather is not None:
+        raise CheckInputError("refine: --gather and --fetched exclude each other; leave one out")
+    iterations = iterations or (300 if fetched or gather is not None else 20)
     settings = load_config(config)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,7 +66,15 @@ def refine(
             bar.update(task, completed=done, description=f"misfit {misfit:.3f}")
 
         outcome = refine_event(
-            settings.central.data_dir, settings.model, event, iterations, survey, gather, on_iteration, prior
+            settings.central.data_dir,
+            settings.model,
+            event,
+            iterations,
+            survey,
+            gather,
+            on_iteration,
+            prior,
+            fetched,
         )
     typer.echo(json.dumps(_fields(event, outcome)) if as_json else _summary(event, outcome))
 

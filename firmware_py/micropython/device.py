@@ -19,6 +19,10 @@ HEARD_FRAMES = 16
 _BOOT_AT = 8
 _SEQUENCE_AT = 12
 
+# CBOR of `recording_messages.py`: the start of a request, and the answer {"none": {"reason": ...}}.
+_FETCH = b"\xa1\x65fetch"
+_NO_RECORDING = b"\xa1\x64none\xa1\x66reason\x78\x25a microcontroller keeps no recordings"
+
 
 class Device:
     """Device.
@@ -181,10 +185,23 @@ class Device:
             if self._forget(data, _SEQUENCE_AT):
                 self._refused += 1
                 print("refused: %s" % bytes(data[packet.HEADER_BYTES : n]).decode())
+        elif kind == packet.RECORDING:
+            self._send_no_recording(data)
         elif kind in (packet.HELLO, packet.HEALTH) and self.health:
             record = packet.decode_record(memoryview(data)[:n])
             if record.boot == self._header.boot and self.health.handle(record) and len(record.payload) >= 2:
                 self.set_rate(record.payload[0] | record.payload[1] << 8)
+
+    def _send_no_recording(self, data):
+        """Answer a request for a recording; other messages about recordings need no answer."""
+        if data[packet.HEADER_BYTES : packet.HEADER_BYTES + len(_FETCH)] != _FETCH:
+            return
+        n = packet.HEADER_BYTES
+        self._sealed[:n] = data[:n]
+        self._sealed[n : n + len(_NO_RECORDING)] = _NO_RECORDING
+        struct.pack_into("<I", self._sealed, _BOOT_AT, self._header.boot)
+        struct.pack_into("<H", self._sealed, n - 2, len(_NO_RECORDING))
+        self._send(n + len(_NO_RECORDING))
 
     def _acknowledge(self, data, sequence_at):
         if self._forget(data, sequence_at):

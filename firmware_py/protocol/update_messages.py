@@ -11,12 +11,10 @@ The device asks and the centre answers, one message at a time, so that a half-du
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-import cbor2
-
-from firmware_py.protocol.packet import PacketError
+from firmware_py.protocol.cbor_messages import MessageSet, cut
 from firmware_py.updates.archive import MAX_STATEMENT_BYTES
 
 # Maximum chunk; fits into the longest record with the rest of the message.
@@ -85,17 +83,14 @@ _KINDS: dict[str, Any] = {
     "report": Report,
     "heard": ReportAck,
 }
-_NAMES = {kind: name for name, kind in _KINDS.items()}
 _MAX_BYTES = {"sha256": 32, "signature": 64, "statement": MAX_STATEMENT_BYTES, "data": MAX_CHUNK_BYTES}
-_TYPES = {"int": int, "str": str, "bytes": bytes}
 
 
 def encode_message(message: Message) -> bytes:
     """Return the payload of an UPDATE record."""
-    values = dict(vars(message))
     if isinstance(message, Report):
-        values["reason"] = message.reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore")
-    return cbor2.dumps({_NAMES[type(message)]: values})
+        message = Report(message.state, message.version, cut(message.reason, MAX_REASON_BYTES))
+    return _MESSAGES.encode(message)
 
 
 def decode_message(payload: bytes) -> Message:
@@ -104,23 +99,7 @@ def decode_message(payload: bytes) -> Message:
     Raises:
         PacketError: The payload is not valid.
     """
-    try:
-        content = cbor2.loads(payload)
-    except (cbor2.CBORDecodeError, RecursionError) as error:
-        raise PacketError(f"update: not CBOR ({error})") from None
-    if type(content) is not dict or len(content) != 1:
-        raise PacketError("update: expected one message")
-    kind, values = next(iter(content.items()))
-    if type(kind) is not str or kind not in _KINDS or type(values) is not dict:
-        raise PacketError("update: no message that is known here; update the older side")
-    message = _KINDS[kind]
-    # Ignore fields added by newer versions.
-    known = {field.name: values.get(field.name) for field in fields(message)}
-    for field in fields(message):
-        value = known[field.name]
-        if type(value) is not _TYPES[str(field.type)] or not _is_within_bounds(field.name, value):
-            raise PacketError(f"update: {kind}: {field.name} is missing or out of bounds")
-    return message(**known)
+    return _MESSAGES.decode(payload)
 
 
 def _is_within_bounds(name: str, value: Any) -> bool:
@@ -133,3 +112,6 @@ def _is_within_bounds(name: str, value: Any) -> bool:
     if name == "state":
         return value in (RUNNING, FAILED, DECLINED)
     return len(value) <= _MAX_BYTES.get(name, MAX_REASON_BYTES)
+
+
+_MESSAGES = MessageSet("update", _KINDS, _is_within_bounds)

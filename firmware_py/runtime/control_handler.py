@@ -1,4 +1,4 @@
-"""Interface of a device's parts that talk to the centre besides latents: health and updates."""
+"""Interface of a device's parts that talk to the centre besides latents: health, updates and recordings."""
 
 from __future__ import annotations
 
@@ -16,4 +16,8 @@ class ControlHandler(Protocol):
 
     def handle(self, record: packet.Record, now_s: float) -> None:
         """Handle a record from the centre that neither acknowledges nor refuses a latent."""
+        ...
+
+    def close(self) -> None:
+        """Release what the handler holds; called once, when the device stops."""
         ...

@@ -177,6 +177,9 @@ class HealthHandler:
             self._known = False
             self._due_s = now_s
 
+    def close(self) -> None:
+        """Do nothing: no thread and no file is open."""
+
     def _hello(self) -> Hello:
         status = self._status()
         return Hello(

@@ -47,7 +47,7 @@ class Node:
         self.config = config
         self.bundle = load_bundle(config.node.bundle)
         self.encoder = Encoder(self.bundle, config.node.accelerator)
-        selection = select_receivers(config, self.bundle)
+        self.selection = selection = select_receivers(config, self.bundle)
         self.log = Log(config.run.log)
         self.source = open_source(config, selection, self.log.write)
         # Before the spool, which needs disk space as well.
@@ -89,6 +89,10 @@ class Node:
         self._encode_s: float | None = None
         self.rate = Rate(self.bundle.coding.latent, config.node.bits)
         self.window = Window(self.spool, config.link.window, config.link.resend_s)
+
+    def latents_waiting(self) -> bool:
+        """Return True while a latent is not acknowledged."""
+        return len(self.spool) > 0
 
     def stop(self, *_: object) -> None:
         """Ask ``run`` to return after its current step (signal handler)."""
@@ -334,6 +338,8 @@ class Node:
             self.log.write("refused", boot=record.boot, sequence=record.sequence, reason=reason)
 
     def _close(self) -> dict[str, Any]:
+        for handler in self.handlers:
+            handler.close()
         self.link.close()
         statistics = {
             "device": self.config.node.device,

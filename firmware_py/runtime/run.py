@@ -13,11 +13,13 @@ from firmware_py.runtime.config import NodeConfig
 from firmware_py.runtime.factory import check_same_survey, select_receivers
 from firmware_py.runtime.health import HealthHandler, board_name
 from firmware_py.runtime.node import Node
+from firmware_py.runtime.recording_sender import RecordingSender
 from firmware_py.updates.archive import read_verify_key
 from firmware_py.updates.slots import Slots
 from firmware_py.updates.updater import UpdatePolicy, Updater
 
-# Update chunk on a serial line, which carries records too: question and answer take about 0.1 s at 115200 baud.
+# Chunk of an update or a recording on a serial line, which carries records too: question and answer take about 0.1 s at
+# 115200 baud.
 SERIAL_CHUNK_BYTES = 1024
 CHUNK_BYTES = 4096
 
@@ -37,12 +39,11 @@ def run_device(config: NodeConfig, on_start: Callable[[Node], None]) -> tuple[No
     """
     if config.update is None:
         node = Node(config)
-        node.handlers.append(_health(config, node, node.status))
+        node.handlers += [_recordings(config, node), _health(config, node, node.status)]
         on_start(node)
         return node, node.run()
     key = read_verify_key(config.update.key)
-    chunk_bytes = SERIAL_CHUNK_BYTES if config.link.kind == "serial" else CHUNK_BYTES
-    policy = UpdatePolicy(key, config.update.board, chunk_bytes, config.update.trial_s)
+    policy = UpdatePolicy(key, config.update.board, _chunk_bytes(config), config.update.trial_s)
     slots = Slots(config.node.state_dir / "slots", config.node.bundle)
     try:
         while True:
@@ -78,8 +79,23 @@ def _start(config: NodeConfig, slots: Slots, policy: UpdatePolicy) -> tuple[Node
         update = updater.status()
         return {**node.status(), "update_version": update["version"], "update_state": update["state"]}
 
-    node.handlers += [updater, _health(config, node, status)]
+    node.handlers += [updater, _recordings(config, node), _health(config, node, status)]
     return node, updater
+
+
+def _chunk_bytes(config: NodeConfig) -> int:
+    return SERIAL_CHUNK_BYTES if config.link.kind == "serial" else CHUNK_BYTES
+
+
+def _recordings(config: NodeConfig, node: Node) -> RecordingSender:
+    return RecordingSender(
+        node.control_header,
+        node.source.find,
+        node.selection.receivers,
+        node.latents_waiting,
+        _chunk_bytes(config),
+        node.log.write,
+    )
 
 
 def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthHandler:

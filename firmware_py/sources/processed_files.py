@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from firmware_py.inference.companding import GatherError
@@ -81,6 +82,10 @@ class ProcessedFiles:
         except FileNotFoundError:
             return None
         return place
+
+    def sent(self) -> Iterator[Path]:
+        """Yield the recordings of ``sent/``."""
+        return (self._folder / SENT).glob("*.npy")
 
     def make_room(self) -> int:
         """Delete the oldest recordings of ``sent/`` until the disk has the required free space; return how many."""

@@ -140,6 +140,19 @@ class FileSource:
             index -= len(gathers)
         raise IndexError(index)
 
+    def find(self, event: int, sample_time_us: int) -> np.ndarray:
+        """Return this device's samples ``(S, T, R)`` of ``event``; files have no other time than a replay's.
+
+        Raises:
+            GatherError: The event is not in the files, or was not replayed yet.
+        """
+        if not 1 <= event <= self.position:
+            raise GatherError(
+                f"event {event}: not recorded here; this replay has recorded 1 to {self.position}"
+            )
+        path, gather = self._gather(event - 1)
+        return self._selection.of(gather, path)
+
     def done(self, recording: Recording) -> None:
         """The recording is in the spool."""
 
@@ -238,6 +251,30 @@ class FolderSource:
             self.reject(recording, str(error))
             return None
         return Recording(event, sample_time_us, part, path)
+
+    def find(self, event: int, sample_time_us: int) -> np.ndarray:
+        """Return this device's samples ``(S, T, R)`` of a recorded event. May be called on another thread.
+
+        A recording is identified by the number in its name and its modification time, which moving keeps. With
+        ``sample_time_us`` 0 the newest one of the event's number is taken.
+
+        Raises:
+            GatherError: The recording is not there any more, or not readable.
+        """
+        found = []
+        for path in (*self._aside.sent(), *self._folder.glob("*.npy")):
+            if event in (int(number) for number in re.findall(r"\d+", path.stem)):
+                with contextlib.suppress(FileNotFoundError):
+                    time_us = max(path.stat().st_mtime_ns // 1000, 0)
+                    if time_us == sample_time_us or (sample_time_us == 0 and _event(path) == event):
+                        found.append((time_us, path))
+        if not found:
+            raise GatherError(
+                f"event {event}: not kept any more, or never recorded here; while less than [source] keep_free_mib "
+                f"is free, the oldest of {SENT}/ are removed"
+            )
+        _, path = max(found)
+        return self._selection.of(open_gathers(path)[0], path)
 
     def _settled(self) -> list[Path]:
         seen = {}

@@ -168,6 +168,9 @@ class Updater:
             self._log("update_withdrawn", version=self._statement and self._statement.version)
             self._drop()
 
+    def close(self) -> None:
+        """Do nothing: no thread and no file is open."""
+
     def _go_on(self) -> None:
         """Make the next message due now, after an answer."""
         self._due_s = float("-inf")

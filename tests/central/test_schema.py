@@ -12,6 +12,7 @@ from fake_decoder import MODEL_HASH, latent_record
 import epic
 from central.dashboard.archive import Archive
 from central.fleet.device_views import devices
+from central.recordings.store import RecordingStore
 from central.storage import schema
 from central.storage.database import FILE_NAME, StoreError, connect, lock
 from central.storage.journal import Journal
@@ -19,6 +20,7 @@ from central.storage.map_store import NewMap, Store
 from central.updates.rollout_store import RolloutStore
 
 VERSION_1 = Path(__file__).parent / "golden" / "version-1.sqlite.gz"
+VERSION_2 = Path(__file__).parent / "golden" / "version-2.sqlite.gz"
 T_US = 1_700_000_000_000_000
 
 
@@ -54,6 +56,18 @@ def test_a_file_of_version_1_is_migrated_with_all_that_is_in_it(old):
         assert (rollout.name, rollout.devices[1, 0].state) == ("epic-small-128", "running")
 
 
+def test_a_file_of_version_2_gets_the_tables_of_recordings(tmp_path):
+    """The file of version 1 as version 2 migrated it, and a flagged map of version 2."""
+    (tmp_path / FILE_NAME).write_bytes(gzip.decompress(VERSION_2.read_bytes()))
+    assert version(tmp_path) == 2
+    with closing(Store(tmp_path)) as store:
+        assert [stored.event for stored in store.newest()] == [7, 8, 9]
+        assert store.get(9).provenance["flags"] == ["strange"]
+    assert version(tmp_path) == schema.VERSION
+    with closing(RecordingStore(tmp_path)) as recordings:
+        assert [one.state for one in recordings.ask(7, None, [0])] == ["asked"]
+
+
 def test_what_is_written_to_a_migrated_file_is_compressed_and_read_beside_the_old(old):
     velocity = np.full((70, 70), 2500.0, np.float32)
     with closing(Store(old)) as store:
@@ -80,7 +94,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(old, open_it):
     with closing(sqlite3.connect(old / FILE_NAME)) as database:
         database.execute("PRAGMA user_version = 99")
     before = (old / FILE_NAME).read_bytes()
-    with pytest.raises(StoreError, match="schema version 99: expected at most 2.*install that one"):
+    with pytest.raises(StoreError, match="schema version 99: expected at most 3.*install that one"):
         open_it(old)
     with pytest.raises(StoreError, match="schema version 99"):
         connect(old, read_only=True)
@@ -107,7 +121,7 @@ def test_a_file_is_not_migrated_under_an_older_centre_at_work(old):
 
 def test_a_migration_that_fails_leaves_the_old_file(old, monkeypatch):
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE more (a); SELECT absent"))
-    monkeypatch.setattr(schema, "VERSION", 3)
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     with pytest.raises(StoreError, match="no such column: absent"):
         Store(old)
     assert version(old) == 0
@@ -125,4 +139,4 @@ def test_the_doctor_says_that_a_file_is_newer(old, tmp_path, capsys):
     with closing(sqlite3.connect(old / FILE_NAME)) as database:
         database.execute("PRAGMA user_version = 99")
     assert epic.main(["doctor", "--config", str(config)]) == 1
-    assert "schema version 99: expected at most 2" in capsys.readouterr().out
+    assert "schema version 99: expected at most 3" in capsys.readouterr().out

@@ -15,12 +15,15 @@ import pytest
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.protocol.framing import Deframer, encode_frame
 from firmware_py.protocol.health_messages import Health, Hello, decode_health, decode_setting, encode_health
+from firmware_py.protocol.recording_messages import decode_message as decode_recording_message
+from firmware_py.protocol.recording_messages import encode_message as encode_recording_message
 from firmware_py.protocol.update_messages import decode_message, encode_message
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "messages.json").read_text())
 SECRET = bytes.fromhex(GOLDEN["secret"])
 CONTROL = [v for v in GOLDEN["payloads"] if v["what"].startswith("hel") or v["what"].startswith("health")]
 UPDATES = [v for v in GOLDEN["payloads"] if v["what"].startswith("update")]
+RECORDINGS = [v for v in GOLDEN["payloads"] if v["what"].startswith("recording")]
 BYTES_FIELDS = ("sha256", "statement", "signature", "data")
 
 
@@ -46,6 +49,12 @@ def test_the_setting():
 @pytest.mark.parametrize("vector", UPDATES, ids=named)
 def test_updates(vector):
     assert encode_message(decode_message(bytes.fromhex(vector["payload"]))).hex() == vector["payload"]
+
+
+@pytest.mark.parametrize("vector", RECORDINGS, ids=named)
+def test_recordings(vector):
+    message = decode_recording_message(bytes.fromhex(vector["payload"]))
+    assert encode_recording_message(message).hex() == vector["payload"]
 
 
 @pytest.mark.parametrize("vector", GOLDEN["frames"], ids=named)

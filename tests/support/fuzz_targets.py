@@ -17,10 +17,12 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from mutations import Mutator
 from waiting import wait_until
 
+from central.config import FetchSection
 from central.fleet.device_registry import DeviceRegistry
 from central.gateway.sessions import FrameAuthenticators, SerialSession
 from central.ingest.authentication import CurveAuthenticator
 from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.recordings.fetching import Fetching
 from central.security.keys import KeyRing, allow, new_keys
 from central.updates.rollout import Rollouts
 from firmware_py.links.keys import read_key_folder, read_secret
@@ -139,7 +141,8 @@ class Door:
             raise AssertionError("no rollout is there to load")
 
         rollouts = Rollouts(data_dir, decoders, never, never, self.log)
-        book = DeviceRegistry(data_dir, rollouts.offer, self.log)
+        fetching = Fetching(data_dir, FetchSection(), self.log)
+        book = DeviceRegistry(data_dir, rollouts.offer, self.log, requests=fetching.requests)
         self.receiver = Receiver(
             "tcp://127.0.0.1:*",
             data_dir,
@@ -148,6 +151,7 @@ class Door:
             self.log,
             handlers={
                 packet.UPDATE: rollouts.handle,
+                packet.RECORDING: fetching.handle,
                 packet.HELLO: book.handle,
                 packet.HEALTH: book.handle,
             },

@@ -12,6 +12,16 @@ from firmware_py.links.stream import FrameAuthenticator
 from firmware_py.protocol import packet
 from firmware_py.protocol.framing import cobs_encode
 from firmware_py.protocol.health_messages import Health, Hello, encode_health
+from firmware_py.protocol.recording_messages import (
+    End,
+    Fetch,
+    NoRecording,
+    Part,
+    Piece,
+    PieceRequest,
+    Wait,
+)
+from firmware_py.protocol.recording_messages import encode_message as encode_recording_message
 from firmware_py.protocol.update_messages import (
     Chunk,
     ChunkRequest,
@@ -53,11 +63,12 @@ class Mutator:
         """A record as an honest device, or a centre, would send it."""
         rng = self.rng
         self._sequence += 1
-        kind = rng.choices(packet.TYPES, (8, 2, 1, 2, 4, 1))[0]
+        kind = rng.choices(packet.TYPES, (8, 2, 1, 2, 4, 1, 2))[0]
         payload = {
             packet.LATENT: lambda: rng.randbytes(LATENT),
             packet.ACK: lambda: rng.randbytes(4 * rng.randrange(20)),
             packet.UPDATE: self.message,
+            packet.RECORDING: self.recording,
             packet.HELLO: self.hello,
             packet.HEALTH: self.health,
         }.get(kind, lambda: rng.randbytes(rng.randrange(60)))()
@@ -94,6 +105,25 @@ class Mutator:
                     NotAvailable(sha256),
                     Report(rng.choice(("running", "failed", "declined")), rng.randrange(1, 100), "reason"),
                     ReportAck(rng.randrange(1, 100)),
+                )
+            )
+        )
+
+    def recording(self) -> bytes:
+        """The payload of a RECORDING record."""
+        rng = self.rng
+        sha256 = rng.randbytes(32)
+        offset, data = rng.randrange(1 << 20), rng.randbytes(1 + rng.randrange(200))
+        return encode_recording_message(
+            rng.choice(
+                (
+                    Fetch(rng.randrange(1000)),
+                    Part(sha256, 1 + rng.randrange(1 << 20)),
+                    PieceRequest(sha256, offset, rng.randrange(1, 4096)),
+                    Piece(sha256, offset, data),
+                    Wait(rng.randrange(1, 3600)),
+                    End(),
+                    NoRecording("reason"),
                 )
             )
         )

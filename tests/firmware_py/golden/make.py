@@ -20,6 +20,16 @@ VECTORS = {
     "greatest values": packet.Record(
         packet.HEALTH, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 2**32 - 1, 2**64 - 1, b"\xff" * 8, b"\0"
     ),
+    "request for a recording": packet.Record(
+        packet.RECORDING,
+        3,
+        1,
+        7,
+        5,
+        1001,
+        1_790_000_000_123_456,
+        payload=bytes.fromhex("a1656665746368a16a6d69736669745f70706d00"),
+    ),
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,16 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.protocol.framing import encode_frame
 from firmware_py.protocol.health_messages import Health, Hello, encode_health, encode_setting
+from firmware_py.protocol.recording_messages import (
+    End,
+    Fetch,
+    NoRecording,
+    Part,
+    Piece,
+    PieceRequest,
+    Wait,
+)
+from firmware_py.protocol.recording_messages import encode_message as encode_recording_message
 from firmware_py.protocol.update_messages import (
     Chunk,
     ChunkRequest,
@@ -57,6 +67,15 @@ UPDATES = {
     "report": Report("failed", 2, "arena too small"),
     "heard": ReportAck(2),
 }
+RECORDINGS = {
+    "fetch": Fetch(1000),
+    "part": Part(SHA256, 20_700),
+    "want": PieceRequest(SHA256, 4096, 32_768),
+    "piece": Piece(SHA256, 4096, b"\x00\x01\x02\xff"),
+    "wait": Wait(600),
+    "end": End(),
+    "none": NoRecording("event 7: not kept any more"),
+}
 # Short, with a zero at either end of a block; long, with 254 bytes without a zero and more.
 SHORT = packet.Record(
     packet.LATENT, 3, 1, 7, 42, 1001, 1_790_000_000_123_456, bytes(range(8)), b"\x00\x01\x00"
@@ -77,6 +96,10 @@ def payloads():
     for what, message in UPDATES.items():
         fields = {k: v.hex() if isinstance(v, bytes) else v for k, v in vars(message).items()}
         yield {"what": f"update, {what}", "payload": encode_message(message).hex(), "fields": {what: fields}}
+    for what, message in RECORDINGS.items():
+        fields = {k: v.hex() if isinstance(v, bytes) else v for k, v in vars(message).items()}
+        payload = encode_recording_message(message).hex()
+        yield {"what": f"recording, {what}", "payload": payload, "fields": {what: fields}}
 
 
 def frames():

@@ -1,0 +1,147 @@
+"""``epic central fetch`` and ``epic central gather``: recordings on request."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from central.config import CentralConfig, load_config
+from central.options import ConfigOption, JsonOption, SurveyOption
+from central.recordings.store import DAY_US, KEPT, OPEN, RecordingError, RecordingStore, Request
+from central.storage.database import is_claimed
+from central.times import utc
+from firmware_py.protocol.printable import printable
+from firmware_py.protocol.recording_messages import MAX_MISFIT_PPM
+from firmware_py.runtime.log import now_us
+
+MAX_EVENT = 0xFFFFFFFF
+PERCENT_PPM = 10_000
+LOOK_S = 0.5
+MAX_SHOWN = 50
+
+
+def fetch(
+    config: ConfigOption,
+    event: Annotated[
+        int | None,
+        typer.Argument(
+            min=0, max=MAX_EVENT, help="Number of the event; without it, all requests are listed."
+        ),
+    ] = None,
+    device: Annotated[
+        list[int] | None, typer.Option(min=0, max=0xFFFF, help="Only this device; repeat for more.")
+    ] = None,
+    misfit: Annotated[
+        float,
+        typer.Option(min=0.0, max=99.0, help="Allowed RMS misfit in percent; 0 is lossless."),
+    ] = 0.0,
+    wait: Annotated[
+        float | None, typer.Option(min=0.0, help="Wait this many seconds for the recordings.")
+    ] = None,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Delete the requests and what has arrived of them.")
+    ] = False,
+    survey: SurveyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask an event's devices for their recordings; a running centre fetches them after the latents.
+
+    Exit 1: with --wait, a recording is not kept at the end.
+    """
+    settings = load_config(config)
+    data_dir = settings.central.data_dir
+    with closing(RecordingStore(data_dir)) as store:
+        if event is None:
+            if drop or device or wait is not None:
+                raise RecordingError("fetch: --device, --wait and --drop need the number of an event")
+            _print(store.requests(survey)[-MAX_SHOWN:], settings, store, as_json)
+            return
+        if drop:
+            known = {request.survey for request in store.requests(survey, event)}
+            if len(known) > 1:
+                raise RecordingError(f"event {event}: in surveys {sorted(known)}; name one with --survey")
+            dropped = sum(store.drop(event, one, device or ()) for one in known)
+            typer.echo(
+                json.dumps({"dropped": dropped}) if as_json else f"event {event}: {dropped} requests dropped"
+            )
+            return
+        misfit_ppm = min(round(misfit * PERCENT_PPM), MAX_MISFIT_PPM)
+        asked = store.ask(event, survey, device or (), misfit_ppm=misfit_ppm)
+        if wait is not None:
+            asked = _wait_for(store, asked, wait)
+        _print(asked, settings, store, as_json)
+        if not as_json and not is_claimed(data_dir):
+            typer.echo("no centre is running on this folder; start it with: epic central run", err=True)
+    if wait is not None and any(request.state != KEPT for request in asked):
+        raise typer.Exit(1)
+
+
+def _wait_for(store: RecordingStore, asked: list[Request], wait_s: float) -> list[Request]:
+    """Return the requests as they are when none is open any more, or after ``wait_s``."""
+    deadline_s = time.monotonic() + wait_s
+    keys = {request.key for request in asked}
+    while True:
+        asked = [r for r in store.requests(asked[0].survey, asked[0].event) if r.key in keys]
+        if time.monotonic() >= deadline_s or not any(request.state in OPEN for request in asked):
+            return asked
+        time.sleep(LOOK_S)
+
+
+def _row(request: Request) -> dict[str, Any]:
+    return {**asdict(request), "sha256": request.sha256.hex()}
+
+
+def _print(requests: list[Request], settings: CentralConfig, store: RecordingStore, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([_row(request) for request in requests]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("survey", "event", "device", "state", "bytes", "on the link", "asked (UTC)", "by", "reason")
+    for one in requests:
+        size = f"{one.stored_bytes} of {one.part_bytes}" if one.state in OPEN else str(one.stored_bytes)
+        table.add_row(
+            *map(str, (one.survey, one.event, one.device, one.state, size, one.wire_bytes)),
+            f"{utc(one.asked_us):%Y-%m-%d %H:%M:%S}",
+            one.asked_by,
+            printable(one.reason),
+        )
+    Console().print(table)
+    used = store.used_bytes(now_us() // DAY_US)
+    section = settings.fetch
+    hours = (
+        "all day" if len(set(section.hours_utc)) == 1 else "from {} to {} h UTC".format(*section.hours_utc)
+    )
+    most = max(used.values(), default=0)
+    kept_mib = settings.retention.max_recordings_mib
+    typer.echo(
+        f"budget a device and day: {section.bytes_per_day} bytes, {hours}; today at most {most} used. Kept: "
+        + (f"the newest {kept_mib} MiB" if kept_mib else "as long as their event")
+    )
+
+
+def gather(
+    event: Annotated[int, typer.Argument(min=0, max=MAX_EVENT, help="Number of the event.")],
+    config: ConfigOption,
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write: .npy, .sgy, .mseed, or .png beside the modelled gather."),
+    ],
+    survey: SurveyOption = None,
+) -> None:
+    """Write an event's fetched gather to a file, with its provenance in FILE.json."""
+    from central.recordings.export import export_gather
+    from central.recordings.gathers import assemble
+
+    fetched = assemble(load_config(config).central.data_dir, event, survey)
+    export_gather(fetched, out)
+    missing = fetched.provenance["missing_devices"]
+    absent = f"; without devices {', '.join(map(str, missing))}" if missing else ""
+    typer.echo(f"event {event} in {out}{absent}")

@@ -1,0 +1,186 @@
+"""Export fetched gathers for other programs. A new format is a writer and a line in ``GATHER_FORMATS``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from central.export.errors import ExportError
+from central.recordings.gathers import FetchedGather
+
+CARD_COLUMNS, FREE_CARDS = 76, 38
+METRES, SEISMIC_DATA, DEAD, MAX_INT16 = 1, 1, 2, 0x7FFF
+# Millimetres along the line.
+COORDINATE_SCALAR = -1000
+# SEED band codes of short-period sensors, by the lowest sampling rate in Hz; P is a geophone, Z vertical.
+BANDS = ((1000.0, "G"), (250.0, "D"), (80.0, "E"), (0.0, "S"))
+MAX_SHOTS = 100
+
+
+def _write_npy(path: Path, gather: FetchedGather) -> None:
+    """float32 ``(S, T, R)``, NaN where a device is missing; ``FILE.json`` beside it has the provenance."""
+    with path.open("wb") as file:
+        np.save(file, gather.samples)
+
+
+def _write_segy(path: Path, gather: FetchedGather) -> None:
+    """SEG-Y revision 1: a trace per shot and receiver, dead where a device is missing. Needs the extra ``geo``."""
+    import segyio
+
+    acquisition = gather.acquisition
+    interval_us = round(acquisition.dt_s * 1e6)
+    if not 0 < interval_us <= MAX_INT16 or acquisition.n_time > MAX_INT16:
+        raise ExportError(
+            f"export: SEG-Y holds intervals of 1 to {MAX_INT16} us and {MAX_INT16} samples, got {interval_us} us and "
+            f"{acquisition.n_time}; take npy"
+        )
+    spec = segyio.spec()
+    spec.format = 5
+    spec.samples = np.arange(acquisition.n_time) * acquisition.dt_s * 1e3
+    spec.tracecount = acquisition.n_sources * acquisition.n_receivers
+    live = gather.live
+    with segyio.create(path, spec) as file:
+        file.text[0] = _text_header(gather)
+        file.bin.update(
+            {
+                segyio.BinField.Traces: acquisition.n_receivers,
+                segyio.BinField.Interval: interval_us,
+                segyio.BinField.IntervalOriginal: interval_us,
+                segyio.BinField.MeasurementSystem: METRES,
+                segyio.BinField.SEGYRevision: 1,
+                segyio.BinField.SEGYRevisionMinor: 0,
+                segyio.BinField.TraceFlag: 1,
+            }
+        )
+        for shot, source_cell in enumerate(acquisition.source_cells):
+            for receiver, cell in enumerate(acquisition.receiver_cells):
+                trace = shot * acquisition.n_receivers + receiver
+                source_m, group_m = ((index + 0.5) * acquisition.dx_m for index in (source_cell, cell))
+                file.header[trace] = {
+                    segyio.TraceField.TRACE_SEQUENCE_LINE: trace + 1,
+                    segyio.TraceField.FieldRecord: shot + 1,
+                    segyio.TraceField.TraceNumber: receiver + 1,
+                    segyio.TraceField.TraceIdentificationCode: SEISMIC_DATA if live[receiver] else DEAD,
+                    segyio.TraceField.offset: round(group_m - source_m),
+                    segyio.TraceField.SourceX: round(source_m * -COORDINATE_SCALAR),
+                    segyio.TraceField.GroupX: round(group_m * -COORDINATE_SCALAR),
+                    segyio.TraceField.SourceGroupScalar: COORDINATE_SCALAR,
+                    segyio.TraceField.CoordinateUnits: METRES,
+                    segyio.TraceField.TRACE_SAMPLE_COUNT: acquisition.n_time,
+                    segyio.TraceField.TRACE_SAMPLE_INTERVAL: interval_us,
+                }
+                file.trace[trace] = np.nan_to_num(gather.samples[shot, :, receiver])
+
+
+def _text_header(gather: FetchedGather) -> str:
+    import segyio
+
+    missing = gather.provenance["missing_devices"]
+    lines = [
+        "Recording fetched from the devices of a distributed survey (EPIC)",
+        gather.name,
+        "field record is the shot, trace number the receiver; X along the line in mm",
+        f"devices missing, their traces dead: {', '.join(map(str, missing)) or 'none'}",
+        *(
+            f"device {part['device']}: receivers {part['receivers'][0]} to {part['receivers'][1]}, misfit "
+            f"{part['misfit_ppm']} ppm, SHA-256 {part['sha256'][:32]}"
+            for part in gather.provenance["parts"]
+        ),
+    ]
+    cards = [card for line in lines for card in textwrap.wrap(line, CARD_COLUMNS)]
+    if len(cards) > FREE_CARDS:
+        cards[FREE_CARDS - 1 :] = ["(more devices than there is room for)"]
+    numbered = dict(enumerate(cards, start=1))
+    return segyio.tools.create_text_header({**numbered, 39: "SEG Y REV1", 40: "END TEXTUAL HEADER"})
+
+
+def _write_miniseed(path: Path, gather: FetchedGather) -> None:
+    """miniSEED 3: network XX, station R and the receiver, location the shot; every shot begins at the sample time.
+
+    Receivers of missing devices are left out. Needs the extra ``geo``.
+    """
+    from pymseed import DataEncoding, MS3TraceList
+
+    acquisition = gather.acquisition
+    if acquisition.n_sources > MAX_SHOTS:
+        raise ExportError(
+            f"export: miniSEED holds {MAX_SHOTS} shots here, got {acquisition.n_sources}; take segy or npy"
+        )
+    rate_hz = 1.0 / acquisition.dt_s
+    band = next(code for lowest_hz, code in BANDS if rate_hz >= lowest_hz)
+    start_ns = 1000 * max(part["sample_time_us"] for part in gather.provenance["parts"])
+    traces = MS3TraceList()
+    for shot in range(acquisition.n_sources):
+        for receiver in np.flatnonzero(gather.live):
+            traces.add_data(
+                f"FDSN:XX_R{receiver:04d}_{shot:02d}_{band}_P_Z",
+                np.ascontiguousarray(gather.samples[shot, :, receiver]),
+                "f",
+                rate_hz,
+                starttime=start_ns,
+            )
+    traces.to_file(path, overwrite=True, encoding=DataEncoding.FLOAT32, format_version=3)
+
+
+def _write_png(path: Path, gather: FetchedGather) -> None:
+    from central.recordings.picture import gather_figure
+
+    gather_figure(gather).savefig(path, dpi=90, format="png")
+
+
+@dataclass(frozen=True)
+class GatherFormat:
+    suffixes: tuple[str, ...]
+    write: Callable[[Path, FetchedGather], None]
+
+
+GATHER_FORMATS = {
+    "npy": GatherFormat((".npy",), _write_npy),
+    "segy": GatherFormat((".sgy", ".segy"), _write_segy),
+    "miniseed": GatherFormat((".mseed", ".ms3"), _write_miniseed),
+    "png": GatherFormat((".png",), _write_png),
+}
+
+
+def export_gather(gather: FetchedGather, out: Path) -> str:
+    """Write ``gather`` in the format of the suffix of ``out``; the file appears when whole, with ``FILE.json`` beside
+    it, which has the provenance.
+
+    Returns:
+        Name of the format.
+
+    Raises:
+        ExportError: The format is unknown, or the file cannot be written.
+    """
+    kind = next(
+        (name for name, known in GATHER_FORMATS.items() if out.suffix.lower() in known.suffixes), None
+    )
+    if kind is None:
+        known = ", ".join(f"{name} ({', '.join(form.suffixes)})" for name, form in GATHER_FORMATS.items())
+        raise ExportError(f"{out}: expected the suffix of a format, {known}; got {out.suffix or 'none'!r}")
+    temporary, beside = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.json.tmp")
+    try:
+        if out.is_dir() or not out.parent.is_dir():
+            raise ExportError(f"{out}: expected the name of a file in a folder that exists")
+        GATHER_FORMATS[kind].write(temporary, gather)
+        beside.write_text(json.dumps(gather.provenance, indent=2) + "\n")
+        os.replace(beside, out.with_name(f"{out.name}.json"))
+        os.replace(temporary, out)
+    except ImportError as error:
+        raise ExportError(
+            f"{out}: {kind} needs {error.name}; install it with: pip install 'epic-fwi[geo]'"
+        ) from None
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        for path in (temporary, beside):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return kind
