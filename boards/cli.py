@@ -34,7 +34,7 @@ def list_boards(as_json: Json = False) -> None:
     table = Table()
     # The name is what --board needs: never cut.
     table.add_column("board", no_wrap=True, min_width=max(len(board.name) for board in boards))
-    for column in ("processor", "runtime", "memory", "arena", "model", "status"):
+    for column in ("processor", "runtime", "memory", "arena", "model", "inference", "installed by", "status"):
         table.add_column(column, overflow="fold")
     for board in boards:
         table.add_row(
@@ -44,6 +44,8 @@ def list_boards(as_json: Json = False) -> None:
             format_size(board.memory.size),
             format_size(board.arena_limit.size),
             format_size(board.model_limit.size),
+            f"{board.inference.seconds:g} s" if board.inference else "",
+            board.served_by,
             board.status,
         )
     Console().print(table)
@@ -126,6 +128,19 @@ def _rows(board: Board) -> list[tuple[str, str, str]]:
     for what, figure in figures.items():
         note = f" ({figure.note})" if figure.note else ""
         rows.append((what, format_size(figure.size), f"{figure.source}{note}"))
+    if board.firmware is not None:
+        least = f"{board.firmware.name} {board.firmware.minimum} or later"
+        rows.append(("firmware", least, board.firmware.source))
+    if board.heap is not None:
+        rows.append(("heap", " + ".join(map(format_size, board.heap.blocks)), board.heap.source))
+    if board.inference is not None:
+        rows.append(("inference", f"{board.inference.seconds:g} s (epic-small-128)", board.inference.source))
+    if board.ports is not None:
+        rows += [(f"uart:{name}", pins, board.ports.source) for name, pins in board.ports.uarts.items()]
+        rows += [
+            (f"uart:{name}", f"no: {why}", board.ports.source) for name, why in board.ports.refused.items()
+        ]
+        rows.append(("usb:1", "second USB serial port" if board.ports.usb else "no", board.ports.source))
     rows.append(("operators", ", ".join(board.operators.names), board.operators.source))
     if board.kernels is not None:
         rows.append(("kernels", board.kernels.name, board.kernels.source))
@@ -140,6 +155,7 @@ def _rows(board: Board) -> list[tuple[str, str, str]]:
         ):
             rows.append((what, f"{measured.value:g} {unit}", measured.said))
     rows.append(("links", ", ".join(board.links.kinds), board.links.source))
+    rows.append(("installed by", board.served_by, ""))
     rows.append((f"install ({board.install.method})", board.install.how, board.install.source))
     rows += [(f"USB {usb.id}", usb.when, usb.source) for usb in board.usb]
     return rows

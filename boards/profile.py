@@ -80,6 +80,42 @@ class Compiler(_Strict):
     source: Source
 
 
+class Firmware(_Strict):
+    """Firmware that the board runs, and its least version: an older one cannot load or compute the model."""
+
+    name: Literal["MicroPython", "OpenMV"]
+    minimum: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    source: Source
+
+
+class Heap(_Strict):
+    """Blocks of MicroPython's heap, from which OpenMV's ``ml`` takes arena and model; neither may span two of them."""
+
+    blocks: Annotated[tuple[SizeBytes, ...], Field(min_length=1)]
+    source: Source
+
+
+class Inference(_Strict):
+    """Estimated time of one inference of epic-small-128, in s, and how it was estimated."""
+
+    seconds: Annotated[float, Field(gt=0)]
+    source: Source
+
+
+class Ports(_Strict):
+    """Serial ports that the board's firmware can open.
+
+    ``uarts`` maps the name that ``machine.UART`` takes to its pins, ``refused`` to what is wired there instead. ``usb``
+    is True where a second USB serial port is possible (``pyb.USB_VCP(1)``), ``pins`` where TX and RX have to be named.
+    """
+
+    uarts: dict[str, str]
+    refused: dict[str, str] = {}
+    pins: bool = False
+    usb: bool = False
+    source: Source
+
+
 class Links(_Strict):
     """Links by which the board can reach the centre."""
 
@@ -120,7 +156,9 @@ class Install(_Strict):
     possible results of `uname -m`. ``says_it_is`` is the start of /proc/device-tree/model.
     """
 
-    method: Literal["pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp", "uf2"]
+    method: Literal[
+        "pip", "edgetpu-runtime", "dfu-util", "blhost", "esptool", "flashtool", "fvp", "uf2", "teensy-loader"
+    ]
     by: Literal["ssh", "mpremote", "hand"]
     machines: tuple[Literal["aarch64", "x86_64"], ...] = ()
     says_it_is: str = ""
@@ -142,7 +180,9 @@ class Board(_Strict):
     ``arena_limit`` bounds the tensor arena and ``model_limit`` the encoder's file; either may be
     the project's own rule rather than a property of the chip, and then its source says so.
     ``flash`` is where the model lies, a card or DDR where the board has no flash of its own.
-    ``runtime`` viper is stock MicroPython's native code (``boards/fit/epicnn.py``); its ``arena_limit`` is heap.
+    ``runtime`` viper is stock MicroPython's native code (``boards/fit/epicnn.py``); its ``arena_limit`` is heap. ``ml``
+    is OpenMV's module (TFLite-Micro); its ``arena_limit`` is the largest block of ``heap``. tflite-micro is C code of
+    the user's own.
     ``status`` is honest about what was tried: "verified" by a run on such a machine, "verified in
     emulation", or only "documented"; ``status_note`` says what was run.
     """
@@ -152,7 +192,7 @@ class Board(_Strict):
     kind: Literal["linux", "microcontroller"]
     processor: str
     runtime: Literal[
-        "litert", "tflite-runtime-edgetpu", "tflite-micro", "tflite-micro-edgetpu", "ethos-u", "viper"
+        "litert", "tflite-runtime-edgetpu", "ml", "viper", "tflite-micro", "tflite-micro-edgetpu", "ethos-u"
     ]
     status: Literal["verified", "verified in emulation", "documented"]
     status_note: Annotated[str, Field(min_length=10)]
@@ -163,6 +203,10 @@ class Board(_Strict):
     operators: Operators
     kernels: Kernels | None = None
     compiler: Compiler | None = None
+    firmware: Firmware | None = None
+    heap: Heap | None = None
+    inference: Inference | None = None
+    ports: Ports | None = None
     links: Links
     speed: Speed | None = None
     install: Install
@@ -183,12 +227,33 @@ class Board(_Strict):
             raise ValueError(
                 f"compiler: expected {needed!r} for the runtime {self.runtime!r}, got {self.compiler}"
             )
-        if (self.kernels is not None) != (self.runtime == "tflite-micro"):
+        for entry, runtimes in (
+            ("kernels", ("ml", "tflite-micro")),
+            ("heap", ("ml",)),
+            ("firmware", ("ml", "viper")),
+            ("inference", ("ml", "viper")),
+            ("ports", ("ml", "viper")),
+        ):
+            there = getattr(self, entry)
+            if (there is not None) != (self.runtime in runtimes):
+                raise ValueError(
+                    f"{entry}: expected of the runtimes {' and '.join(map(repr, runtimes))} and of no other, got "
+                    f"{there} for {self.runtime!r}"
+                )
+        if self.heap is not None and self.arena_limit.size != max(self.heap.blocks):
             raise ValueError(
-                f"kernels: expected of the runtime 'tflite-micro' and of no other, got {self.kernels} "
-                f"for {self.runtime!r}"
+                f"arena_limit: expected the largest block of heap, {format_size(max(self.heap.blocks))}, got "
+                f"{format_size(self.arena_limit.size)}"
             )
+        if self.ports is not None and (both := set(self.ports.uarts) & set(self.ports.refused)):
+            raise ValueError(f"ports: expected either uarts or refused, got {sorted(both)} in both")
         return self
+
+    @property
+    def served_by(self) -> str:
+        """How a device gets onto the board."""
+        by = {"ssh": "epic board install --host", "mpremote": "epic board install --port"}
+        return by.get(self.install.by, "by hand")
 
 
 def board_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:

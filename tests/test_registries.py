@@ -36,7 +36,8 @@ def test_an_export_format_is_a_writer_and_a_line(monkeypatch, tmp_path):
 
 
 def test_a_board_is_a_file(tmp_path):
-    text = (PROFILE_FOLDER / "esp32-s3.toml").read_text().replace('name = "esp32-s3"', 'name = "my-board"')
+    text = (PROFILE_FOLDER / "esp32-s3-esp-idf.toml").read_text()
+    text = text.replace('name = "esp32-s3-esp-idf"', 'name = "my-board"')
     (tmp_path / "my-board.toml").write_text(text.replace('size = "192 KiB"', 'size = "64 KiB"'))
     assert board_names(tmp_path) == ("my-board",)
     assert load_board("my-board", tmp_path).arena_limit.size == 64 * 1024

@@ -15,7 +15,8 @@ class Limits:
     """Limits of a target.
 
     ``target`` names it in messages. ``kernels`` is the kernel library of its runtime. ``compiler`` is that of its
-    accelerator, None without one. ``viper`` is True for stock MicroPython.
+    accelerator, None without one. ``viper`` is True where MicroPython's native code can run the encoder.
+    ``heap_blocks`` are those of the heap from which OpenMV's ``ml`` takes arena and model, none elsewhere.
     """
 
     target: str
@@ -25,6 +26,7 @@ class Limits:
     kernels: str = "reference"
     compiler: Compiler | None = None
     viper: bool = False
+    heap_blocks: tuple[int, ...] = ()
 
 
 # Limits of the project's smallest board (docs/architecture.md), which every released encoder must meet.
@@ -34,6 +36,16 @@ SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 
 # The least heap in which a device starts from source, less its encoder's buffers; measured on 32-bit Arm, 2026-11-29:
 # 200 KiB do for epic-small-128, 180 KiB are too fragmented.
 VIPER_PROGRAM_BYTES = 128 * 1024
+# The same beside ``ml``, whose kernels are the firmware's: 120 KiB do, 100 KiB are too fragmented.
+ML_PROGRAM_BYTES = 120 * 1024
+# What OpenMV's ``ml`` adds to an arena (TF_ARENA_EXTRA and alignment) and to a model (a cache line at each end).
+ML_ARENA_EXTRA_BYTES, ML_MODEL_EXTRA_BYTES = 528, 64
+
+
+SMALLER_ARENA = (
+    "train on a thinner input (epic train epic --thin) or a smaller encoder (--encoder micro): input and first "
+    "feature map are the largest term"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,8 @@ def limits_of(board: Board) -> Limits:
         operators=frozenset(board.operators.names),
         kernels=board.kernels.name if board.kernels else "reference",
         compiler=board.compiler,
-        viper=board.runtime == "viper",
+        viper=board.runtime in ("viper", "ml"),
+        heap_blocks=board.heap.blocks if board.heap else (),
     )
 
 
@@ -86,26 +99,53 @@ def arena_verdict(graph: Graph, arena_bytes: int | None, source: str, limits: Li
         return Verdict(
             "tensor arena", None, f"{source}; {limits.target} has {format_size(limits.arena_bytes)}"
         )
-    # Scratch sizes can be computed only for int8 models.
-    scratch = scratch_bytes(graph, limits.kernels) if operators_verdict(graph, limits).fits else 0
-    margin = f" and {scratch:,} B for scratch buffers of {limits.kernels}" if scratch else ""
-    return _size(
-        "tensor arena",
-        arena_bytes + scratch,
-        limits.arena_bytes,
-        limits.target,
-        f"{arena_bytes:,} B {source}{margin}",
-        "train on a thinner input (epic train epic --thin) or a smaller encoder (--encoder micro): input and first "
-        "feature map are the largest term",
+    needed, said = _arena(graph, arena_bytes, source, limits)
+    return _size("tensor arena", needed, limits.arena_bytes, limits.target, said, SMALLER_ARENA)
+
+
+def ml_heap_verdict(
+    graph: Graph, model_bytes: int, arena_bytes: int | None, source: str, limits: Limits
+) -> Verdict:
+    """Check that the heap's blocks hold arena, model and program; ``ml`` reads a model that lies on FAT into RAM."""
+    blocks = " + ".join(format_size(block) for block in limits.heap_blocks)
+    if arena_bytes is None:
+        return Verdict("heap", None, f"{source}; {limits.target} has {blocks}")
+    arena, said = _arena(graph, arena_bytes, source, limits)
+    wanted = (arena + ML_ARENA_EXTRA_BYTES, model_bytes + ML_MODEL_EXTRA_BYTES)
+    said = f"arena of {said}, model of {model_bytes:,} B in RAM, {ML_PROGRAM_BYTES:,} B for the program"
+    if any(_holds(limits.heap_blocks, order) for order in (wanted, wanted[::-1])):
+        return Verdict("heap", True, f"{said}, in blocks of {blocks} on {limits.target}")
+    return Verdict(
+        "heap", False, f"{said}: too much for blocks of {blocks} on {limits.target}", SMALLER_ARENA
     )
 
 
+def _holds(blocks: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether each of ``wanted`` finds a block, the smallest that is large enough, and the rest holds the program."""
+    free = sorted(blocks)
+    for size in wanted:
+        place = next((i for i, block in enumerate(free) if block >= size), None)
+        if place is None:
+            return False
+        free[place] -= size
+        free.sort()
+    return sum(free) >= ML_PROGRAM_BYTES
+
+
+def _arena(graph: Graph, arena_bytes: int, source: str, limits: Limits) -> tuple[int, str]:
+    """Arena with the scratch buffers of the target's kernels, and how it is made up."""
+    # Scratch sizes can be computed only for int8 models.
+    scratch = scratch_bytes(graph, limits.kernels) if operators_verdict(graph, limits).fits else 0
+    margin = f" and {scratch:,} B for scratch buffers of {limits.kernels}" if scratch else ""
+    return arena_bytes + scratch, f"{arena_bytes:,} B {source}{margin}"
+
+
 def heap_verdict(buffer_bytes: int, limits: Limits) -> Verdict:
-    """Check that stock MicroPython's heap holds the executor's buffers and the device's program."""
+    """Check that MicroPython's heap holds the executor's buffers and the device's program."""
     return _size(
         "heap",
         buffer_bytes + VIPER_PROGRAM_BYTES,
-        limits.arena_bytes,
+        sum(limits.heap_blocks) or limits.arena_bytes,
         limits.target,
         f"{buffer_bytes:,} B of buffers and {VIPER_PROGRAM_BYTES:,} B for the program",
         "take a smaller model, or give its first convolutions fewer channels",

@@ -16,6 +16,7 @@ from boards.fit.budget import (
     arena_verdict,
     heap_verdict,
     limits_of,
+    ml_heap_verdict,
     model_verdict,
     operators_verdict,
 )
@@ -79,6 +80,8 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
         GraphError: The bytes are not a TFLite model.
     """
     graph = read_graph(model)
+    if limits.heap_blocks:
+        return _assess_for_ml(model, graph, limits, stated_arena_bytes)
     if limits.viper:
         return Assessment(
             graph, None, "no tensor arena: stock MicroPython", _on_stock_micropython(model, graph, limits)
@@ -100,6 +103,28 @@ def assess(model: bytes, limits: Limits, stated_arena_bytes: int | None = None) 
         arena = arena_verdict(graph, compiled.sram_bytes, f"planned by {compiled.compiler}", limits)
     file = model_verdict(len(compiled.model) if compiled else graph.file_bytes, limits)
     return Assessment(graph, arena_bytes, source, (file, arena, *verdicts), compiled, accelerator)
+
+
+def _assess_for_ml(model: bytes, graph: Graph, limits: Limits, stated_arena_bytes: int | None) -> Assessment:
+    """Verdicts for OpenMV's ``ml``; where it cannot, for MicroPython's native code, to which the device then turns."""
+    arena_bytes: int | None = None
+    try:
+        arena_bytes, source = _arena(model, stated_arena_bytes)
+        heap = ml_heap_verdict(graph, graph.file_bytes, arena_bytes, source, limits)
+    except tflm.TflmError as error:
+        source = str(error)
+        heap = Verdict("heap", False, source, "replace or shrink the layer it names")
+    verdicts: tuple[Verdict, ...] = (
+        model_verdict(graph.file_bytes, limits),
+        heap,
+        operators_verdict(graph, limits),
+    )
+    if any(verdict.fits is False for verdict in verdicts):
+        native = _on_stock_micropython(model, graph, limits)
+        if all(verdict.fits for verdict in native):
+            refused = "; ".join(verdict.said for verdict in verdicts if verdict.fits is False)
+            verdicts = (*native, Verdict("runtime", True, f"native code (viper); not ml: {refused}"))
+    return Assessment(graph, arena_bytes, source, verdicts)
 
 
 def _on_stock_micropython(model: bytes, graph: Graph, limits: Limits) -> tuple[Verdict, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def version() -> str:
     return metadata.version("tflite-micro")
 
 
+@cache
 def measure_arena_bytes(model: bytes) -> int:
     """Return the smallest tensor arena in bytes in which TFLite-Micro allocates and runs ``model``.
 

@@ -43,7 +43,7 @@ Endpoint = Annotated[
     str,
     typer.Option(
         help="tcp://HOST:PORT is the centre, HOST:PORT a gateway, /dev/NAME a serial port of the board; "
-        "uart:N or usb:N of a microcontroller, or a gateway over Wi-Fi."
+        "uart:N, uart:N:TX:RX or usb:1 of a microcontroller, as `epic board show` lists them, or a gateway over Wi-Fi."
     ),
 ]
 Keys = Annotated[

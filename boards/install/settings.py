@@ -37,7 +37,7 @@ class Settings:
     signing_key: Path | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"(tcp://)?[^/\s]+:\d{1,5}|/\S+", self.endpoint):
+        if not re.fullmatch(r"(tcp://)?[^/\s]+:\d{1,5}|/\S+|uart:\w+(:\w+:\w+)?", self.endpoint):
             raise InstallError(
                 "endpoint: expected tcp://HOST:PORT, HOST:PORT or /dev/NAME, of a microcontroller uart:N or "
                 f"usb:N, got {self.endpoint!r}"

@@ -9,9 +9,10 @@ Every key and its default; a key without one must be there:
      "spool": {"path": "spool.bin", "records": 256},
      "health": {"interval_s": 60}}
 
-``link`` kinds are uart, usb (a second USB serial port) and tcp. The last has the gateway's ``"endpoint":
-"HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, in the place of ``port`` and ``baud``; without ``ssid``
-the board has a network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
+``link`` kinds are uart, usb (a second USB serial port) and tcp. ``port`` is a number, or the name that the board's
+``machine.UART`` takes ("LP1"); ``tx`` and ``rx`` are its pins where it has none of its own. tcp has the gateway's
+``"endpoint": "HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, instead; without ``ssid`` the board has a
+network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
 ``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that is there keeps its size
 until its file is removed.
 """
@@ -25,6 +26,8 @@ _SECTIONS = {
     "link": {
         "kind": _NEEDED,
         "port": 1,
+        "tx": "",
+        "rx": "",
         "baud": 115_200,
         "endpoint": "",
         "ssid": "",
@@ -78,6 +81,9 @@ def load_config(path):
             )
     for section, name, low, high in _RANGES:
         value = (config[section] if section else config)[name]
+        if type(value) is str:
+            # The name of a port.
+            continue
         if not low <= value <= high:
             raise ConfigError(
                 "%s: %s %s: expected %d to %d, got %d" % (path, section, name, low, high, value)
@@ -102,7 +108,8 @@ def _section(path, name, known, given, sections):
             raise ConfigError("%s: %s %s is missing" % (path, name, key))
         # A device number has no default to take its type from; a step may be written as an integer.
         kind = str if key == "kind" else int if default is _NEEDED else type(default)
-        if type(value) is not kind and not (kind is float and type(value) is int):
+        also = {"step": int, "port": str}.get(key)
+        if type(value) is not kind and type(value) is not also:
             # Keep secrets out of every log.
             shown = "another type" if key == "password" else repr(value)
             raise ConfigError("%s: %s %s: expected %s, got %s" % (path, name, key, kind.__name__, shown))

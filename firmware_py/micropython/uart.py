@@ -27,11 +27,19 @@ def open_line(link):
             return USB_VCP(link["port"])
         from machine import UART
 
-        return UART(link["port"], baudrate=link["baud"], timeout=0, rxbuf=RECEIVED_BYTES)
-    except (ImportError, ValueError, OSError) as error:
+        pins = {name: _pin(link[name]) for name in ("tx", "rx") if link[name]}
+        return UART(link["port"], baudrate=link["baud"], timeout=0, rxbuf=RECEIVED_BYTES, **pins)
+    except (ImportError, TypeError, ValueError, OSError) as error:
         raise ConfigError(
-            "link: no %s port %d on this board (%r)" % (link["kind"], link["port"], error)
+            "link: no %s port %s on this board (%r)" % (link["kind"], link["port"], error)
         ) from None
+
+
+def _pin(name):
+    """The board's ``Pin`` of a number or a name."""
+    from machine import Pin
+
+    return Pin(int(name) if name.isdigit() else name)
 
 
 class Uart:

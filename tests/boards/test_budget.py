@@ -5,6 +5,7 @@ from boards.fit.budget import (
     Limits,
     arena_verdict,
     limits_of,
+    ml_heap_verdict,
     model_verdict,
     operators_verdict,
 )
@@ -72,7 +73,37 @@ def test_an_operator_is_judged_by_the_board_at_hand():
 
 def test_limits_are_those_of_the_profile():
     limits = limits_of(load_board("openmv-rt1062"))
-    assert (limits.arena_bytes, limits.model_bytes) == (512 * 1024, 8 * 1024 * 1024)
+    assert (limits.arena_bytes, limits.model_bytes) == (8 * 1024 * 1024, 2 * 1024 * 1024)
     assert limits.target == "OpenMV Cam RT1062"
     assert limits.kernels == "cmsis-nn"
+    assert limits.heap_blocks == (64 * 1024, 204 * 1024, 8 * 1024 * 1024)
     assert limits.compiler is None
+
+
+def ml_limits(*blocks):
+    return Limits("a board", 10**6, max(blocks), kernels="cmsis-nn", heap_blocks=blocks)
+
+
+@pytest.mark.parametrize(
+    ("blocks_kib", "fits"),
+    [
+        # 60 kB of arena and 100 kB of model beside 120 KiB of program: in one block, or each in one of its own.
+        ((300,), True),
+        ((100, 180), True),
+        ((64, 100, 120), True),
+        # The sum is enough, and no block holds the model.
+        ((90, 90, 90, 90), False),
+        # Both fit, and what is left is too little for the program.
+        ((64, 100, 100), False),
+    ],
+)
+def test_ml_takes_arena_and_model_each_from_one_block_of_the_heap(blocks_kib, fits):
+    limits = ml_limits(*(kib * 1024 for kib in blocks_kib))
+    verdict = ml_heap_verdict(graph(), 100_000, 60_000, MEASURED, limits)
+    assert verdict.fits is fits
+    assert "model of 100,000 B in RAM" in verdict.said
+    assert bool(verdict.advice) is not fits
+
+
+def test_an_arena_that_was_not_measured_leaves_the_heap_undecided():
+    assert ml_heap_verdict(graph(), 1000, None, "not measured", ml_limits(10**6)).fits is None

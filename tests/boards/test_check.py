@@ -13,7 +13,7 @@ def check(folder, board, *options):
 
 
 def test_a_bundle_that_fits_gets_its_verdicts_and_the_board_its_status(bundles):
-    result = check(bundles["small"], "esp32-s3", "--json")
+    result = check(bundles["small"], "esp32-s3-esp-idf", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["fits"] is True
@@ -27,7 +27,7 @@ def test_a_bundle_with_a_changed_encoder_is_not_judged(bundles, tmp_path):
     content = bytearray((folder / "encoder.tflite").read_bytes())
     content[-1] ^= 1
     (folder / "encoder.tflite").write_bytes(content)
-    result = check(folder, "esp32-s3")
+    result = check(folder, "esp32-s3-esp-idf")
     assert isinstance(result.exception, base_errors())
     assert "SHA-256" in str(result.exception)
 
@@ -57,7 +57,7 @@ def test_show_gives_the_source_of_a_figure():
 
 
 def test_show_gives_kernels_and_compiler_with_their_sources():
-    kernels = json.loads(CliRunner().invoke(app, ["show", "esp32-s3", "--json"]).stdout)["kernels"]
+    kernels = json.loads(CliRunner().invoke(app, ["show", "esp32-s3-esp-idf", "--json"]).stdout)["kernels"]
     assert kernels["name"] == "esp-nn"
     assert "ESP-NN" in kernels["source"]
     table = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["show", "corstone-300-ethos-u55"]).stdout

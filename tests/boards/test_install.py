@@ -130,7 +130,7 @@ def test_status_and_uninstall(parts, tmp_path, capsys):
     [
         ({"board": "raspberry-pi-9"}, "raspberry-pi-9"),
         ({"board": "openmv-rt1062"}, "expected --port, the board's prompt"),
-        ({"board": "esp32-s3"}, "not installed over ssh"),
+        ({"board": "esp32-s3-esp-idf"}, "not installed over ssh"),
         ({"endpoint": "somewhere"}, "somewhere"),
         ({"more": ["--host", "epic@127.0.0.1"]}, "either --host user@address or --root DIR"),
         ({"more": ["--wheels", "/nowhere"]}, "/nowhere: no such folder"),

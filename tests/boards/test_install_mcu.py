@@ -74,10 +74,12 @@ def one_line(capsys):
     return error
 
 
-@pytest.mark.parametrize("name", ["openmv-rt1062", "openmv-h7-plus", "arduino-nicla-vision"])
-def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "port"), [("openmv-rt1062", 1), ("openmv-h7-plus", 3), ("arduino-nicla-vision", "LP1")]
+)
+def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name, port, monkeypatch):
     monkeypatch.setattr(mcu, "check_fit", check_fit)
-    assert put(parts, board, name=name) == 0
+    assert put(parts, board, name=name, endpoint=f"uart:{port}") == 0
     files = board.files()
     for path in (
         "firmware_py/protocol/packet.py",
@@ -90,7 +92,8 @@ def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name,
     assert files["device-0.mac"] == (parts / "keys" / "device-0" / "device-0.mac").read_bytes()
     assert not any("secret" in path or "node.py" in path for path in files), "what it does not use stays here"
     config = json.loads(files["device.json"])
-    assert (config["device"], config["board"], config["link"]["kind"]) == (0, name, "uart")
+    assert (config["device"], config["board"]) == (0, name)
+    assert (config["link"]["kind"], config["link"]["port"]) == ("uart", port)
     calls = board.calls()
     copies = [call for call in calls if call.startswith("cp ")]
     assert copies[-1] == "cp :main.py" and copies.count("cp :main.py") == 1
@@ -168,6 +171,12 @@ def test_over_wifi_the_board_is_told_network_and_gateway_and_the_password_is_sho
     assert "--ssid: expected with an endpoint HOST:PORT, got uart:1" in one_line(capsys)
 
 
+def test_pins_of_a_uart_that_has_none_are_named_in_the_endpoint(parts, board):
+    assert put(parts, board, name="esp32-s3", endpoint="uart:1:17:18") == 0
+    link = json.loads(board.files()["device.json"])["link"]
+    assert (link["port"], link["tx"], link["rx"]) == (1, "17", "18")
+
+
 def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts, board, capsys):
     assert put(parts, board) == 0
     board.calls()
@@ -176,7 +185,7 @@ def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts,
     calls = board.calls()
     assert not any(call.startswith("cp") for call in calls) and calls[-1] == "reset", "it goes on"
 
-    assert put(parts, board, endpoint="uart:3") == 0
+    assert put(parts, board, "--baud", "9600") == 0
     calls = board.calls()
     assert [call for call in calls if call.startswith("cp")] == [
         "cp :device.json",
@@ -199,7 +208,7 @@ def test_a_main_of_another_s_is_kept_only_with_replace_and_put_back(parts, board
     assert put(parts, board, "--replace") == 0
     assert board.files()["main.py.before"] == other
     board.calls()
-    assert put(parts, board, endpoint="uart:3") == 0, "what is EPIC's own needs no --replace"
+    assert put(parts, board, "--baud", "9600") == 0, "what is EPIC's own needs no --replace"
     assert board.files()["main.py.before"] == other
     assert epic.main(["board", "uninstall", *PORT]) == 0
     assert board.files()["main.py"] == other
@@ -244,8 +253,8 @@ def test_after_a_reset_it_waits_for_the_board(parts, board, monkeypatch):
         (board.folder / "away").write_text("3")
 
     monkeypatch.setattr(mpremote.Prompt, "reset", gone_for_a_while)
-    assert put(parts, board, endpoint="uart:3") == 0
-    assert json.loads(board.files()["device.json"])["link"]["port"] == 3
+    assert put(parts, board, "--baud", "9600") == 0
+    assert json.loads(board.files()["device.json"])["link"]["baud"] == 9600
 
 
 def test_what_is_read_back_otherwise_is_not_started(parts, board, capsys):
@@ -279,6 +288,21 @@ def test_status_and_uninstall(parts, board, capsys):
     ("change", "said"),
     [
         ({"endpoint": "usb:0"}, "usb:0 is the board's prompt"),
+        (
+            {"endpoint": "usb:1"},
+            "OpenMV Cam RT1062 has no second USB port, got usb:1; its UARTs are uart:1 (P4",
+        ),
+        (
+            {"endpoint": "uart:0"},
+            "uart:0 of OpenMV Cam RT1062 is wired to something else: Bluetooth; take uart:1",
+        ),
+        ({"endpoint": "uart:3"}, "OpenMV Cam RT1062 has no uart:3; it has uart:1 (P4 TX, P5 RX)"),
+        (
+            {"endpoint": "uart:1", "name": "arduino-nicla-vision"},
+            "wired to something else: Bluetooth; take uart:LP1",
+        ),
+        ({"endpoint": "uart:1", "name": "arduino-giga-r1"}, "the prompt (REPL), besides USB; take uart:2"),
+        ({"endpoint": "uart:1", "name": "esp32-c3"}, "have no pins of their own; expected uart:1:TX:RX"),
         ({"endpoint": "tcp://127.0.0.1:5999"}, "expected uart:N, usb:N or HOST:PORT"),
         ({"digitiser": None}, "expected either --digitiser FILE.py or one --replay FILE"),
         ({"digitiser": None, "more": ["--replay", "gathers.npy"]}, "--step"),

@@ -12,7 +12,7 @@ from epic import base_errors
 def test_convert_prints_json_alone_and_writes_the_release(tiny_run, tmp_path):
     out = tmp_path / "released"
     result = CliRunner().invoke(
-        app, [str(tiny_run.folder), "--out", str(out), "--board", "esp32-s3", "--json"]
+        app, [str(tiny_run.folder), "--out", str(out), "--board", "esp32-s3-esp-idf", "--json"]
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)

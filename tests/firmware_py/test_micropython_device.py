@@ -49,6 +49,8 @@ REPLAY = {"kind": "replay", "path": "gathers.npy", "step": STEP}
         ({"link": {}}, "device.json: link kind is missing"),
         ({"link": {"kind": "lora"}}, "expected link kind of ('uart', 'usb', 'tcp'), got 'lora'"),
         ({"link": {"kind": "uart", "port": 7}}, "link: no uart port 7 on this board"),
+        ({"link": {"kind": "uart", "port": "LP1"}}, "link: no uart port LP1 on this board"),
+        ({"link": {"kind": "uart", "port": 1.5}}, "device.json: link port: expected int, got 1.5"),
         ({"link": {"kind": "usb", "port": 0}}, "link: usb port 0 is the prompt's; take port 1, or a uart"),
         ({"link": {"kind": "usb", "port": 1}}, "link: no usb port 1 on this board"),
         ({"source": {"kind": "module", "name": "adc"}}, "source: expected a module 'adc' with open_source"),

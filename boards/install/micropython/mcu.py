@@ -150,24 +150,56 @@ def device_json(order: McuInstallRequest) -> str:
 
 def _link(order: McuInstallRequest) -> dict[str, Any]:
     """Section ``link`` of ``device.json``. Raises ``InstallError``."""
-    endpoint = order.settings.endpoint
-    line = re.fullmatch(r"(uart|usb):(\d+)", endpoint)
+    endpoint, board = order.settings.endpoint, order.board
+    line = re.fullmatch(r"(uart|usb):(\w+)(?::(\w+):(\w+))?", endpoint)
     if not line and order.settings.kind == "tcp":
         return {"kind": "tcp", "endpoint": endpoint, "ssid": order.ssid, "password": order.password}
     if not line:
         raise InstallError(
-            f"endpoint: {order.board.title} sends to a gateway; expected uart:N, usb:N or HOST:PORT, got {endpoint!r}"
-        )
-    if endpoint == "usb:0":
-        raise InstallError(
-            "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
-            "own: usb:1 or a uart"
+            f"endpoint: {board.title} sends to a gateway; expected uart:N, usb:N or HOST:PORT, got {endpoint!r}"
         )
     if order.ssid:
         raise InstallError(
             f"--ssid: expected with an endpoint HOST:PORT, got {endpoint}; leave one of them out"
         )
-    return {"kind": line[1], "port": int(line[2]), "baud": order.settings.baud}
+    kind, port, tx, rx = line.groups()
+    assert board.ports is not None, "a board that is installed over its prompt has ports"
+    if kind == "usb":
+        if endpoint == "usb:0":
+            raise InstallError(
+                "endpoint: usb:0 is the board's prompt, over which it is installed; records need a port of their "
+                "own: usb:1 or a uart"
+            )
+        if endpoint != "usb:1" or not board.ports.usb:
+            raise InstallError(
+                f"endpoint: {board.title} has {'usb:1' if board.ports.usb else 'no second USB port'}, got "
+                f"{endpoint}; its UARTs are {_uarts(board)}"
+            )
+        return {"kind": "usb", "port": 1}
+    if port in board.ports.refused:
+        raise InstallError(
+            f"endpoint: uart:{port} of {board.title} is wired to something else: {board.ports.refused[port]}; "
+            f"take {_uarts(board)}"
+        )
+    if port not in board.ports.uarts:
+        raise InstallError(f"endpoint: {board.title} has no uart:{port}; it has {_uarts(board)}")
+    if board.ports.pins and not tx:
+        raise InstallError(
+            f"endpoint: the UARTs of {board.title} have no pins of their own; expected uart:{port}:TX:RX, such as "
+            f"uart:{port}:17:18"
+        )
+    pins = {"tx": tx, "rx": rx} if tx else {}
+    return {
+        "kind": "uart",
+        "port": int(port) if port.isdigit() else port,
+        **pins,
+        "baud": order.settings.baud,
+    }
+
+
+def _uarts(board: Board) -> str:
+    assert board.ports is not None
+    return ", ".join(f"uart:{name} ({pins})" for name, pins in board.ports.uarts.items())
 
 
 def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
