@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from central.config import CentralConfig, CentralSection, ModelSection
+from central.config import CentralConfig, ModelSection
 from central.dashboard.metrics import MetricsServer, RuntimeMetrics, decode_histogram
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import keep_expected
+from central.fleet.history import HistoryKeeper
 from central.gateway.gateway import Gateway
 from central.gateway.sessions import FrameAuthenticators
 from central.ingest.authentication import CurveAuthenticator
@@ -94,6 +95,7 @@ class Service:
         try:
             self._rollouts.restore()
             self._keep_expected()
+            self._history = HistoryKeeper(self._config.data_dir, log)
             authenticator = CurveAuthenticator(self._config.keys, log) if self._config.keys else None
             self._book = DeviceRegistry(
                 self._config.data_dir,
@@ -130,7 +132,7 @@ class Service:
                     decode_s,
                     self._checking.counts if self._checking else Counter(),
                 )
-                self._page = self._own_page(config.central)
+                self._page = self._own_page(config)
                 metrics = config.central.metrics_listen
                 self.metrics = MetricsServer(metrics, self._config.data_dir, self.live) if metrics else None
             except BaseException:
@@ -175,6 +177,9 @@ class Service:
         pruning = threading.Thread(
             target=self._contain_failure, args=(partial(self._retention.watch, self._stop),), name="retention"
         )
+        remembering = threading.Thread(
+            target=self._contain_failure, args=(partial(self._history.watch, received),), name="history"
+        )
         drawing.start()
         decoding.start()
         receiving.start()
@@ -185,6 +190,7 @@ class Service:
         rolling.start()
         keeping.start()
         fetching.start()
+        remembering.start()
         page.start()
         checking.start()
         pruning.start()
@@ -203,6 +209,7 @@ class Service:
         self._fetching.wake()
         keeping.join()
         fetching.join()
+        remembering.join()
         self._cursor.end()
         decoding.join()
         checking.join()
@@ -229,12 +236,13 @@ class Service:
         """Return a line's in-process link to the receiver."""
         return ZmqLink(GATEWAYS, context=self.receiver.context)
 
-    def _own_page(self, central: CentralSection) -> PageServer | None:
-        if not central.page_listen:
+    def _own_page(self, config: CentralConfig) -> PageServer | None:
+        if not config.central.page_listen:
             return None
         from central.dashboard.server import PageServer
 
-        return PageServer(central, central.page_listen, self._log, self.live, self._announce)
+        listen, line = config.central.page_listen, config.export_line()
+        return PageServer(config.central, listen, self._log, self.live, self._announce, line)
 
     def _serve_page(self) -> None:
         if self._page:

@@ -148,7 +148,7 @@ def heap_verdict(buffer_bytes: int, limits: Limits) -> Verdict:
         sum(limits.heap_blocks) or limits.arena_bytes,
         limits.target,
         f"{buffer_bytes:,} B of buffers and {VIPER_PROGRAM_BYTES:,} B for the program",
-        "take a smaller model, or give its first convolutions fewer channels",
+        "take a smaller encoder (epic train --encoder)",
     )
 
 

@@ -367,13 +367,13 @@ class _Compiler:
         most = np.abs(weights.astype(np.int64)).sum(axis=0) * largest + np.abs(biases.astype(np.int64))
         if most.max() >= MAX_SUM:
             raise EpicnnError(
-                f"{where}: expected sums below 2^28, they may reach {most.max():,}; use fewer channels"
+                f"{where}: expected sums below 2^28, they may reach {most.max():,}; take a smaller encoder"
             )
         # The kernels add up q + 128 of the weights, and take 128 times the sum of the values off afterwards.
         if len(weights) * 255 * largest >= kernels.SUM_OFFSET:
             raise EpicnnError(
                 f"{where}: expected at most {kernels.SUM_OFFSET // (255 * largest):,} values in a sum, got "
-                f"{len(weights):,}; use fewer channels"
+                f"{len(weights):,}; take a smaller encoder"
             )
 
     def _limits(self, where: str, options: Any, scale: float, zero: int) -> dict[str, int]:

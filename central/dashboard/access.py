@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
@@ -25,12 +26,18 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-_ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>EPIC</title>
-<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/static/page.css">
-<link rel="icon" href="/static/icon.svg">
-<form class="ask" action="/"><label for="token">This page needs the centre's token (page_token).</label>
-<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
-<button>Open</button></form></html>"""
+_ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>EPIC: token</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="stylesheet" href="/static/page.css"><link rel="icon" href="/static/icon.svg">
+<main class="ask"><h1><img src="/static/icon.svg" alt="" width="28" height="28"> EPIC</h1>
+<form action="{path}"><label for="token">Token of this page</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus{invalid}>
+{wrong}<p class="note">It is <code>page_token</code>, or the content of <code>page_token_file</code>, in the centre's
+central.toml.</p><button class="primary">Open</button></form></main></html>"""
+_WRONG = '<p id="wrong" class="bad" role="alert">This is not the token of this page. Try again.</p>\n'
+_INVALID = ' aria-invalid="true" aria-describedby="wrong"'
+# Addresses of the page itself.
+_PAGE = re.compile(r"/(events/[0-9]{1,40}/[0-9]{1,40})?")
 # Style of the token form.
 _OPEN_PATHS = ("/static/page.css", "/static/icon.svg")
 
@@ -39,8 +46,8 @@ class Access:
     """Authorise requests: by ``token``, or without one by local access.
 
     The token comes as ``Authorization: Bearer``, as ``?token=`` (the browser then gets a cookie and is redirected to
-    the page without it), or as that cookie. Without a token the Host must be a name of loopback. This stops another
-    site's page from reading this one through a browser under its own name (DNS rebinding).
+    the same address without it), or as that cookie. Without a token the Host must be a name of loopback. This stops
+    another site's page from reading this one through a browser under its own name (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -62,7 +69,8 @@ class Access:
         if given and self._is_token(given):
             if b"text/html" not in headers.get(b"accept", b""):
                 return None
-            answer = RedirectResponse("/", status_code=303)
+            path = scope["path"]
+            answer = RedirectResponse(path if _PAGE.fullmatch(path) else "/", status_code=303)
             answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", max_age=30 * 86_400)
             return answer
         if kind.lower() == b"bearer" and self._is_token(bearer.strip()):
@@ -71,8 +79,11 @@ class Access:
             return None
         if scope["path"] in _OPEN_PATHS:
             return None
-        if scope["path"] == "/" and b"text/html" in headers.get(b"accept", b""):
-            return HTMLResponse(_ASK, status_code=401)
+        if _PAGE.fullmatch(scope["path"]) and b"text/html" in headers.get(b"accept", b""):
+            wrong, invalid = (_WRONG, _INVALID) if given else ("", "")
+            return HTMLResponse(
+                _ASK.format(path=scope["path"], wrong=wrong, invalid=invalid), status_code=401
+            )
         tried = given or bearer
         reason = "this is not the token of this page" if tried else "this page needs its token"
         return _error(401, f"{reason}; give it as Authorization: Bearer TOKEN or ?token=TOKEN")

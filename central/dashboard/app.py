@@ -1,14 +1,17 @@
-"""Define the page's routes: the page, JSON for it and for scripts, and the event stream."""
+"""Define the page's routes: the page, JSON and downloads for it and for scripts, and the event stream."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
@@ -19,11 +22,27 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from central.dashboard.access import Access, Shield
-from central.dashboard.archive import CHOICES, Archive, NotInStore, Section, detail, preview, summary, to_json
+from central.dashboard.archive import (
+    CHOICES,
+    MAX_EVENT,
+    MAX_SURVEY,
+    Archive,
+    NotInStore,
+    Section,
+    detail,
+    preview,
+    summary,
+    to_json,
+)
 from central.dashboard.feed import Feed, rollout_dict, shown
 from central.dashboard.metrics import RuntimeMetrics, metrics_text
 from central.dashboard.totals import Totals
 from central.errors import CentralError
+from central.export.formats import FORMATS as EXPORTS
+from central.export.formats import ExportError, export_map
+from central.export.line import Line
+from central.fleet.history import SPANS, read_history
+from central.recordings.gathers import has_recording, read_recording
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore
 from firmware_py.runtime.log import Log, now_us
@@ -39,6 +58,31 @@ MAX_SIZE = 200
 # Ids are SQLite's row numbers.
 MAX_ID = (1 << 63) - 1
 FORMATS = ("json", "float32")
+# Files of an event; a format that is a folder is left to `epic central export`.
+DOWNLOADS = {name: form.suffixes[0] for name, form in EXPORTS.items() if not form.folder}
+# Downloads prepared at once; each takes a map, a library and up to a second of a core.
+MAX_EXPORTING = 2
+# Samples of a trace that the page draws, at most.
+DRAWN_SAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Site:
+    """The centre that a page shows.
+
+    Attributes:
+        data_dir: Folder of its store.
+        listen: Endpoint of the devices.
+        keyed: True if devices need keys.
+        running: Says whether a centre is at work on the store.
+        line: Position of the survey's line, for coordinates in downloads.
+    """
+
+    data_dir: Path
+    listen: str
+    keyed: bool
+    running: Callable[[], bool]
+    line: Line | None = None
 
 
 class QueryError(CentralError, ValueError):
@@ -62,24 +106,35 @@ class Json(JSONResponse):
 
 
 def build_app(
-    data_dir: Path, token: str | None, feed: Feed, totals: Totals, log: Log, live: RuntimeMetrics | None
+    site: Site, token: str | None, feed: Feed, totals: Totals, log: Log, live: RuntimeMetrics | None
 ) -> ASGIApp:
-    """Build the page over the store in ``data_dir``; with ``token`` None it is open to local users."""
-    views = _Views(data_dir, feed, totals, live)
+    """Build the page of ``site``; with ``token`` None it is open to local users."""
+    views = _Views(site, feed, totals, live)
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in TYPES}
+    page = _file(files["index.html"])
     routes = [
-        Route("/", _file(files["index.html"])),
+        Route("/", page),
+        Route("/events/{survey:number}/{event:number}", page),
         *(Route(f"/static/{name}", _file(path)) for name, path in files.items()),
         Route("/api/totals", views.totals),
         Route("/api/events", views.events),
         Route("/api/events/{survey:number}/{event:number}", views.event),
         Route("/api/map/{survey:number}/{event:number}", views.map),
+        Route("/api/recording/{survey:number}/{event:number}", views.recording),
+        Route("/api/export/{survey:number}/{event:number}", views.export),
         Route("/api/devices", views.devices),
+        Route("/api/history/{survey:number}/{device:number}", views.history),
+        Route("/api/centre", views.centre),
         Route("/api/rollout", views.rollout),
         Route("/api/stream", views.stream),
         Route("/metrics", views.metrics),
     ]
-    refusals: dict = {NotInStore: _refuse(404), QueryError: _refuse(400), StoreError: _refuse(503)}
+    refusals: dict = {
+        NotInStore: _refuse(404),
+        QueryError: _refuse(400),
+        ExportError: _refuse(503),
+        StoreError: _refuse(503),
+    }
     app = Starlette(
         routes=routes, exception_handlers={**refusals, HTTPException: _refuse_http, Exception: _refuse_failed}
     )
@@ -125,8 +180,10 @@ def _file(path: Path):
 class _Views:
     """Request handlers; Starlette calls them on worker threads, each with its own connection."""
 
-    def __init__(self, data_dir: Path, feed: Feed, totals: Totals, live: RuntimeMetrics | None) -> None:
-        self._data_dir = data_dir
+    def __init__(self, site: Site, feed: Feed, totals: Totals, live: RuntimeMetrics | None) -> None:
+        self._site = site
+        self._data_dir = site.data_dir
+        self._exporting = threading.BoundedSemaphore(MAX_EXPORTING)
         self._feed = feed
         self._totals = totals
         self._live = live
@@ -165,6 +222,7 @@ class _Views:
                 "previous": earlier,
                 "next": later,
                 "maps": maps,
+                "recording": has_recording(self._data_dir, newest.survey, newest.event),
             }
         )
 
@@ -180,6 +238,68 @@ class _Views:
             return _json(section)
         # The values of an id never change, but its findings do when it is checked.
         return _binary(section, {"cache-control": "private, max-age=86400"} if id else {})
+
+    def recording(self, request: Request) -> Response:
+        survey, event = request.path_params["survey"], request.path_params["event"]
+        gather = None
+        if survey <= MAX_SURVEY and event <= MAX_EVENT:
+            gather = read_recording(self._data_dir, survey, event)
+        if gather is None:
+            raise NotInStore(
+                f"survey {survey}, event {event}: no recording in the store; ask the devices for it with: epic central "
+                f"fetch {event}"
+            )
+        shot = _number(request.query_params, "shot", 1, gather.shape[0]) or 1
+        return _traces(gather[shot - 1], gather.shape[0])
+
+    def export(self, request: Request) -> Response:
+        query = request.query_params
+        kind = query.get("format", "")
+        if kind not in DOWNLOADS:
+            raise QueryError(f"format: expected one of {', '.join(DOWNLOADS)}, got {kind!r}")
+        id = _number(query, "id", 1, MAX_ID)
+        with closing(Archive(self._data_dir)) as archive:
+            stored = archive.section(request.path_params["survey"], request.path_params["event"], id).stored
+        name = f"survey{stored.survey}-event{stored.event:06d}-revision{stored.revision}{DOWNLOADS[kind]}"
+        with self._exporting, tempfile.TemporaryDirectory(prefix="epic-page-") as folder:
+            path = Path(folder) / name
+            export_map(stored, kind, path, self._site.line)
+            content = path.read_bytes()
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    def history(self, request: Request) -> Response:
+        name = request.query_params.get("span", "hour")
+        if name not in SPANS:
+            raise QueryError(f"span: expected one of {', '.join(SPANS)}, got {name!r}")
+        span = SPANS[name]
+        samples = read_history(
+            self._data_dir, request.path_params["survey"], request.path_params["device"], span
+        )
+        # Without a running centre: up to the last sample that was kept.
+        until_s = now_us() // 1_000_000
+        if samples and not self._site.running():
+            until_s = samples[-1].at_s + span.step_s
+        return Json(
+            {
+                "from_s": until_s - span.length_s,
+                "until_s": until_s,
+                "step_s": span.step_s,
+                "columns": ["at_s", "lag_ms", "lost", "queue"],
+                "samples": [astuple(sample) for sample in samples if sample.at_s >= until_s - span.length_s],
+            }
+        )
+
+    def centre(self, _: Request) -> Response:
+        return Json(
+            {
+                "listen": self._site.listen,
+                "keyed": self._site.keyed,
+                "running": self._site.running(),
+                "downloads": DOWNLOADS,
+                "full": self._feed.full,
+            }
+        )
 
     def devices(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
@@ -211,6 +331,15 @@ def _binary(section: Section, headers: dict[str, str]) -> Response:
         "x-epic-partial": str(stored.partial).lower(),
     }
     return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+def _traces(shot: np.ndarray, n_shots: int) -> Response:
+    """Return one shot ``(T, R)`` for drawing, thinned by averaging: little-endian float32, time by receiver."""
+    step = -(-shot.shape[0] // DRAWN_SAMPLES)
+    whole = shot[: shot.shape[0] // step * step]
+    thinned = whole.reshape(-1, step, shot.shape[1]).mean(axis=1)
+    headers = {"x-epic-shape": ",".join(map(str, thinned.shape)), "x-epic-shots": str(n_shots)}
+    return Response(thinned.astype("<f4").tobytes(), media_type="application/octet-stream", headers=headers)
 
 
 def _json(section: Section) -> Response:

@@ -21,7 +21,8 @@ def page(
     ] = None,
 ) -> None:
     """Serve the page over what the centre has stored; Ctrl-C ends it. The centre need not run."""
-    central = load_config(config).central
+    settings = load_config(config)
+    central = settings.central
     if listen:
         central = with_page(config, central, listen)
     from central.dashboard.archive import Archive
@@ -32,7 +33,7 @@ def page(
     address = central.page_listen or ADDRESS
     # Another centre's page would be looked at instead.
     check_free(address)
-    server = PageServer(central, address, Log(None), None, typer.echo)
+    server = PageServer(central, address, Log(None), None, typer.echo, settings.export_line())
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from central.dashboard.archive import Archive, detail, to_json
+from central.dashboard.archive import Archive, Section, detail, to_json
 from central.dashboard.totals import Totals
 from central.fleet.device_views import DeviceView
+from central.recordings.gathers import has_recording
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore, StoredRollout
 from firmware_py.protocol.printable import printable
@@ -64,8 +65,8 @@ class Feed:
     if it can); ``alive``.
     """
 
-    def __init__(self, data_dir: Path, totals: Totals, log: Log, running: bool) -> None:
-        """Prepare the feed; ``running`` is true for the page of a running centre, false for a view of its store."""
+    def __init__(self, data_dir: Path, totals: Totals, log: Log, running: Callable[[], bool]) -> None:
+        """Prepare the feed; ``running`` says whether a centre is at work on the store."""
         self._data_dir = data_dir
         self._totals = totals
         self._log = log
@@ -100,7 +101,7 @@ class Feed:
                 self._say("totals", self._totals.to_dict())
             if version != seen:
                 newest = archive.sections(size=1)
-                self._say("section", detail(newest[0]) if newest else None)
+                self._say("section", self._section(newest[0]) if newest else None)
                 self._say("checked", archive.last_checked())
             seen = version
             # A device's silence changes nothing in the store, so check it by time.
@@ -112,10 +113,14 @@ class Feed:
             if stopping(LOOK_S):
                 return
 
+    def _section(self, newest: Section) -> dict[str, Any]:
+        stored = newest.stored
+        return {**detail(newest), "recording": has_recording(self._data_dir, stored.survey, stored.event)}
+
     def _devices(self, archive: Archive) -> list[DeviceView]:
         """Return the devices as of now; without a running centre, as of its last sign of a device."""
         views = archive.devices(now_us())
-        if self._running or not views:
+        if self._running() or not views:
             return views
         return archive.devices(max(view.last_heard_us for view in views))
 
@@ -155,7 +160,7 @@ class Feed:
         self._closed = True
 
     def _alive(self) -> str:
-        return _frame("alive", json.dumps({"time_us": now_us(), "running": self._running}))
+        return _frame("alive", json.dumps({"time_us": now_us(), "running": self._running()}))
 
 
 def _frame(kind: str, text: str) -> str:

@@ -6,14 +6,17 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from central.config import CentralSection
-from central.dashboard.app import build_app
+from central.dashboard.app import Site, build_app
 from central.dashboard.feed import Feed
 from central.dashboard.http_server import bounded_server, listen
 from central.dashboard.metrics import RuntimeMetrics
 from central.dashboard.totals import Totals
+from central.export.line import Line
+from central.storage.database import StoreError, is_claimed
 from firmware_py.links.port import split_endpoint
 from firmware_py.runtime.log import Log
 
@@ -30,13 +33,20 @@ class PageServer:
         log: Log,
         live: RuntimeMetrics | None,
         announce: Callable[[str], None] = lambda line: None,
+        line: Line | None = None,
     ) -> None:
         """``live`` is of the centre at work in this process, if one is.
 
-        ``announce`` gets one line with the page's address, or why there is none. Raises ``ConfigError`` for a token
-        file.
+        ``announce`` gets one line with the page's address, or why there is none. ``line`` adds coordinates to
+        downloads. Raises ``ConfigError`` for a token file.
         """
-        self._data_dir: Path = central.data_dir
+        self._site = Site(
+            central.data_dir,
+            central.listen,
+            keyed=central.keys is not None,
+            running=(lambda: True) if live else partial(_is_at_work, central.data_dir),
+            line=line,
+        )
         self._address = address
         self._token = central.read_page_token()
         self._log = log
@@ -60,8 +70,9 @@ class PageServer:
 
     async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
         totals = Totals()
-        feed = Feed(self._data_dir, totals, self._log, running=self._live is not None)
-        server = bounded_server(build_app(self._data_dir, self._token, feed, totals, self._log, self._live))
+        feed = Feed(self._site.data_dir, totals, self._log, self._site.running)
+        app = build_app(self._site, self._token, feed, totals, self._log, self._live)
+        server = bounded_server(app)
         ending = threading.Event()
         watching = threading.Thread(target=feed.watch, args=(ending.wait,), name="page-watch", daemon=True)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -80,6 +91,14 @@ class PageServer:
             server.should_exit = True
             await serving
             await asyncio.to_thread(watching.join)
+
+
+def _is_at_work(data_dir: Path) -> bool:
+    """Return True if a centre of another process is at work on ``data_dir``."""
+    try:
+        return is_claimed(data_dir)
+    except StoreError:
+        return False
 
 
 def check_free(address: str) -> None:

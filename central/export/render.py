@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Colours of an uncertainty map end here, so that one cell of thousands of m/s does not make the rest black.
+UNCERTAINTY_PERCENTILE = 98.0
+
+
 @dataclass(frozen=True)
 class Row:
     """One event of a comparison; maps ``(nz, nx)``, ``true_mps`` None if the truth is unknown."""
@@ -43,7 +47,7 @@ def _show(axis, image: np.ndarray, acquisition: Acquisition, kind: str):
     width_m, depth_m = nx * acquisition.dx_m, nz * acquisition.dx_m
     limits = {"vmin": acquisition.velocity_min_mps, "vmax": acquisition.velocity_max_mps}
     if kind == "uncertainty":
-        limits = {"vmin": 0.0, "vmax": max(float(image.max()), 1.0)}
+        limits = {"vmin": 0.0, "vmax": max(float(np.nanpercentile(image, UNCERTAINTY_PERCENTILE)), 1.0)}
     drawn = axis.imshow(
         image,
         extent=(0, width_m, depth_m, 0),
@@ -91,7 +95,8 @@ def draw_map(
     for axis, image, kind in ((left, velocity_mps, "velocity"), (right, uncertainty_mps, "uncertainty")):
         drawn = _show(axis, image, acquisition, kind)
         _mark_devices(axis, acquisition, heard)
-        figure.colorbar(drawn, ax=axis, label=f"{kind} (m/s)", shrink=0.85)
+        extend = "max" if kind == "uncertainty" else "neither"
+        figure.colorbar(drawn, ax=axis, label=f"{kind} (m/s)", shrink=0.85, extend=extend)
     _save(figure, path)
 
 
@@ -115,5 +120,5 @@ def comparison_figure(rows: Sequence[Row], acquisition: Acquisition) -> Figure:
         figure.colorbar(drawn, ax=predicted, label="velocity (m/s)", shrink=0.85)
         drawn = _show(uncertainty, row.uncertainty_mps, acquisition, "uncertainty")
         uncertainty.set_title("uncertainty", fontsize=9)
-        figure.colorbar(drawn, ax=uncertainty, label="m/s", shrink=0.85)
+        figure.colorbar(drawn, ax=uncertainty, label="m/s", shrink=0.85, extend="max")
     return figure

@@ -18,7 +18,8 @@ from central.fleet.rates import rate_of, read_rates
 from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import now_us
 
-# Device states, defined only here. Not heard: the survey includes the device, but nothing has arrived from it.
+# Device states, defined only here. Not heard: the survey includes the device, or its key is allowed, but nothing has
+# arrived from it.
 # Revoked: it was heard before, but its key is no longer allowed.
 ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
 # File in the centre's folder: the devices of each model's survey, including those never heard.
@@ -103,7 +104,7 @@ class DeviceView:
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Return every device that was heard, and the expected ones that were not, in order.
+    """Return every device that was heard, and those expected or allowed that were not, in order.
 
     ``at_us`` is the time of the report, now by default.
 
@@ -173,20 +174,22 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
         views = [
             view if (view.survey, view.device) in allowed else replace(view, state=REVOKED) for view in views
         ]
-    for key in _missing(views, read_expected(_folder(database))):
+    for key in _missing(views, read_expected(_folder(database)), allowed or ()):
         views.append(_view(key, at_us, None, None, {}, **_NOTHING, set_bytes=rate_of(rates, key)))
     return sorted(views, key=lambda view: (view.survey, view.device))
 
 
-def _missing(views: list[DeviceView], expected: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Return (survey, device) of each device that a survey's models expect and that has never reported."""
+def _missing(
+    views: list[DeviceView], expected: Mapping[str, int], allowed: Collection[tuple[int, int]]
+) -> set[tuple[int, int]]:
+    """Return (survey, device) of each device that never reported, and is expected by a survey's models or allowed."""
     reported = {(view.survey, view.device) for view in views}
     models = {(view.survey, view.model_hash) for view in views}
-    missing = []
+    missing = set(allowed)
     for survey in {survey for survey, _ in reported}:
         count = max((n for model, n in expected.items() if (survey, model) in models), default=0)
-        missing += [(survey, device) for device in range(count) if (survey, device) not in reported]
-    return missing
+        missing |= {(survey, device) for device in range(count)}
+    return missing - reported
 
 
 # Counts of a device of which nothing has come.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from central.recordings.given import given_path, read_given
 from central.recordings.store import KEPT, RecordingError, RecordingStore, acquisition_of
 from central.storage.map_store import Store, StoredMap
 from firmware_py.protocol.recording_codec import RecordingCodecError
@@ -35,6 +36,27 @@ class FetchedGather:
     @property
     def name(self) -> str:
         return f"survey {self.stored.survey}, event {self.stored.event}"
+
+
+def has_recording(data_dir: Path, survey: int, event: int) -> bool:
+    """Return True if an event's recording was given, or a part of it fetched. Raises ``StoreError``."""
+    if given_path(data_dir, survey, event).exists():
+        return True
+    with closing(RecordingStore(data_dir)) as recordings:
+        return any(request.state == KEPT for request in recordings.requests(survey, event))
+
+
+def read_recording(data_dir: Path, survey: int, event: int) -> np.ndarray | None:
+    """Return an event's recording ``(S, T, R)`` float32, the given one before the fetched; None without either.
+
+    Raises:
+        RecordingError: A fetched part is damaged.
+        StoreError: The file is damaged, or the database cannot be read.
+    """
+    if not has_recording(data_dir, survey, event):
+        return None
+    given = read_given(data_dir, survey, event)
+    return assemble(data_dir, event, survey).samples if given is None else given
 
 
 def assemble(data_dir: Path, event: int, survey: int | None = None) -> FetchedGather:

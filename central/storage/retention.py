@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from central.config import RetentionSection
+from central.recordings.given import given_path
 from central.storage.database import NEWEST, StoreError, connect, reported, transaction
 from central.storage.schema import DECODED_US, FLAGGED, REFINED
 from firmware_py.runtime.log import Log, now_us
@@ -143,8 +144,9 @@ class Retention:
                             f"DELETE FROM {table} WHERE survey = ? AND event = ?", (survey, event)
                         )
             stopping.wait(PAUSE_S)
-        with suppress(OSError):
-            os.unlink(picture_path(self._data_dir, survey, event))
+        for path in (picture_path, given_path):
+            with suppress(OSError):
+                os.unlink(path(self._data_dir, survey, event))
 
     def _remove_recordings(self, database: sqlite3.Connection, most_bytes: int) -> None:
         """Delete kept recordings, an event at a time and those fetched first, until they take ``most_bytes``."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from central.config import ModelSection
+from central.recordings.given import keep_given
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
 from central.verification.check_inputs import (
@@ -45,18 +46,25 @@ class Checked:
     """Result of a check.
 
     ``latents`` is the root-mean-square difference in standard deviations of a latent: 0 for a perfect match, about 1.4
-    for an unrelated gather. ``gather`` is the difference from the recording, relative to the recording.
+    for an unrelated gather. ``gather`` is the difference from the recording, relative to the recording;
+    ``by_receiver`` is the same of each receiver ``(R,)``, NaN for one that recorded nothing. ``recorded`` is the
+    recording ``(S, T, R)``.
     """
 
     stored: StoredMap
     latents: float
     gather: float | None
+    by_receiver: np.ndarray | None = None
+    recorded: np.ndarray | None = None
 
     @property
     def found(self) -> dict[str, Any]:
         """Return the entries for the map's provenance."""
-        found = {"latents": round(self.latents, 4), "checked_us": now_us()}
-        return found if self.gather is None else {**found, "gather": round(self.gather, 4)}
+        found: dict[str, Any] = {"latents": round(self.latents, 4), "checked_us": now_us()}
+        if self.gather is None or self.by_receiver is None:
+            return found
+        shares = [None if np.isnan(misfit) else round(float(misfit), 3) for misfit in self.by_receiver]
+        return {**found, "gather": round(self.gather, 4), "gather_by_receiver": shares}
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ def check_events(
 ) -> Iterator[Checked | Unchecked]:
     """Check the newest map of ``event``, or every unchecked newest map, last decoded first; store each result.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``. A map that cannot be checked does not stop the others.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``; the store keeps a copy, which the page shows. A map
+    that cannot be checked does not stop the others.
     If no map of a model can be checked, only its last decoded map is reported.
 
     Raises:
@@ -88,6 +97,8 @@ def check_events(
 
         def check(stored: StoredMap) -> Checked:
             checked = checker.check(stored, drawn_from(stored, store, journal), gather)
+            if checked.recorded is not None:
+                keep_given(data_dir, stored.survey, stored.event, checked.recorded)
             store.amend(stored, "consistency", checked.found)
             return checked
 
@@ -130,12 +141,16 @@ class Checker:
         recorded = None if gather is None else read_gather(gather, model.acquisition)
         if recorded is not None and not recorded.any():
             raise CheckInputError(f"{gather}: expected a recording, got silence")
-        misfit = None
+        misfit, by_receiver = None, None
         try:
             off = (model.latents(stored.velocity_mps) - received) / model.spread
             if recorded is not None:
                 modelled = model_gathers(stored.velocity_mps[None, None], model.acquisition)[0]
-                misfit = float(np.sqrt(np.square(modelled - recorded).mean() / np.square(recorded).mean()))
+                off_power = np.square(modelled - recorded).mean((0, 1))
+                power = np.square(recorded).mean((0, 1))
+                misfit = float(np.sqrt(off_power.mean() / power.mean()))
+                silent = np.full_like(power, np.nan)
+                by_receiver = np.sqrt(np.divide(off_power, power, out=silent, where=power > 0))
         except ModellingError as error:
             raise CheckInputError(f"event {stored.event}: {error}") from None
         distance = float(np.sqrt(np.square(off[np.isfinite(steps)]).mean()))
@@ -144,7 +159,7 @@ class Checker:
                 f"event {stored.event}: the waves through its map are not finite; it has velocities from "
                 f"{stored.velocity_mps.min():g} to {stored.velocity_mps.max():g} m/s"
             )
-        return Checked(stored, distance, misfit)
+        return Checked(stored, distance, misfit, by_receiver, recorded)
 
     def _load(self, stored: StoredMap) -> tuple[Bundle, LatentModel]:
         try:

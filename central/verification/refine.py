@@ -17,6 +17,7 @@ import numpy as np
 
 from central.config import ModelSection
 from central.recordings.gathers import FetchedGather, assemble
+from central.recordings.given import keep_given
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import NewMap, Store, StoredMap
 from central.verification.check_inputs import (
@@ -63,10 +64,10 @@ def refine_event(
 ) -> Outcome:
     """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents; ``prior`` is that of
-    its inversion. With ``fetched`` the recording is what the devices have sent; receivers without one count as dead.
-    Raises ``CheckInputError``, ``StoreError``, ``BundleError``, and, by latents, ``ImportError`` without
-    Deepwave.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents; the store keeps a
+    copy. ``prior`` is that of its inversion. With ``fetched`` the recording is what the devices have sent; receivers
+    without one count as dead. Raises ``CheckInputError``, ``StoreError``, ``BundleError``, and, by latents,
+    ``ImportError`` without Deepwave.
     """
     began_s = time.monotonic()
     store = Store(data_dir)
@@ -79,6 +80,7 @@ def refine_event(
         recorded = parts.samples if parts else None
         if gather is not None:
             recorded = read_gather(gather, acquisition, dead_traces=True)
+            keep_given(data_dir, start.survey, start.event, recorded)
         try:
             if recorded is None:
                 with closing(Journal(data_dir)) as journal:

@@ -127,6 +127,16 @@ def test_devices_of_the_survey_that_were_never_heard_are_listed(data_dir):
     assert [view.device for view in devices(data_dir)] == [0]
 
 
+def test_devices_that_have_a_key_are_listed_before_anything_came(data_dir):
+    keep_allowed(data_dir, {(1, 0), (2, 3)})
+    assert [(view.survey, view.device, view.state) for view in devices(data_dir)] == [
+        (1, 0, NOT_HEARD),
+        (2, 3, NOT_HEARD),
+    ]
+    keep(data_dir, latent_record(device=0), received_us=T0_US)
+    assert [view.state for view in devices(data_dir, at_us=T0_US + 1_000_000)] == [ON_TIME, NOT_HEARD]
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_table_fits_the_terminal(data_dir, tmp_path, monkeypatch, capsys, width):
     keep(data_dir, latent_record(device=0, boot=1_700_000_000))

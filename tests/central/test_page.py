@@ -9,14 +9,18 @@ from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, latent_record
 from page_maps import put_map
 from starlette.testclient import TestClient
 
-from central.dashboard.app import build_app
+from central.dashboard.app import Site, build_app
 from central.dashboard.archive import Archive
 from central.dashboard.feed import Feed
 from central.dashboard.totals import Totals
+from central.export.formats import ExportError
+from central.export.line import Line
+from central.fleet.history import HistoryKeeper
+from central.recordings.given import given_path, keep_given
 from central.storage.journal import Journal
 from central.storage.map_store import Store
 from central.updates.rollout_store import RolloutStore
-from firmware_py.runtime.log import Log
+from firmware_py.runtime.log import Log, now_us
 
 TOKEN = "a-token-of-enough-characters"
 RAW_BYTES = SURVEY.n_sources * SURVEY.n_time * 4
@@ -31,10 +35,11 @@ def put(data_dir):
 def open_page(data_dir, tmp_path):
     """A client of the page over ``data_dir``: ``open_page(token)``."""
 
-    def open_client(token=None, base_url="http://127.0.0.1:8080"):
+    def open_client(token=None, base_url="http://127.0.0.1:8080", line=None, running=True):
         log, totals = Log(tmp_path / "page.jsonl"), Totals()
-        feed = Feed(data_dir, totals, log, running=True)
-        return TestClient(build_app(data_dir, token, feed, totals, log, live=None), base_url=base_url)
+        site = Site(data_dir, "tcp://0.0.0.0:5557", keyed=True, running=lambda: running, line=line)
+        feed = Feed(data_dir, totals, log, site.running)
+        return TestClient(build_app(site, token, feed, totals, log, live=None), base_url=base_url)
 
     return open_client
 
@@ -81,7 +86,7 @@ def test_colours_are_those_of_the_pictures():
     from central.dashboard.app import STATIC
 
     text = (STATIC / "colours.js").read_text()
-    for name in ("batlow", "lajolla"):
+    for name in ("batlow", "lajolla", "vik"):
         table = text.split(f"{name}:")[1].split('"')[1]
         wanted = [round(c * 255) for i in range(256) for c in getattr(cm, name)(i)[:3]]
         assert list(bytes.fromhex(table)) == wanted
@@ -187,6 +192,86 @@ def test_a_browser_keeps_a_maps_values_and_asks_again_for_what_is_said_of_it(pag
     assert page.get("/api/map/1/7", params={"id": 1}).json()["consistency"] == {"latents": 0.3}
 
 
+def test_an_event_has_an_address_of_its_own(page, put):
+    put(7)
+    assert page.get("/events/1/7").text == page.get("/").text
+    assert "no such address" in error(page.get("/events/1/seven"), 404)
+
+
+def test_an_event_is_downloaded_in_every_format_that_is_a_file(open_page, put):
+    import io
+
+    import xarray
+
+    put(7, velocity_mps=3000.0)
+    put(7, velocity_mps=2500.0)
+    page = open_page(line=Line((500_000.0, 4_512_345.0), 90.0))
+    assert page.get("/api/centre").json()["downloads"] == {
+        "npy": ".npy",
+        "netcdf": ".nc",
+        "segy": ".sgy",
+        "png": ".png",
+    }
+    answer = page.get("/api/export/1/7", params={"format": "npy", "id": 1})
+    name = "survey1-event000007-revision1.npy"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+    assert np.load(io.BytesIO(answer.content))[0, 0, 0] == 3000.0
+    newest = page.get("/api/export/1/7", params={"format": "netcdf"})
+    with xarray.open_dataset(io.BytesIO(newest.content), engine="h5netcdf") as dataset:
+        assert dataset.velocity.values[0, 0] == 2500.0
+        assert float(dataset.x[0]) == 500_000.0
+    assert page.get("/api/export/1/7", params={"format": "png"}).content.startswith(b"\x89PNG")
+    assert len(page.get("/api/export/1/7", params={"format": "segy"}).content) > 3600
+
+
+def test_a_format_whose_library_is_missing_is_said(page, put, monkeypatch):
+    from central.dashboard import app
+
+    def fail(*_):
+        raise ExportError("SEG-Y needs segyio: pip install -e '.[geo]' in the clone")
+
+    monkeypatch.setattr(app, "export_map", fail)
+    put(7)
+    assert "needs segyio" in error(page.get("/api/export/1/7", params={"format": "segy"}), 503)
+
+
+def test_a_recording_is_there_once_it_was_kept_one_shot_at_a_time(page, put, data_dir):
+    put(7)
+    assert page.get("/api/events/1/7").json()["recording"] is False
+    gather = np.zeros(SURVEY.gather_shape, np.float32)
+    gather[1] = np.arange(SURVEY.n_time, dtype=np.float32)[:, None]
+    gather[1, :, 3] = np.nan
+    keep_given(data_dir, 1, 7, gather)
+    assert page.get("/api/events/1/7").json()["recording"] is True
+    answer = page.get("/api/recording/1/7", params={"shot": 2})
+    assert answer.headers["x-epic-shape"] == f"500,{SURVEY.n_receivers}"
+    shot = np.frombuffer(answer.content, "<f4").reshape(500, SURVEY.n_receivers)
+    assert (shot[0, 0], shot[499, 69]) == (0.5, 998.5), "two samples are averaged"
+    assert np.isnan(shot[:, 3]).all()
+    last = SURVEY.n_sources
+    assert f"from 1 to {last}" in error(page.get("/api/recording/1/7", params={"shot": last + 1}), 400)
+    given_path(data_dir, 1, 7).write_bytes(b"no array")
+    assert "damaged" in error(page.get("/api/recording/1/7"), 503)
+
+
+def test_the_history_of_a_device_comes_by_span(open_page, data_dir, tmp_path):
+    keeper = HistoryKeeper(data_dir, Log(tmp_path / "log"))
+    at_us = now_us()
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=2, sample_time_us=at_us - 250_000), at_us, 100)])
+    keeper.sample(at_us + 1_000_000)
+    for span, step_s in (("hour", 10), ("days", 600), ("months", 10_800)):
+        content = open_page().get("/api/history/1/2", params={"span": span}).json()
+        assert content["step_s"] == step_s
+        ((at_s, lag_ms, lost, queue),) = content["samples"]
+        assert at_s % step_s == 0 and content["from_s"] <= at_s <= content["until_s"]
+        assert (lag_ms, lost, queue) == (250, 0, None)
+    assert open_page().get("/api/history/1/3").json()["samples"] == []
+    assert open_page().get("/api/history/99999/3").json()["samples"] == []
+    stored = open_page(running=False).get("/api/history/1/2").json()
+    assert stored["until_s"] == stored["samples"][0][0] + 10, "a stored history ends with its last sample"
+
+
 def test_devices_and_rollout(page, data_dir):
     assert page.get("/api/devices").json() == []
     assert page.get("/api/rollout").json() == []
@@ -220,6 +305,12 @@ def test_metrics_are_the_centres_for_whoever_may_see_the_page(page, open_page, p
         ("/api/events?size=100000", 400, "size: expected a whole number from 1 to 200, got '100000'"),
         ("/api/events?only=good", 400, "only: expected one of all, partial, flagged, got 'good'"),
         ("/api/events?survey=70000", 400, "survey: expected a whole number from 0 to 65535"),
+        ("/api/export/1/7?format=zarr", 400, "format: expected one of npy, netcdf, segy, png, got 'zarr'"),
+        ("/api/export/1/7", 400, "got ''"),
+        ("/api/export/1/8?format=npy", 404, "not in the store"),
+        ("/api/recording/1/7", 404, "survey 1, event 7: no recording in the store"),
+        ("/api/recording/99999/7", 404, "no recording in the store"),
+        ("/api/history/1/0?span=year", 400, "span: expected one of hour, days, months, got 'year'"),
         ("/api/events/1/seven", 404, "no such address"),
         ("/static/../app.py", 404, "no such address"),
     ],
@@ -270,6 +361,15 @@ def test_a_token_is_asked_for_and_taken_in_three_ways(open_page):
     browser = {"accept": "text/html"}
     asked = page.get("/", headers=browser)
     assert asked.status_code == 401 and "<form" in asked.text
+    assert "not the token" not in asked.text
+    refused = page.get("/", params={"token": "x" * 20}, headers=browser)
+    assert refused.status_code == 401 and "This is not the token of this page" in refused.text
+    assert 'aria-invalid="true"' in refused.text and "x" * 20 not in refused.text
+    event = page.get("/events/1/7", headers=browser)
+    assert event.status_code == 401 and 'action="/events/1/7"' in event.text
+    there = page.get("/events/1/7", params={"token": TOKEN}, headers=browser, follow_redirects=False)
+    assert (there.status_code, there.headers["location"]) == (303, "/events/1/7")
+    page.cookies.clear()
     entered = page.get("/", params={"token": TOKEN}, headers=browser, follow_redirects=False)
     assert (entered.status_code, entered.headers["location"]) == (303, "/")
     cookie = entered.headers["set-cookie"]

@@ -38,7 +38,7 @@ async def news(feed, *kinds):
 
 def test_a_listener_hears_what_there_is_and_then_what_comes(data_dir, put, tmp_path):
     put(1)
-    feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=True)
+    feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=lambda: True)
     stop = threading.Event()
     watching = threading.Thread(target=feed.watch, args=(stop.wait,))
     watching.start()
@@ -78,7 +78,7 @@ def test_what_fails_while_looking_is_told_and_tried_again(data_dir, put, tmp_pat
         refresh(archive)
 
     monkeypatch.setattr(totals, "refresh", fail_once)
-    feed = Feed(data_dir, totals, Log(tmp_path / "page.jsonl"), running=True)
+    feed = Feed(data_dir, totals, Log(tmp_path / "page.jsonl"), running=lambda: True)
     stop = threading.Event()
     watching = threading.Thread(target=feed.watch, args=(stop.wait,))
     watching.start()
@@ -100,7 +100,7 @@ def test_what_fails_while_looking_is_told_and_tried_again(data_dir, put, tmp_pat
 
 def test_listeners_are_not_without_number(data_dir, tmp_path):
     async def listen_all():
-        feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=True)
+        feed = Feed(data_dir, Totals(), Log(tmp_path / "page.jsonl"), running=lambda: True)
         streams = [feed.listen() for _ in range(MAX_LISTENERS)]
         for stream in streams:
             await anext(stream)

@@ -8,6 +8,7 @@ from small_waves import WAVES, earth, uncertainty
 from tiny import ENCODER, bundle_fields
 
 import epic
+from central.recordings.given import read_given
 from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store
 from central.verification import refine as module
@@ -135,6 +136,7 @@ def test_a_recording_of_the_event_takes_the_place_of_latents(config, put, gather
     assert "of the recording" in capsys.readouterr().out
     stored = newest(tmp_path)
     assert stored.partial and stored.provenance["refinement"]["by"] == "gather"
+    assert np.array_equal(read_given(tmp_path / "data", 1, 7), gather)
     misfit = stored.provenance["refinement"]["misfit"]
     assert misfit[1] < misfit[0]
     assert (stored.uncertainty_mps <= uncertainty() * 1.001).all()
@@ -298,10 +300,18 @@ def test_a_check_by_the_recording_is_its_misfit(config, put, gather, spread, tmp
     np.save(tmp_path / "gather.npy", 2 * model_gathers(earth(0.0)[None, None], WAVES)[0])
     assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 0
     assert "recording 50.0% off" in capsys.readouterr().out
-    assert newest(tmp_path).provenance["consistency"]["gather"] == pytest.approx(0.5, abs=1e-3)
+    found = newest(tmp_path).provenance["consistency"]
+    assert found["gather"] == pytest.approx(0.5, abs=1e-3)
+    assert found["gather_by_receiver"] == pytest.approx([0.5] * WAVES.n_receivers, abs=1e-3)
+    kept = np.load(tmp_path / "gather.npy")
+    assert np.array_equal(read_given(tmp_path / "data", 1, 7), kept), "the page shows it"
     np.save(tmp_path / "gather.npy", 0 * gather)
     assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 2
     assert "expected a recording, got silence" in complaint(capsys)
+    kept[:, :, 2] = 0
+    np.save(tmp_path / "gather.npy", kept)
+    assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 0
+    assert newest(tmp_path).provenance["consistency"]["gather_by_receiver"][2] is None
 
 
 def test_a_refined_map_does_not_inherit_the_check_of_its_start(config, put, spread, tmp_path):

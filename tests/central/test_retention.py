@@ -10,6 +10,7 @@ from fake_decoder import MODEL_HASH, latent_record
 from page_maps import put_map
 
 from central.config import ConfigError, RetentionSection, load_config
+from central.recordings.given import given_path
 from central.storage import retention as module
 from central.storage.database import connect
 from central.storage.journal import Journal
@@ -29,9 +30,9 @@ def put(data_dir, monkeypatch):
             last_record = journal.newest()
         decoded_us = now_us() - int(days * DAY_US)
         put_map(data_dir, event, last_record=last_record, decoded_us=decoded_us, **provenance)
-        path = picture_path(data_dir, 1, event)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("picture")
+        for path in (picture_path(data_dir, 1, event), given_path(data_dir, 1, event)):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("picture or recording")
 
     return put_event
 
@@ -46,7 +47,8 @@ def left(data_dir):
     with closing(connect(data_dir)) as database:
         records = database.execute("SELECT DISTINCT event FROM record ORDER BY event").fetchall()
     pictures = sorted(int(path.stem.split("event")[1]) for path in (data_dir / "pictures").iterdir())
-    assert events == [event for (event,) in records] == pictures
+    recordings = sorted(int(path.stem.split("event")[1]) for path in (data_dir / "recordings").iterdir())
+    assert events == [event for (event,) in records] == pictures == recordings
     return events
 
 

@@ -3,7 +3,8 @@
 import { colourTable } from "./colours.js";
 import { element, utc } from "./format.js";
 
-const SIZE = 12;
+// So few that a list is not longer than two screens of a phone.
+const SIZE = matchMedia("(max-width: 620px)").matches ? 8 : 12;
 const SOON_MS = 1000;
 const table = colourTable("batlow");
 
@@ -22,6 +23,9 @@ function picture({ shape: [nz, nx], hex }) {
   return canvas;
 }
 
+/** The address of an event's page. */
+export const address = (map) => `/events/${map.survey}/${map.event}`;
+
 export class Events {
   /** `onChoose(map)` is called with the summary of the event that is chosen. */
   constructor(onChoose) {
@@ -38,11 +42,17 @@ export class Events {
     };
     document.getElementById("older").addEventListener("click", turn(() => this.pages.push(this.after)));
     document.getElementById("newer").addEventListener("click", turn(() => this.pages.pop()));
+    for (const button of document.querySelectorAll("[data-only]")) {
+      button.addEventListener("click", () => this.choose({ only: button.dataset.only }));
+    }
   }
 
   choose(query) {
     this.query = { ...this.query, ...query };
     this.pages = [null];
+    for (const button of document.querySelectorAll("[data-only]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.only === this.query.only));
+    }
     this.refresh();
   }
 
@@ -80,29 +90,34 @@ export class Events {
 
   entry(map) {
     const item = document.createElement("li");
-    const button = document.createElement("button");
-    button.dataset.key = `${map.survey}-${map.event}`;
+    const link = element("a");
+    link.href = address(map);
+    link.dataset.key = `${map.survey}-${map.event}`;
     const text = document.createElement("div");
     text.append(element("b", `Event ${map.event}`));
     if (map.partial) text.append(" ", element("small", "partial", "warn"));
-    if (map.flags.length) text.append(" ", element("small", "flagged", "bad"));
-    text.append(element("span", utc(map.sample_time_us)));
-    text.append(element("span", `${map.devices.length} of ${map.n_devices} devices, ±${Math.round(map.uncertainty_mean_mps)} m/s`));
-    button.append(picture(map.preview), text);
-    button.addEventListener("click", () => {
+    text.append(element("span", utc(map.sample_time_us), "sub"));
+    text.append(element("span", `${map.devices.length} of ${map.n_devices} devices, ±${Math.round(map.uncertainty_mean_mps)} m/s`, "sub"));
+    // The kind of each reason; the event itself has them in full.
+    if (map.flags.length) text.append(element("span", `flagged: ${map.flags.map((flag) => flag.split(":")[0]).join(", ")}`, "why"));
+    link.title = map.flags.join("\n");
+    link.append(picture(map.preview), text);
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
       this.onChoose(map);
       document.getElementById("section").scrollIntoView({ block: "start" });
     });
-    if (button.dataset.key === this.marked) button.setAttribute("aria-current", "true");
-    item.append(button);
+    if (link.dataset.key === this.marked) link.setAttribute("aria-current", "true");
+    item.append(link);
     return item;
   }
 
   mark(map) {
     this.marked = `${map.survey}-${map.event}`;
-    for (const button of document.querySelectorAll("#events button")) {
-      if (button.dataset.key === this.marked) button.setAttribute("aria-current", "true");
-      else button.removeAttribute("aria-current");
+    for (const link of document.querySelectorAll("#events a")) {
+      if (link.dataset.key === this.marked) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
     }
   }
 }

@@ -3,17 +3,22 @@
 const SILENT_MS = 7000; // The centre says something every two seconds.
 const AGAIN_MS = 2000;
 
-/** Calls `hear(kind, content)` for news and `onState({up, since})` when the centre is lost or found again. */
+/** Calls `hear(kind, content)` for news and `onState({up, sinceMs, reason})` when the centre is lost or found again. */
 export function listen(kinds, hear, onState) {
   let source = null;
   let heardMs = 0;
   let timer = 0;
 
-  function lose() {
+  async function lose() {
     source.close();
-    onState({ up: false, sinceMs: heardMs });
     clearTimeout(timer);
     timer = setTimeout(open, AGAIN_MS);
+    // A stream that is refused looks like one that is cut; ask which it was.
+    const reason = await fetch("/api/centre").then(
+      async (answer) => (answer.status === 401 ? "token" : (await answer.json()).full ? "full" : ""),
+      () => "",
+    );
+    onState({ up: false, sinceMs: heardMs, reason });
   }
 
   function note() {

@@ -4,9 +4,10 @@ import { colourTable } from "./colours.js";
 import { step } from "./format.js";
 
 const FONT = "12px system-ui, 'DejaVu Sans', sans-serif";
-const MARGIN = { left: 48, right: 66, top: 30, bottom: 40 };
+export const MARGIN = { left: 48, right: 66, top: 30, bottom: 40 };
 
-const theme = () => {
+/** `theme()(name)` is a colour of the style sheet. */
+export const theme = () => {
   const style = getComputedStyle(document.documentElement);
   return (name) => style.getPropertyValue(`--${name}`).trim();
 };
@@ -25,7 +26,14 @@ export function prepare(canvas, height) {
   return { context, width, height: tall };
 }
 
-function picture(values, nz, nx, table, low, high) {
+/** The value below which `share` of the finite values lie; 0 where there is none. */
+export function percentile(values, share) {
+  const finite = values.filter(Number.isFinite).sort();
+  return finite.length ? finite[Math.round(share * (finite.length - 1))] : 0;
+}
+
+/** Values, row by row, as a picture of one pixel each in the colours of a table. */
+export function picture(values, nz, nx, table, low, high) {
   const made = new OffscreenCanvas(nx, nz);
   const context = made.getContext("2d");
   const image = context.createImageData(nx, nz);
@@ -65,7 +73,7 @@ export class Section {
     });
   }
 
-  /** `data`: {values, nz, nx, low, high, survey (the acquisition), heard (device numbers), label}. */
+  /** `data`: {values, nz, nx, low, high, clipped (whether values are above high), survey (the acquisition), heard (device numbers), label}. */
   show(data) {
     this.data = data;
     this.image = picture(data.values, data.nz, data.nx, this.table, data.low, data.high);
@@ -116,15 +124,7 @@ export class Section {
 
   axes(g, ink, dx, wide, deep) {
     const { nz, nx } = this.data;
-    g.fillStyle = ink("ink");
-    g.textBaseline = "top";
-    g.textAlign = "center";
-    for (let m = 0, by = step(nx * dx, wide / 70); m <= nx * dx + 1e-6; m += by) {
-      const x = this.x + (m / dx) * this.cell;
-      g.fillRect(x, this.y + deep, 1, 4);
-      g.fillText(m, x, this.y + deep + 6);
-    }
-    g.fillText("distance (m)", this.x + wide / 2, this.y + deep + 22);
+    distanceAxis(g, ink, { x: this.x, y: this.y + deep, wide, length: nx * dx });
     g.textBaseline = "middle";
     g.textAlign = "right";
     for (let m = 0, by = step(nz * dx, deep / 50); m <= nz * dx + 1e-6; m += by) {
@@ -178,8 +178,20 @@ export class Section {
   }
 
   bar(g, ink, wide, deep) {
-    const { low, high } = this.data;
+    const { low, high, clipped } = this.data;
     const x = this.x + wide + 10;
+    if (clipped) {
+      // As in printed colour bars: an arrow says that there is more above.
+      g.fillStyle = `rgb(${this.table.slice(-3).join(" ")})`;
+      g.strokeStyle = ink("soft");
+      g.lineWidth = 1;
+      g.beginPath();
+      g.moveTo(x, this.y);
+      g.lineTo(x + 6, this.y - 9);
+      g.lineTo(x + 12, this.y);
+      g.fill();
+      g.stroke();
+    }
     for (let i = 0; i < deep; i++) {
       const place = 3 * Math.round(255 * (1 - i / (deep - 1)));
       g.fillStyle = `rgb(${this.table[place]} ${this.table[place + 1]} ${this.table[place + 2]})`;
@@ -196,8 +208,21 @@ export class Section {
     }
     g.textBaseline = "bottom";
     g.textAlign = "center";
-    g.fillText("m/s", x + 22, this.y - 6);
+    g.fillText("m/s", x + 30, this.y - 8);
   }
+}
+
+/** Distance along the line, below a picture that begins at `x` and ends at `y`. */
+export function distanceAxis(g, ink, { x, y, wide, length }) {
+  g.fillStyle = ink("ink");
+  g.textBaseline = "top";
+  g.textAlign = "center";
+  for (let m = 0, by = step(length, wide / 70); m <= length + 1e-6; m += by) {
+    const at = x + (m / length) * wide;
+    g.fillRect(at, y, 1, 4);
+    g.fillText(m, at, y + 6);
+  }
+  g.fillText("distance (m)", x + wide / 2, y + 22);
 }
 
 /** Velocity with depth below one column, in its band of uncertainty; the depth axis is the section's. */
