@@ -31,7 +31,7 @@ def adapt(
 
     with hold_output():
         from convert.adaptation import adapt as run_adaptation
-        from models.training.training import Budget
+        from models.training.budget import Budget
     limit_threads(threads)
     budget = Budget(
         batch=batch, learning_rate=learning_rate, minutes=minutes, seed=seed, optimiser="muon", ordered=True

@@ -35,8 +35,11 @@ from models.inversion.ood import measure_familiarity
 from models.networks.nested_latent import AsSent, prefix_rates
 from models.networks.network import DevicePositions
 from models.recipes import recipe_of
-from models.training.run import split_watched
-from models.training.training import Budget, load_network, predict, train, write_json
+from models.training.budget import Budget
+from models.training.prediction import predict
+from models.training.run import split_validation
+from models.training.run_config import write_json
+from models.training.training import load_network, train
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class LatentBatches(EpicBatches):
         inputs, maps = super().training(indices, rng)
         return self._encoded(inputs), maps
 
-    def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
-        inputs, maps = super().plain(indices)
+    def plain(self, indices: np.ndarray, reduced: bool = False) -> tuple[dict, np.ndarray]:
+        inputs, maps = super().plain(indices, reduced)
         return self._encoded(inputs), maps
 
     def _encoded(self, inputs: dict) -> dict:
@@ -97,7 +100,7 @@ def adapt(
     decoder = load_decoder(model / "decoder")
     a = decoder.acquisition
     batches = LatentBatches(load_thinned(data, a, bundle.companding.thin, on_load), bundle, decoder.latent)
-    validation, training = split_watched(len(batches))
+    validation, training = split_validation(len(batches))
     if not len(validation):
         raise ConversionError(
             f"adapt: expected at least 50 samples, of which one is to validate on, got {len(batches)}; add data"

@@ -14,7 +14,7 @@ from convert.verify import HeldOut
 from firmware_py.inference.companding import Companding
 from models.data.gathers import ThinnedSet, load_thinned
 from models.data.held_out import check_held_out
-from models.training.run import split_watched
+from models.training.run import split_validation
 from models.training.run_config import RunConfig, read_config
 from models.training.training import load_network
 from physics.acquisition import Acquisition
@@ -107,7 +107,7 @@ def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
     check_held_out(run.config, held_out)
     folders = [Path(name) for name in run.config.data]
     data = load_thinned(folders, run.acquisition, run.config.thin)
-    watched, training = split_watched(len(data))
+    watched, training = split_validation(len(data))
     some = np.random.default_rng(1).permutation(training)[:FAMILIAR_GATHERS]
     seen = Seen(
         representative_parts(run, data, training),

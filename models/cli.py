@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from models.errors import TrainingError
-from models.training.training import Budget
+from models.training.budget import Budget
 from physics.files.survey_file import read_survey
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)

@@ -24,7 +24,7 @@ from trust import Released
 from models.data.gathers import load_thinned
 from models.evaluation.evaluate import evaluate_run
 from models.networks.nested_latent import prefixes
-from models.training.run import split_watched
+from models.training.run import split_validation
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import find_pairs
 from testbed.comparison.baselines import compress_part
@@ -44,7 +44,7 @@ def with_bits(latents: np.ndarray, bits: int) -> np.ndarray:
 def of_model(folder: Path, data: list[Path], is_watched: bool) -> list[dict]:
     model = Released(folder)
     samples = load_thinned(data, model.decoder.acquisition, model.thin)
-    chosen = split_watched(len(samples))[0] if is_watched else np.arange(len(samples))
+    chosen = split_validation(len(samples))[0] if is_watched else np.arange(len(samples))
     latents, maps = model.latents(samples.gathers[chosen]), samples.maps[chosen]
     coding = model.decoder.coding
     rates = [(f"{folder.name}, all values in 8 to 2 bits", coding.latent, bits) for bits in BITS]

@@ -72,7 +72,8 @@ class Contender:
 
     def train(self, samples: Any, seconds: float) -> None:
         from models.recipes.epic import begin
-        from models.training.training import train, write_json
+        from models.training.run_config import write_json
+        from models.training.training import train
 
         budget = replace(self.budget, minutes=seconds / 60)
         write_json(self.run / "config.json", asdict(replace(self.config, budget=asdict(budget))))
@@ -92,7 +93,7 @@ class Contender:
                 last[0] = time.monotonic()
                 say(self.kind, share=round(share, 3), loss=round(figures["loss"], 4), epoch=figures["epoch"])
 
-        found = train(
+        found, _ = train(
             self.network,
             self.turns,
             none,
@@ -165,7 +166,7 @@ def compete(arguments: argparse.Namespace) -> None:
     import cupy
 
     from models.data.simulated import STORED_AVERAGE, read_sequence, simulate
-    from models.training.training import Budget
+    from models.training.budget import Budget
     from physics.engines.cuda import record
     from physics.families import generate_map
     from physics.normalise import log_transform

@@ -18,9 +18,9 @@ from models.data.gathers import ThinnedSet, load_thinned
 from models.evaluation.evaluate import load_run
 from models.evaluation.scores import score
 from models.recipes import recipe_of
-from models.training.run import split_watched
+from models.training.prediction import predict
+from models.training.run import split_validation
 from models.training.run_config import read_config
-from models.training.training import predict
 from physics.metrics import mae, ssim
 
 BANDS = 5
@@ -37,7 +37,7 @@ def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
     # Of several sets the last: it is that of the exact scheme, as are held-out samples.
     config = replace(config, data=config.data[-1:])
     seen = load_thinned([Path(config.data[0])], found.held_out.acquisition, config.thin)
-    _, training = split_watched(len(seen))
+    _, training = split_validation(len(seen))
     some = training[:: max(1, len(training) // learnt)]
     drawn_learnt = predict(found.network, recipe_of(config.kind).make_batches(config, seen), some)[..., 0]
     of_learnt = score(drawn_learnt, seen, some)

@@ -75,10 +75,18 @@ class EpicBatches:
             inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
         return inputs, maps[..., None]
 
-    def plain(self, indices: np.ndarray) -> tuple[dict, np.ndarray]:
-        """Return the batch without augmentation, all devices present, at the full rate."""
+    def plain(self, indices: np.ndarray, reduced: bool = False) -> tuple[dict, np.ndarray]:
+        """Return the batch without augmentation and with all devices present.
+
+        Args:
+            reduced: Draw rates as in training, the same ones at each call. Default: the full rate.
+        """
         mask = np.ones((len(indices), self.data.acquisition.n_devices), np.float32)
-        return self._inputs(self.data.gathers[indices], mask), self.data.maps[indices][..., None]
+        inputs = self._inputs(self.data.gathers[indices], mask)
+        if reduced and self._ordered is not None:
+            rng = np.random.default_rng(0)
+            inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
+        return inputs, self.data.maps[indices][..., None]
 
     def _inputs(self, gathers: np.ndarray, mask: np.ndarray) -> dict:
         parts = device_parts(gathers, self.data.acquisition, self.companding)

@@ -16,7 +16,7 @@ import models.networks.network  # noqa: F401  registers the layers that a saved 
 from firmware_py.protocol.rate import Rate, RateError, read_coding
 from models.errors import ModelsError
 from models.inversion.ood import Familiarity, OodError, load_familiarity
-from models.training.training import write_json
+from models.training.run_config import write_json
 from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
 from physics.normalise import denormalise_velocity

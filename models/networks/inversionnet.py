@@ -40,6 +40,23 @@ class Layout:
         return 2 * len(self.along_time) - 1
 
     @property
+    def predicted_cells(self) -> int:
+        """Side of the square map before cropping."""
+        cells = 1
+        for _, kernel, cut in self.up:
+            cells = 2 * (cells - 1) + kernel - 2 * cut
+        return cells
+
+    def check_map(self, acquisition: Acquisition) -> None:
+        """Raise ``ValueError`` if the survey's map is larger than the network's."""
+        cells = self.predicted_cells
+        if max(acquisition.n_depth, acquisition.n_width) > cells:
+            raise ValueError(
+                f"inversionnet: expected a map of at most {cells} x {cells} cells, which this network predicts, got "
+                f"{acquisition.n_depth} x {acquisition.n_width}; use a smaller survey, or train epic"
+            )
+
+    @property
     def down(self) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
         """Channels, kernel and stride of each block before the bottleneck."""
         first, *others = self.along_time
@@ -78,6 +95,7 @@ def build_from_layout(
     layout: Layout, shape: tuple[int, int, int], acquisition: Acquisition, name: str
 ) -> keras.Model:
     """Build the network for gathers of ``shape`` (time, receivers, sources); see ``build_inversionnet``."""
+    layout.check_map(acquisition)
     gather = keras.Input(shape, name="gather")
     drawn = _draw(_down(gather, layout.down), layout, acquisition)
     return keras.Model(gather, drawn, name=name)
@@ -136,11 +154,6 @@ def _draw(x, layout: Layout, acquisition: Acquisition):
             name = f"up{i}{block}"
             x = _finish(layers.Conv2D(channels, 3, padding="same", name=name)(x), name)
     spare = (x.shape[1] - acquisition.n_depth, x.shape[2] - acquisition.n_width)
-    if min(spare) < 0:
-        raise ValueError(
-            f"inversionnet: draws {x.shape[1]} x {x.shape[2]} cells and crops; got a map of {acquisition.n_depth} x "
-            f"{acquisition.n_width}; use a survey of at most {x.shape[1]} x {x.shape[2]} cells"
-        )
     x = layers.Cropping2D([(cells // 2, cells - cells // 2) for cells in spare], name="crop")(x)
     x = _finish(layers.Conv2D(1, 3, padding="same", name="out")(x), "out", activation=False)
     return ops.tanh(x)

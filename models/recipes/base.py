@@ -19,10 +19,10 @@ from models.data.companding import choose_companding
 from models.data.gathers import ThinnedSet
 from models.data.simulated import Simulated
 from models.errors import TrainingError
+from models.training.budget import Budget
 from models.training.muon import Muon
 from models.training.request import Setting, TrainRequest
-from models.training.run_config import RunConfig
-from models.training.training import Budget, write_json
+from models.training.run_config import RunConfig, write_json
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import find_pairs
 
@@ -67,6 +67,19 @@ class Recipe(ABC):
             raise TrainingError(
                 f"train: only EPIC can be ablated; got {self.kind} with --ablate {request.ablate!r}"
             )
+
+    @abstractmethod
+    def plan(
+        self, request: TrainRequest, acquisition: Acquisition, found: RunConfig | None
+    ) -> dict[str, dict | None]:
+        """Return ``encoder`` and ``decoder`` of ``RunConfig``. Called before data are loaded.
+
+        Args:
+            found: Configuration of the run that is resumed, if any.
+
+        Raises:
+            TrainingError: ``found`` does not match the request, or the network does not fit the survey.
+        """
 
     @abstractmethod
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from models.errors import TrainingError
 from models.networks.inversionnet import LAYOUTS, build_inversionnet
 from models.networks.network import map_mae
 from models.recipes.base import Account, Recipe, fitting
+from models.training.budget import Budget
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig
-from models.training.training import Budget
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import find_pairs
 
@@ -35,9 +35,17 @@ class Centralised(Recipe):
                 "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
             )
 
+    def plan(
+        self, request: TrainRequest, acquisition: Acquisition, found: RunConfig | None
+    ) -> dict[str, dict | None]:
+        with fitting():
+            LAYOUTS[self.kind].check_map(acquisition)
+        return {"encoder": None, "decoder": None}
+
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
         measured = found.log_range if found else setting.log_range()
-        return {"companding": None, "encoder": None, "decoder": None, "log_range": measured}
+        networks = self.plan(request, setting.acquisition, found)
+        return {**networks, "companding": None, "log_range": measured}
 
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False

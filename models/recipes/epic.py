@@ -17,13 +17,15 @@ from models.networks.encoder import EncoderConfig, encoder_preset
 from models.networks.fusion import DECODERS, DecoderConfig
 from models.networks.nested_latent import order_latent
 from models.networks.network import build_network, map_loss, map_mae
-from models.recipes.base import Account, Recipe, describe_companding
+from models.recipes.base import Account, Recipe, describe_companding, fitting
+from models.training.budget import Budget
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig
-from models.training.training import Budget
 from models.training.warm_start import Origin, begin_with, fits_decoder
 from physics.acquisition import Acquisition
 
+# Encoder and decoder of a new run.
+DEFAULT_PRESET = "small"
 # Components that --ablate can remove.
 PARTS = ("attention", "positions", "drop-out")
 
@@ -51,33 +53,40 @@ class Epic(Recipe):
         if request.ablate is not None and request.ablate not in PARTS:
             raise TrainingError(f"train: expected --ablate of {', '.join(PARTS)}; got {request.ablate!r}")
 
-    def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
-        acquisition = setting.acquisition
-        companding = describe_companding(request, setting, found)
-        shape = encoder_preset(request.encoder, acquisition, request.thin)
+    def plan(
+        self, request: TrainRequest, acquisition: Acquisition, found: RunConfig | None
+    ) -> dict[str, dict | None]:
+        if found and found.encoder and request.encoder is None:
+            shape = EncoderConfig.from_dict(found.encoder)
+        else:
+            shape = encoder_preset(request.encoder or DEFAULT_PRESET, acquisition, request.thin)
         if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
             raise TrainingError(
                 f"{request.run}: holds a run of another encoder than {request.encoder!r}; choose an empty folder"
             )
-        fusion = DecoderConfig(
-            acquisition.n_devices,
-            shape.latent,
-            acquisition.n_depth,
-            acquisition.n_width,
-            attention=request.ablate != "attention",
-            positions=request.ablate != "positions",
-            **DECODERS[request.decoder],
-        )
+        if found and found.decoder and request.decoder is None:
+            fusion = DecoderConfig(**found.decoder)
+        else:
+            with fitting():
+                fusion = DecoderConfig(
+                    acquisition.n_devices,
+                    shape.latent,
+                    acquisition.n_depth,
+                    acquisition.n_width,
+                    attention=request.ablate != "attention",
+                    positions=request.ablate != "positions",
+                    **DECODERS[request.decoder or DEFAULT_PRESET],
+                )
         if found and DecoderConfig(**(found.decoder or {})) != fusion:
             raise TrainingError(
                 f"{request.run}: holds a run of another decoder than {request.decoder!r}; choose an empty folder"
             )
-        return {
-            "companding": companding,
-            "encoder": asdict(shape),
-            "decoder": asdict(fusion),
-            "log_range": None,
-        }
+        return {"encoder": asdict(shape), "decoder": asdict(fusion)}
+
+    def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
+        companding = describe_companding(request, setting, found)
+        networks = self.plan(request, setting.acquisition, found)
+        return {**networks, "companding": companding, "log_range": None}
 
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False

@@ -12,7 +12,7 @@ from models.data.batches import EpicBatches
 from models.data.gathers import ThinnedSet
 from models.errors import TrainingError
 from models.evaluation.macs import count_macs
-from models.networks.federated import Rounds, build_federated
+from models.networks.federated import LAYOUT, Rounds, build_federated
 from models.recipes.base import Account, Recipe, describe_companding, fitting
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig
@@ -35,9 +35,17 @@ class Federated(Recipe):
                 "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
             )
 
+    def plan(
+        self, request: TrainRequest, acquisition: Acquisition, found: RunConfig | None
+    ) -> dict[str, dict | None]:
+        with fitting():
+            LAYOUT.check_map(acquisition)
+        return {"encoder": None, "decoder": None}
+
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
         companding = describe_companding(request, setting, found)
-        return {"companding": companding, "encoder": None, "decoder": None, "log_range": None}
+        networks = self.plan(request, setting.acquisition, found)
+        return {**networks, "companding": companding, "log_range": None}
 
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False

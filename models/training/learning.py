@@ -8,8 +8,8 @@ import keras
 
 from models.errors import TrainingError
 from models.recipes import recipe_of
+from models.training.budget import Budget
 from models.training.run_config import RunConfig
-from models.training.training import Budget
 
 
 def on_device(config: RunConfig, network: keras.Model, budget: Budget, shapes: tuple) -> Any:

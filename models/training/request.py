@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.data.simulated import Simulated
-from models.training.training import Budget
+from models.training.budget import Budget
 from models.training.warm_start import Origin
 from physics.acquisition import Acquisition
 
@@ -23,11 +23,12 @@ class TrainRequest:
             data may grow.
         budget: How long and how to train.
         thin: Samples averaged into one before encoding.
-        encoder: Preset of ``models.networks.encoder``.
-        decoder: Preset of ``models.networks.fusion``.
+        encoder: Preset of ``models.networks.encoder``. Default: that of the run being resumed, else "small".
+        decoder: Preset of ``models.networks.fusion``; the same default.
         start_from: Earlier run or, of EPIC, released model, whose weights and input scaling a new run begins with.
         ablate: Part of EPIC to leave out, for comparison.
         acquisition: Default: that of the run being resumed, else what ``data`` were made for.
+        tensorboard: Write event files for TensorBoard to ``run/tensorboard``.
         source: Makes the samples instead of reading them. They continue the sequence of ``data``.
     """
 
@@ -36,11 +37,12 @@ class TrainRequest:
     run: Path
     budget: Budget
     thin: int = 10
-    encoder: str = "small"
-    decoder: str = "small"
+    encoder: str | None = None
+    decoder: str | None = None
     start_from: Path | None = None
     ablate: str | None = None
     acquisition: Acquisition | None = None
+    tensorboard: bool = False
     source: Callable[[], Simulated] | None = None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,17 @@ from models.networks.fusion import DECODERS
 from models.recipes import recipe_of
 from models.recipes.epic import begin
 from models.training.learning import on_device, spread_over_devices
+from models.training.prediction import predict
 from models.training.request import Setting, TrainRequest
-from models.training.run_config import RunConfig, computing_in, read_config
-from models.training.training import has_checkpoint, predict, train, write_json
+from models.training.run_config import RunConfig, computing_in, read_config, write_json
+from models.training.training import has_checkpoint, train
 from models.training.warm_start import CentralOrigin, Origin, read_central, read_origin
 from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
 from physics.normalise import log_transform
 
 # Size of the validation set, taken from the samples kept out of training. Results are reported on other seeds.
-WATCH_MOST = 300
+VALIDATION_MOST = 300
 # Samples for measuring the batch normalisation of a released encoder again.
 ORIGIN_GATHERS = 200
 
@@ -37,12 +39,14 @@ def start_run(
     request: TrainRequest,
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     on_load: Callable[[int, int], None] = lambda done, total: None,
+    on_report: Callable[[dict], None] = lambda row: None,
 ) -> dict:
     """Train a network into its run folder, or resume it there.
 
     Args:
         on_progress: Called about once a second with the share of the budget spent and figures.
         on_load: Called with the number of files loaded and of all files.
+        on_report: Called with each row of ``history.jsonl``.
 
     Returns:
         Metrics of the validation set.
@@ -55,15 +59,23 @@ def start_run(
     _check_presets(request)
     recipe.validate(request)
     run, budget = request.run, request.budget
+    # Everything that can be refused without data is refused before they are loaded.
     acquisition = request.acquisition or _survey_of(run, request.data)
+    found = _read_found(request, acquisition)
+    recipe.plan(request, acquisition, found)
     origin, central = _read_start(request)
     simulated = request.source() if request.source else None
     if simulated:
         thinned = simulated.watched
-        watched, training = np.arange(len(thinned)), np.arange(simulated.trained_on)
+        validation, training = np.arange(len(thinned)), np.arange(simulated.trained_on)
     else:
         thinned = load_thinned(request.data, acquisition, request.thin, on_load)
-        watched, training = split_watched(len(thinned))
+        validation, training = split_validation(len(thinned))
+        if not len(validation):
+            raise TrainingError(
+                f"train: expected at least {WATCH_EVERY} samples, of which one is to validate on, got {len(thinned)}; "
+                "add data"
+            )
     run.mkdir(parents=True, exist_ok=True)
     known, start = central or simulated, central or origin
     config = configure(
@@ -90,38 +102,67 @@ def start_run(
 
     batches = make_batches(budget.ordered)
     if origin is not None:
-        some = watched if simulated else training
+        some = validation if simulated else training
         some = some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS]
         begin(origin, parts, batches.plain(some), budget)
     if central:
         network.set_weights(central.weights)
     recipe.compile_model(network, budget)
-    if simulated:
-        # Compile before the budget's clock starts.
-        predict(network, batches, watched[:1])
-        turns = on_device(config, network, budget, tuple(array.shape for array in simulated.shards[0]))
-        turns.compile()
-        turns.fill(simulated, batches)
-        progress = train(network, turns, watched, training, budget, run, on_progress, turns.learn, turns.turn)
-    else:
-        learn = recipe.make_learner(network, parts)
-        progress = train(network, batches, watched, training, budget, run, on_progress, learn)
+    with _reporting(request, on_report) as report:
+        if simulated:
+            turns = on_device(config, network, budget, tuple(array.shape for array in simulated.shards[0]))
+            turns.compile()
+            turns.fill(simulated, batches)
+            steps = {"batches": turns, "learn": turns.learn, "turn": turns.turn}
+        else:
+            steps = {"batches": batches, "learn": recipe.make_learner(network, parts)}
+        progress, best = train(
+            network,
+            validation=validation,
+            training=training,
+            budget=budget,
+            run=run,
+            on_progress=on_progress,
+            on_report=report,
+            **steps,
+        )
     weights = network.get_weights()
     network, parts = recipe.build(config, acquisition)
     network.set_weights(weights)
     _save_parts(parts, run)
-    drawn = predict(network, make_batches(False), watched)[..., 0]
-    metrics = {**vars(progress), "families": score(drawn, thinned, watched)}
+    predicted = predict(network, make_batches(False), validation)[..., 0]
+    metrics = {
+        **vars(progress),
+        "best": best.to_dict() if best else None,
+        "families": score(predicted, thinned, validation),
+    }
     write_json(run / "metrics.json", metrics)
+    return metrics
+
+
+@contextlib.contextmanager
+def _reporting(request: TrainRequest, on_report: Callable[[dict], None]) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that takes the rows of the history; draw the curves at the end, also of a stopped run."""
     from models.training.curves import draw_curves
 
-    draw_curves(run)
-    return metrics
+    with contextlib.ExitStack() as stack:
+        takers = [on_report]
+        if request.tensorboard:
+            from models.training.tensorboard import EventWriter
+
+            takers.append(stack.enter_context(EventWriter(request.run / "tensorboard")).add)
+        stack.callback(draw_curves, request.run)
+
+        def report(row: dict) -> None:
+            for take in takers:
+                take(row)
+
+        yield report
 
 
 def _check_presets(request: TrainRequest) -> None:
     for name, value, known in (("encoder", request.encoder, PRESETS), ("decoder", request.decoder, DECODERS)):
-        if value not in known:
+        if value is not None and value not in known:
             raise TrainingError(
                 f"train: expected {'an' if name == 'encoder' else 'a'} {name} of {', '.join(known)}; got {value!r}"
             )
@@ -150,12 +191,12 @@ def _survey_of(run: Path, data: list[Path]) -> Acquisition:
     return found[0] if found else Acquisition.openfwi()
 
 
-def split_watched(n: int) -> tuple[np.ndarray, np.ndarray]:
+def split_validation(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Split ``n`` samples into indices ``(validation set, training set)``."""
     indices = np.arange(n)
-    is_watched = indices % WATCH_EVERY == WATCH_EVERY - 1
-    watched = indices[is_watched]
-    return watched[:: max(1, -(-len(watched) // WATCH_MOST))], indices[~is_watched]
+    kept_out = indices % WATCH_EVERY == WATCH_EVERY - 1
+    validation = indices[kept_out]
+    return validation[:: max(1, -(-len(validation) // VALIDATION_MOST))], indices[~kept_out]
 
 
 def configure(request: TrainRequest, setting: Setting) -> RunConfig:
@@ -164,10 +205,8 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
     Raises:
         TrainingError: The folder holds a run of another configuration.
     """
-    run, budget = request.run, request.budget
-    found = read_config(run) if (run / "config.json").exists() else None
-    if found:
-        _check_same(found, request, setting.acquisition)
+    budget = request.budget
+    found = _read_found(request, setting.acquisition)
     own: dict[str, Any] = {"data": [str(folder) for folder in request.data], "simulated": setting.simulated}
     stages = found.stages() if found else setting.before
     return RunConfig(
@@ -180,6 +219,19 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
         before=[stage for stage in stages if stage != own],
         **recipe_of(request.kind).describe(request, setting, found),
     )
+
+
+def _read_found(request: TrainRequest, acquisition: Acquisition) -> RunConfig | None:
+    """Read the configuration of the run to resume; None if the folder has none.
+
+    Raises:
+        TrainingError: It is damaged, or of another kind of run than the request.
+    """
+    if not (request.run / "config.json").exists():
+        return None
+    found = read_config(request.run)
+    _check_same(found, request, acquisition)
+    return found
 
 
 def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisition) -> None:

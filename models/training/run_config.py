@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from models.errors import TrainingError
+from physics.files.atomic import atomic_write
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class RunConfig:
         """Return ``data`` and ``simulated`` of all training that led to the run's networks."""
         own = {"data": self.data, "simulated": self.simulated}
         return [*(stage for stage in self.before if stage != own), own]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,7 @@
 """Train within a budget of time or epochs: progress, crash-safe checkpoints, curves, metrics.
 
-The learning rate follows the share of the budget spent: a short warm-up, then a cosine to zero. A run of any length
-therefore ends annealed. A run folder holds ``config.json``, ``history.jsonl``, ``curves.png``, ``checkpoint/`` and,
-when finished, the networks and ``metrics.json``.
+A run folder holds ``config.json``, ``history.jsonl``, ``curves.png``, ``checkpoint/`` and, when finished, the networks
+and ``metrics.json``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,78 +20,11 @@ import keras
 import numpy as np
 
 from models.errors import TrainingError
-from physics.files.atomic import atomic_write
+from models.training.budget import Budget, Progress, learning_rate_at
+from models.training.monitor import Best, Monitor, load_best
+from models.training.run_config import write_json
 
-WARM_UP_SHARE = 0.02
 CHECKPOINT_INTERVAL_S = 120.0
-# A multiple of every common number of accelerators.
-PREDICTED_TOGETHER = 48
-PRECISIONS = ("float32", "mixed_bfloat16")
-OPTIMISERS = ("adamw", "muon")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Budget of a run: ``minutes`` of training time or ``epochs`` over the data, and how to train.
-
-    Attributes:
-        precision: Arithmetic; mixed_bfloat16 is faster where the processor supports it.
-        quantised: Train with the encoder's int8 rounding (``models.networks.quantised``).
-        ordered: Train with devices at reduced rates (``models.networks.nested_latent``).
-        optimiser: One of ``OPTIMISERS`` (``models.training.muon``).
-    """
-
-    batch: int = 32
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 1e-3
-    minutes: float | None = None
-    epochs: float | None = None
-    seed: int = 0
-    precision: str = "float32"
-    quantised: bool = False
-    ordered: bool = False
-    optimiser: str = "adamw"
-
-    def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.epochs is None):
-            raise TrainingError("budget: expected either --minutes or --epochs; give one of them")
-        if (self.minutes or self.epochs or 0) <= 0 or self.batch < 1:
-            raise TrainingError("budget: expected a positive duration and batch")
-        if self.seed < 0:
-            raise TrainingError(
-                f"budget: expected a seed of 0 or more, got {self.seed}; choose another --seed"
-            )
-        if self.precision not in PRECISIONS:
-            raise TrainingError(
-                f"budget: expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}"
-            )
-        if self.optimiser not in OPTIMISERS:
-            raise TrainingError(
-                f"budget: expected an optimiser of {', '.join(OPTIMISERS)}; got {self.optimiser!r}"
-            )
-
-
-def learning_rate_at(share: float, peak: float) -> float:
-    """Return the learning rate when ``share`` (0..1) of the budget is spent."""
-    if share < WARM_UP_SHARE:
-        return peak * (0.05 + 0.95 * share / WARM_UP_SHARE)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (share - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2))
-
-
-@dataclass
-class Progress:
-    """Progress of a run, kept in the checkpoint. ``core_s`` is the processor time used."""
-
-    step: int = 0
-    epoch: float = 0.0
-    elapsed_s: float = 0.0
-    core_s: float = 0.0
 
 
 def train(
@@ -106,10 +37,12 @@ def train(
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
     learn: Callable[[Any, Any], float] | None = None,
     turn: int = 1,
-) -> Progress:
+    on_report: Callable[[dict], None] = lambda row: None,
+) -> tuple[Progress, Best | None]:
     """Train a compiled ``network`` until the budget is spent; resume from ``run/checkpoint`` if it exists.
 
-    On SIGINT and SIGTERM the current step ends, a checkpoint is saved, and ``KeyboardInterrupt`` is raised.
+    The network ends with its best weights (``models.training.monitor``). On SIGINT and SIGTERM the current step ends, a
+    checkpoint is saved, and ``KeyboardInterrupt`` is raised.
 
     Args:
         batches: Has ``training(indices, rng)`` and ``plain(indices)``.
@@ -119,49 +52,59 @@ def train(
         learn: ``learn(inputs, maps)`` trains on a batch and returns its loss. Default: one step of the network's
             optimiser.
         turn: Steps that ``learn`` takes per call; it then gets the indices of as many batches.
+        on_report: Called with each row of ``history.jsonl``.
+
+    Returns:
+        Progress, and the best weights; None without a validation set.
 
     Raises:
         TrainingError: The loss or a weight is not finite; the last checkpoint is kept.
     """
     progress = _resume(network, run)
+    folder = _checkpoint_folder(run)
+    best = load_best(network, folder) if folder else None
+    monitor = Monitor(network, batches, validation, budget, run, progress, best, on_report)
     learn = learn or _one_step(network)
     rng = np.random.default_rng([budget.seed, progress.step])
     order: np.ndarray = np.array([], dtype=int)
-    recent: list[float] = []
-    last_save = last_report = started = time.monotonic()
+    last_save = last_call = started = time.monotonic()
     before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
     with _stop_signals() as stopped:
-        while (share := _share(progress, budget)) < 1.0 and not stopped:
+        while progress.share_of(budget) < 1.0 and not stopped and not monitor.exhausted:
             if len(order) < turn * budget.batch:
                 order = np.concatenate([order, rng.permutation(training)])
             indices, order = order[: turn * budget.batch], order[turn * budget.batch :]
-            network.optimizer.learning_rate.assign(learning_rate_at(share, budget.learning_rate))
+            network.optimizer.learning_rate.assign(
+                learning_rate_at(progress.share_of(budget), budget.learning_rate)
+            )
             loss = learn(*batches.training(indices, rng))
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
                     f"start again, or resume from the last checkpoint in {run}"
                 )
-            recent.append(loss)
             progress.step += turn
             progress.epoch += len(indices) / max(len(training), 1)
             now = time.monotonic()
             progress.elapsed_s = before + (now - started)
             progress.core_s = core_before + time.process_time()
-            if now - last_report > 1.0:
-                on_progress(
-                    _share(progress, budget), {"loss": float(np.mean(recent[-50:])), "epoch": progress.epoch}
-                )
-                last_report = now
-            if now - last_save > CHECKPOINT_INTERVAL_S:
-                _report(network, batches, validation, recent, progress, budget, run)
-                _save(network, run, progress)
-                recent, last_save = [], time.monotonic()
-        _report(network, batches, validation, recent, progress, budget, run)
-        _save(network, run, progress)
+            monitor.add(loss)
+            if now - last_call > 1.0:
+                on_progress(progress.share_of(budget), {"loss": monitor.loss, "epoch": progress.epoch})
+                last_call = now
+            save = now - last_save > CHECKPOINT_INTERVAL_S
+            if save or monitor.due():
+                monitor.report()
+            if save:
+                _save(network, run, progress, monitor.best)
+                last_save = time.monotonic()
+        monitor.report()
+        _save(network, run, progress, monitor.best)
     if stopped:
         raise KeyboardInterrupt
-    return progress
+    if monitor.best:
+        network.set_weights(monitor.best.weights)
+    return progress, monitor.best
 
 
 @contextlib.contextmanager
@@ -195,55 +138,19 @@ def _one_step(network: keras.Model) -> Callable[[Any, np.ndarray], float]:
     return learn
 
 
-def _share(progress: Progress, budget: Budget) -> float:
-    if budget.minutes is not None:
-        return progress.elapsed_s / (60.0 * budget.minutes)
-    return progress.epoch / (budget.epochs or 1.0)
+def _save(network: keras.Model, run: Path, progress: Progress, best: Best | None) -> None:
+    """Replace the checkpoint folder (weights, optimiser, progress, best weights) atomically.
 
-
-def predict(network: keras.Model, batches: Any, indices: np.ndarray) -> np.ndarray:
-    """Return the network output for ``indices``, ``(len(indices), nz, nx, channels)``; compiled once."""
-    drawn = []
-    for start in range(0, len(indices), PREDICTED_TOGETHER):
-        some = indices[start : start + PREDICTED_TOGETHER]
-        # Constant batch size: another one would compile again and might not split across devices.
-        filled = np.resize(some, PREDICTED_TOGETHER)
-        drawn.append(np.asarray(network.predict_on_batch(batches.plain(filled)[0]))[: len(some)])
-    return np.concatenate(drawn)
-
-
-def _report(
-    network: keras.Model,
-    batches: Any,
-    validation: np.ndarray,
-    recent: list[float],
-    progress: Progress,
-    budget: Budget,
-    run: Path,
-) -> None:
-    row: dict[str, Any] = {
-        "step": progress.step,
-        "epoch": round(progress.epoch, 3),
-        "elapsed_s": round(progress.elapsed_s, 1),
-        "core_s": round(progress.core_s, 1),
-        "learning_rate": learning_rate_at(_share(progress, budget), budget.learning_rate),
-        "loss": float(np.mean(recent)) if recent else None,
-    }
-    if len(validation):
-        drawn = predict(network, batches, validation)[..., 0]
-        row["validation_mae"] = float(np.abs(drawn - batches.data.maps[validation]).mean())
-    with (run / "history.jsonl").open("a") as history:
-        history.write(json.dumps(row) + "\n")
-
-
-def _save(network: keras.Model, run: Path, progress: Progress) -> None:
-    """Replace the checkpoint folder (weights, optimiser, progress) atomically. Raises ``TrainingError`` for NaN."""
+    Raises ``TrainingError`` for NaN.
+    """
     # A clipped activation can hide a NaN from the loss, so the weights are checked.
     check_finite(network, str(run), "look for loud or damaged gathers, lower --learning-rate, start again")
     folder, fresh, old = run / "checkpoint", run / "checkpoint.new", run / "checkpoint.old"
     fresh.mkdir(exist_ok=True)
     network.save(fresh / "network.keras")
     write_json(fresh / "progress.json", vars(progress))
+    if best is not None:
+        best.save(network, fresh)
     _remove(old)
     if folder.exists():
         folder.rename(old)
@@ -300,12 +207,18 @@ def check_finite(network: keras.Model, where: str, advice: str) -> None:
             raise TrainingError(f"{where}: weight {weight.path} holds NaN or infinity; {advice}")
 
 
-def load_checkpoint(run: Path) -> keras.Model:
-    """Load the network of a run's last checkpoint, with its optimiser. Raises ``TrainingError`` if there is none."""
+def load_checkpoint(run: Path, best: bool = False) -> keras.Model:
+    """Load the network of a run's last checkpoint, with its optimiser; with ``best``, with its best weights.
+
+    Raises ``TrainingError`` if there is no checkpoint, or it is damaged.
+    """
     folder = _checkpoint_folder(run)
     if folder is None:
         raise TrainingError(f"{run}: holds no checkpoint; expected a run folder as `epic train` writes it")
-    return load_network(folder / "network.keras", compiled=True)
+    network = load_network(folder / "network.keras", compiled=True)
+    if best and (found := load_best(network, folder)):
+        network.set_weights(found.weights)
+    return network
 
 
 def _resume(network: keras.Model, run: Path) -> Progress:

@@ -78,7 +78,7 @@ def read_origin(folder: Path) -> Origin:
         raise TrainingError(
             f"{folder}: expected a run folder of epic, got {config.kind}; choose another --start-from"
         )
-    network = load_checkpoint(folder)
+    network = load_checkpoint(folder, best=True)
     return Origin(
         encoder=_named(network.get_layer("device_encoder")),
         decoder=_named(network.get_layer("fusion_decoder")),
@@ -95,7 +95,7 @@ def read_central(folder: Path, kind: str) -> CentralOrigin:
         raise TrainingError(
             f"{folder}: expected a run folder of {kind}, got {config.kind}; choose another --start-from"
         )
-    return CentralOrigin(load_checkpoint(folder).get_weights(), config.log_range, config.stages())
+    return CentralOrigin(load_checkpoint(folder, best=True).get_weights(), config.log_range, config.stages())
 
 
 def fits_decoder(origin: Origin, decoder: keras.Model) -> bool:

@@ -76,8 +76,7 @@ def tiny_run(tmp_path_factory) -> TinyRun:
 
     from models.data.companding import choose_companding
     from models.networks.fusion import DecoderConfig, build_decoder
-    from models.training.run_config import RunConfig
-    from models.training.training import write_json
+    from models.training.run_config import RunConfig, write_json
 
     root = tmp_path_factory.mktemp("tiny")
     data, folder = root / "data", root / "run"

@@ -12,7 +12,7 @@ from convert.errors import ConversionError
 from convert.flow import convert_run
 from firmware_py.inference.bundle import load_bundle
 from models.inversion.decoder import load_decoder
-from models.training.training import Budget
+from models.training.budget import Budget
 
 pytestmark = pytest.mark.slow
 

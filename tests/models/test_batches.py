@@ -9,7 +9,7 @@ from models.data import batches as recipes
 from models.data.batches import EpicBatches, drop_devices, log_scaled, noise_levels
 from models.data.gathers import ThinnedSet, device_parts, split_to_devices
 from models.errors import TrainingError
-from models.training.training import Budget, learning_rate_at
+from models.training.budget import Budget, learning_rate_at
 from physics.acquisition import Acquisition
 from testbed.run import find_model
 

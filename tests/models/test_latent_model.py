@@ -9,9 +9,9 @@ from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.inversion.latent_model import LatentModel
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
+from models.training.budget import Budget
 from models.training.request import TrainRequest
 from models.training.run import start_run
-from models.training.training import Budget
 from physics.acquisition import Acquisition
 from physics.dataset import generate_dataset
 from physics.families import generate_map

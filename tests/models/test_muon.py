@@ -6,10 +6,11 @@ import pytest
 from small_survey import SURVEY, write_data
 
 from models.errors import TrainingError
+from models.training.budget import Budget
 from models.training.muon import Muon
 from models.training.request import TrainRequest
 from models.training.run import start_run
-from models.training.training import Budget, load_checkpoint
+from models.training.training import load_checkpoint
 
 pytestmark = pytest.mark.slow
 

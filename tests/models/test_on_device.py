@@ -162,7 +162,7 @@ from models.networks.network import map_loss
 from models.training.request import TrainRequest
 from models.training.run import start_run
 from models.data.simulated import Simulated
-from models.training.training import Budget
+from models.training.budget import Budget
 from physics.files.openfwi_files import find_pairs
 
 truth, drawn = jnp.zeros((2, 20, 20, 1)), jnp.zeros((2, 20, 20, 2))

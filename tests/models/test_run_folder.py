@@ -13,10 +13,11 @@ from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.evaluation.evaluate import evaluate_run
 from models.recipes import recipe_of
+from models.training.budget import Budget, Progress
 from models.training.request import Setting, TrainRequest
 from models.training.run import configure, start_run
-from models.training.run_config import read_config
-from models.training.training import Budget, Progress, train, write_json
+from models.training.run_config import read_config, write_json
+from models.training.training import train
 
 pytestmark = pytest.mark.slow
 

@@ -18,9 +18,9 @@ from models.cli import app
 from models.data import simulated
 from models.data.simulated import read_sequence, shard_shapes, simulate, whole_records
 from models.errors import TrainingError
+from models.training.budget import Budget
 from models.training.request import TrainRequest
-from models.training.run import split_watched, start_run
-from models.training.training import Budget
+from models.training.run import split_validation, start_run
 from physics import sequence
 from physics.acquisition import Acquisition
 from physics.engines import cuda as engine_cuda
@@ -166,7 +166,7 @@ def test_what_a_sequence_keeps_from_training_files_of_its_data_set_do_too(tmp_pa
     manifest = {"families": FAMILIES, "seed": 3, "engine": "cuda", "acquisition": SURVEY.to_dict()}
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "count": count}))
     n = count * len(read_sequence(tmp_path).families)
-    _, trained_on = split_watched(n)
+    _, trained_on = split_validation(n)
     kept = np.setdiff1d(np.arange(n), trained_on)
     assert (kept % count % simulated.WATCH_EVERY == simulated.WATCH_EVERY - 1).all()
 

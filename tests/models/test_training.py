@@ -18,11 +18,12 @@ from models.errors import TrainingError
 from models.evaluation.comparison import compare_runs
 from models.evaluation.evaluate import evaluate_run
 from models.networks.federated import Rounds, build_federated
+from models.training.budget import Budget
 from models.training.learning import spread_over_devices
 from models.training.request import TrainRequest
-from models.training.run import split_watched, start_run
+from models.training.run import split_validation, start_run
 from models.training.run_config import read_config
-from models.training.training import Budget, load_checkpoint
+from models.training.training import load_checkpoint
 from models.training.warm_start import read_origin
 from physics.acquisition import Acquisition
 
@@ -150,10 +151,10 @@ def test_a_round_ends_in_the_mean_of_what_each_device_comes_to():
     assert any(np.abs(one - other).max() > 1e-4 for one, other in zip(each[0], each[1], strict=True))
 
 
-def test_watched_samples_are_not_trained_on():
-    watched, training = split_watched(1000)
-    assert len(watched) == 20
-    assert not set(watched) & set(training)
+def test_the_validation_set_is_not_trained_on():
+    validation, training = split_validation(1000)
+    assert len(validation) == 20
+    assert not set(validation) & set(training)
 
 
 def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
@@ -170,7 +171,7 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
             acquisition=SURVEY,
         )
     )
-    first, second = (load_checkpoint(folder) for folder in (run[0], tmp_path / "second"))
+    first, second = (load_checkpoint(folder, best=True) for folder in (run[0], tmp_path / "second"))
     pairs = zip(first.trainable_weights, second.trainable_weights, strict=True)
     assert all(np.allclose(a.numpy(), b.numpy(), atol=1e-5) for a, b in pairs)
     # What the first one learnt from, the second one knows.
@@ -295,7 +296,7 @@ sys.path.insert(0, sys.argv[1])
 import models.training.training
 from models.training.request import TrainRequest
 from models.training.run import start_run
-from models.training.training import Budget
+from models.training.budget import Budget
 from small_survey import SURVEY
 models.training.training.CHECKPOINT_INTERVAL_S = 0.0
 start_run(TrainRequest("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),

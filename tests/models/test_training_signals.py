@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from models.training.training import Budget, load_checkpoint, train
+from models.training.budget import Budget
+from models.training.training import load_checkpoint, train
 
 
 class Batches:
@@ -48,7 +49,7 @@ def test_a_stopped_training_is_saved_and_goes_on(tmp_path, number):
     for mine, saved in zip(model.get_weights(), load_checkpoint(tmp_path).get_weights(), strict=True):
         np.testing.assert_array_equal(mine, saved)
     # It goes on where it stopped: 20 steps are 10 epochs of 4 samples.
-    progress = train(
+    progress, _ = train(
         network(), Batches(), np.array([], int), np.arange(4), budget, tmp_path, learn=lambda *_: 0.5
     )
     assert progress.step == 20
