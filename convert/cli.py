@@ -32,6 +32,12 @@ def convert(
         typer.Option("--held-out", help="OpenFWI files to measure on; without, what training kept apart."),
     ] = None,
     c_array: Annotated[bool, typer.Option("--c-array", help="Add the encoder as C source.")] = False,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder", help="Your own Keras encoder (.keras) for RUN's decoder, instead of RUN's."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Quantise a run's encoder to int8, verify and budget it, and write OUT/bundle and OUT/decoder.
@@ -45,7 +51,13 @@ def convert(
         with hold_output():
             from convert.flow import convert_run
         conversion = convert_run(
-            run, out, profile, tuple(held_out or ()), c_array, on_step=lambda step: status.update(step)
+            run,
+            out,
+            profile,
+            tuple(held_out or ()),
+            c_array,
+            encoder,
+            on_step=lambda step: status.update(step),
         )
     if as_json:
         typer.echo(json.dumps(conversion.to_dict(), indent=2))

@@ -73,6 +73,7 @@ def convert_run(
     board: Board | None = None,
     held_out: tuple[Path, ...] = (),
     c_array: bool = False,
+    encoder: Path | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Conversion:
     """Convert the run in ``run_folder`` and write ``out/bundle`` and ``out/decoder``.
@@ -81,6 +82,7 @@ def convert_run(
         board: Board that sets the budget. Default: the smallest board (256 KiB model, 192 KiB arena). The output of its
             accelerator's compiler is added as ``encoder_vela.tflite`` or ``encoder_edgetpu.tflite``.
         held_out: Folders of OpenFWI test data to measure on. Default: the samples kept out of training.
+        encoder: Keras file of another encoder for the run's decoder.
         c_array: Add ``encoder.c`` and ``encoder.h`` to the bundle. They hold the compiled model if there is one.
 
     Raises:
@@ -89,7 +91,7 @@ def convert_run(
     limits = SMALLEST if board is None else limits_of(board)
     try:
         on_step("reading run")
-        run = read_run(run_folder)
+        run = read_run(run_folder, encoder)
         on_step("reading data")
         seen, samples = read_samples(run, list(held_out))
     except (TrainingError, DataError, OpenFWIFileError, AcquisitionError) as error:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from boards.quiet import hold_output
+from convert.converter import ENCODER, MODEL, REFUSAL, REPRESENTATIVE
 from convert.errors import ConversionError, QuantisationError
+
+CONVERTER: tuple[str, ...] = (sys.executable, "-m", "convert.converter")
 
 
 def rebuild_batch_one(encoder: Any) -> Any:
@@ -32,41 +39,56 @@ def quantise(encoder: Any, representative: np.ndarray) -> bytes:
     """Convert ``encoder`` to a full-int8 TFLite model and return the file content.
 
     Weights are quantised per channel, activations by the ranges in ``representative``. The same network and array give
-    the same bytes.
+    the same bytes. The converter is C++ code that can crash on an unusual network, so it runs in a process of its own
+    (``convert.converter``).
 
     Args:
         encoder: Keras model with one input ``(batch, time, width, sources)`` and one output ``(batch, latent)``.
         representative: Companded training inputs, ``(n, time, width, sources)`` float32; their order matters.
 
     Raises:
-        QuantisationError: The network cannot be converted.
+        QuantisationError: The network cannot be converted, or the converter died.
         ConversionError: Weights or inputs are not finite, or their shapes do not match.
     """
-    import tensorflow as tf
-
     _check(encoder, representative)
     fixed = rebuild_batch_one(encoder)
+    with tempfile.TemporaryDirectory(prefix="epic-converter-") as name:
+        folder = Path(name)
+        fixed.save(folder / ENCODER)
+        np.save(folder / REPRESENTATIVE, np.ascontiguousarray(representative, np.float32))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(
+            [*CONVERTER, name], env=environment, stdin=subprocess.DEVNULL, capture_output=True
+        )
+        if (folder / REFUSAL).exists():
+            raise QuantisationError(
+                f"the TFLite converter refused the encoder: {(folder / REFUSAL).read_text()}; use only the operators "
+                "listed in boards/fit/graph.py"
+            )
+        if done.returncode:
+            raise QuantisationError(
+                f"the TFLite converter died ({_reason(done)}) on an encoder of {', '.join(layer_types(fixed))}; use "
+                "only layers that become the operators listed in boards/fit/graph.py, such as Conv2D and Dense"
+            )
+        return (folder / MODEL).read_bytes()
 
-    def samples() -> Iterator[list[np.ndarray]]:
-        for row in representative:
-            yield [np.ascontiguousarray(row[None], dtype=np.float32)]
 
-    converter = tf.lite.TFLiteConverter.from_keras_model(fixed)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = samples
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    try:
-        with hold_output():
-            model = converter.convert()
-    except Exception as error:  # The converter raises many exception types, some from C++.
-        reason = str(error).strip().splitlines()
-        raise QuantisationError(
-            f"the TFLite converter refused the encoder: {reason[0] if reason else type(error).__name__}; "
-            "use only the operators listed in boards/fit/graph.py"
-        ) from error
-    return bytes(model)
+def layer_types(network: Any) -> list[str]:
+    """Return the names of the layer classes of ``network``, sorted."""
+    return sorted({type(layer).__name__ for layer in network.layers} - {"InputLayer"})
+
+
+def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return why the process ended: its signal, or the last line it wrote."""
+    if done.returncode < 0:
+        number = -done.returncode
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return f"{name}, perhaps for lack of memory" if number == signal.SIGKILL else name
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"
 
 
 def _check(encoder: Any, representative: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.encoder import check_encoder
 from convert.errors import ConversionError
 from convert.parts import Parts
 from convert.verify import HeldOut
@@ -38,13 +39,16 @@ class Run:
     decoder_file: Path
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, encoder_file: Path | None = None) -> Run:
     """Read a run folder that ``epic train epic`` wrote.
+
+    Args:
+        encoder_file: Keras file of another encoder, for the run's survey, companding and decoder. Default: the run's.
 
     Raises:
         TrainingError: ``config.json`` is missing or damaged, the run is not finished, or its networks cannot be read or
             hold NaN.
-        ConversionError: The run is of another kind of network.
+        ConversionError: The run is of another kind of network, or the encoder does not fit it.
     """
     config = read_config(folder)
     if config.kind != "epic" or config.companding is None:
@@ -53,12 +57,19 @@ def read_run(folder: Path) -> Run:
             "only the distributed network has an encoder for devices"
         )
     decoder_file = folder / "decoder.keras"
-    encoder = load_network(folder / "encoder.keras")
-    load_network(decoder_file)
+    encoder_file = encoder_file or folder / "encoder.keras"
+    encoder, decoder = load_network(encoder_file), load_network(decoder_file)
+    acquisition = Acquisition.from_dict(config.acquisition)
+    part_shape = (
+        acquisition.n_time // config.thin,
+        acquisition.max_device_receivers,
+        acquisition.n_sources,
+    )
+    check_encoder(encoder, encoder_file, part_shape, int(decoder.input["latents"].shape[-1]))
     return Run(
         folder=folder,
         config=config,
-        acquisition=Acquisition.from_dict(config.acquisition),
+        acquisition=acquisition,
         companding=Companding.from_dict(config.companding),
         encoder=encoder,
         decoder_file=decoder_file,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from models.errors import TrainingError
-from models.training.budget import Budget
-from physics.files.survey_file import read_survey
+
+if TYPE_CHECKING:
+    from models.training.settings import Settings
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
 
@@ -32,38 +33,61 @@ def limit_threads(threads: int) -> None:
 @app.command()
 def train(
     kind: Annotated[
-        str,
-        typer.Argument(help="epic, or a baseline: inversionnet, bigfwi-m, bigfwi-xl (central), federated."),
-    ],
-    data: Annotated[list[Path], typer.Option(help="Folder with OpenFWI files; repeat for more.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
+        str | None,
+        typer.Argument(help="epic, or a baseline: inversionnet or bigfwi-m (central), federated."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder with OpenFWI files; repeat for more.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; an interrupted run in it goes on.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with these options as keys; options override it.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, with its own settings. --minutes may extend it."
+        ),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
-    batch: int = 32,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="At its peak; default: 0.003 with muon, 0.0015 with adamw.")
+    patience: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many epochs without a smaller validation loss. Default: never."),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Size of the encoder: micro, small or base.")] = "small",
+    batch: Annotated[int | None, typer.Option(help="Samples a step. Default: 32.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At its peak. Default: 0.003 with muon, 0.0015 with adamw.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Size of the encoder: micro, small (default) or base.")
+    ] = None,
     decoder: Annotated[
-        str, typer.Option(help="Size of the fusion decoder: small, or deep for a GPU's training.")
-    ] = "small",
+        str | None,
+        typer.Option(help="Size of the fusion decoder: small (default), or deep for a GPU's training."),
+    ] = None,
     simulate: Annotated[
         int | None,
         typer.Option(
-            help="Model so many samples a family on the GPU, going on with DATA's sequence, rather than read files."
+            help="Model this many samples a family on the GPU, after those of DATA, and read no files."
         ),
     ] = None,
-    thin: Annotated[int, typer.Option(help="Samples averaged into one before encoding.")] = 10,
+    decimation: Annotated[
+        int | None,
+        typer.Option(
+            "--decimation", "--thin", help="Samples averaged into one before encoding. Default: 10."
+        ),
+    ] = None,
     start_from: Annotated[Path | None, typer.Option(help="Run or released model to begin with.")] = None,
     precision: Annotated[
-        str, typer.Option(help="Arithmetic of training: float32, or mixed_bfloat16 where it is faster.")
-    ] = "float32",
+        str | None, typer.Option(help="float32 (default), or mixed_bfloat16 where that is faster.")
+    ] = None,
     optimiser: Annotated[
-        str | None, typer.Option(help="muon or adamw; default: muon for epic, adamw for the baselines.")
+        str | None, typer.Option(help="muon or adamw. Default: muon for epic, adamw for the baselines.")
     ] = None,
     survey: Annotated[
         Path | None,
-        typer.Option(help="survey.toml; default: what the data were made for, else OpenFWI's survey."),
+        typer.Option(help="survey.toml. Default: the survey of the data, else OpenFWI's."),
     ] = None,
     quantised: Annotated[
         bool,
@@ -71,51 +95,69 @@ def train(
     ] = False,
     ordered: Annotated[
         bool,
-        typer.Option(
-            "--ordered", help="Latents that decode from their first values: lower rates at run time."
-        ),
+        typer.Option("--ordered", help="Nested latents: their first values decode alone, at lower rates."),
     ] = False,
     ablate: Annotated[
         str | None,
-        typer.Option(
-            help="For comparison, EPIC without attention (latents concatenated), positions (of devices) or drop-out."
-        ),
+        typer.Option(help="For comparison, EPIC without attention, positions (of devices) or drop-out."),
     ] = None,
     without: Annotated[str | None, typer.Option("--without", hidden=True)] = None,
-    seed: int = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Also log to OUT/tensorboard, for `tensorboard --logdir OUT`."),
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of weights and augmentation. Default: 0.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the backend decides.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network; resumes when OUT holds a checkpoint."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if simulate is not None and survey is not None:
-        raise TrainingError(
-            "train: simulated samples are of the survey of the data whose sequence they go on with; leave out --survey"
-        )
     if without:
         typer.echo("--without is deprecated; use --ablate", err=True)
         ablate = ablate or without
-    limit_threads(threads)
+    given = {
+        "kind": kind,
+        "data": data,
+        "out": out,
+        "minutes": minutes,
+        "epochs": epochs,
+        "patience": patience,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "encoder": encoder,
+        "decoder": decoder,
+        "simulate": simulate,
+        "decimation": decimation,
+        "start_from": start_from,
+        "precision": precision,
+        "optimiser": optimiser,
+        "survey": survey,
+        "quantised": quantised,
+        "ordered": ordered,
+        "ablate": ablate,
+        "tensorboard": tensorboard,
+        "seed": seed,
+        "threads": threads,
+    }
+    from models.training.settings import read_settings
+
+    settings = read_settings(given, config, resume)
+    limit_threads(settings.threads)
+    metrics = _train(settings)
+    best = metrics["best"]
+    title = f"validation set (not trained on), weights of step {best['step']}, epoch {best['epoch']:.2f}"
+    _print_table(metrics["families"], title, as_json, metrics)
+
+
+def _train(settings: Settings) -> dict:
+    """Train with a progress bar and a line for each row of the history; return the metrics."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     from models.data.simulated import Simulated, read_sequence
     from models.data.simulated import simulate as make_samples
-    from models.recipes import recipe_of
-    from models.training.request import TrainRequest
     from models.training.run import start_run
 
-    optimiser = optimiser or recipe_of(kind).optimiser
-    budget = Budget(
-        batch=batch,
-        learning_rate=learning_rate or (3e-3 if optimiser == "muon" else 1.5e-3),
-        minutes=minutes,
-        epochs=epochs,
-        seed=seed,
-        precision=precision,
-        quantised=quantised,
-        ordered=ordered,
-        optimiser=optimiser,
-    )
+    request = settings.request()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         loading = bar.add_task("loading", total=None)
@@ -128,24 +170,21 @@ def train(
             text = f"epoch {figures['epoch']:.2f}  loss {figures['loss']:.4f}"
             bar.update(training, completed=share, visible=True, description=text)
 
-        def source() -> Simulated:
-            return make_samples(read_sequence(data[0]), simulate or 0, thin, on_load)
+        def on_report(row: dict) -> None:
+            bar.console.print(
+                f"step {row['step']}  epoch {row['epoch']:.2f}  training loss {row['loss']:.4f}  "
+                f"validation loss {row['validation_loss']:.4f}  MAE {row['validation_mae']:.4f}",
+                highlight=False,
+            )
 
-        request = TrainRequest(
-            kind,
-            data,
-            out,
-            budget,
-            thin=thin,
-            encoder=encoder,
-            decoder=decoder,
-            start_from=start_from,
-            ablate=ablate,
-            acquisition=read_survey(survey) if survey else None,
-            source=source if simulate is not None else None,
-        )
-        metrics = start_run(request, on_progress, on_load)
-    _print_table(metrics["families"], "watched samples (not trained on)", as_json, metrics)
+        def source() -> Simulated:
+            return make_samples(
+                read_sequence(settings.data[0]), settings.simulate or 0, settings.decimation, on_load
+            )
+
+        if settings.simulate is not None:
+            request = replace(request, source=source)
+        return start_run(request, on_progress, on_load, on_report)
 
 
 @app.command()
@@ -156,7 +195,7 @@ def evaluate(
     physics: Annotated[
         int,
         typer.Option(
-            help="Instead: model so many predicted maps, and hold their latents against the recorded."
+            help="Instead: model this many predicted maps, and compare their latents with the recorded ones."
         ),
     ] = 0,
     compared: Annotated[
@@ -165,12 +204,20 @@ def evaluate(
             "--all", help="One table of all runs, with bytes an event, parameters and a device's work."
         ),
     ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --all: also draw curves, errors and maps of the runs to this .png, .pdf or .svg."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print MAE, RMSE and SSIM of a run on held-out data, family by family."""
     if compared:
-        _compare(runs, data, tuple(missing or ()), as_json)
+        _compare(runs, data, tuple(missing or ()), picture, as_json)
         return
+    if picture:
+        raise TrainingError("evaluate: --picture compares runs; give --all, or leave it out")
     if len(runs) > 1:
         raise TrainingError(f"evaluate: got {len(runs)} runs; give one, or --all for one table of them")
     (run,) = runs
@@ -183,17 +230,24 @@ def evaluate(
     _print_table(table, f"{run.name} on held-out data", as_json, {"families": table})
 
 
-def _compare(runs: list[Path], data: list[Path], missing: tuple[int, ...], as_json: bool) -> None:
-    from models.evaluation.comparison import compare_runs
+def _compare(
+    runs: list[Path], data: list[Path], missing: tuple[int, ...], picture: Path | None, as_json: bool
+) -> None:
+    from models.evaluation.comparison import check_picture, compare_runs, draw_comparison
 
-    rows = compare_runs(runs, data, missing)
+    if picture:
+        check_picture(picture)
+    compared = compare_runs(runs, data, missing)
+    rows = compared.rows
+    if picture:
+        draw_comparison(compared, picture)
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows]))
+        typer.echo(json.dumps([row.to_dict() for row in rows]))
         return
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table("", *(row.name for row in rows), title="held-out data")
+    drawn = Table("", *(row.name for row in rows), title="test data")
     for error, digits in (("mae", 4), ("rmse", 4), ("ssim", 3)):
         for family in rows[0].families:
             drawn.add_row(
@@ -235,7 +289,11 @@ def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table("family", "samples", "MAE", "MAE m/s", "RMSE", "SSIM", "MAE of mean map", title=title)
+    columns = ("family", "samples", "MAE", "MAE m/s", "RMSE", "SSIM", "MAE of mean map")
+    caption = (
+        "MAE of mean map: each sample's map predicted by the mean map of its family, without a recording"
+    )
+    drawn = Table(*columns, title=title, caption=caption)
     for family, row in table.items():
         drawn.add_row(
             family,

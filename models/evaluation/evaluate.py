@@ -40,7 +40,7 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
         TrainingError: The run has no weights, or they are damaged.
         DataError: The data are missing.
     """
-    config = read_config(run)
+    config = check_run(run, data, missing)
     held_out = load_held_out(config, data)
     config = replace(config, data=[str(folder) for folder in data])
     recipe = recipe_of(config.kind)
@@ -53,19 +53,33 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
     return Loaded(config, held_out, network, batches, parts)
 
 
+def check_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> RunConfig:
+    """Return the configuration of a finished run that can be judged on ``data``, without loading them.
+
+    Raises:
+        TrainingError: The run is not finished, was trained on the data, or has no such devices.
+    """
+    config = read_config(run)
+    check_held_out(config, data)
+    if not any(run.glob("*.keras")):
+        raise TrainingError(f"{run}: the run has not finished; go on with `epic train --resume {run}`")
+    n_devices = len(config.acquisition["device_receivers"])
+    if missing and (recipe_of(config.kind).central or not set(missing) < set(range(n_devices))):
+        raise TrainingError(
+            f"evaluate: cannot leave out devices {list(missing)} of {run}, a run of {config.kind} with {n_devices} "
+            "devices; choose other devices, and leave at least one"
+        )
+    return config
+
+
 def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> dict[str, dict[str, float]]:
     """Score the finished run on every sample under ``data``; for arguments and errors see ``load_run``.
 
     Returns the table of ``models.evaluation.scores.score``.
     """
     found = load_run(run, data, missing)
-    return score_loaded(found, found.network)
-
-
-def score_loaded(found: Loaded, network: Any) -> dict[str, dict[str, float]]:
-    """Score ``network``, which takes the same inputs as the run's own network; see ``evaluate_run``."""
     indices = np.arange(len(found.held_out))
-    return score(predict(network, found.batches, indices)[..., 0], found.held_out, indices)
+    return score(predict(found.network, found.batches, indices)[..., 0], found.held_out, indices)
 
 
 def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:
@@ -83,7 +97,5 @@ class _WithMissing:
 
     def plain(self, indices: np.ndarray):
         inputs, maps = self.inner.plain(indices)
-        if "mask" not in inputs or not set(self.missing) < set(range(inputs["mask"].shape[1])):
-            raise TrainingError(f"evaluate: cannot leave out devices {self.missing} of this network")
         inputs["mask"][:, self.missing] = 0.0
         return inputs, maps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from models.errors import TrainingError
 from models.networks.inversionnet import LAYOUTS
 from models.recipes.base import Recipe
@@ -22,5 +24,7 @@ RECIPES: dict[str, Recipe] = {
 def recipe_of(kind: str) -> Recipe:
     """The recipe of ``kind``. Raises ``TrainingError`` for an unknown one."""
     if kind not in RECIPES:
-        raise TrainingError(f"train: expected one of {', '.join(RECIPES)}; got {kind!r}")
+        close = difflib.get_close_matches(kind, RECIPES, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TrainingError(f"train: expected one of {', '.join(RECIPES)}; got {kind!r}{hint}")
     return RECIPES[kind]

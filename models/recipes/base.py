@@ -42,12 +42,14 @@ class Recipe(ABC):
 
     Attributes:
         kind: Its name in ``epic train KIND`` and ``config.json``.
+        central: True if whole gathers go to the centre, without parts of devices.
         optimiser: Default of ``--optimiser``.
         loss: Loss, as Keras takes it.
         metrics: Further figures of training.
     """
 
     kind: str
+    central: ClassVar[bool] = False
     optimiser: ClassVar[str] = "adamw"
     loss: ClassVar[Any] = "mae"
     metrics: ClassVar[tuple] = ()

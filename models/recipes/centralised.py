@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -25,6 +25,8 @@ FLOAT32_BYTES = 4
 
 
 class Centralised(Recipe):
+    central: ClassVar[bool] = True
+
     def __init__(self, kind: str) -> None:
         self.kind = kind
 

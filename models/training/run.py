@@ -238,7 +238,7 @@ def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisitio
     run, budget = request.run, request.budget
     if (found.kind, found.thin, found.acquisition) != (request.kind, request.thin, acquisition.to_dict()):
         raise TrainingError(
-            f"{run}: holds a run of {found.kind} with another survey or thinning; choose an empty folder"
+            f"{run}: holds a run of {found.kind} with another survey or decimation; choose an empty folder"
         )
     for name in ("quantised", "ordered"):
         wanted = getattr(budget, name)

@@ -8,15 +8,19 @@ import subprocess
 import sys
 
 import keras
+import matplotlib.image
 import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
+from typer.testing import CliRunner
 from waiting import wait_until
 
-from models.data.gathers import DataError, load_thinned
+from models.cli import app
+from models.data.gathers import DataError, ThinnedSet, load_thinned
 from models.errors import TrainingError
-from models.evaluation.comparison import compare_runs
+from models.evaluation.comparison import compare_runs, draw_comparison
 from models.evaluation.evaluate import evaluate_run
+from models.evaluation.scores import score
 from models.networks.federated import Rounds, build_federated
 from models.training.budget import Budget
 from models.training.learning import spread_over_devices
@@ -55,10 +59,12 @@ def test_a_run_learns_and_leaves_everything(run, data):
     mean_map_mae = np.abs(held_out.maps - held_out.maps.mean(axis=0)).mean()
     assert metrics["families"]["all"]["mae"] < 0.75 * mean_map_mae
     assert metrics["epoch"] >= 25
+    assert metrics["best"]["step"] <= metrics["step"]
 
 
-def test_history_ends_annealed(run):
+def test_history_of_a_short_run_has_many_rows_and_ends_annealed(run):
     rows = [json.loads(line) for line in (run[0] / "history.jsonl").read_text().splitlines()]
+    assert 5 < len(rows) < 60 and all("validation_loss" in row for row in rows)
     assert rows[-1]["learning_rate"] < 1e-6
     assert "validation_mae" in rows[-1]
 
@@ -112,7 +118,11 @@ def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, dat
     )
     assert metrics["families"]["all"]["mae"] < 0.9 * metrics["families"]["all"]["mean_map_mae"]
     write_data(held_out, 4, seed=9)
-    epic, whole, split, averaged = compare_runs([run[0], central, federated], [held_out])
+    compared = compare_runs([run[0], central, federated], [held_out])
+    epic, whole, split, averaged = compared.rows
+    json.dumps([row.to_dict() for row in compared.rows])
+    draw_comparison(compared, tmp_path / "comparison.png")
+    assert matplotlib.image.imread(tmp_path / "comparison.png").shape[1] >= 1000
     assert [row.name for row in (whole, split, averaged)] == ["central", "central, split", "federated"]
     assert epic.families == evaluate_run(run[0], [held_out])
     assert epic.bytes_per_event == 3 * 64 and whole.bytes_per_event == 4 * 2 * 200 * 20
@@ -121,7 +131,7 @@ def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, dat
     assert whole.device_macs == 0 < epic.device_macs < split.device_macs
     # Rounded activations change the map, hardly.
     assert 0 < abs(split.families["all"]["mae"] - whole.families["all"]["mae"]) < 1e-3
-    without = compare_runs([federated], [held_out], missing=(1,))[0]
+    without = compare_runs([federated], [held_out], missing=(1,)).rows[0]
     assert without.families["all"]["mae"] != averaged.families["all"]["mae"]
     with pytest.raises(TrainingError, match="cannot leave out devices"):
         compare_runs([central], [held_out], missing=(1,))
@@ -257,7 +267,9 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
     ("changes", "message"),
     [
         ({"kind": "unet"}, "expected one of epic, inversionnet, .*; got 'unet'"),
-        ({"thin": 20}, "another survey or thinning"),
+        ({"kind": "epik"}, "got 'epik'; did you mean 'epic'?"),
+        ({"kind": "inversionnet"}, "holds a run of epic with another survey or decimation; choose an empty"),
+        ({"thin": 20}, "another survey or decimation"),
         ({"ablate": "positions"}, "a run without nothing; choose an empty folder"),
         (
             {"ablate": "sense"},
@@ -267,7 +279,8 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
         ({"encoder": "tiny"}, "expected an encoder of micro, small, base; got 'tiny'"),
     ],
 )
-def test_a_run_cannot_become_another(run, data, changes, message):
+def test_a_run_cannot_become_another_and_says_so_before_data_are_loaded(run, tmp_path, changes, message):
+    data = tmp_path / "no-data"
     arguments = {"kind": "epic", "encoder": "micro", "thin": 10, **changes}
     with pytest.raises(TrainingError, match=message):
         start_run(
@@ -323,6 +336,47 @@ def test_a_killed_run_goes_on_from_its_checkpoint(data, tmp_path):
     assert reached["step"] - 1 <= metrics["step"] <= reached["step"] + 1
     assert read_config(out).kind == "epic"
     assert (out / "encoder.keras").exists()
+
+
+def test_a_run_is_resumed_by_its_folder_and_logs_for_tensorboard(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    before = json.loads((folder / "metrics.json").read_text())
+    # Extended by one epoch; encoder and survey are the run's own.
+    options = ["--resume", folder, "--epochs", str(before["epoch"] + 1), "--tensorboard", "--json"]
+    result = CliRunner().invoke(app, ["train", *map(str, options)])
+    assert result.exit_code == 0, result.output
+    after = json.loads(result.stdout)
+    assert after["epoch"] >= before["epoch"] + 1 and after["step"] > before["step"]
+    assert "validation loss" in result.stderr
+    assert list((folder / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+
+
+def test_too_few_samples_to_validate_are_refused_before_training(tmp_path):
+    few = write_data(tmp_path / "few", 49)
+    with pytest.raises(TrainingError, match="expected at least 50 samples, .* got 49; add data"):
+        start_run(TrainRequest("epic", [few], tmp_path / "run", Budget(epochs=1), acquisition=SURVEY))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_survey_too_large_for_a_baseline_is_refused_before_data_are_loaded(tmp_path):
+    wide = Acquisition.from_dict({**SURVEY.to_dict(), "n_width": 100})
+    for kind in ("inversionnet", "federated"):
+        with pytest.raises(TrainingError, match="expected a map of at most 80 x 80 cells"):
+            start_run(TrainRequest(kind, [tmp_path], tmp_path / "run", Budget(epochs=1), acquisition=wide))
+
+
+def test_the_mean_map_of_all_families_lies_between_those_of_each():
+    """By samples: one map for all families is a worse guess, and would exceed them both."""
+    maps = np.concatenate([np.full((3, 2, 2), -0.5), np.full((1, 2, 2), 0.5)]).astype("f")
+    maps[0] += 0.3
+    families = np.array(["flatvel_a"] * 3 + ["style_a"])
+    data = ThinnedSet(np.zeros((4, 1, 1, 1), np.float16), maps, families, SURVEY, None)
+    table = score(maps, data, np.arange(4))
+    each = {name: row["mean_map_mae"] for name, row in table.items()}
+    assert each["style_a"] == 0 < each["flatvel_a"]
+    assert each["all"] == pytest.approx(0.75 * each["flatvel_a"], rel=1e-6)
 
 
 def test_accelerators_share_each_batch_and_learn_what_one_learns(data, tmp_path):
