@@ -74,10 +74,9 @@ def train(
     ] = None,
     decimation: Annotated[
         int | None,
-        typer.Option(
-            "--decimation", "--thin", help="Samples averaged into one before encoding. Default: 10."
-        ),
+        typer.Option(help="Samples averaged into one before encoding. Default: 10."),
     ] = None,
+    thin: Annotated[int | None, typer.Option("--thin", hidden=True)] = None,
     start_from: Annotated[Path | None, typer.Option(help="Run or released model to begin with.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32 (default), or mixed_bfloat16 where that is faster.")
@@ -114,6 +113,9 @@ def train(
     if without:
         typer.echo("--without is deprecated; use --ablate", err=True)
         ablate = ablate or without
+    if thin:
+        typer.echo("--thin is deprecated; use --decimation", err=True)
+        decimation = decimation or thin
     given = {
         "kind": kind,
         "data": data,

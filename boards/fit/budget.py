@@ -43,7 +43,7 @@ ML_ARENA_EXTRA_BYTES, ML_MODEL_EXTRA_BYTES = 528, 64
 
 
 SMALLER_ARENA = (
-    "train on a thinner input (epic train epic --thin) or a smaller encoder (--encoder micro): input and first "
+    "train with more decimation (epic train --decimation) or a smaller encoder (--encoder micro): input and first "
     "feature map are the largest term"
 )
 

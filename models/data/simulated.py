@@ -149,7 +149,7 @@ def simulate(
         )
     if thin % STORED_AVERAGE:
         raise TrainingError(
-            f"train: expected --thin a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
+            f"train: expected a --decimation that is a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
         )
     if count < WATCH_EVERY:
         raise TrainingError(

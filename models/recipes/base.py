@@ -149,7 +149,7 @@ def describe_companding(request: TrainRequest, setting: Setting, found: RunConfi
         companding = _measure_companding(request, setting.acquisition)
     if companding and companding["thin"] != request.thin:
         raise TrainingError(
-            f"train: begins with a network for --thin {companding['thin']}, not {request.thin}"
+            f"train: begins with a network for --decimation {companding['thin']}, not {request.thin}; give that"
         )
     return companding
 

@@ -36,7 +36,7 @@ def test_one_byte_over_does_not_fit_and_is_said():
     assert ": 1 B over the 256 KiB of the smallest board" in model.said
     assert ": 1 B over the 192 KiB of the smallest board" in arena.said
     assert "--encoder micro" in model.advice
-    assert "--thin" in arena.advice
+    assert "--decimation" in arena.advice
 
 
 def test_scratch_buffers_can_be_what_is_too_many():

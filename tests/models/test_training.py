@@ -369,7 +369,7 @@ def test_a_survey_too_large_for_a_baseline_is_refused_before_data_are_loaded(tmp
 
 def test_the_mean_map_of_all_families_lies_between_those_of_each():
     """By samples: one map for all families is a worse guess, and would exceed them both."""
-    maps = np.concatenate([np.full((3, 2, 2), -0.5), np.full((1, 2, 2), 0.5)]).astype("f")
+    maps = np.concatenate([np.full((3, 20, 20), -0.5), np.full((1, 20, 20), 0.5)]).astype("f")
     maps[0] += 0.3
     families = np.array(["flatvel_a"] * 3 + ["style_a"])
     data = ThinnedSet(np.zeros((4, 1, 1, 1), np.float16), maps, families, SURVEY, None)

@@ -2,7 +2,7 @@
 
 What a guide holds, and what becomes of it:
 
-- a block ```toml whose first line is ``# NAME``, or a block ```json NAME: a file of that name;
+- a block ```toml or ```python whose first line is ``# NAME``, or a block ```json NAME: a file of that name;
 - a block ```sh: commands, one a line (a backslash goes on);
 - a block ```console: commands after ``$ ``, each with lines that it prints. They are looked for in what it really
   prints: in their order, ``...`` standing for anything, every number for any number, and line breaks for blanks.
@@ -48,7 +48,7 @@ def read_steps(text: str) -> list[Command | File]:
     steps: list[Command | File] = []
     for kind, named, body in FENCE.findall(text):
         lines = body.splitlines()
-        if kind == "toml" and (name := re.fullmatch(r"# (\S+\.toml)", lines[0])):
+        if kind in ("toml", "python") and (name := re.fullmatch(r"# (\S+\.(?:toml|py))", lines[0])):
             steps.append(File(name[1], body))
         elif kind == "json" and named:
             steps.append(File(named, body))
