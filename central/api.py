@@ -111,7 +111,7 @@ class Model:
             latents[device] = self._encoder.encode_recording(gather[:, :, groups[device]])
         velocity, uncertainty = self._decoder.decode_batch(latents[None], present[None])
         whole = self._decoder.coding.rates[0]
-        found = self._decoder.unfamiliarity(latents, present, [whole] * len(groups))
+        found = self._decoder.ood_score(latents, present, [whole] * len(groups))
         score, limit = found if found is not None else (None, None)
         return Inversion(velocity[0, 0], uncertainty[0, 0], latents, present, score, limit, self.acquisition)
 

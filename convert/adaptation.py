@@ -23,15 +23,15 @@ from convert import litert
 from convert.errors import ConversionError
 from convert.parts import Parts
 from convert.release import staged_release
-from convert.run_folder import FAMILIAR_GATHERS
+from convert.run_folder import OOD_GATHERS
 from convert.verify import int8_latents
 from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.inference.companding import dequantise, quantise
 from models.data.batches import EpicBatches
-from models.data.gathers import ThinnedSet, load_thinned
+from models.data.gathers import DecimatedSet, load_decimated
 from models.evaluation.scores import score
 from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
-from models.inversion.ood import measure_familiarity
+from models.inversion.ood import measure_ood
 from models.networks.nested_latent import AsSent, prefix_rates
 from models.networks.network import DevicePositions
 from models.recipes import recipe_of
@@ -53,7 +53,7 @@ class Adaptation:
 class LatentBatches(EpicBatches):
     """Make training batches as the centre receives them: int8 latents of a bundle's encoder, dequantised."""
 
-    def __init__(self, data: ThinnedSet, bundle: Bundle, latent: int) -> None:
+    def __init__(self, data: DecimatedSet, bundle: Bundle, latent: int) -> None:
         super().__init__(data, bundle.companding, ordered=latent)
         self.bundle = bundle
         self._encoder = bundle.encoder_path.read_bytes()
@@ -99,7 +99,7 @@ def adapt(
     bundle = load_bundle(model / "bundle")
     decoder = load_decoder(model / "decoder")
     a = decoder.acquisition
-    batches = LatentBatches(load_thinned(data, a, bundle.companding.thin, on_load), bundle, decoder.latent)
+    batches = LatentBatches(load_decimated(data, a, bundle.companding.thin, on_load), bundle, decoder.latent)
     validation, training = split_validation(len(batches))
     if not len(validation):
         raise ConversionError(
@@ -119,7 +119,7 @@ def adapt(
             f"adapt: the adapted decoder's maps are worse than the former one's, MAE {after['all']['mae']:.4f} against "
             f"{before['all']['mae']:.4f} of the validation set; train longer, or add data"
         )
-    some = np.random.default_rng(1).permutation(training)[:FAMILIAR_GATHERS]
+    some = np.random.default_rng(1).permutation(training)[:OOD_GATHERS]
     _publish(model, learner, batches, (some, validation), after, out)
     shutil.rmtree(run)
     return Adaptation(before, after)
@@ -167,7 +167,7 @@ def _publish(
         learner.save(weights)
         scale, zero_point = bundle.output.scale, bundle.output.zero_point
         prefixes = prefix_rates(decoder.latent) if len(decoder.coding.rates) > 2 else ()
-        familiarity = measure_familiarity(seen, validation)
+        ood_statistics = measure_ood(seen, validation)
         sha256 = save_decoder(
             stage.decoder,
             weights,
@@ -175,7 +175,7 @@ def _publish(
             scale,
             zero_point,
             decoder.acquisition,
-            familiarity,
+            ood_statistics,
             prefixes,
         )
         calibrate_uncertainty(load_decoder(stage.decoder), validation, maps)

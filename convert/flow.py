@@ -23,7 +23,7 @@ from firmware_py.inference.self_test import encode_vectors
 from models.data.gathers import DataError
 from models.errors import TrainingError
 from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
-from models.inversion.ood import Familiarity, OodError, measure_familiarity
+from models.inversion.ood import OodError, OodStatistics, measure_ood
 from models.networks.nested_latent import prefix_rates
 from physics.acquisition import AcquisitionError
 from physics.files.openfwi_files import OpenFWIFileError
@@ -110,8 +110,8 @@ def convert_run(
     output = graph.outputs[0]
     assert output.scale is not None and output.zero_point is not None
     prefixes = prefix_rates(output.shape[-1]) if run.config.budget.get("ordered") else ()
-    on_step("learning what is familiar")
-    training, watched = (int8_latents(model, graph, parts) for parts in (seen.training, seen.watched))
+    on_step("measuring OOD statistics")
+    training, validation = (int8_latents(model, graph, parts) for parts in (seen.training, seen.validation))
     with staged_release(out) as stage:
         decoder_sha256 = save_decoder(
             stage.decoder,
@@ -120,11 +120,11 @@ def convert_run(
             output.scale,
             output.zero_point,
             run.acquisition,
-            _familiarity(training, watched),
+            _ood_statistics(training, validation),
             prefixes,
         )
         decoder = load_decoder(stage.decoder)
-        calibrate_uncertainty(decoder, watched, seen.watched_maps)
+        calibrate_uncertainty(decoder, validation, seen.validation_maps)
         verification = verify(run.encoder, decoder, model, graph, samples, arena_bytes, on_step=on_step)
         check_gate(verification)
         inputs, latents = golden_vectors(model, graph, samples)
@@ -174,10 +174,10 @@ def _for_micropython(model: bytes, inputs: np.ndarray) -> tuple[bytes | None, st
     return epicnn, f"{len(epicnn):,} B, {read_memory(epicnn).total:,} B of buffers"
 
 
-def _familiarity(training: np.ndarray, watched: np.ndarray) -> Familiarity | None:
+def _ood_statistics(training: np.ndarray, validation: np.ndarray) -> OodStatistics | None:
     """Measure OOD statistics on the int8 latents of training gathers; None if there are too few."""
     try:
-        return measure_familiarity(training, watched)
+        return measure_ood(training, validation)
     except OodError:
         return None
 

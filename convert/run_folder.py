@@ -13,7 +13,7 @@ from convert.errors import ConversionError
 from convert.parts import Parts
 from convert.verify import HeldOut
 from firmware_py.inference.companding import Companding
-from models.data.gathers import ThinnedSet, load_thinned
+from models.data.gathers import DecimatedSet, load_decimated
 from models.data.held_out import check_held_out
 from models.training.run import split_validation
 from models.training.run_config import RunConfig, read_config
@@ -24,7 +24,7 @@ REPRESENTATIVE_GATHERS = 100
 # Training gathers searched for the loudest one, so that the input scale covers all.
 LOUDEST_AMONG = 2000
 # Training gathers whose latents define the OOD statistics.
-FAMILIAR_GATHERS = 2000
+OOD_GATHERS = 2000
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_run(folder: Path, encoder_file: Path | None = None) -> Run:
     )
 
 
-def representative_parts(run: Run, data: ThinnedSet, training: np.ndarray) -> np.ndarray:
+def representative_parts(run: Run, data: DecimatedSet, training: np.ndarray) -> np.ndarray:
     """Return companded parts of training gathers for calibration: ``(n, time, width, sources)`` float32.
 
     The sample is drawn with a fixed seed, so the same data give the same parts. It includes the loudest gather of a
@@ -95,14 +95,14 @@ class Seen:
     Attributes:
         representative: ``(n, time, width, sources)``, for calibration.
         training: Parts used in training.
-        watched: Parts of the validation set.
-        watched_maps: Normalised maps of the validation set, ``(n, nz, nx)``.
+        validation: Parts of the validation set.
+        validation_maps: Normalised maps of the validation set, ``(n, nz, nx)``.
     """
 
     representative: np.ndarray
     training: Parts
-    watched: Parts
-    watched_maps: np.ndarray
+    validation: Parts
+    validation_maps: np.ndarray
 
 
 def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
@@ -117,21 +117,21 @@ def read_samples(run: Run, held_out: list[Path]) -> tuple[Seen, HeldOut]:
     """
     check_held_out(run.config, held_out)
     folders = [Path(name) for name in run.config.data]
-    data = load_thinned(folders, run.acquisition, run.config.thin)
-    watched, training = split_validation(len(data))
-    some = np.random.default_rng(1).permutation(training)[:FAMILIAR_GATHERS]
+    data = load_decimated(folders, run.acquisition, run.config.thin)
+    validation, training = split_validation(len(data))
+    some = np.random.default_rng(1).permutation(training)[:OOD_GATHERS]
     seen = Seen(
         representative_parts(run, data, training),
         Parts(data.gathers[some], run.acquisition, run.companding),
-        Parts(data.gathers[watched], run.acquisition, run.companding),
-        data.maps[watched],
+        Parts(data.gathers[validation], run.acquisition, run.companding),
+        data.maps[validation],
     )
     if held_out:
-        data = load_thinned(held_out, run.acquisition, run.config.thin)
+        data = load_decimated(held_out, run.acquisition, run.config.thin)
         return seen, HeldOut(Parts(data.gathers, run.acquisition, run.companding), data.maps, data.families)
-    if len(watched) == 0:
+    if len(validation) == 0:
         raise ConversionError(
             f"the run's data hold {len(data)} samples, of which none was kept from training; "
             "give held-out data with --held-out"
         )
-    return seen, HeldOut(seen.watched, data.maps[watched], data.families[watched])
+    return seen, HeldOut(seen.validation, data.maps[validation], data.families[validation])

@@ -21,7 +21,7 @@ import numpy as np
 from trust import Released
 
 from firmware_py.inference.companding import thin_samples
-from models.data.gathers import load_thinned
+from models.data.gathers import load_decimated
 from physics.metrics import mae, rmse, ssim
 from physics.modelling import model_gathers
 from physics.normalise import denormalise_velocity, normalise_velocity
@@ -73,8 +73,8 @@ def model_thinned(maps: dict[str, np.ndarray], model: Released, cache: Path | No
 
 
 def read_data(folder: Path, model: Released) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Maps m/s and thinned gathers a family of a folder of OpenFWI files."""
-    data = load_thinned([folder], model.decoder.acquisition, model.thin)
+    """Maps m/s and decimated gathers a family of a folder of OpenFWI files."""
+    data = load_decimated([folder], model.decoder.acquisition, model.thin)
     chosen = {str(family): data.families == family for family in np.unique(data.families)}
     maps_mps = denormalise_velocity(data.maps, data.acquisition)
     return {f: maps_mps[c] for f, c in chosen.items()}, {f: data.gathers[c] for f, c in chosen.items()}

@@ -15,14 +15,14 @@ import numpy as np
 from trust import Released
 from velocities import draw_velocities
 
-from models.data.gathers import ThinnedSet, load_thinned
+from models.data.gathers import DecimatedSet, load_decimated
 from physics.metrics import ssim
 from physics.normalise import denormalise_velocity
 
 PLACES = ("best", "median", "worst")
 
 
-def choose(drawn: np.ndarray, held_out: ThinnedSet) -> list[dict]:
+def choose(drawn: np.ndarray, held_out: DecimatedSet) -> list[dict]:
     """A row a family and place, with the ``sample`` of that place, its MAE and SSIM."""
     errors = np.abs(drawn - held_out.maps).mean(axis=(1, 2))
     rows = []
@@ -42,7 +42,7 @@ def choose(drawn: np.ndarray, held_out: ThinnedSet) -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], drawn: np.ndarray, held_out: ThinnedSet, path: Path) -> None:
+def draw(rows: list[dict], drawn: np.ndarray, held_out: DecimatedSet, path: Path) -> None:
     """A row a family: true and predicted, three times."""
     a = held_out.acquisition
     pairs: dict[str, list[tuple[str, np.ndarray]]] = {}
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     model = Released(given.model)
-    held_out = load_thinned(given.data, model.decoder.acquisition, model.thin)
+    held_out = load_decimated(given.data, model.decoder.acquisition, model.thin)
     drawn, _ = model.maps(model.latents(held_out.gathers))
     rows = choose(drawn, held_out)
     if given.json:

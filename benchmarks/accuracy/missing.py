@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from trust import Released
 
-from models.data.gathers import load_thinned
+from models.data.gathers import load_decimated
 from models.evaluation.evaluate import load_run
 
 Draw = Callable[[np.ndarray], np.ndarray]
@@ -34,7 +34,7 @@ def benchmark(folder: Path, data: list[Path]) -> list[dict]:
 def _released(folder: Path, data: list[Path]) -> tuple[np.ndarray, Draw, int]:
     """True maps ``(n, nz, nx)``, what draws them of the devices present ``(n, n_devices)``, and ``n_devices``."""
     model = Released(folder)
-    held_out = load_thinned(data, model.decoder.acquisition, model.thin)
+    held_out = load_decimated(data, model.decoder.acquisition, model.thin)
     latents = model.latents(held_out.gathers)
     return held_out.maps, lambda present: model.maps(latents, present)[0], model.decoder.n_devices
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from trust import Released
 
-from models.data.gathers import load_thinned
+from models.data.gathers import load_decimated
 from models.evaluation.evaluate import evaluate_run
 from models.networks.nested_latent import prefixes
 from models.training.run import split_validation
@@ -43,7 +43,7 @@ def with_bits(latents: np.ndarray, bits: int) -> np.ndarray:
 
 def of_model(folder: Path, data: list[Path], is_watched: bool) -> list[dict]:
     model = Released(folder)
-    samples = load_thinned(data, model.decoder.acquisition, model.thin)
+    samples = load_decimated(data, model.decoder.acquisition, model.thin)
     chosen = split_validation(len(samples))[0] if is_watched else np.arange(len(samples))
     latents, maps = model.latents(samples.gathers[chosen]), samples.maps[chosen]
     coding = model.decoder.coding

@@ -46,8 +46,8 @@ def benchmark(
     """Figures; the map, its uncertainty and, with ``iterations``, the refined map, in m/s ``(nz, nx)``; the gathers
     modelled through the maps."""
     a, limit = model.decoder.acquisition, model.limit
-    thinned = thin_samples(gather, model.thin, axis=1).transpose(1, 2, 0)[None]
-    latents = model.latents(thinned)
+    decimated = thin_samples(gather, model.thin, axis=1).transpose(1, 2, 0)[None]
+    latents = model.latents(decimated)
     velocity_mps, uncertainty_mps = model.decoder.decode(latents[0], np.ones(a.n_devices, bool))
     modelled = model_gathers(velocity_mps[None], a)[0]
     below = after_direct_wave(velocity_mps[0], a)

@@ -32,7 +32,7 @@ from models.inversion.latent_model import LatentModel
 from models.inversion.refinement import LatentMisfit, refine
 from models.inversion.waveform import invert
 from models.networks.float_encoder import float_encoder
-from models.training.run import WATCH_EVERY
+from models.training.run import VALIDATION_EVERY
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIPair, find_pairs
 from physics.metrics import mae, ssim
@@ -74,8 +74,8 @@ class Refiner:
 
     def latents(self, gather: np.ndarray) -> np.ndarray:
         """int8 ``(n_devices, latent)``."""
-        thinned = thin_samples(gather, self.model.thin, axis=1).transpose(1, 2, 0)
-        return self.model.latents(thinned[None])[0]
+        decimated = thin_samples(gather, self.model.thin, axis=1).transpose(1, 2, 0)
+        return self.model.latents(decimated[None])[0]
 
     def event(self, family: str, gather: np.ndarray, true_mps: np.ndarray) -> Event:
         latents = self.latents(gather)
@@ -115,7 +115,7 @@ def choose(data: list[Path], events: int, watched: bool, refiner: Refiner) -> It
     for folder in data:
         for pair in find_pairs(folder, refiner.acquisition):
             n = len(pair.maps())
-            kept = [i for i in range(n) if not watched or i % WATCH_EVERY == WATCH_EVERY - 1]
+            kept = [i for i in range(n) if not watched or i % VALIDATION_EVERY == VALIDATION_EVERY - 1]
             places.setdefault(pair.family, []).extend((pair, i) for i in kept)
     families = sorted(places)
     turns = -(-events // len(families))

@@ -23,7 +23,7 @@ from convert import litert
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.companding import quantise, thin_samples
 from firmware_py.protocol.rate import Rate, pack
-from models.data.gathers import ThinnedSet, device_parts, load_thinned
+from models.data.gathers import DecimatedSet, device_parts, load_decimated
 from models.inversion.decoder import load_decoder
 from physics.acquisition import Acquisition
 from physics.modelling import model_gathers
@@ -35,7 +35,7 @@ SALT_MPS = 4450.0
 
 
 class Released:
-    """A released model on this machine: thinned gathers in, latents, maps and scores out."""
+    """A released model on this machine: decimated gathers in, latents, maps and scores out."""
 
     def __init__(self, folder: Path) -> None:
         self.bundle = load_bundle(folder / "bundle")
@@ -55,7 +55,7 @@ class Released:
         rate = rate or coding.rates[0]
         received = np.array([[coding.unpack(pack(one, rate)) for one in event] for event in latents])
         everyone = np.ones(n_devices, bool)
-        found = [self.decoder.unfamiliarity(one, everyone, [rate] * n_devices) for one in received]
+        found = [self.decoder.ood_score(one, everyone, [rate] * n_devices) for one in received]
         return np.array([score for score, _ in filter(None, found)])
 
     def maps(self, latents: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +69,12 @@ class Released:
     @property
     def limit(self) -> float:
         """Of the scores. Ends the program for a model without."""
-        if self.decoder.familiarity is None:
+        if self.decoder.ood_statistics is None:
             raise SystemExit(f"{self.decoder.folder}: no familiarity.npz; convert the run again")
-        return self.decoder.familiarity.limit
+        return self.decoder.ood_statistics.limit
 
 
-def strange_gathers(held_out: ThinnedSet, thin: int) -> dict[str, np.ndarray]:
+def strange_gathers(held_out: DecimatedSet, thin: int) -> dict[str, np.ndarray]:
     """Thinned gathers ``(n, T', R, S)`` by what is strange about them."""
     rng = np.random.default_rng(0)
     a = held_out.acquisition
@@ -133,7 +133,7 @@ def at_rate(model: Released, rate: Rate, latents: np.ndarray, strange: dict[str,
     }
 
 
-def benchmark(model: Released, held_out: ThinnedSet) -> dict:
+def benchmark(model: Released, held_out: DecimatedSet) -> dict:
     latents = model.latents(held_out.gathers)
     velocity, scales = model.maps(latents)
     errors = np.abs(velocity - held_out.maps)
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     model = Released(given.model)
-    found = benchmark(model, load_thinned(given.data, model.decoder.acquisition, model.thin))
+    found = benchmark(model, load_decimated(given.data, model.decoder.acquisition, model.thin))
     if given.picture:
         draw(found, given.picture)
     del found["_curves"]

@@ -79,7 +79,7 @@ class Contender:
         write_json(self.run / "config.json", asdict(replace(self.config, budget=asdict(budget))))
         batches = self.recipe.simulated_batches(self.config, samples, budget.ordered)
         if self.origin:
-            begin(self.origin, self.parts, batches.plain(np.arange(len(samples.watched))), budget)
+            begin(self.origin, self.parts, batches.plain(np.arange(len(samples.validation))), budget)
         self.turns.fill(samples, batches)
         say(f"{self.kind} begins", seconds=round(seconds, 1))
         last, none = [0.0], np.array([], int)
@@ -108,7 +108,7 @@ class Contender:
         say(f"{self.kind} done", **vars(found))
         weights = self.network.get_weights()
         if self.kind == "epic":
-            network, parts = self.recipe.build(self.config, samples.watched.acquisition)
+            network, parts = self.recipe.build(self.config, samples.validation.acquisition)
             network.set_weights(weights)
             for name, part in parts.items():
                 part.save(self.run / f"{name}.keras")
@@ -150,7 +150,7 @@ def check_stored(samples: Any) -> float:
     from physics.engines.cuda import record
     from physics.normalise import denormalise_velocity
 
-    a, worst = samples.watched.acquisition, 0.0
+    a, worst = samples.validation.acquisition, 0.0
     for gathers, maps in samples.shards:
         rows = np.linspace(0, len(maps) - 1, 3).astype(int)
         velocity = denormalise_velocity(np.asarray(maps[rows], np.float32), a)

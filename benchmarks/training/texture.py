@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.gathers import ThinnedSet, load_thinned
+from models.data.gathers import DecimatedSet, load_decimated
 from models.evaluation.evaluate import load_run
 from models.evaluation.scores import score
 from models.recipes import recipe_of
@@ -36,7 +36,7 @@ def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
     config = read_config(run)
     # Of several sets the last: it is that of the exact scheme, as are held-out samples.
     config = replace(config, data=config.data[-1:])
-    seen = load_thinned([Path(config.data[0])], found.held_out.acquisition, config.thin)
+    seen = load_decimated([Path(config.data[0])], found.held_out.acquisition, config.thin)
     _, training = split_validation(len(seen))
     some = training[:: max(1, len(training) // learnt)]
     drawn_learnt = predict(found.network, recipe_of(config.kind).make_batches(config, seen), some)[..., 0]
@@ -57,9 +57,9 @@ def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
     }
 
 
-def _of(family: str, drawn: np.ndarray, thinned: ThinnedSet) -> tuple[np.ndarray, np.ndarray]:
-    chosen = thinned.families == family
-    return drawn[chosen], thinned.maps[chosen]
+def _of(family: str, drawn: np.ndarray, decimated: DecimatedSet) -> tuple[np.ndarray, np.ndarray]:
+    chosen = decimated.families == family
+    return drawn[chosen], decimated.maps[chosen]
 
 
 def texture_drawn(drawn: np.ndarray, maps: np.ndarray) -> list[float]:

@@ -31,7 +31,7 @@ class MapDecoder(Protocol):
         self, latents_int8: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def unfamiliarity(
+    def ood_score(
         self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
     ) -> tuple[float, float] | None: ...
 

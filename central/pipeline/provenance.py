@@ -35,7 +35,7 @@ def _judged(event: Event, decoder: MapDecoder) -> dict:
     rates = [decoder.coding.rates[0]] * decoder.n_devices
     for device, latent in event.latents.items():
         rates[device] = decoder.coding.rate(len(latent.payload))
-    found = decoder.unfamiliarity(latents, present, rates)
+    found = decoder.ood_score(latents, present, rates)
     if found is None:
         return {}
     score, limit = found

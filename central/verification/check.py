@@ -29,9 +29,9 @@ from central.verification.check_inputs import (
 )
 from firmware_py.inference.bundle import Bundle, BundleError
 from firmware_py.runtime.log import now_us
-from models.inversion.decoder import FAMILIARITY
+from models.inversion.decoder import OOD_FILE
 from models.inversion.latent_model import LatentModel
-from models.inversion.ood import OodError, load_familiarity
+from models.inversion.ood import OodError, load_ood
 from physics.acquisition import Acquisition
 from physics.errors import ModellingError
 from physics.modelling import model_gathers
@@ -164,9 +164,9 @@ class Checker:
     def _load(self, stored: StoredMap) -> tuple[Bundle, LatentModel]:
         try:
             section, bundle = model_of(stored, self._models, self._data_dir)
-            path = section.decoder / FAMILIARITY
+            path = section.decoder / OOD_FILE
             try:
-                spread = load_familiarity(path, bundle.output.shape[1]).spread
+                spread = load_ood(path, bundle.output.shape[1]).spread
             except OodError as error:
                 raise CheckInputError(
                     f"{error}; or convert the model again: it tells how far latents spread"

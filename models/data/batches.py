@@ -12,7 +12,7 @@ import numpy as np
 
 from firmware_py.inference.companding import Companding
 from models.data.field_augmentation import FAULTY_SHARE, add_faults
-from models.data.gathers import ThinnedSet, device_parts
+from models.data.gathers import DecimatedSet, device_parts
 from models.networks.nested_latent import draw_rates, whole
 from physics.files.openfwi_files import OpenFWIPair
 from physics.normalise import scale_gather
@@ -40,7 +40,7 @@ class EpicBatches:
 
     def __init__(
         self,
-        data: ThinnedSet,
+        data: DecimatedSet,
         companding: Companding,
         ordered: int | None = None,
         drop_out_share: float = DROP_OUT_SHARE,
@@ -145,7 +145,7 @@ class InversionNetBatches:
     fit into memory.
     """
 
-    def __init__(self, pairs: list[OpenFWIPair], data: ThinnedSet, log_range: tuple[float, float]) -> None:
+    def __init__(self, pairs: list[OpenFWIPair], data: DecimatedSet, log_range: tuple[float, float]) -> None:
         self.data = data
         self.log_range = log_range
         self._order = data.acquisition.mirror_order()

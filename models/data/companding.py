@@ -28,7 +28,7 @@ class CompandingError(ModelsError, ValueError):
 
 
 def choose_companding(
-    gathers: np.ndarray, thin: int, candidates_k: Sequence[float] = CANDIDATES_K
+    gathers: np.ndarray, decimation: int, candidates_k: Sequence[float] = CANDIDATES_K
 ) -> tuple[Companding, dict]:
     """Choose the companding whose int8 round trip has the best signal-to-noise ratio, averaged over time windows.
 
@@ -39,7 +39,7 @@ def choose_companding(
 
     Args:
         gathers: Training data, ``(n, S, T, R)`` float32.
-        thin: Number of samples averaged into one.
+        decimation: Number of samples averaged into one.
 
     Returns:
         The companding and a report: ``{"thin", "peak", "chosen_k", "windows", "candidates": [{"k", "c", "mean_db",
@@ -56,8 +56,8 @@ def choose_companding(
         )
     if not candidates_k or min(candidates_k) <= 0:
         raise CompandingError(f"candidates_k: expected positive values, got {list(candidates_k)}")
-    thinned = thin_samples(gathers.astype(np.float32), thin, axis=2)
-    peak = float(np.abs(thinned).max())
+    decimated = thin_samples(gathers.astype(np.float32), decimation, axis=2)
+    peak = float(np.abs(decimated).max())
     if not np.isfinite(peak):
         raise CompandingError("gathers: expected finite samples, got NaN or infinity")
     if peak == 0.0:
@@ -65,8 +65,8 @@ def choose_companding(
 
     candidates: list[dict[str, Any]] = []
     for k in candidates_k:
-        companding = Companding(k=float(k), c=float(np.arcsinh(k * peak)), thin=thin)
-        window_db = _window_snr_db(companding, thinned, peak)
+        companding = Companding(k=float(k), c=float(np.arcsinh(k * peak)), thin=decimation)
+        window_db = _window_snr_db(companding, decimated, peak)
         candidates.append(
             {
                 "k": companding.k,
@@ -80,27 +80,27 @@ def choose_companding(
     good = [entry for entry in candidates if entry["mean_db"] >= best_db - TOLERANCE_DB]
     chosen = min(good, key=lambda entry: entry["k"])
     report = {
-        "thin": thin,
+        "thin": decimation,
         "peak": peak,
         "chosen_k": chosen["k"],
         "windows": len(chosen["window_db"]),
         "candidates": candidates,
     }
-    return Companding(k=chosen["k"], c=chosen["c"], thin=thin), report
+    return Companding(k=chosen["k"], c=chosen["c"], thin=decimation), report
 
 
-def _window_snr_db(companding: Companding, thinned: np.ndarray, peak: float) -> np.ndarray:
+def _window_snr_db(companding: Companding, decimated: np.ndarray, peak: float) -> np.ndarray:
     """Return the signal-to-quantisation-noise ratio of each window with signal, in dB, averaged over traces.
 
-    ``thinned`` is ``(n, S, T/thin, R)``.
+    ``decimated`` is ``(n, S, T', R)``.
     """
-    code = np.clip(np.rint(compress(thinned, companding) * 127.0), -127, 127)
-    noise = np.sinh(code.astype(np.float64) / 127.0 * companding.c) / companding.k - thinned
+    code = np.clip(np.rint(compress(decimated, companding) * 127.0), -127, 127)
+    noise = np.sinh(code.astype(np.float64) / 127.0 * companding.c) / companding.k - decimated
     ratios = []
     floor = (peak * 10 ** (QUIET_DB / 20)) ** 2
-    n_windows = min(N_WINDOWS, thinned.shape[2])
+    n_windows = min(N_WINDOWS, decimated.shape[2])
     for signal_part, noise_part in zip(
-        np.array_split(thinned, n_windows, axis=2), np.array_split(noise, n_windows, axis=2), strict=True
+        np.array_split(decimated, n_windows, axis=2), np.array_split(noise, n_windows, axis=2), strict=True
     ):
         signal_power = np.mean(signal_part.astype(np.float64) ** 2, axis=2)
         noise_power = np.mean(noise_part**2, axis=2)

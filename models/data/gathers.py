@@ -30,10 +30,10 @@ class DataError(ModelsError, ValueError):
 
 
 @dataclass(frozen=True)
-class ThinnedSet:
-    """Hold ``gathers (n, T/thin, R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1] and ``families (n,)``.
+class DecimatedSet:
+    """Hold ``gathers (n, T', R, S)`` float16, ``maps (n, nz, nx)`` float32 in [-1, 1] and ``families (n,)``.
 
-    ``twins (n, T/thin, R, n_twins)`` float16 are the shots from ``acquisition.twin_cells``; None if they were not
+    ``twins (n, T', R, n_twins)`` float16 are the shots from ``acquisition.twin_cells``; None if they were not
     modelled.
     """
 
@@ -63,13 +63,13 @@ class ThinnedSet:
         return len(self.maps)
 
 
-def load_thinned(
+def load_decimated(
     folders: list[Path],
     acquisition: Acquisition,
-    thin: int,
+    decimation: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ThinnedSet:
-    """Load every gather-map pair under ``folders``, decimated by ``thin`` (``firmware_py.inference.companding``).
+) -> DecimatedSet:
+    """Load every gather-map pair under ``folders``, decimated (``firmware_py.inference.companding``).
 
     Raises:
         DataError: There are no pairs, they are of another survey, or samples are not finite or do not fit float16.
@@ -89,10 +89,10 @@ def load_thinned(
         )
     gathers, maps, families, twins = [], [], [], []
     for i, pair in enumerate(pairs):
-        gathers.append(_thinned_file(pair.gather_path, pair.gathers(), thin))
+        gathers.append(_decimated_file(pair.gather_path, pair.gathers(), decimation))
         pair_twins = pair.twins()
         if pair_twins is not None:
-            twins.append(_thinned_file(twins_path_of(pair.gather_path), pair_twins, thin))
+            twins.append(_decimated_file(twins_path_of(pair.gather_path), pair_twins, decimation))
         file_maps = np.asarray(pair.maps())[:, 0]
         _check_maps(pair, file_maps)
         maps.append(normalise_velocity(file_maps, acquisition).astype(np.float32))
@@ -100,7 +100,7 @@ def load_thinned(
         on_progress(i + 1, len(pairs))
     # Mirroring needs twins in every file; otherwise it is off.
     whole = np.concatenate(twins) if len(twins) == len(pairs) else None
-    return ThinnedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition, whole)
+    return DecimatedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition, whole)
 
 
 def survey_of(folder: Path) -> Acquisition | None:
@@ -114,43 +114,43 @@ def survey_of(folder: Path) -> Acquisition | None:
         raise DataError(f"{path}: not the manifest of a data set ({error}); copy the folder again") from None
 
 
-def _thinned_file(source: Path, gathers: np.ndarray, thin: int) -> np.ndarray:
-    """Return the decimated shots of one file, ``(n, T/thin, R, S)`` float16, from a valid cache if there is one.
+def _decimated_file(source: Path, gathers: np.ndarray, decimation: int) -> np.ndarray:
+    """Return the decimated shots of one file, ``(n, T', R, S)`` float16, from a valid cache if there is one.
 
     Args:
         source: The file, beside which the cache lies.
         gathers: Its shots, ``(n, S, T, R)``, memory-mapped.
-        thin: Samples averaged into one.
+        decimation: Samples averaged into one.
 
     Raises:
         DataError: Samples are not finite or do not fit float16.
     """
-    cache = source.with_name(f".{source.stem}.thin{thin}.npy")
+    cache = source.with_name(f".{source.stem}.thin{decimation}.npy")
     cached = _read_cache(cache, source, len(gathers))
     if cached is not None:
-        _check_thinned(source, gathers, cached)
+        _check_decimated(source, gathers, cached)
         return cached
     # Overflow to infinity is rejected below.
     with np.errstate(over="ignore", invalid="ignore"):
-        thinned = _thin(gathers, thin)
-    _check_thinned(source, gathers, thinned)
+        decimated = _decimate(gathers, decimation)
+    _check_decimated(source, gathers, decimated)
     # The process ID keeps concurrent runs on the same data apart.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
     try:
-        np.save(temporary, thinned)
+        np.save(temporary, decimated)
         os.replace(temporary, cache)
     except OSError:
         # The folder is read-only or the disk is full: continue without a cache.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return thinned
+    return decimated
 
 
-def _thin(gathers: np.ndarray, thin: int) -> np.ndarray:
-    """Decimate raw gathers ``(n, S, T, R)`` to ``(n, T/thin, R, S)`` float16."""
+def _decimate(gathers: np.ndarray, decimation: int) -> np.ndarray:
+    """Decimate raw gathers ``(n, S, T, R)`` to ``(n, T', R, S)`` float16."""
     return np.concatenate(
         [
-            thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), thin, axis=2)
+            thin_samples(np.asarray(gathers[i : i + 50], dtype=np.float32), decimation, axis=2)
             .transpose(0, 2, 3, 1)
             .astype(np.float16)
             for i in range(0, len(gathers), 50)
@@ -173,11 +173,11 @@ def _read_cache(cache: Path, source: Path, n: int) -> np.ndarray | None:
     return cached if len(cached) == n else None
 
 
-def _check_thinned(source: Path, gathers: np.ndarray, thinned: np.ndarray) -> None:
+def _check_decimated(source: Path, gathers: np.ndarray, decimated: np.ndarray) -> None:
     within = (1, 2, 3)
-    wrong = ~np.isfinite(thinned).all(axis=within)
+    wrong = ~np.isfinite(decimated).all(axis=within)
     # Zero is valid if the recording is zero as well.
-    for i in np.flatnonzero(~thinned.any(axis=within)):
+    for i in np.flatnonzero(~decimated.any(axis=within)):
         wrong[i] = bool(np.any(gathers[i]))
     if not wrong.any():
         return

@@ -19,7 +19,7 @@ import numpy as np
 
 from firmware_py.inference.companding import thin_samples
 from models.data.batches import log_scaled
-from models.data.gathers import ThinnedSet
+from models.data.gathers import DecimatedSet
 from models.errors import TrainingError
 from physics.acquisition import Acquisition
 from physics.normalise import log_transform, normalise_velocity
@@ -34,8 +34,8 @@ SHARD_SAMPLES = 5_120
 KEPT_SHARE = 0.17
 RANGE_SAMPLES = 500
 # Every 50th sample is kept out of training, as for files; some of these form the validation set.
-WATCH_EVERY = 50
-WATCHED_PER_FAMILY = 30
+VALIDATION_EVERY = 50
+VALIDATION_PER_FAMILY = 30
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Simulated:
     Attributes:
         shards: JAX arrays on the GPU, both float16: gathers ``(n, T / STORED_AVERAGE, R, S)`` with the shots of
             ``acquisition.with_twins()``, and normalised maps ``(n, nz, nx)``.
-        watched_gathers: Gathers of the validation set, ``(n, T / STORED_AVERAGE, R, S)``, on the host.
+        validation_gathers: Gathers of the validation set, ``(n, T / STORED_AVERAGE, R, S)``, on the host.
     """
 
     count: int
     shards: list[tuple[Any, Any]]
-    watched: ThinnedSet
-    watched_gathers: np.ndarray
+    validation: DecimatedSet
+    validation_gathers: np.ndarray
 
     @property
     def trained_on(self) -> int:
@@ -63,12 +63,12 @@ class Simulated:
         return [float(values.min()), float(values.max())]
 
 
-class WatchedWhole:
+class ValidationWhole:
     """Feed the validation set to a centralised network; see ``models.data.batches.InversionNetBatches``."""
 
     def __init__(self, simulated: Simulated, log_range: abc.Sequence[float]) -> None:
-        self.data = simulated.watched
-        self._gathers, self._log_range = simulated.watched_gathers, log_range
+        self.data = simulated.validation
+        self._gathers, self._log_range = simulated.validation_gathers, log_range
         self._matrix = whole_records(self.data.acquisition.n_time, STORED_AVERAGE)
 
     def plain(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,12 +107,12 @@ def read_sequence(folder: Path) -> Sequence:
             f"{folder}: --simulate goes on with a sequence of engine openfwi or cuda from its first sample, got "
             f"{engine} from {first}"
         )
-    if count % WATCH_EVERY:
+    if count % VALIDATION_EVERY:
         # Samples are counted across all families; a family size divisible by 50 keeps every 50th sample of each family.
-        fitting = max(1, count // WATCH_EVERY) * WATCH_EVERY
+        fitting = max(1, count // VALIDATION_EVERY) * VALIDATION_EVERY
         raise TrainingError(
-            f"{folder}: --simulate expected a multiple of {WATCH_EVERY} samples a family, to keep the same ones from "
-            f"training, got {count}; generate {fitting} in another folder"
+            f"{folder}: --simulate expected a multiple of {VALIDATION_EVERY} samples a family, to keep the same ones "
+            f"from training, got {count}; generate {fitting} in another folder"
         )
     return sequence
 
@@ -126,20 +126,20 @@ def shard_shapes(sequence: Sequence, count: int) -> tuple[tuple[int, ...], tuple
 
 
 def _trained_on(sequence: Sequence, count: int) -> int:
-    return (count - count // WATCH_EVERY) * len(sequence.families)
+    return (count - count // VALIDATION_EVERY) * len(sequence.families)
 
 
 def simulate(
     sequence: Sequence,
     count: int,
-    thin: int,
+    decimation: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Simulated:
     """Model ``count`` samples of each family with ``physics.engines.cuda``.
 
     Raises:
         ModellingError: There is no GPU.
-        TrainingError: ``thin`` is not a multiple of the stored average, or there are too few samples.
+        TrainingError: ``decimation`` is not a multiple of the stored average, or there are too few samples.
     """
     a = sequence.acquisition
     if keras.backend.backend() != "jax":
@@ -147,13 +147,14 @@ def simulate(
             "train: simulated samples and the steps that learn from them stay on the GPU through JAX; set "
             "KERAS_BACKEND=jax, or train on files"
         )
-    if thin % STORED_AVERAGE:
+    if decimation % STORED_AVERAGE:
         raise TrainingError(
-            f"train: expected a --decimation that is a multiple of {STORED_AVERAGE} with --simulate, got {thin}"
+            f"train: expected a --decimation that is a multiple of {STORED_AVERAGE} with --simulate, got {decimation}"
         )
-    if count < WATCH_EVERY:
+    if count < VALIDATION_EVERY:
         raise TrainingError(
-            f"train: of every {WATCH_EVERY} samples one is watched; expected as many a family or more, got {count}"
+            f"train: of every {VALIDATION_EVERY} samples one is kept for validation; expected at least as many a "
+            f"family, got {count}"
         )
     import jax
 
@@ -167,13 +168,15 @@ def simulate(
     families: list[str] = []
     done = 0
     for indices, maps in draw_maps(sequence, count, max(1, (os.cpu_count() or 2) - 1)):
-        spared = indices % WATCH_EVERY == WATCH_EVERY - 1
+        spared = indices % VALIDATION_EVERY == VALIDATION_EVERY - 1
         store.add(record(maps[~spared], a.with_twins(), STORED_AVERAGE), normalise_velocity(maps[~spared], a))
-        watched = spared & (indices < WATCH_EVERY * WATCHED_PER_FAMILY)
-        if watched.any():
-            kept_gathers.append(record(maps[watched], a, STORED_AVERAGE))
-            kept_maps.append(normalise_velocity(maps[watched], a))
-            families += [sequence.families[row % len(sequence.families)] for row in np.flatnonzero(watched)]
+        validation = spared & (indices < VALIDATION_EVERY * VALIDATION_PER_FAMILY)
+        if validation.any():
+            kept_gathers.append(record(maps[validation], a, STORED_AVERAGE))
+            kept_maps.append(normalise_velocity(maps[validation], a))
+            families += [
+                sequence.families[row % len(sequence.families)] for row in np.flatnonzero(validation)
+            ]
         done += len(maps)
         on_progress(done, total)
     cupy.cuda.Device().synchronize()
@@ -182,9 +185,9 @@ def simulate(
         (jax.dlpack.from_dlpack(gathers), jax.dlpack.from_dlpack(maps)) for gathers, maps in store.shards
     ]
     gathers = np.concatenate([cupy.asnumpy(some) for some in kept_gathers])
-    thinned = thin_samples(gathers, thin // STORED_AVERAGE, axis=1).astype(np.float16)
+    decimated = thin_samples(gathers, decimation // STORED_AVERAGE, axis=1).astype(np.float16)
     maps = np.concatenate(kept_maps).astype(np.float32)
-    return Simulated(count, shards, ThinnedSet(thinned, maps, np.array(families), a), gathers)
+    return Simulated(count, shards, DecimatedSet(decimated, maps, np.array(families), a), gathers)
 
 
 class _Store:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.data.gathers import ThinnedSet
+from models.data.gathers import DecimatedSet
 from models.errors import TrainingError
 from models.evaluation.evaluate import check_run, load_run
 from models.evaluation.macs import count_macs
@@ -62,7 +62,7 @@ class Comparison:
     """
 
     rows: list[Compared]
-    test_set: ThinnedSet
+    test_set: DecimatedSet
     shown: np.ndarray
 
 

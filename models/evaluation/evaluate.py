@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from models.data.gathers import ThinnedSet, load_thinned
+from models.data.gathers import DecimatedSet, load_decimated
 from models.data.held_out import check_held_out
 from models.errors import TrainingError
 from models.evaluation.scores import score
@@ -25,7 +25,7 @@ class Loaded:
     """A finished run with test data: its complete ``network``, the network's inputs, its saved ``parts`` by name."""
 
     config: RunConfig
-    held_out: ThinnedSet
+    held_out: DecimatedSet
     network: keras.Model
     batches: Any
     parts: dict[str, keras.Model]
@@ -82,10 +82,10 @@ def evaluate_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> 
     return score(predict(found.network, found.batches, indices)[..., 0], found.held_out, indices)
 
 
-def load_held_out(config: RunConfig, data: list[Path]) -> ThinnedSet:
+def load_held_out(config: RunConfig, data: list[Path]) -> DecimatedSet:
     """Load the samples under ``data`` for a run of ``config``. Raises ``TrainingError`` if it was trained on them."""
     check_held_out(config, data)
-    return load_thinned(data, Acquisition.from_dict(config.acquisition), config.thin)
+    return load_decimated(data, Acquisition.from_dict(config.acquisition), config.thin)
 
 
 class _WithMissing:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.data.gathers import ThinnedSet
+from models.data.gathers import DecimatedSet
 from physics.metrics import mae, rmse, ssim
 
 
-def score(drawn: np.ndarray, thinned: ThinnedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
+def score(drawn: np.ndarray, decimated: DecimatedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
     """Return ``mae``, ``rmse``, ``ssim`` (normalised), ``mae_mps`` and sample count, per family and over all.
 
     ``mean_map_mae`` is the error of predicting the mean of the family's true maps for every sample. It is the best
     score without any recording. Over all it is the mean over the samples, each with its own family's mean map, so that
     it lies between the families' values like ``mae``. The mean of all families' maps would be a worse guess.
     """
-    truth, families = thinned.maps[indices], thinned.families[indices]
-    a = thinned.acquisition
+    truth, families = decimated.maps[indices], decimated.families[indices]
+    a = decimated.acquisition
     half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
     mean_map_errors = np.zeros(len(indices))
     for family in set(families):

@@ -15,7 +15,7 @@ import numpy as np
 import models.networks.network  # noqa: F401  registers the layers that a saved decoder names
 from firmware_py.protocol.rate import Rate, RateError, read_coding
 from models.errors import ModelsError
-from models.inversion.ood import Familiarity, OodError, load_familiarity
+from models.inversion.ood import OodError, OodStatistics, load_ood
 from models.training.run_config import write_json
 from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
@@ -25,7 +25,7 @@ from physics.normalise import denormalise_velocity
 WIDE, WIDE_FROM = 16, 8
 CALIBRATION_SAMPLES = 64
 # Out-of-distribution (OOD) statistics, stored beside the weights.
-FAMILIARITY = "familiarity.npz"
+OOD_FILE = "familiarity.npz"
 
 
 class DecoderError(ModelsError, ValueError):
@@ -43,7 +43,7 @@ class Decoder:
         sha256: SHA-256 of the weights.
         folder: Folder that the decoder was loaded from.
         coding: Payload formats that hold a latent for this decoder.
-        familiarity: OOD statistics; None in older models.
+        ood_statistics: OOD statistics; None in older models.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Decoder:
         description: dict,
         sha256: str,
         folder: Path,
-        familiarity: Familiarity | None = None,
+        ood_statistics: OodStatistics | None = None,
     ) -> None:
         self.folder = folder
-        self.familiarity = familiarity
+        self.ood_statistics = ood_statistics
         self.acquisition = Acquisition.from_dict(description["acquisition"])
         self.model_hash: str = description["model_hash"]
         self.sha256 = sha256
@@ -119,7 +119,7 @@ class Decoder:
         velocities, uncertainties = zip(*drawn, strict=True)
         return np.concatenate(velocities), np.concatenate(uncertainties)
 
-    def unfamiliarity(
+    def ood_score(
         self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
     ) -> tuple[float, float] | None:
         """Return the OOD score of one event and its limit; None if the model has no OOD statistics.
@@ -127,17 +127,17 @@ class Decoder:
         Shapes are those of ``decode``. ``rates`` holds the rate at which each device sent its latent. See
         ``models.inversion.ood``.
         """
-        if self.familiarity is None:
+        if self.ood_statistics is None:
             return None
         latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
         sent = np.array([[rate.values for rate in rates]])
         # A value read as the middle of a step is uniform within the step. The training latents already include the
         # 8-bit rounding.
         steps = np.array([[(1 << (8 - rate.bits)) * (rate.bits < 8) for rate in rates]]) * float(self._scale)
-        (score,) = self.familiarity.scores(
+        (score,) = self.ood_statistics.scores(
             latents[None], np.asarray(present, bool)[None], sent, np.square(steps) / 12
         )
-        return float(score), self.familiarity.limit
+        return float(score), self.ood_statistics.limit
 
     def _is_wide(self) -> bool:
         if self._wide is None:
@@ -192,7 +192,7 @@ def save_decoder(
     scale: float,
     zero_point: int,
     acquisition: Acquisition,
-    familiarity: Familiarity | None = None,
+    ood_statistics: OodStatistics | None = None,
     prefixes: tuple[tuple[int, int], ...] = (),
 ) -> str:
     """Write a decoder folder for the encoder ``model_hash``; return the SHA-256 of its weights.
@@ -200,8 +200,8 @@ def save_decoder(
     ``prefixes`` are the pairs (values, bits) of the reduced rates that the decoder was trained for.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if familiarity is not None:
-        familiarity.save(folder / FAMILIARITY)
+    if ood_statistics is not None:
+        ood_statistics.save(folder / OOD_FILE)
     with atomic_write(folder / "decoder.keras") as temporary:
         shutil.copyfile(weights, temporary)
     sha256 = file_sha256(folder / "decoder.keras")
@@ -271,13 +271,13 @@ def load_decoder(folder: Path | str) -> Decoder:
             "the file is damaged or from another model: copy the whole folder again"
         )
     network = keras.models.load_model(weights, compile=False)
-    familiarity = None
-    if (folder / FAMILIARITY).exists():
+    ood_statistics = None
+    if (folder / OOD_FILE).exists():
         try:
-            familiarity = load_familiarity(folder / FAMILIARITY, network.input["latents"].shape[-1])
+            ood_statistics = load_ood(folder / OOD_FILE, network.input["latents"].shape[-1])
         except OodError as error:
             raise DecoderError(str(error)) from None
     try:
-        return Decoder(network, description, found, folder, familiarity)
+        return Decoder(network, description, found, folder, ood_statistics)
     except RateError as error:
         raise DecoderError(f"{about}: {error}; convert again") from None

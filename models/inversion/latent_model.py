@@ -67,7 +67,7 @@ def companded_samples(gather, companding: Companding):
     ``(S, T, R)`` -> ``(S, T // thin, R)``.
     """
     n_sources, n_time, n_receivers = gather.shape
-    n_thinned = n_time // companding.thin
-    whole = gather[:, : n_thinned * companding.thin]
-    blocks = ops.reshape(whole, (n_sources, n_thinned, companding.thin, n_receivers))
+    n_decimated = n_time // companding.thin
+    whole = gather[:, : n_decimated * companding.thin]
+    blocks = ops.reshape(whole, (n_sources, n_decimated, companding.thin, n_receivers))
     return ops.arcsinh(companding.k * ops.mean(blocks, axis=2)) / companding.c

@@ -28,7 +28,7 @@ class OodError(ModelsError, ValueError):
 
 
 @dataclass(frozen=True)
-class Familiarity:
+class OodStatistics:
     """OOD statistics: ``mean (latent,)`` and ``whitening (latent, latent)`` of training latents, float32.
 
     A score above ``limit`` counts as out of distribution.
@@ -87,33 +87,33 @@ class Familiarity:
             np.savez(file, mean=self.mean, whitening=self.whitening, limit=np.float32(self.limit))
 
 
-def measure_familiarity(latents: np.ndarray, watched: np.ndarray) -> Familiarity:
+def measure_ood(latents: np.ndarray, validation: np.ndarray) -> OodStatistics:
     """Measure OOD statistics from latents of training gathers ``(n, n_devices, latent)``.
 
-    The limit is set on ``watched``, latents of the validation set.
+    The limit is set on ``validation``, latents of the validation set.
 
     Raises:
         OodError: The training latents are not more numerous than the values of one, or the validation set is empty.
     """
     flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
-    if len(flat) <= flat.shape[1] or not len(watched):
+    if len(flat) <= flat.shape[1] or not len(validation):
         raise OodError(
-            f"familiarity: expected more than {flat.shape[1]} training latents and some watched, got {len(flat)} "
-            f"and {len(watched)}; train on more samples"
+            f"ood: expected more than {flat.shape[1]} training latents and some of the validation set, got {len(flat)} "
+            f"and {len(validation)}; train on more samples"
         )
     mean = flat.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(flat.T))
     whitening = directions / np.sqrt(np.maximum(variances, FLOOR * variances.max()))
-    fitted = Familiarity(mean.astype(np.float32), whitening.astype(np.float32), np.inf)
-    scores = fitted.scores(watched, np.ones(watched.shape[:2], bool))
-    return Familiarity(fitted.mean, fitted.whitening, float(np.quantile(scores, 1.0 - FALSE_ALARMS)))
+    fitted = OodStatistics(mean.astype(np.float32), whitening.astype(np.float32), np.inf)
+    scores = fitted.scores(validation, np.ones(validation.shape[:2], bool))
+    return OodStatistics(fitted.mean, fitted.whitening, float(np.quantile(scores, 1.0 - FALSE_ALARMS)))
 
 
-def load_familiarity(path: Path, latent: int) -> Familiarity:
+def load_ood(path: Path, latent: int) -> OodStatistics:
     """Read OOD statistics written by ``save``, for latents of the given length. Raises ``OodError``."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            found = Familiarity(content["mean"], content["whitening"], float(content["limit"]))
+            found = OodStatistics(content["mean"], content["whitening"], float(content["limit"]))
     except Exception as error:
         # numpy raises many exception types for a damaged archive.
         raise OodError(f"{path}: cannot be read ({error}); copy the whole folder again") from None

@@ -86,11 +86,11 @@ PRESETS: dict[str, tuple[int, int, tuple[Stage, ...]]] = {
 }
 
 
-def encoder_preset(name: str, acquisition: Acquisition, thin: int) -> EncoderConfig:
-    """Return the encoder preset ``name`` (a key of ``PRESETS``) for a survey decimated by ``thin``."""
+def encoder_preset(name: str, acquisition: Acquisition, decimation: int) -> EncoderConfig:
+    """Return the encoder preset ``name`` (a key of ``PRESETS``) for a survey with this decimation."""
     latent, bottleneck, stages = PRESETS[name]
     return EncoderConfig(
-        n_time=acquisition.n_time // thin,
+        n_time=acquisition.n_time // decimation,
         n_receivers=acquisition.max_device_receivers,
         n_sources=acquisition.n_sources,
         latent=latent,

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from models.data.companding import choose_companding
-from models.data.gathers import ThinnedSet
+from models.data.gathers import DecimatedSet
 from models.data.simulated import Simulated
 from models.errors import TrainingError
 from models.training.budget import Budget
@@ -104,12 +104,12 @@ class Recipe(ABC):
         """
 
     @abstractmethod
-    def make_batches(self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> Any:
+    def make_batches(self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False) -> Any:
         """Return batches of samples; see ``models.data.batches``."""
 
     def simulated_batches(self, config: RunConfig, simulated: Simulated, ordered: bool = False) -> Any:
         """Return validation batches for a run on simulated samples."""
-        return self.make_batches(config, simulated.watched, ordered)
+        return self.make_batches(config, simulated.validation, ordered)
 
     def compile_model(self, network: keras.Model, budget: Budget) -> None:
         """Compile ``network`` with its optimiser and loss."""
@@ -147,9 +147,9 @@ def describe_companding(request: TrainRequest, setting: Setting, found: RunConfi
         companding = setting.origin.companding.to_dict()
     else:
         companding = _measure_companding(request, setting.acquisition)
-    if companding and companding["thin"] != request.thin:
+    if companding and companding["thin"] != request.decimation:
         raise TrainingError(
-            f"train: begins with a network for --decimation {companding['thin']}, not {request.thin}; give that"
+            f"train: begins with a network for --decimation {companding['thin']}, not {request.decimation}; give that"
         )
     return companding
 
@@ -159,7 +159,7 @@ def _measure_companding(request: TrainRequest, acquisition: Acquisition) -> dict
     pairs = [pair for folder in request.data for pair in find_pairs(folder, acquisition)]
     each = max(1, COMPANDING_GATHERS // len(pairs))
     gathers = np.concatenate([np.asarray(pair.gathers()[:each], np.float32) for pair in pairs])
-    companding, report = choose_companding(gathers, request.thin)
+    companding, report = choose_companding(gathers, request.decimation)
     write_json(request.run / "companding.json", report)
     return companding.to_dict()
 

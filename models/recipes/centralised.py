@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from models.data.batches import InversionNetBatches
-from models.data.gathers import ThinnedSet
-from models.data.simulated import Simulated, WatchedWhole
+from models.data.gathers import DecimatedSet
+from models.data.simulated import Simulated, ValidationWhole
 from models.errors import TrainingError
 from models.networks.inversionnet import LAYOUTS, build_inversionnet
 from models.networks.network import map_mae
@@ -57,18 +57,18 @@ class Centralised(Recipe):
         return network, {self.kind: network}
 
     def make_batches(
-        self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False
+        self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False
     ) -> InversionNetBatches:
         """Return batches of whole gathers, read from the files of ``config.data``."""
-        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), thinned.acquisition)]
+        pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), decimated.acquisition)]
         low, high = config.log_range or (0.0, 1.0)
-        return InversionNetBatches(pairs, thinned, (low, high))
+        return InversionNetBatches(pairs, decimated, (low, high))
 
     def simulated_batches(
         self, config: RunConfig, simulated: Simulated, ordered: bool = False
-    ) -> WatchedWhole:
+    ) -> ValidationWhole:
         assert config.log_range
-        return WatchedWhole(simulated, config.log_range)
+        return ValidationWhole(simulated, config.log_range)
 
     def prepare_on_device(self, config: RunConfig, budget: Budget) -> tuple[Any, Any]:
         from models.training.on_device import prepare_whole

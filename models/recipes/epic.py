@@ -10,7 +10,7 @@ import numpy as np
 
 from firmware_py.inference.companding import Companding
 from models.data.batches import DROP_OUT_SHARE, EpicBatches
-from models.data.gathers import ThinnedSet
+from models.data.gathers import DecimatedSet
 from models.errors import TrainingError
 from models.evaluation.macs import count_macs
 from models.networks.encoder import EncoderConfig, encoder_preset
@@ -59,7 +59,7 @@ class Epic(Recipe):
         if found and found.encoder and request.encoder is None:
             shape = EncoderConfig.from_dict(found.encoder)
         else:
-            shape = encoder_preset(request.encoder or DEFAULT_PRESET, acquisition, request.thin)
+            shape = encoder_preset(request.encoder or DEFAULT_PRESET, acquisition, request.decimation)
         if found and EncoderConfig.from_dict(found.encoder or {}) != shape:
             raise TrainingError(
                 f"{request.run}: holds a run of another encoder than {request.encoder!r}; choose an empty folder"
@@ -101,11 +101,11 @@ class Epic(Recipe):
         )
         return network, {"encoder": encoder, "decoder": decoder}
 
-    def make_batches(self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> EpicBatches:
+    def make_batches(self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False) -> EpicBatches:
         assert config.companding and config.decoder
         latent = config.decoder["latent"] if ordered else None
         share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
-        return EpicBatches(thinned, Companding.from_dict(config.companding), latent, share)
+        return EpicBatches(decimated, Companding.from_dict(config.companding), latent, share)
 
     def prepare_on_device(self, config: RunConfig, budget: Budget) -> tuple[Any, Any]:
         from models.training.on_device import prepare_parts

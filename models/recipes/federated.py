@@ -9,7 +9,7 @@ import keras
 
 from firmware_py.inference.companding import Companding
 from models.data.batches import EpicBatches
-from models.data.gathers import ThinnedSet
+from models.data.gathers import DecimatedSet
 from models.errors import TrainingError
 from models.evaluation.macs import count_macs
 from models.networks.federated import LAYOUT, Rounds, build_federated
@@ -54,9 +54,9 @@ class Federated(Recipe):
             network, local = build_federated(acquisition, acquisition.n_time // config.thin)
         return network, {"local": local}
 
-    def make_batches(self, config: RunConfig, thinned: ThinnedSet, ordered: bool = False) -> EpicBatches:
+    def make_batches(self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False) -> EpicBatches:
         assert config.companding
-        return EpicBatches(thinned, Companding.from_dict(config.companding), drop_out_share=0.0)
+        return EpicBatches(decimated, Companding.from_dict(config.companding), drop_out_share=0.0)
 
     def make_learner(self, network: keras.Model, parts: dict[str, keras.Model]) -> Callable:
         return Rounds(network, parts["local"])

@@ -27,7 +27,7 @@ Prepare = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def flipped(gathers: Any, maps: Any, key: Any, acquisition: Acquisition, share: float) -> tuple[Any, Any]:
-    """Mirror each sample with probability ``share``; see ``models.data.gathers.ThinnedSet.mirrored``.
+    """Mirror each sample with probability ``share``; see ``models.data.gathers.DecimatedSet.mirrored``.
 
     Args:
         gathers: With the shots of ``acquisition.with_twins()``, ``(n, T', R, S + n_twins)``.
@@ -67,20 +67,20 @@ def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepa
 def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int | None) -> Prepare:
     """Prepare stored samples for EPIC, as ``models.data.batches.EpicBatches.training`` does."""
     a = acquisition
-    ratio, n_thinned = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
+    ratio, n_decimated = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
     mirror = batches.MIRRORED_SHARE
     receivers = a.padded_device_receivers()
     levels = batches.noise_levels(companding)
 
     def prepare(gathers: Any, maps: Any, key: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, 5)
-        thinned = gathers[:, : n_thinned * ratio].astype(jnp.float32)
-        thinned = thinned.reshape(len(maps), n_thinned, ratio, a.n_receivers, -1).mean(axis=2)
-        thinned, maps = flipped(thinned, maps.astype(jnp.float32), keys[0], a, mirror)
+        decimated = gathers[:, : n_decimated * ratio].astype(jnp.float32)
+        decimated = decimated.reshape(len(maps), n_decimated, ratio, a.n_receivers, -1).mean(axis=2)
+        decimated, maps = flipped(decimated, maps.astype(jnp.float32), keys[0], a, mirror)
         # Samples are already in random order, so the first ones can be used.
         n_faulty = round(faults.FAULTY_SHARE * len(maps))
-        faulty = with_faults(thinned[:n_faulty], a, a.dt_s * companding.thin, keys[1])
-        noisy = with_noise(jnp.concatenate([faulty, thinned[n_faulty:]]), keys[2], levels)
+        faulty = with_faults(decimated[:n_faulty], a, a.dt_s * companding.thin, keys[1])
+        noisy = with_noise(jnp.concatenate([faulty, decimated[n_faulty:]]), keys[2], levels)
         companded = jnp.arcsinh(companding.k * noisy) / companding.c
         companded = jnp.pad(companded, ((0, 0), (0, 0), (0, 1), (0, 0)))
         inputs = {

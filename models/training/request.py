@@ -22,7 +22,7 @@ class TrainRequest:
         run: Run folder. A run that holds a checkpoint is resumed. Its configuration must then be the same; budget and
             data may grow.
         budget: How long and how to train.
-        thin: Samples averaged into one before encoding.
+        decimation: Samples averaged into one before encoding.
         encoder: Preset of ``models.networks.encoder``. Default: that of the run being resumed, else "small".
         decoder: Preset of ``models.networks.fusion``; the same default.
         start_from: Earlier run or, of EPIC, released model, whose weights and input scaling a new run begins with.
@@ -36,7 +36,7 @@ class TrainRequest:
     data: list[Path]
     run: Path
     budget: Budget
-    thin: int = 10
+    decimation: int = 10
     encoder: str | None = None
     decoder: str | None = None
     start_from: Path | None = None

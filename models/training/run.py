@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from models.data.gathers import ThinnedSet, load_thinned, survey_of
-from models.data.simulated import WATCH_EVERY
+from models.data.gathers import DecimatedSet, load_decimated, survey_of
+from models.data.simulated import VALIDATION_EVERY
 from models.errors import TrainingError
 from models.evaluation.scores import score
 from models.networks.encoder import PRESETS
@@ -66,15 +66,15 @@ def start_run(
     origin, central = _read_start(request)
     simulated = request.source() if request.source else None
     if simulated:
-        thinned = simulated.watched
-        validation, training = np.arange(len(thinned)), np.arange(simulated.trained_on)
+        decimated = simulated.validation
+        validation, training = np.arange(len(decimated)), np.arange(simulated.trained_on)
     else:
-        thinned = load_thinned(request.data, acquisition, request.thin, on_load)
-        validation, training = split_validation(len(thinned))
+        decimated = load_decimated(request.data, acquisition, request.decimation, on_load)
+        validation, training = split_validation(len(decimated))
         if not len(validation):
             raise TrainingError(
-                f"train: expected at least {WATCH_EVERY} samples, of which one is to validate on, got {len(thinned)}; "
-                "add data"
+                f"train: expected at least {VALIDATION_EVERY} samples, of which one is for validation, "
+                f"got {len(decimated)}; add data"
             )
     run.mkdir(parents=True, exist_ok=True)
     known, start = central or simulated, central or origin
@@ -82,7 +82,7 @@ def start_run(
         request,
         Setting(
             acquisition,
-            log_range=known.log_range if known else lambda: _log_range(thinned, training),
+            log_range=known.log_range if known else lambda: _log_range(decimated, training),
             origin=origin,
             simulated=simulated.count if simulated else None,
             before=start.trained_on if start else [],
@@ -98,7 +98,7 @@ def start_run(
     def make_batches(ordered: bool) -> Any:
         if simulated:
             return recipe.simulated_batches(config, simulated, ordered)
-        return recipe.make_batches(config, thinned, ordered)
+        return recipe.make_batches(config, decimated, ordered)
 
     batches = make_batches(budget.ordered)
     if origin is not None:
@@ -134,7 +134,7 @@ def start_run(
     metrics = {
         **vars(progress),
         "best": best.to_dict() if best else None,
-        "families": score(predicted, thinned, validation),
+        "families": score(predicted, decimated, validation),
     }
     write_json(run / "metrics.json", metrics)
     return metrics
@@ -187,14 +187,14 @@ def _survey_of(run: Path, data: list[Path]) -> Acquisition:
     if (run / "config.json").exists():
         return Acquisition.from_dict(read_config(run).acquisition)
     found = [survey for folder in data if (survey := survey_of(folder)) is not None]
-    # Data without a manifest are the benchmark's own. load_thinned rejects a mix of surveys.
+    # Data without a manifest are the benchmark's own. load_decimated rejects a mix of surveys.
     return found[0] if found else Acquisition.openfwi()
 
 
 def split_validation(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Split ``n`` samples into indices ``(validation set, training set)``."""
     indices = np.arange(n)
-    kept_out = indices % WATCH_EVERY == WATCH_EVERY - 1
+    kept_out = indices % VALIDATION_EVERY == VALIDATION_EVERY - 1
     validation = indices[kept_out]
     return validation[:: max(1, -(-len(validation) // VALIDATION_MOST))], indices[~kept_out]
 
@@ -214,7 +214,7 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
         kind=request.kind,
         acquisition=setting.acquisition.to_dict(),
         budget=asdict(budget),
-        thin=request.thin,
+        thin=request.decimation,
         without=request.ablate,
         before=[stage for stage in stages if stage != own],
         **recipe_of(request.kind).describe(request, setting, found),
@@ -236,7 +236,11 @@ def _read_found(request: TrainRequest, acquisition: Acquisition) -> RunConfig | 
 
 def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisition) -> None:
     run, budget = request.run, request.budget
-    if (found.kind, found.thin, found.acquisition) != (request.kind, request.thin, acquisition.to_dict()):
+    if (found.kind, found.thin, found.acquisition) != (
+        request.kind,
+        request.decimation,
+        acquisition.to_dict(),
+    ):
         raise TrainingError(
             f"{run}: holds a run of {found.kind} with another survey or decimation; choose an empty folder"
         )
@@ -256,7 +260,7 @@ def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisitio
         )
 
 
-def _log_range(thinned: ThinnedSet, training: np.ndarray) -> list[float]:
-    values = thinned.gathers[training[:: max(1, len(training) // 2000)]].astype(np.float32)
+def _log_range(decimated: DecimatedSet, training: np.ndarray) -> list[float]:
+    values = decimated.gathers[training[:: max(1, len(training) // 2000)]].astype(np.float32)
     transformed = log_transform(values)
     return [float(transformed.min()), float(transformed.max())]

@@ -82,7 +82,7 @@ class Settings(BaseModel):
             self.data,
             self.out,
             budget,
-            thin=self.decimation,
+            decimation=self.decimation,
             encoder=self.encoder,
             decoder=self.decoder,
             start_from=self.start_from,

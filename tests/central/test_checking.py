@@ -27,7 +27,7 @@ from firmware_py.inference.bundle import create_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log
-from models.inversion.ood import measure_familiarity
+from models.inversion.ood import measure_ood
 from physics.modelling import model_gathers
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def release(tmp_path_factory):
     length = bundle.output.shape[1]
     latents = np.random.default_rng(5).normal(0.0, 10.0, (200, 2, length)) * bundle.output.scale
     (folder / "decoder").mkdir()
-    measure_familiarity(latents, latents[:20]).save(folder / "decoder" / "familiarity.npz")
+    measure_ood(latents, latents[:20]).save(folder / "decoder" / "familiarity.npz")
     (folder / "decoder" / "decoder.json").write_text(json.dumps({"model_hash": bundle.model_hash.hex()}))
     return folder, bundle
 

@@ -17,7 +17,7 @@ from firmware_py.inference.bundle import create_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Rate, pack
-from models.inversion.ood import measure_familiarity
+from models.inversion.ood import measure_ood
 from physics.modelling import model_gathers
 
 pytest.importorskip("deepwave", reason="the extra physics is not installed")
@@ -248,7 +248,7 @@ def spread(tmp_path, bundle):
         np.random.default_rng(5).normal(0.0, 10.0, (200, 2, bundle.output.shape[1])) * bundle.output.scale
     )
     (tmp_path / "decoder").mkdir()
-    measure_familiarity(latents, latents[:20]).save(tmp_path / "decoder" / "familiarity.npz")
+    measure_ood(latents, latents[:20]).save(tmp_path / "decoder" / "familiarity.npz")
 
 
 def check(*arguments) -> int:

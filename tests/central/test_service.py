@@ -125,7 +125,7 @@ def test_devices_may_send_four_bits_of_each_value_and_others_eight(start, send):
 
 def test_an_event_unlike_those_of_training_is_flagged(start, send):
     class Wary(FakeDecoder):
-        def unfamiliarity(self, latents_int8, present, rates):
+        def ood_score(self, latents_int8, present, rates):
             return float(np.abs(latents_int8[present]).mean()), 5.0
 
     centre = start(Wary())

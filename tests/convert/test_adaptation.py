@@ -31,7 +31,7 @@ def test_an_adapted_model_has_the_encoder_of_before_and_draws_better_maps(releas
     assert after.encoder_path.read_bytes() == before.encoder_path.read_bytes()
     assert after.manifest["decoder_sha256"] == decoder.sha256 != before.manifest["decoder_sha256"]
     assert decoder.coding.rates == load_decoder(released / "decoder").coding.rates
-    assert decoder.familiarity is not None
+    assert decoder.ood_statistics is not None
     assert [path.name for path in sorted((tmp_path / "adapted").iterdir())] == ["bundle", "decoder"]
 
 

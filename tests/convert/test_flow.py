@@ -16,7 +16,7 @@ from convert.verify import GOLDEN_VECTORS  # noqa: E402
 from firmware_py.inference.bundle import load_bundle  # noqa: E402
 from firmware_py.inference.encoder import Encoder  # noqa: E402
 from firmware_py.inference.self_test import read_vectors  # noqa: E402
-from models.data.gathers import load_thinned  # noqa: E402
+from models.data.gathers import load_decimated  # noqa: E402
 from models.inversion.decoder import load_decoder  # noqa: E402
 from models.networks.nested_latent import prefix_rates  # noqa: E402
 from models.training.run_config import read_config  # noqa: E402
@@ -65,7 +65,7 @@ def test_uncertainty_is_calibrated_by_watched_samples_whatever_is_held_out(tiny_
     ((_, latents, maps),) = given
     # Of 200 samples every 50th is kept from training.
     assert latents.shape == (4, 2, 16) and maps.shape == (4, 10, 20)
-    known = load_thinned([tiny_run.data], tiny_run.acquisition, read_config(tiny_run.folder).thin).maps[
+    known = load_decimated([tiny_run.data], tiny_run.acquisition, read_config(tiny_run.folder).thin).maps[
         49::50
     ]
     np.testing.assert_array_equal(maps, known)
@@ -180,7 +180,7 @@ def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path
     """With the float network's own maps as the truth, every error left is int8's."""
     from convert.run_folder import read_run
     from convert.verify import float_latents
-    from models.data.gathers import device_parts, load_thinned
+    from models.data.gathers import device_parts, load_decimated
     from models.inversion.decoder import save_decoder
 
     run = read_run(tiny_run.folder)
@@ -189,7 +189,7 @@ def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path
     gathers = np.load(tiny_run.data / "FlatVel_A" / "data1.npy")[:6]
     np.save(family / "data1.npy", gathers)
     np.save(family / "model1.npy", np.full((6, *run.acquisition.map_shape), 2000, np.float32))
-    thinned = load_thinned([tmp_path / "held"], run.acquisition, run.config.thin)
+    thinned = load_decimated([tmp_path / "held"], run.acquisition, run.config.thin)
     parts = device_parts(thinned.gathers, run.acquisition, run.companding)
     latents = float_latents(run.encoder, parts.reshape(-1, *parts.shape[2:])).reshape(6, 2, -1)
     save_decoder(tmp_path / "decoder", run.decoder_file, "00" * 8, 1.0, 0, run.acquisition)

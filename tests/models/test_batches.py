@@ -7,7 +7,7 @@ from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.companding import Companding, compand
 from models.data import batches as recipes
 from models.data.batches import EpicBatches, drop_devices, log_scaled, noise_levels
-from models.data.gathers import ThinnedSet, device_parts, split_to_devices
+from models.data.gathers import DecimatedSet, device_parts, split_to_devices
 from models.errors import TrainingError
 from models.training.budget import Budget, learning_rate_at
 from physics.acquisition import Acquisition
@@ -16,12 +16,12 @@ from testbed.run import find_model
 SURVEY = Acquisition.openfwi()
 
 
-def some_set(n: int = 4) -> ThinnedSet:
+def some_set(n: int = 4) -> DecimatedSet:
     rng = np.random.default_rng(0)
     gathers = rng.normal(size=(n, 20, SURVEY.n_receivers, SURVEY.n_sources)).astype(np.float16)
     maps = rng.uniform(-1, 1, (n, *SURVEY.map_shape[1:])).astype("f")
     twins = rng.normal(size=(*gathers.shape[:3], len(SURVEY.twin_cells))).astype(np.float16)
-    return ThinnedSet(gathers, maps, np.array(["flatvel_a"] * n), SURVEY, twins)
+    return DecimatedSet(gathers, maps, np.array(["flatvel_a"] * n), SURVEY, twins)
 
 
 def test_training_sees_exactly_what_a_device_feeds_its_encoder():
@@ -55,7 +55,7 @@ def test_mirror_is_the_gather_of_the_mirrored_map():
     map_mps = generate_map("curvefault_a", 3, 0, survey)[None]
     shots = model_gathers(map_mps, survey.with_twins()).transpose(0, 2, 3, 1)
     theirs = model_gathers(map_mps[..., ::-1], survey).transpose(0, 2, 3, 1)
-    data = ThinnedSet(shots[..., :5], map_mps[:, 0], np.array(["curvefault_a"]), survey, shots[..., 5:])
+    data = DecimatedSet(shots[..., :5], map_mps[:, 0], np.array(["curvefault_a"]), survey, shots[..., 5:])
     ours, ours_map = data.mirrored(np.array([0]))
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
     np.testing.assert_array_equal(ours_map[0], map_mps[0, 0, :, ::-1])
@@ -89,7 +89,7 @@ def test_noise_is_as_loud_beside_the_waves_of_any_survey(monkeypatch):
 
     def levels(peak):
         data = some_set(400)
-        quiet = ThinnedSet(0 * data.gathers, data.maps, data.families, SURVEY)
+        quiet = DecimatedSet(0 * data.gathers, data.maps, data.families, SURVEY)
         companding = companding_for(peak, 20.0 * 49.48 / peak)
         parts = EpicBatches(quiet, companding).training(np.arange(400), np.random.default_rng(0))[0]["parts"]
         return parts.std(axis=(1, 2, 3, 4))
@@ -139,8 +139,10 @@ def test_samples_without_exact_mirror_images_are_never_mirrored():
     receivers = {"receiver_cells": list(range(1, 70)), "device_receivers": [list(range(69))]}
     off_centre = Acquisition.from_dict({**SURVEY.to_dict(), **receivers})
     data = some_set(40)
-    without_twins = ThinnedSet(data.gathers, data.maps, data.families, SURVEY)
-    lopsided = ThinnedSet(data.gathers[:, :, 1:], data.maps, data.families, off_centre, data.twins[:, :, 1:])
+    without_twins = DecimatedSet(data.gathers, data.maps, data.families, SURVEY)
+    lopsided = DecimatedSet(
+        data.gathers[:, :, 1:], data.maps, data.families, off_centre, data.twins[:, :, 1:]
+    )
     companding = Companding(k=50.0, c=8.0, thin=10)
     everyone = np.arange(40)
 

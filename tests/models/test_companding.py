@@ -13,7 +13,7 @@ def decaying_gathers(decay_db, seed=0):
 
 def test_c_spans_the_loudest_thinned_sample():
     gathers = decaying_gathers(40)
-    companding, report = choose_companding(gathers, thin=4)
+    companding, report = choose_companding(gathers, decimation=4)
     loudest = np.abs(gathers.reshape(2, 2, 50, 4, 6).mean(axis=3)).max()
     assert report["peak"] == pytest.approx(loudest, rel=1e-5)
     assert companding.c == pytest.approx(np.arcsinh(companding.k * loudest), rel=1e-6)
@@ -21,7 +21,7 @@ def test_c_spans_the_loudest_thinned_sample():
 
 
 def test_the_chosen_k_is_the_smallest_that_is_good_enough():
-    companding, report = choose_companding(decaying_gathers(60), thin=1)
+    companding, report = choose_companding(decaying_gathers(60), decimation=1)
     best_db = max(entry["mean_db"] for entry in report["candidates"])
     for entry in report["candidates"]:
         if entry["k"] < companding.k:
@@ -32,13 +32,13 @@ def test_the_chosen_k_is_the_smallest_that_is_good_enough():
 
 
 def test_a_strong_fade_asks_for_more_compression_than_none():
-    flat, _ = choose_companding(decaying_gathers(0), thin=1)
-    faded, _ = choose_companding(decaying_gathers(60), thin=1)
+    flat, _ = choose_companding(decaying_gathers(0), decimation=1)
+    faded, _ = choose_companding(decaying_gathers(60), decimation=1)
     assert faded.k > flat.k
 
 
 def test_companding_beats_a_nearly_linear_code_where_the_signal_fades():
-    _, report = choose_companding(decaying_gathers(60), thin=1, candidates_k=(0.001, 50.0))
+    _, report = choose_companding(decaying_gathers(60), decimation=1, candidates_k=(0.001, 50.0))
     linear, companded = report["candidates"]
     assert companded["worst_window_db"] > linear["worst_window_db"] + 20
     assert report["chosen_k"] == 50.0
@@ -48,7 +48,7 @@ def test_windows_of_silence_do_not_count():
     gathers = decaying_gathers(20)
     quiet = gathers.copy()
     quiet[:, :, :100] = 0
-    _, report = choose_companding(quiet, thin=1)
+    _, report = choose_companding(quiet, decimation=1)
     assert report["windows"] == 5
 
 
@@ -66,9 +66,9 @@ def test_windows_of_silence_do_not_count():
 )
 def test_gathers_that_say_nothing_are_refused(gathers, said):
     with pytest.raises(CompandingError, match=said):
-        choose_companding(gathers, thin=1)
+        choose_companding(gathers, decimation=1)
 
 
 def test_a_k_of_zero_is_refused():
     with pytest.raises(CompandingError, match="candidates_k"):
-        choose_companding(decaying_gathers(10), thin=1, candidates_k=(0.0, 1.0))
+        choose_companding(decaying_gathers(10), decimation=1, candidates_k=(0.0, 1.0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
-from models.data.gathers import DataError, load_thinned
+from models.data.gathers import DataError, load_decimated
 
 
 @pytest.fixture
@@ -50,40 +50,40 @@ def scale_sample(factor):
 def test_a_gather_that_would_spoil_the_encoder_is_named(folder, edit, message):
     change(folder, "data1.npy", edit)
     with pytest.raises(DataError, match=rf"FlatVel_A/data1.npy: sample 57: .*{message}") as caught:
-        load_thinned([folder], SURVEY, 10)
+        load_decimated([folder], SURVEY, 10)
     assert "\n" not in str(caught.value)
 
 
 def test_a_silent_gather_is_one(folder):
     change(folder, "data1.npy", scale_sample(0.0))
-    assert not load_thinned([folder], SURVEY, 10).gathers[57].any()
+    assert not load_decimated([folder], SURVEY, 10).gathers[57].any()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1500.0])
 def test_a_map_that_is_none_is_named(folder, value):
     change(folder, "model1.npy", set_sample(value, (0, 3, 3)))
     with pytest.raises(DataError, match=r"model1.npy: sample 57: expected velocities in m/s"):
-        load_thinned([folder], SURVEY, 10)
+        load_decimated([folder], SURVEY, 10)
 
 
 def test_a_cache_of_another_version_is_looked_over_too(folder):
-    load_thinned([folder], SURVEY, 10)
+    load_decimated([folder], SURVEY, 10)
     (cache,) = (folder / "FlatVel_A").glob(".data1.*")
     thinned = np.load(cache)
     thinned[3, 5] = np.inf
     np.save(cache, thinned)
     with pytest.raises(DataError, match="data1.npy: sample 3"):
-        load_thinned([folder], SURVEY, 10)
+        load_decimated([folder], SURVEY, 10)
 
 
 def test_a_second_reading_is_of_the_cache(folder, monkeypatch):
-    first = load_thinned([folder], SURVEY, 10)
+    first = load_decimated([folder], SURVEY, 10)
     monkeypatch.setattr("models.data.gathers.thin_samples", lambda *_, **__: pytest.fail("thinned again"))
-    np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, first.gathers)
+    np.testing.assert_array_equal(load_decimated([folder], SURVEY, 10).gathers, first.gathers)
 
 
 def test_where_no_cache_can_be_kept_data_are_read_without(folder, monkeypatch):
-    expected = load_thinned([folder], SURVEY, 10).gathers
+    expected = load_decimated([folder], SURVEY, 10).gathers
     (cache,) = (folder / "FlatVel_A").glob(".data1.*")
     cache.unlink()
 
@@ -92,18 +92,18 @@ def test_where_no_cache_can_be_kept_data_are_read_without(folder, monkeypatch):
 
     # A mode would not keep root out.
     monkeypatch.setattr("models.data.gathers.np.save", refuse)
-    np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, expected)
+    np.testing.assert_array_equal(load_decimated([folder], SURVEY, 10).gathers, expected)
 
 
 @pytest.mark.parametrize("count", [60, 70])
 def test_another_file_of_that_name_is_thinned_anew_however_old(folder, tmp_path, count):
-    before = load_thinned([folder], SURVEY, 10)
+    before = load_decimated([folder], SURVEY, 10)
     other = write_data(tmp_path / "other", count, seed=2)
-    expected = load_thinned([other], SURVEY, 10).gathers
+    expected = load_decimated([other], SURVEY, 10).gathers
     for name in ("data1.npy", "model1.npy"):
         os.utime(other / "FlatVel_A" / name, (1, 1))
         shutil.move(other / "FlatVel_A" / name, folder / "FlatVel_A" / name)
-    after = load_thinned([folder], SURVEY, 10)
+    after = load_decimated([folder], SURVEY, 10)
     assert len(after.gathers) == len(after) == count
     np.testing.assert_array_equal(after.gathers, expected)
     assert not np.array_equal(after.gathers[:60], before.gathers)
@@ -111,10 +111,10 @@ def test_another_file_of_that_name_is_thinned_anew_however_old(folder, tmp_path,
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01"])
 def test_a_damaged_cache_is_made_again(folder, content):
-    expected = load_thinned([folder], SURVEY, 10).gathers
+    expected = load_decimated([folder], SURVEY, 10).gathers
     (cache,) = (folder / "FlatVel_A").glob(".data1.*")
     cache.write_bytes(content)
-    np.testing.assert_array_equal(load_thinned([folder], SURVEY, 10).gathers, expected)
+    np.testing.assert_array_equal(load_decimated([folder], SURVEY, 10).gathers, expected)
 
 
 def test_twin_shots_are_checked_and_cached_as_gathers_are(folder, monkeypatch):
@@ -124,10 +124,10 @@ def test_twin_shots_are_checked_and_cached_as_gathers_are(folder, monkeypatch):
     twins[57, 0, 50, 3] = np.nan
     np.save(path, twins)
     with pytest.raises(DataError, match=r"data1\.twins\.npy: sample 57: expected finite samples"):
-        load_thinned([folder], survey, 10)
+        load_decimated([folder], survey, 10)
     np.save(path, np.nan_to_num(twins))
-    first = load_thinned([folder], survey, 10)
+    first = load_decimated([folder], survey, 10)
     assert first.mirrors
     # The second time nothing is decimated again.
     monkeypatch.setattr("models.data.gathers.thin_samples", None)
-    np.testing.assert_array_equal(load_thinned([folder], survey, 10).twins, first.twins)
+    np.testing.assert_array_equal(load_decimated([folder], survey, 10).twins, first.twins)

@@ -9,7 +9,7 @@ from small_survey import SURVEY
 
 from firmware_py.protocol.rate import Rate
 from models.inversion.decoder import (
-    FAMILIARITY,
+    OOD_FILE,
     WIDE,
     WIDE_FROM,
     DecoderError,
@@ -17,7 +17,7 @@ from models.inversion.decoder import (
     load_decoder,
     save_decoder,
 )
-from models.inversion.ood import measure_familiarity
+from models.inversion.ood import measure_ood
 from models.networks.fusion import DecoderConfig, build_decoder
 from physics.normalise import normalise_velocity
 
@@ -92,16 +92,14 @@ def test_uncertainty_is_calibrated_by_samples_that_were_not_learnt_from(folder):
 
 def test_a_decoder_knows_what_is_like_its_training(folder):
     """Where the release holds it; a model from before says nothing, and still decodes."""
-    assert load_decoder(folder).unfamiliarity(latents(), np.ones(3, bool), WHOLE) is None
+    assert load_decoder(folder).ood_score(latents(), np.ones(3, bool), WHOLE) is None
     codes = np.stack([latents(seed) for seed in range(200)])
-    measure_familiarity((codes.astype(np.float32) - 3) * 0.05, (codes[:50] - 3.0) * 0.05).save(
-        folder / FAMILIARITY
-    )
+    measure_ood((codes.astype(np.float32) - 3) * 0.05, (codes[:50] - 3.0) * 0.05).save(folder / OOD_FILE)
     decoder = load_decoder(folder)
-    score, limit = decoder.unfamiliarity(latents(999), np.ones(3, bool), WHOLE)
+    score, limit = decoder.ood_score(latents(999), np.ones(3, bool), WHOLE)
     assert 0.5 < score < limit
-    assert decoder.unfamiliarity(np.full((3, 16), 127, np.int8), np.ones(3, bool), WHOLE)[0] > limit
-    (folder / FAMILIARITY).write_bytes(b"half")
+    assert decoder.ood_score(np.full((3, 16), 127, np.int8), np.ones(3, bool), WHOLE)[0] > limit
+    (folder / OOD_FILE).write_bytes(b"half")
     with pytest.raises(DecoderError, match="copy the whole folder again"):
         load_decoder(folder)
 

@@ -16,8 +16,8 @@ from firmware_py.inference.companding import Companding  # noqa: E402
 from models.data import batches  # noqa: E402
 from models.data import field_augmentation as faults  # noqa: E402
 from models.data.batches import EpicBatches  # noqa: E402
-from models.data.gathers import ThinnedSet  # noqa: E402
-from models.data.simulated import Simulated, WatchedWhole  # noqa: E402
+from models.data.gathers import DecimatedSet  # noqa: E402
+from models.data.simulated import Simulated, ValidationWhole  # noqa: E402
 from models.training import on_device  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -45,21 +45,23 @@ def test_without_augmentation_the_parts_are_those_of_batches_from_files(stored, 
     )
     gathers = gathers[..., : SURVEY.n_sources]
     thinned = gathers.astype(np.float32).reshape(64, SURVEY.n_time // 10, 2, *gathers.shape[2:]).mean(axis=2)
-    data = ThinnedSet(thinned, maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY)
+    data = DecimatedSet(thinned, maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY)
     expected, expected_maps = EpicBatches(data, COMPANDING).plain(np.arange(64))
     np.testing.assert_allclose(inputs["parts"], expected["parts"], atol=1e-5)
     np.testing.assert_array_equal(inputs["mask"], expected["mask"])
     np.testing.assert_array_equal(truth, expected_maps)
 
 
-def test_a_centralised_network_is_fed_what_its_watched_samples_are(stored, monkeypatch):
+def test_a_centralised_network_is_fed_what_its_validation_samples_are(stored, monkeypatch):
     monkeypatch.setattr(batches, "MIRRORED_SHARE", 0.0)
     gathers, maps = stored
     log_range = [-0.7, 1.9]
     whole, truth = on_device.prepare_whole(SURVEY, log_range)(jnp.asarray(gathers), jnp.asarray(maps), KEY)
-    watched = ThinnedSet(np.empty((64, 0)), maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY)
-    same = WatchedWhole(
-        Simulated(64, [], watched, gathers[..., : SURVEY.n_sources].astype(np.float32)), log_range
+    validation = DecimatedSet(
+        np.empty((64, 0)), maps.astype(np.float32), np.array(["flatvel_a"] * 64), SURVEY
+    )
+    same = ValidationWhole(
+        Simulated(64, [], validation, gathers[..., : SURVEY.n_sources].astype(np.float32)), log_range
     )
     expected, expected_maps = same.plain(np.arange(64))
     assert whole.shape == (64, SURVEY.n_time, SURVEY.n_receivers, SURVEY.n_sources)
@@ -139,7 +141,7 @@ def test_noise_is_as_loud_as_from_files(monkeypatch):
     companding = Companding(2000.0, COMPANDING.c, 10)
     silence = np.zeros((400, SURVEY.n_time // 10, SURVEY.n_receivers, SURVEY.n_sources), np.float16)
     maps = np.zeros((400, SURVEY.n_depth, SURVEY.n_width), np.float32)
-    data = ThinnedSet(silence, maps, np.array(["flatvel_a"] * 400), SURVEY)
+    data = DecimatedSet(silence, maps, np.array(["flatvel_a"] * 400), SURVEY)
     from_files, _ = EpicBatches(data, companding).training(np.arange(400), np.random.default_rng(0))
     stored = jnp.zeros((400, SURVEY.n_time // 5, *silence.shape[2:]), jnp.float16)
     here, _ = on_device.prepare_parts(SURVEY, companding, None)(stored, jnp.asarray(maps), KEY)
@@ -157,7 +159,7 @@ import jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, sys.argv[1])
 from small_survey import SURVEY
 import models.training.on_device
-from models.data.gathers import load_thinned
+from models.data.gathers import load_decimated
 from models.networks.network import map_loss
 from models.training.request import TrainRequest
 from models.training.run import start_run
@@ -172,7 +174,7 @@ products = [line for line in products if "dot_general" in line]
 assert products and all("HIGHEST" in line for line in products), products
 
 folder, run = Path(sys.argv[2]), Path(sys.argv[3])
-thinned = load_thinned([folder], SURVEY, 10)
+thinned = load_decimated([folder], SURVEY, 10)
 (pair,) = find_pairs(folder, SURVEY)
 gathers = np.asarray(pair.gathers()).transpose(0, 2, 3, 1)
 means = gathers.reshape(len(gathers), -1, 5, *gathers.shape[2:]).mean(axis=2)
@@ -195,7 +197,7 @@ def test_a_network_learns_without_leaving_the_accelerator(tmp_path):
     subprocess.run(command, env=os.environ | {"KERAS_BACKEND": "jax"}, check=True, timeout=300)
     (row,) = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     metrics = json.loads((run / "metrics.json").read_text())
-    # What is watched in training, and what the networks left behind draw of it.
+    # The validation error in training, and that of the saved networks.
     assert metrics["families"]["all"]["mae"] == pytest.approx(row["validation_mae"], rel=0.02)
     assert metrics["step"] == row["step"] == 60
     assert json.loads((run / "config.json").read_text())["simulated"] == 100

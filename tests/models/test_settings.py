@@ -94,7 +94,12 @@ def leave_run(folder, **budget):
 def test_a_resumed_run_keeps_its_settings(tmp_path):
     run = leave_run(tmp_path / "run")
     request = read_settings({}, resume=run).request()
-    assert (request.kind, request.run, request.data, request.thin) == ("epic", run, [Path("data/train")], 5)
+    assert (request.kind, request.run, request.data, request.decimation) == (
+        "epic",
+        run,
+        [Path("data/train")],
+        5,
+    )
     budget = request.budget
     assert (budget.batch, budget.learning_rate, budget.weight_decay, budget.minutes) == (
         16,

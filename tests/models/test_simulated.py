@@ -105,11 +105,11 @@ def test_every_sample_but_the_watched_is_there_once_with_its_own_gather(gpu):
 
 def test_every_fiftieth_sample_is_watched_as_in_a_data_sets_files(gpu):
     found = simulate(OF_SEED_5, 100, 10)
-    assert found.watched.families.tolist() == list(FAMILIES) * 2
+    assert found.validation.families.tolist() == list(FAMILIES) * 2
     expected = expected_maps(lambda i: i % 50 == 49, 100)
     for row, (_family, index) in enumerate((f, i) for i in (49, 99) for f in FAMILIES):
-        np.testing.assert_allclose(found.watched.maps[row], expected[FAMILIES[row % 3], index], atol=1e-6)
-    assert found.watched.gathers.shape == (6, SURVEY.n_time // 10, SURVEY.n_receivers, SURVEY.n_sources)
+        np.testing.assert_allclose(found.validation.maps[row], expected[FAMILIES[row % 3], index], atol=1e-6)
+    assert found.validation.gathers.shape == (6, SURVEY.n_time // 10, SURVEY.n_receivers, SURVEY.n_sources)
 
 
 def test_a_set_smaller_than_a_shard_is_one(gpu, monkeypatch):
@@ -168,7 +168,7 @@ def test_what_a_sequence_keeps_from_training_files_of_its_data_set_do_too(tmp_pa
     n = count * len(read_sequence(tmp_path).families)
     _, trained_on = split_validation(n)
     kept = np.setdiff1d(np.arange(n), trained_on)
-    assert (kept % count % simulated.WATCH_EVERY == simulated.WATCH_EVERY - 1).all()
+    assert (kept % count % simulated.VALIDATION_EVERY == simulated.VALIDATION_EVERY - 1).all()
 
 
 def test_without_jax_with_another_thinning_or_too_few_nothing_is_simulated(gpu, monkeypatch):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from waiting import wait_until
 
 from models.cli import app
-from models.data.gathers import DataError, ThinnedSet, load_thinned
+from models.data.gathers import DataError, DecimatedSet, load_decimated
 from models.errors import TrainingError
 from models.evaluation.comparison import compare_runs, draw_comparison
 from models.evaluation.evaluate import evaluate_run
@@ -55,7 +55,7 @@ def test_a_run_learns_and_leaves_everything(run, data):
     names = {path.name for path in folder.iterdir()}
     wanted = {"config.json", "history.jsonl", "curves.png", "encoder.keras", "decoder.keras", "metrics.json"}
     assert wanted | {"checkpoint", "companding.json"} <= names
-    held_out = load_thinned([data], SURVEY, 10)
+    held_out = load_decimated([data], SURVEY, 10)
     mean_map_mae = np.abs(held_out.maps - held_out.maps.mean(axis=0)).mean()
     assert metrics["families"]["all"]["mae"] < 0.75 * mean_map_mae
     assert metrics["epoch"] >= 25
@@ -100,10 +100,10 @@ def test_the_survey_is_that_of_the_data(data, run, tmp_path):
     # Another number of devices records the same gathers.
     one_device = Acquisition.from_dict({**SURVEY.to_dict(), "device_receivers": [list(range(20))]})
     write_manifest(json.dumps({"acquisition": one_device.to_dict()}))
-    assert len(load_thinned([folder], SURVEY, 10)) == 100
+    assert len(load_decimated([folder], SURVEY, 10)) == 100
     write_manifest("{")
     with pytest.raises(DataError, match="not the manifest of a data set"):
-        load_thinned([folder], SURVEY, 10)
+        load_decimated([folder], SURVEY, 10)
 
 
 def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, data, tmp_path):
@@ -269,7 +269,7 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
         ({"kind": "unet"}, "expected one of epic, inversionnet, .*; got 'unet'"),
         ({"kind": "epik"}, "got 'epik'; did you mean 'epic'?"),
         ({"kind": "inversionnet"}, "holds a run of epic with another survey or decimation; choose an empty"),
-        ({"thin": 20}, "another survey or decimation"),
+        ({"decimation": 20}, "another survey or decimation"),
         ({"ablate": "positions"}, "a run without nothing; choose an empty folder"),
         (
             {"ablate": "sense"},
@@ -281,7 +281,7 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
 )
 def test_a_run_cannot_become_another_and_says_so_before_data_are_loaded(run, tmp_path, changes, message):
     data = tmp_path / "no-data"
-    arguments = {"kind": "epic", "encoder": "micro", "thin": 10, **changes}
+    arguments = {"kind": "epic", "encoder": "micro", "decimation": 10, **changes}
     with pytest.raises(TrainingError, match=message):
         start_run(
             TrainRequest(
@@ -289,7 +289,7 @@ def test_a_run_cannot_become_another_and_says_so_before_data_are_loaded(run, tmp
                 [data],
                 run[0],
                 Budget(epochs=1),
-                thin=arguments["thin"],
+                decimation=arguments["decimation"],
                 ablate=arguments.get("ablate"),
                 encoder=arguments["encoder"],
                 acquisition=SURVEY,
@@ -299,7 +299,7 @@ def test_a_run_cannot_become_another_and_says_so_before_data_are_loaded(run, tmp
 
 def test_no_data(tmp_path):
     with pytest.raises(DataError, match="make some with `epic data generate`"):
-        load_thinned([tmp_path], SURVEY, 10)
+        load_decimated([tmp_path], SURVEY, 10)
 
 
 SCRIPT = """
@@ -372,7 +372,7 @@ def test_the_mean_map_of_all_families_lies_between_those_of_each():
     maps = np.concatenate([np.full((3, 20, 20), -0.5), np.full((1, 20, 20), 0.5)]).astype("f")
     maps[0] += 0.3
     families = np.array(["flatvel_a"] * 3 + ["style_a"])
-    data = ThinnedSet(np.zeros((4, 1, 1, 1), np.float16), maps, families, SURVEY, None)
+    data = DecimatedSet(np.zeros((4, 1, 1, 1), np.float16), maps, families, SURVEY, None)
     table = score(maps, data, np.arange(4))
     each = {name: row["mean_map_mae"] for name, row in table.items()}
     assert each["style_a"] == 0 < each["flatvel_a"]

@@ -32,7 +32,7 @@ class FakeDecoder:
         drawn = [self.decode(*row) for row in zip(latents_int8, present, strict=True)]
         return tuple(np.stack(maps) for maps in zip(*drawn, strict=True))
 
-    def unfamiliarity(self, latents_int8, present, rates):
+    def ood_score(self, latents_int8, present, rates):
         return None
 
     def decode(self, latents_int8, present):
