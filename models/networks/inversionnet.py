@@ -1,9 +1,9 @@
-"""InversionNet and its deeper forms, the centralised baselines, as published with OpenFWI.
+"""InversionNet and its deeper form, the centralised baselines, as published with OpenFWI.
 
 Wu & Lin, "InversionNet", IEEE Trans. Comput. Imaging 2020, in the form of the OpenFWI benchmark (Deng et
 al. 2022): every block is convolution, batch normalisation, LeakyReLU(0.2). BigFWI (Jin et al., Scientific
-Reports 14, 2024, and its code) trains one network on all ten families: InversionNet itself (B), a deeper one (M),
-and a deeper and wider one (XL in its code; what is called L there takes gathers of 7 receivers).
+Reports 14, 2024, and its code) trains one network on all ten families: InversionNet itself (B) and a deeper one
+(M). Its code also has a wider one (XL, 110 million parameters), which was not trained here and is left out.
 """
 
 from __future__ import annotations
@@ -69,13 +69,11 @@ class Layout:
 
 
 _TO_80_CELLS = ((512, 5, 0), (256, 4, 1), (128, 4, 1), (64, 4, 1), (32, 4, 1))
-_TO_72_CELLS = ((1024, 2, 0), (1024, 4, 1), (512, 5, 1), (256, 4, 1), (128, 4, 1), (64, 4, 1))
 # Keys are the names in `epic train`. Parameters for the benchmark's survey, including scale and shift of batch
-# normalisation: 24,409,123, 28,883,779 and 109,715,267.
+# normalisation: 24,409,123 and 28,883,779.
 LAYOUTS = {
     "inversionnet": Layout((32, 64, 64, 128), (128, 256, 256), 512, _TO_80_CELLS),
     "bigfwi-m": Layout((32, 64, 64, 128), (128, 256, 256), 512, _TO_80_CELLS, blocks=3),
-    "bigfwi-xl": Layout((64, 128, 256, 512), (512, 512, 512, 1024), 1024, _TO_72_CELLS),
 }
 
 
