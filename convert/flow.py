@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from boards.fit.budget import SMALLEST, Verdict, limits_of
-from boards.fit.check import assess
+from boards.fit.budget import SMALLEST, Limits, Verdict, limits_of
+from boards.fit.check import Assessment, assess
 from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.fit.graph import Graph, GraphError
 from boards.profile import Board
 from convert.errors import BudgetError, ConversionError, QuantisationError
 from convert.quantise import quantise
-from convert.release import model_hash, staged_release
-from convert.run_folder import read_run, read_samples
+from convert.release import Stage, model_hash, staged_release
+from convert.run_folder import Run, Seen, read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
 from firmware_py.inference.self_test import encode_vectors
 from models.data.gathers import DataError
 from models.errors import TrainingError
-from models.inversion.decoder import calibrate_uncertainty, load_decoder, save_decoder
+from models.inversion.decoder import Decoder, calibrate_uncertainty, load_decoder, save_decoder
 from models.inversion.ood import OodError, OodStatistics, measure_ood
 from models.networks.nested_latent import prefix_rates
 from physics.acquisition import AcquisitionError
@@ -96,35 +96,12 @@ def convert_run(
         seen, samples = read_samples(run, list(held_out))
     except (TrainingError, DataError, OpenFWIFileError, AcquisitionError) as error:
         raise ConversionError(str(error)) from error
-    on_step("quantising")
-    float_latents(run.encoder, seen.representative)
-    model = quantise(run.encoder, seen.representative)
-    on_step("measuring arena")
-    try:
-        found = assess(model, limits)
-    except GraphError as error:
-        raise QuantisationError(str(error)) from error
-    _require(found.verdicts)
+    model, found = _quantise_within(limits, run, seen, on_step)
     graph, arena_bytes = found.graph, found.arena_bytes
-
-    output = graph.outputs[0]
-    assert output.scale is not None and output.zero_point is not None
-    prefixes = prefix_rates(output.shape[-1]) if run.config.budget.get("ordered") else ()
-    on_step("measuring OOD statistics")
-    training, validation = (int8_latents(model, graph, parts) for parts in (seen.training, seen.validation))
+    prefixes = prefix_rates(graph.outputs[0].shape[-1]) if run.config.budget.get("ordered") else ()
     with staged_release(out) as stage:
-        decoder_sha256 = save_decoder(
-            stage.decoder,
-            run.decoder_file,
-            model_hash(model),
-            output.scale,
-            output.zero_point,
-            run.acquisition,
-            _ood_statistics(training, validation),
-            prefixes,
-        )
-        decoder = load_decoder(stage.decoder)
-        calibrate_uncertainty(decoder, validation, seen.validation_maps)
+        on_step("measuring OOD statistics")
+        decoder_sha256, decoder = _stage_decoder(stage, run, seen, model, graph, prefixes)
         verification = verify(run.encoder, decoder, model, graph, samples, arena_bytes, on_step=on_step)
         check_gate(verification)
         inputs, latents = golden_vectors(model, graph, samples)
@@ -163,6 +140,44 @@ def convert_run(
         micropython=micropython,
         verification=verification,
     )
+
+
+def _quantise_within(
+    limits: Limits, run: Run, seen: Seen, on_step: Callable[[str], None]
+) -> tuple[bytes, Assessment]:
+    """Convert the encoder to int8 and check it against the target's limits."""
+    on_step("quantising")
+    float_latents(run.encoder, seen.representative)
+    model = quantise(run.encoder, seen.representative)
+    on_step("measuring arena")
+    try:
+        found = assess(model, limits)
+    except GraphError as error:
+        raise QuantisationError(str(error)) from error
+    _require(found.verdicts)
+    return model, found
+
+
+def _stage_decoder(
+    stage: Stage, run: Run, seen: Seen, model: bytes, graph: Graph, prefixes: tuple[tuple[int, int], ...]
+) -> tuple[str, Decoder]:
+    """Write the decoder with its OOD statistics and calibrated uncertainty; return its SHA-256 and the decoder."""
+    output = graph.outputs[0]
+    assert output.scale is not None and output.zero_point is not None
+    training, validation = (int8_latents(model, graph, parts) for parts in (seen.training, seen.validation))
+    sha256 = save_decoder(
+        stage.decoder,
+        run.decoder_file,
+        model_hash(model),
+        output.scale,
+        output.zero_point,
+        run.acquisition,
+        _ood_statistics(training, validation),
+        prefixes,
+    )
+    decoder = load_decoder(stage.decoder)
+    calibrate_uncertainty(decoder, validation, seen.validation_maps)
+    return sha256, decoder
 
 
 def _for_micropython(model: bytes, inputs: np.ndarray) -> tuple[bytes | None, str]:

@@ -57,6 +57,8 @@ def read_run(folder: Path, encoder_file: Path | None = None) -> Run:
             "only the distributed network has an encoder for devices"
         )
     decoder_file = folder / "decoder.keras"
+    if encoder_file is not None and not encoder_file.is_file():
+        raise ConversionError(f"{encoder_file}: not found; expected a Keras file (.keras) with your encoder")
     encoder_file = encoder_file or folder / "encoder.keras"
     encoder, decoder = load_network(encoder_file), load_network(decoder_file)
     acquisition = Acquisition.from_dict(config.acquisition)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import keras
 import numpy as np
 
 from models.data.gathers import DecimatedSet, load_decimated, survey_of
-from models.data.simulated import VALIDATION_EVERY
+from models.data.simulated import VALIDATION_EVERY, Simulated
 from models.errors import TrainingError
 from models.evaluation.scores import score
 from models.networks.encoder import PRESETS
 from models.networks.fusion import DECODERS
 from models.recipes import recipe_of
+from models.recipes.base import Recipe
 from models.recipes.epic import begin
 from models.training.learning import on_device, spread_over_devices
 from models.training.prediction import predict
@@ -55,89 +56,138 @@ def start_run(
         TrainingError: The request is impossible or does not match the run in the folder, or training diverged.
         DataError: The data cannot be read.
     """
-    recipe = recipe_of(request.kind)
-    _check_presets(request)
-    recipe.validate(request)
-    run, budget = request.run, request.budget
-    # Everything that can be refused without data is refused before they are loaded.
-    acquisition = request.acquisition or _survey_of(run, request.data)
-    found = _read_found(request, acquisition)
-    recipe.plan(request, acquisition, found)
+    recipe, acquisition = _check(request)
     origin, central = _read_start(request)
-    simulated = request.source() if request.source else None
-    if simulated:
-        decimated = simulated.validation
-        validation, training = np.arange(len(decimated)), np.arange(simulated.trained_on)
-    else:
-        decimated = load_decimated(request.data, acquisition, request.decimation, on_load)
-        validation, training = split_validation(len(decimated))
-        if not len(validation):
-            raise TrainingError(
-                f"train: expected at least {VALIDATION_EVERY} samples, of which one is for validation, "
-                f"got {len(decimated)}; add data"
-            )
-    run.mkdir(parents=True, exist_ok=True)
-    known, start = central or simulated, central or origin
+    samples = _load(request, acquisition, on_load)
+    request.run.mkdir(parents=True, exist_ok=True)
+    known, start = central or samples.simulated, central or origin
     config = configure(
         request,
         Setting(
             acquisition,
-            log_range=known.log_range if known else lambda: _log_range(decimated, training),
+            log_range=known.log_range if known else samples.log_range,
             origin=origin,
-            simulated=simulated.count if simulated else None,
+            simulated=samples.simulated.count if samples.simulated else None,
             before=start.trained_on if start else [],
         ),
     )
-    write_json(run / "config.json", asdict(config))
-    keras.utils.set_random_seed(budget.seed)
-    if not simulated:
-        spread_over_devices(budget.batch)
-    with computing_in(budget.precision):
-        network, parts = recipe.build(config, acquisition, budget.quantised, budget.ordered)
-
-    def make_batches(ordered: bool) -> Any:
-        if simulated:
-            return recipe.simulated_batches(config, simulated, ordered)
-        return recipe.make_batches(config, decimated, ordered)
-
-    batches = make_batches(budget.ordered)
+    write_json(request.run / "config.json", asdict(config))
+    network, parts = _build(request, config, samples)
+    batches = samples.make_batches(recipe, config, request.budget.ordered)
     if origin is not None:
-        some = validation if simulated else training
+        some = samples.validation if samples.simulated else samples.training
         some = some[:: max(1, len(some) // ORIGIN_GATHERS)][:ORIGIN_GATHERS]
-        begin(origin, parts, batches.plain(some), budget)
+        begin(origin, parts, batches.plain(some), request.budget)
     if central:
         network.set_weights(central.weights)
-    recipe.compile_model(network, budget)
+    recipe.compile_model(network, request.budget)
     with _reporting(request, on_report) as report:
-        if simulated:
-            turns = on_device(config, network, budget, tuple(array.shape for array in simulated.shards[0]))
-            turns.compile()
-            turns.fill(simulated, batches)
-            steps = {"batches": turns, "learn": turns.learn, "turn": turns.turn}
-        else:
-            steps = {"batches": batches, "learn": recipe.make_learner(network, parts)}
         progress, best = train(
             network,
-            validation=validation,
-            training=training,
-            budget=budget,
-            run=run,
+            validation=samples.validation,
+            training=samples.training,
+            budget=request.budget,
+            run=request.run,
             on_progress=on_progress,
             on_report=report,
-            **steps,
+            **_steps(request, config, samples, batches, network, parts),
         )
+    # The saved networks are the plain ones, without rounding or rates in the loop.
     weights = network.get_weights()
     network, parts = recipe.build(config, acquisition)
     network.set_weights(weights)
-    _save_parts(parts, run)
-    predicted = predict(network, make_batches(False), validation)[..., 0]
+    _save_parts(parts, request.run)
+    plain = samples.make_batches(recipe, config, ordered=False)
+    predicted = predict(network, plain, samples.validation)[..., 0]
     metrics = {
         **vars(progress),
         "best": best.to_dict() if best else None,
-        "families": score(predicted, decimated, validation),
+        "families": score(predicted, samples.decimated, samples.validation),
     }
-    write_json(run / "metrics.json", metrics)
+    write_json(request.run / "metrics.json", metrics)
     return metrics
+
+
+def _check(request: TrainRequest) -> tuple[Recipe, Acquisition]:
+    """Refuse everything that can be refused before data are loaded; return the recipe and the survey."""
+    recipe = recipe_of(request.kind)
+    _check_presets(request)
+    recipe.validate(request)
+    acquisition = request.acquisition or _survey_of(request.run, request.data)
+    recipe.plan(request, acquisition, _read_found(request, acquisition))
+    return recipe, acquisition
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples of a run: ``decimated``, of which ``validation`` and ``training`` are indices.
+
+    With ``simulated``, only the validation set is decimated and on the host.
+    """
+
+    decimated: DecimatedSet
+    validation: np.ndarray
+    training: np.ndarray
+    simulated: Simulated | None = None
+
+    def make_batches(self, recipe: Recipe, config: RunConfig, ordered: bool) -> Any:
+        if self.simulated:
+            return recipe.simulated_batches(config, self.simulated, ordered)
+        return recipe.make_batches(config, self.decimated, ordered)
+
+    def log_range(self) -> list[float]:
+        """Return the range of log-transformed training gathers."""
+        chosen = self.training[:: max(1, len(self.training) // 2000)]
+        transformed = log_transform(self.decimated.gathers[chosen].astype(np.float32))
+        return [float(transformed.min()), float(transformed.max())]
+
+
+def _load(request: TrainRequest, acquisition: Acquisition, on_load: Callable[[int, int], None]) -> _Samples:
+    if request.source:
+        simulated = request.source()
+        validation = np.arange(len(simulated.validation))
+        return _Samples(simulated.validation, validation, np.arange(simulated.trained_on), simulated)
+    decimated = load_decimated(request.data, acquisition, request.decimation, on_load)
+    validation, training = split_validation(len(decimated))
+    if not len(validation):
+        raise TrainingError(
+            f"train: expected at least {VALIDATION_EVERY} samples, of which one is for validation, got "
+            f"{len(decimated)}; add data"
+        )
+    return _Samples(decimated, validation, training)
+
+
+def _build(
+    request: TrainRequest, config: RunConfig, samples: _Samples
+) -> tuple[keras.Model, dict[str, keras.Model]]:
+    """Build the network to train with its initial weights, and its parts."""
+    budget = request.budget
+    keras.utils.set_random_seed(budget.seed)
+    if not samples.simulated:
+        spread_over_devices(budget.batch)
+    with computing_in(budget.precision):
+        return recipe_of(request.kind).build(
+            config, Acquisition.from_dict(config.acquisition), budget.quantised, budget.ordered
+        )
+
+
+def _steps(
+    request: TrainRequest,
+    config: RunConfig,
+    samples: _Samples,
+    batches: Any,
+    network: keras.Model,
+    parts: dict[str, keras.Model],
+) -> dict[str, Any]:
+    """Return ``batches``, ``learn`` and ``turn`` of ``train``: on the host, or on the accelerator."""
+    simulated = samples.simulated
+    if simulated is None:
+        return {"batches": batches, "learn": recipe_of(request.kind).make_learner(network, parts)}
+    shapes = tuple(array.shape for array in simulated.shards[0])
+    turns = on_device(config, network, request.budget, shapes)
+    turns.compile()
+    turns.fill(simulated, batches)
+    return {"batches": turns, "learn": turns.learn, "turn": turns.turn}
 
 
 @contextlib.contextmanager
@@ -258,9 +308,3 @@ def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisitio
         raise TrainingError(
             f"{run}: holds a run without {found.without or 'nothing'}; choose an empty folder"
         )
-
-
-def _log_range(decimated: DecimatedSet, training: np.ndarray) -> list[float]:
-    values = decimated.gathers[training[:: max(1, len(training) // 2000)]].astype(np.float32)
-    transformed = log_transform(values)
-    return [float(transformed.min()), float(transformed.max())]

@@ -66,14 +66,12 @@ def train(
     monitor = Monitor(network, batches, validation, budget, run, progress, best, on_report)
     learn = learn or _one_step(network)
     rng = np.random.default_rng([budget.seed, progress.step])
-    order: np.ndarray = np.array([], dtype=int)
+    order = _order(training, turn * budget.batch, rng)
     last_save = last_call = started = time.monotonic()
     before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
     with _stop_signals() as stopped:
         while progress.share_of(budget) < 1.0 and not stopped and not monitor.exhausted:
-            if len(order) < turn * budget.batch:
-                order = np.concatenate([order, rng.permutation(training)])
-            indices, order = order[: turn * budget.batch], order[turn * budget.batch :]
+            indices = next(order)
             network.optimizer.learning_rate.assign(
                 learning_rate_at(progress.share_of(budget), budget.learning_rate)
             )
@@ -105,6 +103,16 @@ def train(
     if monitor.best:
         network.set_weights(monitor.best.weights)
     return progress, monitor.best
+
+
+def _order(training: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield ``count`` indices at a time: every sample once, in random order, then again."""
+    order: np.ndarray = np.array([], dtype=int)
+    while True:
+        if len(order) < count:
+            order = np.concatenate([order, rng.permutation(training)])
+        indices, order = order[:count], order[count:]
+        yield indices
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from convert.encoder import check_encoder  # noqa: E402
 from convert.errors import ConversionError, QuantisationError  # noqa: E402
 from convert.quantise import quantise  # noqa: E402
 from convert.run_folder import read_run  # noqa: E402
+from models.errors import TrainingError  # noqa: E402
 
 PART = (20, 10, 2)
 layers = keras.layers
@@ -79,6 +80,15 @@ def test_a_run_whose_encoder_was_replaced_is_checked_too(tiny_run, tmp_path):
     recurrent_encoder().save(run / "encoder.keras")
     with pytest.raises(QuantisationError, match=r"run/encoder\.keras: layer memory \(LSTM\) is recurrent"):
         read_run(run)
+
+
+@pytest.mark.slow
+def test_an_encoder_file_that_is_none_is_one_line(tiny_run, tmp_path):
+    with pytest.raises(ConversionError, match=r"my\.keras: not found; expected a Keras file"):
+        read_run(tiny_run.folder, tmp_path / "my.keras")
+    (tmp_path / "my.keras").write_bytes(b"PK")
+    with pytest.raises(TrainingError, match=r"my\.keras: expected a Keras network, got a file Keras refuses"):
+        read_run(tiny_run.folder, tmp_path / "my.keras")
 
 
 @pytest.mark.slow
