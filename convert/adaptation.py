@@ -54,7 +54,7 @@ class LatentBatches(EpicBatches):
     """Make training batches as the centre receives them: int8 latents of a bundle's encoder, dequantised."""
 
     def __init__(self, data: DecimatedSet, bundle: Bundle, latent: int) -> None:
-        super().__init__(data, bundle.companding, ordered=latent)
+        super().__init__(data, bundle.companding, nested=latent)
         self.bundle = bundle
         self._encoder = bundle.encoder_path.read_bytes()
 

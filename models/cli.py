@@ -92,10 +92,11 @@ def train(
         bool,
         typer.Option("--quantised", help="Refine --start-from with the encoder's int8 rounding in the loop."),
     ] = False,
-    ordered: Annotated[
+    nested: Annotated[
         bool,
-        typer.Option("--ordered", help="Nested latents: their first values decode alone, at lower rates."),
+        typer.Option("--nested", help="Nested latents: their first values decode alone, at lower rates."),
     ] = False,
+    ordered: Annotated[bool, typer.Option("--ordered", hidden=True)] = False,
     ablate: Annotated[
         str | None,
         typer.Option(help="For comparison, EPIC without attention, positions (of devices) or drop-out."),
@@ -113,6 +114,9 @@ def train(
     if without:
         typer.echo("--without is deprecated; use --ablate", err=True)
         ablate = ablate or without
+    if ordered:
+        typer.echo("--ordered is deprecated; use --nested", err=True)
+        nested = True
     if thin:
         typer.echo("--thin is deprecated; use --decimation", err=True)
         decimation = decimation or thin
@@ -134,7 +138,7 @@ def train(
         "optimiser": optimiser,
         "survey": survey,
         "quantised": quantised,
-        "ordered": ordered,
+        "nested": nested,
         "ablate": ablate,
         "tensorboard": tensorboard,
         "seed": seed,

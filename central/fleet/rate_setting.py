@@ -68,6 +68,6 @@ def check_rate(models: dict[str, Bundle], views: list[DeviceView], key: Key, lat
             advice = (
                 "give one of these"
                 if bundle.coding.prefixes
-                else "give one of these, or roll out a model that was trained with --ordered"
+                else "give one of these, or roll out a model that was trained with --nested"
             )
             raise RateSettingError(f"rate: {who} {bundle.name} {model_hash}: {error}; {advice}") from None

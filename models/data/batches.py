@@ -34,7 +34,7 @@ MIRRORED_SHARE = 0.5
 class EpicBatches:
     """Make companded device parts and a mask of the devices present.
 
-    With a nested latent of ``ordered`` values, the batches also hold the devices' rates; see
+    With a nested latent of ``nested`` values, the batches also hold the devices' rates; see
     ``models.networks.network.build_network``. A share ``drop_out_share`` of the training samples lacks devices.
     """
 
@@ -42,12 +42,12 @@ class EpicBatches:
         self,
         data: DecimatedSet,
         companding: Companding,
-        ordered: int | None = None,
+        nested: int | None = None,
         drop_out_share: float = DROP_OUT_SHARE,
     ) -> None:
         self.data = data
         self.companding = companding
-        self._ordered = ordered
+        self._nested = nested
         self._drop_out_share = drop_out_share
         self._mirrored_share = MIRRORED_SHARE if data.mirrors else 0.0
 
@@ -71,8 +71,8 @@ class EpicBatches:
         gathers[faulty] = add_faults(gathers[faulty], acquisition, sample_s, rng)
         mask = drop_devices(len(indices), acquisition.n_devices, rng, self._drop_out_share)
         inputs = self._inputs(add_noise(gathers, rng, noise_levels(self.companding)), mask)
-        if self._ordered is not None:
-            inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
+        if self._nested is not None:
+            inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._nested, rng)
         return inputs, maps[..., None]
 
     def plain(self, indices: np.ndarray, reduced: bool = False) -> tuple[dict, np.ndarray]:
@@ -83,16 +83,16 @@ class EpicBatches:
         """
         mask = np.ones((len(indices), self.data.acquisition.n_devices), np.float32)
         inputs = self._inputs(self.data.gathers[indices], mask)
-        if reduced and self._ordered is not None:
+        if reduced and self._nested is not None:
             rng = np.random.default_rng(0)
-            inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._ordered, rng)
+            inputs["values"], inputs["bits"] = draw_rates(len(mask), mask.shape[1], self._nested, rng)
         return inputs, self.data.maps[indices][..., None]
 
     def _inputs(self, gathers: np.ndarray, mask: np.ndarray) -> dict:
         parts = device_parts(gathers, self.data.acquisition, self.companding)
         inputs = {"parts": parts, "mask": mask}
-        if self._ordered is not None:
-            inputs["values"], inputs["bits"] = whole(len(mask), mask.shape[1], self._ordered)
+        if self._nested is not None:
+            inputs["values"], inputs["bits"] = whole(len(mask), mask.shape[1], self._nested)
         return inputs
 
 

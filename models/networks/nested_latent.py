@@ -83,7 +83,7 @@ class AsSent(layers.Layer):
         return latents * ops.cast(places < values[..., None], "float32")
 
 
-def order_latent(encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) -> None:
+def nest_latent(encoder: keras.Model, decoder: keras.Model, parts: np.ndarray) -> None:
     """Rotate the latent between ``encoder`` and ``decoder`` in place: most important directions first, mean zero.
 
     The directions are the principal components of the output of the tokens' linear layer over ``parts (n, n_time,

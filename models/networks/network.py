@@ -20,7 +20,7 @@ def build_network(
     encoder: EncoderConfig,
     decoder: DecoderConfig,
     quantised: bool = False,
-    ordered: bool = False,
+    nested: bool = False,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Build ``(network, device encoder, fusion decoder)`` with shared weights.
 
@@ -29,7 +29,7 @@ def build_network(
 
     Args:
         quantised: Include the encoder's int8 rounding (``models.networks.quantised``).
-        ordered: Include reduced rates (``models.networks.nested_latent``). The network then also takes ``values`` and
+        nested: Include reduced rates (``models.networks.nested_latent``). The network then also takes ``values`` and
             ``bits (batch, n_devices)``.
 
     Neither option adds weights.
@@ -43,7 +43,7 @@ def build_network(
     on_device = QuantisedEncoder(encode, name="device_encoder") if quantised else encode
     latents = ops.reshape(on_device(ops.reshape(parts, (-1, *part_shape))), (-1, n, encoder.latent))
     inputs = {"parts": parts, "mask": mask}
-    if ordered:
+    if nested:
         rate = {name: keras.Input((n,), name=name) for name in ("values", "bits")}
         latents = AsSent(name="as_sent")(latents, **rate)
         inputs |= rate

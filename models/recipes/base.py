@@ -63,7 +63,7 @@ class Recipe(ABC):
             )
         if request.budget.ordered:
             raise TrainingError(
-                "train: only an EPIC run with attention has latents to order; leave out --ordered"
+                "train: only an EPIC run with attention has nested latents; leave out --nested"
             )
         if request.ablate is not None:
             raise TrainingError(
@@ -96,20 +96,20 @@ class Recipe(ABC):
 
     @abstractmethod
     def build(
-        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False
     ) -> tuple[keras.Model, dict[str, keras.Model]]:
         """Build the network to train, and its parts to save by name.
 
-        ``quantised`` and ``ordered`` are described in ``models.networks.network``.
+        ``quantised`` and ``nested`` are described in ``models.networks.network``.
         """
 
     @abstractmethod
-    def make_batches(self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False) -> Any:
+    def make_batches(self, config: RunConfig, decimated: DecimatedSet, nested: bool = False) -> Any:
         """Return batches of samples; see ``models.data.batches``."""
 
-    def simulated_batches(self, config: RunConfig, simulated: Simulated, ordered: bool = False) -> Any:
+    def simulated_batches(self, config: RunConfig, simulated: Simulated, nested: bool = False) -> Any:
         """Return validation batches for a run on simulated samples."""
-        return self.make_batches(config, simulated.validation, ordered)
+        return self.make_batches(config, simulated.validation, nested)
 
     def compile_model(self, network: keras.Model, budget: Budget) -> None:
         """Compile ``network`` with its optimiser and loss."""

@@ -50,14 +50,14 @@ class Centralised(Recipe):
         return {**networks, "companding": None, "log_range": measured}
 
     def build(
-        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False
     ) -> tuple[keras.Model, dict[str, keras.Model]]:
         with fitting():
             network = build_inversionnet(acquisition, LAYOUTS[self.kind])
         return network, {self.kind: network}
 
     def make_batches(
-        self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False
+        self, config: RunConfig, decimated: DecimatedSet, nested: bool = False
     ) -> InversionNetBatches:
         """Return batches of whole gathers, read from the files of ``config.data``."""
         pairs = [pair for folder in config.data for pair in find_pairs(Path(folder), decimated.acquisition)]
@@ -65,7 +65,7 @@ class Centralised(Recipe):
         return InversionNetBatches(pairs, decimated, (low, high))
 
     def simulated_batches(
-        self, config: RunConfig, simulated: Simulated, ordered: bool = False
+        self, config: RunConfig, simulated: Simulated, nested: bool = False
     ) -> ValidationWhole:
         assert config.log_range
         return ValidationWhole(simulated, config.log_range)

@@ -15,12 +15,13 @@ from models.errors import TrainingError
 from models.evaluation.macs import count_macs
 from models.networks.encoder import EncoderConfig, encoder_preset
 from models.networks.fusion import DECODERS, DecoderConfig
-from models.networks.nested_latent import order_latent
+from models.networks.nested_latent import nest_latent
 from models.networks.network import build_network, map_loss, map_mae
 from models.recipes.base import Account, Recipe, describe_companding, fitting
 from models.training.budget import Budget
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig
+from models.training.training import has_checkpoint
 from models.training.warm_start import Origin, begin_with, fits_decoder
 from physics.acquisition import Acquisition
 
@@ -41,14 +42,14 @@ class Epic(Recipe):
             raise TrainingError(
                 "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
             )
-        if request.budget.quantised and request.start_from is None:
+        if request.budget.quantised and request.start_from is None and not has_checkpoint(request.run):
             raise TrainingError(
                 "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it "
                 "with --start-from"
             )
         if request.budget.ordered and request.ablate == "attention":
             raise TrainingError(
-                "train: only an EPIC run with attention has latents to order; leave out --ordered"
+                "train: only an EPIC run with attention has nested latents; leave out --nested"
             )
         if request.ablate is not None and request.ablate not in PARTS:
             raise TrainingError(f"train: expected --ablate of {', '.join(PARTS)}; got {request.ablate!r}")
@@ -89,7 +90,7 @@ class Epic(Recipe):
         return {**networks, "companding": companding, "log_range": None}
 
     def build(
-        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False
     ) -> tuple[keras.Model, dict[str, keras.Model]]:
         assert config.encoder and config.decoder
         network, encoder, decoder = build_network(
@@ -97,13 +98,13 @@ class Epic(Recipe):
             EncoderConfig.from_dict(config.encoder),
             DecoderConfig(**config.decoder),
             quantised,
-            ordered,
+            nested,
         )
         return network, {"encoder": encoder, "decoder": decoder}
 
-    def make_batches(self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False) -> EpicBatches:
+    def make_batches(self, config: RunConfig, decimated: DecimatedSet, nested: bool = False) -> EpicBatches:
         assert config.companding and config.decoder
-        latent = config.decoder["latent"] if ordered else None
+        latent = config.decoder["latent"] if nested else None
         share = 0.0 if config.without == "drop-out" else DROP_OUT_SHARE
         return EpicBatches(decimated, Companding.from_dict(config.companding), latent, share)
 
@@ -133,4 +134,4 @@ def begin(
     goes_on = fits_decoder(origin, parts["decoder"])
     begin_with(origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen)
     if budget.ordered and goes_on:
-        order_latent(parts["encoder"], parts["decoder"], seen)
+        nest_latent(parts["encoder"], parts["decoder"], seen)

@@ -48,13 +48,13 @@ class Federated(Recipe):
         return {**networks, "companding": companding, "log_range": None}
 
     def build(
-        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, ordered: bool = False
+        self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False
     ) -> tuple[keras.Model, dict[str, keras.Model]]:
         with fitting():
             network, local = build_federated(acquisition, acquisition.n_time // config.thin)
         return network, {"local": local}
 
-    def make_batches(self, config: RunConfig, decimated: DecimatedSet, ordered: bool = False) -> EpicBatches:
+    def make_batches(self, config: RunConfig, decimated: DecimatedSet, nested: bool = False) -> EpicBatches:
         assert config.companding
         return EpicBatches(decimated, Companding.from_dict(config.companding), drop_out_share=0.0)
 

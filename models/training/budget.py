@@ -23,7 +23,8 @@ class Budget:
     Attributes:
         precision: Arithmetic; mixed_bfloat16 is faster where the processor supports it.
         quantised: Train with the encoder's int8 rounding (``models.networks.quantised``).
-        ordered: Train with devices at reduced rates (``models.networks.nested_latent``).
+        ordered: Train nested latents, with devices at reduced rates (``models.networks.nested_latent``). The name is a
+            key of ``config.json``.
         optimiser: One of ``OPTIMISERS`` (``models.training.muon``).
         patience: Stop after this many epochs without a smaller validation loss; None trains the whole budget.
     """

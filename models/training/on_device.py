@@ -64,7 +64,7 @@ def prepare_whole(acquisition: Acquisition, log_range: Sequence[float]) -> Prepa
     return prepare
 
 
-def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int | None) -> Prepare:
+def prepare_parts(acquisition: Acquisition, companding: Companding, nested: int | None) -> Prepare:
     """Prepare stored samples for EPIC, as ``models.data.batches.EpicBatches.training`` does."""
     a = acquisition
     ratio, n_decimated = companding.thin // STORED_AVERAGE, a.n_time // companding.thin
@@ -87,8 +87,8 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, ordered: int
             "parts": companded[:, :, receivers].transpose(0, 2, 1, 3, 4),
             "mask": devices_heard(len(maps), a.n_devices, keys[3]),
         }
-        if ordered is not None:
-            inputs["values"], inputs["bits"] = rates(len(maps), a.n_devices, ordered, keys[4])
+        if nested is not None:
+            inputs["values"], inputs["bits"] = rates(len(maps), a.n_devices, nested, keys[4])
         return inputs, maps[..., None]
 
     return prepare

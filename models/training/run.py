@@ -97,7 +97,7 @@ def start_run(
     network, parts = recipe.build(config, acquisition)
     network.set_weights(weights)
     _save_parts(parts, request.run)
-    plain = samples.make_batches(recipe, config, ordered=False)
+    plain = samples.make_batches(recipe, config, nested=False)
     predicted = predict(network, plain, samples.validation)[..., 0]
     metrics = {
         **vars(progress),
@@ -130,10 +130,10 @@ class _Samples:
     training: np.ndarray
     simulated: Simulated | None = None
 
-    def make_batches(self, recipe: Recipe, config: RunConfig, ordered: bool) -> Any:
+    def make_batches(self, recipe: Recipe, config: RunConfig, nested: bool) -> Any:
         if self.simulated:
-            return recipe.simulated_batches(config, self.simulated, ordered)
-        return recipe.make_batches(config, self.decimated, ordered)
+            return recipe.simulated_batches(config, self.simulated, nested)
+        return recipe.make_batches(config, self.decimated, nested)
 
     def log_range(self) -> list[float]:
         """Return the range of log-transformed training gathers."""
@@ -294,11 +294,11 @@ def _check_same(found: RunConfig, request: TrainRequest, acquisition: Acquisitio
         raise TrainingError(
             f"{run}: holds a run of {found.kind} with another survey or decimation; choose an empty folder"
         )
-    for name in ("quantised", "ordered"):
+    for name, option in (("quantised", "quantised"), ("ordered", "nested")):
         wanted = getattr(budget, name)
         if found.budget.get(name, False) != wanted:
             raise TrainingError(
-                f"{run}: holds a run {'without' if wanted else 'with'} --{name}; choose an empty folder"
+                f"{run}: holds a run {'without' if wanted else 'with'} --{option}; choose an empty folder"
             )
     if (theirs := found.budget.get("optimiser", "adamw")) != budget.optimiser:
         raise TrainingError(

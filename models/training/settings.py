@@ -45,7 +45,7 @@ class Settings(BaseModel):
     simulate: int | None = None
     start_from: Path | None = None
     quantised: bool = False
-    ordered: bool = False
+    nested: bool = False
     ablate: str | None = None
     seed: int = 0
     threads: int = 0
@@ -73,7 +73,7 @@ class Settings(BaseModel):
             seed=self.seed,
             precision=self.precision,
             quantised=self.quantised,
-            ordered=self.ordered,
+            ordered=self.nested,
             optimiser=optimiser,
             patience=self.patience,
         )
@@ -166,5 +166,6 @@ def _resumed(run: Path, given: dict[str, Any], config: Path | None) -> dict[str,
         "decimation": found.thin,
         "ablate": found.without,
         "simulate": found.simulated,
+        "nested": found.budget.get("ordered", False),
         "optimiser": found.budget.get("optimiser", "adamw"),
     }

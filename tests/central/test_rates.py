@@ -154,7 +154,7 @@ def test_a_rate_that_a_model_was_not_trained_for_is_refused(field, capsys):
     assert field.rate(3) == 2
     assert complaint(capsys) == (
         f"error: rate: the centre has plain {model_hash}: expected a latent of 8 or 4 bytes, got 3; give one of "
-        "these, or roll out a model that was trained with --ordered"
+        "these, or roll out a model that was trained with --nested"
     )
     assert field.rate(7, "--device", 1, "--survey", 1) == 2
     assert "expected a latent of 8, 4, 3 or 2 bytes, got 7; give one of these" in complaint(capsys)

@@ -7,7 +7,7 @@ import pytest
 from firmware_py.protocol.rate import Coding, Rate, pack
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
 from models.networks.fusion import DecoderConfig, build_decoder
-from models.networks.nested_latent import BITS, LOWER_RATE_SHARE, AsSent, draw_rates, order_latent, whole
+from models.networks.nested_latent import BITS, LOWER_RATE_SHARE, AsSent, draw_rates, nest_latent, whole
 from models.networks.network import build_network
 from physics.acquisition import Acquisition
 
@@ -77,7 +77,7 @@ def test_a_turned_latent_draws_the_same_maps_and_begins_with_what_matters(networ
         return ((received - sent) ** 2).sum() / ((sent - sent.mean(axis=0)) ** 2).sum()
 
     before, lost_before = drawn(), lost(4)
-    order_latent(encoder, decoder, PARTS)
+    nest_latent(encoder, decoder, PARTS)
     np.testing.assert_allclose(drawn(), before, atol=1e-4)
     latents = np.asarray(encoder(PARTS))
     np.testing.assert_allclose(latents.mean(axis=0), 0.0, atol=1e-4 * latents.std())
@@ -93,7 +93,7 @@ def test_the_network_takes_rates():
     survey = Acquisition.openfwi()
     encoder = EncoderConfig(20, 14, 5, LATENT, (Stage(8, (3, 3), (2, 2)),), bottleneck=4)
     decoder = DecoderConfig(5, LATENT, 70, 70, width=16, heads=2, self_layers=1, cross_layers=1)
-    network, _, _ = build_network(survey, encoder, decoder, quantised=True, ordered=True)
+    network, _, _ = build_network(survey, encoder, decoder, quantised=True, nested=True)
     rng = np.random.default_rng(3)
     parts = rng.normal(size=(2, 5, 20, 14, 5)).astype(np.float32)
     given = {"parts": parts, "mask": np.ones((2, 5), np.float32)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import TrainingError
+from models.recipes import recipe_of
 from models.training.settings import read_settings
 
 FILE = """
@@ -109,6 +110,11 @@ def test_a_resumed_run_keeps_its_settings(tmp_path):
     )
     assert budget.ordered and budget.seed == 4
     assert request.encoder is None and request.decoder is None, "the run's own"
+
+
+def test_a_quantised_run_is_resumed_without_naming_what_it_began_with(tmp_path):
+    run = leave_run(tmp_path / "run", quantised=True)
+    recipe_of("epic").validate(read_settings({}, resume=run).request())
 
 
 def test_a_resumed_run_may_be_extended(tmp_path):

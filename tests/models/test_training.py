@@ -232,9 +232,9 @@ def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data
     assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
     kernels = (network.get_layer("latent").kernel for network in (before, after))
     assert not np.allclose(*map(np.asarray, kernels), atol=1e-3), "its latent was turned"
-    with pytest.raises(TrainingError, match="a run with --ordered; choose an empty folder"):
+    with pytest.raises(TrainingError, match="a run with --nested; choose an empty folder"):
         order(Budget(epochs=1))
-    with pytest.raises(TrainingError, match="leave out --ordered"):
+    with pytest.raises(TrainingError, match="leave out --nested"):
         order(Budget(epochs=1, ordered=True), "inversionnet", tmp_path / "other")
 
 
