@@ -148,7 +148,11 @@ def train(
 
     settings = read_settings(given, config, resume)
     limit_threads(settings.threads)
-    metrics = _train(settings)
+    try:
+        metrics = _train(settings)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; go on with: epic train --resume {settings.out}", err=True)
+        raise
     best = metrics["best"]
     title = f"validation set (not trained on), weights of step {best['step']}, epoch {best['epoch']:.2f}"
     _print_table(metrics["families"], title, as_json, metrics)

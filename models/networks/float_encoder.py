@@ -14,6 +14,16 @@ from keras import layers
 
 from models.errors import ModelsError
 
+# Operators of this project's encoders, and the order of TFLite's kernel axes that Keras expects. TFLite stores (out,
+# height, width, in), (1, height, width, channels) and (out, in).
+KERNEL_AXES: dict[str, tuple[int, ...] | None] = {
+    "RESHAPE": None,
+    "ADD": None,
+    "CONV_2D": (1, 2, 3, 0),
+    "DEPTHWISE_CONV_2D": (1, 2, 3, 0),
+    "FULLY_CONNECTED": (1, 0),
+}
+
 
 class FloatEncoderError(ModelsError, ValueError):
     """A .tflite file cannot be converted to a float network."""
@@ -53,39 +63,40 @@ def float_encoder(model: bytes) -> keras.Model:
         code = parsed.operatorCodes[operator.opcodeIndex]
         kind = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
         options, inputs = operator.builtinOptions, [int(index) for index in operator.inputs]
-        result = graph.tensors[operator.outputs[0]]
-        weights: list[np.ndarray] = []
-        common: dict[str, Any] = {}
-        if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            common["strides"] = (options.strideH, options.strideW)
-            common["padding"] = "same" if options.padding == schema.Padding.SAME else "valid"
-        layer: layers.Layer
-        if kind == "RESHAPE":
-            layer = layers.Reshape(tuple(int(side) for side in result.shape[1:]))
-        elif kind == "ADD":
-            layer = layers.Add()
-        elif kind == "CONV_2D":
-            # TFLite stores (out, height, width, in).
-            weights = weights_of(inputs, (1, 2, 3, 0))
-            layer = layers.Conv2D(weights[0].shape[-1], weights[0].shape[:2], **common)
-        elif kind == "DEPTHWISE_CONV_2D":
-            # TFLite stores (1, height, width, channels).
-            weights = weights_of(inputs, (1, 2, 3, 0))
-            layer = layers.DepthwiseConv2D(weights[0].shape[:2], **common)
-        elif kind == "FULLY_CONNECTED":
-            weights = weights_of(inputs, (1, 0))
-            layer = layers.Dense(weights[0].shape[-1])
-        else:
+        shape = tuple(int(side) for side in graph.tensors[operator.outputs[0]].shape[1:])
+        if kind not in KERNEL_AXES:
             raise FloatEncoderError(
                 f"encoder: operator {place} is {kind}, whose float form is not known; "
                 "convert a network of models/networks/encoder.py"
             )
+        axes = KERNEL_AXES[kind]
+        weights = weights_of(inputs, axes) if axes else []
+        layer = _layer(kind, options, shape, weights)
         arguments = [values[index] for index in inputs if index in values]
         value = layer(arguments if kind == "ADD" else arguments[0])
         layer.set_weights(weights)
         fused = activations.get(getattr(options, "fusedActivationFunction", 0), "none known")
         values[int(operator.outputs[0])] = layers.Activation(fused)(value) if fused else value
     return keras.Model(entry, values[int(graph.outputs[0])], name="float_encoder")
+
+
+def _layer(kind: str, options: Any, shape: tuple[int, ...], weights: list[np.ndarray]) -> layers.Layer:
+    """Return the Keras layer of an operator whose result has ``shape``."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if kind == "RESHAPE":
+        return layers.Reshape(shape)
+    if kind == "ADD":
+        return layers.Add()
+    if kind == "FULLY_CONNECTED":
+        return layers.Dense(weights[0].shape[-1])
+    common = {
+        "strides": (options.strideH, options.strideW),
+        "padding": "same" if options.padding == schema.Padding.SAME else "valid",
+    }
+    if kind == "CONV_2D":
+        return layers.Conv2D(weights[0].shape[-1], weights[0].shape[:2], **common)
+    return layers.DepthwiseConv2D(weights[0].shape[:2], **common)
 
 
 def dequantised(tensor: Any, buffers: list) -> np.ndarray:
