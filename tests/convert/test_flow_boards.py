@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_run, tmp_path):
-    small = load_board("esp32-s3-esp-idf").model_copy(update={"model_limit": Figure(size="1 KiB", source="a test")})
+    small = load_board("esp32-s3-esp-idf").model_copy(
+        update={"model_limit": Figure(size="1 KiB", source="a test")}
+    )
     with pytest.raises(
         BudgetError,
         match=r"model file: [\d,]+ B: [\d,]+ B over the 1 KiB of ESP32-S3.*train a smaller encoder",
@@ -27,7 +29,9 @@ def test_an_encoder_too_big_for_the_board_says_by_how_much_and_what_to_do(tiny_r
 
 @pytest.mark.skipif(not tflm.available(), reason="needs the extra tflm (the TFLite-Micro interpreter)")
 def test_an_arena_too_big_for_the_board_says_what_to_do(tiny_run, tmp_path):
-    small = load_board("esp32-s3-esp-idf").model_copy(update={"arena_limit": Figure(size="1 KiB", source="a test")})
+    small = load_board("esp32-s3-esp-idf").model_copy(
+        update={"arena_limit": Figure(size="1 KiB", source="a test")}
+    )
     with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*train on a thinner input"):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
 
