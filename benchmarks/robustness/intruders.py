@@ -1,9 +1,10 @@
 """Who should not get in, at both doors at once, while honest devices go on: refused, counted, and the honest rate.
 
-    python benchmarks/robustness/intruders.py [--records-per-s 500] [--quiet-s 10] [--silent 1000] [--out results.json]
+    python benchmarks/robustness/intruders.py [--records-per-s 500] [--quiet-s 10] [--silent 1000] [--flood-s 15]
+    further: [--out results.json]
 
-The centre is a process with keys, a ROUTER and a gateway's TCP port, all of it but the network that decodes. Four
-honest devices, two at each door, are another process. Then, one after the other and with the silent connections
+The centre is a process with keys, a ROUTER, a gateway's TCP port and the page, all of it but the network that decodes.
+Four honest devices, two at each door, are another process. Then, one after the other and with the silent connections
 held all the while:
 
     silent      connections to each door that say nothing; of those to the ROUTER half send ZeroMQ's greeting
@@ -11,9 +12,14 @@ held all the while:
     forged      a device with a key of its own claims another's number
     replayed    a device's frames again, byte for byte, from another connection; a CURVE conversation likewise
     oversized   a message past ZeroMQ's limit, one past the record's, a frame without an end
+    page        silent connections to the page, one request a second meanwhile
+    stuck       latents of one event for ever, by an allowed device (--flood-s); so are its revisions
+    endless     messages of many parts that never end, and such that do, by allowed keys (--flood-s each)
     revoked     a device's right is withdrawn while it sends over both doors
 
-Everything refused is compared with what the centre counted, and the store with what may be there.
+Everything refused is compared with what the centre counted, and the store with what may be there. The centre's resident
+memory is read ten times a second. Other machines would attack: those of the attackers that are processes run at a lower
+priority than the centre.
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import zmq
@@ -41,10 +48,10 @@ from waiting import wait_until
 
 from central.security.keys import allow, new_keys, revoke
 from firmware_py.links.keys import CurveKeys, read_key, read_secret
-from firmware_py.links.zeromq import MAX_MESSAGE_BYTES, open_dealer
+from firmware_py.links.zeromq import HIGH_WATER_MARK, MAX_MESSAGE_BYTES, open_dealer
 from firmware_py.protocol.frame_authenticator import UPLINK, Mac
 from firmware_py.protocol.framing import encode_frame
-from testbed.processes import Process
+from testbed.processes import Process, resident_mib
 
 SUPPORT = Path(__file__).parents[2] / "tests" / "support"
 HONEST = [(0, "zmq"), (1, "zmq"), (2, "tcp"), (3, "tcp")]
@@ -53,6 +60,10 @@ FORGED = b"\xee" * 8
 STRANGERS = 50
 TIMEOUT_S = 90.0
 REVOKED_WITHIN_S = 5.0
+# Of the centre's resident memory above idle, and the longest answer of the page.
+MOST_MIB = 300.0
+PAGE_WITHIN_S = 2.0
+THIEF = "gateway-thief"
 
 
 class Relay:
@@ -79,12 +90,50 @@ class Relay:
                 sink.sendall(data)
 
 
+class Watch:
+    """The centre's resident memory ten times a second, and the page's answers once a second."""
+
+    def __init__(self, pid: int, page: str) -> None:
+        self.mib: list[float] = []
+        self.answers_s: list[float] = []
+        self.unanswered = 0
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._read_memory, args=(pid,), daemon=True),
+            threading.Thread(target=self._ask, args=(page,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _read_memory(self, pid: int) -> None:
+        while not self._ended.wait(0.1):
+            self.mib.append(resident_mib(pid))
+
+    def _ask(self, page: str) -> None:
+        while not self._ended.wait(1.0):
+            started_s = time.monotonic()
+            try:
+                with urllib.request.urlopen(f"{page}/api/events", timeout=TIMEOUT_S) as answer:
+                    answer.read()
+                self.answers_s.append(time.monotonic() - started_s)
+            except OSError:
+                self.unanswered += 1
+
+    def end(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
 class Attack:
     """Everything in the docstring's order against the centre of ``folder``; ``found`` says what came of each."""
 
-    def __init__(self, folder: Path, port: int, tcp_port: int, model_hash: bytes, latent: int) -> None:
+    def __init__(
+        self, folder: Path, ports: tuple[int, int, int], flood_s: float, model_hash: bytes, latent: int
+    ) -> None:
         self._keys = folder / "keys"
-        self._port, self._tcp_port = port, tcp_port
+        self._port, self._tcp_port, self._page_port = ports
+        self._flood_s = flood_s
         self._model_hash, self._latent = model_hash, latent
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
@@ -105,14 +154,15 @@ class Attack:
         wait_until(met, TIMEOUT_S, what)
 
     def silence(self, connections: int) -> None:
-        ports = [str(self._port), str(self._tcp_port)]
+        ports = [str(self._port), str(self._tcp_port), str(self._page_port)]
         self._silent = subprocess.Popen(
             [sys.executable, str(SUPPORT / "silent.py"), str(connections), *ports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.found["silent"] = 2 * connections
+        self.found["silent"] = len(ports) * connections
+        self.found["silent_at_router"] = connections
         if self._silent.stdout.readline().strip() != "open":
             raise RuntimeError("the silent connections could not be opened")
 
@@ -216,6 +266,41 @@ class Attack:
             peer.sendall(b"\0")
             time.sleep(0.5)
 
+    def stick(self) -> None:
+        """A device whose event number does not change."""
+        sender = self._sender("zmq", boot=11)
+        end_s = time.monotonic() + self._flood_s
+        while time.monotonic() < end_s:
+            while len(sender.waiting) < HIGH_WATER_MARK:
+                sender.record(event=1 << 20)
+            sender.turn()
+        self._until(sender, lambda: not sender.waiting, "the last acknowledgements of one event")
+        self.found["stuck_records"] = sender.recorded
+        sender.link.close()
+
+    def endless(self) -> None:
+        """Parts of 64 kB and of 40 B of messages that never end; messages of 100,000 parts that do."""
+        self.found["endless_mib"], self.found["endless_cut_off"] = 0.0, 0
+        for name, *options in (
+            (f"device-{INTRUDER}", "--part-bytes", "65536"),
+            (f"device-{INTRUDER}", "--part-bytes", "40"),
+            (THIEF, "--part-bytes", "1", "--parts", "100000"),
+        ):
+            client = [sys.executable, str(SUPPORT / "zmtp.py"), str(self._port), str(self._flood_s)]
+            children = [
+                subprocess.Popen(
+                    ["nice", "-n", "10", *client, str(self._keys / name), *options],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(2)
+            ]
+            for child in children:
+                told = json.loads(child.communicate(timeout=self._flood_s + TIMEOUT_S)[0])
+                self.found["endless_mib"] += told["sent"] / (1 << 20)
+                self.found["endless_cut_off"] += told["cut_off"]
+        self.found["endless_mib"] = round(self.found["endless_mib"], 1)
+
     def revoke(self) -> None:
         """How long a right that was withdrawn still works, on connections that are open."""
         senders = [self._sender("zmq", boot=9), self._sender("tcp", boot=10)]
@@ -257,13 +342,14 @@ def rate(log: Path, start_us: int, end_us: int) -> tuple[float, float]:
 def benchmark(folder: Path, given: argparse.Namespace) -> dict:
     world = tiny_world(folder)
     latent = world.bundle.manifest["output"]["shape"][-1]
-    port, tcp_port = free_port(), free_port()
-    for device in range(world.n_devices):
-        new_keys(folder / "keys", f"device-{device}")
-        allow(folder / "keys", f"device-{device}")
+    port, tcp_port, page_port = free_port(), free_port(), free_port()
+    for name in (*(f"device-{device}" for device in range(world.n_devices)), THIEF):
+        new_keys(folder / "keys", name)
+        allow(folder / "keys", name)
     (folder / "central.toml").write_text(
         f'[central]\nlisten = "tcp://127.0.0.1:{port}"\nkeys = "keys"\ndata_dir = "central"\n'
-        'log = "central.jsonl"\npictures = false\n[[model]]\nbundle = "bundle"\ndecoder = "none"\n'
+        f'log = "central.jsonl"\npictures = false\npage_listen = "127.0.0.1:{page_port}"\n'
+        '[[model]]\nbundle = "bundle"\ndecoder = "none"\n'
         f'[gateway]\ntcp = "127.0.0.1:{tcp_port}"\n'
     )
     who = {
@@ -277,12 +363,14 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
     centre = Process("central", [str(SUPPORT / "centre_process.py"), str(folder / "central.toml")], folder)
     centre.wait_for("ready", TIMEOUT_S)
     honest = Process("honest", [str(SUPPORT / "honest.py"), str(folder), str(given.records_per_s)], folder)
-    attack = Attack(folder, port, tcp_port, world.bundle.model_hash, latent)
+    attack = Attack(folder, (port, tcp_port, page_port), given.flood_s, world.bundle.model_hash, latent)
+    watch = Watch(centre.pid, f"http://127.0.0.1:{page_port}")
     try:
         honest.wait_for("second", TIMEOUT_S)
         marks_us = [time.time_ns() // 1000]
         time.sleep(given.quiet_s)
         marks_us.append(time.time_ns() // 1000)
+        idle_mib = max(watch.mib)
         attack.silence(given.silent)
         for step in (
             attack.newcomer,
@@ -290,6 +378,8 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
             attack.forge,
             attack.replay,
             attack.oversize,
+            attack.stick,
+            attack.endless,
             attack.revoke,
         ):
             step()
@@ -300,6 +390,7 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
         (folder / "honest.stop").touch()
         honest.wait(60.0)
     finally:
+        watch.end()
         honest.end()
         centre.end(60.0)
     log = folder / "honest.jsonl"
@@ -318,6 +409,11 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
         "ratio": round(under / before, 3),
         "before_p95_ms": round(1000 * before_p95_s, 1),
         "under_p95_ms": round(1000 * under_p95_s, 1),
+        "idle_mib": round(idle_mib, 1),
+        "most_mib": round(max(watch.mib), 1),
+        "page_answers": len(watch.answers_s),
+        "page_unanswered": watch.unanswered,
+        "page_slowest_s": round(max(watch.answers_s), 2),
         "attack_s": round((marks_us[2] - marks_us[1]) / 1e6, 1),
     }
 
@@ -326,7 +422,15 @@ def counted(centre: Process) -> dict[str, int]:
     """What the centre counted: its receiver's counters, and those of the gateway's door and lines."""
     stopped = centre.entries("stopped")[-1]
     lines = {row["name"]: row for what in ("listener", "line") for row in centre.entries(what)}
-    names = ("auth_rejected", "not_allowed", "identity_mismatch", "damaged", "duplicates", "refused")
+    names = (
+        "auth_rejected",
+        "not_allowed",
+        "identity_mismatch",
+        "damaged",
+        "duplicates",
+        "refused",
+        "cut_off",
+    )
     return {
         **{name: stopped.get(name, 0) for name in names},
         **{
@@ -348,7 +452,7 @@ def faults(result: dict) -> list[str]:
     checks = {
         "a stranger was answered": result["strangers_answered"] > 0,
         "strangers and silent connections at the ROUTER are not all counted": result["auth_rejected"]
-        < result["strangers"] + result["silent"] // 2,
+        < result["strangers"] + result["silent_at_router"],
         "silent connections were left": result["silent_sent_away"] < result["silent"],
         "a forged record was taken": result["forged_kept"] + result["forged_acknowledged"] > 0,
         "forged records are not all counted": result["identity_mismatch"] + result["line_unauthentic"]
@@ -359,6 +463,10 @@ def faults(result: dict) -> list[str]:
         "revoked ones are not counted": result["not_allowed"] < 1,
         "honest records were lost or refused": result["honest_unacknowledged"] + result["honest_refused"] > 0
         or result["honest_kept"] != result["honest_recorded"],
+        "messages without end were not cut off": min(result["cut_off"], result["endless_cut_off"]) < 1,
+        "the centre's memory grew": result["most_mib"] - result["idle_mib"] > MOST_MIB,
+        "the page did not answer": result["page_unanswered"] > 0,
+        "the page was slow": result["page_slowest_s"] > PAGE_WITHIN_S,
         "the honest rate fell": result["ratio"] < 0.95,
     }
     return [fault for fault, found in checks.items() if found]
@@ -372,9 +480,10 @@ def main() -> int:
     parser.add_argument("--quiet-s", type=float, default=10.0, help="before the attack")
     parser.add_argument("--silent", type=int, default=1000, help="connections to each door")
     parser.add_argument("--out", type=Path, help="results as JSON")
+    parser.add_argument("--flood-s", type=float, default=15.0, help="of each flood by an allowed key")
     given = parser.parse_args()
-    if given.records_per_s < len(HONEST) or given.quiet_s < 3 or given.silent < 1:
-        parser.error("expected --records-per-s from 4, --quiet-s from 3 and --silent from 1")
+    if given.records_per_s < len(HONEST) or given.quiet_s < 3 or given.silent < 1 or given.flood_s < 1:
+        parser.error("expected --records-per-s from 4, --quiet-s from 3, --silent and --flood-s from 1")
     with tempfile.TemporaryDirectory() as folder:
         result = benchmark(Path(folder), given)
     if given.out:
@@ -387,6 +496,12 @@ def main() -> int:
         f"{result['newcomer_tcp_s']} s (gateway); honest devices {result['before_per_s']} records/s before, "
         f"{result['under_per_s']} under {result['attack_s']:.0f} s of attack: ratio {result['ratio']} (95 % "
         f"acknowledged within {result['before_p95_ms']} and {result['under_p95_ms']} ms)"
+    )
+    print(
+        f"stuck event {result['stuck_records']} records, endless messages {result['endless_mib']} MiB; memory "
+        f"{result['idle_mib']} MiB idle, at most {result['most_mib']} (+{result['most_mib'] - result['idle_mib']:.0f}, "
+        f"bound {MOST_MIB:.0f}); page: {result['page_answers']} answers within {result['page_slowest_s']} s, "
+        f"{result['page_unanswered']} missing; honest rate {100 * result['ratio']:.1f} % (bound 95)"
     )
     return 1 if wrong else 0
 

@@ -45,8 +45,10 @@ class Sender:
         self.waiting: dict[int, tuple[float, float, bytes]] = {}
         self.refused: list[str] = []
 
-    def record(self, payload: bytes | None = None, device: int | None = None) -> None:
-        """``device`` other than its own is a lie."""
+    def record(
+        self, payload: bytes | None = None, device: int | None = None, event: int | None = None
+    ) -> None:
+        """``device`` other than its own is a lie; events count with the records unless ``event`` is given."""
         self.recorded += 1
         n = self.recorded
         record = packet.Record(
@@ -55,7 +57,7 @@ class Sender:
             1,
             self._boot,
             n,
-            n,
+            n if event is None else event,
             now_us(),
             self._model_hash,
             payload or n.to_bytes(4, "little") * (self._latent // 4),

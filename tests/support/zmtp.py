@@ -125,6 +125,7 @@ def main() -> None:
     end_s = time.monotonic() + given.seconds
     body = os.urandom(given.part_bytes)
     sent = cut_off = 0
+    batch = max(min((1 << 16) // given.part_bytes, 1000), 1)
     while time.monotonic() < end_s:
         try:
             client = Client(given.port, given.keys)
@@ -135,11 +136,11 @@ def main() -> None:
         try:
             while time.monotonic() < end_s:
                 # Many small parts at once: their number is what costs.
-                batch = max((1 << 16) // given.part_bytes, 1)
-                data = b""
-                for _ in range(batch):
-                    parts += 1
-                    data += client.encode(body, more=not given.parts or parts % given.parts != 0)
+                data = b"".join(
+                    client.encode(body, more=not given.parts or number % given.parts != 0)
+                    for number in range(parts + 1, parts + 1 + batch)
+                )
+                parts += batch
                 client.socket.sendall(data)
                 sent += len(data)
         except OSError:
