@@ -122,6 +122,8 @@ def bounded_server(app: ASGIApp) -> uvicorn.Server:
         uvicorn.Config(
             app,
             access_log=False,
+            # Accepted in one go. A request that has arrived is read before as many others could evict its connection.
+            backlog=MAX_CONNECTIONS // 2,
             date_header=False,
             http=protocol,  # type: ignore[arg-type]
             lifespan="off",

@@ -15,6 +15,7 @@ from typing import Any
 
 from central.fleet.device_views import acknowledged_lost, keep_allowed, read_allowed, read_status
 from central.fleet.gaps import GapWatch
+from central.fleet.lost_records import LostRecords
 from central.fleet.rates import rate_of, read_rates
 from central.ingest.traffic import MAX_DEVICES, Key, Traffic, TrafficCounters
 from central.storage.database import StoreError, connect, reported, transaction
@@ -78,6 +79,7 @@ class DeviceRegistry:
         # Boots that were behind and are already logged; likewise lost records.
         self._behind: dict[Key, int] = {}
         self._lost: dict[Key, int] = {}
+        self._lost_records = LostRecords(log)
 
     def handle(self, record: packet.Record, wire_bytes: int) -> Iterable[packet.Record]:
         """Return the centre's clock, the set rate, an update offer and requests (a ``receiver.Handler``)."""
@@ -105,7 +107,9 @@ class DeviceRegistry:
                 "said_sequence": record.sequence,
                 "model_hash": record.model_hash.hex(),
             }
-            setting = encode_setting(rate_of(self._rates, key) or 0)
+            latent_bytes = rate_of(self._rates, key) or 0
+        ranges = self._lost_records.answer(key, said) if isinstance(said, Health) else []
+        setting = encode_setting(latent_bytes, ranges=ranges)
         self.traffic.heard([key], now_us())
         if isinstance(said, Health):
             self._on_health(record, said)
@@ -200,6 +204,7 @@ class DeviceRegistry:
                 self._forgotten = id
                 for known in (self._last, self._behind, self._lost):
                     known.pop((key[0], key[1]), None)
+                self._lost_records.forget((key[0], key[1]))
 
     def keep(self, database: sqlite3.Connection) -> None:
         """Write new data to the disk; after an error it is kept for the next call.
@@ -216,6 +221,8 @@ class DeviceRegistry:
             with transaction(database, "devices: cannot be kept"):
                 database.executemany(_ADD, [_row(key, passed, said) for key in passed.keys() | said.keys()])
                 lost = {key: acknowledged_lost(database, key, status) for key, status in said.items()}
+                for key, status in said.items():
+                    self._lost_records.find(database, key, status)
         except StoreError:
             self.traffic.put_back(passed)
             with self._lock:

@@ -16,6 +16,7 @@ from typing import Any
 
 from central.fleet.rates import rate_of, read_rates
 from central.storage.database import StoreError, connect, reported
+from firmware_py.protocol.health_messages import Range
 from firmware_py.runtime.log import now_us
 
 # Device states, defined only here. Not heard: the survey includes the device, or its key is allowed, but nothing has
@@ -30,6 +31,8 @@ MAX_EXPECTED = 1000
 STATES = (ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED)
 # Health intervals of silence before a device counts as late, and as silent.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
+# Records are numbered by uint32.
+_MAX_NUMBER = (1 << 32) - 1
 # Newest gaps listed per device; all are counted.
 MAX_GAPS_LISTED = 100
 # Assumed health interval of a device that has not reported one, seconds.
@@ -58,6 +61,8 @@ class DeviceView:
         dropped: Records that the device dropped from its full spool.
         rejected: Recordings that could not be encoded since the device's start; ``rejection`` is the last reason.
         acknowledged_lost: Records acknowledged according to the device, but missing in this database.
+        resent: Of records that this database lost, those that the device sent again since its start.
+        not_kept: Of records that this database lost, those that the device had no more.
         clock_offset_s: Centre's clock minus device's clock, to within half of ``round_trip_s``.
         bytes_received, bytes_sent: Bytes from and to the device, including ZeroMQ's overhead.
         latent_bytes: Length of the device's latents.
@@ -101,6 +106,8 @@ class DeviceView:
     set_bytes: int | None
     rejected: int | None
     rejection: str | None
+    resent: int | None
+    not_kept: int | None
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
@@ -272,6 +279,29 @@ def acknowledged_lost(database: sqlite3.Connection, key: tuple[int, int], said: 
     return max(sequence - (row[0] if row else 0), 0)
 
 
+def lost_ranges(database: sqlite3.Connection, key: tuple[int, int], said: dict[str, Any]) -> list[Range]:
+    """Return the records that a device says were acknowledged and that are not here: boot, first and last number.
+
+    These are those beyond the newest here, and the gaps before the first record that still waits on the device.
+    """
+    boot, sequence = said.get("acknowledged_boot"), said.get("acknowledged_sequence")
+    if boot is None or sequence is None or max(boot, sequence) > _MAX_NUMBER:
+        return []
+    newest = min((boot, sequence), _before(said.get("first_boot"), said.get("first_sequence")))
+    gaps = database.execute(
+        "SELECT boot, first, last FROM gap WHERE survey = ? AND device = ? AND (boot, last) <= (?, ?)"
+        " ORDER BY boot DESC, first DESC LIMIT ?",
+        (*key, *newest, MAX_GAPS_LISTED),
+    ).fetchall()
+    beyond = acknowledged_lost(database, key, said)
+    return ([(boot, sequence - beyond + 1, sequence)] if beyond else []) + gaps
+
+
+def _before(boot: int | None, sequence: int | None) -> tuple[int, int]:
+    """Return the number before the first record that waits on the device."""
+    return (1 << 32, 0) if boot is None or sequence is None else (boot, sequence - 1)
+
+
 def _view(
     key: tuple[int, int],
     at_us: int,
@@ -320,6 +350,8 @@ def _view(
         latent_bytes=said.get("latent_bytes"),
         rejected=said.get("rejected"),
         rejection=said.get("rejection"),
+        resent=said.get("resent"),
+        not_kept=said.get("not_kept"),
         **counted,
     )
 

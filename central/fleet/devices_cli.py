@@ -133,6 +133,10 @@ def _remarks(view: DeviceView) -> list[str]:
             f"has {view.acknowledged_lost} records acknowledged that are not in the store: it has lost them, as when "
             "a file was removed or an older backup restored"
         )
+    if view.resent:
+        lines.append(f"sent {view.resent} records again that the store had lost")
+    if view.not_kept:
+        lines.append(f"no longer has {view.not_kept} records that are missing in the store")
     if view.dropped:
         lines.append(f"says it dropped {view.dropped} records for want of room")
     if view.rejected:

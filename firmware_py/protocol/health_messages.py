@@ -8,11 +8,16 @@ The centre answers with a record of the same type, boot and number whose sample 
 assumes that the answer took half the round trip. The answer's payload is the set length of latents in bytes (uint16,
 little-endian), 0 if the device chooses. If a HELLO's boot is behind, the newest known boot follows (uint32), and the
 device continues after it. An empty payload, as from older centres, sets nothing.
+
+A centre that lacks acknowledged records asks for them again, in the answer to a HEALTH that has the field ``resent``:
+the newest boot, 0, the number of ranges (uint8, at most ``MAX_RANGES``) and the ranges follow, each boot, first and
+last sequence (uint32). The device sends those that it still has, and counts the others in ``not_kept``.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -58,6 +63,8 @@ class Health:
         clock_offset_us: Centre's clock minus this device's, to within half of ``round_trip_us``.
         latent_bytes: Current length of latents.
         rejected: Recordings that could not be encoded since the start; ``rejection`` is the last reason.
+        resent: Acknowledged records sent again since the start, because the centre asked for them.
+        not_kept: Records that the centre asked for and that were not here any more, counted at each request.
     """
 
     interval_s: int
@@ -81,10 +88,18 @@ class Health:
     latent_bytes: int | None = None
     rejected: int | None = None
     rejection: str | None = None
+    resent: int | None = None
+    not_kept: int | None = None
 
 
+# Records that the centre asks for: boot, first and last sequence.
+Range = tuple[int, int, int]
+# Ranges in an answer; the rest follows in the next one.
+MAX_RANGES = 16
 SETTING = struct.Struct("<H")
 NEWEST_BOOT = struct.Struct("<I")
+RANGE = struct.Struct("<3I")
+_RANGES_AT = SETTING.size + NEWEST_BOOT.size
 _Message = TypeVar("_Message", Hello, Health)
 
 
@@ -126,14 +141,18 @@ def decode_health(payload: bytes, kind: type[_Message]) -> _Message:
     return kind(*values[: len(known)])
 
 
-def encode_setting(latent_bytes: int, newest_boot: int = 0) -> bytes:
+def encode_setting(latent_bytes: int, newest_boot: int = 0, ranges: Sequence[Range] = ()) -> bytes:
     """Encode the payload of an answer to HELLO or HEALTH.
 
     Args:
         latent_bytes: bytes of a latent; 0 is the device's own rate.
         newest_boot: newest boot known of the device, where its own is behind; else 0.
+        ranges: records to send again, at most ``MAX_RANGES``.
     """
-    return SETTING.pack(latent_bytes) + (NEWEST_BOOT.pack(newest_boot) if newest_boot else b"")
+    if not ranges:
+        return SETTING.pack(latent_bytes) + (NEWEST_BOOT.pack(newest_boot) if newest_boot else b"")
+    asked = bytes([len(ranges)]) + b"".join(RANGE.pack(*one) for one in ranges)
+    return SETTING.pack(latent_bytes) + NEWEST_BOOT.pack(newest_boot) + asked
 
 
 def decode_setting(payload: bytes) -> int | None:
@@ -154,6 +173,28 @@ def decode_newest_boot(payload: bytes) -> int:
     if len(payload) < SETTING.size + NEWEST_BOOT.size:
         return 0
     return int(NEWEST_BOOT.unpack_from(payload, SETTING.size)[0])
+
+
+def decode_ranges(payload: bytes) -> list[Range]:
+    """Return the records that the centre asks for again.
+
+    Raises:
+        PacketError: The payload is not valid.
+    """
+    number, content = payload[_RANGES_AT : _RANGES_AT + 1], payload[_RANGES_AT + 1 :]
+    if not number:
+        return []
+    expected_bytes = number[0] * RANGE.size
+    if number[0] > MAX_RANGES or len(content) < expected_bytes:
+        raise PacketError(
+            f"setting: expected at most {MAX_RANGES} ranges of {RANGE.size} bytes, got {number[0]} in "
+            f"{len(content)} bytes"
+        )
+    ranges = list(RANGE.iter_unpack(content[:expected_bytes]))
+    for boot, first, last in ranges:
+        if not 1 <= first <= last:
+            raise PacketError(f"setting: expected a range of records, got {first} to {last} of boot {boot}")
+    return ranges
 
 
 def _is_within_bounds(name: str, expected: str, value: Any) -> bool:

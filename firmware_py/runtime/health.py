@@ -21,7 +21,9 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import (
     Health,
     Hello,
+    Range,
     decode_newest_boot,
+    decode_ranges,
     decode_setting,
     encode_health,
 )
@@ -97,6 +99,7 @@ class HealthHandler:
         number_start: Called with the newest boot that the centre knows (0 unless this one is behind) and the centre's
             clock
             in microseconds. It may change the boot in ``header``; a new HELLO announces that.
+        send_again: Called with the acknowledged records that the centre lacks.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class HealthHandler:
         status: Callable[[], dict[str, Any]],
         set_rate: Callable[[int], None],
         number_start: Callable[[int, int], None],
+        send_again: Callable[[list[Range]], None],
     ) -> None:
         self._header = header
         self._interval_s = interval_s
@@ -120,6 +124,7 @@ class HealthHandler:
         self._status = status
         self._set_rate = set_rate
         self._number_start = number_start
+        self._send_again = send_again
         self._started_s = time.monotonic()
         self._connections = link.connections
         self._known = False
@@ -149,7 +154,7 @@ class HealthHandler:
         return self._record(packet.HELLO, self._question, self._hello())
 
     def handle(self, record: packet.Record, now_s: float) -> None:
-        """Handle the centre's clock and rate.
+        """Handle the centre's clock and rate, and its request for records.
 
         Raises:
             PacketError: A value is impossible.
@@ -162,6 +167,7 @@ class HealthHandler:
         if not 0 < record.sample_time_us <= LAST_CLOCK_US:
             raise packet.PacketError(f"the centre's clock says {record.sample_time_us} us; set it")
         latent_bytes = decode_setting(record.payload)
+        ranges = decode_ranges(record.payload)
         self._question = None
         self._round_trip_us = int((time.monotonic() - question.said_s) * 1e6)
         # Measure from the time of the question: the clock may have been set since.
@@ -172,6 +178,8 @@ class HealthHandler:
             self._due_s = now_s
         if latent_bytes is not None:
             self._set_rate(latent_bytes)
+        if ranges:
+            self._send_again(ranges)
         self._number_start(decode_newest_boot(record.payload), record.sample_time_us)
         if self._header.boot != record.boot:
             self._known = False

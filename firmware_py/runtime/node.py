@@ -13,6 +13,7 @@ from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.companding import GatherError, unusual_loudness
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Range
 from firmware_py.protocol.rate import Rate, RateError, pack
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.runtime.control_handler import ControlHandler
@@ -84,8 +85,10 @@ class Node:
         self._loudness_reported = False
         self._recorded = 0
         self._acknowledged = 0
-        # (boot, sequence); initially of no boot.
-        self._newest_acknowledged = (0, 0)
+        # (boot, sequence), also of earlier starts.
+        self._newest_acknowledged = self.spool.newest_acknowledged()
+        self._resent = 0
+        self._not_kept = 0
         self._encode_s: float | None = None
         self.rate = Rate(self.bundle.coding.latent, config.node.bits)
         self.window = Window(self.spool, config.link.window, config.link.resend_s)
@@ -173,6 +176,18 @@ class Node:
             boot = newest_boot + 1
         self._set_boot(boot)
 
+    def send_again(self, ranges: list[Range]) -> None:
+        """Send acknowledged records that the centre lost and asks for, as far as they are still here.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
+        for boot, first, last in ranges:
+            again, not_kept = self.spool.send_again(boot, first, last)
+            self._resent += again
+            self._not_kept += not_kept
+            self.log.write("asked_again", boot=boot, first=first, last=last, resent=again, not_kept=not_kept)
+
     def _is_numbered(self) -> bool:
         """Return True if this start has a unique number; take one from the clock once that is set."""
         if self.spool.boot < EARLIEST_CLOCK_S:
@@ -218,6 +233,8 @@ class Node:
             "latent_bytes": self.rate.payload_bytes,
             "rejected": self.source.rejected,
             "rejection": self.source.rejection or None,
+            "resent": self._resent,
+            "not_kept": self._not_kept,
         }
 
     def _go_on(self, replay: FileSource) -> None:

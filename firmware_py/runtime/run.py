@@ -109,4 +109,5 @@ def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]
         status,
         node.set_rate,
         node.number_start,
+        node.send_again,
     )

@@ -6,6 +6,8 @@ Acknowledgements may be lost in a power cut. The record is then sent again, and 
 The spool is bounded. When it is full, records that the centre refused are dropped first, then the oldest waiting ones,
 since a fresh recording is worth more than an old one. Both are counted as dropped. Refused records wait again after the
 next start, since an operator may have removed the reason meanwhile.
+
+The newest acknowledged records stay for a while: a centre that lost its latest writes asks for them again.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from firmware_py.errors import FirmwareError
 
 # ``PRAGMA user_version``; 0 is a new spool, or one of version 1 from before versions were counted.
 VERSION = 1
+# Acknowledged records that stay. A centre's write-ahead log, whose loss is what they are for, holds about as many.
+KEPT_RECORDS = 1000
 
 
 class SpoolError(FirmwareError, OSError):
@@ -122,6 +126,9 @@ class Spool:
             "CREATE TABLE IF NOT EXISTS record ("
             " boot INTEGER, sequence INTEGER, data BLOB NOT NULL, refused TEXT,"
             " PRIMARY KEY (boot, sequence)) WITHOUT ROWID;"
+            # An earlier EPIC ignores this table, so the version stays.
+            "CREATE TABLE IF NOT EXISTS acknowledged ("
+            " id INTEGER PRIMARY KEY, boot INTEGER, sequence INTEGER, data BLOB NOT NULL, UNIQUE (boot, sequence));"
             "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;"
         )
         self._database.execute(f"PRAGMA user_version = {VERSION}")
@@ -267,19 +274,59 @@ class Spool:
         return self._read("SELECT count(*) FROM record WHERE refused IS NULL")[0][0]
 
     def acknowledge(self, boot: int, sequences: tuple[int, ...]) -> list[int]:
-        """Delete acknowledged records and return those that were here. Not synced; the next write syncs it in order."""
+        """Stop sending acknowledged records and return those that were waiting or refused; the newest are kept.
+
+        Not synced; the next write syncs it in order.
+        """
         self._database.execute("PRAGMA synchronous = NORMAL")
         try:
             with self._transaction() as database:
-                return [
-                    sequence
-                    for sequence in sequences
-                    if database.execute(
-                        "DELETE FROM record WHERE boot = ? AND sequence = ?", (boot, sequence)
-                    ).rowcount
-                ]
+                found = []
+                for sequence in sequences:
+                    rows = database.execute(
+                        "DELETE FROM record WHERE boot = ? AND sequence = ? RETURNING boot, sequence, data",
+                        (boot, sequence),
+                    ).fetchall()
+                    if rows:
+                        database.execute(
+                            "INSERT OR REPLACE INTO acknowledged (boot, sequence, data) VALUES (?, ?, ?)",
+                            rows[0],
+                        )
+                        found.append(sequence)
+                database.execute(
+                    "DELETE FROM acknowledged WHERE id <= (SELECT max(id) FROM acknowledged) - ?",
+                    (KEPT_RECORDS,),
+                )
+                return found
         finally:
             self._database.execute("PRAGMA synchronous = FULL")
+
+    def newest_acknowledged(self) -> tuple[int, int]:
+        """Return (boot, sequence) of the newest record that is kept after its acknowledgement; (0, 0) for none."""
+        rows = self._read("SELECT boot, sequence FROM acknowledged ORDER BY boot DESC, sequence DESC LIMIT 1")
+        return rows[0] if rows else (0, 0)
+
+    def send_again(self, boot: int, first: int, last: int) -> tuple[int, int]:
+        """Put acknowledged records back among those that wait, from ``first`` to ``last`` of a boot.
+
+        Returns:
+            How many wait again, and how many of these numbers are not here any more.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
+        span = (boot, first, last)
+        with self._transaction() as database:
+            again = database.execute(
+                "INSERT OR IGNORE INTO record (boot, sequence, data) SELECT boot, sequence, data FROM acknowledged"
+                " WHERE boot = ? AND sequence BETWEEN ? AND ?",
+                span,
+            ).rowcount
+            database.execute("DELETE FROM acknowledged WHERE boot = ? AND sequence BETWEEN ? AND ?", span)
+            (here,) = database.execute(
+                "SELECT count(*) FROM record WHERE boot = ? AND sequence BETWEEN ? AND ?", span
+            ).fetchone()
+        return again, last - first + 1 - here
 
     def set_aside(self, boot: int, sequence: int, reason: str) -> bool:
         """Stop sending a refused record until the next start; return False if it was not waiting."""

@@ -23,6 +23,7 @@ from firmware_py.protocol.health_messages import (
     Health,
     Hello,
     decode_newest_boot,
+    decode_ranges,
     decode_setting,
     encode_health,
 )
@@ -294,6 +295,55 @@ def test_acknowledged_records_that_the_store_lost_are_told(book):
     with closing(Journal(book.data_dir)) as journal:
         journal.commit([(latent_record(device=3, boot=2, sequence=7), 1, 60)])
     assert book.keep()[3].acknowledged_lost == 0, "what is missing below is a gap"
+
+
+def asked(book, number, **status):
+    """The ranges that the centre asks for in its answer to a health."""
+    (answer,) = book.hear(said(replace(HEALTHY, **status), boot=9, sequence=number))
+    book.keep()
+    return decode_ranges(answer.payload)
+
+
+def test_records_that_the_store_lost_are_asked_for_until_the_device_has_dealt_with_it(book):
+    with closing(Journal(book.data_dir)) as journal:
+        journal.commit([(latent_record(device=3, boot=2, sequence=n), 1, 60) for n in (1, 2)])
+    lost = {"acknowledged_boot": 2, "acknowledged_sequence": 7}
+    assert asked(book, 1, **lost, resent=0, not_kept=0) == [], "not compared yet"
+    for number in (2, 3):
+        assert asked(book, number, **lost, resent=0, not_kept=0) == [(2, 3, 7)], "the answer may be lost"
+    assert asked(book, 4, **lost, resent=3, not_kept=2) == []
+    assert asked(book, 5, **lost, resent=3, not_kept=2) == [], "what it has no more is left alone"
+    view = book.keep()[3]
+    assert (view.resent, view.not_kept) == (3, 2)
+    lines = list(map(json.loads, book.log_path.read_text().splitlines()))
+    assert [line["records"] for line in lines if line["message"] == "asked_again"] == [5]
+    (done,) = [line for line in lines if line["message"] == "sent_again"]
+    assert (done["device"], done["resent"], done["not_kept"]) == (3, 3, 2)
+
+
+def test_gaps_before_what_still_waits_are_asked_for_too(book):
+    with closing(connect(book.data_dir)) as database:
+        for first, last in ((3, 4), (8, 9)):
+            database.execute("INSERT INTO gap VALUES (1, 3, 2, ?, ?, ?)", (first, last, last - first + 1))
+    with closing(Journal(book.data_dir)) as journal:
+        journal.commit([(latent_record(device=3, boot=2, sequence=10), 1, 60)])
+    status = {"acknowledged_boot": 2, "acknowledged_sequence": 10, "first_boot": 2, "first_sequence": 9}
+    asked(book, 1, **status, resent=0, not_kept=0)
+    assert asked(book, 2, **status, resent=0, not_kept=0) == [(2, 3, 4)], "8 and 9 come by themselves"
+
+
+def test_a_device_that_keeps_nothing_and_one_that_lies_are_asked_for_nothing(book):
+    with closing(Journal(book.data_dir)) as journal:
+        journal.commit([(latent_record(device=3, boot=2, sequence=1), 1, 60)])
+    number = 0
+    for status in (
+        {"acknowledged_boot": 2, "acknowledged_sequence": 7},
+        {"acknowledged_boot": 2, "acknowledged_sequence": 1 << 40, "resent": 0},
+        {"acknowledged_boot": 1 << 40, "acknowledged_sequence": 7, "resent": 0},
+    ):
+        for _ in range(3):
+            number += 1
+            assert asked(book, number, **status) == []
 
 
 def test_a_clock_that_was_ahead_once_does_not_keep_a_silent_device_on_time(book):

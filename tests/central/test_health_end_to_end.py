@@ -225,3 +225,24 @@ def test_a_record_played_again_is_no_sign_of_life(centre, dealers, tmp_path):
     assert dealer.answer()
     again = wait_until(lambda: known(first.bytes_received), 60, "its record once more")
     assert again.last_heard_us == first.last_heard_us
+
+
+def test_records_that_the_store_lost_are_sent_again(centre, device, tmp_path):
+    """As after a write-ahead log that was removed: the newest records and their counts are gone."""
+    data_dir = tmp_path / "data"
+    for event in range(1, 7):
+        record(tmp_path, event)
+    wait_until(lambda: heard(data_dir) and heard(data_dir)[0].records == 6, 60, "every record")
+    log = tmp_path / "node.jsonl"
+    wait_until(lambda: log.read_text().count('"acknowledged"') == 6, 60, "every acknowledgement")
+    with closing(connect(data_dir)) as database:
+        kept = "SELECT sequence, event, payload FROM record ORDER BY sequence"
+        before = database.execute(kept).fetchall()
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("DELETE FROM record WHERE sequence > 2")
+        database.execute("UPDATE device_boot SET records = 2, highest = 2, scanned = 2")
+        database.execute("COMMIT")
+        wait_until(lambda: database.execute(kept).fetchall() == before, 60, "the four records")
+    view = wait_until(lambda: next((v for v in heard(data_dir) if v.resent), None), 60, "the next health")
+    assert (view.resent, view.not_kept, view.acknowledged_lost) == (4, 0, 0)
+    assert "sent_again" in (tmp_path / "central.jsonl").read_text()

@@ -14,7 +14,16 @@ import pytest
 
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 from firmware_py.protocol.framing import Deframer, encode_frame
-from firmware_py.protocol.health_messages import Health, Hello, decode_health, decode_setting, encode_health
+from firmware_py.protocol.health_messages import (
+    Health,
+    Hello,
+    decode_health,
+    decode_newest_boot,
+    decode_ranges,
+    decode_setting,
+    encode_health,
+    encode_setting,
+)
 from firmware_py.protocol.recording_messages import decode_message as decode_recording_message
 from firmware_py.protocol.recording_messages import encode_message as encode_recording_message
 from firmware_py.protocol.update_messages import decode_message, encode_message
@@ -44,6 +53,15 @@ def test_hello_and_health(vector):
 def test_the_setting():
     (vector,) = (v for v in GOLDEN["payloads"] if v["what"].startswith("setting"))
     assert [decode_setting(bytes.fromhex(vector["payload"]))] == vector["fields"]
+
+
+def test_the_request_for_records():
+    (vector,) = (v for v in GOLDEN["payloads"] if v["what"] == "request for records")
+    latent_bytes, ranges = vector["fields"]
+    payload = bytes.fromhex(vector["payload"])
+    assert encode_setting(latent_bytes, ranges=ranges) == payload
+    assert (decode_setting(payload), decode_newest_boot(payload)) == (latent_bytes, 0)
+    assert [list(one) for one in decode_ranges(payload)] == ranges
 
 
 @pytest.mark.parametrize("vector", UPDATES, ids=named)
@@ -122,6 +140,11 @@ def test_payloads_can_be_made_from_the_page_alone(vector):
     fields = vector["fields"]
     if vector["what"].startswith("setting"):
         assert struct.pack("<H", *fields).hex() == vector["payload"]
+        return
+    if vector["what"] == "request for records":
+        latent_bytes, ranges = fields
+        head = struct.pack("<HIB", latent_bytes, 0, len(ranges))
+        assert (head + b"".join(struct.pack("<III", *one) for one in ranges)).hex() == vector["payload"]
         return
     if isinstance(fields, dict):
         ((kind, values),) = fields.items()

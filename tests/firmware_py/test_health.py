@@ -33,6 +33,7 @@ class Device:
         monkeypatch.setattr(health.time, "monotonic", lambda: self.now_s)
         self.link = LinkStatistics(connections=1)
         self.rates = []
+        self.asked_again = []
         self.header = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
         self.newest_boots = []
         self.handler = HealthHandler(
@@ -45,6 +46,7 @@ class Device:
             lambda: dict(STATUS),
             self.rates.append,
             self.number_start,
+            self.asked_again.extend,
         )
 
     def number_start(self, newest_boot, centre_us):
@@ -192,6 +194,16 @@ def test_a_boot_that_is_behind_is_said_anew_after_the_newest(device):
     one.handle(again)
     assert one.poll().type == packet.HEALTH
     assert one.newest_boots == [500, 0]
+
+
+def test_the_centre_asks_for_records_once_an_answer(device):
+    one = device()
+    question = one.greet()
+    one.handle(question, payload=encode_setting(0, ranges=[(7, 3, 5), (8, 1, 1)]))
+    one.handle(question, payload=encode_setting(0, ranges=[(7, 3, 5)]))
+    assert one.asked_again == [(7, 3, 5), (8, 1, 1)]
+    one.handle(one.poll(60), payload=encode_setting(64))
+    assert len(one.asked_again) == 2
 
 
 def test_temperatures_are_of_the_hottest_zone_that_can_be(tmp_path, monkeypatch):

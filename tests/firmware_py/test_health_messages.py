@@ -13,6 +13,8 @@ from firmware_py.protocol.health_messages import (
     Health,
     Hello,
     decode_health,
+    decode_newest_boot,
+    decode_ranges,
     decode_setting,
     encode_health,
     encode_setting,
@@ -118,6 +120,32 @@ def test_health_is_cheap_on_a_slow_line():
 def test_a_setting_there_and_back_whatever_a_newer_centre_appends(latent_bytes):
     payload = encode_setting(latent_bytes)
     assert decode_setting(payload) == decode_setting(payload + b"more") == latent_bytes
+
+
+def test_the_ranges_that_a_centre_asks_for_there_and_back():
+    ranges = [(1, 2, 3), (0xFFFFFFFF, 1, 0xFFFFFFFF)]
+    payload = encode_setting(64, ranges=ranges)
+    assert decode_ranges(payload) == decode_ranges(payload + b"more") == ranges
+    assert (decode_setting(payload), decode_newest_boot(payload)) == (64, 0)
+    assert (
+        decode_ranges(encode_setting(64)) == decode_ranges(encode_setting(64, 9)) == decode_ranges(b"") == []
+    )
+    assert decode_newest_boot(encode_setting(64, 9, ranges)) == 9
+
+
+@pytest.mark.parametrize(
+    "ranges, message",
+    [
+        ([(1, 0, 2)], "got 0 to 2 of boot 1"),
+        ([(1, 3, 2)], "got 3 to 2"),
+        ([(1, 1, 1)] * 17, "at most 16 ranges"),
+    ],
+)
+def test_ranges_without_sense_are_refused(ranges, message):
+    with pytest.raises(PacketError, match=message):
+        decode_ranges(encode_setting(0, ranges=ranges))
+    with pytest.raises(PacketError, match="got 1 in 11 bytes"):
+        decode_ranges(encode_setting(0, ranges=[(1, 1, 1)])[:-1])
 
 
 def test_an_older_centre_sets_nothing_and_half_a_setting_is_none():

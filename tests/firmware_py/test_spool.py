@@ -282,3 +282,34 @@ def test_a_spool_of_a_newer_version_is_refused_and_left_alone(tmp_path):
         Spool(path, 10, device=3, survey=2)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir() if "damaged" in one.name] == []
+
+
+def test_acknowledged_records_wait_again_when_the_centre_lost_them(tmp_path):
+    spool = Spool(tmp_path / "spool.sqlite", 10)
+    assert spool.newest_acknowledged() == (0, 0)
+    for number in range(1, 6):
+        spool.append(spool.next_sequence(), bytes([number]))
+    spool.acknowledge(1, (1, 2, 3, 4))
+    spool.close()
+    spool = Spool(tmp_path / "spool.sqlite", 10)
+    assert spool.newest_acknowledged() == (1, 4)
+    assert spool.send_again(1, 2, 3) == (2, 0)
+    assert sequences(spool) == [(1, 2), (1, 3), (1, 5)]
+    assert [record.data for record in spool.waiting(2)] == [b"\2", b"\3"]
+    assert spool.send_again(1, 2, 9) == (1, 4), "4 again; 6 to 9 never were; 2, 3 and 5 wait already"
+    assert spool.send_again(7, 1, 3) == (0, 3)
+    spool.acknowledge(1, (2, 3))
+    assert spool.send_again(1, 3, 3) == (1, 0), "as often as it is asked for"
+
+
+def test_the_newest_acknowledged_records_are_kept_in_the_order_of_their_acknowledgement(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("firmware_py.storage.spool.KEPT_RECORDS", 3)
+    spool = Spool(tmp_path / "spool.sqlite", 10)
+    for _ in range(6):
+        spool.append(spool.next_sequence(), b"data")
+    spool.acknowledge(1, (5, 6))
+    spool.acknowledge(1, (1, 2))
+    assert spool.send_again(1, 1, 6) == (3, 1), "3 and 4 still wait, and 5 is the oldest"
+    assert sequences(spool) == [(1, 1), (1, 2), (1, 3), (1, 4), (1, 6)]

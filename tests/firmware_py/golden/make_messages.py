@@ -4,6 +4,7 @@ Vectors are only ever added: those of messages that have since got more fields s
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from firmware_py.protocol import packet
@@ -59,6 +60,7 @@ HEALTH_REJECTED = Health(
     4,
     "70 receivers, got 36",
 )
+HEALTH_AGAIN = replace(HEALTH_REJECTED, resent=4, not_kept=300)
 UPDATES = {
     "offer": Offer(2, SHA256, 300_000, b"statement", bytes(range(64))),
     "want": ChunkRequest(SHA256, 32_768, 32_768),
@@ -89,10 +91,17 @@ def payloads():
         "health": HEALTH,
         "health, every field": HEALTH_FULL,
         "health, rejected recordings": HEALTH_REJECTED,
+        "health, records sent again": HEALTH_AGAIN,
     }
     for what, health in every.items():
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
     yield {"what": "setting of 64 bytes", "payload": encode_setting(64).hex(), "fields": [64]}
+    ranges = [(1_790_000_000, 3, 7), (9, 1, 1)]
+    yield {
+        "what": "request for records",
+        "payload": encode_setting(64, 0, ranges).hex(),
+        "fields": [64, ranges],
+    }
     for what, message in UPDATES.items():
         fields = {k: v.hex() if isinstance(v, bytes) else v for k, v in vars(message).items()}
         yield {"what": f"update, {what}", "payload": encode_message(message).hex(), "fields": {what: fields}}
