@@ -18,7 +18,7 @@ from boards.install.linux.layout import SERVICE, STATE
 from boards.install.linux.manage import logs_argv, read_status, uninstall
 from boards.install.linux.shell import InstallError, LocalShell, Shell, SshShell
 from boards.install.micropython.mcu import McuInstallRequest
-from boards.install.micropython.mcu_cli import install_mcu, status_mcu, uninstall_mcu
+from boards.install.micropython.mcu_cli import install_mcu, logs_mcu, status_mcu, uninstall_mcu
 from boards.install.settings import Settings
 from boards.profile import Board, load_board
 
@@ -102,18 +102,32 @@ def install(
     replace: Annotated[
         bool, typer.Option("--replace", help="Of a microcontroller: put another's main.py aside.")
     ] = False,
-    no_start: Annotated[bool, typer.Option("--no-start", help="Leave the service as it is.")] = False,
+    no_start: Annotated[
+        bool,
+        typer.Option(
+            "--no-start", help="Leave the service as it is; of a microcontroller, do not watch its start."
+        ),
+    ] = False,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", help="Seconds to wait for a microcontroller's first HELLO.", min=1),
+    ] = 120.0,
     dry_run: DryRun = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Of a microcontroller: print one JSON object, also of an error.")
+    ] = False,
 ) -> None:
-    """Put a device onto a board: packages, firmware, bundle, keys, service. Run again, it copies what changed."""
+    """Put a device onto a board: packages, firmware, bundle, keys, service. Run again, it copies what changed.
+
+    A microcontroller is watched until its first HELLO: exit code 0; 3 if it says why not, 4 if it says nothing.
+    """
     profile = load_board(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
     if port or profile.install.by == "mpremote":
         _only_port(profile, port, host, root)
         password = password_file.read_text().strip() if password_file else ""
         request = McuInstallRequest(profile, bundle, settings, digitiser, step, ssid, password, replace)
-        install_mcu(port, request, dry_run)
-        return
+        raise typer.Exit(install_mcu(port, request, dry_run, 0.0 if no_start else wait_s, as_json))
     profile = _installable(board)
     with _reach(host, root, ssh_config) as shell:
         plan = _install(shell, InstallRequest(profile, bundle, settings, wheels, not no_start), dry_run)
@@ -158,8 +172,7 @@ def status(
 ) -> None:
     """Say what is installed on a board, whether it runs, and how many records wait there."""
     if port:
-        status_mcu(port, as_json)
-        return
+        raise typer.Exit(status_mcu(port, as_json))
     with _reach(host, root, ssh_config) as shell:
         found = read_status(shell)
     if as_json:
@@ -187,11 +200,15 @@ def status(
 
 def logs(
     host: Host = "",
+    port: Port = "",
     ssh_config: SshConfig = None,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.", min=1)] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
 ) -> None:
-    """Show the log of a board's device, one JSON object a line."""
+    """Show the log of a board's device, one JSON object a line; of a microcontroller, what it says from now on."""
+    if port:
+        logs_mcu(port, lines, follow)
+        return
     with _reach(host, None, ssh_config) as shell:
         raise typer.Exit(max(shell.stream(logs_argv(shell, lines, follow)), 0))
 

@@ -75,7 +75,10 @@ class Device:
         if self.health and self.health.due(now_ms):
             data = self.health.poll()
             self._sealed[: len(data)] = data
-            self._send(len(data))
+            if self._send(len(data)):
+                # The installation waits for this line.
+                kind = "hello" if data[3] == packet.HELLO else "health"
+                print("epic: %s sent, %d records wait" % (kind, self._spool.waiting))
         for _ in range(HEARD_FRAMES):
             n = self._inbox.poll()
             if not n:
@@ -164,7 +167,7 @@ class Device:
 
     def _send(self, size):
         n = frame_into(self._sealed, seal_into(self._up, self._sealed, size), self._frame)
-        self._line.send(self._frame, n)
+        return self._line.send(self._frame, n)
 
     def _hear(self, n):
         """Handle messages from the centre; skip those that are damaged or for another device."""

@@ -22,7 +22,7 @@ def open_model(bundle, feed):
     if not bundle.compiled_path:
         raise refused
     if refused:
-        print("epic: %s; running %s" % (refused, bundle.compiled_path))
+        print("model: %s; running %s" % (refused, bundle.compiled_path))
     from firmware_py.micropython.model_viper import ViperModel
 
     return ViperModel(bundle, bundle.compiled_path, feed)

@@ -26,17 +26,24 @@ WATCHDOG_MS = 8000
 # Delay before a restart, so that a person can stop a repeatedly failing device at the prompt.
 BEFORE_RESET_MS = 5000
 
+# What the prompt finds after it has interrupted the device: the device, and the line with which it gave up.
+running = None
+stopped = None
+
 
 def start(path="device.json"):
     """Run until power-off. A configuration error is printed and returns to the prompt; other errors restart."""
+    global running, stopped
     watchdog = Watchdog()
     try:
         starts = Starts()
         try:
             device = build(load_config(path), watchdog.feed, starts)
         except (ConfigError, BundleError, ModelError, RecordingError, OwnerError, NoClockError) as error:
-            print("epic: %s" % error)
+            stopped = "epic: %s" % error
+            print(stopped)
             return
+        running = device
         watchdog.start()
         if starts.safe:
             print("epic: %d starts have failed; nothing is recorded for %d s" % (FAILED_STARTS, TRY_AGAIN_S))
@@ -46,7 +53,8 @@ def start(path="device.json"):
     except Exception as error:
         # A card or digitiser that is not ready yet, failing flash or lack of memory: the records are in the spool, and
         # a restart may help.
-        print("epic: %r; starting anew" % error)
+        stopped = "epic: %r; starting anew" % error
+        print(stopped)
         time.sleep_ms(BEFORE_RESET_MS)
         machine.reset()
 
@@ -102,7 +110,9 @@ def build(config, feed, starts):
         Compander(bundle, receivers),
         model,
         bundle.rates,
-        NoSource() if starts.safe else open_source(config["source"], bundle, receivers, spool.last_event),
+        NoSource()
+        if starts.safe
+        else open_source(config["source"], bundle, receivers, spool.last_event, feed),
         spool,
         Window(spool, link["window"], link["resend_ms"]),
         open_link(link, feed),
@@ -129,7 +139,7 @@ def open_link(link, feed):
     return Tcp(host_and_port(link), wifi, feed)
 
 
-def open_source(section, bundle, receivers, position):
+def open_source(section, bundle, receivers, position, feed):
     """Open the configured source; a replay resumes after event ``position``.
 
     Raises:
@@ -140,8 +150,13 @@ def open_source(section, bundle, receivers, position):
         return Replay(section["path"], shape, section["step"], section["interval_ms"], position)
     try:
         module = __import__(section["name"])
-        return module.open_source(bundle.sources, bundle.samples, receivers)
+        source = module.open_source(bundle.sources, bundle.samples, receivers)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             "source: expected a module %r with open_source (%r)" % (section["name"], error)
         ) from None
+    if hasattr(source, "feed"):
+        # It waits for the shots of an event itself, and counts events on.
+        source.feed = feed
+        source.event = position
+    return source

@@ -20,10 +20,13 @@ from micropython_run import RUNNER, STAND_INS, find_micropython, run_as_is
 
 import epic
 from boards.install.linux.install import check_fit
-from boards.install.micropython import mcu, mpremote
+from boards.install.linux.shell import InstallError
+from boards.install.micropython import console, mcu, mpremote
 from boards.profile import load_board
 
 pytestmark = pytest.mark.slow
+# As they are, behind what the fixture puts in their place.
+check_identity, try_model, watch = mcu.check_identity, mcu.try_model, console.watch
 
 STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
 PORT = ["--port", "/dev/ttyACM0"]
@@ -59,6 +62,10 @@ def board(tmp_path, monkeypatch):
     monkeypatch.setattr(mpremote, "GONE_S", 0.0)
     # It takes most of the time; one test has it.
     monkeypatch.setattr(mcu, "check_fit", lambda *_: None)
+    # A stand-in says that it is no board, computes nothing and says nothing; tests of these put them back.
+    monkeypatch.setattr(mcu, "check_identity", lambda *_: None)
+    monkeypatch.setattr(mcu, "try_model", lambda _: None)
+    monkeypatch.setattr(console, "watch", lambda *_: console.Watched("hello", "epic: hello sent"))
     (tmp_path / "digitiser.py").write_text(DIGITISER)
     return Flash(tmp_path)
 
@@ -267,11 +274,11 @@ def test_what_is_read_back_otherwise_is_not_started(parts, board, capsys):
 def test_status_and_uninstall(parts, board, capsys):
     assert put(parts, board) == 0
     capsys.readouterr()
-    assert epic.main(["board", "status", *PORT, "--json"]) == 0
+    assert epic.main(["board", "status", *PORT, "--json"]) == 3, "it does not run"
     found = json.loads(capsys.readouterr().out)
     assert (found["device"], found["board"], found["damaged"]) == (0, "openmv-rt1062", [])
     (board.root / "bundle" / "encoder.tflite").write_bytes(b"")
-    assert epic.main(["board", "status", *PORT]) == 0
+    assert epic.main(["board", "status", *PORT]) == 1
     assert "bundle/encoder.tflite not as installed" in capsys.readouterr().out
     for name in ("spool.bin", "boot"):
         (board.root / name).write_bytes(b"1")
@@ -322,7 +329,7 @@ def test_what_cannot_be_installed_is_one_line_and_leaves_the_board_alone(parts, 
 def test_a_bundle_that_does_not_fit_is_refused_first(parts, board, capsys, monkeypatch):
     small = load_board("openmv-rt1062")
     small = small.model_copy(update={"model_limit": small.model_limit.model_copy(update={"size": 1000})})
-    monkeypatch.setattr(mcu, "check_fit", lambda bundle, _: check_fit(bundle, small))
+    monkeypatch.setattr(mcu, "check_fit", lambda bundle, *_: check_fit(bundle, small))
     assert put(parts, board) == 2
     assert "does not fit OpenMV Cam RT1062" in one_line(capsys)
     assert board.calls() == []
@@ -343,6 +350,145 @@ def test_firmware_without_a_runtime_and_a_full_flash_are_told(parts, board, caps
     assert put(parts, board) == 2
     assert "there are 87.9 KiB; make room, or put an SD card in" in one_line(capsys)
     assert board.calls()[-1] == "reset"
+
+
+def with_facts(monkeypatch, **more):
+    ask = mpremote.Prompt.ask
+
+    def answer(prompt, function, *arguments):
+        found = ask(prompt, function, *arguments)
+        return {**found, **more} if function == "facts" else found
+
+    monkeypatch.setattr(mpremote.Prompt, "ask", answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "said"),
+    [
+        (
+            "openmv-rt1062",
+            {"machine": "OPENMV4P with STM32H743"},
+            "it says 'OPENMV4P with STM32H743'; give --board openmv-h7-plus",
+        ),
+        ("esp32-s3", {"machine": "Raspberry Pi Pico 2 W with RP2350"}, "give --board raspberry-pi-pico-2-w"),
+        (
+            "openmv-rt1062",
+            {"machine": "Another"},
+            "it says 'Another'; give a profile of its own: --board ./my-board.toml",
+        ),
+        (
+            "teensy-4-1",
+            {"runtime": False, "viper": True, "version": "1.24.1"},
+            "expected MicroPython 1.25.0 or later, got 1.24.1",
+        ),
+        (
+            "teensy-4-1",
+            {"runtime": False, "viper": True, "heap_bytes": 100_000},
+            "of heap, the board has 97.7 KiB free",
+        ),
+        (
+            "teensy-4-1",
+            {"runtime": False, "viper": True, "heap_bytes": 10**6, "largest_bytes": 20},
+            "the board's largest is 20 B; take a smaller model",
+        ),
+    ],
+)
+def test_what_the_board_says_of_itself_counts(parts, board, capsys, monkeypatch, name, facts, said):
+    monkeypatch.setattr(mcu, "check_identity", check_identity)
+    with_facts(monkeypatch, **{"machine": "", **facts})
+    assert put(parts, board, name=name) == 2
+    assert said in one_line(capsys)
+    assert set(board.files()) == BARE
+
+
+def test_openmv_s_firmware_that_cannot_load_the_model_gets_it_for_native_code(parts, board, monkeypatch):
+    with_facts(monkeypatch, openmv="4.5.9", viper=True)
+    assert put(parts, board) == 0
+    assert "bundle/encoder.tflite" not in board.files()
+    with_facts(monkeypatch, openmv="4.7.0")
+    assert put(parts, board) == 0
+    assert "bundle/encoder.tflite" in board.files()
+
+
+def test_a_spool_of_another_device_is_not_taken_over(parts, board, capsys, monkeypatch):
+    assert put(parts, board) == 0
+    (board.root / "spool.bin").write_bytes(b"records")
+    assert put(parts, board, "--survey", "2") == 2
+    assert (
+        "its spool is that of device 0, survey 1, this is device 0, survey 2; once nothing waits"
+        in one_line(capsys)
+    )
+    assert json.loads(board.files()["device.json"])["survey"] == 1
+
+
+def test_a_model_that_does_not_run_there_is_not_started(parts, board, capsys, monkeypatch):
+    monkeypatch.setattr(mcu, "try_model", try_model)
+    ask = mpremote.Prompt.ask
+    answers = {"trial": {"error": "MemoryError: memory allocation failed"}}
+    monkeypatch.setattr(
+        mpremote.Prompt, "ask", lambda prompt, name, *more: answers.get(name) or ask(prompt, name, *more)
+    )
+    assert put(parts, board) == 2
+    assert "the model does not run there: MemoryError: memory allocation failed" in one_line(capsys)
+    assert "main.py" not in board.files()
+    answers["trial"] = {"runtime": "ViperModel", "inference_ms": 750, "heap_bytes": 102_400}
+    assert put(parts, board) == 0
+    assert "by native code, 750 ms an inference, 100 KiB of heap left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "code"),
+    [
+        ("hello", "epic: hello sent, 0 records wait", 0),
+        ("stopped", "epic: device.json: not found", 3),
+        ("silent", "", 4),
+    ],
+)
+def test_the_exit_code_says_how_the_start_went(parts, board, capsys, monkeypatch, state, said, code):
+    monkeypatch.setattr(console, "watch", lambda *_: console.Watched(state, said))
+    assert put(parts, board, "--json") == code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["state"], found["said"], found["exit_code"], found["device"]) == (state, said, code, 0)
+    assert found["steps"][0].startswith("copy ")
+    assert put(parts, board) == code
+    assert (
+        said.removeprefix("epic: ") or "no HELLO within 120 s; nothing was said"
+    ) in capsys.readouterr().out
+
+
+def test_an_error_is_json_too_so_that_a_loop_over_ports_goes_on(parts, board, capsys):
+    (board.root / "main.py").write_text("print('another program')")
+    assert put(parts, board, "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["port"], found["state"], found["exit_code"]) == ("/dev/ttyACM0", "not installed", 2)
+    assert "--replace keeps it" in found["said"]
+
+
+def test_another_s_boot_py_stays_and_is_told(parts, board, capsys):
+    (board.root / "boot.py").write_text("# comments only\n")
+    assert put(parts, board) == 0
+    assert "boot.py" not in capsys.readouterr().out
+    (board.root / "boot.py").write_text("import webrepl\n")
+    assert put(parts, board, "--baud", "9600") == 0
+    assert "boot.py there is another's: it stays" in capsys.readouterr().out
+    assert epic.main(["board", "uninstall", *PORT]) == 0
+    assert board.files()["boot.py"] == b"import webrepl\n"
+
+
+def test_the_console_is_read_to_the_line_that_decides(monkeypatch):
+    board, port = os.openpty()
+    tty.setraw(port)
+    name = os.ttyname(port)
+    os.write(board, b"MicroPython v1.27\r\nrate: whole latents\r\nepic: hello sent, 0 records wait\r\n")
+    assert watch(name, 10.0) == console.Watched("hello", "epic: hello sent, 0 records wait")
+    os.write(board, b"epic: device.json: not JSON\r\n")
+    assert watch(name, 10.0) == console.Watched("stopped", "epic: device.json: not JSON")
+    os.write(board, b"Traceback\r\n")
+    assert watch(name, 0.5) == console.Watched("silent", "Traceback")
+    os.close(board)
+    os.close(port)
+    with pytest.raises(InstallError, match="/dev/ttyACM77: cannot be opened; check the cable"):
+        watch("/dev/ttyACM77", 0.5)
 
 
 def test_without_mpremote_it_says_how_to_get_it(parts, board, capsys, monkeypatch):

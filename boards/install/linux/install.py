@@ -60,13 +60,14 @@ class Plan:
     steps: tuple[Step, ...]
 
 
-def check_fit(bundle: Path, board: Board) -> None:
-    """Check the bundle before any installation.
+def check_fit(bundle: Path, board: Board, asked_there: tuple[str, ...] = ()) -> None:
+    """Check the bundle before any installation, but for the questions that the board itself is asked.
 
     Raises:
         InstallError: The bundle does not fit the board.
     """
-    bad = [verdict for verdict in check_bundle(bundle, board).verdicts if verdict.fits is False]
+    verdicts = check_bundle(bundle, board).verdicts
+    bad = [verdict for verdict in verdicts if verdict.fits is False and verdict.question not in asked_there]
     if bad:
         raise InstallError(
             f"{bundle} does not fit {board.title}: {bad[0].question}: {bad[0].said}; "

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import firmware_py
-from boards.fit.epicnn import EpicnnError, compile_encoder
+from boards.fit.budget import VIPER_PROGRAM_BYTES
+from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.install.linux.contents import described, digest_of
 from boards.install.linux.install import Step, check_fit
 from boards.install.linux.shell import InstallError
 from boards.install.micropython.mpremote import Prompt
 from boards.install.settings import Settings, key_files
-from boards.profile import Board
+from boards.profile import Board, board_names, load_board
 from boards.sizes import format_size
 from firmware_py.inference.bundle import ENCODER, EPICNN, MANIFEST, Bundle, load_bundle
 from firmware_py.inference.self_test import read_vectors
@@ -208,16 +209,19 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     Raises:
         InstallError: The installation is impossible.
     """
-    check_fit(order.bundle, order.board)
+    check_fit(order.bundle, order.board, ("heap",))
     files = contents(order)
     facts = _facts(prompt, tuple(files))
-    if not facts["runtime"]:
+    check_identity(prompt.port, order.board, facts)
+    _check_owner(prompt.port, order.settings, facts)
+    if not has_runtime(prompt.port, order.board, facts):
         if not facts["viper"]:
             raise InstallError(
                 f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} with neither the "
                 f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
             )
         files = contents(order, runtime=False)
+        _check_heap(prompt.port, files[f"bundle/{EPICNN}"], facts)
     foreign = _is_foreign(facts, files[MAIN])
     if foreign and not order.replace:
         raise InstallError(
@@ -249,16 +253,102 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
         steps.append(Step(f"remove {', '.join(stale)}", lambda: _remove(prompt, stale)))
     rest = {path: data for path, data in files.items() if path != MAIN}
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
+    steps.append(Step("try the model there", lambda: try_model(prompt)))
     steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
     return McuPlan(facts, tuple(steps))
 
 
+def check_identity(port: str, board: Board, facts: dict[str, Any]) -> None:
+    """Raise ``InstallError`` if the board says that it is another one."""
+    said, expected = facts["machine"], board.install.says_it_is
+    if not said or expected.casefold() in said.casefold():
+        return
+    others = [
+        name
+        for name in board_names()
+        if (words := load_board(name).install.says_it_is)
+        and load_board(name).kind == "microcontroller"
+        and words.casefold() in said.casefold()
+    ]
+    advice = (
+        f"give --board {' or '.join(others)}"
+        if others
+        else "give a profile of its own: --board ./my-board.toml"
+    )
+    raise InstallError(
+        f"{port}: expected a board that says it is {expected!r} for {board.title}, it says {said!r}; {advice}"
+    )
+
+
+def has_runtime(port: str, board: Board, facts: dict[str, Any]) -> bool:
+    """Whether the firmware's ``ml`` can load the encoder.
+
+    Raises:
+        InstallError: The firmware is too old for the board's runtime.
+    """
+    if not facts["runtime"] or board.firmware is None:
+        old = board.firmware is not None and _older(facts["version"], board.firmware.minimum)
+        if board.runtime == "viper" and old:
+            assert board.firmware is not None
+            raise InstallError(
+                f"{port}: expected MicroPython {board.firmware.minimum} or later, got {facts['version']}; "
+                f"{board.install.how}"
+            )
+        return False
+    if board.runtime != "ml":
+        return False
+    return not (facts["openmv"] and _older(facts["openmv"], board.firmware.minimum))
+
+
+def _older(version: str, minimum: str) -> bool:
+    found = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    return found < [int(part) for part in minimum.split(".")]
+
+
+def _check_owner(port: str, settings: Settings, facts: dict[str, Any]) -> None:
+    """Raise ``InstallError`` if the board's spool holds records of another device."""
+    installed = facts["installed"] or {}
+    owner = (installed.get("device"), installed.get("survey"))
+    if installed and facts["spool"] and owner != (settings.device, settings.survey):
+        raise InstallError(
+            f"{port}: its spool is that of device {owner[0]}, survey {owner[1]}, this is device {settings.device}, "
+            f"survey {settings.survey}; once nothing waits: epic board uninstall --port {port} --purge"
+        )
+
+
+def _check_heap(port: str, compiled: bytes, facts: dict[str, Any]) -> None:
+    """Raise ``InstallError`` if the board's own heap is too small for native code."""
+    free, buffers = facts["heap_bytes"], read_memory(compiled)
+    needed = buffers.total + VIPER_PROGRAM_BYTES
+    if free is not None and free < needed:
+        raise InstallError(
+            f"{port}: the encoder needs {format_size(needed)} of heap, the board has {format_size(free)} free; take a "
+            "smaller model"
+        )
+    largest = facts["largest_bytes"]
+    if largest is not None and largest < buffers.arena:
+        raise InstallError(
+            f"{port}: the encoder needs a block of {format_size(buffers.arena)}, the board's largest is "
+            f"{format_size(largest)}; take a smaller model"
+        )
+
+
+def try_model(prompt: Prompt) -> str:
+    """Have the board load the model and run it once; what it took. Raises ``InstallError``."""
+    found = prompt.ask("trial")
+    if "error" in found:
+        raise InstallError(f"{prompt.port}: the model does not run there: {found['error']}")
+    runtime = {"MlModel": "ml", "ViperModel": "native code"}.get(found["runtime"], found["runtime"])
+    return f"by {runtime}, {found['inference_ms']} ms an inference, {format_size(found['heap_bytes'])} of heap left"
+
+
 def read_status(prompt: Prompt) -> dict[str, Any]:
-    """Return the installation record, with ``damaged``: files that are missing or changed.
+    """Return the installation record, with ``damaged``: files that are missing or changed, and ``device_state``.
 
     Raises:
         InstallError: Nothing is installed.
     """
+    state = prompt.ask_as_it_is("state")
     record = _facts(prompt)["installed"]
     if not record:
         raise InstallError(
@@ -266,7 +356,8 @@ def read_status(prompt: Prompt) -> dict[str, Any]:
         )
     expected = record["sha256"]
     found = _facts(prompt, tuple(expected))["files"]
-    return {**record, "damaged": [path for path in expected if found[path] != expected[path]]}
+    damaged = [path for path in expected if found[path] != expected[path]]
+    return {**record, "damaged": damaged, "device_state": state}
 
 
 def uninstall(prompt: Prompt, purge: bool) -> list[str]:

@@ -57,8 +57,15 @@ class Prompt:
         Raises:
             InstallError: The call failed.
         """
+        return self._ask((), function, *arguments)
+
+    def ask_as_it_is(self, function: str) -> Any:
+        """The same without the soft reset, for what the interrupted program has in memory."""
+        return self._ask(("resume",), function)
+
+    def _ask(self, words: tuple[str, ...], function: str, *arguments: Any) -> Any:
         call = f"{function}({', '.join(repr(argument) for argument in arguments)})"
-        said = self._mpremote("exec", f"{HANDS}\nprint('\\n' + json.dumps({call}))\n")
+        said = self._mpremote(*words, "exec", f"{HANDS}\nprint('\\n' + json.dumps({call}))\n")
         try:
             return json.loads(said.strip().splitlines()[-1])
         except (IndexError, ValueError):

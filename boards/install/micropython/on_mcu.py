@@ -5,6 +5,7 @@ which the board starts: /flash, or /sdcard with a card.
 """
 
 import binascii
+import gc
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 
 
 def facts(paths, installed, spool):
-    """Which board and firmware, whether it has ``ml`` and viper, what room, and the SHA-256 of each of ``paths``.
+    """Which board and firmware, with ``ml`` or viper, what room and heap, and the SHA-256 of each of ``paths``.
 
     The hash is None where there is no such file.
     """
@@ -27,6 +28,12 @@ def facts(paths, installed, spool):
         viper = True
     except (SyntaxError, ImportError):
         viper = False
+    try:
+        import omv
+
+        openmv = omv.version_string()
+    except (ImportError, AttributeError):
+        openmv = ""
     try:
         room = os.statvfs(".")
         free_bytes = room[0] * room[3]
@@ -43,7 +50,11 @@ def facts(paths, installed, spool):
         "folder": os.getcwd(),
         "runtime": runtime,
         "viper": viper,
+        "openmv": openmv,
+        "heap_bytes": _heap_bytes(),
+        "largest_bytes": _largest_bytes(),
         "free_bytes": free_bytes,
+        "boot": _says_something("boot.py"),
         "files": {path: _sha256(path) for path in paths},
         "installed": record,
         "spool": _there(spool),
@@ -89,6 +100,95 @@ def rename(path, target):
         if _there(target):
             os.remove(target)
         os.rename(path, target)
+
+
+def trial():
+    """Load configuration, bundle and model as the device does at its start, and run the model once.
+
+    Returns ``runtime``, ``inference_ms`` and ``heap_bytes``, or ``error``.
+    """
+    try:
+        import time
+
+        from firmware_py.micropython.bundle import load_bundle
+        from firmware_py.micropython.config import load_config
+        from firmware_py.micropython.runtime import open_model
+
+        bundle = load_bundle(load_config("device.json")["bundle"])
+        model = open_model(bundle, _nothing)
+        latent = bytearray(model.latent)
+        values = bytearray(bundle.time * bundle.width * bundle.sources)
+        started_ms = time.ticks_ms()
+        model.encode(values, latent)
+        inference_ms = time.ticks_diff(time.ticks_ms(), started_ms)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    gc.collect()
+    return {"runtime": type(model).__name__, "inference_ms": inference_ms, "heap_bytes": _heap_bytes()}
+
+
+def state():
+    """The device that the prompt has just interrupted, without a reset in between.
+
+    ``stopped`` is the line with which it gave up, None while it ran or if it was never started.
+    """
+    module = sys.modules.get("firmware_py.micropython.start")
+    device = getattr(module, "running", None)
+    stopped = getattr(module, "stopped", None)
+    found = {
+        "running": device is not None and not stopped,
+        "stopped": stopped,
+        "heap_bytes": _heap_bytes(),
+        "version": ".".join([str(part) for part in sys.implementation.version[:3]]),
+        "machine": getattr(sys.implementation, "_machine", ""),
+    }
+    if device is not None:
+        waiting, dropped, refused, _, acknowledged, _, encode_us, latent_bytes = device.status()
+        found["waiting"] = waiting
+        found["dropped"] = dropped
+        found["refused"] = refused
+        found["acknowledged"] = acknowledged
+        found["encode_ms"] = encode_us // 1000 if encode_us else None
+        found["latent_bytes"] = latent_bytes
+    return found
+
+
+def _says_something(path):
+    """Whether a module is there and holds more than comments."""
+    try:
+        with open(path) as file:
+            return any(line.strip() and not line.startswith("#") for line in file)
+    except OSError:
+        return False
+
+
+def _nothing():
+    pass
+
+
+def _heap_bytes():
+    """Free bytes of MicroPython's heap; None elsewhere."""
+    try:
+        gc.collect()
+        return gc.mem_free()
+    except AttributeError:
+        return None
+
+
+def _largest_bytes():
+    """The largest block of the heap that can be had, to 1 KiB; None where the heap has no size."""
+    low, high = 0, _heap_bytes()
+    if high is None:
+        return None
+    while high - low > 1024:
+        middle = (low + high) // 2
+        try:
+            bytearray(middle)
+            low = middle
+        except MemoryError:
+            high = middle
+        gc.collect()
+    return low
 
 
 def _sha256(path):

@@ -1,0 +1,81 @@
+"""What a microcontroller says on its prompt's port, read without interrupting it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import serial
+
+from boards.install.linux.shell import InstallError
+
+# The device says so after each HELLO and HEALTH record (``firmware_py/micropython/device.py``).
+SENT = ("epic: hello sent", "epic: health sent")
+SAID = "epic: "
+# Pause before a port that is gone is opened again; USB comes back a second or two after a reset.
+RETRY_S = 0.3
+READ_S = 0.2
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a start went: ``hello`` sent, ``stopped`` with the line ``said``, or ``silent`` with the last one."""
+
+    state: Literal["hello", "stopped", "silent"]
+    said: str
+
+    @property
+    def exit_code(self) -> int:
+        return {"hello": 0, "stopped": 3, "silent": 4}[self.state]
+
+
+def lines(port: str, wait_s: float | None) -> Iterator[str]:
+    """Yield what comes on ``port``, line by line, for ``wait_s`` seconds or for ever.
+
+    Raises:
+        InstallError: The port cannot be opened in all that time.
+    """
+    until_s = time.monotonic() + (wait_s if wait_s is not None else float("inf"))
+    reason = ""
+    opened = False
+    while time.monotonic() < until_s:
+        try:
+            with serial.serial_for_url(port, 115_200, timeout=READ_S) as line:
+                opened = True
+                yield from _read(line, until_s)
+        except (serial.SerialException, OSError) as error:
+            reason = str(error)
+            if wait_s is None and not opened:
+                break
+        time.sleep(RETRY_S)
+    if not opened:
+        raise InstallError(
+            f"{port}: cannot be opened; check the cable, and close what else uses it ({reason})"
+        )
+
+
+def watch(port: str, wait_s: float) -> Watched:
+    """Watch a board that was restarted until its first HELLO or the line that says why not.
+
+    Raises:
+        InstallError: The port cannot be opened.
+    """
+    last = ""
+    for line in lines(port, wait_s):
+        last = line or last
+        if line.startswith(SENT):
+            return Watched("hello", line)
+        if line.startswith(SAID):
+            return Watched("stopped", line)
+    return Watched("silent", last)
+
+
+def _read(line: serial.SerialBase, until_s: float) -> Iterator[str]:
+    held = b""
+    while time.monotonic() < until_s:
+        held += line.read(line.in_waiting or 1)
+        *whole, held = held.split(b"\n")
+        for one in whole:
+            yield one.decode(errors="replace").strip()

@@ -1,0 +1,1 @@
+"""Digitisers for microcontrollers: modules for `epic board install --digitiser`, which run on MicroPython."""

@@ -1,0 +1,165 @@
+"""The digitiser of ADS131M0x converters under real MicroPython, against converters that the test drives."""
+
+import json
+import shutil
+from pathlib import Path
+
+import micropython_unix
+import pytest
+
+pytestmark = pytest.mark.emulated
+STAND_INS = Path(__file__).parents[1] / "support" / "micropython" / "adc"
+DIGITISER = micropython_unix.ROOT / "firmware_py" / "digitisers" / "ads131m0x.py"
+SHOTS, SAMPLES, RECEIVERS, THIN = 2, 40, 14, 10
+HEAD = f"""
+import json, machine
+import ads131m0x
+from array import array
+
+ads131m0x.SHOT_TIMEOUT_MS = 200
+ads131m0x.SAMPLE_TIMEOUT_MS = 50
+block = array("h", [0] * {THIN * RECEIVERS})
+
+
+def gather(source):
+    got = []
+    for _ in range({SHOTS * SAMPLES // THIN}):
+        if not source.read_into(block):
+            return None
+        got.extend(block)
+    return got
+
+
+def wait_for_event(source):
+    while not source.poll():
+        machine.idle()
+"""
+
+
+def run(folder, script):
+    for path in (*STAND_INS.glob("*.py"), DIGITISER):
+        shutil.copy(path, folder)
+    return micropython_unix.run(folder, HEAD + script, path=".:.frozen")
+
+
+def count(receiver, sample):
+    """What the stand-in converts, divided by 256 and limited to 16 bits."""
+    return max(-32768, min(32767, (receiver * 100_000 + sample * 256 - 2_000_000) >> 8))
+
+
+def test_each_shot_begins_with_the_first_conversion_after_its_trigger(tmp_path):
+    said = run(
+        tmp_path,
+        f"""
+source = ads131m0x.open_source({SHOTS}, {SAMPLES}, {RECEIVERS})
+source.event = 7
+machine.script.update({{sample: machine.trigger for sample in (5, 100, 250, 320)}})
+# A contact that bounces.
+machine.script[103] = machine.trigger
+events = []
+for _ in range(2):
+    wait_for_event(source)
+    events.append((source.event, gather(source)))
+print(json.dumps(events))
+""",
+    )
+    events = json.loads(said)
+    assert [number for number, _ in events] == [8, 9]
+    for (_, got), firsts in zip(events, ((5, 100), (250, 320)), strict=True):
+        expected = [
+            count(receiver, first + sample)
+            for first in firsts
+            for sample in range(SAMPLES)
+            for receiver in range(RECEIVERS)
+        ]
+        assert got == expected
+
+
+def test_a_shot_that_does_not_come_and_a_clock_that_stops_break_the_recording_off(tmp_path):
+    said = run(
+        tmp_path,
+        f"""
+source = ads131m0x.open_source({SHOTS}, {SAMPLES}, {RECEIVERS})
+fed = []
+source.feed = lambda: fed.append(1)
+machine.script[3] = machine.trigger
+wait_for_event(source)
+print(gather(source), len(fed) > 0)
+machine.script[machine.samples + 2] = machine.trigger
+wait_for_event(source)
+machine.clocked = False
+print(gather(source))
+""",
+    )
+    assert said.splitlines() == [
+        "event 1: shot 2 did not come",
+        "None True",
+        "event 2: no samples; check DRDY and clock",
+        "None",
+    ]
+
+
+def test_samples_that_could_not_be_read_in_time_are_told(tmp_path):
+    said = run(
+        tmp_path,
+        f"""
+source = ads131m0x.open_source(1, 400, {RECEIVERS})
+machine.script[3] = machine.trigger
+for _ in range(200):
+    machine.idle()
+source.poll()
+print(source.read_into(block))
+""",
+    )
+    assert said.splitlines() == ["event 1: 133 samples were lost", "False"]
+
+
+@pytest.mark.parametrize(
+    ("change", "receivers", "said"),
+    [
+        (
+            "machine.IDS[20] = 0xFFFF",
+            14,
+            "converter 1: expected the ID of an ADS131M04 (24xx) or ADS131M08 (28xx), got ffff",
+        ),
+        ("machine.IDS[20] = 0x2400", 14, "expected converters of at least 14 channels, got 12"),
+        (
+            "machine.Chip.exchange = machine.Chip.deaf",
+            14,
+            "converter 0: expected CLOCK ff16, got 0f0e; check DIN",
+        ),
+    ],
+)
+def test_a_converter_that_is_not_there_or_does_not_listen_is_named(tmp_path, change, receivers, said):
+    told = run(
+        tmp_path,
+        f"""
+def deaf(chip, out, into, exchange=machine.Chip.exchange):
+    exchange(chip, out, into)
+    chip.registers[3] = 0x0F0E
+machine.Chip.deaf = deaf
+{change}
+try:
+    ads131m0x.open_source({SHOTS}, {SAMPLES}, {receivers})
+except ads131m0x.AdcError as error:
+    print(error)
+""",
+    )
+    assert told.startswith(said)
+
+
+def test_two_small_converters_make_eight_channels(tmp_path):
+    said = run(
+        tmp_path,
+        f"""
+machine.IDS.update({{17: 0x2400, 20: 0x2400}})
+source = ads131m0x.open_source(1, {THIN}, 8)
+block = array("h", [0] * {THIN * 8})
+machine.script[3] = machine.trigger
+wait_for_event(source)
+source.read_into(block)
+print(list(block[:8]))
+""",
+    )
+    # Channels 0 to 3 of each; the stand-in counts the second from 8 on.
+    assert json.loads(said) == [count(receiver, 3) for receiver in (0, 1, 2, 3, 8, 9, 10, 11)]
