@@ -1,7 +1,7 @@
 """Digitiser of ADS131M04 or ADS131M08 converters over SPI, with a trigger input; runs on MicroPython.
 
 Several converters share the bus and the clock, each with a chip select: two ADS131M08 make a device of 14 receivers.
-The pins below are a Raspberry Pi Pico's; docs/guides/digitiser.md wires it pin by pin. Registers and frames are those
+The pins below are a Raspberry Pi Pico's, wired pin by pin in README.md beside this file. Registers and frames are those
 of the datasheets SBAS890 (ADS131M04) and SBAS950 (ADS131M08): 24-bit words, most significant byte first, SPI mode 1.
 
 The trigger's rising edge begins a shot: its first sample is the first one after the edge. The shots of one event follow

@@ -10,13 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import tty
 from pathlib import Path
 
 import micropython_unix
 import pytest
 from installing import install
-from micropython_run import RUNNER, STAND_INS, find_micropython, run_as_is
+from micropython_run import ROOM, RUNNER, STAND_INS, find_micropython, run_as_is
 
 import epic
 from boards.install.linux.install import check_fit
@@ -62,9 +63,8 @@ def board(tmp_path, monkeypatch):
     monkeypatch.setattr(mpremote, "GONE_S", 0.0)
     # It takes most of the time; one test has it.
     monkeypatch.setattr(mcu, "check_fit", lambda *_: None)
-    # A stand-in says that it is no board, computes nothing and says nothing; tests of these put them back.
+    # A stand-in is no board that its name is given for, and says nothing.
     monkeypatch.setattr(mcu, "check_identity", lambda *_: None)
-    monkeypatch.setattr(mcu, "try_model", lambda _: None)
     monkeypatch.setattr(console, "watch", lambda *_: console.Watched("hello", "epic: hello sent"))
     (tmp_path / "digitiser.py").write_text(DIGITISER)
     return Flash(tmp_path)
@@ -106,7 +106,9 @@ def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name,
     assert copies[-1] == "cp :main.py" and copies.count("cp :main.py") == 1
     assert calls[-1] == "reset" and any("clock(" in call for call in calls)
     main = calls.index("cp :main.py")
-    assert "facts" in calls[main - 2] and "facts" in calls[main + 1], "compared before main.py and after it"
+    assert "trial" in calls[main - 2] and "facts" in calls[main - 3] and "facts" in calls[main + 1], (
+        "compared, tried"
+    )
 
 
 def test_what_landed_is_what_the_device_starts_from_under_micropython(parts, board):
@@ -370,7 +372,11 @@ def with_facts(monkeypatch, **more):
             {"machine": "OPENMV4P with STM32H743"},
             "it says 'OPENMV4P with STM32H743'; give --board openmv-h7-plus",
         ),
-        ("esp32-s3", {"machine": "Raspberry Pi Pico 2 W with RP2350"}, "give --board raspberry-pi-pico-2-w"),
+        (
+            "raspberry-pi-pico-w",
+            {"machine": "Raspberry Pi Pico 2 W with RP2350"},
+            "give --board raspberry-pi-pico-2-w",
+        ),
         (
             "openmv-rt1062",
             {"machine": "Another"},
@@ -413,12 +419,12 @@ def test_openmv_s_firmware_that_cannot_load_the_model_gets_it_for_native_code(pa
 def test_a_spool_of_another_device_is_not_taken_over(parts, board, capsys, monkeypatch):
     assert put(parts, board) == 0
     (board.root / "spool.bin").write_bytes(b"records")
-    assert put(parts, board, "--survey", "2") == 2
-    assert (
-        "its spool is that of device 0, survey 1, this is device 0, survey 2; once nothing waits"
-        in one_line(capsys)
-    )
-    assert json.loads(board.files()["device.json"])["survey"] == 1
+    record = board.root / "installed.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "survey": 2}))
+    assert put(parts, board, "--baud", "9600") == 2
+    said = "its spool is that of device 0, survey 2, this is device 0, survey 1; once nothing waits"
+    assert said in one_line(capsys)
+    assert json.loads(board.files()["device.json"])["link"]["baud"] == 115_200
 
 
 def test_a_model_that_does_not_run_there_is_not_started(parts, board, capsys, monkeypatch):
@@ -475,18 +481,38 @@ def test_another_s_boot_py_stays_and_is_told(parts, board, capsys):
     assert board.files()["boot.py"] == b"import webrepl\n"
 
 
-def test_the_console_is_read_to_the_line_that_decides(monkeypatch):
+@pytest.mark.parametrize(
+    ("said", "wait_s", "seen"),
+    [
+        (b"MicroPython v1.27\r\nrate: all\r\nepic: hello sent, 0 records wait\r\n", 20.0, "hello"),
+        (b"epic: device.json: not JSON\r\nepic: hello sent\r\n", 20.0, "stopped"),
+        (b"Traceback\r\n", 1.0, "silent"),
+    ],
+)
+def test_the_console_is_read_to_the_line_that_decides(said, wait_s, seen):
     board, port = os.openpty()
     tty.setraw(port)
-    name = os.ttyname(port)
-    os.write(board, b"MicroPython v1.27\r\nrate: whole latents\r\nepic: hello sent, 0 records wait\r\n")
-    assert watch(name, 10.0) == console.Watched("hello", "epic: hello sent, 0 records wait")
-    os.write(board, b"epic: device.json: not JSON\r\n")
-    assert watch(name, 10.0) == console.Watched("stopped", "epic: device.json: not JSON")
-    os.write(board, b"Traceback\r\n")
-    assert watch(name, 0.5) == console.Watched("silent", "Traceback")
-    os.close(board)
-    os.close(port)
+    over = threading.Event()
+
+    def say():
+        # Opening a port throws away what it held.
+        while not over.wait(0.1):
+            os.write(board, said)
+
+    speaker = threading.Thread(target=say)
+    speaker.start()
+    try:
+        found = watch(os.ttyname(port), wait_s)
+    finally:
+        over.set()
+        speaker.join()
+        os.close(board)
+        os.close(port)
+    assert found.state == seen
+    assert found.said.encode() in said.split(b"\r\n")
+
+
+def test_a_port_that_does_not_come_back_is_told():
     with pytest.raises(InstallError, match="/dev/ttyACM77: cannot be opened; check the cable"):
         watch("/dev/ttyACM77", 0.5)
 
@@ -525,6 +551,11 @@ def test_the_real_mpremote_and_a_real_prompt_understand_it(
     monkeypatch.setattr(mpremote, "TIMEOUT_S", 60.0)
     source = board.folder / "some file"
     source.write_bytes(bytes(range(256)) * 9)
+    program = board.root / "firmware_py"
+    shutil.copytree(ROOM / "micropython", program / "micropython")
+    for name in mcu.SHARED:
+        (program / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOM / name, program / name)
     with mpremote.Prompt(micropython_port) as prompt:
         prompt.ask("folders", ["a", "a/b"])
         prompt.copy({"a/b/one": source, "two": source})
@@ -532,9 +563,17 @@ def test_the_real_mpremote_and_a_real_prompt_understand_it(
         found = prompt.ask("facts", ["a/b/one", "two", "three"], "installed.json", "spool.bin")
         assert found["files"] == {"a/b/one": expected, "two": expected, "three": None}
         assert (found["runtime"], found["installed"], found["version"]) == (True, None, "1.27.0")
+        assert 0 < found["largest_bytes"] <= found["heap_bytes"] < 256 * 1024
+        assert prompt.ask("trial") == {
+            "error": "ConfigError: device.json: not found; copy the board's configuration"
+        }
+        # What the program left in memory is asked for without the reset that comes before other questions.
+        state = prompt.ask_as_it_is("state")
+        assert (state["running"], state["stopped"], state["version"]) == (False, None, "1.27.0")
         prompt.set_clock()
         prompt.reset()
         assert prompt.ask("remove", ["two", "a/b/one", "a/b", "a", "three"]) == ["two", "a/b/one", "a/b", "a"]
+    shutil.rmtree(program)
     assert set(board.files()) == BARE
 
 

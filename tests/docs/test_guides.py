@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +60,9 @@ INSTEAD = (
     Instead("pi.md", "root@192.0.2.7:/var", "board:/var", "an sshd on loopback"),
     Instead("pi.md", "ssh root@192.0.2.7 ", "ssh -F {ssh} board ", "an sshd on loopback"),
     Instead("pi.md", "tcp://192.0.2.1:5557", "tcp://127.0.0.1:{centre}", "nobody there: records wait"),
+    Instead("microcontroller.md", "/dev/ttyACM0", "{board}", "a pseudo-terminal that says what a board does"),
     Instead(
-        "microcontroller.md", "/dev/ttyUSB0", "{port}", "a pseudo-terminal, with nobody at its other end"
+        "microcontroller.md", "0.0.0.0:5558", "127.0.0.1:{gateway}", "a free port, of this machine alone"
     ),
     Instead(
         "microcontroller.md", "survey device state", "no device has reported yet", "nobody at the other end"
@@ -208,20 +210,39 @@ def test_a_pi(carry_out, tmp_path, gather):
 
 
 def test_a_microcontroller(carry_out, environment, tmp_path, gather):
-    """The board is a folder behind a stand-in for mpremote; nobody is at the other end of its line."""
+    """The board is a folder behind a stand-in for mpremote; nobody is at the other end of its link."""
     leave_demo(tmp_path, gather)
     flash = tmp_path / "flash"
     flash.mkdir()
-    for name in ("ml.py", "machine.py"):
-        shutil.copy(MICROPYTHON / name, flash)
+    shutil.copy(MICROPYTHON / "machine.py", flash)
+    # Firmware without `ml`, whose native code can be compiled.
+    (flash / "micropython.py").write_text("def viper(function):\n    return function\n")
     near, far = os.openpty()
+    over = threading.Event()
+
+    def say():
+        while not over.wait(0.2):
+            os.write(near, b"epic: hello sent, 0 records wait\r\n")
+
+    speaker = threading.Thread(target=say)
+    speaker.start()
     try:
         with_mpremote = {"PATH": f"{MPREMOTE}:{environment['PATH']}", "BOARD": str(tmp_path)}
-        carry_out("microcontroller.md", more=with_mpremote, port=os.ttyname(far), centre=free_port())
+        carry_out(
+            "microcontroller.md",
+            more=with_mpremote,
+            board=os.ttyname(far),
+            centre=free_port(),
+            gateway=free_port(),
+        )
     finally:
+        over.set()
+        speaker.join()
         os.close(near)
         os.close(far)
     assert (flash / "main.py").exists() and (flash / "gathers.npy").exists()
+    assert (flash / "bundle" / "encoder.epicnn").exists()
+    assert not (flash / "bundle" / "encoder.tflite").exists()
 
 
 def test_an_own_survey_and_its_conversion(carry_out, tmp_path):
