@@ -176,10 +176,11 @@ def _heap_bytes():
 
 
 def _largest_bytes():
-    """The largest block of the heap that can be had, to 1 KiB; None where the heap has no size."""
+    """The largest block of the heap that can be had, to 1 KiB, of at most 512 KiB; None where it has no size."""
     low, high = 0, _heap_bytes()
     if high is None:
         return None
+    high = min(high, 512 << 10)
     while high - low > 1024:
         middle = (low + high) // 2
         try:
