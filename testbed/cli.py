@@ -30,15 +30,25 @@ def run(
         Literal["native", "arm64"],
         typer.Option(help="Processor of the devices; arm64 is emulated, see `epic testbed arm64`."),
     ] = "native",
+    fetch: Annotated[
+        int, typer.Option(min=0, help="Then fetch the recordings of this many events, the least certain.")
+    ] = 0,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="And refine their maps by what was fetched.")
+    ] = False,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations of a refinement.")] = 120,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Replay gathers through five device processes and a central one; draw the maps."""
     from rich.console import Console
 
     from testbed import arm64
+    from testbed.errors import TestbedError
     from testbed.processes import NATIVE
     from testbed.run import find_model, run_testbed
 
+    if refine and not fetch:
+        raise TestbedError("testbed: --refine needs recordings; give --fetch N as well")
     emulated = device_arch == "arm64"
     with Console(stderr=True).status("preparing") as status:
         results = run_testbed(
@@ -51,6 +61,8 @@ def run(
             timeout_s=EMULATED_TIMEOUT_S if emulated else 60.0,
             devices_on=arm64.runtime() if emulated else NATIVE,
             on_step=status.update,
+            fetch=fetch,
+            refine_iterations=iterations if refine else 0,
         )
     if as_json:
         typer.echo(json.dumps(results))
@@ -185,6 +197,20 @@ def _print(results: dict) -> None:
         f"against {total['raw_bytes_an_event']:,} raw: "
         f"{total['times_fewer_bytes']:.0f} times fewer."
     )
+    for row in results.get("fetched", []):
+        account = row["fetched"]
+        exact = "bit for bit" if row["bit_for_bit"] else "with a misfit"
+        kilobytes = f"{account['bytes'] / 1000:.0f} kB fetched in {account['s']} s, {exact}"
+        line = f"event {row['event']}, {row['family']}: {kilobytes}"
+        if refined := row.get("refined"):
+            before, after = refined["misfit"]
+            line += (
+                f"; refined in {refined['s']:.0f} s, {refined['iterations']} iterations, misfit {before:.3g} to "
+                f"{after:.3g}"
+            )
+            if "mae_mps" in refined:
+                line += f"; error {row['mae_mps']} to {refined['mae_mps']} m/s"
+        console.print(f"{line}.", soft_wrap=True)
     if any(row["misfit"] is not None for row in results["events"]):
         console.print(
             "misfit: the wave equation's answer to the map against the recording, relative; for gathers without a "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from central.config import ModelSection
 from central.export.render import Row, draw_comparison
 from central.security.keys import allow, new_keys
 from central.storage.map_store import Store, StoredMap
@@ -20,6 +21,13 @@ from physics.files.openfwi_files import create_array, open_pair
 from testbed.accounting import account
 from testbed.errors import TestbedError
 from testbed.processes import NATIVE, Process, Processes, Runtime
+from testbed.recordings import (
+    draw_story,
+    fetch_recordings,
+    least_certain,
+    refine_fetched,
+    summarise,
+)
 from testbed.samples import Sample, SamplesError, load_samples
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
@@ -82,6 +90,8 @@ def run_testbed(
     timeout_s: float = 60.0,
     devices_on: Runtime = NATIVE,
     on_step: Callable[[str], None] = lambda step: None,
+    fetch: int = 0,
+    refine_iterations: int = 0,
 ) -> dict:
     """Replay ``count`` events through five device processes and a centre; return the results.
 
@@ -90,6 +100,8 @@ def run_testbed(
     Args:
         insecure: Send in the clear. By default the links use CURVE with keys made for the run.
         devices_on: Runs the devices natively or emulated (``testbed.arm64.runtime``).
+        fetch: Fetch the recordings of this many events afterwards, those of the least certain maps.
+        refine_iterations: Then refine the fetched events' maps in this many iterations; ``refined.png`` shows them.
 
     Raises:
         TestbedError: A process failed; the message holds its last output. Errors of the inputs are passed on.
@@ -115,11 +127,30 @@ def run_testbed(
         _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
         for process in devices:
             process.wait()
+        maps = {stored.event: stored for stored in Store(out / "central").newest()}
+        rows = account(devices, out / "central", maps, events, acquisition)
+        fetched: dict[int, dict] = {}
+        if fetch:
+            devices = [
+                start_device(processes, model, out, device, endpoint, keys, runtime=devices_on, stays=True)
+                for device in range(acquisition.n_devices)
+            ]
+            fetched = fetch_recordings(out / "central", least_certain(maps, fetch), devices, centre, on_step)
+            for process in devices:
+                process.end()
         centre.end()
         centre.wait()
+    if fetched:
+        section = ModelSection(bundle=model.bundle, decoder=model.decoder)
+        refined = (
+            refine_fetched(out, section, list(fetched), refine_iterations, on_step)
+            if refine_iterations
+            else {}
+        )
+        rows["fetched"] = summarise(out / "central", events, maps, fetched, refined)
+        by_event = {row["event"]: row for row in rows["events"]}
+        draw_story(out / "refined.png", out / "central", events, maps, by_event, rows["fetched"], acquisition)
     on_step("drawing")
-    maps = {stored.event: stored for stored in Store(out / "central").newest()}
-    rows = account(devices, out / "central", maps, events, acquisition)
     _draw(out, events, maps, acquisition)
     links = "zmq in the clear" if insecure else "zmq with CURVE"
     results = {
@@ -186,8 +217,12 @@ def start_device(
     interval_s: float = INTERVAL_S,
     limit: int = 0,
     runtime: Runtime = NATIVE,
+    stays: bool = False,
 ) -> Process:
-    """Start a device that replays ``out``/gathers.npy up to event ``limit`` (0: all) from its last position."""
+    """Start a device that replays ``out``/gathers.npy up to event ``limit`` (0: all) from its last position.
+
+    It ends when all is acknowledged. One that ``stays`` waits for requests, and hears of them within a second.
+    """
     name = f"device{device}"
     config = out / f"{name}.toml"
     own = f"{keys and keys.resolve()}/device-{device}"
@@ -201,7 +236,8 @@ def start_device(
         f'[node]\ndevice = {device}\nstate_dir = "{name}"\nbundle = "{model.device_bundle.resolve()}"\n'
         f'[link]\nendpoint = "{endpoint}"\n{security}'
         f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {interval_s}\nlimit = {limit}\n'
-        f'[run]\nexit_when_drained = true\nlog = "{name}.jsonl"\n'
+        f'[run]\nexit_when_drained = {"false" if stays else "true"}\nlog = "{name}.jsonl"\n'
+        + ("[health]\ninterval_s = 1\n" if stays else "")
     )
     return processes.start(name, ["-m", "firmware_py", "run", "--config", str(config)], out, runtime)
 

@@ -30,6 +30,18 @@ class Row:
     uncertainty_mps: np.ndarray
 
 
+@dataclass(frozen=True)
+class RefinedRow:
+    """One event before and after its refinement; maps ``(nz, nx)``, None if there is none."""
+
+    title: str
+    true_mps: np.ndarray | None
+    first_title: str
+    first_mps: np.ndarray
+    refined_title: str
+    refined_mps: np.ndarray | None
+
+
 def _figure(rows: int, columns: int):
     # The object interface, not pyplot: several threads may draw at once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -122,3 +134,23 @@ def comparison_figure(rows: Sequence[Row], acquisition: Acquisition) -> Figure:
         uncertainty.set_title("uncertainty", fontsize=9)
         figure.colorbar(drawn, ax=uncertainty, label="m/s", shrink=0.85, extend="max")
     return figure
+
+
+def draw_refined(path: Path, rows: Sequence[RefinedRow], acquisition: Acquisition) -> None:
+    """Draw true, first and refined maps, one event a row, into a PNG, which appears when complete."""
+    figure, axes = _figure(len(rows), 3)
+    for row, columns in zip(rows, axes, strict=True):
+        maps = (
+            (row.true_mps, f"{row.title}, true", "truth not known"),
+            (row.first_mps, row.first_title, ""),
+            (row.refined_mps, row.refined_title, "not refined"),
+        )
+        for axis, (velocity_mps, title, absent) in zip(columns, maps, strict=True):
+            axis.set_title(title, fontsize=8)
+            if velocity_mps is None:
+                axis.text(0.5, 0.5, absent, ha="center", va="center", transform=axis.transAxes)
+                axis.set_axis_off()
+            else:
+                drawn = _show(axis, velocity_mps, acquisition, "velocity")
+        figure.colorbar(drawn, ax=columns, label="velocity (m/s)", shrink=0.85)
+    _save(figure, path)

@@ -368,7 +368,7 @@ def test_the_log_says_what_became_of_each_part(rig):
     rig.store.ask(7, None, [0])
     rig.run()
     lines = [json.loads(line) for line in (rig.data_dir / "fetch.jsonl").read_text().splitlines()]
-    (line,) = (line for line in lines if line["what"] == "recording")
+    (line,) = (line for line in lines if line["message"] == "recording")
     assert (line["event"], line["device"], line["state"]) == (7, 0, KEPT)
 
 
