@@ -1,0 +1,158 @@
+"""Fetched gathers: written for other programs and read back, drawn, refined, removed by retention."""
+
+import json
+import sqlite3
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+from fake_decoder import SURVEY
+from fetch_rig import T_US, FetchRig, put_event
+
+import epic
+from central.config import RetentionSection
+from central.export.errors import ExportError
+from central.recordings.export import export_gather
+from central.recordings.gathers import assemble
+from central.recordings.store import RecordingStore
+from central.storage.database import FILE_NAME
+from central.storage.retention import Retention
+from firmware_py.runtime.log import Log
+from physics.files.field.miniseed import MiniseedFormat
+from physics.files.field.segy import SegyFormat
+from physics.files.field.traces import ReadOptions
+
+MISSING = list(SURVEY.device_receivers[2])
+
+
+@pytest.fixture
+def gather(data_dir):
+    """Event 7 without device 2."""
+    put_event(data_dir, 7)
+    with FetchRig(data_dir, devices=[0, 1, 3, 4]) as rig:
+        rig.store.ask(7, None, [0, 1, 3, 4])
+        rig.run()
+    return assemble(data_dir, 7)
+
+
+def test_npy_holds_the_samples_and_its_neighbour_the_provenance(gather, tmp_path):
+    assert export_gather(gather, tmp_path / "event.npy") == "npy"
+    samples = np.load(tmp_path / "event.npy")
+    np.testing.assert_array_equal(samples, gather.samples)
+    assert np.isnan(samples[:, :, MISSING]).all()
+    provenance = json.loads((tmp_path / "event.npy.json").read_text())
+    assert provenance == gather.provenance
+    assert provenance["missing_devices"] == [2]
+    assert {part["sample_time_us"] for part in provenance["parts"]} == {T_US + 7}
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "event.npy",
+        "event.npy.json",
+    ]
+
+
+def test_segy_is_read_back_by_the_importer(gather, tmp_path):
+    pytest.importorskip("segyio", reason="the extra geo is not installed")
+    export_gather(gather, tmp_path / "event.sgy")
+    import segyio
+
+    with segyio.open(tmp_path / "event.sgy", ignore_geometry=True) as file:
+        traces = np.stack([file.trace[i] for i in range(file.tracecount)])
+        codes = file.attributes(segyio.TraceField.TraceIdentificationCode)[:]
+        offsets = file.attributes(segyio.TraceField.offset)[:]
+    shape = (SURVEY.n_sources, SURVEY.n_receivers)
+    expected = np.nan_to_num(gather.samples).transpose(0, 2, 1)
+    np.testing.assert_array_equal(traces.reshape(*shape, SURVEY.n_time), expected)
+    assert (codes.reshape(shape) == np.where(gather.live, 1, 2)).all()
+    cells = np.subtract.outer(np.array(SURVEY.source_cells), np.array(SURVEY.receiver_cells))
+    assert (offsets.reshape(shape) == np.rint(-cells * SURVEY.dx_m)).all()
+    read = SegyFormat().read(tmp_path / "event.sgy", ReadOptions())
+    assert read is not None
+
+
+def test_miniseed_is_read_back_by_the_importer_without_the_missing_device(gather, tmp_path):
+    pytest.importorskip("pymseed", reason="the extra geo is not installed")
+    export_gather(gather, tmp_path / "event.mseed")
+    read = MiniseedFormat().read(tmp_path / "event.mseed", ReadOptions())
+    assert len(read.channels) == SURVEY.n_sources * (SURVEY.n_receivers - len(MISSING))
+    (piece,) = read.channels["XX.R0003.04.GPZ"]
+    np.testing.assert_array_equal(piece.samples, gather.samples[4, :, 3].astype(np.float64))
+    assert not any(name.startswith(f"XX.R{MISSING[0]:04d}.") for name in read.channels)
+
+
+def test_a_format_that_is_not_there_is_said_and_nothing_is_written(gather, tmp_path):
+    with pytest.raises(ExportError, match=r"expected the suffix of a format, npy \(.npy\), .*got '.txt'"):
+        export_gather(gather, tmp_path / "event.txt")
+    with pytest.raises(ExportError, match="expected the name of a file in a folder that exists"):
+        export_gather(gather, tmp_path / "none" / "event.npy")
+    assert not list(tmp_path.glob("*event*"))
+
+
+@pytest.fixture
+def config(tmp_path, data_dir):
+    path = tmp_path / "central.toml"
+    path.write_text(
+        f'[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "{data_dir}"\n'
+        '[[model]]\nbundle = "none"\ndecoder = "none"\n[fetch]\nbytes_per_day = 1000\n'
+    )
+    return path
+
+
+def test_the_commands_ask_list_and_drop(config, data_dir, gather, capsys):
+    assert (
+        epic.main(["central", "fetch", "7", "--device", "2", "--misfit", "0.5", "--config", str(config)]) == 0
+    )
+    printed = capsys.readouterr()
+    assert "asked" in printed.out and "budget a device and day: 1000 bytes, all day" in printed.out
+    assert "no centre is running on this folder" in printed.err
+    with closing(RecordingStore(data_dir)) as store:
+        (request,) = store.requests(only_open=True)
+    assert (request.device, request.misfit_ppm, request.asked_by) == (2, 5000, "operator")
+    assert epic.main(["central", "fetch", "--json", "--config", str(config)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in rows].count("kept") == 4
+    assert epic.main(["central", "fetch", "7", "--wait", "0", "--config", str(config)]) == 1
+    assert epic.main(["central", "fetch", "7", "--drop", "--device", "2", "--config", str(config)]) == 0
+    with closing(RecordingStore(data_dir)) as store:
+        assert len(store.requests()) == 4
+    capsys.readouterr()
+    assert epic.main(["central", "fetch", "8", "--config", str(config)]) == 2
+    assert "event 8: not in the store" in capsys.readouterr().err
+
+
+def test_the_command_exports(config, gather, tmp_path, capsys):
+    out = tmp_path / "out.npy"
+    assert epic.main(["central", "gather", "7", "--out", str(out), "--config", str(config)]) == 0
+    assert f"event 7 in {out}; without devices 2" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(out), gather.samples)
+
+
+def test_retention_removes_the_recordings_that_were_fetched_first(data_dir):
+    for event in (3, 4, 5):
+        put_event(data_dir, event)
+    with FetchRig(data_dir, devices=[0]) as rig:
+        for event in (4, 3, 5):
+            rig.store.ask(event, None, [0])
+            rig.run()
+        with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
+            # Three are more than a MiB, two are not.
+            database.execute("UPDATE recording SET part_bytes = 400000")
+        log = Log(data_dir / "retention.jsonl")
+        Retention(data_dir, RetentionSection(max_recordings_mib=1), log).prune(threading.Event())
+        log.close()
+        assert [request.event for request in rig.store.requests()] == [3, 5]
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as database:
+        assert {row[0] for row in database.execute("SELECT event FROM recording_piece")} == {3, 5}
+
+
+def test_recordings_go_with_their_event(data_dir):
+    for event in (3, 4):
+        put_event(data_dir, event)
+    with FetchRig(data_dir, devices=[0]) as rig:
+        for event in (3, 4):
+            rig.store.ask(event, None, [0])
+        rig.run()
+        log = Log(data_dir / "retention.jsonl")
+        Retention(data_dir, RetentionSection(max_events=1), log).prune(threading.Event())
+        log.close()
+        assert [request.event for request in rig.store.requests()] == [4]
