@@ -5,15 +5,19 @@ killed before and after it wrote, devices restart, and one is coded anew by anot
 """
 
 import random
+import time
 from contextlib import closing
 
 import numpy as np
 import pytest
+from chaos_rig import Rig
+from chaos_world import World, released_world
 from fake_decoder import SURVEY
 from fetch_rig import FetchRig, put_event, samples_of
+from waiting import wait_until
 
 from central.recordings.gathers import assemble
-from central.recordings.store import KEPT, OPEN, RecordingError
+from central.recordings.store import KEPT, OPEN, RecordingError, RecordingStore
 from central.storage.journal import Journal
 from central.storage.map_store import Store
 
@@ -124,3 +128,38 @@ def test_whatever_fails_a_recording_is_exact_or_not_there(data_dir, seed):
         assert {r.state for r in chaos.rig.store.requests()} == {KEPT}
         with closing(Store(data_dir)) as maps:
             assert [stored.event for stored in maps.newest()] == list(EVENTS), "the maps are as they were"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["zmq-curve", "tcp-mac", "serial-mac"])
+def test_recordings_arrive_over_every_link_while_processes_are_killed(tmp_path, link):
+    """Real processes with keys; each recording is whole numbers, as of a digitiser, and takes some 20 kB."""
+    released = released_world(tmp_path)
+    peaks = np.abs(released.gathers[:2]).max(axis=(1, 2, 3), keepdims=True)
+    gathers = np.rint(released.gathers[:2] / peaks * 32767).astype(np.float32)
+    world = World(released.bundle, None, gathers)
+    rng = random.Random(link)
+    with Rig(tmp_path, 2, link, world=world, replay=False, baud=460_800) as rig:
+        for device in range(world.n_devices):
+            config = tmp_path / f"device{device}.toml"
+            config.write_text(config.read_text() + "[health]\ninterval_s = 1\n")
+            for event, gather in enumerate(gathers, start=1):
+                np.save(rig.incoming(device) / f"shot-{event}.npy", gather)
+        rig.start()
+        wait_until(lambda: rig._maps() == 2, timeout_s=120.0)
+        with closing(RecordingStore(rig.data_dir)) as store:
+            for event in (1, 2):
+                store.ask(event, None)
+            for _ in range(4):
+                time.sleep(rng.uniform(0.3, 1.5))
+                if rng.random() < 0.5:
+                    rig.centre.kill()
+                    rig.start_centre()
+                else:
+                    device = rng.randrange(world.n_devices)
+                    rig.device(device).kill()
+                    rig.start_device(device)
+            wait_until(lambda: not store.requests(only_open=True), timeout_s=240.0)
+            assert {(request.state, request.reason) for request in store.requests()} == {(KEPT, "")}
+        for event, gather in enumerate(gathers, start=1):
+            np.testing.assert_array_equal(assemble(rig.data_dir, event).samples, gather)
