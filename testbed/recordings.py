@@ -127,7 +127,12 @@ def summarise(
         for event, account in fetched.items():
             sample = samples[event - 1]
             exact = np.array_equal(assemble(data_dir, event).samples, sample.gather)
-            row = {"event": event, "family": sample.family, "bit_for_bit": exact, "fetched": account}
+            row: dict[str, Any] = {
+                "event": event,
+                "family": sample.family,
+                "bit_for_bit": exact,
+                "fetched": account,
+            }
             if sample.map_mps is not None:
                 row["mae_mps"] = _error_mps(first[event], sample)
             if event in refined:

@@ -68,6 +68,7 @@ INSTEAD = (
         "microcontroller.md", "survey device state", "no device has reported yet", "nobody at the other end"
     ),
     Instead("microcontroller.md", "127.0.0.1:5557", "127.0.0.1:{centre}", "a free port"),
+    Instead("recordings.md", "--iterations 120", "--iterations 1", "that it runs is tested, not what it gains"),
     Instead("own-survey.md", "--count 200", "--count 26", "50 samples are the fewest to train on"),
     Instead("own-survey.md", "--count 20 ", "--count 3 ", "two cores"),
     Instead("own-survey.md", "--engine openfwi", "--engine deepwave", "the exact scheme compiles for 20 s"),
@@ -160,6 +161,7 @@ def test_every_guide_is_carried_out_by_a_test():
         "conversion.md",
         "microcontroller.md",
         "python.md",
+        "recordings.md",
     }
     assert {path.name for path in GUIDES.glob("*.md")} == tested | NEEDS_A_GPU
 
@@ -196,6 +198,15 @@ def test_a_centre(carry_out, tmp_path, gather):
     pytest.importorskip("deepwave", reason="the extra physics is not installed")
     leave_demo(tmp_path, gather)
     carry_out("centre.md", centre=free_port(), page=free_port())
+
+
+def test_recordings(carry_out, tmp_path, gather):
+    pytest.importorskip("segyio", reason="the extra geo is not installed")
+    carry_out("recordings.md")
+    fetched = np.load(tmp_path / "event1.npy")
+    np.testing.assert_array_equal(fetched, gather)
+    names = {path.name for path in tmp_path.glob("event1.*")}
+    assert names >= {f"event1.{kind}{more}" for kind in ("sgy", "mseed", "png") for more in ("", ".json")}
 
 
 def test_a_pi(carry_out, tmp_path, gather):
