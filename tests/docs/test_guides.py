@@ -68,7 +68,9 @@ INSTEAD = (
         "microcontroller.md", "survey device state", "no device has reported yet", "nobody at the other end"
     ),
     Instead("microcontroller.md", "127.0.0.1:5557", "127.0.0.1:{centre}", "a free port"),
-    Instead("recordings.md", "--iterations 120", "--iterations 1", "that it runs is tested, not what it gains"),
+    Instead(
+        "recordings.md", "--iterations 120", "--iterations 1", "that it runs is tested, not what it gains"
+    ),
     Instead("own-survey.md", "--count 200", "--count 26", "50 samples are the fewest to train on"),
     Instead("own-survey.md", "--count 20 ", "--count 3 ", "two cores"),
     Instead("own-survey.md", "--engine openfwi", "--engine deepwave", "the exact scheme compiles for 20 s"),
