@@ -110,6 +110,15 @@ def test_an_endless_frame_is_forgotten_and_counted():
     assert deframer.damaged_frames == 1
 
 
+def test_what_ends_an_overlong_frame_is_no_record_and_the_next_frame_is():
+    """Also where the stream is cut so that the end of it would be a frame of its own."""
+    deframer = Deframer(max_frame_bytes=100)
+    assert deframer.feed(b"\1" * 101) == []
+    assert deframer.feed(encode_frame(b"its end")) == []
+    assert deframer.damaged_frames == 1
+    assert deframer.feed(encode_frame(b"the next")) == [b"the next"]
+
+
 def test_a_frame_too_short_for_its_seal():
     with pytest.raises(SealError):
         decode_frame(cobs_encode(b"ab"))
