@@ -3,8 +3,13 @@
 import stat
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester", "strict_skips"]
+
+# A busy machine is no fault of what is tested.
+settings.register_profile("epic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("epic")
 
 # What version 16 writes, as quoted in google-coral/edgetpu issues 342 and 490.
 EDGETPU_SAID = """Edge TPU Compiler version 16.0.384591198

@@ -84,6 +84,15 @@ def test_the_mac_is_hmac_sha256_over_direction_and_record(body):
     assert Mac(SECRET, UPLINK).close(body) == body + expected
 
 
+@pytest.mark.parametrize("place", range(Mac.size))
+def test_every_byte_of_the_mac_counts(place):
+    seal = Mac(SECRET, UPLINK)
+    sealed = bytearray(seal.close(b"a record"))
+    sealed[place - Mac.size] ^= 1
+    with pytest.raises(UnauthenticError):
+        seal.open(bytes(sealed))
+
+
 @given(st.binary(max_size=200))
 def test_a_record_does_not_pass_for_another_direction_or_device(body):
     sealed = Mac(SECRET, UPLINK).close(body)
