@@ -159,27 +159,18 @@ class Service:
             StoreError: The database cannot be read.
         """
         allow_many_connections()
-        receiving = threading.Thread(target=self._contain_failure, args=(self._receive,), name="receiver")
-        decoding = threading.Thread(target=self._contain_failure, args=(self._decoding.run,), name="decoder")
+        received = threading.Event()
+        receiving = self._thread("receiver", self._receive)
+        decoding = self._thread("decoder", self._decoding.run)
         drawing = threading.Thread(target=self._draw, name="pictures", daemon=True)
         page = threading.Thread(target=self._serve_page, name="page", daemon=True)
-        lines = threading.Thread(target=self._contain_failure, args=(self._serve_lines,), name="gateway")
-        received = threading.Event()
-        keeping = threading.Thread(
-            target=self._contain_failure, args=(partial(self._book.watch, received),), name="devices"
-        )
-        watching = partial(self._rollouts.watch, self._stop)
-        rolling = threading.Thread(target=self._contain_failure, args=(watching,), name="rollout")
-        fetching = threading.Thread(
-            target=self._contain_failure, args=(partial(self._fetching.watch, received),), name="fetching"
-        )
+        lines = self._thread("gateway", self._serve_lines)
+        keeping = self._thread("devices", partial(self._book.watch, received))
+        rolling = self._thread("rollout", partial(self._rollouts.watch, self._stop))
+        fetching = self._thread("fetching", partial(self._fetching.watch, received))
         checking = threading.Thread(target=self._check, name="checking")
-        pruning = threading.Thread(
-            target=self._contain_failure, args=(partial(self._retention.watch, self._stop),), name="retention"
-        )
-        remembering = threading.Thread(
-            target=self._contain_failure, args=(partial(self._history.watch, received),), name="history"
-        )
+        pruning = self._thread("retention", partial(self._retention.watch, self._stop))
+        remembering = self._thread("history", partial(self._history.watch, received))
         drawing.start()
         decoding.start()
         receiving.start()
@@ -223,6 +214,9 @@ class Service:
         self._log.write("stopped", **self.receiver.counts)
         if self.failure:
             raise self.failure
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=self._contain_failure, args=(work,), name=name)
 
     def _contain_failure(self, work: Callable[[], None]) -> None:
         """Stop the centre when a thread fails, so that it is never half alive."""
