@@ -197,7 +197,7 @@ MUTATIONS = (
         "boards/fit/epicnn.py",
         "multiplier = math.floor(fraction * (1 << 31) + 0.5)",
         "multiplier = math.floor(fraction * (1 << 31))",
-        ("tests/firmware_py/test_micropython_encoder.py::test_any_weights_scales_and_zero_points",),
+        ("tests/boards/test_epicnn.py",),
     ),
     Mutation(
         "encoder compiler lets two living buffers overlap",

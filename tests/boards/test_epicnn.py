@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from encoder_models import edited
 
-from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
+from boards.fit.epicnn import EpicnnError, _multiplier, compile_encoder, read_memory
 from testbed.run import DEFAULT_MODEL
 
 MODEL = (DEFAULT_MODEL.parent / "epic-micro-64" / "bundle" / "encoder.tflite").read_bytes()
@@ -95,3 +95,13 @@ def test_the_arena_is_no_larger_than_three_feature_maps():
     memory = read_memory(compile_encoder(MODEL))
     assert memory.arena <= 16_800 + 2 * 25 * 14 * 32
     assert memory.weights <= 15 * 1024
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [(0.5, (1 << 30, 0)), (0.3, (1_288_490_189, 1)), (0.25 - 2**-42, (1 << 30, 1))],
+    ids=["a power of two", "rounded up", "rounded up to the next power"],
+)
+def test_a_multiplier_is_rounded_as_litert_rounds_it(factor, expected):
+    """0.3 is 1288490188.8 / 2^32. A step of the multiplier hardly ever shows in a latent."""
+    assert _multiplier("", factor) == expected
