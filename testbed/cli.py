@@ -198,19 +198,7 @@ def _print(results: dict) -> None:
         f"{total['times_fewer_bytes']:.0f} times fewer."
     )
     for row in results.get("fetched", []):
-        account = row["fetched"]
-        exact = "bit for bit" if row["bit_for_bit"] else "with a misfit"
-        kilobytes = f"{account['bytes'] / 1000:.0f} kB fetched in {account['s']} s, {exact}"
-        line = f"event {row['event']}, {row['family']}: {kilobytes}"
-        if refined := row.get("refined"):
-            before, after = refined["misfit"]
-            line += (
-                f"; refined in {refined['s']:.0f} s, {refined['iterations']} iterations, misfit {before:.3g} to "
-                f"{after:.3g}"
-            )
-            if "mae_mps" in refined:
-                line += f"; error {row['mae_mps']} to {refined['mae_mps']} m/s"
-        console.print(f"{line}.", soft_wrap=True)
+        console.print(f"{_fetched(row)}.", soft_wrap=True)
     if any(row["misfit"] is not None for row in results["events"]):
         console.print(
             "misfit: the wave equation's answer to the map against the recording, relative; for gathers without a "
@@ -221,3 +209,19 @@ def _print(results: dict) -> None:
     console.print(
         f"Next: epic central list --config {config}, epic central page --config {config}", soft_wrap=True
     )
+
+
+def _fetched(row: dict) -> str:
+    """Return what fetching, and refining if it was asked for, made of one event."""
+    account = row["fetched"]
+    exact = "bit for bit" if row["bit_for_bit"] else "with a misfit"
+    line = f"event {row['event']}, {row['family']}: {account['bytes'] / 1000:.0f} kB fetched in {account['s']} s, {exact}"
+    if refined := row.get("refined"):
+        before, after = refined["misfit"]
+        line += (
+            f"; refined in {refined['s']:.0f} s, {refined['iterations']} iterations, misfit {before:.3g} to "
+            f"{after:.3g}"
+        )
+        if "mae_mps" in refined:
+            line += f"; error {row['mae_mps']} to {refined['mae_mps']} m/s"
+    return line

@@ -21,6 +21,7 @@ STATE = "the fields of one time step, which the compiler keeps in registers and 
 REASONS = {
     "boards/fit/epicnn.py:_convolution": SEQUENCE,
     "boards/fit/graph.py:_read_graph": SEQUENCE,
+    "boards/install/cli.py:install": OPTIONS,
     "boards/install/linux/install.py:make_plan": SEQUENCE,
     "boards/install/linux/layout.py:unit": "the text of a systemd unit, in the order in which it is read",
     "central/ingest/receiver.py:__init__": "what a receiver calls and counts with; the service alone makes one",
