@@ -215,7 +215,8 @@ def _fetched(row: dict) -> str:
     """Return what fetching, and refining if it was asked for, made of one event."""
     account = row["fetched"]
     exact = "bit for bit" if row["bit_for_bit"] else "with a misfit"
-    line = f"event {row['event']}, {row['family']}: {account['bytes'] / 1000:.0f} kB fetched in {account['s']} s, {exact}"
+    kilobytes = account["bytes"] / 1000
+    line = f"event {row['event']}, {row['family']}: {kilobytes:.0f} kB fetched in {account['s']} s, {exact}"
     if refined := row.get("refined"):
         before, after = refined["misfit"]
         line += (
