@@ -1,7 +1,8 @@
 """How long a large store takes to start, list and show: ``python benchmarks/centre/large_store.py --events 400000``.
 
 Builds a store of five records an event and a map each, as a centre leaves it, then asks what a start, the commands and
-the page ask. Prints one JSON object; ``--folder`` keeps the store for another run.
+the page ask, and how long a backup takes beside two latents a second. Prints one JSON object; ``--folder`` keeps the
+store for another run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -26,12 +28,14 @@ from central.storage.journal import Journal
 from central.storage.map_codec import encode_map
 from central.storage.map_store import MAP_COLUMNS, Store, _checksum
 from central.updates.rollout_store import RolloutStore
+from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log, now_us
 from physics.acquisition import Acquisition
 
 DEVICES = 5
 MODEL = bytes(range(8))
 BATCH = 5000
+LATENTS_PER_S = 2
 
 
 def build(folder: Path, events: int) -> None:
@@ -112,6 +116,39 @@ def read_on(folder: Path) -> None:
         assert not journal.undecoded(0, 256)
 
 
+def back_up(folder: Path, config: Path) -> dict[str, float]:
+    """How long the backup command takes beside ``LATENTS_PER_S``, and the slowest of their commits meanwhile."""
+    ended = threading.Event()
+    commits_s: list[float] = []
+
+    def receive() -> None:
+        with closing(Journal(folder)) as journal:
+            while not ended.wait(1 / LATENTS_PER_S):
+                number = len(commits_s) + 1
+                event = (1 << 31) + number // DEVICES
+                record = packet.Record(
+                    packet.LATENT, number % DEVICES, 1, 2, number, event, now_us(), MODEL, bytes(128)
+                )
+                commits_s.append(timed(lambda record=record: journal.commit([(record, now_us(), 170)])))
+
+    out = folder.with_name("backup.tar")
+    out.unlink(missing_ok=True)
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    line = [sys.executable, "-m", "epic", "central", "backup", str(out), "--config", str(config)]
+    try:
+        took_s = timed(lambda: subprocess.run(line, check=True, stdout=subprocess.DEVNULL))
+    finally:
+        ended.set()
+        receiving.join()
+    return {
+        "backup_command_s": took_s,
+        "backup_gb": round(out.stat().st_size / 1e9, 3),
+        "commits_beside_backup": len(commits_s),
+        "commit_slowest_s": max(commits_s),
+    }
+
+
 def measure(folder: Path, config: Path) -> dict[str, float]:
     def page() -> None:
         with closing(Archive(folder)) as archive:
@@ -133,6 +170,7 @@ def measure(folder: Path, config: Path) -> dict[str, float]:
         "page_s": timed(page),
         "devices_s": timed(lambda: devices(folder)),
         "list_command_s": command("list"),
+        **back_up(folder, config),
         "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
 

@@ -221,8 +221,11 @@ class Receiver:
                 if self._authenticator and key:
                     self._authenticator.suspend(key, SUSPENDED_S)
         self.counts["bytes_received"] += wire_bytes
-        if fd >= 0:
-            most = GATEWAY_CONNECTIONS if sender and sender.device is None else DEVICE_CONNECTIONS
+        if sender is None:
+            # The device comes again, and the handshake tells it that its key is not allowed.
+            self._connections.limits.cut_off(fd, "a key that is no longer allowed")
+        elif fd >= 0:
+            most = GATEWAY_CONNECTIONS if sender.device is None else DEVICE_CONNECTIONS
             self._connections.limits.delivered(fd, wire_bytes, Key(key, most) if key else None)
         return peer, frame, n_frames, wire_bytes, sender
 

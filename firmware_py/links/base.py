@@ -17,7 +17,7 @@ class LinkStatistics:
     """Counters of one link; bytes include the transport's overhead as far as known.
 
     ``connections`` counts how often the link was opened. ``fault`` says why the link is down; empty while it is up or
-    its state is unknown.
+    its state is unknown. ``key_rejected`` says that the centre does not allow this link's key, or no longer.
     """
 
     records_sent: int = 0
@@ -27,6 +27,7 @@ class LinkStatistics:
     damaged: int = 0
     connections: int = 0
     fault: str = ""
+    key_rejected: bool = False
 
 
 class Link(Protocol):

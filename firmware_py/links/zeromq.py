@@ -33,7 +33,12 @@ GREETING_BYTES = 64
 # ZeroMQ reconnects a broken connection at once and emits an event. After bytes that it cannot parse, it ends the
 # session for good without an event. EVENT_HANDSHAKE_FAILED_PROTOCOL is left out: monitoring it keeps libzmq 4.3.5 from
 # closing the connection.
-WATCHED_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+WATCHED_EVENTS = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+)
 REOPEN_MIN_S, REOPEN_MAX_S = 1.0, 30.0
 # CurveZMQ (RFC 26)
 # around each body: the command's name, a nonce, the box's authenticator, the frame's flags.
@@ -164,12 +169,24 @@ class ZmqLink:
         while self._monitor.poll(0):
             event = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
             self._lost_s = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
-            if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                # ZeroMQ gives no reason; a centre that does not know the key closes the connection.
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                # The answer is not authenticated, so a stranger on the way could give it: say it, and go on trying.
+                self.statistics.key_rejected = True
+                self.statistics.fault = (
+                    f"{self._endpoint}: the centre does not allow this key: it was revoked, or never allowed; allow it "
+                    "there with: epic keys allow"
+                )
+            elif event == zmq.EVENT_DISCONNECTED and self.statistics.key_rejected:
+                # The end of the rejected connection.
+                continue
+            elif event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.statistics.key_rejected = False
+                # ZeroMQ gives no reason; a centre with another key closes the connection.
                 key = ", and does it allow this key" if self._keys else ""
                 self.statistics.fault = f"{self._endpoint}: no connection; is the centre there{key}?"
             else:
                 self.statistics.fault = ""
+                self.statistics.key_rejected = False
                 self._reopen_s = REOPEN_MIN_S
                 self.statistics.connections += 1
                 self.statistics.bytes_sent += handshake_bytes("DEALER", self._keys is not None)

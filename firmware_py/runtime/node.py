@@ -82,6 +82,7 @@ class Node:
         self.refused = 0
         self.refusal = ""
         self._fault = ""
+        self._key_rejected = False
         self._loudness_reported = False
         self._recorded = 0
         self._acknowledged = 0
@@ -308,11 +309,14 @@ class Node:
             self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again, sent_us=sent_us)
 
     def _report_fault(self) -> None:
-        """Log an outage once, with its first reason; later attempts may fail for other reasons."""
-        fault = self.link.statistics.fault
-        if fault and not self._fault:
-            self.log.write("link_down", reason=fault)
-        self._fault = fault
+        """Log an outage once, with its first reason, and once more if the centre rejects the key.
+
+        Later attempts may fail for other reasons.
+        """
+        statistics = self.link.statistics
+        if statistics.fault and (not self._fault or statistics.key_rejected > self._key_rejected):
+            self.log.write("link_down", reason=statistics.fault)
+        self._fault, self._key_rejected = statistics.fault, statistics.key_rejected
 
     def _talk(self) -> None:
         for handler in self.handlers:

@@ -164,7 +164,10 @@ def test_a_revocation_holds_on_a_connection_that_is_open(key_folder, data_dir):
                 break
         assert refused_at is not None
         assert receiver.counts["not_allowed"] >= 1
-        # Let in again, the same connection goes on: nothing was set aside.
+        # The connection is ended, and the device is told why when it comes again.
+        wait_until(lambda: opened.receive(0.05) or opened.statistics.key_rejected, what="the reason")
+        assert "does not allow this key: it was revoked" in opened.statistics.fault
+        # Let in again, it goes on: nothing was set aside.
         keys.allow(key_folder, "device-1")
         for _ in range(100):
             if ask(opened, latent_record(device=1, sequence=refused_at), timeout_s=0.2):

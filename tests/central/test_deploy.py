@@ -11,6 +11,7 @@ import yaml
 from central.dashboard import http_server
 from central.gateway import listener
 from central.ingest import connection_limits
+from central.service import STUCK_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "central" / "deploy"
@@ -61,6 +62,13 @@ def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whol
     (before,) = re.findall("^ExecStartPre=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
     for command in (service["healthcheck"]["test"], before.split()):
         assert "doctor" in command and "--full" not in command
+
+
+def test_a_centre_that_hangs_is_started_anew():
+    unit = (DEPLOY / "epic-central.service").read_text()
+    (watchdog_s,) = re.findall("^WatchdogSec=(.*)$", unit, re.MULTILINE)
+    assert int(watchdog_s) >= 2 * STUCK_S, "a batch on a slow machine is no hang"
+    assert "\nType=notify\n" in unit and "\nRestart=on-failure\n" in unit
 
 
 def test_a_centre_may_open_files_enough_for_devices_beside_whoever_holds_connections():

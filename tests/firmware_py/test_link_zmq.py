@@ -7,6 +7,7 @@ import zmq
 from file_limit import no_file_left
 from waiting import wait_until
 from wire import CountingProxy
+from zmq.auth.thread import ThreadAuthenticator
 
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import CurveKeys, read_curve_keys, read_secret
@@ -147,6 +148,34 @@ def test_nothing_is_queued_for_a_centre_that_is_not_there():
     assert link.receive(0.01) is None
     assert link.statistics.records_sent == 0
     link.close()
+
+
+def test_a_key_that_is_not_allowed_is_told_from_a_centre_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("firmware_py.links.zeromq.REOPEN_MIN_S", 0.1)
+    context = zmq.Context()
+    door = ThreadAuthenticator(context)
+    door.start()
+    allowed = []
+    door.configure_curve_callback(
+        credentials_provider=type("Door", (), {"callback": lambda self, domain, key: key in allowed})()
+    )
+    router = make_router(context, CENTRE_SECRET)
+    endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
+    with closing(ZmqLink(endpoint, CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET))) as link:
+
+        def told():
+            assert link.receive(0.01) is None
+            return link.statistics.key_rejected
+
+        wait_until(told, what="the reason")
+        for _ in range(50):
+            assert told(), "also while it tries again"
+        assert "the centre does not allow this key" in link.statistics.fault
+        allowed.append(DEVICE_PUBLIC)
+        wait_until(lambda: not told(), what="the connection")
+        assert link.statistics.fault == ""
+    door.stop()
+    context.destroy(linger=0)
 
 
 @pytest.mark.parametrize("curve", [None, CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET)])

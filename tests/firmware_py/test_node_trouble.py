@@ -181,3 +181,22 @@ def test_a_centre_that_is_away_is_logged_once_an_outage_also_when_nothing_waits(
         wait_until(lambda: link.connections == 3, what="the last connection")
         assert downs() == [f"{endpoint}: no connection; is the centre there?"] * 2
     centre.close()
+
+
+def test_a_key_that_is_rejected_is_logged_within_an_outage_that_was(tmp_path, config, start, entries):
+    (tmp_path / "in").mkdir()
+    with (
+        FakeCentre() as centre,
+        start(config(centre.endpoint, source=SourceSection("folder", path=tmp_path / "in"))) as running,
+    ):
+        statistics = running.node.link.statistics
+        wait_until(lambda: statistics.connections, what="the connection")
+
+        def downs():
+            return [line["reason"] for line in entries("link_down")]
+
+        statistics.fault = "no connection"
+        wait_until(lambda: downs() == ["no connection"], what="the outage in the log")
+        statistics.fault = "not allowed"
+        statistics.key_rejected = True
+        wait_until(lambda: downs() == ["no connection", "not allowed"], what="the reason in the log")
