@@ -9,6 +9,7 @@ from pathlib import Path
 
 from central.errors import CentralError
 from central.security.keys import allow, new_keys
+from central.updates.signing import new_signing_key
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.links.keys import device_name
 from firmware_py.runtime.config import is_loopback
@@ -42,6 +43,9 @@ secret_key = {secret}
 [source]
 kind = "folder"
 path = "incoming"             # recordings go here: NAME<event number>.npy
+
+[update]                      # takes models that this centre rolls out
+key = "keys/signing.public"
 """
 
 
@@ -81,10 +85,12 @@ def init_centre(folder: Path, model: Path, devices: int | None, address: str) ->
     aside = folder / ".init.new"
     shutil.rmtree(aside, ignore_errors=True)
     try:
+        signing, _ = new_signing_key(aside / "keys")
         for number, name in enumerate(names):
             made = new_keys(aside / "keys", name)
             allow(aside / "keys", name)
             shutil.copytree(made, aside / name / "keys")
+            shutil.copy(signing, aside / name / "keys")
             (aside / name / "incoming").mkdir()
             (aside / name / "node.toml").write_text(
                 _NODE.format(

@@ -59,6 +59,7 @@ class DeviceView:
         boot, sequence: Numbers of the newest record, the last acknowledged one.
         loss: How many lower numbers have never arrived; listed in ``gaps``.
         dropped: Records that the device dropped from its full spool.
+        queue_depth: Records that waited when the device last reported, less those that have arrived since.
         rejected: Recordings that could not be encoded since the device's start; ``rejection`` is the last reason.
         acknowledged_lost: Records acknowledged according to the device, but missing in this database.
         resent: Of records that this database lost, those that the device sent again since its start.
@@ -140,7 +141,7 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
     newest = {
         row[:2]: row[2:]
         for row in database.execute(
-            "SELECT survey, device, max(boot), highest, sample_time_us, received_us, model_hash, sum(records)"
+            "SELECT survey, device, max(boot), highest, sample_time_us, received_us, model_hash, records, sum(records)"
             " FROM device_boot GROUP BY survey, device"
         )
     }
@@ -310,7 +311,7 @@ def _view(
     said: dict[str, Any],
     **counted: Any,
 ) -> DeviceView:
-    boot, sequence, sample_us, latent_us, latent_hash, records = newest or (None,) * 5 + (0,)
+    boot, sequence, sample_us, latent_us, latent_hash, of_boot, records = newest or (None,) * 5 + (0, 0)
     heard_us, bytes_received, bytes_sent, refused, refusal, _ = passed or (0, 0, 0, 0, "", "{}")
     # A time in the future was taken with a wrong clock; use another one.
     times_us = (heard_us, latent_us or 0)
@@ -338,7 +339,7 @@ def _view(
         board=said.get("board"),
         interval_s=interval_s,
         uptime_s=said.get("uptime_s"),
-        queue_depth=said.get("waiting"),
+        queue_depth=_waiting(said, boot, sequence if of_boot == sequence else None),
         encode_s=_scaled(said.get("encode_us"), 1e-6),
         temperature_c=_scaled(said.get("temperature_mc"), 1e-3),
         disk_free_bytes=_mib(said.get("disk_free_mib")),
@@ -354,6 +355,18 @@ def _view(
         not_kept=said.get("not_kept"),
         **counted,
     )
+
+
+def _waiting(said: dict[str, Any], boot: int | None, through: int | None) -> int | None:
+    """Return the device's last count of waiting records, less those that came after it.
+
+    ``through`` is the number up to which every record of ``boot`` is here; None if some are missing.
+    """
+    waiting = said.get("waiting")
+    if not waiting or through is None or said.get("said_boot") != boot:
+        return waiting
+    acknowledged = said.get("acknowledged_sequence") if said.get("acknowledged_boot") == boot else None
+    return max(waiting - max(through - (acknowledged or 0), 0), 0)
 
 
 def state_of(silent_s: float, interval_s: float) -> str:

@@ -155,6 +155,12 @@ def _show(rollouts: list[StoredRollout], as_json: bool) -> None:
     )
     if newest["reason"]:
         typer.echo(printable(newest["reason"]))
+    if not newest["devices"] and newest["stage"] in (CANARY, ALL):
+        typer.echo(
+            "no device has asked for it yet: those with [update] in node.toml ask at their start and with each health "
+            "record; without it a device takes no updates"
+        )
+        return
     table = Table(box=SIMPLE_HEAD)
     for column in ("survey", "device", "state", "bytes", "since (UTC)", "reason"):
         table.add_column(column)

@@ -22,6 +22,8 @@ from central.fleet.device_views import (
 from central.fleet.devices_cli import _remarks
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health, encode_health
 from firmware_py.runtime.log import Log
 
 T0_US = 1_700_000_000_000_000
@@ -103,6 +105,23 @@ def test_what_a_device_says_is_shown(data_dir):
     assert (view.rejected, view.rejection) == (3, "expected a gather (5, 1000, 70)")
     assert any("rejected 3 recordings" in line and "(5, 1000, 70)" in line for line in _remarks(view))
     assert view.state == LATE, "31 s without a word, by its own 10 s"
+
+
+def test_what_came_after_a_report_no_longer_waits(data_dir, tmp_path):
+    """A device reports as it connects, with its first record on the way: nothing waits once that has come."""
+    book = DeviceRegistry(data_dir, lambda record: None, Log(tmp_path / "log.jsonl"))
+    health = Health(interval_s=60, uptime_s=1, waiting=2, dropped=0, refused=0, next_sequence=3)
+    book.handle(
+        packet.Record(packet.HEALTH, 0, 1, 7, 1, model_hash=MODEL_HASH, payload=encode_health(health)), 60
+    )
+    with closing(connect(data_dir)) as database:
+        book.keep(database)
+    queue = lambda: [view.queue_depth for view in devices(data_dir)]  # noqa: E731
+    assert queue() == [2]
+    keep(data_dir, latent_record(boot=7, sequence=2))
+    assert queue() == [2], "which of the two it was is not known while one is missing"
+    keep(data_dir, latent_record(boot=7, sequence=1))
+    assert queue() == [0]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import epic
 from central.config import load_config
 from central.security.keys import list_keys
 from central.setup import SetupError, init_centre
+from central.updates.signing import read_signing_key
 from firmware_py.runtime.check import check
 from firmware_py.runtime.config import load_config as load_node
 
@@ -29,10 +30,13 @@ def test_what_is_made_is_whole(tmp_path, model):
         ("device-0", "allowed"),
         ("device-1", "allowed"),
     ]
+    public = folder / "keys" / "signing.public"
+    read_signing_key(folder / "keys" / "signing.secret")
     for device in (0, 1):
         config = load_node(folder / f"device-{device}" / "node.toml")
         assert config.link.endpoint == "tcp://10.0.0.7:5557"
         assert check(config)["device"] == device
+        assert config.update and config.update.key.read_bytes() == public.read_bytes()
         assert stat.S_IMODE(config.link.secret_key.stat().st_mode) == 0o600
 
 

@@ -225,11 +225,17 @@ export function pair(name, value) {
 export function showRollout(rollout) {
   $("rollout-card").hidden = !rollout;
   if (!rollout) return;
-  const stage = { canary: `${rollout.canaries} first`, all: "all devices", stopped: "stopped", superseded: "superseded" }[rollout.stage];
+  const stage = {
+    canary: `${rollout.canaries} device${rollout.canaries > 1 ? "s" : ""} first`,
+    all: "all devices",
+    stopped: "stopped",
+    superseded: "superseded",
+  }[rollout.stage];
   const reason = rollout.reason ? ` (${rollout.reason})` : "";
   $("r-text").textContent = `Version ${rollout.version}, ${rollout.name} ${rollout.model_hash}: ${stage}${reason}; since ${utc(rollout.created_us)} UTC`;
   const table = $("rollout");
   table.hidden = rollout.devices.length === 0;
+  $("r-none").hidden = rollout.devices.length > 0 || !["canary", "all"].includes(rollout.stage);
   const names = { running: "good", failed: "bad", declined: "warn" };
   const titles = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
   table.tBodies[0].replaceChildren(
