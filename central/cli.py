@@ -148,10 +148,13 @@ def _whole(found: Iterable[StoredMap | DamagedMapError], damaged: list[str]) -> 
 
 
 def _print_table(found: Iterable[StoredMap]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("survey", "event", "revision", "devices", "sampled (UTC)", "mean m/s", "uncertainty m/s")
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("survey", "event", "revision", "devices", "sampled (UTC)", "m/s", "± m/s"):
+        table.add_column(column, no_wrap=column != "devices")
     for row in map(_summary, found):
         devices = ",".join(map(str, row["devices"])) + (" (partial)" if row["partial"] else "")
         cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19].replace("T", " "))

@@ -54,6 +54,9 @@ def account(
         "devices_heard": sorted({device for row in rows for device in row["devices"]}),
         "lost": sum(row["waiting"] + row["dropped"] + row["refused"] for row in statistics),
         "bytes_an_event": round(bytes_an_event, 1),
+        "record_bytes_an_event": round(
+            float(np.mean([stored.provenance["received_bytes"] for stored in maps.values()])), 1
+        ),
         "raw_bytes_an_event": raw_bytes,
         "times_fewer_bytes": round(raw_bytes / bytes_an_event, 1),
         "median_ms": {

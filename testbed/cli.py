@@ -197,6 +197,9 @@ def _print(results: dict) -> None:
         f"against {total['raw_bytes_an_event']:,} raw: "
         f"{total['times_fewer_bytes']:.0f} times fewer."
     )
+    console.print(
+        f"Latent records alone, as the page counts: {total['record_bytes_an_event']:.0f} bytes an event."
+    )
     for row in results.get("fetched", []):
         console.print(f"{_fetched(row)}.", soft_wrap=True)
     if any(row["misfit"] is not None for row in results["events"]):

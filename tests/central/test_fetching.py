@@ -11,7 +11,8 @@ from fake_decoder import SURVEY
 from fetch_rig import T_US, FetchRig, put_event, samples_of
 
 from central.config import FetchSection
-from central.recordings.gathers import assemble
+from central.recordings.gathers import assemble, has_recording, read_recording
+from central.recordings.given import keep_given
 from central.recordings.store import (
     ABSENT,
     ASKED,
@@ -386,3 +387,18 @@ def test_answers_go_to_the_device_and_event_that_asked(rig):
         (answer,) = rig.hear(side, side.hello())
         assert (answer.device, answer.boot, answer.event) == (side.device, side.boot, 7)
     assert not any(isinstance(m, NoRecording | Fetch) for m in itertools.chain(rig.messages))
+
+
+def test_the_page_shows_what_was_fetched_unless_an_operator_gave_the_recording(rig):
+    assert not has_recording(rig.data_dir, 1, 7)
+    assert read_recording(rig.data_dir, 1, 7) is None
+    rig.store.ask(7, None, [0])
+    assert not has_recording(rig.data_dir, 1, 7), "asked for is not there"
+    rig.run()
+    assert has_recording(rig.data_dir, 1, 7)
+    fetched = read_recording(rig.data_dir, 1, 7)
+    assert np.array_equal(fetched, assemble(rig.data_dir, 7).samples, equal_nan=True)
+    assert np.isnan(fetched).any(), "one device of several was asked"
+    given = np.zeros_like(fetched)
+    keep_given(rig.data_dir, 1, 7, given)
+    assert np.array_equal(read_recording(rig.data_dir, 1, 7), given)

@@ -44,6 +44,9 @@ export class Gather {
     g.beginPath();
     g.rect(margin.left, margin.top, wide, deep);
     g.clip();
+    // Receivers without samples stay in this colour.
+    g.fillStyle = ink("line");
+    g.fillRect(margin.left, margin.top, wide, deep);
     g.drawImage(this.image, x, margin.top, across, deep);
     g.restore();
     g.strokeStyle = ink("soft");

@@ -316,6 +316,10 @@ function showTotals(t) {
   $("t-flagged").textContent = count(t.flagged);
   $("t-flagged").className = t.flagged ? "bad" : "";
   $("t-partial").className = t.partial ? "warn" : "";
+  $("t-saved").textContent = t.received_bytes ? `${count(t.raw_bytes / t.received_bytes)} × fewer bytes` : "–";
+  $("t-bytes").textContent = t.received_bytes
+    ? `${bytes(Math.round(t.received_bytes / t.events))} of latent records an event, for ${bytes(Math.round(t.raw_bytes / t.events))} raw`
+    : "bytes saved against raw";
   $("events-card").hidden = $("tiles").hidden = t.counted && !t.events;
   if (!shown && live && t.counted && !t.events) welcome();
   if (t.surveys.length < 2) return;
@@ -344,22 +348,7 @@ function refreshDevices() {
   const onTime = here.filter((d) => d.state === "on time").length;
   $("t-devices").textContent = here.length ? `${onTime} of ${here.length}` : "–";
   $("t-devices").className = onTime < here.length ? "warn" : "";
-  const map = shown?.map ?? newest;
-  table.show(here, now, map);
-  showSaved(here, map);
-}
-
-/** Bytes an event on the links, all that was sent both ways, against its raw samples. */
-function showSaved(here, map) {
-  const a = map?.provenance.acquisition;
-  const counted = a ? here.filter((d) => d.survey === map.survey && a.device_receivers[d.device]) : [];
-  const sum = (value) => counted.reduce((total, d) => total + value(d), 0);
-  const events = sum((d) => d.records) / (a?.device_receivers.length ?? 1);
-  const link = sum((d) => d.bytes_received + d.bytes_sent) / events;
-  const raw = sum((d) => d.records * a.source_cells.length * a.n_time * a.device_receivers[d.device].length * 4) / events;
-  $("t-saved").textContent = link > 0 ? `${count(raw / link)} × fewer bytes` : "–";
-  $("t-bytes").textContent =
-    link > 0 ? `${bytes(Math.round(link))} an event both ways, health included, for ${bytes(Math.round(raw))} raw` : "bytes saved against raw";
+  table.show(here, now, shown?.map ?? newest);
 }
 
 function setLive(on) {

@@ -38,6 +38,7 @@ export function picture(values, nz, nx, table, low, high) {
   const context = made.getContext("2d");
   const image = context.createImageData(nx, nz);
   for (let i = 0; i < nz * nx; i++) {
+    if (!Number.isFinite(values[i])) continue; // Clear: what is below shows.
     const place = Math.min(Math.max(Math.round((255 * (values[i] - low)) / (high - low)), 0), 255);
     image.data.set([table[3 * place], table[3 * place + 1], table[3 * place + 2], 255], 4 * i);
   }
