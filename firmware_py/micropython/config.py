@@ -7,14 +7,16 @@ Every key and its default; a key without one must be there:
      "link": {"kind": "uart", "port": 1, "baud": 115200, "window": 8, "resend_ms": 2000},
      "source": {"kind": "replay", "path": "gathers.npy", "step": 0.001, "interval_ms": 0},
      "spool": {"path": "spool.bin", "records": 256},
-     "health": {"interval_s": 60}}
+     "health": {"interval_s": 60},
+     "update": {"key": "", "trial_s": 600}}
 
 ``link`` kinds are uart, usb (a second USB serial port) and tcp. ``port`` is a number, or the name that the board's
 ``machine.UART`` takes ("LP1"); ``tx`` and ``rx`` are its pins where it has none of its own. tcp has the gateway's
 ``"endpoint": "HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, instead; without ``ssid`` the board has a
 network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
 ``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that is there keeps its size
-until its file is removed.
+until its file is removed. Without ``key``, the file of a public signing
+key, no updates are taken.
 """
 
 import binascii
@@ -38,6 +40,7 @@ _SECTIONS = {
     "source": {"kind": _NEEDED, "path": "", "step": 0.0, "interval_ms": 0, "name": ""},
     "spool": {"path": "spool.bin", "records": 256},
     "health": {"interval_s": 60},
+    "update": {"key": "", "trial_s": 600},
 }
 _TOP = {"device": _NEEDED, "survey": 1, "board": "", "bundle": "bundle", "secret": "", "insecure": False}
 _KINDS = {"link": ("uart", "usb", "tcp"), "source": ("replay", "module")}
@@ -51,6 +54,7 @@ _RANGES = (
     ("source", "interval_ms", 0, 86_400_000),
     ("spool", "records", 2, 65535),
     ("health", "interval_s", 1, 86_400),
+    ("update", "trial_s", 10, 86_400),
 )
 
 
@@ -126,7 +130,11 @@ def host_and_port(link):
 
 
 def read_secret(path):
-    """A MAC secret of 32 bytes from its file, hex, as `epic keys new` made it. Raises ``ConfigError``."""
+    """A MAC secret or a public signing key of 32 bytes from its file, hex, as `epic keys new` made it.
+
+    Raises:
+        ConfigError: The file is missing or is none.
+    """
     try:
         with open(path) as file:
             secret = binascii.unhexlify(file.read().strip())

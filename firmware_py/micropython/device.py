@@ -9,7 +9,7 @@ import time
 
 from firmware_py.micropython.rate import pack_into
 from firmware_py.micropython.spool import MAX_RECORD_BYTES
-from firmware_py.micropython.wire import Inbox, frame_bytes, frame_into, opened, seal_into
+from firmware_py.micropython.wire import MAX_FRAME_BYTES, Inbox, frame_bytes, frame_into, opened, seal_into
 from firmware_py.protocol import packet
 
 IDLE_MS = 5
@@ -33,7 +33,21 @@ class Device:
         rates: Rates of the model (``rate.rates_of``).
     """
 
-    def __init__(self, header, seals, compander, model, rates, source, spool, window, line, clock, feed):
+    def __init__(
+        self,
+        header,
+        seals,
+        compander,
+        model,
+        rates,
+        source,
+        spool,
+        window,
+        line,
+        clock,
+        feed,
+        max_frame_bytes=MAX_FRAME_BYTES,
+    ):
         self._header = header
         self._up, self._down = seals
         self._compander = compander
@@ -47,7 +61,7 @@ class Device:
         self._line = line
         self._clock = clock
         self._feed = feed
-        self._inbox = Inbox(line)
+        self._inbox = Inbox(line, max_frame_bytes)
         self._latent = bytearray(model.latent)
         # One buffer for an outgoing sealed record, one for its frame.
         self._sealed = bytearray(MAX_RECORD_BYTES + self._up.size)
@@ -58,6 +72,7 @@ class Device:
         self._acknowledged = None
         self._encode_us = None
         self.health = None
+        self.updater = None
         # Called when the centre has answered this start.
         self.answered = None
 
@@ -79,6 +94,10 @@ class Device:
                 # The installation waits for this line.
                 kind = "hello" if data[3] == packet.HELLO else "health"
                 print("epic: %s sent, %d records wait" % (kind, self._spool.waiting))
+        if self.updater and self.updater.due(now_ms):
+            data = self.updater.poll()
+            self._sealed[: len(data)] = data
+            self._send(len(data))
         for _ in range(HEARD_FRAMES):
             n = self._inbox.poll()
             if not n:
@@ -180,6 +199,8 @@ class Device:
         if self.answered:
             self.answered()
         kind = data[3]
+        if kind == packet.UPDATE and self.updater:
+            self.updater.handle(packet.decode_record(memoryview(data)[:n]))
         if kind == packet.ACK:
             self._acknowledge(data, _SEQUENCE_AT)
             for at in range(packet.HEADER_BYTES, n - 3, 4):

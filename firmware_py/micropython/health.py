@@ -111,14 +111,14 @@ def cbor(values):
             out.append(0xF6)
         elif isinstance(value, str):
             text = value.encode()[:64]
-            out += _head(0x60, len(text))
+            out += head(0x60, len(text))
             out += text
         else:
-            out += _head(0x00, value) if value >= 0 else _head(0x20, -1 - value)
+            out += head(0x00, value) if value >= 0 else head(0x20, -1 - value)
     return bytes(out)
 
 
-def _head(major, value):
+def head(major, value):
     if value < 24:
         return bytes([major | value])
     if value < 1 << 8:

@@ -14,10 +14,12 @@ from firmware_py.micropython.health import Health
 from firmware_py.micropython.model import ModelError
 from firmware_py.micropython.runtime import open_model
 from firmware_py.micropython.safe_mode import FAILED_STARTS, TRY_AGAIN_S, NoModel, NoSource, Starts
+from firmware_py.micropython.slots import Slots
 from firmware_py.micropython.source import Replay
 from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
 from firmware_py.micropython.uart import Uart, open_line
 from firmware_py.micropython.window import Window
+from firmware_py.micropython.wire import MAX_FRAME_BYTES, OFFER_BYTES
 from firmware_py.protocol import packet
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Crc, Mac
 
@@ -78,7 +80,9 @@ def build(config, feed, starts):
 
     Raises the errors that ``start`` names, and what the hardware raises.
     """
-    bundle = load_bundle(config["bundle"])
+    slots = Slots(config["bundle"])
+    slots.begin()
+    bundle = _or_back(slots, load_bundle, slots.folder)
     if bundle.latent + packet.HEADER_BYTES > MAX_RECORD_BYTES:
         raise BundleError(
             "%s: latents of %d bytes, expected at most %d"
@@ -90,7 +94,7 @@ def build(config, feed, starts):
             % (len(bundle.receivers) - 1, config["device"])
         )
     # Before all else, for its buffers are the largest.
-    model = NoModel(bundle.latent) if starts.safe else open_model(bundle, feed)
+    model = NoModel(bundle.latent) if starts.safe else _or_back(slots, open_model, bundle, feed)
     receivers = bundle.receivers[config["device"]]
     seals = (Crc(), Crc())
     if config["secret"]:
@@ -118,12 +122,40 @@ def build(config, feed, starts):
         open_link(link, feed),
         clock,
         feed,
+        OFFER_BYTES if config["update"]["key"] else MAX_FRAME_BYTES,
     )
     device.answered = starts.good
+    if config["update"]["key"]:
+        device.updater = _updater(config, slots, header, bundle, feed)
     interval_s = config["health"]["interval_s"]
     board = config["board"] + (" (safe mode)" if starts.safe else "")
     device.health = Health(header, board, interval_s, spool.n, clock, device.status)
     return device
+
+
+def _or_back(slots, load, *arguments):
+    """What ``load`` returns; if it refuses an update on trial, the board restarts with the bundle before."""
+    try:
+        return load(*arguments)
+    except (BundleError, ModelError) as error:
+        if not slots.on_trial:
+            raise
+        print("update: version %d: %s" % (slots.version, error))
+        slots.roll_back(str(error))
+        machine.reset()
+
+
+def _updater(config, slots, header, bundle, feed):
+    # A device that takes no updates has no heap for it.
+    from firmware_py.micropython.updates import Updater
+
+    names = ["manifest.json"]
+    for path in (bundle.encoder_path, bundle.compiled_path):
+        if path:
+            names.append(path.split("/")[-1])
+    section = config["update"]
+    key = read_secret(section["key"])
+    return Updater(slots, header, key, config["board"], names, section["trial_s"], feed, machine.reset)
 
 
 def open_link(link, feed):

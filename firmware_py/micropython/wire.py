@@ -9,6 +9,8 @@ from firmware_py.protocol.frame_authenticator import same_bytes
 # Longest answer: a refusal with 38 bytes of header and 256 of reason. A longer acknowledgement is skipped and arrives
 # again in pieces.
 MAX_FRAME_BYTES = 512
+# Longest frame of a device that takes updates: an offer with its statement and signature.
+OFFER_BYTES = 2048
 CHUNK_BYTES = 64
 # Maximum chunks read per pass; a busy line must not block the rest.
 CHUNKS = 16
@@ -87,14 +89,14 @@ class Inbox:
     ``line.readinto(buffer)`` never blocks; it returns the number of bytes, or None.
     """
 
-    def __init__(self, line):
+    def __init__(self, line, max_frame_bytes=MAX_FRAME_BYTES):
         self._line = line
         self._chunk = bytearray(CHUNK_BYTES)
         self._chunk_at = 0
         self._chunk_bytes = 0
         self._held = 0
         self._overlong = False
-        self.data = bytearray(MAX_FRAME_BYTES)
+        self.data = bytearray(max_frame_bytes)
         self.damaged = 0
 
     def poll(self):
@@ -114,7 +116,7 @@ class Inbox:
         return 0
 
     def _hold(self, byte):
-        if self._held == MAX_FRAME_BYTES:
+        if self._held == len(self.data):
             self._overlong = True
         else:
             self.data[self._held] = byte

@@ -185,6 +185,27 @@ def test_over_wifi_the_board_is_told_network_and_gateway_and_the_password_is_sho
     assert "--ssid: expected with an endpoint HOST:PORT, got uart:1" in one_line(capsys)
 
 
+def test_with_a_signing_key_it_takes_updates_and_a_new_bundle_of_an_installation_is_in_use(
+    parts, board, tmp_path
+):
+    key = tmp_path / "signing.public"
+    key.write_text("ab" * 32 + "\n")
+    assert put(parts, board, "--signing-key", key) == 0
+    files = board.files()
+    assert json.loads(files["device.json"])["update"] == {"key": "signing.public"}
+    assert files["signing.public"] == key.read_bytes()
+    for path in ("slots.0", "bundle.b/manifest.json"):
+        (board.root / path).parent.mkdir(exist_ok=True)
+        (board.root / path).write_text("an update's")
+    assert put(parts, board, "--signing-key", key, "--baud", "9600") == 0
+    assert (board.root / "slots.0").exists(), "the bundle is the one that was installed, so the update stays"
+    (board.root / "bundle" / "manifest.json").write_text("another's")
+    assert put(parts, board, "--signing-key", key) == 0
+    assert not (board.root / "slots.0").exists()
+    assert epic.main(["board", "uninstall", *PORT]) == 0
+    assert set(board.files()) == BARE and not (board.root / "bundle.b").exists()
+
+
 def test_pins_of_a_uart_that_has_none_are_named_in_the_endpoint(parts, board):
     assert put(parts, board, name="esp32-s3", endpoint="uart:1:17:18") == 0
     link = json.loads(board.files()["device.json"])["link"]

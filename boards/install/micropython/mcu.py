@@ -46,6 +46,10 @@ INSTALLED = "installed.json"
 # Files that the device writes itself, besides its boot counter.
 SPOOL, SPOOL_RECORDS = "spool.bin", 256
 SPARE_BYTES = 16 << 10
+# What updates over the link leave: the second slot, and which is in use.
+SIGNING_KEY = "signing.public"
+SLOTS = ("slots.0", "slots.1")
+SECOND_SLOT = tuple(f"bundle.b/{name}" for name in (MANIFEST, ENCODER, EPICNN))
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,6 @@ def _compiled(bundle: Bundle) -> bytes:
 def device_json(order: McuInstallRequest) -> str:
     """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
     settings = order.settings
-    if settings.signing_key:
-        raise InstallError(f"{order.board.title}: takes no updates over the link; leave --signing-key out")
     if len(settings.replay) + bool(order.digitiser) != 1:
         raise InstallError("recordings: expected either --digitiser FILE.py or one --replay FILE with --step")
     if order.digitiser:
@@ -138,6 +140,8 @@ def device_json(order: McuInstallRequest) -> str:
         "source": source,
         "spool": {"path": SPOOL, "records": SPOOL_RECORDS},
     }
+    if settings.signing_key:
+        config["update"] = {"key": SIGNING_KEY}
     text = json.dumps(config) + "\n"
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "device.json"
@@ -234,6 +238,9 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     needed_bytes = sum(len(data) for data in changed.values()) + SPARE_BYTES
     if not facts["spool"]:
         needed_bytes += SPOOL_RECORDS * SLOT_BYTES
+    if order.settings.signing_key:
+        # The second slot.
+        needed_bytes += sum(len(data) for path, data in files.items() if path.startswith("bundle/"))
     if facts["free_bytes"] is not None and facts["free_bytes"] < needed_bytes:
         raise InstallError(
             f"{prompt.port}: {facts['folder']}: needs {format_size(needed_bytes)} free, there are "
@@ -249,6 +256,9 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     if to_copy:
         size = format_size(sum(len(data) for data in to_copy.values()))
         steps.append(Step(f"copy {len(to_copy)} files, {size}", lambda: _copy(prompt, to_copy)))
+    if any(path.startswith("bundle/") for path in changed):
+        # The bundle of this installation is the one in use, whatever an update brought.
+        steps.append(Step("forget former updates", lambda: _remove(prompt, list(SLOTS))))
     if stale:
         steps.append(Step(f"remove {', '.join(stale)}", lambda: _remove(prompt, stale)))
     rest = {path: data for path, data in files.items() if path != MAIN}
@@ -370,6 +380,8 @@ def uninstall(prompt: Prompt, purge: bool) -> list[str]:
     files = [
         MAIN,
         *(path for path in paths if path not in (MAIN, INSTALLED)),
+        *SLOTS,
+        *SECOND_SLOT,
         *([SPOOL, BOOT] if purge else []),
     ]
     if facts["files"][MAIN]:

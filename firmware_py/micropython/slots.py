@@ -1,0 +1,139 @@
+"""Two bundle folders, of which an update goes into the unused one and is rolled back if it fails.
+
+    bundle/         slot a, what the installation brought, and every second update
+    bundle.b/       slot b
+    slots           JSON: the slot in use, and what is known of both; decides
+
+``slots`` is written twice, as "slots.0" and "slots.1" in turn, each with its CRC-32: whatever a power cut damages, the
+other is whole. It is written at a switch and at its confirmation, and at each start of a trial only.
+"""
+
+import binascii
+import json
+import os
+
+# Starts of an update that the centre has not confirmed, before it is rolled back.
+MAX_TRIAL_STARTS = 3
+FILES = ("slots.0", "slots.1")
+
+
+class Slots:
+    """What ``slots`` says of the two folders of bundles, of which the first is ``folder``.
+
+    ``version`` is that of the bundle in use, 0 for the installed one; ``failure`` is [version, reason] that the centre
+    has not heard, or None.
+    """
+
+    def __init__(self, folder):
+        self._folders = (folder, folder + ".b")
+        self._state = {
+            "count": 0,
+            "slot": 0,
+            "version": 0,
+            "former": None,
+            "highest": 0,
+            "trial": None,
+            "failure": None,
+        }
+        for path in FILES:
+            found = _read(path)
+            if found and found["count"] > self._state["count"]:
+                self._state = found
+
+    @property
+    def folder(self):
+        """The bundle in use."""
+        return self._folders[self._state["slot"]]
+
+    @property
+    def spare(self):
+        """The folder that an update is written to."""
+        return self._folders[1 - self._state["slot"]]
+
+    @property
+    def version(self):
+        return self._state["version"]
+
+    @property
+    def on_trial(self):
+        return self._state["trial"] is not None
+
+    @property
+    def failure(self):
+        return self._state["failure"]
+
+    def begin(self):
+        """Count a start; one too many of an update on trial goes back to the bundle before."""
+        if self.on_trial:
+            if self._state["trial"] >= MAX_TRIAL_STARTS:
+                self.roll_back("it was started %d times without an answer of the centre" % MAX_TRIAL_STARTS)
+            else:
+                self._change(trial=self._state["trial"] + 1)
+
+    def refusal(self, version):
+        """Why ``version`` is not taken; None if it is."""
+        if version <= self._state["highest"]:
+            return "version %d is not above %d, which was in use" % (version, self._state["highest"])
+        return None
+
+    def switch(self, version):
+        """The spare folder is whole: use it from the next start on, on trial."""
+        self._change(
+            slot=1 - self._state["slot"],
+            former=self._state["version"],
+            version=version,
+            highest=version,
+            trial=0,
+        )
+
+    def confirm(self):
+        """The centre has heard of the version in use."""
+        self._change(trial=None)
+
+    def roll_back(self, reason):
+        """Use the bundle before again, and tell the centre why."""
+        failed = self._state["version"]
+        self._change(
+            slot=1 - self._state["slot"],
+            version=self._state["former"],
+            former=None,
+            trial=None,
+            failure=[failed, reason[:200]],
+        )
+
+    def fail(self, version, reason):
+        """An update that was not switched to."""
+        self._change(highest=max(version, self._state["highest"]), failure=[version, reason[:200]])
+
+    def told(self):
+        """The centre has heard of the failure."""
+        self._change(failure=None)
+
+    def _change(self, **fields):
+        self._state.update(fields)
+        self._state["count"] += 1
+        text = json.dumps(self._state)
+        with open(FILES[self._state["count"] % 2], "w") as file:
+            file.write("%08x %s" % (binascii.crc32(text.encode()) & 0xFFFFFFFF, text))
+            file.flush()
+
+
+def _read(path):
+    """The state in a file; None if it is missing or damaged."""
+    try:
+        with open(path) as file:
+            text = file.read()
+        if int(text[:8], 16) == binascii.crc32(text[9:].encode()) & 0xFFFFFFFF:
+            return json.loads(text[9:])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def empty(folder):
+    """Make ``folder``, or remove the files in it."""
+    try:
+        os.mkdir(folder)
+    except OSError:
+        for entry in os.listdir(folder):
+            os.remove(folder + "/" + entry)

@@ -1,0 +1,275 @@
+"""Update the device over its link: messages of ``update_messages.py``, the archive of ``updates/archive.py``.
+
+Of the archive only the files that this board runs are asked for, in chunks that fit the line's buffer, and written to
+the unused slot as they come. The signature is verified before the first is asked for, each file's SHA-256 after its
+last. Then the slot is switched, and the board restarts: the new bundle is on trial until the centre has heard of it.
+"""
+
+import binascii
+import hashlib
+import json
+import os
+import struct
+import time
+
+from firmware_py.micropython.ed25519 import verify
+from firmware_py.micropython.health import head
+from firmware_py.micropython.slots import empty
+from firmware_py.protocol import packet
+
+FORMAT = "epic-update/1"
+# Before the statement: magic and length; behind it the signature.
+HEAD_BYTES, SIGNATURE_BYTES = 13, 64
+CHUNK_BYTES = 512
+RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
+# The version in use is reported again, for the answer may bring an offer.
+REPORT_MS = 300_000
+SPARE_BYTES = 16 << 10
+
+
+class UpdateError(ValueError):
+    """An update that this device does not take."""
+
+
+class Updater:
+    """Updates of the bundle in ``slots``.
+
+    Args:
+        header: Record with this device's device, survey, boot and model hash.
+        key: Public signing key, 32 bytes.
+        names: Files of a bundle that this board runs.
+        trial_s: Time in which the centre must hear of an update.
+        restart: Called when the slot in use has changed.
+    """
+
+    def __init__(self, slots, header, key, board, names, trial_s, feed, restart):
+        self._slots = slots
+        self._header = header
+        self._key = key
+        self._board = board
+        self._names = names
+        self._feed = feed
+        self._restart = restart
+        self._sequence = 0
+        self._heard = False
+        self._complaint = None
+        # The archive's SHA-256, its version, and [name, place in the archive, bytes, SHA-256] of what is to come.
+        self._sha256 = None
+        self._version = 0
+        self._files = []
+        self._written = 0
+        now_ms = time.ticks_ms()
+        self._due_ms = now_ms
+        self._wait_ms = RETRY_MIN_MS
+        self._trial_s = trial_s
+        self._second_ms = now_ms
+
+    def due(self, now_ms):
+        """Return True if a message is due; ends a trial that nobody has confirmed."""
+        while time.ticks_diff(now_ms, self._second_ms) >= 1000:
+            self._second_ms = time.ticks_add(self._second_ms, 1000)
+            self._trial_s -= 1
+        if self._slots.on_trial and self._trial_s <= 0:
+            self._slots.roll_back("the centre did not hear of it in time")
+            self._restart()
+        return time.ticks_diff(now_ms, self._due_ms) >= 0
+
+    def poll(self):
+        """Return the record to send, as bytes."""
+        self._due_ms = time.ticks_add(time.ticks_ms(), self._wait_ms)
+        self._wait_ms = min(2 * self._wait_ms, RETRY_MAX_MS)
+        self._sequence += 1
+        header = self._header
+        return packet.encode_record(
+            packet.Record(
+                packet.UPDATE,
+                header.device,
+                header.survey,
+                header.boot,
+                self._sequence,
+                model_hash=header.model_hash,
+                payload=encode(self._next()),
+            )
+        )
+
+    def _next(self):
+        if self._slots.failure:
+            return _report("failed", *self._slots.failure)
+        if self._complaint:
+            return _report(*self._complaint)
+        if self._heard and self._files:
+            _, place, size, _ = self._files[0]
+            length = min(CHUNK_BYTES, size - self._written)
+            return {"want": {"sha256": self._sha256, "offset": place + self._written, "length": length}}
+        return _report("running", self._slots.version, "")
+
+    def handle(self, record):
+        """Handle the centre's answer; one that is malformed is skipped."""
+        try:
+            ((kind, fields),) = decode(bytes(record.payload)).items()
+            if kind == "heard":
+                self._was_heard(fields["version"])
+            elif kind == "offer":
+                self._offered(fields)
+            elif kind == "chunk" and fields["sha256"] == self._sha256:
+                self._arrived(fields["offset"], fields["data"])
+            elif kind == "gone" and fields["sha256"] == self._sha256:
+                self._drop()
+        except UpdateError as error:
+            self._complain("failed", self._version, str(error))
+        except OSError as error:
+            self._complain("failed", self._version, "no room for the update (%r)" % error)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            print("update: a message that is not whole (%r)" % error)
+
+    def _was_heard(self, version):
+        said = self._next()
+        if "report" not in said or said["report"]["version"] != version:
+            return
+        if self._slots.failure:
+            self._slots.told()
+        elif self._complaint:
+            self._complaint = None
+        else:
+            self._heard = True
+            if self._slots.on_trial:
+                self._slots.confirm()
+                print("update: version %d is confirmed" % version)
+            self._wait_ms = REPORT_MS
+            self._due_ms = time.ticks_add(time.ticks_ms(), REPORT_MS)
+            return
+        self._go_on()
+
+    def _offered(self, offer):
+        if self._slots.on_trial or self._sha256 == offer["sha256"] or offer["version"] == self._slots.version:
+            return
+        self._drop()
+        self._version = offer["version"]
+        statement = offer["statement"]
+        if not verify(self._key, statement, offer["signature"], self._feed):
+            raise UpdateError("the signature is not of the key that this device trusts")
+        said = json.loads(statement)
+        if said["format"] != FORMAT or said["version"] != offer["version"]:
+            raise UpdateError("expected format %s and version %d" % (FORMAT, offer["version"]))
+        if reason := self._slots.refusal(said["version"]):
+            raise UpdateError(reason)
+        if said["boards"] and self._board not in said["boards"]:
+            self._complain("declined", self._version, "for %s, this is %s" % (said["boards"], self._board))
+            return
+        place = HEAD_BYTES + len(statement) + SIGNATURE_BYTES
+        files = []
+        for file in said["files"]:
+            if file["name"] in self._names:
+                files.append([file["name"], place, file["bytes"], file["sha256"]])
+            place += file["bytes"]
+        missing = [name for name in self._names if name not in [file[0] for file in files]]
+        if missing:
+            raise UpdateError("it has no %s, which this board runs; convert the model again" % missing[0])
+        empty(self._slots.spare)
+        room = os.statvfs(self._slots.spare)
+        needed = SPARE_BYTES
+        for file in files:
+            needed += file[2]
+        if room[0] * room[3] < needed:
+            raise UpdateError("it needs %d bytes of flash, %d are free" % (needed, room[0] * room[3]))
+        self._files = files
+        self._sha256 = offer["sha256"]
+        self._written = 0
+        self._heard = True
+        print("update: version %d, %d bytes to come" % (self._version, needed - SPARE_BYTES))
+        self._go_on()
+
+    def _arrived(self, offset, data):
+        name, place, size, sha256 = self._files[0]
+        if offset != place + self._written or not data or len(data) > size - self._written:
+            return
+        path = self._slots.spare + "/" + name
+        with open(path, "ab" if self._written else "wb") as file:
+            file.write(data)
+        self._written += len(data)
+        if self._written == size:
+            if self._hash_of(path) != sha256:
+                raise UpdateError("the SHA-256 of %s is not what was signed" % name)
+            self._files.pop(0)
+            self._written = 0
+            if not self._files:
+                self._slots.switch(self._version)
+                print("update: switched to version %d; the board restarts" % self._version)
+                self._restart()
+        self._go_on()
+
+    def _hash_of(self, path):
+        digest = hashlib.sha256()
+        chunk = bytearray(CHUNK_BYTES)
+        with open(path, "rb") as file:
+            while n := file.readinto(chunk):
+                digest.update(memoryview(chunk)[:n])
+                self._feed()
+        return binascii.hexlify(digest.digest()).decode()
+
+    def _complain(self, state, version, reason):
+        """Tell the centre, until it has heard; a version that failed is not tried again."""
+        self._drop()
+        print("update: version %d %s: %s" % (version, state, reason))
+        if state == "failed":
+            self._slots.fail(version, reason)
+        else:
+            self._complaint = (state, version, reason)
+        self._go_on()
+
+    def _drop(self):
+        self._sha256 = None
+        self._files = []
+
+    def _go_on(self):
+        self._due_ms = time.ticks_ms()
+        self._wait_ms = RETRY_MIN_MS
+
+
+def _report(state, version, reason):
+    return {"report": {"state": state, "version": version, "reason": reason}}
+
+
+def encode(value):
+    """CBOR (RFC 8949) of maps, texts, bytes and non-negative integers."""
+    if isinstance(value, dict):
+        return head(0xA0, len(value)) + b"".join([encode(k) + encode(v) for k, v in value.items()])
+    if isinstance(value, str):
+        text = value.encode()
+        return head(0x60, len(text)) + text
+    if isinstance(value, bytes):
+        return head(0x40, len(value)) + value
+    return head(0x00, value)
+
+
+def decode(data):
+    """The value that ``encode`` has encoded. Raises ``ValueError``, ``IndexError`` or ``TypeError``."""
+    value, at = _decode(data, 0)
+    if at != len(data):
+        raise ValueError("bytes behind the value")
+    return value
+
+
+def _decode(data, at):
+    major, n = data[at] & 0xE0, data[at] & 0x1F
+    at += 1
+    if n >= 24:
+        size = 1 << n - 24
+        if n > 27:
+            raise ValueError("length")
+        n = struct.unpack_from((">B", ">H", ">I", ">Q")[n - 24], data, at)[0]
+        at += size
+    if major == 0x00:
+        return n, at
+    if major in (0x40, 0x60):
+        if at + n > len(data):
+            raise ValueError("cut off")
+        part = data[at : at + n]
+        return part if major == 0x40 else part.decode(), at + n
+    if major != 0xA0 or n > 16:
+        raise ValueError("type")
+    found = {}
+    for _ in range(n):
+        key, at = _decode(data, at)
+        found[key], at = _decode(data, at)
+    return found, at
