@@ -313,7 +313,7 @@ def _check_own_gateway(path: Path, central: CentralSection, gateway: GatewaySect
     for key in ("centre", "keys", "insecure"):
         if getattr(gateway, key):
             raise ConfigError(
-                f"{path}: gateway.{key}: only for a gateway of its own; in a centre, [central] sets it. Remove it"
+                f"{path}: gateway.{key}: for a gateway on its own; in a centre, [central] sets it. Remove it"
             )
     if central.insecure:
         _check_insecure_tcp(path, gateway)
