@@ -32,6 +32,7 @@ REASONS = {
     "convert/release.py:write_bundle": RECORD,
     "convert/verify.py:verify": "what a bundle is held against; conversion alone calls it",
     "firmware_py/micropython/device.py:__init__": "the parts of a device; a stand-in takes the place of each in tests",
+    "firmware_py/micropython/updates.py:__init__": "what an update touches of a device; tests put a stand-in for each",
     "firmware_py/protocol/packet.py:__init__": RECORD,
     "firmware_py/runtime/health.py:__init__": RECORD,
     "models/cli.py:train": OPTIONS,
