@@ -81,7 +81,7 @@ def in_use(tmp_path):
     return bundle.name
 
 
-def test_killed_at_twenty_random_points_a_device_has_a_whole_bundle(start, tmp_path, archive):
+def test_killed_at_any_step_of_an_update_a_device_has_a_whole_bundle(start, tmp_path, archive):
     """Some within the download, some about the moment of the switch, some in the trial after it."""
     rng = random.Random(4)
     rollout = FakeRollout(archive, 7)
