@@ -44,6 +44,8 @@ _OF_DEVICES: tuple[tuple[str, str, str, bool], ...] = (
         "acknowledged_lost",
         False,
     ),
+    ("resent_records", "Records that the store had lost and the device sent again.", "resent", True),
+    ("not_kept_records", "Records that the store lost and the device had no more.", "not_kept", True),
     ("dropped_records", "Records that the device gave up for want of room.", "dropped", True),
     ("received_bytes", "Bytes from the device, with what ZeroMQ adds.", "bytes_received", True),
     ("sent_bytes", "Bytes to the device, with what ZeroMQ adds.", "bytes_sent", True),

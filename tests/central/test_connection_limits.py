@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 import zmq
 import zmtp
+from chaos_world import tiny_world
 from fake_decoder import LATENT, MODEL_HASH, latent_record
+from honest import open_link
+from ports import free_port
 from waiting import wait_until
 
 from central.ingest import connection_limits
@@ -177,6 +180,57 @@ def test_connections_without_a_message_give_way_the_oldest_first(centre, monkeyp
                 pass
         proven.send(packet.encode_record(latent_record(sequence=2)))
         assert proven._command(), "one that has delivered is none of them"
+
+
+@pytest.mark.slow
+def test_devices_come_in_while_others_hold_all_the_files_that_they_can(tmp_path):
+    """Three doors and 512 files; 1,500 connections that say nothing, at once."""
+    bundle = tiny_world(tmp_path).bundle
+    for device in (0, 1):
+        keys.new_keys(tmp_path / "keys", f"device-{device}")
+        keys.allow(tmp_path / "keys", f"device-{device}")
+    port, tcp_port, page_port = free_port(), free_port(), free_port()
+    (tmp_path / "central.toml").write_text(
+        f'[central]\nlisten = "tcp://127.0.0.1:{port}"\nkeys = "keys"\ndata_dir = "central"\nlog = "log.jsonl"\n'
+        f'pictures = false\npage_listen = "127.0.0.1:{page_port}"\n[gateway]\ntcp = "127.0.0.1:{tcp_port}"\n'
+        '[[model]]\nbundle = "bundle"\ndecoder = "none"\n'
+    )
+    limited = ["prlimit", "--nofile=512:512", sys.executable]
+    with ExitStack() as stack:
+        centre = stack.enter_context(
+            subprocess.Popen(
+                [*limited, str(ZMTP.with_name("centre_process.py")), str(tmp_path / "central.toml")]
+            )
+        )
+        stack.callback(centre.terminate)
+        log = tmp_path / "log.jsonl"
+        wait_until(lambda: log.exists() and '"page"' in log.read_text(), 60, "the centre")
+        silent = stack.enter_context(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    str(ZMTP.with_name("silent.py")),
+                    "500",
+                    str(port),
+                    str(tcp_port),
+                    str(page_port),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(silent.stdin.close)
+        assert silent.stdout.readline() == "open\n"
+        for device, over in ((0, "zmq"), (1, "tcp")):
+            link = open_link(
+                tmp_path / "keys", device, f"tcp://127.0.0.1:{port}", f"127.0.0.1:{tcp_port}", over
+            )
+            stack.callback(link.close)
+            record = packet.Record(
+                packet.LATENT, device, 1, 1, 1, 1, model_hash=bundle.model_hash, payload=bytes(8)
+            )
+            assert deliver(link, record).type == packet.ACK
 
 
 @pytest.fixture
