@@ -166,6 +166,27 @@ class Install(_Strict):
     source: Source
 
 
+class SpoolPlace(_Strict):
+    """Where a microcontroller keeps its spool, unless its flash has a partition named spool; a file without this entry.
+
+    ``littlefs`` is the file system of the firmware. ``flash`` is the range of ``start`` and ``bytes`` of its raw flash,
+    which no file system uses.
+    """
+
+    kind: Literal["littlefs", "flash"]
+    start: SizeBytes = 0
+    bytes: SizeBytes = 0
+    source: Source
+
+    @model_validator(mode="after")
+    def _range(self) -> SpoolPlace:
+        if (self.kind == "flash") != (self.bytes > 0):
+            raise ValueError(
+                f"expected bytes of kind flash and of no other, got kind {self.kind!r} with {self.bytes} bytes"
+            )
+        return self
+
+
 class Usb(_Strict):
     """An identity under which the board shows up on USB."""
 
@@ -210,6 +231,7 @@ class Board(_Strict):
     links: Links
     speed: Speed | None = None
     install: Install
+    spool: SpoolPlace | None = None
     usb: tuple[Usb, ...] = ()
 
     @model_validator(mode="after")

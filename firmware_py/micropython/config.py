@@ -6,7 +6,7 @@ Every key and its default; a key without one must be there:
      "bundle": "bundle", "secret": "device-0.mac", "insecure": false,
      "link": {"kind": "uart", "port": 1, "baud": 115200, "window": 8, "resend_ms": 2000},
      "source": {"kind": "replay", "path": "gathers.npy", "step": 0.001, "interval_ms": 0},
-     "spool": {"path": "spool.bin", "records": 256},
+     "spool": {"kind": "file", "path": "", "records": 256, "start": 0, "bytes": 0},
      "health": {"interval_s": 60},
      "update": {"key": "", "trial_s": 600}}
 
@@ -14,9 +14,10 @@ Every key and its default; a key without one must be there:
 ``machine.UART`` takes ("LP1"); ``tx`` and ``rx`` are its pins where it has none of its own. tcp has the gateway's
 ``"endpoint": "HOST:PORT"``, and ``ssid`` and ``password`` of the Wi-Fi, instead; without ``ssid`` the board has a
 network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
-``step`` and ``interval_ms``: see ``source.py``. ``records`` holds for a new spool; one that is there keeps its size
-until its file is removed. Without ``key``, the file of a public signing
-key, no updates are taken.
+``step`` and ``interval_ms``: see ``source.py``. ``spool`` kinds are file, littlefs, flash and card, see ``store.py``;
+without ``path``, file is spool.bin and littlefs the folder spool. ``records`` holds for a new spool; a file or folder
+that is there keeps its size until it is removed. Without ``key``, the file of a public signing key, no updates are
+taken.
 """
 
 import binascii
@@ -38,12 +39,16 @@ _SECTIONS = {
         "resend_ms": 2000,
     },
     "source": {"kind": _NEEDED, "path": "", "step": 0.0, "interval_ms": 0, "name": ""},
-    "spool": {"path": "spool.bin", "records": 256},
+    "spool": {"kind": "file", "path": "", "records": 256, "start": 0, "bytes": 0},
     "health": {"interval_s": 60},
     "update": {"key": "", "trial_s": 600},
 }
 _TOP = {"device": _NEEDED, "survey": 1, "board": "", "bundle": "bundle", "secret": "", "insecure": False}
-_KINDS = {"link": ("uart", "usb", "tcp"), "source": ("replay", "module")}
+_KINDS = {
+    "link": ("uart", "usb", "tcp"),
+    "source": ("replay", "module"),
+    "spool": ("file", "littlefs", "flash", "card"),
+}
 _RANGES = (
     ("", "device", 0, 65535),
     ("", "survey", 0, 65535),
@@ -53,6 +58,8 @@ _RANGES = (
     ("link", "resend_ms", 50, 30_000),
     ("source", "interval_ms", 0, 86_400_000),
     ("spool", "records", 2, 65535),
+    ("spool", "start", 0, 0x7FFF_FFFF),
+    ("spool", "bytes", 0, 0x7FFF_FFFF),
     ("health", "interval_s", 1, 86_400),
     ("update", "trial_s", 10, 86_400),
 )
@@ -94,6 +101,12 @@ def load_config(path):
             )
     if config["link"]["kind"] == "tcp":
         host_and_port(config["link"])
+    spool = config["spool"]
+    if spool["kind"] == "flash" and bool(spool["path"]) == bool(spool["bytes"]):
+        raise ConfigError(
+            "%s: spool of kind flash: expected either the partition's label as path, or start and bytes"
+            % path
+        )
     if bool(config["secret"]) == config["insecure"]:
         raise ConfigError('%s: expected a secret, or "insecure": true and none' % path)
     return config

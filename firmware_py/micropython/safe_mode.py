@@ -4,50 +4,30 @@ A fault in the digitiser's module or in the model then keeps nobody from reachin
 emptied. A start counts as good once the centre has answered it. One that follows a power cut does not count as failed.
 """
 
-import os
-
 import machine
 
-STARTS = "starts"
 FAILED_STARTS = 5
 # After this long the device tries a whole start again.
 TRY_AGAIN_S = 600
 
 
 class Starts:
-    """The count of starts in a row that nothing came of, in the file ``path``."""
+    """The starts in a row that nothing came of, as ``spool`` has counted them."""
 
-    def __init__(self, path=STARTS):
-        self._path = path
-        self._count = self._read()
-        self.safe = self._count >= FAILED_STARTS
-        if not _power_came_on():
-            self._write(self._count + 1)
+    def __init__(self, spool):
+        self._spool = spool
+        self.safe = spool.failed_starts >= FAILED_STARTS
+        self._count = spool.failed_starts + (0 if _power_came_on() else 1)
+
+    def begin(self, boot):
+        """Note this start, before anything is sent under its boot number."""
+        self._spool.start(boot, self._count)
 
     def good(self):
         """The centre has answered."""
         if self._count:
             self._count = 0
-            try:
-                os.remove(self._path)
-            except OSError:
-                pass
-
-    def _read(self):
-        try:
-            with open(self._path) as file:
-                return int(file.read())
-        except (OSError, ValueError):
-            return 0
-
-    def _write(self, count):
-        self._count = count
-        try:
-            with open(self._path, "w") as file:
-                file.write("%d\n" % count)
-        except OSError as error:
-            # A full or failing flash must not keep the device from starting.
-            print("epic: %s: cannot be written (%r)" % (self._path, error))
+            self._spool.answered()
 
 
 def _power_came_on():

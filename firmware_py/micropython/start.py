@@ -4,7 +4,7 @@ import time
 
 import machine
 
-from firmware_py.micropython.boot_counter import BOOT, NoClockError, next_boot
+from firmware_py.micropython.boot_counter import NoClockError, former_boot, next_boot
 from firmware_py.micropython.bundle import BundleError, load_bundle
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.compand import Compander, RecordingError
@@ -16,7 +16,8 @@ from firmware_py.micropython.runtime import open_model
 from firmware_py.micropython.safe_mode import FAILED_STARTS, TRY_AGAIN_S, NoModel, NoSource, Starts
 from firmware_py.micropython.slots import Slots
 from firmware_py.micropython.source import Replay
-from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool
+from firmware_py.micropython.spool import MAX_RECORD_BYTES, OwnerError, Spool, SpoolError
+from firmware_py.micropython.store import open_store
 from firmware_py.micropython.uart import Uart, open_line
 from firmware_py.micropython.window import Window
 from firmware_py.micropython.wire import MAX_FRAME_BYTES, OFFER_BYTES
@@ -38,16 +39,15 @@ def start(path="device.json"):
     global running, stopped
     watchdog = Watchdog()
     try:
-        starts = Starts()
         try:
-            device = build(load_config(path), watchdog.feed, starts)
+            device, safe = build(load_config(path), watchdog.feed)
         except (ConfigError, BundleError, ModelError, RecordingError, OwnerError, NoClockError) as error:
             stopped = "epic: %s" % error
             print(stopped)
             return
         running = device
         watchdog.start()
-        if starts.safe:
+        if safe:
             print("epic: %d starts have failed; nothing is recorded for %d s" % (FAILED_STARTS, TRY_AGAIN_S))
             device.run(TRY_AGAIN_S)
             machine.reset()
@@ -75,8 +75,8 @@ class Watchdog:
             self._timer.feed()
 
 
-def build(config, feed, starts):
-    """The ``Device`` of a configuration; in safe mode without its source and model.
+def build(config, feed):
+    """The ``Device`` of a configuration, and whether it is in safe mode: without its source and model.
 
     Raises the errors that ``start`` names, and what the hardware raises.
     """
@@ -93,17 +93,19 @@ def build(config, feed, starts):
             "device: expected 0 to %d, as in the bundle, got %d"
             % (len(bundle.receivers) - 1, config["device"])
         )
-    # Before all else, for its buffers are the largest.
+    clock = Clock()
+    spool = open_spool(config)
+    # Before what may fail, so that a failure is counted.
+    starts = Starts(spool)
+    boot = next_boot(max(spool.last_boot, former_boot()), clock.set_s())
+    starts.begin(boot)
+    # Before the other buffers, for its own are the largest.
     model = NoModel(bundle.latent) if starts.safe else _or_back(slots, open_model, bundle, feed)
     receivers = bundle.receivers[config["device"]]
     seals = (Crc(), Crc())
     if config["secret"]:
         secret = read_secret(config["secret"])
         seals = (Mac(secret, UPLINK), Mac(secret, DOWNLINK))
-    clock = Clock()
-    section = config["spool"]
-    spool = Spool(section["path"], section["records"], (config["device"], config["survey"]))
-    boot = next_boot(BOOT, spool.last_boot, clock.set_s())
     header = packet.Record(
         packet.LATENT, config["device"], config["survey"], boot, 0, model_hash=bundle.model_hash
     )
@@ -130,7 +132,25 @@ def build(config, feed, starts):
     interval_s = config["health"]["interval_s"]
     board = config["board"] + (" (safe mode)" if starts.safe else "")
     device.health = Health(header, board, interval_s, spool.n, clock, device.status)
-    return device
+    return device, starts.safe
+
+
+def open_spool(config):
+    """The spool of a configuration.
+
+    Raises:
+        ConfigError: The board has no medium of that kind.
+        SpoolError: It cannot be used.
+    """
+    section = config["spool"]
+    try:
+        store = open_store(section)
+    except OSError as error:
+        raise SpoolError(
+            "%s: cannot keep a spool there (%r); make room on the flash"
+            % (section["path"] or section["kind"], error)
+        ) from None
+    return Spool(store, (config["device"], config["survey"]))
 
 
 def _or_back(slots, load, *arguments):

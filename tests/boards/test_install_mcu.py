@@ -23,7 +23,7 @@ import epic
 from boards.install.linux.install import check_fit
 from boards.install.linux.shell import InstallError
 from boards.install.micropython import console, mcu, mpremote
-from boards.profile import load_board
+from boards.profile import PROFILE_FOLDER, load_board
 
 pytestmark = pytest.mark.slow
 # As they are, behind what the fixture puts in their place.
@@ -33,6 +33,18 @@ STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
 PORT = ["--port", "/dev/ttyACM0"]
 # What stands for the firmware and the hardware.
 BARE = {"ml.py", "machine.py"}
+# An ESP32 whose flash has a partition of that name.
+ESP32 = """
+class Partition:
+    TYPE_DATA = 1
+
+    @staticmethod
+    def find(kind, label):
+        return [Partition()] if (kind, label) == (1, "spool") else []
+
+    def ioctl(self, op, argument):
+        return {4: 2, 5: 4096}.get(op, 0)
+"""
 DIGITISER = "def open_source(shots, samples, receivers):\n    raise OSError('no digitiser')\n"
 
 
@@ -250,6 +262,48 @@ def test_a_main_of_another_s_is_kept_only_with_replace_and_put_back(parts, board
     assert set(board.files()) == BARE | {"main.py"}
 
 
+@pytest.mark.parametrize(
+    ("spool", "before", "kind", "said"),
+    [
+        (None, {}, "file", "a file beside the program, since the board has no better place"),
+        ({"kind": "littlefs"}, {}, "littlefs", "littlefs beside the program; a power cut loses nothing"),
+        (
+            {"kind": "flash", "start": "4 MiB", "bytes": "256 KiB"},
+            {},
+            "flash",
+            "raw flash of its own; a power cut loses nothing",
+        ),
+        ({"kind": "littlefs"}, {"esp32.py": ESP32}, "flash", "raw flash of its own"),
+        (
+            {"kind": "littlefs"},
+            {"spool.bin": "records"},
+            "file",
+            "stays in spool.bin, where records may wait",
+        ),
+    ],
+)
+def test_the_spool_s_place_is_the_board_s_best_and_its_cost_is_said(
+    parts, board, capsys, spool, before, kind, said
+):
+    profile = (PROFILE_FOLDER / "openmv-rt1062.toml").read_text()
+    if spool:
+        profile += "\n[spool]\n" + "".join(f'{key} = "{value}"\n' for key, value in spool.items())
+        profile += 'source = "a test"\n'
+    own = board.folder / "openmv-rt1062.toml"
+    own.write_text(profile)
+    for name, text in before.items():
+        (board.root / name).write_text(text)
+    assert put(parts, board, name=own) == 0
+    assert f"note: spool: {said}" in capsys.readouterr().out.replace("note: spool: spool", "note: spool")
+    section = json.loads(board.files()["device.json"])["spool"]
+    assert section["kind"] == kind
+    if kind == "flash":
+        expected = {"path": "spool"} if before else {"start": 4 << 20, "bytes": 256 << 10}
+        assert section == {"kind": "flash", **expected}
+    assert epic.main(["board", "uninstall", *PORT, "--purge"]) == 0
+    assert set(board.files()) == BARE | {name for name in before if name != "spool.bin"}
+
+
 def test_a_module_that_is_no_longer_used_goes(parts, board):
     assert put(parts, board) == 0
     (board.folder / "other.py").write_text(DIGITISER)
@@ -308,10 +362,12 @@ def test_status_and_uninstall(parts, board, capsys):
     (board.root / "bundle" / "encoder.tflite").write_bytes(b"")
     assert epic.main(["board", "status", *PORT]) == 1
     assert "bundle/encoder.tflite not as installed" in capsys.readouterr().out
-    for name in ("spool.bin", "boot"):
+    kept = {"spool/records", "spool/records.starts", "boot"}
+    (board.root / "spool").mkdir()
+    for name in kept:
         (board.root / name).write_bytes(b"1")
     assert epic.main(["board", "uninstall", *PORT]) == 0
-    assert set(board.files()) == BARE | {"spool.bin", "boot"}
+    assert set(board.files()) == BARE | kept
     capsys.readouterr()
     assert epic.main(["board", "status", *PORT]) == 2
     assert "no EPIC device is installed there" in one_line(capsys)
@@ -586,8 +642,9 @@ def test_the_real_mpremote_and_a_real_prompt_understand_it(
         prompt.ask("folders", ["a", "a/b"])
         prompt.copy({"a/b/one": source, "two": source})
         expected = hashlib.sha256(source.read_bytes()).hexdigest()
-        found = prompt.ask("facts", ["a/b/one", "two", "three"], "installed.json", "spool.bin")
+        found = prompt.ask("facts", ["a/b/one", "two", "three"], "installed.json", ["two"], "spool")
         assert found["files"] == {"a/b/one": expected, "two": expected, "three": None}
+        assert (found["spool"], found["partition"]) == (["two"], False)
         assert (found["runtime"], found["installed"], found["version"]) == (True, None, "1.27.0")
         # This build's heap grows, up to what is asked for.
         assert (

@@ -25,7 +25,7 @@ MODULES = {
 }
 # In every MicroPython; then in the firmware of boards that run the whole device.
 STANDARD = {"array", "gc", "json", "math", "os", "random", "select", "socket", "sys", "time"}
-BOARDS = {"machine", "micropython", "ml", "network", "pyb"}
+BOARDS = {"esp32", "machine", "micropython", "ml", "network", "pyb", "rp2"}
 
 
 def foreign(source: str) -> list[str]:

@@ -10,6 +10,7 @@ from tiny import ENCODER, SHAPE, bundle_fields
 
 from firmware_py.inference.bundle import create_bundle
 from firmware_py.micropython.spool import Spool
+from firmware_py.micropython.store import FileStore
 from firmware_py.protocol import packet
 
 pytestmark = pytest.mark.emulated
@@ -162,7 +163,7 @@ def test_hardware_that_is_not_there_at_power_up_starts_the_board_anew(board, mor
 
 
 def test_another_devices_spool_is_one_line_and_leaves_the_prompt(board):
-    spool = Spool(str(board / "spool.bin"), 4, (0, 1))
+    spool = Spool(FileStore(str(board / "spool.bin"), 4), (0, 1))
     record = packet.encode_record(packet.Record(packet.LATENT, 0, 1, 5, 1, payload=b"x" * 8))
     spool.record[: len(record)] = record
     spool.append(len(record))
@@ -196,7 +197,7 @@ class Line:
 
 line = Line()
 start.open_line = lambda link: line
-device = start.build(load_config("device.json"), lambda: None, start.Starts())
+device = start.build(load_config("device.json"), lambda: None)[0]
 device.turn()
 line.sent = 0
 device._window._due_ms[0] = time.ticks_add(time.ticks_ms(), 30000)
@@ -271,7 +272,7 @@ class Line:
         return n
 
 start.open_line = lambda link: Line()
-device = start.build(load_config("device.json"), lambda: None, start.Starts())
+device = start.build(load_config("device.json"), lambda: None)[0]
 for _ in range(3):
     print(device.turn(), device._spool.waiting)
 """
@@ -300,7 +301,7 @@ class Line:
 
 line = Line()
 start.open_line = lambda link: line
-device = start.build(load_config("device.json"), lambda: None, start.Starts())
+device = start.build(load_config("device.json"), lambda: None)[0]
 
 def answer(seal, payload, sequence=0, boot=0):
     device.health.poll()
@@ -327,8 +328,9 @@ answer(device._down, b"\\x07\\x00")
 answer(device._down, b"\\x02\\x00")
 device.turn()
 answer(device._down, b"\\x00\\x00")
-for slot in range(3):
-    print("record of", device._spool.read(slot) - packet.HEADER_BYTES)
+for slot in range(device._spool.n):
+    if device._spool.state[slot]:
+        print("record of", device._spool.read(slot) - packet.HEADER_BYTES)
 """
 
 

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from firmware_py.inference import companding as linux
 from firmware_py.micropython import compand, rate, wire
-from firmware_py.micropython.boot_counter import BootError, NoClockError, next_boot
+from firmware_py.micropython.boot_counter import (
+    COPY_BYTES,
+    BootCount,
+    BootError,
+    NoClockError,
+    former_boot,
+    next_boot,
+)
 from firmware_py.protocol.frame_authenticator import Crc, Mac
 from firmware_py.protocol.framing import Deframer, FramingError, cobs_decode, encode_frame
 from firmware_py.protocol.rate import Coding, Rate, RateError, pack
@@ -172,35 +179,43 @@ def test_more_receivers_than_the_encoder_takes():
         compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 4)
 
 
-def test_boots_go_up_by_one(tmp_path):
-    path = str(tmp_path / "boot")
-    assert [next_boot(path, 0, 1_800_000_000) for _ in range(3)] == [
-        1_800_000_001,
-        1_800_000_002,
-        1_800_000_003,
-    ]
-
-
-def test_a_boot_never_comes_twice(tmp_path):
-    """FAT deletes a rename's target first: whichever of the two files is left, and whole, counts."""
-    path = tmp_path / "boot"
-    next_boot(str(path), 0, 1000)
-    path.rename(tmp_path / "boot.new")
-    assert next_boot(str(path), 0, 0) == 1002
-    (tmp_path / "boot.new").write_text("10")
-    assert next_boot(str(path), 0, 0) == 1003
-    path.write_text("1003 10")
-    assert next_boot(str(path), 2000, 5) == 2001, "the spool knows a greater one"
-
-
-def test_without_a_count_and_a_clock_no_boot(tmp_path):
+def test_a_boot_number_is_the_next_and_of_the_clock_without_one():
+    assert (next_boot(7, 1_800_000_000), next_boot(0, 1_800_000_000)) == (8, 1_800_000_001)
     with pytest.raises(NoClockError, match="mpremote rtc --set"):
-        next_boot(str(tmp_path / "boot"), 0, 0)
+        next_boot(0, 0)
+
+
+def test_a_cut_while_the_count_is_written_leaves_the_other_copy(tmp_path):
+    path = tmp_path / "count"
+    count = BootCount(str(path))
+    for boot in (1000, 1001, 1002):
+        count.write(boot)
+    whole = path.read_bytes()
+    count.write(1003)
+    changed = path.read_bytes()
+    assert changed[: 2 * COPY_BYTES] == whole[: 2 * COPY_BYTES], (
+        "the newer copy, and its block, are left alone"
+    )
+    for cut in range(0, 512, 3):
+        at = 2 * COPY_BYTES
+        path.write_bytes(whole[:at] + changed[at : at + cut] + b"\xff" * (len(whole) - at - cut))
+        again = BootCount(str(path))
+        assert again.last in (1002, 1003)
+        again.write(1003)
+        assert BootCount(str(path)).last == 1003
+
+
+def test_a_count_of_an_earlier_installation_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert former_boot() == 0
+    (tmp_path / "boot.new").write_text("17 17\n")
+    (tmp_path / "boot").write_text("16 1")
+    assert former_boot() == 17
 
 
 def test_a_flash_that_is_full_is_said(tmp_path):
     with pytest.raises(BootError, match="make room"):
-        next_boot(str(tmp_path / "away" / "boot"), 0, 5)
+        BootCount(str(tmp_path / "away" / "count"))
 
 
 NUMBERS = st.one_of(

@@ -11,6 +11,7 @@ from firmware_py.micropython import window as window_module
 from firmware_py.micropython.clock import Clock
 from firmware_py.micropython.health import Health
 from firmware_py.micropython.spool import Spool
+from firmware_py.micropython.store import FileStore
 from firmware_py.micropython.uart import Uart
 from firmware_py.micropython.window import Window
 from firmware_py.protocol import packet
@@ -53,7 +54,7 @@ def ticks(monkeypatch):
 
 @pytest.mark.parametrize("days", [1, 6, 6.3, 9, 12.4, 13, 20])
 def test_after_any_outage_everything_that_waits_is_sent(ticks, tmp_path, days):
-    spool = Spool(str(tmp_path / "spool.bin"), 8, (0, 1))
+    spool = Spool(FileStore(str(tmp_path / "spool.bin"), 8), (0, 1))
     window = Window(spool, 4, 2000)
     for sequence in range(1, 6):
         record = packet.encode_record(packet.Record(packet.LATENT, 0, 1, 5, sequence, payload=b"x" * 8))

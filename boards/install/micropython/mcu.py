@@ -26,9 +26,9 @@ from boards.profile import Board, board_names, load_board
 from boards.sizes import format_size
 from firmware_py.inference.bundle import ENCODER, EPICNN, MANIFEST, Bundle, load_bundle
 from firmware_py.inference.self_test import read_vectors
-from firmware_py.micropython.boot_counter import BOOT
+from firmware_py.micropython.boot_counter import FORMER
 from firmware_py.micropython.config import ConfigError, load_config
-from firmware_py.micropython.spool import SLOT_BYTES
+from firmware_py.micropython.store import SEGMENT_SLOTS, SLOT_BYTES
 
 ROOM = Path(firmware_py.__file__).parent
 # Files of the device's code needed besides firmware_py/micropython.
@@ -43,8 +43,20 @@ MAIN = "main.py"
 # Another's main.py, until uninstallation.
 KEPT = "main.py.before"
 INSTALLED = "installed.json"
-# Files that the device writes itself, besides its boot counter.
-SPOOL, SPOOL_RECORDS = "spool.bin", 256
+SPOOL_RECORDS = 256
+# Label of an ESP32's partition for the spool.
+PARTITION = "spool"
+SPOOL_FILE, SPOOL_FOLDER = "spool/records", "spool"
+# Spool of installations before 2026-12, which stays where it is.
+FORMER_SPOOL = "spool.bin"
+# Files that the device writes itself, and their folder.
+SPOOL_FILES = (
+    FORMER_SPOOL,
+    f"{FORMER_SPOOL}.starts",
+    *(f"{SPOOL_FILE}{end}" for end in ("", ".starts", ".pad")),
+    *(f"{SPOOL_FOLDER}/{block}" for block in range(SPOOL_RECORDS // SEGMENT_SLOTS + 1)),
+    SPOOL_FOLDER,
+)
 SPARE_BYTES = 16 << 10
 # What updates over the link leave: the second slot, and which is in use.
 SIGNING_KEY = "signing.public"
@@ -73,14 +85,20 @@ class McuInstallRequest:
 
 @dataclass(frozen=True)
 class McuPlan:
+    """Steps of an installation, and a ``note`` for the operator."""
+
     facts: dict[str, Any]
     steps: tuple[Step, ...]
+    note: str
 
 
-def contents(order: McuInstallRequest, runtime: bool = True) -> dict[str, bytes]:
+def contents(
+    order: McuInstallRequest, runtime: bool = True, spool: dict[str, Any] | None = None
+) -> dict[str, bytes]:
     """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``.
 
     Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
+    ``spool`` is the section of ``device.json``.
     """
     files = {f"firmware_py/{name}": (ROOM / name).read_bytes() for name in SHARED}
     for path in sorted(ROOM.glob("micropython/*.py")):
@@ -106,7 +124,7 @@ def contents(order: McuInstallRequest, runtime: bool = True) -> dict[str, bytes]
         files[Path(key.path).name] = key.content
     if order.digitiser:
         files[order.digitiser.name] = _digitiser(order.digitiser, files)
-    files["device.json"] = device_json(order).encode()
+    files["device.json"] = device_json(order, spool or spool_section(order.board)).encode()
     files[INSTALLED] = _record(order, files)
     files[MAIN] = (ROOM / "micropython" / MAIN).read_bytes()
     return files
@@ -120,7 +138,49 @@ def _compiled(bundle: Bundle) -> bytes:
     return compile_encoder(bundle.encoder_path.read_bytes(), vectors[0][:1] if vectors else None)
 
 
-def device_json(order: McuInstallRequest) -> str:
+def spool_section(board: Board, partition: bool = False, former: bool = False) -> dict[str, Any]:
+    """Section ``spool`` of ``device.json``.
+
+    Args:
+        partition: The board's flash has a data partition named spool.
+        former: The board has a spool of an earlier installation, whose records must not be left behind.
+    """
+    if former:
+        return {"kind": "file", "path": FORMER_SPOOL, "records": SPOOL_RECORDS}
+    if partition:
+        return {"kind": "flash", "path": PARTITION}
+    if board.spool is None:
+        return {"kind": "file", "path": SPOOL_FILE, "records": SPOOL_RECORDS}
+    if board.spool.kind == "flash":
+        return {"kind": "flash", "start": board.spool.start, "bytes": board.spool.bytes}
+    return {"kind": "littlefs", "path": SPOOL_FOLDER, "records": SPOOL_RECORDS}
+
+
+def spool_cost(section: dict[str, Any]) -> str:
+    """What the place of the spool costs, for the operator."""
+    if section.get("path") == FORMER_SPOOL:
+        return (
+            f"spool: stays in {FORMER_SPOOL}, where records may wait, beside the program; once none does, uninstall "
+            "with --purge and install again, for a place that wears less"
+        )
+    if section["kind"] == "flash":
+        return (
+            "spool: raw flash of its own; a power cut loses nothing that was stored, one erasure for 8 records of "
+            "512 bytes, all blocks wear alike"
+        )
+    if section["kind"] == "littlefs":
+        return (
+            "spool: littlefs beside the program; a power cut loses nothing that was stored, 1.3 erasures a record, "
+            "spread over the free blocks"
+        )
+    return (
+        "spool: a file beside the program, since the board has no better place; a power cut while a record is written "
+        "may lose the 8 of its erase block, and each record costs one erasure. An SD card has neither: "
+        "docs/guides/microcontroller.md"
+    )
+
+
+def device_json(order: McuInstallRequest, spool: dict[str, Any]) -> str:
     """The device's configuration, valid by the device's own check. Raises ``InstallError``."""
     settings = order.settings
     if len(settings.replay) + bool(order.digitiser) != 1:
@@ -138,7 +198,7 @@ def device_json(order: McuInstallRequest) -> str:
         "secret": f"{settings.name}.mac",
         "link": _link(order),
         "source": source,
-        "spool": {"path": SPOOL, "records": SPOOL_RECORDS},
+        "spool": spool,
     }
     if settings.signing_key:
         config["update"] = {"key": SIGNING_KEY}
@@ -218,13 +278,15 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     facts = _facts(prompt, tuple(files))
     check_identity(prompt.port, order.board, facts)
     _check_owner(prompt.port, order.settings, facts)
-    if not has_runtime(prompt.port, order.board, facts):
-        if not facts["viper"]:
-            raise InstallError(
-                f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} with neither the "
-                f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
-            )
-        files = contents(order, runtime=False)
+    spool = spool_section(order.board, facts["partition"], FORMER_SPOOL in facts["spool"])
+    runtime = has_runtime(prompt.port, order.board, facts)
+    if not runtime and not facts["viper"]:
+        raise InstallError(
+            f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} with neither the "
+            f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
+        )
+    files = contents(order, runtime, spool)
+    if not runtime:
         _check_heap(prompt.port, files[f"bundle/{EPICNN}"], facts)
     foreign = _is_foreign(facts, files[MAIN])
     if foreign and not order.replace:
@@ -234,10 +296,10 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     changed = {path: data for path, data in files.items() if facts["files"][path] != digest_of(data)}
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
     if not changed and not stale:
-        return McuPlan(facts, ())
+        return McuPlan(facts, (), spool_cost(spool))
     needed_bytes = sum(len(data) for data in changed.values()) + SPARE_BYTES
-    if not facts["spool"]:
-        needed_bytes += SPOOL_RECORDS * SLOT_BYTES
+    if spool["kind"] != "flash" and not facts["spool"]:
+        needed_bytes += (SPOOL_RECORDS + SEGMENT_SLOTS) * SLOT_BYTES
     if order.settings.signing_key:
         # The second slot.
         needed_bytes += sum(len(data) for path, data in files.items() if path.startswith("bundle/"))
@@ -265,7 +327,7 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
     steps.append(Step("try the model there", lambda: try_model(prompt)))
     steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
-    return McuPlan(facts, tuple(steps))
+    return McuPlan(facts, tuple(steps), spool_cost(spool))
 
 
 def check_identity(port: str, board: Board, facts: dict[str, Any]) -> None:
@@ -319,7 +381,7 @@ def _check_owner(port: str, settings: Settings, facts: dict[str, Any]) -> None:
     """Raise ``InstallError`` if the board's spool holds records of another device."""
     installed = facts["installed"] or {}
     owner = (installed.get("device"), installed.get("survey"))
-    if installed and facts["spool"] and owner != (settings.device, settings.survey):
+    if installed and (facts["spool"] or facts["partition"]) and owner != (settings.device, settings.survey):
         raise InstallError(
             f"{port}: its spool is that of device {owner[0]}, survey {owner[1]}, this is device {settings.device}, "
             f"survey {settings.survey}; once nothing waits: epic board uninstall --port {port} --purge"
@@ -382,17 +444,26 @@ def uninstall(prompt: Prompt, purge: bool) -> list[str]:
         *(path for path in paths if path not in (MAIN, INSTALLED)),
         *SLOTS,
         *SECOND_SLOT,
-        *([SPOOL, BOOT] if purge else []),
+        *([*SPOOL_FILES, *FORMER] if purge else []),
     ]
     if facts["files"][MAIN]:
         _stop(prompt)
+    if purge and facts["installed"]:
+        # Raw flash has no file to remove.
+        prompt.ask("wipe")
     removed = prompt.ask("remove", [*files, *reversed(_folders(files)), INSTALLED])
     prompt.ask("rename", KEPT, MAIN)
     return removed
 
 
 def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
-    return prompt.ask("facts", [*paths, *(() if MAIN in paths else (MAIN,))], INSTALLED, SPOOL)
+    return prompt.ask(
+        "facts",
+        [*paths, *(() if MAIN in paths else (MAIN,))],
+        INSTALLED,
+        [FORMER_SPOOL, SPOOL_FOLDER],
+        PARTITION,
+    )
 
 
 def _is_foreign(facts: dict[str, Any], main: bytes) -> bool:

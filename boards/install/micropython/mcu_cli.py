@@ -10,14 +10,7 @@ import typer
 from boards.install.linux.install import take_steps
 from boards.install.linux.shell import InstallError
 from boards.install.micropython import console
-from boards.install.micropython.mcu import (
-    BOOT,
-    SPOOL,
-    McuInstallRequest,
-    make_plan,
-    read_status,
-    uninstall,
-)
+from boards.install.micropython.mcu import McuInstallRequest, make_plan, read_status, uninstall
 from boards.install.micropython.mpremote import Prompt
 from boards.sizes import format_size
 
@@ -36,6 +29,7 @@ def install_mcu(
     try:
         with Prompt(port) as prompt:
             plan = make_plan(prompt, order)
+            say(f"note: {plan.note}")
             if dry_run:
                 for step in plan.steps:
                     say(f"would {step.text}")
@@ -109,4 +103,6 @@ def uninstall_mcu(port: str, purge: bool) -> None:
         removed = uninstall(prompt, purge)
     typer.echo(f"{port}: removed {len(removed)} files and folders")
     if not purge:
-        typer.echo(f"Left: {SPOOL} and {BOOT}. To remove them: epic board uninstall --purge")
+        typer.echo(
+            "Left: the spool, with its records and the count of starts. To remove it: epic board uninstall --purge"
+        )

@@ -12,10 +12,11 @@ import os
 import sys
 
 
-def facts(paths, installed, spool):
+def facts(paths, installed, spools, label):
     """Which board and firmware, with ``ml`` or viper, what room and heap, and the SHA-256 of each of ``paths``.
 
-    The hash is None where there is no such file.
+    The hash is None where there is no such file. ``spool`` lists those of ``spools`` that are there, and
+    ``partition`` says whether the flash of an ESP32 has a data partition ``label``.
     """
     try:
         import ml  # noqa: F401
@@ -34,6 +35,12 @@ def facts(paths, installed, spool):
         openmv = omv.version_string()
     except (ImportError, AttributeError):
         openmv = ""
+    try:
+        from esp32 import Partition
+
+        partition = bool(Partition.find(Partition.TYPE_DATA, label=label))
+    except ImportError:
+        partition = False
     try:
         room = os.statvfs(".")
         free_bytes = room[0] * room[3]
@@ -57,7 +64,8 @@ def facts(paths, installed, spool):
         "boot": _says_something("boot.py"),
         "files": {path: _sha256(path) for path in paths},
         "installed": record,
-        "spool": _there(spool),
+        "spool": [path for path in spools if _there(path)],
+        "partition": partition,
     }
 
 
@@ -190,6 +198,16 @@ def _largest_bytes():
             high = middle
         gc.collect()
     return low
+
+
+def wipe():
+    """Erase the device's spool, wherever it is."""
+    try:
+        from firmware_py.micropython.store import wipe
+
+        wipe()
+    except (ImportError, OSError, ValueError) as error:
+        print("spool: not erased:", error)
 
 
 def _sha256(path):

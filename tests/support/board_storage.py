@@ -1,0 +1,178 @@
+"""A board's storage under MicroPython, cut at every write: run there by test_micropython_flash_board.py.
+
+Files: a program and a bundle, which nobody writes after the installation, then starts and records as a device stores
+them. At each erasure and write of the flash a copy of it is torn, and what is then there is looked at.
+"""
+
+import os
+import struct
+
+import vfs
+from nor import Nor
+
+from firmware_py.micropython.spool import Spool
+from firmware_py.protocol import packet
+
+OWNER = (3, 1)
+BLOCK_BYTES = 4096
+SECTOR_BYTES = 512
+PROGRAM = {"main.py": b"p" * 900, "bundle": bytes(range(256)) * 80}
+# Bytes done of an operation that is cut.
+TORN_BYTES = (0, 3, 300, 511, 3000)
+FIRST_BOOT = 100
+# Records that wait behind the newest.
+WAIT = 20
+
+
+class CachedNor:
+    """Sectors of 512 bytes on a NOR flash, as a port's driver for FAT has them: a write rewrites the erase block."""
+
+    def __init__(self, nor):
+        self.nor = nor
+        self.block = bytearray(BLOCK_BYTES)
+
+    def readblocks(self, n, buffer):
+        at = n * SECTOR_BYTES
+        buffer[:] = self.nor.data[at : at + len(buffer)]
+
+    def writeblocks(self, n, buffer):
+        done = 0
+        while done < len(buffer):
+            block, offset = divmod(n * SECTOR_BYTES + done, BLOCK_BYTES)
+            size = min(len(buffer) - done, BLOCK_BYTES - offset)
+            self.nor.readblocks(block, self.block)
+            self.block[offset : offset + size] = buffer[done : done + size]
+            self.nor.writeblocks(block, self.block)
+            done += size
+
+    def ioctl(self, op, argument):
+        if op == 4:
+            return self.nor.blocks * BLOCK_BYTES // SECTOR_BYTES
+        return SECTOR_BYTES if op == 5 else 0
+
+
+class Medium:
+    """``kind`` is fat, littlefs, or raw for no file system; ``store(nor)`` opens the spool's store there."""
+
+    def __init__(self, kind, blocks, store):
+        self.kind = kind
+        self.store = store
+        self.nor = Nor(blocks)
+        if kind == "raw":
+            return
+        if kind == "fat":
+            vfs.VfsFat.mkfs(CachedNor(self.nor))
+        else:
+            vfs.VfsLfs2.mkfs(self.nor, progsize=256)
+        self.mount(self.nor, "/flash")
+        for path, data in PROGRAM.items():
+            with open(path, "wb") as file:
+                file.write(data)
+
+    def mount(self, nor, place):
+        if self.kind != "raw":
+            system = vfs.VfsFat(CachedNor(nor)) if self.kind == "fat" else vfs.VfsLfs2(nor, progsize=256)
+            vfs.mount(system, place)
+            os.chdir(place)
+
+    def unmount(self, place):
+        if self.kind != "raw":
+            os.chdir("/")
+            vfs.umount(place)
+            if place != "/flash":
+                os.chdir("/flash")
+
+    def program_is_whole(self):
+        if self.kind == "raw":
+            return True
+        for path, data in PROGRAM.items():
+            with open(path, "rb") as file:
+                if file.read() != data:
+                    return False
+        return True
+
+
+def start(medium, nor):
+    """As start.py does: the boot number is noted before anything is sent under it."""
+    spool = Spool(medium.store(nor), OWNER)
+    boot = max(spool.last_boot, FIRST_BOOT) + 1
+    spool.start(boot, 1)
+    return spool, boot
+
+
+def put(spool, boot, sequence):
+    record = packet.Record(packet.LATENT, 3, 1, boot, sequence, event=sequence, payload=b"x" * 64)
+    data = packet.encode_record(record)
+    spool.record[: len(data)] = data
+    spool.append(len(data))
+
+
+def waiting(spool):
+    keys = []
+    for i in range(spool.span):
+        slot = (spool.oldest + i) % spool.n
+        if spool.state[slot]:
+            assert spool.read(slot)
+            keys.append(struct.unpack_from("<II", spool.record, 8))
+    return keys
+
+
+class Life:
+    """Starts and records on a medium; ``tally`` counts the cuts, and after how many of them something was missing."""
+
+    def __init__(self, medium):
+        self.medium = medium
+        self.kept = []
+        self.boot = FIRST_BOOT
+        self.tally = {"cuts": 0, "program": 0, "start": 0, "boot": 0, "records": 0, "lost": 0, "twice": 0}
+
+    def run(self, records):
+        nor = self.medium.nor
+        # The first start makes the spool, while the installer watches.
+        spool, self.boot = start(self.medium, nor)
+        spool.close()
+        nor.erases = [0] * nor.blocks
+        nor.writes = 0
+        nor.before = self._cut
+        spool, self.boot = start(self.medium, nor)
+        for sequence in range(1, records + 1):
+            put(spool, self.boot, sequence)
+            self.kept.append((self.boot, sequence))
+            if len(self.kept) > WAIT:
+                key = struct.pack("<II", *self.kept[0])
+                slot = spool.find(key, 0, key, 4)
+                assert slot >= 0
+                spool.forget(slot)
+                self.kept.pop(0)
+        nor.before = None
+        # A device never closes its spool.
+        self.erases, self.writes = list(nor.erases), nor.writes
+        spool.close()
+
+    def _cut(self, block, offset, data):
+        tally = self.tally
+        torn_bytes = TORN_BYTES[tally["cuts"] % len(TORN_BYTES)]
+        tally["cuts"] += 1
+        nor = self.medium.nor.torn(block, offset, data, torn_bytes)
+        try:
+            self.medium.mount(nor, "/cut")
+        except OSError:
+            # What a port then formats.
+            tally["program"] += 1
+            return
+        try:
+            if not self.medium.program_is_whole():
+                tally["program"] += 1
+            spool, boot = start(self.medium, nor)
+            if boot <= self.boot and self.kept:
+                tally["boot"] += 1
+            found = waiting(spool)
+            missing = len([key for key in self.kept if key not in found])
+            tally["records"] += 1 if missing else 0
+            tally["lost"] = max(tally["lost"], missing)
+            tally["twice"] += len(found) - len(set(found))
+            put(spool, boot, 1)
+            spool.close()
+        except OSError:
+            tally["start"] += 1
+        self.medium.unmount("/cut")
