@@ -17,6 +17,8 @@ class Nor:
         self.data = bytearray(b"\xff" * (blocks * block_bytes))
         self.erases = [0] * blocks
         self.writes = 0
+        # Writes to bytes that were not erased, which flash with ECC refuses.
+        self.overwrites = 0
         self.left = None
         self.torn_bytes = 0
         # Blocks in which some bits are always set.
@@ -35,6 +37,9 @@ class Nor:
         if offset % self.page_bytes or len(buffer) % self.page_bytes:
             raise ValueError(f"expected whole pages of {self.page_bytes} bytes")
         self.writes += 1
+        at = block * self.block_bytes + offset
+        if self.data[at : at + len(buffer)] != b"\xff" * len(buffer):
+            self.overwrites += 1
         self._do(block, offset, buffer)
 
     def ioctl(self, op, argument):
