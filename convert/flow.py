@@ -19,7 +19,6 @@ from convert.quantise import quantise
 from convert.release import Stage, model_hash, staged_release
 from convert.run_folder import Run, Seen, read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
-from firmware_py.inference.self_test import encode_vectors
 from models.data.gathers import DataError
 from models.errors import TrainingError
 from models.inversion.decoder import Decoder, calibrate_uncertainty, load_decoder, save_decoder
@@ -122,7 +121,7 @@ def convert_run(
                 "accelerator": found.accelerator,
                 "micropython": micropython,
             },
-            vectors=encode_vectors(inputs, latents),
+            vectors=(inputs, latents),
             c_array=c_array,
             compiled=found.compiled,
             epicnn=epicnn,

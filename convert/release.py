@@ -13,13 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from boards.fit.accelerator import Compiled
 from boards.fit.graph import Graph, Tensor
-from convert.c_array import HEADER, SOURCE, c_header, c_source
+from convert.c_array import c_sources
 from convert.errors import ConversionError
 from convert.run_folder import Run
 from firmware_py.inference.bundle import EPICNN, compiled_encoder, create_bundle
-from firmware_py.inference.self_test import VECTORS, self_test
+from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
 
 # Files that identify a folder as the output of a conversion; only such folders may be replaced.
 MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}
@@ -61,7 +63,7 @@ class Stage:
         prefixes: tuple[tuple[int, int], ...],
         arena_bytes: int | None,
         metrics: dict[str, Any],
-        vectors: bytes,
+        vectors: tuple[np.ndarray, np.ndarray],
         c_array: bool,
         compiled: Compiled | None,
         epicnn: bytes | None,
@@ -80,17 +82,15 @@ class Stage:
             "metrics": metrics,
             "versions": _versions(),
         }
-        extra = {VECTORS: vectors}
+        extra = {VECTORS: encode_vectors(*vectors)}
         if epicnn is not None:
             extra[EPICNN] = epicnn
         if compiled is not None:
             extra[compiled_encoder(compiled.suffix)] = compiled.model
         if c_array:
             # The hash remains that of encoder.tflite, which identifies the model at the centre.
-            extra |= {
-                HEADER: c_header(model_hash(model)).encode(),
-                SOURCE: c_source(compiled.model if compiled else model).encode(),
-            }
+            linked = compiled.model if compiled else model
+            extra |= c_sources(linked, {**fields, "model_hash": model_hash(model)}, vectors)
         self_test(create_bundle(self.bundle, model, fields, extra))
 
     def publish(self) -> None:
