@@ -12,6 +12,9 @@ from firmware_py.inference.bundle import create_bundle
 from firmware_py.micropython.spool import Spool
 from firmware_py.micropython.store import FileStore
 from firmware_py.protocol import packet
+from firmware_py.protocol.frame_authenticator import UPLINK, Mac
+from firmware_py.protocol.framing import Deframer
+from firmware_py.protocol.recording_messages import NoRecording, decode_message
 
 pytestmark = pytest.mark.emulated
 SECRET = bytes(range(32)).hex()
@@ -385,3 +388,42 @@ def test_prefixes_that_cannot_be_are_said(tmp_path):
     manifest = tmp_path / "board" / "bundle" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "prefixes": [[9, 8]]}))
     assert "not a whole manifest" in start(tmp_path / "board")
+
+
+# What a centre says about a recording, and what the device sends next.
+ASKED = (
+    SET_RATES[: SET_RATES.index("def answer")].replace(
+        "        return n\n\nline",
+        "        self.said += bytes(buffer[at : at + n])\n        return n\n\nline",
+    )
+    + """
+from binascii import hexlify
+
+line.said = b""
+
+def hear(payload):
+    record = packet.Record(packet.RECORDING, 1, 1, 5, 9, 1001, 1790000000000000, payload=payload)
+    data = packet.encode_record(record)
+    buffer = bytearray(data + bytes(8))
+    n = seal_into(device._down, buffer, len(data))
+    frame = bytearray(frame_bytes(n))
+    line.heard = bytes(frame[: frame_into(buffer, n, frame)])
+    line.said = b""
+    device._hear(device._inbox.poll())
+    print(hexlify(line.said).decode())
+
+hear(b"\\xa1\\x65fetch\\xa1\\x6amisfit_ppm\\x00")
+hear(b"\\xa1\\x63end\\xa0")
+print(device._header.boot)
+"""
+)
+
+
+def test_a_microcontroller_says_that_it_keeps_no_recordings(board):
+    said, after_end, boot = run(board, ASKED).splitlines()
+    (data,) = Deframer(Mac(bytes.fromhex(SECRET), UPLINK).open).feed(bytes.fromhex(said))
+    record = packet.decode_record(data)
+    assert (record.type, record.device, record.survey) == (packet.RECORDING, 1, 1)
+    assert (record.boot, record.event, record.sample_time_us) == (int(boot), 1001, 1_790_000_000_000_000)
+    assert decode_message(record.payload) == NoRecording("a microcontroller keeps no recordings")
+    assert after_end == ""
