@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ from central.export.formats import ExportError, export_map
 from central.export.line import Line
 from central.fleet.history import SPANS, read_history
 from central.recordings.gathers import has_recording, read_recording
+from central.recordings.picture import gather_figure
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore
 from firmware_py.runtime.log import Log, now_us
@@ -121,6 +123,7 @@ def build_app(
         Route("/api/events/{survey:number}/{event:number}", views.event),
         Route("/api/map/{survey:number}/{event:number}", views.map),
         Route("/api/recording/{survey:number}/{event:number}", views.recording),
+        Route("/api/gather/{survey:number}/{event:number}", views.gather),
         Route("/api/export/{survey:number}/{event:number}", views.export),
         Route("/api/devices", views.devices),
         Route("/api/history/{survey:number}/{device:number}", views.history),
@@ -241,6 +244,11 @@ class _Views:
 
     def recording(self, request: Request) -> Response:
         survey, event = request.path_params["survey"], request.path_params["event"]
+        gather = self._recording_of(survey, event)
+        shot = _number(request.query_params, "shot", 1, gather.shape[0]) or 1
+        return _traces(gather[shot - 1], gather.shape[0])
+
+    def _recording_of(self, survey: int, event: int) -> np.ndarray:
         gather = None
         if survey <= MAX_SURVEY and event <= MAX_EVENT:
             gather = read_recording(self._data_dir, survey, event)
@@ -249,8 +257,19 @@ class _Views:
                 f"survey {survey}, event {event}: no recording in the store; ask the devices for it with: epic central "
                 f"fetch {event}"
             )
-        shot = _number(request.query_params, "shot", 1, gather.shape[0]) or 1
-        return _traces(gather[shot - 1], gather.shape[0])
+        return gather
+
+    def gather(self, request: Request) -> Response:
+        """Return a picture of the recording, the gather modelled from the map, and the residual."""
+        survey, event = request.path_params["survey"], request.path_params["event"]
+        id = _number(request.query_params, "id", 1, MAX_ID)
+        samples = self._recording_of(survey, event)
+        with closing(Archive(self._data_dir)) as archive:
+            stored = archive.section(survey, event, id).stored
+        picture = io.BytesIO()
+        with self._exporting:
+            gather_figure(stored, samples).savefig(picture, dpi=90, format="png")
+        return Response(picture.getvalue(), media_type="image/png")
 
     def export(self, request: Request) -> Response:
         query = request.query_params

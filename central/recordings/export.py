@@ -132,7 +132,7 @@ def _write_miniseed(path: Path, gather: FetchedGather) -> None:
 def _write_png(path: Path, gather: FetchedGather) -> None:
     from central.recordings.picture import gather_figure
 
-    gather_figure(gather).savefig(path, dpi=90, format="png")
+    gather_figure(gather.stored, gather.samples).savefig(path, dpi=90, format="png")
 
 
 @dataclass(frozen=True)

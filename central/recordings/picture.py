@@ -1,4 +1,4 @@
-"""Draw a fetched gather beside the modelled one of the event's newest map, and their residual."""
+"""Draw a recording beside the gather modelled from a map, and their residual."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from central.recordings.gathers import FetchedGather
+from central.recordings.store import acquisition_of
+from central.storage.map_store import StoredMap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,32 +16,35 @@ if TYPE_CHECKING:
 CLIP_QUANTILE = 0.98
 
 
-def gather_figure(gather: FetchedGather) -> Figure:
+def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:
     """Return a figure with a row per shot: recorded, modelled, residual, on one colour scale.
 
     The gather of the map is modelled with the benchmark's scheme, which takes seconds.
+
+    Args:
+        stored: The map through which waves are modelled.
+        samples: Recording ``(S, T, R)``; receivers without one are NaN.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from physics.modelling import model_gathers
 
-    acquisition = gather.acquisition
-    velocity_mps = gather.stored.velocity_mps[None, None]
-    modelled = np.asarray(model_gathers(velocity_mps, acquisition, engine="openfwi"))[0]
-    residual = gather.samples - modelled
-    limit = float(np.nanquantile(np.abs(gather.samples), CLIP_QUANTILE)) or 1.0
-    relative = float(np.sqrt(np.nanmean(residual**2) / max(float(np.nanmean(gather.samples**2)), 1e-30)))
+    acquisition = acquisition_of(stored)
+    modelled = np.asarray(model_gathers(stored.velocity_mps[None, None], acquisition, engine="openfwi"))[0]
+    residual = samples - modelled
+    limit = float(np.nanquantile(np.abs(samples), CLIP_QUANTILE)) or 1.0
+    relative = float(np.sqrt(np.nanmean(residual**2) / max(float(np.nanmean(samples**2)), 1e-30)))
     rows = acquisition.n_sources
     figure = Figure(figsize=(10.0, 1.9 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 3, squeeze=False, sharex=True, sharey=True)
     width_m = acquisition.n_width * acquisition.dx_m
     for shot in range(rows):
-        for axis, samples in zip(axes[shot], (gather.samples, modelled, residual), strict=True):
+        for axis, gather in zip(axes[shot], (samples, modelled, residual), strict=True):
             axis.set_facecolor("#dddddd")
             drawn = axis.imshow(
-                samples[shot],
+                gather[shot],
                 extent=(0, width_m, acquisition.n_time * acquisition.dt_s, 0),
                 aspect="auto",
                 cmap="seismic",
@@ -49,10 +53,9 @@ def gather_figure(gather: FetchedGather) -> Figure:
                 interpolation="nearest",
             )
         axes[shot, 0].set_ylabel(f"shot {shot + 1}\ntime (s)")
-    revision = gather.stored.revision
     titles = (
         "recorded",
-        f"modelled, revision {revision}",
+        f"modelled, revision {stored.revision}",
         f"residual, {100 * relative:.0f} % of the recording",
     )
     for axis, title in zip(axes[0], titles, strict=True):
@@ -60,7 +63,12 @@ def gather_figure(gather: FetchedGather) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("distance (m)")
     figure.colorbar(drawn, ax=axes, label="amplitude", shrink=0.6)
-    missing = gather.provenance["missing_devices"]
-    absent = f"; devices {', '.join(map(str, missing))} missing (grey)" if missing else ""
-    figure.suptitle(f"{gather.name}{absent}")
+    dead = np.isnan(samples).all(axis=(0, 1))
+    missing = [
+        str(device)
+        for device, receivers in enumerate(acquisition.device_receivers)
+        if dead[list(receivers)].all()
+    ]
+    absent = f"; devices {', '.join(missing)} missing (grey)" if missing else ""
+    figure.suptitle(f"survey {stored.survey}, event {stored.event}{absent}")
     return figure

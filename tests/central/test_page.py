@@ -17,6 +17,7 @@ from central.export.formats import ExportError
 from central.export.line import Line
 from central.fleet.history import HistoryKeeper
 from central.recordings.given import given_path, keep_given
+from central.recordings.picture import gather_figure
 from central.storage.journal import Journal
 from central.storage.map_store import Store
 from central.updates.rollout_store import RolloutStore
@@ -235,6 +236,29 @@ def test_a_format_whose_library_is_missing_is_said(page, put, monkeypatch):
     assert "needs segyio" in error(page.get("/api/export/1/7", params={"format": "segy"}), 503)
 
 
+def test_the_recording_is_drawn_beside_the_modelled_gather(page, put, data_dir, monkeypatch):
+    modelled = []
+
+    def model(velocity_mps, acquisition, engine):
+        modelled.append((float(velocity_mps[0, 0, 0, 0]), engine))
+        return np.zeros((1, *acquisition.gather_shape), np.float32)
+
+    monkeypatch.setattr("physics.modelling.model_gathers", model)
+    put(7)
+    gather = np.ones(SURVEY.gather_shape, np.float32)
+    gather[:, :, list(SURVEY.device_receivers[2])] = np.nan
+    keep_given(data_dir, 1, 7, gather)
+    answer = page.get("/api/gather/1/7")
+    assert (answer.headers["content-type"], answer.content[:4]) == ("image/png", b"\x89PNG")
+    (event_map,) = page.get("/api/events/1/7").json()["maps"]
+    assert page.get("/api/gather/1/7", params={"id": event_map["id"]}).content == answer.content
+    assert len(modelled) == 2 and modelled[0][1] == "openfwi"
+    figure = gather_figure(Store(data_dir).get(7), gather)
+    assert "devices 2 missing" in figure.get_suptitle()
+    titles = [axis.get_title() for axis in figure.axes[:3]]
+    assert titles == ["recorded", "modelled, revision 1", "residual, 100 % of the recording"]
+
+
 def test_a_recording_is_there_once_it_was_kept_one_shot_at_a_time(page, put, data_dir):
     put(7)
     assert page.get("/api/events/1/7").json()["recording"] is False
@@ -251,6 +275,7 @@ def test_a_recording_is_there_once_it_was_kept_one_shot_at_a_time(page, put, dat
     last = SURVEY.n_sources
     assert f"from 1 to {last}" in error(page.get("/api/recording/1/7", params={"shot": last + 1}), 400)
     given_path(data_dir, 1, 7).write_bytes(b"no array")
+    assert "damaged" in error(page.get("/api/gather/1/7"), 503)
     assert "damaged" in error(page.get("/api/recording/1/7"), 503)
 
 
@@ -309,6 +334,7 @@ def test_metrics_are_the_centres_for_whoever_may_see_the_page(page, open_page, p
         ("/api/export/1/7", 400, "got ''"),
         ("/api/export/1/8?format=npy", 404, "not in the store"),
         ("/api/recording/1/7", 404, "survey 1, event 7: no recording in the store"),
+        ("/api/gather/1/7", 404, "survey 1, event 7: no recording in the store"),
         ("/api/recording/99999/7", 404, "no recording in the store"),
         ("/api/history/1/0?span=year", 400, "span: expected one of hour, days, months, got 'year'"),
         ("/api/events/1/seven", 404, "no such address"),

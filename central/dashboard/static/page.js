@@ -271,6 +271,7 @@ async function showRecording() {
     $("shot").value = (shots + 1) >> 1;
   }
   const misfit = map.consistency?.gather;
+  $("residual").href = `/api/gather/${map.survey}/${map.event}?id=${map.id}`;
   $("misfit").textContent = Number.isFinite(misfit) ? `misfit ${misfit.toFixed(2)}` : "";
   $("misfit").title = "Of waves modelled through this map: 0 fits, 1 explains nothing";
   try {
