@@ -32,7 +32,7 @@ from testbed.samples import Sample, SamplesError, load_samples
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
 ROWS_A_PICTURE = 10
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 # Interval between events, so that the measured latency has no queueing.
 INTERVAL_S = 0.1
 # Marks a run folder. Not central.toml: a production centre has one too, beside its keys and data.
