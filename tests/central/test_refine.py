@@ -180,7 +180,10 @@ def test_a_map_that_was_overtaken_meanwhile_is_not_stored(config, put, tmp_path,
 
     monkeypatch.setattr(module, "refine", refine_slowly)
     assert refine(7, "--config", config, "--iterations", 2) == 0
-    assert "nothing stored; a map of later latents than revision 1 was stored meanwhile" in capsys.readouterr().out
+    assert (
+        "nothing stored; a map of later latents than revision 1 was stored meanwhile"
+        in capsys.readouterr().out
+    )
     assert newest(tmp_path).revision == 2 and "refinement" not in newest(tmp_path).provenance
     assert refine(7, "--config", config, "--iterations", 2, "--json") == 0
     said = json.loads(capsys.readouterr().out)
