@@ -59,6 +59,11 @@ class Slots:
         return self._state["trial"] is not None
 
     @property
+    def has_former(self):
+        """Whether the spare folder holds the bundle that was in use before."""
+        return self._state["former"] is not None
+
+    @property
     def failure(self):
         return self._state["failure"]
 
@@ -75,6 +80,12 @@ class Slots:
         if version <= self._state["highest"]:
             return "version %d is not above %d, which was in use" % (version, self._state["highest"])
         return None
+
+    def make_room(self):
+        """Empty the spare folder for an update; there is then no bundle to go back to."""
+        if self.has_former:
+            self._change(former=None)
+        empty(self.spare)
 
     def switch(self, version):
         """The spare folder is whole: use it from the next start on, on trial."""

@@ -154,11 +154,14 @@ def open_spool(config):
 
 
 def _or_back(slots, load, *arguments):
-    """What ``load`` returns; if it refuses an update on trial, the board restarts with the bundle before."""
+    """What ``load`` returns; if it refuses the bundle in use, the board restarts with the one before, if there is one.
+
+    So does an update that is refused on trial, and a bundle that was damaged since: the one before is its second copy.
+    """
     try:
         return load(*arguments)
     except (BundleError, ModelError) as error:
-        if not slots.on_trial:
+        if not slots.has_former:
             raise
         print("update: version %d: %s" % (slots.version, error))
         slots.roll_back(str(error))

@@ -14,7 +14,6 @@ import time
 
 from firmware_py.micropython.ed25519 import verify
 from firmware_py.micropython.health import head
-from firmware_py.micropython.slots import empty
 from firmware_py.protocol import packet
 
 FORMAT = "epic-update/1"
@@ -165,7 +164,7 @@ class Updater:
         missing = [name for name in self._names if name not in [file[0] for file in files]]
         if missing:
             raise UpdateError("it has no %s, which this board runs; convert the model again" % missing[0])
-        empty(self._slots.spare)
+        self._slots.make_room()
         room = os.statvfs(self._slots.spare)
         needed = SPARE_BYTES
         for file in files:

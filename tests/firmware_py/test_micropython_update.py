@@ -169,6 +169,23 @@ def test_what_the_centre_does_not_hear_of_is_rolled_back_after_three_starts(tmp_
         wait_until(lambda: centre.hashes[-1] != load_bundle(new).model_hash, PATIENCE_S, "its model")
 
 
+def test_a_bundle_that_was_damaged_since_gives_way_to_the_one_before_and_the_centre_is_told(tmp_path, new):
+    with updating(tmp_path, sign(new, 1)) as (centre, board):
+        wait_until(lambda: "version 1 is confirmed" in board.said(), PATIENCE_S, "the confirmation")
+        path = board.folder / "bundle.b" / "encoder.epicnn"
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        board.kill()
+        wait_until(lambda: told(centre, "failed", 1), PATIENCE_S, "the failure")
+        assert "it is damaged" in told(centre, "failed", 1)[0].reason
+        wait_until(lambda: centre.hashes[-1] != load_bundle(new).model_hash, PATIENCE_S, "the model before")
+        # Nothing to go back to any more: the line on the prompt says so, and nothing is written.
+        path = board.folder / "bundle" / "encoder.epicnn"
+        path.write_bytes(path.read_bytes()[:-1])
+        board.kill()
+        wait_until(lambda: "epic: bundle/encoder.epicnn" in board.said(), PATIENCE_S, "the line")
+
+
 def test_killed_in_the_middle_it_begins_again(tmp_path, new):
     with updating(tmp_path, sign(new, 1)) as (centre, board):
         wait_until(lambda: len(centre.rollout.wanted) >= 3, PATIENCE_S, "the third chunk")
