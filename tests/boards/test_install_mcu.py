@@ -489,6 +489,18 @@ def test_what_the_board_says_of_itself_counts(parts, board, capsys, monkeypatch,
     assert set(board.files()) == BARE
 
 
+def test_a_board_without_a_name_is_known_by_its_usb_identity(parts, board, capsys, monkeypatch):
+    monkeypatch.setattr(mcu, "check_identity", check_identity)
+    with_facts(monkeypatch, machine="")
+    monkeypatch.setattr(mcu, "usb_id", lambda port: {"/dev/ttyACM0": "2e8a:0005"}[port])
+    assert put(parts, board) == 2
+    assert "on USB it is 2e8a:0005; give --board raspberry-pi-pico-2-w or raspberry-pi-pico-w" in one_line(
+        capsys
+    )
+    monkeypatch.setattr(mcu, "usb_id", lambda port: "ffff:0001")
+    assert put(parts, board) == 0, "nobody's that is known"
+
+
 def test_openmv_s_firmware_that_cannot_load_the_model_gets_it_for_native_code(parts, board, monkeypatch):
     with_facts(monkeypatch, openmv="4.5.9", viper=True)
     assert put(parts, board) == 0

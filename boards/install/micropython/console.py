@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import serial
+from serial.tools import list_ports
 
 from boards.install.linux.shell import InstallError
 
@@ -29,6 +30,14 @@ class Watched:
     @property
     def exit_code(self) -> int:
         return {"hello": 0, "stopped": 3, "silent": 4}[self.state]
+
+
+def usb_id(port: str) -> str:
+    """vendor:product of the board behind ``port``, as in a profile; "" where the system does not know."""
+    for known in list_ports.comports():
+        if known.device == port and known.vid is not None:
+            return f"{known.vid:04x}:{known.pid:04x}"
+    return ""
 
 
 def lines(port: str, wait_s: float | None) -> Iterator[str]:

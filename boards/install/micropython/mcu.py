@@ -20,6 +20,7 @@ from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.install.linux.contents import described, digest_of
 from boards.install.linux.install import Step, check_fit
 from boards.install.linux.shell import InstallError
+from boards.install.micropython.console import usb_id
 from boards.install.micropython.mpremote import Prompt
 from boards.install.settings import Settings, key_files
 from boards.profile import Board, board_names, load_board
@@ -331,24 +332,31 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
 
 
 def check_identity(port: str, board: Board, facts: dict[str, Any]) -> None:
-    """Raise ``InstallError`` if the board says that it is another one."""
+    """Raise ``InstallError`` if the board says that it is another one, or shows another's identity on USB."""
     said, expected = facts["machine"], board.install.says_it_is
-    if not said or expected.casefold() in said.casefold():
-        return
-    others = [
-        name
-        for name in board_names()
-        if (words := load_board(name).install.says_it_is)
-        and load_board(name).kind == "microcontroller"
-        and words.casefold() in said.casefold()
-    ]
+    others = [load_board(name) for name in board_names()]
+    if said:
+        if expected.casefold() in said.casefold():
+            return
+        like = [
+            other.name
+            for other in others
+            if other.install.by == "mpremote" and other.install.says_it_is.casefold() in said.casefold()
+        ]
+        found = f"it says {said!r}"
+    else:
+        usb = usb_id(port)
+        if usb in [one.id for one in board.usb]:
+            return
+        like = [other.name for other in others if usb in [one.id for one in other.usb]]
+        if not like:
+            return
+        found = f"on USB it is {usb}"
     advice = (
-        f"give --board {' or '.join(others)}"
-        if others
-        else "give a profile of its own: --board ./my-board.toml"
+        f"give --board {' or '.join(like)}" if like else "give a profile of its own: --board ./my-board.toml"
     )
     raise InstallError(
-        f"{port}: expected a board that says it is {expected!r} for {board.title}, it says {said!r}; {advice}"
+        f"{port}: expected a board that says it is {expected!r} for {board.title}, {found}; {advice}"
     )
 
 

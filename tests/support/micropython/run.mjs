@@ -1,7 +1,7 @@
 // node run.mjs MICROPYTHON.mjs BOARD SCRIPT [LINE]: runs BOARD/SCRIPT under MicroPython.
 //
 // The folder BOARD is the board's flash, "/flash", on the real disk: what is flushed there outlives a kill.
-// LINE is a serial port, "/line"; reading it never waits. The module "node" sleeps without burning the core.
+// LINE is a serial port, "/line"; reading it never waits. The module "node" sleeps without burning the core, and exits.
 // With "-" as SCRIPT it serves its prompt on standard input, both ways, as a board does over USB, until it is killed.
 import fs from "node:fs";
 import path from "node:path";
@@ -102,7 +102,10 @@ if (line) {
 }
 
 const bell = new Int32Array(new SharedArrayBuffer(4));
-mp.registerJsModule("node", { sleep_ms: (duration_ms) => void Atomics.wait(bell, 0, 0, duration_ms) });
+mp.registerJsModule("node", {
+  sleep_ms: (duration_ms) => void Atomics.wait(bell, 0, 0, duration_ms),
+  exit: (code) => process.exit(code),
+});
 
 const SET_UP = `import sys\nsys.path[:] = ["/flash", ".frozen"]\n`;
 
