@@ -223,7 +223,8 @@ def _fetched(row: dict) -> str:
     if refined := row.get("refined"):
         before, after = refined["misfit"]
         line += (
-            f"; refined in {refined['s']:.0f} s, {refined['iterations']} iterations, misfit {before:.3g} to "
+            f"; refined in {refined['s']:.0f} s ({refined['core_s']:.0f} of a core), {refined['iterations']} "
+            f"iterations, misfit {before:.3g} to "
             f"{after:.3g}"
         )
         if "mae_mps" in refined:
