@@ -61,6 +61,7 @@ class DeviceView:
         dropped: Records that the device dropped from its full spool.
         queue_depth: Records that waited when the device last reported, less those that have arrived since.
         rejected: Recordings that could not be encoded since the device's start; ``rejection`` is the last reason.
+        kept_recordings: Recordings that the device can still send on request; None if it has not said.
         acknowledged_lost: Records acknowledged according to the device, but missing in this database.
         resent: Of records that this database lost, those that the device sent again since its start.
         not_kept: Of records that this database lost, those that the device had no more.
@@ -107,6 +108,7 @@ class DeviceView:
     set_bytes: int | None
     rejected: int | None
     rejection: str | None
+    kept_recordings: int | None
     resent: int | None
     not_kept: int | None
 
@@ -351,6 +353,7 @@ def _view(
         latent_bytes=said.get("latent_bytes"),
         rejected=said.get("rejected"),
         rejection=said.get("rejection"),
+        kept_recordings=said.get("kept_recordings"),
         resent=said.get("resent"),
         not_kept=said.get("not_kept"),
         **counted,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from central.config import CentralConfig, load_config
+from central.fleet.device_views import devices
 from central.options import ConfigOption, JsonOption, SurveyOption
 from central.recordings.store import DAY_US, KEPT, OPEN, RecordingError, RecordingStore, Request
 from central.storage.database import is_claimed
@@ -125,6 +126,14 @@ def _print(requests: list[Request], settings: CentralConfig, store: RecordingSto
         f"budget a device and day: {section.bytes_per_day} bytes, {hours}; today at most {most} used. Kept: "
         + (f"the newest {kept_mib} MiB" if kept_mib else "as long as their event")
     )
+    surveys = {request.survey for request in requests}
+    still = [
+        f"device {view.device} of survey {view.survey} {view.kept_recordings}"
+        for view in devices(settings.central.data_dir)
+        if view.kept_recordings is not None and (view.survey in surveys or not surveys)
+    ]
+    if still:
+        typer.echo(f"recordings that devices still have: {', '.join(still[:MAX_SHOWN])}")
 
 
 def gather(

@@ -65,6 +65,7 @@ class Health:
         rejected: Recordings that could not be encoded since the start; ``rejection`` is the last reason.
         resent: Acknowledged records sent again since the start, because the centre asked for them.
         not_kept: Records that the centre asked for and that were not here any more, counted at each request.
+        kept_recordings: Recordings that the device still has, and can send on request.
     """
 
     interval_s: int
@@ -90,6 +91,7 @@ class Health:
     rejection: str | None = None
     resent: int | None = None
     not_kept: int | None = None
+    kept_recordings: int | None = None
 
 
 # Records that the centre asks for: boot, first and last sequence.

@@ -234,6 +234,7 @@ class Node:
             "latent_bytes": self.rate.payload_bytes,
             "rejected": self.source.rejected,
             "rejection": self.source.rejection or None,
+            "kept_recordings": self.source.kept(),
             "resent": self._resent,
             "not_kept": self._not_kept,
         }

@@ -153,6 +153,10 @@ class FileSource:
         path, gather = self._gather(event - 1)
         return self._selection.of(gather, path)
 
+    def kept(self) -> int:
+        """Return the number of recordings that ``find`` can return."""
+        return self.position
+
     def done(self, recording: Recording) -> None:
         """The recording is in the spool."""
 
@@ -292,6 +296,10 @@ class FolderSource:
         ]
         self._seen = seen
         return sorted(settled, key=_event)
+
+    def kept(self) -> int:
+        """Return the number of recordings in ``sent/``."""
+        return sum(1 for _ in self._aside.sent())
 
     def done(self, recording: Recording) -> None:
         """The recording is in the spool."""

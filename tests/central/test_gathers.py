@@ -99,12 +99,16 @@ def config(tmp_path, data_dir):
 
 
 def test_the_commands_ask_list_and_drop(config, data_dir, gather, capsys):
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
+        status = json.dumps({"kept_recordings": 1200})
+        database.execute("INSERT INTO device VALUES (1, 0, 5, 0, 0, 0, '', ?)", (status,))
     assert (
         epic.main(["central", "fetch", "7", "--device", "2", "--misfit", "0.5", "--config", str(config)]) == 0
     )
     printed = capsys.readouterr()
     assert "asked" in printed.out and "budget a device and day: 1000 bytes, all day" in printed.out
     assert "no centre is running on this folder" in printed.err
+    assert "recordings that devices still have: device 0 of survey 1 1200\n" in printed.out
     with closing(RecordingStore(data_dir)) as store:
         (request,) = store.requests(only_open=True)
     assert (request.device, request.misfit_ppm, request.asked_by) == (2, 5000, "operator")

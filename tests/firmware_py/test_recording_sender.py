@@ -246,6 +246,16 @@ def test_a_recording_that_was_removed_for_room_is_gone(tmp_path):
         found(tmp_path, 7, T_US)
 
 
+def test_a_device_says_how_many_recordings_it_still_has(tmp_path):
+    source = FolderSource(tmp_path, SELECTION, 0.0)
+    assert source.kept() == 0
+    put(tmp_path / "sent", "shot-0007.npy", 1)
+    put(tmp_path / "sent", "shot-0008.npy", 2)
+    assert source.kept() == 2
+    (tmp_path / "sent" / "shot-0007.npy").unlink()
+    assert source.kept() == 1
+
+
 # In the loop of a device, over ZeroMQ.
 
 

@@ -61,6 +61,7 @@ HEALTH_REJECTED = Health(
     "70 receivers, got 36",
 )
 HEALTH_AGAIN = replace(HEALTH_REJECTED, resent=4, not_kept=300)
+HEALTH_KEPT = replace(HEALTH_AGAIN, kept_recordings=1200)
 UPDATES = {
     "offer": Offer(2, SHA256, 300_000, b"statement", bytes(range(64))),
     "want": ChunkRequest(SHA256, 32_768, 32_768),
@@ -92,6 +93,7 @@ def payloads():
         "health, every field": HEALTH_FULL,
         "health, rejected recordings": HEALTH_REJECTED,
         "health, records sent again": HEALTH_AGAIN,
+        "health, kept recordings": HEALTH_KEPT,
     }
     for what, health in every.items():
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
