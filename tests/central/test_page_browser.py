@@ -300,7 +300,7 @@ def test_devices_are_sorted_and_one_shows_its_history(centre, browse, send):
     centre.service._history.sample(now_us())
     click(browser, ".detail [role=group] button:last-child")
     label = "document.querySelector('.detail canvas').getAttribute('aria-label')"
-    wait_until(lambda: "Latency: " in (browser.value(label) or ""), timeout_s=30, what="its latency")
+    wait_until(lambda: " at most" in (browser.value(label) or ""), timeout_s=30, what="its latency")
     assert "Model" in browser.text(".detail")
     click(browser, "[data-key='1-2'] button")
     assert browser.text(".detail") == ""

@@ -90,18 +90,24 @@ function drawChart(canvas, { title, column, show, whole }, { from_s, until_s, st
   const ink = theme();
   const wide = width - MARGIN.left - MARGIN.right;
   const tall = HEIGHT - MARGIN.top - MARGIN.bottom;
-  const most = Math.max(...points.map(([, value]) => value), 1);
-  const by = Math.max(step(most, 2), whole ? 1 : 0);
-  const top = Math.ceil(most / by) * by;
+  const most = Math.max(0, ...points.map(([, value]) => value));
+  const by = Math.max(step(Math.max(most, 1), 2), whole ? 1 : 0);
+  const top = Math.max(Math.ceil(most / by), 1) * by;
   const x = (at) => MARGIN.left + (wide * (at - from_s)) / (until_s - from_s);
   const y = (value) => MARGIN.top + tall * (1 - Math.max(value, 0) / top);
-  const latest = points.length ? show(points.at(-1)[1]) : "unknown";
-  canvas.setAttribute("aria-label", `${title}: ${latest} last, ${points.length ? show(most) : "unknown"} at most`);
+  const range = points.length ? `${show(points.at(-1)[1])} last, ${show(most)} at most` : "none in this time";
+  canvas.setAttribute("aria-label", `${title}: ${range}`);
   g.fillStyle = ink("soft");
   g.strokeStyle = ink("line");
   g.lineWidth = 1;
-  g.textAlign = "right";
   g.textBaseline = "middle";
+  if (!points.length) {
+    g.textAlign = "center";
+    g.fillText("none in this time", MARGIN.left + wide / 2, MARGIN.top + tall / 2);
+    g.strokeRect(MARGIN.left, MARGIN.top + tall + 0.5, wide, 0);
+    return;
+  }
+  g.textAlign = "right";
   for (let value = 0; value <= top + by / 2; value += by) {
     g.strokeRect(MARGIN.left, Math.round(y(value)) + 0.5, wide, 0);
     g.fillText(show(value), MARGIN.left - 6, y(value));
