@@ -132,8 +132,10 @@ def _as_received(decoder: keras.Model, positions: np.ndarray) -> keras.Model:
     inputs |= {name: keras.Input((n,), name=name) for name in ("mask", "values", "bits")}
     latents = AsSent(name="as_sent")(inputs["latents"], values=inputs["values"], bits=inputs["bits"])
     places = DevicePositions(positions.tolist(), name="places")(inputs["mask"])
-    drawn = decoder({"latents": latents, "positions": places, "mask": inputs["mask"]})
-    return keras.Model(inputs, ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1), name="epic")
+    predicted = decoder({"latents": latents, "positions": places, "mask": inputs["mask"]})
+    return keras.Model(
+        inputs, ops.concatenate([predicted["velocity"], predicted["log_scale"]], axis=-1), name="epic"
+    )
 
 
 def _publish(

@@ -318,12 +318,12 @@ def map_errors(decoder: Decoder, latents: np.ndarray, held_out: HeldOut) -> np.n
 
     ``latents`` are ``(n, n_devices, latent)`` float32.
     """
-    drawn = []
+    predicted = []
     for start in range(0, len(latents), DECODE_BATCH):
         batch = latents[start : start + DECODE_BATCH]
         velocity_mps, _ = decoder.decode_float(batch, np.ones(batch.shape[:2], dtype=bool))
-        drawn.append(normalise_velocity(velocity_mps[:, 0], decoder.acquisition))
-    return np.abs(np.concatenate(drawn) - held_out.maps).mean(axis=(1, 2))
+        predicted.append(normalise_velocity(velocity_mps[:, 0], decoder.acquisition))
+    return np.abs(np.concatenate(predicted) - held_out.maps).mean(axis=(1, 2))
 
 
 def compare(latents: np.ndarray, reference: np.ndarray) -> Agreement:

@@ -257,17 +257,17 @@ def _compare(
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table("", *(row.name for row in rows), title="test data")
+    grid = Table("", *(row.name for row in rows), title="test data")
     for error, digits in (("mae", 4), ("rmse", 4), ("ssim", 3)):
         for family in rows[0].families:
-            drawn.add_row(
+            grid.add_row(
                 f"{error.upper()} {family}", *(f"{row.families[family][error]:.{digits}f}" for row in rows)
             )
-        drawn.add_section()
-    drawn.add_row("bytes an event", *(f"{row.bytes_per_event:,}" for row in rows))
-    drawn.add_row("parameters", *(f"{row.parameters:,}" for row in rows))
-    drawn.add_row("MACs on a device", *(f"{row.device_macs:,}" for row in rows))
-    Console().print(drawn)
+        grid.add_section()
+    grid.add_row("bytes an event", *(f"{row.bytes_per_event:,}" for row in rows))
+    grid.add_row("parameters", *(f"{row.parameters:,}" for row in rows))
+    grid.add_row("MACs on a device", *(f"{row.device_macs:,}" for row in rows))
+    Console().print(grid)
 
 
 def _evaluate_physics(run: Path, data: list[Path], count: int, as_json: bool) -> None:
@@ -303,9 +303,9 @@ def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:
     caption = (
         "MAE of mean map: each sample's map predicted by the mean map of its family, without a recording"
     )
-    drawn = Table(*columns, title=title, caption=caption)
+    grid = Table(*columns, title=title, caption=caption)
     for family, row in table.items():
-        drawn.add_row(
+        grid.add_row(
             family,
             str(row["count"]),
             f"{row['mae']:.4f}",
@@ -314,4 +314,4 @@ def _print_table(table: dict, title: str, as_json: bool, content: dict) -> None:
             f"{row['ssim']:.3f}",
             f"{row['mean_map_mae']:.4f}",
         )
-    Console().print(drawn)
+    Console().print(grid)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from firmware_py.inference.companding import Companding
-from models.data.field_augmentation import FAULTY_SHARE, add_faults
+from models.data.field_augmentation import AUGMENTED_SHARE, augment_field
 from models.data.gathers import DecimatedSet, device_parts
 from models.networks.nested_latent import draw_rates, whole
 from physics.files.openfwi_files import OpenFWIPair
@@ -66,9 +66,9 @@ class EpicBatches:
             gathers[flip], maps[flip] = self.data.mirrored(indices[flip])
         gathers = gathers.astype(np.float32)
         acquisition = self.data.acquisition
-        faulty = rng.random(len(indices)) < FAULTY_SHARE
+        augmented = rng.random(len(indices)) < AUGMENTED_SHARE
         sample_s = acquisition.dt_s * self.companding.thin
-        gathers[faulty] = add_faults(gathers[faulty], acquisition, sample_s, rng)
+        gathers[augmented] = augment_field(gathers[augmented], acquisition, sample_s, rng)
         mask = drop_devices(len(indices), acquisition.n_devices, rng, self._drop_out_share)
         inputs = self._inputs(add_noise(gathers, rng, noise_levels(self.companding)), mask)
         if self._nested is not None:

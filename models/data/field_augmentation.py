@@ -7,7 +7,7 @@ import numpy as np
 from physics.acquisition import Acquisition
 
 # Share of training samples with field errors; the rest stays as modelled.
-FAULTY_SHARE = 0.25
+AUGMENTED_SHARE = 0.25
 # Per receiver of an augmented sample: shares of dead and of reversed receivers, standard deviation of the log gain.
 DEAD_SHARE = 0.03
 REVERSED_SHARE = 0.01
@@ -16,7 +16,7 @@ GAIN_SPREAD = 0.1
 JITTER_S = 0.002
 
 
-def add_faults(
+def augment_field(
     gathers: np.ndarray, acquisition: Acquisition, sample_s: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Apply dead and reversed receivers, gain errors and clock errors to gathers ``(n, T', R, S)`` float32.

@@ -60,14 +60,15 @@ def measure_consistency(
     chosen = np.linspace(0, len(held_out) - 1, count).astype(int)
     everyone = np.ones(latents.shape[:2], np.float32)
     positions = np.repeat(acquisition.device_positions()[None], len(latents), axis=0)
-    drawn = decoder.predict(
+    predicted = decoder.predict(
         {"latents": latents, "positions": positions, "mask": everyone}, batch_size=50, verbose=0
     )["velocity"][..., 0]
-    drawn = np.clip(drawn, -1.0, 1.0)
+    predicted = np.clip(predicted, -1.0, 1.0)
     rows = []
     for done, i in enumerate(chosen, start=1):
         of_truth, of_map = (
-            model.latents(denormalise_velocity(map_, acquisition)) for map_ in (held_out.maps[i], drawn[i])
+            model.latents(denormalise_velocity(map_, acquisition))
+            for map_ in (held_out.maps[i], predicted[i])
         )
         other = latents[chosen[done % count]]
         rows.append(
@@ -75,7 +76,7 @@ def measure_consistency(
                 float(model.distance(of_truth, latents[i], everyone[i])),
                 float(model.distance(of_map, latents[i], everyone[i])),
                 float(model.distance(of_map, other, everyone[i])),
-                float(np.abs(drawn[i] - held_out.maps[i]).mean()),
+                float(np.abs(predicted[i] - held_out.maps[i]).mean()),
             ]
         )
         on_progress(done, count)

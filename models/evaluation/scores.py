@@ -8,7 +8,7 @@ from models.data.gathers import DecimatedSet
 from physics.metrics import mae, rmse, ssim
 
 
-def score(drawn: np.ndarray, decimated: DecimatedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
+def score(predicted: np.ndarray, decimated: DecimatedSet, indices: np.ndarray) -> dict[str, dict[str, float]]:
     """Return ``mae``, ``rmse``, ``ssim`` (normalised), ``mae_mps`` and sample count, per family and over all.
 
     ``mean_map_mae`` is the error of predicting the mean of the family's true maps for every sample. It is the best
@@ -25,7 +25,7 @@ def score(drawn: np.ndarray, decimated: DecimatedSet, indices: np.ndarray) -> di
     table = {}
     for family in [*sorted(set(families)), "all"]:
         chosen = np.ones(len(indices), bool) if family == "all" else families == family
-        p, t = np.clip(drawn[chosen], -1.0, 1.0), truth[chosen]
+        p, t = np.clip(predicted[chosen], -1.0, 1.0), truth[chosen]
         table[str(family)] = {
             "count": int(chosen.sum()),
             "mae": float(mae(p, t)),

@@ -106,7 +106,7 @@ class Decoder:
             )
         latents = (latents_int8.astype(np.float32) - self._zero_point) * self._scale
         latents[~present] = 0.0
-        drawn = []
+        predicted = []
         step = at_once or (WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1)
         for start in range(0, len(latents), step):
             some, heard = latents[start : start + step], present[start : start + step]
@@ -115,8 +115,8 @@ class Decoder:
             velocity, uncertainty = self.decode_float(
                 np.pad(some, (*fill, (0, 0))), np.pad(heard, fill, constant_values=True)
             )
-            drawn.append((velocity[: len(some)], uncertainty[: len(some)]))
-        velocities, uncertainties = zip(*drawn, strict=True)
+            predicted.append((velocity[: len(some)], uncertainty[: len(some)]))
+        velocities, uncertainties = zip(*predicted, strict=True)
         return np.concatenate(velocities), np.concatenate(uncertainties)
 
     def ood_score(
@@ -154,7 +154,7 @@ class Decoder:
         batch size is compiled once.
         """
         positions = np.repeat(self._positions, len(latents), axis=0)
-        drawn = self._call(
+        predicted = self._call(
             {
                 "latents": np.asarray(latents, np.float32),
                 "positions": positions,
@@ -162,9 +162,9 @@ class Decoder:
             }
         )
         a = self.acquisition
-        velocity = denormalise_velocity(np.asarray(drawn["velocity"])[..., 0], a)
+        velocity = denormalise_velocity(np.asarray(predicted["velocity"])[..., 0], a)
         half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
-        scale_mps = np.exp(np.asarray(drawn["log_scale"])[..., 0]) * (
+        scale_mps = np.exp(np.asarray(predicted["log_scale"])[..., 0]) * (
             half_range_mps * self.uncertainty_factor
         )
         velocity = np.clip(velocity, a.velocity_min_mps, a.velocity_max_mps)

@@ -137,16 +137,16 @@ def refine(
     def value(x: np.ndarray) -> tuple[float, Any]:
         nonlocal modelled
         modelled += 1
-        drawn = to_map(x)
-        gather = model_gathers(_mps(drawn, a)[None, None], a)[0]
+        candidate = to_map(x)
+        gather = model_gathers(_mps(candidate, a)[None, None], a)[0]
         off, by_gather = misfit(gather)
-        roughness, by_map = total_variation(drawn, CONTRAST)
+        roughness, by_map = total_variation(candidate, CONTRAST)
         total = off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness
-        return float(total), (drawn, off, by_gather, by_map)
+        return float(total), (candidate, off, by_gather, by_map)
 
     def gradient(x: np.ndarray, about: Any) -> np.ndarray:
-        drawn, _, by_gather, by_map = about
-        _, adjoint = pull_back(_mps(drawn, a), a)
+        candidate, _, by_gather, by_map = about
+        _, adjoint = pull_back(_mps(candidate, a), a)
         by_waves = adjoint(by_gather) * half_range_mps
         # The top row is fixed: it represents everything above, where the two schemes absorb differently.
         by_waves[0] = 0.0

@@ -257,12 +257,12 @@ class _Run:
             roughness_weight = TOTAL_VARIATION_SHARE * value_now / max(roughness_now, CONTRAST_MPS)
         latest = [value_now]
 
-        def drawn(x: np.ndarray) -> np.ndarray:
+        def to_map(x: np.ndarray) -> np.ndarray:
             return start + unit * (along_z @ x.reshape(start.shape) @ along_x.T)
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             self.modelled += 1
-            free = drawn(x)
+            free = to_map(x)
             velocity = np.clip(free, a.velocity_min_mps, a.velocity_max_mps)
             value, gradient = misfit(velocity)
             latest[0] = value
@@ -289,7 +289,7 @@ class _Run:
             callback=after_iteration,
             options={"maxiter": iterations, "maxcor": 20, "maxls": 10, "ftol": 1e-9, "gtol": 1e-12},
         )
-        velocity = np.clip(drawn(found.x), a.velocity_min_mps, a.velocity_max_mps)
+        velocity = np.clip(to_map(found.x), a.velocity_min_mps, a.velocity_max_mps)
         self.modelled += 1
         return velocity, _modelled(velocity, a)
 

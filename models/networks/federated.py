@@ -44,8 +44,8 @@ def _mean_of(local: keras.Model, n_devices: int) -> keras.Model:
     mask = keras.Input((n_devices,), name="mask")
     maps = ops.reshape(local(ops.reshape(parts, (-1, *shape))), (-1, n_devices, *map_shape))
     weights = (mask / ops.sum(mask, axis=1, keepdims=True))[:, :, None, None, None]
-    drawn = ops.sum(ops.cast(maps, "float32") * ops.cast(weights, "float32"), axis=1)
-    return keras.Model({"parts": parts, "mask": mask}, drawn, name="federated")
+    predicted = ops.sum(ops.cast(maps, "float32") * ops.cast(weights, "float32"), axis=1)
+    return keras.Model({"parts": parts, "mask": mask}, predicted, name="federated")
 
 
 class Rounds:

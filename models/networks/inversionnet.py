@@ -95,8 +95,8 @@ def build_from_layout(
     """Build the network for gathers of ``shape`` (time, receivers, sources); see ``build_inversionnet``."""
     layout.check_map(acquisition)
     gather = keras.Input(shape, name="gather")
-    drawn = _draw(_down(gather, layout.down), layout, acquisition)
-    return keras.Model(gather, drawn, name=name)
+    predicted = _predict_map(_down(gather, layout.down), layout, acquisition)
+    return keras.Model(gather, predicted, name=name)
 
 
 _SPLIT = LAYOUTS["inversionnet"]
@@ -119,8 +119,8 @@ def build_central_half(acquisition: Acquisition) -> keras.Model:
     n_time, channels = build_device_half(acquisition).output_shape[1::2]
     inner = keras.Input((n_time, acquisition.n_receivers, channels), name="inner")
     first = _SPLIT.n_along_time
-    drawn = _draw(_down(inner, _SPLIT.down[first:], first), _SPLIT, acquisition)
-    return keras.Model(inner, drawn, name="inversionnet_central")
+    predicted = _predict_map(_down(inner, _SPLIT.down[first:], first), _SPLIT, acquisition)
+    return keras.Model(inner, predicted, name="inversionnet_central")
 
 
 def copy_weights(whole: keras.Model, half: keras.Model) -> None:
@@ -142,7 +142,7 @@ def _down(x, blocks: list, first: int = 0):
     return x
 
 
-def _draw(x, layout: Layout, acquisition: Acquisition):
+def _predict_map(x, layout: Layout, acquisition: Acquisition):
     # The remaining grid (8 x 9 for InversionNet on the benchmark) is reduced to one point.
     x = _finish(layers.Conv2D(layout.bottleneck, x.shape[1:3], name="bottleneck")(x), "bottleneck")
     for i, (channels, kernel, cut) in enumerate(layout.up):

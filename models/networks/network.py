@@ -48,8 +48,8 @@ def build_network(
         latents = AsSent(name="as_sent")(latents, **rate)
         inputs |= rate
     places = DevicePositions(acquisition.device_positions().tolist(), name="places")(mask)
-    drawn = decode({"latents": latents, "positions": places, "mask": mask})
-    both = ops.concatenate([drawn["velocity"], drawn["log_scale"]], axis=-1)
+    predicted = decode({"latents": latents, "positions": places, "mask": mask})
+    both = ops.concatenate([predicted["velocity"], predicted["log_scale"]], axis=-1)
     return keras.Model(inputs, both, name="epic"), encode, decode
 
 
@@ -76,23 +76,23 @@ STRUCTURE_WEIGHT = 0.3
 
 
 @keras.saving.register_keras_serializable("epic")
-def map_loss(truth, drawn):
+def map_loss(truth, predicted):
     """Return L1 of the map, plus weighted 1 - SSIM, plus the weighted Laplace likelihood of the residual.
 
-    ``truth (batch, nz, nx, 1)``, ``drawn (batch, nz, nx, 2)``. The residual is held constant in the likelihood, so the
-    scale fits the map's errors and the map gains nothing from a larger scale.
+    ``truth (batch, nz, nx, 1)``, ``predicted (batch, nz, nx, 2)``. The residual is held constant in the likelihood, so
+    the scale fits the map's errors and the map gains nothing from a larger scale.
     """
-    residual = ops.abs(ops.subtract(truth, drawn[..., :1]))
-    log_scale = ops.clip(drawn[..., 1:], -7.0, 2.0)
+    residual = ops.abs(ops.subtract(truth, predicted[..., :1]))
+    log_scale = ops.clip(predicted[..., 1:], -7.0, 2.0)
     likelihood = ops.stop_gradient(residual) * ops.exp(-log_scale) + log_scale
-    unlike = 1.0 - map_ssim(truth, drawn)
+    unlike = 1.0 - map_ssim(truth, predicted)
     return ops.mean(residual) + UNCERTAINTY_WEIGHT * ops.mean(likelihood) + STRUCTURE_WEIGHT * unlike
 
 
-def map_ssim(truth, drawn):
-    """Return the differentiable ``physics.metrics.ssim`` of the maps in ``drawn``, shapes as in ``map_loss``."""
+def map_ssim(truth, predicted):
+    """Return the differentiable ``physics.metrics.ssim`` of the maps in ``predicted``, shapes as in ``map_loss``."""
     along_z, along_x = (ops.convert_to_tensor(blur_matrix(n), "float32") for n in truth.shape[1:3])
-    predicted, true = (ops.cast(maps[..., 0], "float32") for maps in (drawn, truth))
+    predicted, true = (ops.cast(maps[..., 0], "float32") for maps in (predicted, truth))
     with _whole_products():
         return ops.mean(similarity(predicted, true, along_z, along_x))
 
@@ -111,6 +111,6 @@ def _whole_products() -> contextlib.AbstractContextManager:
 
 
 @keras.saving.register_keras_serializable("epic")
-def map_mae(truth, drawn):
+def map_mae(truth, predicted):
     """Normalised MAE of the map (1 is 1500 m/s)."""
-    return ops.mean(ops.abs(ops.subtract(truth, drawn[..., :1])))
+    return ops.mean(ops.abs(ops.subtract(truth, predicted[..., :1])))

@@ -14,8 +14,7 @@ import keras
 import numpy as np
 
 from firmware_py.inference.companding import Companding
-from models.data import batches
-from models.data import field_augmentation as faults
+from models.data import batches, field_augmentation
 from models.data.simulated import STORED_AVERAGE, Simulated, whole_records
 from models.networks.nested_latent import BITS, LOWER_RATE_SHARE, lower_rates
 from physics.acquisition import Acquisition
@@ -78,9 +77,9 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, nested: int 
         decimated = decimated.reshape(len(maps), n_decimated, ratio, a.n_receivers, -1).mean(axis=2)
         decimated, maps = flipped(decimated, maps.astype(jnp.float32), keys[0], a, mirror)
         # Samples are already in random order, so the first ones can be used.
-        n_faulty = round(faults.FAULTY_SHARE * len(maps))
-        faulty = with_faults(decimated[:n_faulty], a, a.dt_s * companding.thin, keys[1])
-        noisy = with_noise(jnp.concatenate([faulty, decimated[n_faulty:]]), keys[2], levels)
+        n_augmented = round(field_augmentation.AUGMENTED_SHARE * len(maps))
+        augmented = field_augmented(decimated[:n_augmented], a, a.dt_s * companding.thin, keys[1])
+        noisy = with_noise(jnp.concatenate([augmented, decimated[n_augmented:]]), keys[2], levels)
         companded = jnp.arcsinh(companding.k * noisy) / companding.c
         companded = jnp.pad(companded, ((0, 0), (0, 0), (0, 1), (0, 0)))
         inputs = {
@@ -94,15 +93,15 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, nested: int 
     return prepare
 
 
-def with_faults(gathers: Any, acquisition: Acquisition, sample_s: float, key: Any) -> Any:
-    """Apply ``models.data.field_augmentation.add_faults`` to decimated gathers ``(n, T', R, S)``."""
+def field_augmented(gathers: Any, acquisition: Acquisition, sample_s: float, key: Any) -> Any:
+    """Apply ``models.data.field_augmentation.augment_field`` to decimated gathers ``(n, T', R, S)``."""
     n, n_time, n_receivers, _ = gathers.shape
     keys = jax.random.split(key, 4)
-    gains = jnp.exp(faults.GAIN_SPREAD * jax.random.normal(keys[0], (n, n_receivers)))
-    reversed_ = jax.random.bernoulli(keys[1], faults.REVERSED_SHARE, gains.shape)
-    dead = jax.random.bernoulli(keys[2], faults.DEAD_SHARE, gains.shape)
+    gains = jnp.exp(field_augmentation.GAIN_SPREAD * jax.random.normal(keys[0], (n, n_receivers)))
+    reversed_ = jax.random.bernoulli(keys[1], field_augmentation.REVERSED_SHARE, gains.shape)
+    dead = jax.random.bernoulli(keys[2], field_augmentation.DEAD_SHARE, gains.shape)
     gains = jnp.where(dead, 0.0, jnp.where(reversed_, -gains, gains))
-    late_s = faults.JITTER_S * jax.random.normal(keys[3], (n, acquisition.n_devices))
+    late_s = field_augmentation.JITTER_S * jax.random.normal(keys[3], (n, acquisition.n_devices))
     device_of = np.zeros(n_receivers, int)
     for device, group in enumerate(acquisition.device_receivers):
         device_of[list(group)] = device
@@ -133,9 +132,9 @@ def devices_heard(n: int, n_devices: int, key: Any) -> Any:
 
 def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
     """Draw rates as ``models.networks.nested_latent.draw_rates``: values sent and bits, ``(n, n_devices)`` float32."""
-    which, alike, drawn = jax.random.split(key, 3)
+    which, alike, choose = jax.random.split(key, 3)
     lower = jnp.array(lower_rates(latent), jnp.float32)
-    choice = jax.random.randint(drawn, (n, n_devices), 0, len(lower))
+    choice = jax.random.randint(choose, (n, n_devices), 0, len(lower))
     choice = jnp.where(jax.random.bernoulli(alike, 0.5, (n, 1)), choice[:, :1], choice)
     chosen = lower[choice]
     is_lower = jax.random.bernoulli(which, LOWER_RATE_SHARE, (n, 1))
@@ -166,12 +165,12 @@ class OnDevice:
         rate_at = [v.path.endswith("learning_rate") for v in optimizer.variables].index(True)
 
         def loss_of(trainable, others, inputs, maps):
-            drawn, others = network.stateless_call(trainable, others, inputs, training=True)
-            return loss(maps, drawn), others
+            predicted, others = network.stateless_call(trainable, others, inputs, training=True)
+            return loss(maps, predicted), others
 
-        def step(state, drawn, gathers, maps, rate):
+        def step(state, chosen, gathers, maps, rate):
             trainable, others, optimised = state
-            rows, key = drawn
+            rows, key = chosen
             inputs, truth = prepare(gathers[rows], maps[rows], key)
             (value, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
                 trainable, others, inputs, truth
@@ -183,7 +182,7 @@ class OnDevice:
         def several(state, gathers, maps, rows, key, rate):
             keys = jax.random.split(key, turn)
             state, values = jax.lax.scan(
-                lambda now, drawn: step(now, drawn, gathers, maps, rate), state, (rows, keys)
+                lambda now, chosen: step(now, chosen, gathers, maps, rate), state, (rows, keys)
             )
             return state, jnp.mean(values)
 
@@ -212,7 +211,7 @@ class OnDevice:
     def training(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, Any]:
         """Choose the samples of a turn: one shard, each sample once, in random order.
 
-        Only the number of ``indices`` is used; the samples are drawn here.
+        Only the number of ``indices`` is used; the samples are chosen here.
         """
         if not self._queue:
             self._queue = list(rng.permutation(len(self._shards)))
@@ -221,9 +220,9 @@ class OnDevice:
         rows = np.resize(rows, (self.turn, self.batch)).astype(np.int32)
         return (shard, rows), int(rng.integers(2**31))
 
-    def learn(self, drawn: tuple[int, np.ndarray], seed: int) -> float:
+    def learn(self, chosen: tuple[int, np.ndarray], seed: int) -> float:
         """Run one turn, update the network's variables and return the mean loss."""
-        shard, rows = drawn
+        shard, rows = chosen
         network = self._network
         # A copy, because the variable's own buffer is donated with the state.
         rate = np.float32(network.optimizer.learning_rate)

@@ -85,7 +85,7 @@ def companding_for(peak, k=20.0):
 
 def test_noise_is_as_loud_beside_the_waves_of_any_survey(monkeypatch):
     """Cells of a tenth have waves of a hundredth: what the encoder is fed differs by no more than its companding."""
-    monkeypatch.setattr(recipes, "FAULTY_SHARE", 0.0)
+    monkeypatch.setattr(recipes, "AUGMENTED_SHARE", 0.0)
 
     def levels(peak):
         data = some_set(400)

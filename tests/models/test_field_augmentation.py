@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.data import field_augmentation as faults
+from models.data import field_augmentation
 from physics.acquisition import Acquisition
 
 SURVEY = Acquisition.openfwi()
@@ -16,7 +16,7 @@ def only(monkeypatch):
 
     def switch(**kept):
         for name in ("DEAD_SHARE", "REVERSED_SHARE", "GAIN_SPREAD", "JITTER_S"):
-            monkeypatch.setattr(faults, name, kept.get(name, 0.0))
+            monkeypatch.setattr(field_augmentation, name, kept.get(name, 0.0))
 
     return switch
 
@@ -28,37 +28,37 @@ def gathers(n=40):
     return np.broadcast_to(pulse, (n, 100, 70, 5)).astype(np.float32)
 
 
-def faulty(n=40, seed=0):
-    return faults.add_faults(gathers(n), SURVEY, SAMPLE_S, np.random.default_rng(seed))
+def augmented(n=40, seed=0):
+    return field_augmentation.augment_field(gathers(n), SURVEY, SAMPLE_S, np.random.default_rng(seed))
 
 
 def test_without_faults_nothing_changes(only):
     only()
-    np.testing.assert_allclose(faulty(2), gathers(2), atol=1e-6)
+    np.testing.assert_allclose(augmented(2), gathers(2), atol=1e-6)
 
 
 def test_dead_receivers_are_silent_for_all_sources_and_as_many_as_stated(only):
     only(DEAD_SHARE=0.1)
-    silent = ~np.any(faulty(), axis=1)
+    silent = ~np.any(augmented(), axis=1)
     assert (silent == silent[..., :1]).all()
     assert silent.mean() == pytest.approx(0.1, abs=0.02)
 
 
 def test_reversed_receivers_have_the_other_sign(only):
     only(REVERSED_SHARE=0.1)
-    peak = faulty()[:, 50]
+    peak = augmented()[:, 50]
     assert np.abs(np.abs(peak) - 1).max() < 1e-5
     assert (peak < 0).mean() == pytest.approx(0.1, abs=0.02)
 
 
 def test_gains_spread_as_stated(only):
     only(GAIN_SPREAD=0.1)
-    assert np.log(faulty()[:, 50, :, 0]).std() == pytest.approx(0.1, rel=0.1)
+    assert np.log(augmented()[:, 50, :, 0]).std() == pytest.approx(0.1, rel=0.1)
 
 
 def test_a_devices_receivers_are_late_together_and_by_as_much_as_stated(only):
     only(JITTER_S=0.002)
-    moved = faulty()[..., 0]
+    moved = augmented()[..., 0]
     time_s = np.arange(100) * SAMPLE_S
     centre_s = np.einsum("ntr,t->nr", moved, time_s) / moved.sum(axis=1)
     late_s = centre_s - 0.5

@@ -13,8 +13,7 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
 from firmware_py.inference.companding import Companding  # noqa: E402
-from models.data import batches  # noqa: E402
-from models.data import field_augmentation as faults  # noqa: E402
+from models.data import batches, field_augmentation  # noqa: E402
 from models.data.batches import EpicBatches  # noqa: E402
 from models.data.gathers import DecimatedSet  # noqa: E402
 from models.data.simulated import Simulated, ValidationWhole  # noqa: E402
@@ -36,7 +35,11 @@ def stored():
 
 
 def test_without_augmentation_the_parts_are_those_of_batches_from_files(stored, monkeypatch):
-    for module, name in ((faults, "FAULTY_SHARE"), (batches, "NOISE_SHARE"), (batches, "DROP_OUT_SHARE")):
+    for module, name in (
+        (field_augmentation, "AUGMENTED_SHARE"),
+        (batches, "NOISE_SHARE"),
+        (batches, "DROP_OUT_SHARE"),
+    ):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(batches, "MIRRORED_SHARE", 0.0)
     gathers, maps = stored
@@ -113,17 +116,19 @@ def test_faults_are_of_the_stated_strengths(monkeypatch):
     time_s = np.arange(100) * 0.01
     wave = np.exp(-(((time_s - 0.5) / 0.06) ** 2))
     gathers = np.broadcast_to(wave[None, :, None, None], (400, 100, SURVEY.n_receivers, SURVEY.n_sources))
-    faulty = np.asarray(on_device.with_faults(jnp.asarray(gathers, jnp.float32), SURVEY, 0.01, KEY))
-    peak = faulty[:, 50, :, 0]
-    assert (np.abs(faulty).max(axis=(1, 3)) == 0).mean() == pytest.approx(faults.DEAD_SHARE, abs=0.01)
-    assert (peak < -0.3).mean() == pytest.approx(faults.REVERSED_SHARE, abs=0.005)
+    augmented = np.asarray(on_device.field_augmented(jnp.asarray(gathers, jnp.float32), SURVEY, 0.01, KEY))
+    peak = augmented[:, 50, :, 0]
+    assert (np.abs(augmented).max(axis=(1, 3)) == 0).mean() == pytest.approx(
+        field_augmentation.DEAD_SHARE, abs=0.01
+    )
+    assert (peak < -0.3).mean() == pytest.approx(field_augmentation.REVERSED_SHARE, abs=0.005)
     gains = peak[peak > 0.3]
-    assert np.log(gains).std() == pytest.approx(faults.GAIN_SPREAD, rel=0.1)
+    assert np.log(gains).std() == pytest.approx(field_augmentation.GAIN_SPREAD, rel=0.1)
     # A device's receivers are late together: where the wave is steep, its receivers differ by their gains alone.
-    own = np.where(np.abs(peak[:, None, :7]) > 0.3, faulty[:, :, :7, 0], np.nan)
+    own = np.where(np.abs(peak[:, None, :7]) > 0.3, augmented[:, :, :7, 0], np.nan)
     centre = (own * time_s[None, :, None]).sum(axis=1) / own.sum(axis=1)
     assert np.nanmax(np.nanstd(centre, axis=1)) < 1e-4
-    assert np.nanstd(np.nanmean(centre, axis=1)) == pytest.approx(faults.JITTER_S, rel=0.15)
+    assert np.nanstd(np.nanmean(centre, axis=1)) == pytest.approx(field_augmentation.JITTER_S, rel=0.15)
 
 
 def test_noise_is_on_half_of_the_samples():
@@ -137,7 +142,7 @@ def test_noise_is_on_half_of_the_samples():
 
 def test_noise_is_as_loud_as_from_files(monkeypatch):
     """Of a companding for waves a hundred times as weak as the benchmark's."""
-    monkeypatch.setattr(faults, "FAULTY_SHARE", 0.0)
+    monkeypatch.setattr(field_augmentation, "AUGMENTED_SHARE", 0.0)
     companding = Companding(2000.0, COMPANDING.c, 10)
     silence = np.zeros((400, SURVEY.n_time // 10, SURVEY.n_receivers, SURVEY.n_sources), np.float16)
     maps = np.zeros((400, SURVEY.n_depth, SURVEY.n_width), np.float32)
