@@ -185,6 +185,7 @@ def _train(settings: Settings) -> dict:
                 f"step {row['step']}  epoch {row['epoch']:.2f}  training loss {row['loss']:.4f}  "
                 f"validation loss {row['validation_loss']:.4f}  MAE {row['validation_mae']:.4f}",
                 highlight=False,
+                soft_wrap=True,
             )
 
         def source() -> Simulated:
