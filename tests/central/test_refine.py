@@ -1,6 +1,9 @@
 """``epic central refine`` and ``check``: a map held against what came, and moved until the waves agree better."""
 
+import hashlib
 import json
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from tiny import ENCODER, bundle_fields
 
 import epic
 from central.recordings.given import read_given
+from central.recordings.store import COMING, KEPT, Progress, RecordingStore
 from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store
 from central.verification import refine as module
@@ -17,6 +21,7 @@ from firmware_py.inference.bundle import create_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Rate, pack
+from firmware_py.protocol.recording_codec import encode_part
 from models.inversion.ood import measure_ood
 from physics.modelling import model_gathers
 
@@ -141,6 +146,31 @@ def test_a_recording_of_the_event_takes_the_place_of_latents(config, put, gather
     assert misfit[1] < misfit[0]
     assert (stored.uncertainty_mps <= uncertainty() * 1.001).all()
     assert (stored.uncertainty_mps < uncertainty()).any()
+
+
+def test_a_fetched_recording_is_inverted_without_the_device_that_is_missing(
+    config, put, gather, tmp_path, capsys
+):
+    put()
+    assert refine(7, "--config", config, "--fetched") == 2
+    assert "no recording is kept (nobody was asked)" in complaint(capsys)
+    with closing(RecordingStore(tmp_path / "data")) as store:
+        (asked,) = store.ask(7, None, [0])
+        receivers = WAVES.device_receivers[0]
+        data = encode_part(gather[:, :, list(receivers)], receivers)
+        sha256 = hashlib.sha256(data).digest()
+        coming = replace(asked, state=COMING, sha256=sha256, part_bytes=len(data))
+        store.advance([Progress(coming, False, 0, data)], {}, 0)
+        assert store.finish(coming).state == KEPT
+    assert refine(7, "--config", config, "--fetched", "--iterations", 4) == 0
+    account = newest(tmp_path).provenance["refinement"]
+    assert (account["by"], account["gather"]) == ("gather", None)
+    assert account["fetched"]["missing_devices"] == [1]
+    assert account["fetched"]["parts"][0]["sha256"] == sha256.hex()
+    assert account["misfit"][1] < account["misfit"][0]
+    capsys.readouterr()
+    assert refine(7, "--config", config, "--fetched", "--gather", "g.npy") == 2
+    assert "--gather and --fetched exclude each other" in complaint(capsys)
 
 
 def test_a_latent_of_fewer_bits_counts_less_and_who_was_not_heard_not_at_all(config, put, tmp_path):
