@@ -6,8 +6,8 @@ of their floating-point numbers. Differences are taken 0 to 3 times, as often as
 fixed predictors of Shorten and FLAC; Robinson 1994). Integers are then folded so that small negative numbers have
 high bytes of zero (zigzag). The planes of low and high bytes are compressed one after the other.
 
-bzip2 is in Python's standard library. On 18 parts of the shipped samples as int16 it takes 14.2 kB a part. zstd at level
-19 takes 15.1 kB of the same planes, 17.3 kB of the same differences, and six times as long.
+bzip2 is in Python's standard library. On 18 parts of the shipped samples as int16 it takes 14.2 kB a part. zstd at
+level 19 takes 15.1 kB of the same planes, 17.3 kB of the same differences, and six times as long.
 """
 
 from __future__ import annotations
