@@ -87,10 +87,10 @@ def ml_limits(*blocks):
 @pytest.mark.parametrize(
     ("blocks_kib", "fits"),
     [
-        # 60 kB of arena and 100 kB of model beside 120 KiB of program: in one block, or each in one of its own.
+        # 60 kB of arena and 100 kB of model beside 136 KiB of program: in one block, or each in one of its own.
         ((300,), True),
-        ((100, 180), True),
-        ((64, 100, 120), True),
+        ((100, 200), True),
+        ((64, 100, 140), True),
         # The sum is enough, and no block holds the model.
         ((90, 90, 90, 90), False),
         # Both fit, and what is left is too little for the program.

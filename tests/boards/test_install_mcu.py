@@ -218,7 +218,8 @@ def test_with_a_signing_key_it_takes_updates_and_a_new_bundle_of_an_installation
     assert set(board.files()) == BARE and not (board.root / "bundle.b").exists()
 
 
-def test_pins_of_a_uart_that_has_none_are_named_in_the_endpoint(parts, board):
+def test_pins_of_a_uart_that_has_none_are_named_in_the_endpoint(parts, board, monkeypatch):
+    with_facts(monkeypatch, viper=True)
     assert put(parts, board, name="esp32-s3", endpoint="uart:1:17:18") == 0
     link = json.loads(board.files()["device.json"])["link"]
     assert (link["port"], link["tx"], link["rx"]) == (1, "17", "18")
