@@ -550,7 +550,7 @@ def test_the_exit_code_says_how_the_start_went(parts, board, capsys, monkeypatch
     assert put(parts, board, "--json") == code
     found = json.loads(capsys.readouterr().out)
     assert (found["state"], found["said"], found["exit_code"], found["device"]) == (state, said, code, 0)
-    assert found["steps"][0].startswith("copy ")
+    assert found["steps"][0].startswith("note: spool") and found["steps"][1].startswith("copy ")
     assert put(parts, board) == code
     assert (
         said.removeprefix("epic: ") or "no HELLO within 120 s; nothing was said"
