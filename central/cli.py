@@ -18,6 +18,7 @@ from central.export.formats import FORMATS, export_map, format_of
 from central.fleet.devices_cli import app as devices_app
 from central.fleet.rates_cli import rate
 from central.gateway.cli import gateway
+from central.learning.adapt_cli import app as adapt_app
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 from central.recordings.cli import fetch, gather
 from central.setup_cli import init
@@ -41,6 +42,7 @@ class DecoderLoadError(CentralError, RuntimeError):
 
 
 app.command()(init)
+app.add_typer(adapt_app, name="adapt")
 app.command()(check)
 app.command()(gateway)
 app.add_typer(devices_app, name="devices")

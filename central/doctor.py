@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from central.config import CentralConfig, ConfigError, ModelSection, load_config
+from central.learning.versions import AdaptationError, section_in_use
 from central.security.keys import KeyRing, KeysError, list_keys, read_centre
 from central.storage.database import NoStoreError, StoreError, connect, is_claimed, reported
 from central.storage.journal import damaged_records
@@ -145,7 +146,24 @@ def _keys(config: CentralConfig) -> Iterator[Finding]:
 
 def _models(config: CentralConfig) -> Iterator[Finding]:
     for section in config.model:
-        yield _model(f"model {section.bundle}", section)
+        finding = _model(f"model {section.bundle}", section)
+        yield finding
+        if finding.state == OK:
+            yield from _adapted(config.central.data_dir, section)
+
+
+def _adapted(data_dir: Path, section: ModelSection) -> Iterator[Finding]:
+    """Check the adapted decoder that is in use in place of a release."""
+    advice = "epic central adapt rollback returns to the former decoder; epic central restore brings it back"
+    try:
+        in_use = section_in_use(data_dir, section)
+    except AdaptationError as error:
+        yield Finding("adapted decoder", FAIL, str(error), advice)
+        return
+    if in_use is section:
+        return
+    finding = _model(f"adapted decoder {in_use.decoder.parent.name}", in_use)
+    yield finding if finding.state == OK else Finding(finding.about, FAIL, finding.said, advice)
 
 
 def _model(about: str, section: ModelSection) -> Finding:

@@ -10,6 +10,8 @@ CentralError
 ├── RateSettingError       fleet.rate_setting
 ├── ListenError            gateway.listener
 ├── ReceiverError          ingest.receiver
+├── AdaptationError        learning.versions
+│   └── AdaptationRejectedError  learning.versions
 ├── InvertError            pipeline.invert
 ├── InvertCommandError     pipeline.invert_cli
 ├── KeysError              security.keys

@@ -20,7 +20,8 @@ from central.gateway.sessions import FrameAuthenticators
 from central.ingest.authentication import CurveAuthenticator
 from central.ingest.connections import allow_many_connections
 from central.ingest.receiver import GATEWAYS, Expected, Receiver
-from central.pipeline.decoders import MapDecoder, load_release
+from central.learning.switching import Switching
+from central.pipeline.decoders import MapDecoder, load_in_use, load_release
 from central.pipeline.decoding import Decoding, MapPicture
 from central.pipeline.workers import Workers
 from central.recordings.fetching import Fetching
@@ -89,7 +90,14 @@ class Service:
             Checking(self._config.data_dir, models, log) if self._config.consistency_check else None
         )
         self._rollouts = Rollouts(
-            self._config.data_dir, self._decoders, load or load_release, self._adopt, log
+            self._config.data_dir,
+            self._decoders,
+            load or partial(load_in_use, self._config.data_dir),
+            self._adopt,
+            log,
+        )
+        self._switching = Switching(
+            self._config.data_dir, models, self._decoders, load or load_release, self._adopt, log
         )
         self._fetching = Fetching(self._config.data_dir, config.fetch, log)
         try:
@@ -168,6 +176,7 @@ class Service:
         keeping = self._thread("devices", partial(self._book.watch, received))
         rolling = self._thread("rollout", partial(self._rollouts.watch, self._stop))
         fetching = self._thread("fetching", partial(self._fetching.watch, received))
+        switching = self._thread("switching", partial(self._switching.watch, self._stop))
         checking = threading.Thread(target=self._check, name="checking")
         pruning = self._thread("retention", partial(self._retention.watch, self._stop))
         remembering = self._thread("history", partial(self._history.watch, received))
@@ -184,6 +193,7 @@ class Service:
         remembering.start()
         page.start()
         checking.start()
+        switching.start()
         pruning.start()
         supervisor = Supervisor()
         while receiving.is_alive() and decoding.is_alive() and not self._stop.wait(0.2):
@@ -196,6 +206,7 @@ class Service:
         lines.join()
         receiving.join()
         rolling.join()
+        switching.join()
         received.set()
         self._fetching.wake()
         keeping.join()

@@ -15,6 +15,7 @@ from convert.verify import HeldOut
 from firmware_py.inference.companding import Companding
 from models.data.gathers import DecimatedSet, load_decimated
 from models.data.held_out import check_held_out
+from models.inversion.ood import OOD_GATHERS
 from models.training.run import split_validation
 from models.training.run_config import RunConfig, read_config
 from models.training.training import load_network
@@ -23,8 +24,6 @@ from physics.acquisition import Acquisition
 REPRESENTATIVE_GATHERS = 100
 # Training gathers searched for the loudest one, so that the input scale covers all.
 LOUDEST_AMONG = 2000
-# Training gathers whose latents define the OOD statistics.
-OOD_GATHERS = 2000
 
 
 @dataclass(frozen=True)

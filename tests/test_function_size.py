@@ -25,6 +25,7 @@ REASONS = {
     "boards/install/linux/install.py:make_plan": SEQUENCE,
     "boards/install/linux/layout.py:unit": "the text of a systemd unit, in the order in which it is read",
     "central/ingest/receiver.py:__init__": "what a receiver calls and counts with; the service alone makes one",
+    "central/learning/adapt_cli.py:adapt": OPTIONS,
     "central/pipeline/decoding.py:__init__": "what decoding calls and counts with; the service alone makes one",
     "central/service.py:__init__": "opens the parts of a centre in the order in which they need each other",
     "central/verification/refine.py:refine_event": "the command's options, and where to tell its progress",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from central.config import CentralConfig, ModelSection
+from central.learning.versions import section_in_use
 from firmware_py.inference.bundle import Bundle, BundleError, load_bundle
 from firmware_py.protocol.rate import Coding, Rate
 from physics.acquisition import Acquisition
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class MapDecoder(Protocol):
-    """Decoder interface of the centre; ``models.inversion.decoder.Decoder`` implements it."""
+    """Decoder interface of the centre; ``models.inversion.decoder.Decoder`` implements it.
+
+    ``adaptation`` is what `epic central adapt` says of an adapted decoder, None for a released one.
+    """
 
     n_devices: int
     latent: int
@@ -26,6 +30,7 @@ class MapDecoder(Protocol):
     sha256: str
     acquisition: Acquisition
     folder: Path
+    adaptation: dict[str, Any] | None
 
     def decode_batch(
         self, latents_int8: np.ndarray, present: np.ndarray
@@ -37,21 +42,32 @@ class MapDecoder(Protocol):
 
 
 def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
-    """Load every [[model]] and return the decoders by model hash.
+    """Load every [[model]], or the adapted decoder in its place, and return the decoders by model hash.
 
     Raises:
+        AdaptationError: What is in use cannot be read.
         BundleError: A bundle is damaged.
         DecoderError: A decoder is damaged or does not match (``models.inversion.decoder``).
     """
     decoders: dict[bytes, MapDecoder] = {}
     for section in config.model:
-        model_hash, decoder = load_release(section)
+        model_hash, decoder = load_in_use(config.central.data_dir, section)
         if model_hash in decoders:
             raise BundleError(
                 f"{section.bundle}: encoder {model_hash.hex()} has a [[model]] already; remove one"
             )
         decoders[model_hash] = decoder
     return decoders
+
+
+def load_in_use(data_dir: Path, section: ModelSection) -> tuple[bytes, MapDecoder]:
+    """Load the release ``section``, or the adapted decoder in its place; for errors see ``load_models``."""
+    return load_release(section_in_use(data_dir, section))
+
+
+def released_sha256(decoder: MapDecoder) -> str:
+    """Return the SHA-256 of the released decoder from which ``decoder`` was adapted, or its own."""
+    return (decoder.adaptation or {}).get("released_sha256", decoder.sha256)
 
 
 def load_release(section: ModelSection) -> tuple[bytes, MapDecoder]:

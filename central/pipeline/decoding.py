@@ -176,7 +176,7 @@ class Decoding:
         latents, present = heard(events, decoder)
         assembled_us = now_us()
         if self._workers:
-            self._workers.submit(decoder, latents, present, (events, assembled_us))
+            self._workers.submit(decoder, latents, present, (events, decoder, assembled_us))
             return
         try:
             maps = decoder.decode_batch(latents, present)
@@ -191,8 +191,8 @@ class Decoding:
             self._keep_or_fail(drawn)
 
     def _keep_or_fail(self, drawn: DecodeResult) -> None:
-        events, assembled_us = drawn.given
-        decoder = self._decoders[events[0].key[2]]
+        # The decoder may have been replaced since; a map's provenance names the one that made it.
+        events, decoder, assembled_us = drawn.given
         if drawn.lost:
             # The worker died; retry its events.
             self._log.write("worker_lost", events=len(events), reason=repr(drawn.error))

@@ -86,6 +86,7 @@ def provenance_of(
         "replaced": event.replaced,
         "model_hash": event.key[2].hex(),
         "decoder_sha256": decoder.sha256,
+        **({"adaptation": decoder.adaptation} if decoder.adaptation else {}),
         "sample_time_us": min(record.sampled_us for record in records),
         "first_received_us": min(record.received_us for record in records),
         "last_received_us": max(record.received_us for record in records),

@@ -1,7 +1,7 @@
 """Back up a running centre into one file, and restore a data folder from it.
 
-A backup is a tar of ``manifest.json``, a consistent snapshot of ``central.sqlite``, ``rollouts/`` and, on request,
-``keys/``. The manifest has the SHA-256 of every file.
+A backup is a tar of ``manifest.json``, a consistent snapshot of ``central.sqlite``, ``rollouts/``, ``adapted/`` and, on
+request, ``keys/``. The manifest has the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from firmware_py.runtime.log import now_us
 FORMAT = "epic-central-backup"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-ROLLOUTS, KEYS = "rollouts", "keys"
+ROLLOUTS, ADAPTED, KEYS = "rollouts", "adapted", "keys"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -57,7 +57,8 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
                     database.execute("VACUUM INTO ?", (str(copy),))
                 # After the database: a rollout's folder is written before its row.
                 files = {FILE_NAME: copy}
-                files |= _files(data_dir / ROLLOUTS, ROLLOUTS)
+                for name in (ROLLOUTS, ADAPTED):
+                    files |= _files(data_dir / name, name)
                 files |= _files(keys_dir, KEYS) if keys_dir else {}
                 manifest = _write(Path(aside) / "backup.tar", files)
                 os.replace(Path(aside) / "backup.tar", out)
@@ -115,7 +116,7 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
     Raises:
         BackupError: The backup is incomplete, or the target is not empty.
     """
-    for place in (data_dir / FILE_NAME, data_dir / ROLLOUTS):
+    for place in (data_dir / FILE_NAME, data_dir / ROLLOUTS, data_dir / ADAPTED):
         if place.exists():
             raise BackupError(f"{place}: already exists; expected an empty data_dir. Move it away first")
     try:
@@ -134,8 +135,9 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
                 )
             if has_keys and keys_dir:
                 _place(Path(aside) / KEYS, keys_dir)
-            if (Path(aside) / ROLLOUTS).exists():
-                _place(Path(aside) / ROLLOUTS, data_dir / ROLLOUTS)
+            for name in (ROLLOUTS, ADAPTED):
+                if (Path(aside) / name).exists():
+                    _place(Path(aside) / name, data_dir / name)
             # Place the database last. Without it, the centre would create an empty one and a second restore would be
             # refused.
             os.replace(Path(aside) / FILE_NAME, data_dir / FILE_NAME)

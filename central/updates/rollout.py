@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from central.config import ModelSection
-from central.pipeline.decoders import MapDecoder
+from central.pipeline.decoders import MapDecoder, released_sha256
 from central.storage.database import StoreError
 from central.updates.rollout_store import (
     ALL,
@@ -288,7 +288,7 @@ class Rollouts:
         try:
             if at_work := self._models.get(rollout.model_hash):
                 expected = load_bundle(section.bundle).manifest.get("decoder_sha256")
-                if at_work.sha256 != expected:
+                if released_sha256(at_work) != expected:
                     raise RolloutError(
                         "another decoder of this encoder is in use; give that one, or retrain both"
                     )

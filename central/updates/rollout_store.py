@@ -73,6 +73,17 @@ def model_section(data_dir: Path, version: int) -> ModelSection:
     return ModelSection(bundle=folder / "bundle", decoder=folder / "decoder")
 
 
+def numbers_on_disk(data_dir: Path) -> list[int]:
+    """Return the versions of the rollouts' folders, newest first."""
+    folders = (data_dir / FOLDER).glob("[0-9]*")
+    return sorted((int(path.name) for path in folders if path.name.isdecimal()), reverse=True)
+
+
+def rolled_out_sections(data_dir: Path) -> list[ModelSection]:
+    """Return the paths of all rollouts' bundles and decoders, newest first."""
+    return [model_section(data_dir, version) for version in numbers_on_disk(data_dir)]
+
+
 def read_archive(data_dir: Path, version: int) -> bytes:
     """The signed archive of a rollout. Raises ``StoreError``."""
     path = data_dir / FOLDER / str(version) / ARCHIVE
@@ -164,8 +175,7 @@ class RolloutStore:
         """
         with reported("rollouts: cannot be read"):
             (last,) = self._database.execute("SELECT coalesce(max(version), 0) FROM rollout").fetchone()
-        folders = (self._data_dir / FOLDER).glob("[0-9]*")
-        return max([last, *(int(path.name) for path in folders if path.name.isdecimal())])
+        return max([last, *numbers_on_disk(self._data_dir)])
 
     def _write(self, release: Path, archive: bytes, version: int) -> Path:
         """Write the folder completely or not at all, and return it."""

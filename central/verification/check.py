@@ -116,6 +116,45 @@ def check_events(
                     without.add(stored.model_hash)
 
 
+def latent_distance(
+    model: LatentModel, velocity_mps: np.ndarray, received: np.ndarray, steps: np.ndarray
+) -> float:
+    """Return the RMS difference between a map's latents and those received, in standard deviations of a latent.
+
+    Args:
+        model: From maps to latents.
+        velocity_mps: ``(nz, nx)``.
+        received: ``(n_devices, latent)``.
+        steps: Error of each value received in int8 steps, likewise; infinite where nothing was sent.
+
+    Raises:
+        ModellingError: The map cannot be modelled.
+    """
+    off = (model.latents(velocity_mps) - received) / model.spread
+    return float(np.sqrt(np.square(off[np.isfinite(steps)]).mean()))
+
+
+def gather_misfit(
+    velocity_mps: np.ndarray, recorded: np.ndarray, acquisition: Acquisition
+) -> tuple[float, np.ndarray]:
+    """Return the RMS difference between a map's gather and the recording ``(S, T, R)``, relative to the recording.
+
+    Dead traces of the recording are NaN.
+
+    Returns:
+        The whole gather's, and each receiver's ``(R,)``; NaN where a receiver recorded nothing.
+
+    Raises:
+        ModellingError: The map cannot be modelled.
+    """
+    live = np.isfinite(recorded)
+    off = np.where(live, model_gathers(velocity_mps[None, None], acquisition)[0] - recorded, 0.0)
+    off_power, power = (np.square(one).sum((0, 1)) for one in (off, np.where(live, recorded, 0.0)))
+    silent = np.full_like(power, np.nan)
+    by_receiver = np.sqrt(np.divide(off_power, power, out=silent, where=power > 0))
+    return float(np.sqrt(off_power.sum() / power.sum())), by_receiver
+
+
 class Checker:
     """Compare maps with received data; each model is loaded and compiled once."""
 
@@ -143,17 +182,11 @@ class Checker:
             raise CheckInputError(f"{gather}: expected a recording, got silence")
         misfit, by_receiver = None, None
         try:
-            off = (model.latents(stored.velocity_mps) - received) / model.spread
+            distance = latent_distance(model, stored.velocity_mps, received, steps)
             if recorded is not None:
-                modelled = model_gathers(stored.velocity_mps[None, None], model.acquisition)[0]
-                off_power = np.square(modelled - recorded).mean((0, 1))
-                power = np.square(recorded).mean((0, 1))
-                misfit = float(np.sqrt(off_power.mean() / power.mean()))
-                silent = np.full_like(power, np.nan)
-                by_receiver = np.sqrt(np.divide(off_power, power, out=silent, where=power > 0))
+                misfit, by_receiver = gather_misfit(stored.velocity_mps, recorded, model.acquisition)
         except ModellingError as error:
             raise CheckInputError(f"event {stored.event}: {error}") from None
-        distance = float(np.sqrt(np.square(off[np.isfinite(steps)]).mean()))
         if not np.isfinite(distance):
             raise CheckInputError(
                 f"event {stored.event}: the waves through its map are not finite; it has velocities from "

@@ -168,3 +168,15 @@ def create_bundle(
     else:
         os.replace(fresh, folder)
     return load_bundle(folder)
+
+
+def copy_for_decoder(bundle: Bundle, folder: Path, decoder_sha256: str, metrics: dict[str, Any]) -> Bundle:
+    """Copy a bundle into the new ``folder``, naming another decoder of the same encoder; ``metrics`` are added."""
+    shutil.copytree(bundle.folder, folder)
+    manifest = {
+        **bundle.manifest,
+        "decoder_sha256": decoder_sha256,
+        "metrics": {**bundle.manifest.get("metrics", {}), **metrics},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return load_bundle(folder)

@@ -14,7 +14,7 @@ import numpy as np
 
 from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import Bundle, compiled_encoder
-from firmware_py.inference.companding import GatherError, compand, quantise
+from firmware_py.inference.companding import GatherError, compand, dequantise, quantise
 
 # TFLite delegate libraries of the system, by accelerator.
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
@@ -122,6 +122,12 @@ class Encoder:
         self._interpreter.invoke()
         self.network_s = time.perf_counter() - started_s
         return self._interpreter.get_tensor(self._output)[0]
+
+    def encode_parts(self, parts: np.ndarray) -> np.ndarray:
+        """Encode companded parts float ``(n, T', width, S)``; return the latents as real values ``(n, latent)``."""
+        into, out = self.bundle.input, self.bundle.output
+        codes = quantise(parts, into.scale, into.zero_point)
+        return dequantise(np.stack([self.encode(part) for part in codes]), out.scale, out.zero_point)
 
     def encode_recording(self, part: np.ndarray) -> np.ndarray:
         """Encode a device's part of a gather, float ``(S, T, R)``, to an int8 latent ``(latent,)``.

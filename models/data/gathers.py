@@ -132,7 +132,7 @@ def _decimated_file(source: Path, gathers: np.ndarray, decimation: int) -> np.nd
         return cached
     # Overflow to infinity is rejected below.
     with np.errstate(over="ignore", invalid="ignore"):
-        decimated = _decimate(gathers, decimation)
+        decimated = decimate_gathers(gathers, decimation)
     _check_decimated(source, gathers, decimated)
     # The process ID keeps concurrent runs on the same data apart.
     temporary = cache.with_suffix(f".{os.getpid()}.tmp.npy")
@@ -146,7 +146,7 @@ def _decimated_file(source: Path, gathers: np.ndarray, decimation: int) -> np.nd
     return decimated
 
 
-def _decimate(gathers: np.ndarray, decimation: int) -> np.ndarray:
+def decimate_gathers(gathers: np.ndarray, decimation: int) -> np.ndarray:
     """Decimate raw gathers ``(n, S, T, R)`` to ``(n, T', R, S)`` float16."""
     return np.concatenate(
         [

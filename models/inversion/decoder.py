@@ -8,11 +8,13 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 import models.networks.network  # noqa: F401  registers the layers that a saved decoder names
+from firmware_py.inference.companding import dequantise
 from firmware_py.protocol.rate import Rate, RateError, read_coding
 from models.errors import ModelsError
 from models.inversion.ood import OodError, OodStatistics, load_ood
@@ -44,6 +46,8 @@ class Decoder:
         folder: Folder that the decoder was loaded from.
         coding: Payload formats that hold a latent for this decoder.
         ood_statistics: OOD statistics; None in older models.
+        latent_scale: Quantisation of the latents, with ``latent_zero_point``.
+        adaptation: What `epic central adapt` says of this decoder; None for a released one.
     """
 
     def __init__(
@@ -61,8 +65,9 @@ class Decoder:
         self.sha256 = sha256
         self.n_devices, self.latent = network.input["latents"].shape[1:]
         self.coding = read_coding(description, self.latent, int(description["latent_zero_point"]))
-        self._scale = np.float32(description["latent_scale"])
-        self._zero_point = np.float32(description["latent_zero_point"])
+        self.latent_scale = float(description["latent_scale"])
+        self.latent_zero_point = int(description["latent_zero_point"])
+        self.adaptation: dict[str, Any] | None = description.get("adaptation")
         self.uncertainty_factor = float(description.get("uncertainty_factor", 1.0))
         self._positions = self.acquisition.device_positions()[None]
         self._call = compile_network(network)
@@ -104,7 +109,7 @@ class Decoder:
             raise DecoderError(
                 f"decode: expected a mask of {self.n_devices} devices with at least one heard, got {present}"
             )
-        latents = (latents_int8.astype(np.float32) - self._zero_point) * self._scale
+        latents = dequantise(latents_int8, self.latent_scale, self.latent_zero_point)
         latents[~present] = 0.0
         predicted = []
         step = at_once or (WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1)
@@ -129,11 +134,11 @@ class Decoder:
         """
         if self.ood_statistics is None:
             return None
-        latents = (np.asarray(latents_int8, np.float32) - self._zero_point) * self._scale
+        latents = dequantise(np.asarray(latents_int8), self.latent_scale, self.latent_zero_point)
         sent = np.array([[rate.values for rate in rates]])
         # A value read as the middle of a step is uniform within the step. The training latents already include the
         # 8-bit rounding.
-        steps = np.array([[(1 << (8 - rate.bits)) * (rate.bits < 8) for rate in rates]]) * float(self._scale)
+        steps = np.array([[(1 << (8 - rate.bits)) * (rate.bits < 8) for rate in rates]]) * self.latent_scale
         (score,) = self.ood_statistics.scores(
             latents[None], np.asarray(present, bool)[None], sent, np.square(steps) / 12
         )

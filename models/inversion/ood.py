@@ -21,6 +21,8 @@ from physics.files.atomic import atomic_write
 FLOOR = 1e-4
 # False-alarm rate on in-distribution gathers; it sets the limit.
 FALSE_ALARMS = 0.01
+# Training gathers whose latents define the statistics.
+OOD_GATHERS = 2000
 
 
 class OodError(ModelsError, ValueError):

@@ -37,7 +37,7 @@ def test_an_adapted_model_has_the_encoder_of_before_and_draws_better_maps(releas
 
 def test_a_decoder_that_learnt_nothing_is_not_written(released, tiny_run, tmp_path, monkeypatch):
     scores = iter([{"all": {"mae": 0.2}}, {"all": {"mae": 0.21}}])
-    monkeypatch.setattr("convert.adaptation.score", lambda *arguments: next(scores))
+    monkeypatch.setattr("models.training.adaptation.score", lambda *arguments: next(scores))
     with pytest.raises(ConversionError, match=r"worse than the former one's, MAE 0.2100 against 0.2000"):
         adapt(released, [tiny_run.data], tmp_path / "adapted", Budget(epochs=0.1))
     assert not (tmp_path / "adapted" / "decoder").exists()

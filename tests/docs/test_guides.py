@@ -84,6 +84,8 @@ NOT_RUN = (
 
 # No machine of the tests has one; that the options exist is tests/docs/test_commands.py.
 NEEDS_A_GPU = {"gpu.md"}
+# Needs a survey of weeks; tests/central/test_adapt.py runs its commands on a small one.
+NEEDS_A_SURVEY = {"adapt.md"}
 
 
 def guide_path(name: str) -> Path:
@@ -165,7 +167,7 @@ def test_every_guide_is_carried_out_by_a_test():
         "python.md",
         "recordings.md",
     }
-    assert {path.name for path in GUIDES.glob("*.md")} == tested | NEEDS_A_GPU
+    assert {path.name for path in GUIDES.glob("*.md")} == tested | NEEDS_A_GPU | NEEDS_A_SURVEY
 
 
 def test_python(tmp_path, monkeypatch, capsys):

@@ -22,6 +22,7 @@ class FakeDecoder:
     sha256 = "ab" * 32
     acquisition = SURVEY
     folder = Path("nowhere")
+    adaptation = None
     prefixes: tuple[Rate, ...] = ()
 
     @property

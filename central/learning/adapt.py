@@ -1,0 +1,365 @@
+"""Adapt the decoder to the survey that the centre serves, from what it has received.
+
+A round predicts the maps of the survey's events, models their gathers, encodes these as the devices do, and trains the
+decoder on the exact pairs, mixed with samples of the original families. Maps refined from recordings stay as they are
+and count more. The next round predicts with the decoder of this one. Devices keep their encoder.
+
+Everything unfinished lies in ``data_dir/adapted/.work``; the same command goes on there after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from central.config import ModelSection
+from central.learning.events import (
+    BY_RECORDING,
+    PREDICTED,
+    SurveyEvents,
+    find_model,
+    read_events,
+)
+from central.learning.gate import Figures, choose_round
+from central.learning.versions import (
+    FOLDER,
+    LOCK_NAME,
+    AdaptationError,
+    AdaptationRejectedError,
+    Version,
+    publish,
+    section_in_use,
+)
+from central.pipeline.decoders import open_release, released_sha256
+from central.recordings.gathers import read_recording
+from central.storage.database import lock
+from central.verification.check import gather_misfit, latent_distance
+from central.verification.check_inputs import latent_model
+from firmware_py.inference.bundle import Bundle
+from firmware_py.inference.encoder import Encoder
+from models.data.gathers import DecimatedSet, decimate_gathers, load_decimated
+from models.inversion.decoder import OOD_FILE, WIDE, Decoder, load_decoder
+from models.inversion.latent_model import LatentModel
+from models.inversion.ood import load_ood
+from models.training.adaptation import LatentBatches, Split, adapt_decoder, write_decoder
+from models.training.budget import Budget
+from models.training.run_config import write_json
+from models.training.training import load_network
+from physics.acquisition import Acquisition
+from physics.errors import ModellingError
+from physics.families import FAMILIES, generate_map
+from physics.modelling import model_gathers, require_engine
+from physics.normalise import normalise_velocity
+
+WORK = ".work"
+# Family name of the survey's own samples.
+SURVEY = "survey"
+# Times that a map refined from a recording counts in training.
+RECORDED_COUNTS = 4
+# Held-back events that the gate models, spread over all.
+MAX_JUDGED = 40
+# Maps modelled before they are saved; an interruption costs at most one such chunk.
+CHUNK_MAPS = 10
+# Seeds of the drawn maps. No released model was trained on them; the test set is the same for every adaptation.
+TEST_SEED, ORIGINAL_SEED = 9_000_000, 7_000_000
+
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to adapt.
+
+    Attributes:
+        rounds: Predictions and trainings.
+        minutes: Training time of each round; modelling comes on top.
+        events: Number of events to learn from, the last decoded.
+        engine: Engine that models the training gathers (``physics.modelling``).
+        original: OpenFWI folders of the original families; without them ``originals`` samples are drawn and modelled.
+        originals: Number of samples of the original families.
+        tests: Number of drawn test samples of the gate.
+    """
+
+    rounds: int = 2
+    minutes: float = 10.0
+    events: int = 1000
+    engine: str = "openfwi"
+    original: tuple[Path, ...] = ()
+    originals: int = 500
+    tests: int = 100
+    batch: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "original": [str(folder.resolve()) for folder in self.original]}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A published version, with the figures before and after each round; ``chosen`` is the round that was taken."""
+
+    version: Version
+    before: Figures
+    rounds: list[Figures]
+    chosen: int
+
+
+def adapt(
+    data_dir: Path,
+    models: Sequence[ModelSection],
+    settings: Settings,
+    survey: int | None = None,
+    on_progress: Report = lambda what, share: None,
+) -> Adapted:
+    """Adapt the decoder in use and publish it as a new version, if it passes the gate. It is not put in use.
+
+    Args:
+        models: Those of the configuration.
+        on_progress: Called with what is being done and the share done of it.
+
+    Raises:
+        AdaptationRejectedError: The gate; nothing is written.
+        AdaptationError: There is too little to learn from, or an interrupted adaptation is of other settings.
+        CentralError, ModelsError, BundleError: As in reading the store, training and loading.
+    """
+    with closing(lock(data_dir, LOCK_NAME, "another `epic central adapt`")):
+        release, bundle = find_model(data_dir, models, survey, settings.events)
+        parent_section = section_in_use(data_dir, release)
+        _, parent = open_release(parent_section)
+        work = work_folder(data_dir)
+        events = _claim(work, data_dir, settings, parent, bundle, survey)
+        try:
+            require_engine(settings.engine)
+            learning = Learning(data_dir, events, settings, bundle, parent, release, on_progress)
+            before, rounds = learning.run()
+        except ModellingError as error:
+            raise AdaptationError(f"adapt: {error}") from None
+        chosen, reason = choose_round(before, rounds)
+        if chosen is None:
+            shutil.rmtree(work)
+            raise AdaptationRejectedError(f"adapt: rejected, nothing was written; {reason}")
+        version = _publish(data_dir, events, settings, bundle, parent, (before, rounds, chosen))
+        shutil.rmtree(work)
+    return Adapted(version, before, rounds, chosen + 1)
+
+
+def work_folder(data_dir: Path) -> Path:
+    """Return the folder of an unfinished adaptation."""
+    return data_dir / FOLDER / WORK
+
+
+def _claim(
+    work: Path,
+    data_dir: Path,
+    settings: Settings,
+    parent: Decoder,
+    bundle: Bundle,
+    survey: int | None,
+) -> SurveyEvents:
+    """Begin in ``work``, or go on with the same settings, decoder and events; return the events."""
+    wanted = {"settings": settings.to_dict(), "survey": survey, "parent_sha256": parent.sha256}
+    request, kept = work / "request.json", work / "events.npz"
+    if request.exists() and kept.exists():
+        if json.loads(request.read_text()) == wanted:
+            return SurveyEvents.load(kept)
+        raise AdaptationError(
+            f"{work}: holds an interrupted adaptation with other options or from another decoder; give the same "
+            "options to go on with it, or remove the folder"
+        )
+    events = read_events(data_dir, bundle, parent.acquisition, survey, settings.events)
+    work.mkdir(parents=True, exist_ok=True)
+    events.save(kept)
+    write_json(request, wanted)
+    return events
+
+
+class Learning:
+    """The rounds of one adaptation. Each step is kept in the work folder and not repeated after an interruption."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        events: SurveyEvents,
+        settings: Settings,
+        bundle: Bundle,
+        parent: Decoder,
+        release: ModelSection,
+        on_progress: Report,
+    ) -> None:
+        self._work = work_folder(data_dir)
+        self._events = events
+        self._settings = settings
+        self._bundle = bundle
+        self._parent = parent
+        self._on_progress = on_progress
+        self._acquisition: Acquisition = parent.acquisition
+        self._encoder = Encoder(bundle)
+        held_back = np.flatnonzero(events.is_held_back)
+        self._judged = held_back[:: -(-len(held_back) // MAX_JUDGED)]
+        keys = events.keys[self._judged].tolist()
+        self._recordings = [read_recording(data_dir, survey, event) for survey, event, _ in keys]
+        # The released model's unit, so that figures of successive adaptations compare.
+        spread = load_ood(release.decoder / OOD_FILE, parent.latent).spread
+        self._latent_model: LatentModel = latent_model(bundle, self._acquisition, spread)
+
+    def run(self) -> tuple[Figures, list[Figures]]:
+        """Return the figures before and after each round."""
+        tests, originals = self._drawn("test", TEST_SEED, self._settings.tests), self._originals()
+        before: Figures | None = None
+        rounds: list[Figures] = []
+        decoder = self._parent
+        for number in range(1, self._settings.rounds + 1):
+            folder = self._work / f"round-{number}"
+            path = folder / "figures.json"
+            if not path.exists():
+                mae_before, mae_after = self._train(number, folder, decoder, tests, originals)
+                found = {"after": asdict(self._judge(load_decoder(folder / "decoder"), mae_after))}
+                if number == 1:
+                    found["before"] = asdict(self._judge(decoder, mae_before))
+                write_json(path, found)
+            figures = json.loads(path.read_text())
+            before = before or Figures(**figures["before"])
+            rounds.append(Figures(**figures["after"]))
+            decoder = load_decoder(folder / "decoder")
+        assert before
+        return before, rounds
+
+    def _drawn(self, name: str, seed: int, count: int) -> DecimatedSet:
+        """Draw and model ``count`` samples of the original families, in turn."""
+        a = self._acquisition
+        families = [FAMILIES[i % len(FAMILIES)] for i in range(count)]
+        maps = np.stack(
+            [generate_map(family, seed, i // len(FAMILIES), a)[0] for i, family in enumerate(families)]
+        )
+        gathers = self._model(maps, self._work / name, f"modelling {name} samples")
+        return DecimatedSet(gathers, normalise_velocity(maps, a).astype(np.float32), np.array(families), a)
+
+    def _originals(self) -> DecimatedSet:
+        s = self._settings
+        if not s.original:
+            return self._drawn("original", ORIGINAL_SEED + s.seed, s.originals)
+        data = load_decimated(list(s.original), self._acquisition, self._bundle.companding.thin)
+        some = np.random.default_rng(s.seed).permutation(len(data))[: s.originals]
+        return DecimatedSet(data.gathers[some], data.maps[some], data.families[some], data.acquisition)
+
+    def _model(self, maps_mps: np.ndarray, folder: Path, what: str) -> np.ndarray:
+        """Model maps ``(n, nz, nx)``; return the decimated gathers ``(n, T/thin, R, S)`` float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        chunks = []
+        for start in range(0, len(maps_mps), CHUNK_MAPS):
+            path = folder / f"{start:06d}.npy"
+            if not path.exists():
+                self._on_progress(what, start / len(maps_mps))
+                some = maps_mps[start : start + CHUNK_MAPS, None]
+                gathers = model_gathers(some, self._acquisition, self._settings.engine)
+                fresh = path.with_suffix(".new.npy")
+                np.save(fresh, decimate_gathers(gathers, self._bundle.companding.thin))
+                fresh.replace(path)
+            chunks.append(np.load(path))
+        return np.concatenate(chunks)
+
+    def _decode(self, decoder: Decoder, rows: np.ndarray) -> np.ndarray:
+        """Predict the maps of events, ``(n, nz, nx)`` in m/s."""
+        latents, present = self._events.latents[rows], self._events.present[rows]
+        return decoder.decode_batch(latents, present, at_once=WIDE)[0][:, 0]
+
+    def _train(
+        self, number: int, folder: Path, start: Decoder, tests: DecimatedSet, originals: DecimatedSet
+    ) -> tuple[float, float]:
+        """Train one round from the decoder ``start``; return the error on the test set before and after."""
+        s, events = self._settings, self._events
+        rows = np.flatnonzero(~events.is_held_back)
+        kinds = events.kind[rows]
+        maps_mps = np.where(
+            (kinds == PREDICTED)[:, None, None], self._decode(start, rows), events.refined_mps[rows]
+        )
+        gathers = self._model(maps_mps, folder / "gathers", f"round {number}: modelling the survey's maps")
+        maps = normalise_velocity(maps_mps, self._acquisition).astype(np.float32)
+        data = DecimatedSet(
+            np.concatenate([tests.gathers, originals.gathers, gathers]),
+            np.concatenate([tests.maps, originals.maps, maps]),
+            np.concatenate([tests.families, originals.families, np.full(len(rows), SURVEY)]),
+            self._acquisition,
+        )
+        latent = self._parent.latent
+        batches = LatentBatches(data, self._bundle.companding, self._encoder.encode_parts, latent)
+        first = len(tests) + len(originals)
+        counts = np.where(kinds == BY_RECORDING, RECORDED_COUNTS, 1)
+        own = np.repeat(np.arange(first, len(data)), counts)
+        # The test set must not select weights: the gate judges by it.
+        split = Split(mix(np.arange(len(tests), first), own), np.arange(len(tests)), selects=False)
+        learner = load_network(start.folder / "decoder.keras")
+        budget = Budget(
+            batch=s.batch,
+            learning_rate=s.learning_rate,
+            minutes=s.minutes,
+            seed=s.seed + number,
+            optimiser="muon",
+            ordered=True,
+        )
+
+        def on_progress(share: float, figures: dict) -> None:
+            self._on_progress(f"round {number}: training, loss {figures['loss']:.4f}", share)
+
+        found = adapt_decoder(learner, batches, split, budget, folder, on_progress)
+        write_decoder(folder / "decoder", learner, self._parent, batches, split)
+        return found.before["all"]["mae"], found.after["all"]["mae"]
+
+    def _judge(self, decoder: Decoder, test_mae: float) -> Figures:
+        """Measure how well a decoder explains the held-back events."""
+        distances, misfits = [], []
+        maps_mps = self._decode(decoder, self._judged)
+        for done, (row, map_mps) in enumerate(zip(self._judged, maps_mps, strict=True)):
+            self._on_progress("checking held-back events", done / len(self._judged))
+            received, steps = self._events.received[row], self._events.steps[row]
+            distances.append(latent_distance(self._latent_model, map_mps, received, steps))
+            recorded = self._recordings[done]
+            if recorded is not None:
+                misfits.append(gather_misfit(map_mps, recorded, self._acquisition)[0])
+        return Figures(test_mae, float(np.mean(distances)), float(np.mean(misfits)) if misfits else None)
+
+
+def mix(original: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return both groups of indices, the smaller one repeated so that each is half of the training samples."""
+    most = max(len(original), len(own))
+    return np.concatenate([np.resize(original, most), np.resize(own, most)])
+
+
+def _publish(
+    data_dir: Path,
+    events: SurveyEvents,
+    settings: Settings,
+    bundle: Bundle,
+    parent: Decoder,
+    judged: tuple[Figures, list[Figures], int],
+) -> Version:
+    before, rounds, chosen = judged
+    is_trained_on = ~events.is_held_back
+    summary = {
+        "released_sha256": released_sha256(parent),
+        "parent_version": (parent.adaptation or {}).get("version", 0),
+        "parent_sha256": parent.sha256,
+        "rounds": chosen + 1,
+        "events": int(is_trained_on.sum()),
+        "recordings": int((events.kind[is_trained_on] == BY_RECORDING).sum()),
+    }
+    details = {
+        "model_hash": parent.model_hash,
+        "settings": settings.to_dict(),
+        "figures": {"before": asdict(before), "rounds": [asdict(found) for found in rounds]},
+        "events_trained_on": events.keys[is_trained_on].tolist(),
+        "events_held_back": events.keys[events.is_held_back].tolist(),
+    }
+    after = rounds[chosen]
+    decoder = work_folder(data_dir) / f"round-{chosen + 1}" / "decoder"
+    metrics = {"adapted": {"all": round(after.test_mae, 5)}}
+    return publish(data_dir, bundle, decoder, summary, details, metrics)
