@@ -64,9 +64,6 @@ INSTEAD = (
     Instead(
         "microcontroller.md", "0.0.0.0:5558", "127.0.0.1:{gateway}", "a free port, of this machine alone"
     ),
-    Instead(
-        "microcontroller.md", "survey device state", "no device has reported yet", "nobody at the other end"
-    ),
     Instead("microcontroller.md", "127.0.0.1:5557", "127.0.0.1:{centre}", "a free port"),
     Instead(
         "recordings.md", "--iterations 120", "--iterations 1", "that it runs is tested, not what it gains"
