@@ -164,11 +164,11 @@ class Monitor:
 
 
 def _cut_history(path: Path, step: int) -> None:
-    """Drop the rows of steps after the checkpoint: a killed run takes these again."""
+    """Drop the rows of steps after the checkpoint, which are taken again, and a row that a power loss cut off."""
     if not path.exists():
         return
     lines = path.read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
     if len(kept) < len(lines):
         with atomic_write(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))

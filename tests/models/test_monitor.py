@@ -149,6 +149,7 @@ def test_rows_after_the_checkpoint_of_a_killed_run_are_dropped(tmp_path):
         run(Learner([1.0] * 4, stop_at=2), tmp_path)
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write(json.dumps({"step": 3, "elapsed_s": 1.0, "loss": 9.0, "learning_rate": 0.1}) + "\n")
+        file.write('{"step": 4, "elap')
     run(Learner([1.0] * 2), tmp_path, epochs=4)
     assert [(row["step"], row["loss"]) for row in history(tmp_path)] == [(n, 0.5) for n in (1, 2, 3, 4)]
 
