@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=64)
     parser.add_argument("--fresh", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--engine", default="deepwave")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))

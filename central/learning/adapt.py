@@ -95,7 +95,7 @@ class Settings:
     originals: int = 500
     tests: int = 100
     batch: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:

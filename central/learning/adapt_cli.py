@@ -45,7 +45,7 @@ def adapt(
     events: Annotated[int, typer.Option(min=10, help="Events to learn from, the last decoded.")] = 1000,
     engine: Annotated[Engine, typer.Option(help="Models the training gathers.")] = Engine.OPENFWI,
     batch: Annotated[int, typer.Option(min=1)] = 32,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, help="At its peak.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(min=1e-7, help="At its peak.")] = 3e-4,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     survey: SurveyOption = None,
