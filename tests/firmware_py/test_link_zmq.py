@@ -104,7 +104,11 @@ def test_keys_from_files(tmp_path):
     assert read_curve_keys(*write_keys(tmp_path)) == CurveKeys(CENTRE_PUBLIC, DEVICE_PUBLIC, DEVICE_SECRET)
 
 
-@pytest.mark.parametrize("bad", [b"", b"short", b"~" * 40, b"#" * 40, b"\xff" * 40, CENTRE_PUBLIC * 2])
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"short", b"~" * 40, b"#" * 40, b"\xff" * 40, CENTRE_PUBLIC * 2],
+    ids=["empty", "short", "tildes", "hashes", "not ascii", "twice"],
+)
 def test_a_file_that_is_no_key(tmp_path, bad):
     with pytest.raises(LinkError, match=r"server.key: expected a CURVE key of 40 Z85 characters"):
         read_curve_keys(*write_keys(tmp_path, server=bad))
