@@ -1,4 +1,5 @@
-"""A device's errors, each beside the module that it belongs to. ``micropython`` has its own.
+"""A device's errors, each beside the module that it belongs to. ``micropython`` and ``digitisers`` have their
+own.
 
 FirmwareError
 ├── BundleError            inference.bundle

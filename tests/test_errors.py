@@ -9,15 +9,15 @@ import epic
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("boards", "central", "convert", "firmware_py", "models", "physics", "testbed")
-# Runs on MicroPython, with errors of its own.
-OWN = ROOT / "firmware_py" / "micropython"
+# Run on MicroPython, with errors of their own.
+OWN = {ROOT / "firmware_py" / "micropython", ROOT / "firmware_py" / "digitisers"}
 
 
 def error_classes(package: str) -> dict[str, list[str]]:
     """Names of bases of each error class of a package."""
     found = {}
     for path in (ROOT / package).rglob("*.py"):
-        if OWN in path.parents:
+        if OWN & set(path.parents):
             continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and node.bases and node.name.endswith("Error"):

@@ -175,7 +175,7 @@ def export_gather(gather: FetchedGather, out: Path) -> str:
         os.replace(temporary, out)
     except ImportError as error:
         raise ExportError(
-            f"{out}: {kind} needs {error.name}; install it with: pip install 'epic-fwi[geo]'"
+            f"{out}: {kind} needs {error.name}; install it with: pip install -e '.[geo]'"
         ) from None
     except OSError as error:
         raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from None

@@ -18,7 +18,7 @@ PACKAGES = ("boards", "central", "convert", "firmware_py", "models", "physics", 
 OPTION = re.compile(r"(?<![\w/-])--[a-z][a-z0-9-]*[a-z0-9]")
 EXTRA = re.compile(r"\.\[([a-z0-9,-]+)\]")
 # Options of other programs, that ours start or name.
-OTHERS = re.compile(r"ssh|systemctl|journalctl|curl|docker|pip |setpriv|mpremote|--nthreads")
+OTHERS = re.compile(r"ssh|systemctl|journalctl|curl|docker|pip |setpriv|mpremote|tensorboard |--nthreads")
 
 
 def texts(path: Path) -> list[str]:
