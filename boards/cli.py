@@ -31,25 +31,26 @@ def list_boards(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([board.model_dump(mode="json") for board in boards], indent=2))
         return
+    # Fits 80 columns; `epic board show` has the rest.
     table = Table()
     # The name is what --board needs: never cut.
     table.add_column("board", no_wrap=True, min_width=max(len(board.name) for board in boards))
-    for column in ("processor", "runtime", "memory", "arena", "model", "inference", "installed by", "status"):
-        table.add_column(column, overflow="fold")
+    table.add_column("runtime", overflow="fold")
+    table.add_column("memory", no_wrap=True)
+    table.add_column("inference", no_wrap=True)
+    table.add_column("installed by", overflow="fold")
     for board in boards:
         table.add_row(
             board.name,
-            board.processor,
             board.runtime,
             format_size(board.memory.size),
-            format_size(board.arena_limit.size),
-            format_size(board.model_limit.size),
             f"{board.inference.seconds:g} s" if board.inference else "",
-            board.served_by,
-            board.status,
+            board.served_by.removeprefix("epic board "),
         )
     Console().print(table)
-    typer.echo("Next: epic board show BOARD, or epic board check BUNDLE --board BOARD")
+    typer.echo(
+        "Next: epic board show BOARD (processor, arena, model), or epic board check BUNDLE --board BOARD"
+    )
 
 
 @app.command()
