@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import struct
 import time
-from collections import Counter
+from collections import Counter, deque
 
 import zmq
 
@@ -29,6 +29,9 @@ _EVENT = struct.Struct("=Hi")
 EVENTS_AT_ONCE = 256
 # Minimum interval between log lines, seconds; rejected peers reconnect endlessly.
 REPORT_S = 10.0
+# A handshake takes milliseconds. A peer that is not admitted after this time is logged as rejected; one that is still
+# shaking hands is not.
+HANDSHAKE_S = 2.0
 
 
 class Connections:
@@ -45,6 +48,9 @@ class Connections:
         self._log = log
         self.limits = ConnectionLimits(counts, log)
         self._reported = 0
+        # When how many connections had been accepted, of the last HANDSHAKE_S; and how many before.
+        self._accepted: deque[tuple[float, int]] = deque()
+        self._settled = 0
         self._report_at_s = 0.0
         self._monitor = router.get_monitor_socket(sum(WATCHED_EVENTS))
 
@@ -64,13 +70,18 @@ class Connections:
         self._report()
 
     def _report(self) -> None:
-        auth_rejected = self._counts["auth_rejected"]
-        if auth_rejected > self._reported and time.monotonic() >= self._report_at_s:
-            self._report_at_s = time.monotonic() + REPORT_S
-            self._reported = auth_rejected
+        now_s, accepted = time.monotonic(), self._counts["connections"]
+        if accepted > (self._accepted[-1][1] if self._accepted else self._settled):
+            self._accepted.append((now_s, accepted))
+        while self._accepted and self._accepted[0][0] <= now_s - HANDSHAKE_S:
+            self._settled = self._accepted.popleft()[1]
+        rejected = self._settled - self._counts["admitted"]
+        if rejected > self._reported and now_s >= self._report_at_s:
+            self._report_at_s = now_s + REPORT_S
+            self._reported = rejected
             self._log.write(
                 "auth_rejected",
-                connections=auth_rejected,
+                connections=rejected,
                 reason="no allowed key, another centre's, or none shown",
             )
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import zmq
@@ -39,7 +40,8 @@ class EndlessRouter:
         return EndlessMonitor()
 
 
-def test_connections_without_end_do_not_hold_up_the_receiver(tmp_path, log):
+def test_connections_without_end_do_not_hold_up_the_receiver(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(connections, "HANDSHAKE_S", 0.0)
     counts = Counter()
     following = Connections(EndlessRouter(), counts, log)
     following.follow()
@@ -51,10 +53,49 @@ def test_connections_without_end_do_not_hold_up_the_receiver(tmp_path, log):
     ]
 
 
+class Script:
+    """A monitor and its router: the events that are put into it."""
+
+    def __init__(self):
+        self.events = []
+
+    def get_monitor_socket(self, events):
+        return self
+
+    def poll(self, timeout_ms):
+        return len(self.events)
+
+    def recv_multipart(self):
+        event = self.events.pop(0)
+        return [event.to_bytes(2, sys.byteorder) + bytes(4), b"tcp://127.0.0.1:5557"]
+
+
+def test_a_handshake_in_progress_is_not_logged_as_rejected(tmp_path, log, monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    script = Script()
+    following = Connections(script, Counter(), log)
+
+    def follow(at_s, *events):
+        now_s[0] = at_s
+        script.events = list(events)
+        following.follow()
+        return [json.loads(line)["connections"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+    # Two devices connect; their handshakes succeed a second later.
+    assert follow(0.0, zmq.EVENT_ACCEPTED, zmq.EVENT_ACCEPTED) == []
+    assert follow(1.0, zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_SUCCEEDED) == []
+    assert follow(10.0) == []
+    # A stranger is never admitted.
+    assert follow(11.0, zmq.EVENT_ACCEPTED) == []
+    assert follow(14.0) == [1]
+
+
 # In a process of its own: one that hangs there is past being told anything.
 CROWD = """
 import socket, sys
 from collections import Counter
+from types import SimpleNamespace
 import zmq
 from central.ingest.connections import Connections
 from firmware_py.runtime.log import Log

@@ -9,6 +9,7 @@ import zmq
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
 from waiting import wait_until
 
+from central.ingest import connections
 from central.ingest import receiver as module
 from central.ingest.receiver import Expected, Receiver, ReceiverError
 from central.storage.database import connect
@@ -216,6 +217,7 @@ def test_a_peer_that_speaks_no_zeromq_does_no_harm(running, dealer):
 
 def test_a_connection_that_says_nothing_is_sent_away_and_counted(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(module, "HANDSHAKE_MS", 100)
+    monkeypatch.setattr(connections, "HANDSHAKE_S", 0.0)
     running = Running(data_dir, tmp_path / "log.jsonl")
     running.start()
     port = int(running.receiver.endpoint.rsplit(":", 1)[1])
