@@ -129,5 +129,5 @@ def test_an_installation_is_watched_to_its_hello_and_a_device_that_gives_up_is_t
     assert epic.main(["board", "status", *there, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["damaged"] == ["device-0.mac"]
-    seen = console.watch(board.name, 60.0)
+    seen = console.watch(board.name, 300.0)
     assert seen.state == "stopped" and "device-0.mac: not found; expected a MAC secret" in seen.said

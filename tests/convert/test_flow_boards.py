@@ -33,7 +33,7 @@ def test_an_arena_too_big_for_the_board_says_what_to_do(tiny_run, tmp_path):
     small = load_board("esp32-s3-esp-idf").model_copy(
         update={"arena_limit": Figure(size="1 KiB", source="a test")}
     )
-    with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*train on a thinner input"):
+    with pytest.raises(BudgetError, match=r"tensor arena: .* over the 1 KiB .*train with more decimation"):
         convert_run(tiny_run.folder, tmp_path / "out", board=small)
 
 

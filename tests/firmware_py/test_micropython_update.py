@@ -86,6 +86,7 @@ class Board:
         self.starts = 0
         self._over = False
         self._process = None
+        (folder / "said.txt").touch()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -102,7 +103,8 @@ class Board:
         said.close()
 
     def kill(self):
-        self._process.kill()
+        if self._process:
+            self._process.kill()
 
     def said(self):
         return (self.folder / "said.txt").read_text()
