@@ -44,7 +44,7 @@ from central.export.formats import ExportError, export_map
 from central.export.line import Line
 from central.fleet.history import SPANS, read_history
 from central.recordings.gathers import has_recording, read_recording
-from central.recordings.picture import gather_figure
+from central.recordings.picture import draw_gather
 from central.storage.database import StoreError
 from central.updates.rollout_store import RolloutStore
 from firmware_py.runtime.log import Log, now_us
@@ -235,20 +235,24 @@ class _Views:
         if form not in FORMATS:
             raise QueryError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
         id = _number(query, "id", 1, MAX_ID)
-        with closing(Archive(self._data_dir)) as archive:
-            section = archive.section(request.path_params["survey"], request.path_params["event"], id)
+        section = self._section(request, id)
         if form == "json":
             return _json(section)
         # The values of an id never change, but its findings do when it is checked.
         return _binary(section, {"cache-control": "private, max-age=86400"} if id else {})
 
+    def _section(self, request: Request, id: int | None) -> Section:
+        """Return the requested event's newest map, or its map ``id``."""
+        with closing(Archive(self._data_dir)) as archive:
+            return archive.section(request.path_params["survey"], request.path_params["event"], id)
+
     def recording(self, request: Request) -> Response:
-        survey, event = request.path_params["survey"], request.path_params["event"]
-        gather = self._recording_of(survey, event)
+        gather = self._recording(request)
         shot = _number(request.query_params, "shot", 1, gather.shape[0]) or 1
         return _traces(gather[shot - 1], gather.shape[0])
 
-    def _recording_of(self, survey: int, event: int) -> np.ndarray:
+    def _recording(self, request: Request) -> np.ndarray:
+        survey, event = request.path_params["survey"], request.path_params["event"]
         gather = None
         if survey <= MAX_SURVEY and event <= MAX_EVENT:
             gather = read_recording(self._data_dir, survey, event)
@@ -261,14 +265,12 @@ class _Views:
 
     def gather(self, request: Request) -> Response:
         """Return a picture of the recording, the gather modelled from the map, and the residual."""
-        survey, event = request.path_params["survey"], request.path_params["event"]
         id = _number(request.query_params, "id", 1, MAX_ID)
-        samples = self._recording_of(survey, event)
-        with closing(Archive(self._data_dir)) as archive:
-            stored = archive.section(survey, event, id).stored
+        samples = self._recording(request)
+        stored = self._section(request, id).stored
         picture = io.BytesIO()
         with self._exporting:
-            gather_figure(stored, samples).savefig(picture, dpi=90, format="png")
+            draw_gather(picture, stored, samples)
         return Response(picture.getvalue(), media_type="image/png")
 
     def export(self, request: Request) -> Response:
@@ -276,9 +278,7 @@ class _Views:
         kind = query.get("format", "")
         if kind not in DOWNLOADS:
             raise QueryError(f"format: expected one of {', '.join(DOWNLOADS)}, got {kind!r}")
-        id = _number(query, "id", 1, MAX_ID)
-        with closing(Archive(self._data_dir)) as archive:
-            stored = archive.section(request.path_params["survey"], request.path_params["event"], id).stored
+        stored = self._section(request, _number(query, "id", 1, MAX_ID)).stored
         name = f"survey{stored.survey}-event{stored.event:06d}-revision{stored.revision}{DOWNLOADS[kind]}"
         with self._exporting, tempfile.TemporaryDirectory(prefix="epic-page-") as folder:
             path = Path(folder) / name
@@ -353,12 +353,12 @@ def _binary(section: Section, headers: dict[str, str]) -> Response:
 
 
 def _traces(shot: np.ndarray, n_shots: int) -> Response:
-    """Return one shot ``(T, R)`` for drawing, thinned by averaging: little-endian float32, time by receiver."""
+    """Return one shot ``(T, R)`` for drawing, decimated by averaging: little-endian float32, time by receiver."""
     step = -(-shot.shape[0] // DRAWN_SAMPLES)
     whole = shot[: shot.shape[0] // step * step]
-    thinned = whole.reshape(-1, step, shot.shape[1]).mean(axis=1)
-    headers = {"x-epic-shape": ",".join(map(str, thinned.shape)), "x-epic-shots": str(n_shots)}
-    return Response(thinned.astype("<f4").tobytes(), media_type="application/octet-stream", headers=headers)
+    decimated = whole.reshape(-1, step, shot.shape[1]).mean(axis=1)
+    headers = {"x-epic-shape": ",".join(map(str, decimated.shape)), "x-epic-shots": str(n_shots)}
+    return Response(decimated.astype("<f4").tobytes(), media_type="application/octet-stream", headers=headers)
 
 
 def _json(section: Section) -> Response:

@@ -55,6 +55,7 @@ from models.training.training import load_network
 from physics.acquisition import Acquisition
 from physics.errors import ModellingError
 from physics.families import FAMILIES, generate_map
+from physics.files.atomic import atomic_write
 from physics.modelling import model_gathers, require_engine
 from physics.normalise import normalise_velocity
 
@@ -261,9 +262,8 @@ class Learning:
                 self._on_progress(what, start / len(maps_mps))
                 some = maps_mps[start : start + CHUNK_MAPS, None]
                 gathers = model_gathers(some, self._acquisition, self._settings.engine)
-                fresh = path.with_suffix(".new.npy")
-                np.save(fresh, decimate_gathers(gathers, self._bundle.companding.thin))
-                fresh.replace(path)
+                with atomic_write(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, decimate_gathers(gathers, self._bundle.companding.thin))
             chunks.append(np.load(path))
         return np.concatenate(chunks)
 

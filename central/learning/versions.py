@@ -19,7 +19,7 @@ from typing import Any
 from central.config import ModelSection
 from central.errors import CentralError
 from central.storage.database import lock
-from central.updates.rollout_store import rolled_out_sections
+from central.updates.rollout_store import numbered_folders, rolled_out_sections
 from firmware_py.inference.bundle import Bundle, copy_for_decoder, load_bundle
 from firmware_py.runtime.log import now_us
 from physics.files.atomic import atomic_write
@@ -88,9 +88,7 @@ def read_in_use(data_dir: Path) -> dict[str, int]:
 
 def list_versions(data_dir: Path) -> list[Version]:
     """Return all versions, oldest first. Raises ``AdaptationError`` for a damaged one."""
-    folders = (data_dir / FOLDER).glob("[0-9]*")
-    numbers = sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
-    return [read_version(data_dir, number) for number in numbers]
+    return [read_version(data_dir, number) for number in numbered_folders(data_dir / FOLDER)]
 
 
 def read_version(data_dir: Path, number: int) -> Version:
@@ -100,7 +98,7 @@ def read_version(data_dir: Path, number: int) -> Version:
         record = json.loads(path.read_text())
         return Version(int(record["version"]), {**record, "released_sha256": str(record["released_sha256"])})
     except FileNotFoundError:
-        known = sorted(int(p.name) for p in (data_dir / FOLDER).glob("[0-9]*") if p.name.isdecimal())
+        known = numbered_folders(data_dir / FOLDER)
         raise AdaptationError(
             f"version {number}: expected one of {', '.join(map(str, known)) or 'none yet'}; make one with: "
             "epic central adapt"
@@ -189,8 +187,7 @@ def publish(
         metrics: For the bundle's manifest.
     """
     place = data_dir / FOLDER
-    used = [int(path.name) for path in place.glob("[0-9]*") if path.name.isdecimal()]
-    number = max([RELEASED, *used]) + 1
+    number = max([RELEASED, *numbered_folders(place)]) + 1
     summary = {"version": number, **summary, "created_us": now_us()}
     record = {**summary, **details}
     fresh = place / f".{number}.new"

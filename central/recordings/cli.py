@@ -13,7 +13,7 @@ import typer
 
 from central.config import CentralConfig, load_config
 from central.fleet.device_views import devices
-from central.options import ConfigOption, JsonOption, SurveyOption
+from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 from central.recordings.store import DAY_US, KEPT, OPEN, RecordingError, RecordingStore, Request
 from central.storage.database import is_claimed
 from central.times import utc
@@ -137,7 +137,7 @@ def _print(requests: list[Request], settings: CentralConfig, store: RecordingSto
 
 
 def gather(
-    event: Annotated[int, typer.Argument(min=0, max=MAX_EVENT, help="Number of the event.")],
+    event: EventArgument,
     config: ConfigOption,
     out: Annotated[
         Path,

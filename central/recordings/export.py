@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 
 from central.export.errors import ExportError
 from central.recordings.gathers import FetchedGather
+from physics.files.atomic import atomic_write
 
 CARD_COLUMNS, FREE_CARDS = 76, 38
 METRES, SEISMIC_DATA, DEAD, MAX_INT16 = 1, 1, 2, 0x7FFF
@@ -130,9 +129,9 @@ def _write_miniseed(path: Path, gather: FetchedGather) -> None:
 
 
 def _write_png(path: Path, gather: FetchedGather) -> None:
-    from central.recordings.picture import gather_figure
+    from central.recordings.picture import draw_gather
 
-    gather_figure(gather.stored, gather.samples).savefig(path, dpi=90, format="png")
+    draw_gather(path, gather.stored, gather.samples)
 
 
 @dataclass(frozen=True)
@@ -165,22 +164,16 @@ def export_gather(gather: FetchedGather, out: Path) -> str:
     if kind is None:
         known = ", ".join(f"{name} ({', '.join(form.suffixes)})" for name, form in GATHER_FORMATS.items())
         raise ExportError(f"{out}: expected the suffix of a format, {known}; got {out.suffix or 'none'!r}")
-    temporary, beside = out.with_name(f".{out.name}.tmp"), out.with_name(f".{out.name}.json.tmp")
     try:
         if out.is_dir() or not out.parent.is_dir():
             raise ExportError(f"{out}: expected the name of a file in a folder that exists")
-        GATHER_FORMATS[kind].write(temporary, gather)
-        beside.write_text(json.dumps(gather.provenance, indent=2) + "\n")
-        os.replace(beside, out.with_name(f"{out.name}.json"))
-        os.replace(temporary, out)
+        with atomic_write(out) as temporary, atomic_write(out.with_name(f"{out.name}.json")) as beside:
+            GATHER_FORMATS[kind].write(temporary, gather)
+            beside.write_text(json.dumps(gather.provenance, indent=2) + "\n")
     except ImportError as error:
         raise ExportError(
             f"{out}: {kind} needs {error.name}; install it with: pip install -e '.[geo]'"
         ) from None
     except OSError as error:
         raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        for path in (temporary, beside):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
     return kind

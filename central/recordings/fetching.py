@@ -18,9 +18,9 @@ from pathlib import Path
 from central.config import FetchSection
 from central.recordings.store import (
     ABSENT,
-    ASKED,
     COMING,
     DAY_US,
+    OPEN,
     Progress,
     RecordingStore,
     Request,
@@ -291,7 +291,7 @@ class Fetching:
         open_ = [
             one
             for one in self._transfers.get(key, {}).values()
-            if one.request.state in (ASKED, COMING) and not one.complete
+            if one.request.state in OPEN and not one.complete
         ]
         if not open_ or self._closed_for_s(key):
             return []
@@ -299,18 +299,7 @@ class Fetching:
         first = min(open_, key=lambda one: (one.request.asked_us, one.request.event))
         if time.monotonic() - first.heard_s < BUSY_S and record.type != packet.RECORDING:
             return []
-        return [
-            packet.Record(
-                packet.RECORDING,
-                record.device,
-                record.survey,
-                record.boot,
-                record.sequence,
-                first.request.event,
-                first.request.sample_time_us,
-                payload=encode_message(Fetch(first.request.misfit_ppm)),
-            )
-        ]
+        return [_answer(record, Fetch(first.request.misfit_ppm), first.request)]
 
     def _closed_for_s(self, key: Key) -> int:
         """Return the seconds until the budget allows more of this device; 0 if it does now."""
@@ -339,14 +328,16 @@ class Fetching:
         self._transfers.get((request.survey, request.device), {}).pop(request.event, None)
 
 
-def _answer(record: packet.Record, message: Message) -> packet.Record:
+def _answer(record: packet.Record, message: Message, request: Request | None = None) -> packet.Record:
+    """Return ``message`` for the sender of ``record``, about the recording of ``request``, or that of ``record``."""
+    about = request or record
     return packet.Record(
         packet.RECORDING,
         record.device,
         record.survey,
         record.boot,
         record.sequence,
-        record.event,
-        record.sample_time_us,
+        about.event,
+        about.sample_time_us,
         payload=encode_message(message),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 # Quantile of the amplitudes at which the colours saturate; shows reflections beside the direct wave.
 CLIP_QUANTILE = 0.98
+
+
+def draw_gather(file: Path | IO[bytes], stored: StoredMap, samples: np.ndarray) -> None:
+    """Write the figure of ``gather_figure`` as PNG."""
+    gather_figure(stored, samples).savefig(file, dpi=90, format="png")
 
 
 def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:

@@ -73,15 +73,14 @@ def model_section(data_dir: Path, version: int) -> ModelSection:
     return ModelSection(bundle=folder / "bundle", decoder=folder / "decoder")
 
 
-def numbers_on_disk(data_dir: Path) -> list[int]:
-    """Return the versions of the rollouts' folders, newest first."""
-    folders = (data_dir / FOLDER).glob("[0-9]*")
-    return sorted((int(path.name) for path in folders if path.name.isdecimal()), reverse=True)
+def numbered_folders(place: Path) -> list[int]:
+    """Return the numbers that name folders in ``place``, ascending."""
+    return sorted(int(path.name) for path in place.glob("[0-9]*") if path.name.isdecimal())
 
 
 def rolled_out_sections(data_dir: Path) -> list[ModelSection]:
     """Return the paths of all rollouts' bundles and decoders, newest first."""
-    return [model_section(data_dir, version) for version in numbers_on_disk(data_dir)]
+    return [model_section(data_dir, version) for version in reversed(numbered_folders(data_dir / FOLDER))]
 
 
 def read_archive(data_dir: Path, version: int) -> bytes:
@@ -175,7 +174,7 @@ class RolloutStore:
         """
         with reported("rollouts: cannot be read"):
             (last,) = self._database.execute("SELECT coalesce(max(version), 0) FROM rollout").fetchone()
-        return max([last, *numbers_on_disk(self._data_dir)])
+        return max([last, *numbered_folders(self._data_dir / FOLDER)])
 
     def _write(self, release: Path, archive: bytes, version: int) -> Path:
         """Write the folder completely or not at all, and return it."""

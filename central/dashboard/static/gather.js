@@ -1,8 +1,7 @@
 // The recording of an event, one shot at a time: traces along the line, time downwards, and each receiver's misfit.
 
 import { colourTable } from "./colours.js";
-import { step } from "./format.js";
-import { MARGIN, distanceAxis, percentile, picture, prepare, theme } from "./section.js";
+import { MARGIN, distanceAxis, percentile, picture, prepare, theme, verticalAxis } from "./section.js";
 
 const CLIP = 0.95; // The direct wave would make the rest white.
 const STRIP = 40;
@@ -53,20 +52,8 @@ export class Gather {
     g.lineWidth = 1;
     g.strokeRect(margin.left, margin.top, wide, deep);
     distanceAxis(g, ink, { x: margin.left, y: margin.top + deep + strip, wide, length: survey.n_width * survey.dx_m });
-    const length = survey.n_time * survey.dt_s;
-    g.textAlign = "right";
-    g.textBaseline = "middle";
-    for (let t = 0, by = step(length, deep / 50); t <= length + 1e-9; t += by) {
-      const y = margin.top + (t / length) * deep;
-      g.fillRect(margin.left - 4, y, 4, 1);
-      g.fillText(String(Number(t.toFixed(6))), margin.left - 7, y);
-    }
-    g.save();
-    g.translate(8, margin.top + deep / 2);
-    g.rotate(-Math.PI / 2);
-    g.textAlign = "center";
-    g.fillText("time (s)", 0, 0);
-    g.restore();
+    const timeAxis = { x: margin.left, y: margin.top, tall: deep, length: survey.n_time * survey.dt_s, title: "time (s)" };
+    verticalAxis(g, ink, timeAxis);
     if (misfits) this.strip(g, ink, { x, y: margin.top + deep, apart: apart * cell, misfits, left: margin.left, wide });
   }
 

@@ -126,19 +126,7 @@ export class Section {
   axes(g, ink, dx, wide, deep) {
     const { nz, nx } = this.data;
     distanceAxis(g, ink, { x: this.x, y: this.y + deep, wide, length: nx * dx });
-    g.textBaseline = "middle";
-    g.textAlign = "right";
-    for (let m = 0, by = step(nz * dx, deep / 50); m <= nz * dx + 1e-6; m += by) {
-      const y = this.y + (m / dx) * this.cell;
-      g.fillRect(this.x - 4, y, 4, 1);
-      g.fillText(m, this.x - 7, y);
-    }
-    g.save();
-    g.translate(8, this.y + deep / 2);
-    g.rotate(-Math.PI / 2);
-    g.textAlign = "center";
-    g.fillText("depth (m)", 0, 0);
-    g.restore();
+    verticalAxis(g, ink, { x: this.x, y: this.y, tall: deep, length: nz * dx, title: "depth (m)" });
   }
 
   devices(g, ink, survey) {
@@ -224,6 +212,24 @@ export function distanceAxis(g, ink, { x, y, wide, length }) {
     g.fillText(m, at, y + 6);
   }
   g.fillText("distance (m)", x + wide / 2, y + 22);
+}
+
+/** Depth or time from 0 to `length`, on the left of a picture whose upper left corner is `x`, `y`. */
+export function verticalAxis(g, ink, { x, y, tall, length, title }) {
+  g.fillStyle = ink("ink");
+  g.textBaseline = "middle";
+  g.textAlign = "right";
+  for (let value = 0, by = step(length, tall / 50); value <= length * (1 + 1e-9); value += by) {
+    const at = y + (value / length) * tall;
+    g.fillRect(x - 4, at, 4, 1);
+    g.fillText(String(Number(value.toFixed(6))), x - 7, at);
+  }
+  g.save();
+  g.translate(8, y + tall / 2);
+  g.rotate(-Math.PI / 2);
+  g.textAlign = "center";
+  g.fillText(title, 0, 0);
+  g.restore();
 }
 
 /** Velocity with depth below one column, in its band of uncertainty; the depth axis is the section's. */
