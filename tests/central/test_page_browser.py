@@ -317,14 +317,14 @@ def test_no_section_is_longer_than_two_screens_of_a_small_phone(centre, browse, 
         put_map(tmp_path / "data", event, devices=(0, 1), flags=flags, consistency={"latents": 0.4})
     browser = browse(f"{centre.page}events/1/20", width=360, height=640)
     wait_until(lambda: shown(browser, 20), timeout_s=60, what="the event")
-    wait_until(lambda: browser.text("#events") and browser.text("#devices"), timeout_s=60, what="lists")
+    wait_until(lambda: browser.text("#events"), timeout_s=60, what="the list of events")
+    wait_until(lambda: browser.text("#d-all") == "Show all 40", timeout_s=60, what="all devices")
     for plot in ("velocity", "uncertainty", "profile"):
         click(browser, f"#plot-choice [data-plot={plot}]")
         for section in ("section", "devices-card", "events-card"):
             height = browser.value(f"document.getElementById('{section}').offsetHeight")
             assert 0 < height <= 2 * 640, (section, plot, height)
     assert browser.value("document.documentElement.scrollWidth") <= 360
-    assert browser.text("#d-all") == "Show all 40"
     assert browser.errors == []
 
 
