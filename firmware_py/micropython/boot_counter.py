@@ -6,9 +6,9 @@ anything is sent. Where a power cut can take the newest slots of a spool, the nu
 
 import os
 
-# Distance of the copies: they never lie in one erase block.
+# Distance of the copies in bytes; one erase block never holds both.
 COPY_BYTES = 4096
-# Files that held the number before 2026-12; read, and written no more.
+# Files of the number before 2026-12; read, never written.
 FORMER = ("boot", "boot.new")
 _TEXT_BYTES = 512
 
@@ -54,7 +54,7 @@ class BootCount:
     def __init__(self, path):
         self._path = path
         try:
-            if not _there(path):
+            if not exists(path):
                 with open(path, "wb") as file:
                     for _ in range(3):
                         file.write(bytes(COPY_BYTES))
@@ -86,7 +86,7 @@ class BootCount:
         self._file.close()
 
     def _at(self, copy):
-        # The first 4096 bytes part the copies from what lies before the file.
+        # The first 4096 bytes separate the copies from the data before the file.
         return (1 + copy) * COPY_BYTES
 
     def _seek(self, copy):
@@ -116,7 +116,8 @@ def _number(copy):
         return 0
 
 
-def _there(path):
+def exists(path):
+    """Return True if there is a file or folder of this path."""
     try:
         os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Where a spool keeps its slots of 512 bytes: raw flash, a raw card, littlefs, or a file that is overwritten in place.
+"""Store a spool's slots of 512 bytes on raw flash, a raw card, littlefs, or in a file that is overwritten in place.
 
 A store has ``slots`` slots, of which ``per_block`` are erased together. A slot is written once after its block was
 erased; ``per_block`` is 1 where a slot can be written again as it is.
@@ -24,7 +24,7 @@ On return from ``write`` the slot survives a power cut.
 
 import os
 
-from firmware_py.micropython.boot_counter import COPY_BYTES, BootCount
+from firmware_py.micropython.boot_counter import COPY_BYTES, BootCount, exists
 from firmware_py.micropython.config import ConfigError, load_config
 
 SLOT_BYTES = 512
@@ -38,12 +38,12 @@ _EXTENDED = 1
 
 
 class Store:
-    """What stores have in common; ``raw`` ones may hold something else's data."""
+    """Base of the stores; a ``raw`` one may hold the data of another program."""
 
     per_block = 1
     raw = False
     last_boot = 0
-    # What the operator should know, once the spool is found to be this device's.
+    # Message for the operator, printed once the spool is known to be this device's.
     note = ""
 
     def note_boot(self, boot):
@@ -156,7 +156,7 @@ class LittlefsStore(Store):
 
     def __init__(self, folder, records):
         self.place = folder
-        if not _there(folder):
+        if not exists(folder):
             # Under a temporary name: half a folder must not be taken for a small spool.
             aside = folder + ".new"
             _remove_folder(aside)
@@ -166,7 +166,7 @@ class LittlefsStore(Store):
                 open(_segment(aside, block), "wb").close()
             os.rename(aside, folder)
         self._files = []
-        while _there(_segment(folder, len(self._files))):
+        while exists(_segment(folder, len(self._files))):
             self._files.append(open(_segment(folder, len(self._files)), "r+b"))
         self.slots = len(self._files) * SEGMENT_SLOTS
         if self.slots - SEGMENT_SLOTS < records:
@@ -214,7 +214,7 @@ class FileStore(Store):
             size = 0
         folder = path.rpartition("/")[0]
         # Not for a card that is not mounted: its folder would be made in the program's file system.
-        if folder and not folder.startswith("/") and not _there(folder):
+        if folder and not folder.startswith("/") and not exists(folder):
             os.mkdir(folder)
         self._starts = BootCount(path + ".starts")
         if size == 0 or size % SLOT_BYTES:
@@ -251,7 +251,7 @@ class FileStore(Store):
         return True
 
     def _is_stored(self, slot, buffer):
-        """Whether another handle reads what was just written."""
+        """Return True if another file handle reads back what was just written."""
         try:
             with open(self.place, "rb") as file:
                 file.seek(slot * SLOT_BYTES)
@@ -345,7 +345,7 @@ def _segment(folder, block):
 
 
 def _remove_folder(folder):
-    if _there(folder):
+    if exists(folder):
         for name in os.listdir(folder):
             os.remove("%s/%s" % (folder, name))
         os.rmdir(folder)
@@ -358,16 +358,8 @@ def _fill(path, slots):
             file.write(blank)
 
 
-def _there(path):
-    try:
-        os.stat(path)
-    except OSError:
-        return False
-    return True
-
-
 def _rename(old, new):
     # FAT does not replace an existing file.
-    if _there(new):
+    if exists(new):
         os.remove(new)
     os.rename(old, new)
