@@ -103,20 +103,25 @@ def arrived(centre):
     return {event: payload for _, event, payload in centre.payloads()}
 
 
+def kill_and_restart(board, times, longest_s):
+    """Kill the running board ``times`` times, each after a random life of up to ``longest_s``."""
+    rng = random.Random(1)
+    for _ in range(times):
+        time.sleep(rng.uniform(0.05, longest_s))
+        board.kill()
+        board.start()
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_it_loses_nothing(tmp_path, centre_for):
     bundle = load_bundle(DEFAULT_MODEL / "bundle")
     centre = centre_for(bundle)
-    rng = random.Random(1)
     with contextlib.closing(
         Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 20, 400)
     ) as board:
         board.start()
         # test_micropython_spool.py cuts every write.
-        for _ in range(10):
-            time.sleep(rng.uniform(0.05, 0.6))
-            board.kill()
-            board.start()
+        kill_and_restart(board, 10, 0.6)
         wait_until(lambda: len(arrived(centre)) == 20, 120.0, "every record")
         assert arrived(centre) == dict(enumerate(board.latents, start=1))
         assert board.running()
@@ -127,7 +132,6 @@ def test_killed_again_and_again_it_loses_nothing(tmp_path, centre_for):
 def test_killed_with_its_spool_on_a_raw_partition_it_loses_nothing(tmp_path, centre_for):
     bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
     centre = centre_for(bundle)
-    rng = random.Random(1)
     with contextlib.closing(
         Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 12, 400)
     ) as board:
@@ -136,10 +140,7 @@ def test_killed_with_its_spool_on_a_raw_partition_it_loses_nothing(tmp_path, cen
         config["spool"] = {"kind": "flash", "path": "spool"}
         (board.folder / "device.json").write_text(json.dumps(config))
         board.start()
-        for _ in range(15):
-            time.sleep(rng.uniform(0.05, 0.8))
-            board.kill()
-            board.start()
+        kill_and_restart(board, 15, 0.8)
         wait_until(lambda: len(arrived(centre)) == 12, 120.0, "every record")
         assert arrived(centre) == dict(enumerate(board.latents, start=1))
         assert not list(board.folder.glob("spool*")), "nothing in the file system"
