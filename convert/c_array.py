@@ -32,7 +32,7 @@ static inline void epic_thresholds(double step, int32_t thresholds[EPIC_LEVELS])
     }
 }
 
-// Return the int8 input for a sum of EPIC_DECIMATION counts: thinning, asinh, scale and rounding in one.
+// Return the int8 input for a sum of EPIC_DECIMATION counts: decimation, asinh, scale and rounding in one.
 static inline int8_t epic_compand(int32_t sum, const int32_t thresholds[EPIC_LEVELS]) {
     int low = 0, high = EPIC_LEVELS;
     while (low < high) {
@@ -53,7 +53,7 @@ def c_sources(
     """Return the content of the C files by name.
 
     Args:
-        model: What firmware runs: the encoder, or what an accelerator's compiler made of it.
+        model: The encoder, or the output of an accelerator's compiler.
         fields: The manifest's entries ``input``, ``output``, ``companding``, ``arena_bytes`` and ``model_hash``.
         golden: Golden vectors: int8 inputs ``(n, time, receivers, sources)`` and latents ``(arithmetics, n, latent)``.
     """

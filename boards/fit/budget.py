@@ -33,7 +33,7 @@ class Limits:
 SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 * 1024)
 
 
-# The least heap in which a device starts from source, less its encoder's buffers; measured on 32-bit Arm, 2026-11-29:
+# Smallest heap in which a device starts from source, less its encoder's buffers; measured on 32-bit Arm, 2026-11-29:
 # 216 KiB do for epic-small-128 and 196 KiB for epic-micro-64, 208 and 188 KiB are too fragmented. Updates take 12 KiB
 # more.
 VIPER_PROGRAM_BYTES = 144 * 1024
@@ -122,7 +122,7 @@ def ml_heap_verdict(
 
 
 def _holds(blocks: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether each of ``wanted`` finds a block, the smallest that is large enough, and the rest holds the program."""
+    """Return True if each of ``wanted`` fits a block (best fit) and the remaining bytes hold the program."""
     free = sorted(blocks)
     for size in wanted:
         place = next((i for i, block in enumerate(free) if block >= size), None)
@@ -134,7 +134,7 @@ def _holds(blocks: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _arena(graph: Graph, arena_bytes: int, source: str, limits: Limits) -> tuple[int, str]:
-    """Arena with the scratch buffers of the target's kernels, and how it is made up."""
+    """Return the arena with the scratch buffers of the target's kernels, in bytes, and a text that lists both."""
     # Scratch sizes can be computed only for int8 models.
     scratch = scratch_bytes(graph, limits.kernels) if operators_verdict(graph, limits).fits else 0
     margin = f" and {scratch:,} B for scratch buffers of {limits.kernels}" if scratch else ""

@@ -13,7 +13,7 @@ from boards.fit.graph import Graph, Step
 
 # Alignment of buffers and row padding, bytes.
 ALIGNMENT = 16
-# Alignment, and what ESP-NN's assembly reads before and after a buffer.
+# Bytes for alignment and for the reads of ESP-NN's assembly before and after a buffer.
 ESP_NN_MARGIN_BYTES = 64
 
 
@@ -37,10 +37,11 @@ def _cmsis_nn(step: Step) -> int:
 
 
 def _esp_nn(step: Step) -> int:
-    """ESP-NN 1.2, esp_nn_get_conv_scratch_size_esp32s3 and esp_nn_get_depthwise_conv_scratch_size_esp32s3.
+    """Return the scratch size that ESP-NN 1.2 requests on an ESP32-S3, in bytes.
 
-    The library asks for both copies of the filter, of which it makes one, and for both ways of padding the input. Later
-    releases ask for less.
+    Follows esp_nn_get_conv_scratch_size_esp32s3 and esp_nn_get_depthwise_conv_scratch_size_esp32s3. They count both
+    copies of the filter and both ways of padding the input, although each call uses only one. Later releases request
+    less.
     """
     if step.operator not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return 0
@@ -85,7 +86,7 @@ def _esp_nn_depthwise(step: Step) -> int:
         return sum(map(_padded, sizes)) + 12 * wide + ALIGNMENT
     if (height, width) != (3, 3) or channels < 12:
         whole = 2 * (filters + values)
-        # Beyond 48 KiB only as many rows of the input as the filter has.
+        # Above 48 KiB the library copies only the input rows under the filter.
         tiled = whole > 48 << 10 and (height, width) != (3, 3)
         return (2 * (filters + in_width * height * channels) if tiled else whole) + 32
     if pad_height or pad_width:

@@ -1,6 +1,6 @@
 // EPIC's record on the wire, version 1, for firmware in C99, C++11 or later. Added by `epic convert --c-array`.
 //
-// Little-endian whatever the processor is; nothing is allocated. The frame around a record on a serial line or TCP
+// Little-endian on every processor; allocates nothing. The frame around a record on a serial line or TCP
 // (COBS, MAC) is described in docs/protocol.md.
 #pragma once
 
@@ -44,7 +44,7 @@ static inline uint64_t epic_get(const uint8_t *data, int bytes) {
     return value;
 }
 
-// Write a record into `out` of `room` bytes; the number of bytes written, 0 if they do not fit.
+// Write a record into `out` of `room` bytes. Returns the number of bytes written, 0 if the record does not fit.
 static inline size_t epic_record_encode(const struct epic_record *record, uint8_t *out, size_t room) {
     size_t size = EPIC_RECORD_HEADER_BYTES + (size_t)record->payload_bytes;
     if (room < size) return 0;
@@ -64,7 +64,7 @@ static inline size_t epic_record_encode(const struct epic_record *record, uint8_
     return size;
 }
 
-// Read exactly one record of `size` bytes; `payload` points into `data`. 0 if it is none.
+// Read exactly one record of `size` bytes; `payload` points into `data`. Returns 1, or 0 if `data` is no record.
 static inline int epic_record_decode(const uint8_t *data, size_t size, struct epic_record *record) {
     if (size < EPIC_RECORD_HEADER_BYTES || data[0] != 'E' || data[1] != 'P' || data[2] != EPIC_RECORD_VERSION) return 0;
     if (data[3] < EPIC_LATENT || data[3] > EPIC_RECORDING) return 0;
@@ -82,7 +82,7 @@ static inline int epic_record_decode(const uint8_t *data, size_t size, struct ep
     return 1;
 }
 
-// Whether the acknowledgement `ack` names a record of this boot and sequence, which then need not be sent again.
+// Returns 1 if the acknowledgement `ack` names the record of this boot and sequence; it is then not sent again.
 static inline int epic_acknowledges(const struct epic_record *ack, uint32_t boot, uint32_t sequence) {
     if (ack->type != EPIC_ACK || ack->boot != boot) return 0;
     if (ack->sequence == sequence) return 1;

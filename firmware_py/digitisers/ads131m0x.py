@@ -6,7 +6,7 @@ of the datasheets SBAS890 (ADS131M04) and SBAS950 (ADS131M08): 24-bit words, mos
 
 The trigger's rising edge begins a shot: its first sample is the first one after the edge. The shots of one event follow
 one another within ``SHOT_TIMEOUT_MS``. Events are counted: all devices of a survey hear the same trigger line, so that
-they number events alike. ``edge_us`` is when the last edge came, by the board's ``time.ticks_us``.
+they number events alike. ``edge_us`` is the time of the last edge, by the board's ``time.ticks_us``.
 """
 
 import struct
@@ -17,18 +17,18 @@ from machine import SPI, Pin, idle
 
 SPI_BUS, SCLK_PIN, DIN_PIN, DOUT_PIN = 0, 18, 19, 16
 SPI_BAUD = 8_000_000
-# One chip select a converter; the data-ready line is the first one's, as all run on one clock.
+# One chip select per converter; all run on one clock, so the first one's data-ready line serves all.
 CS_PINS = (17, 20)
 DRDY_PIN = 21
 SYNC_PIN = 22
 TRIGGER_PIN = 15
-# Conversions a second are the modulator's 4.096 MHz (half of a clock of 8.192 MHz) by this ratio: 1,000.
+# Oversampling ratio: the modulator's 4.096 MHz (half of a clock of 8.192 MHz) / 4096 = 1,000 samples a second.
 OSR = 4096
 # A sample of 24 bits is divided by 2**SHIFT, limited to 16 bits.
 SHIFT = 8
 # Value of one count of 16 bits in the units that the encoder was trained on; calibrate it with a known signal.
 STEP = 1e-3
-# A shot after the first of its event; and a sample, of which one comes each millisecond.
+# Longest waits for the next shot of an event, and for the next sample (one each millisecond).
 SHOT_TIMEOUT_MS = 30_000
 SAMPLE_TIMEOUT_MS = 100
 # Samples held while a block is companded.
@@ -46,13 +46,13 @@ class AdcError(OSError):
 
 
 class Converter:
-    """One ADS131M0x behind the chip select ``cs``. Raises ``AdcError`` unless it is there and takes its settings."""
+    """One ADS131M0x behind the chip select ``cs``. Raises ``AdcError`` if it is missing or refuses its settings."""
 
     def __init__(self, spi, cs, number):
         self._spi = spi
         self._cs = cs
         cs.value(1)
-        # The number of channels is known from the ID only; until then a frame of 8 channels is long enough.
+        # Only the ID says the number of channels; until it is read, frames of 8 channels are long enough.
         self._size(8)
         self._command(_RESET)
         time.sleep_ms(1)
@@ -89,7 +89,7 @@ class Converter:
             out[i] = 0
 
     def read_register(self, address):
-        """The answer to a command comes in the next frame."""
+        """Return a register's value; the converter answers in the next frame."""
         self._command(_READ | address << 7)
         self._command(_NULL)
         return struct.unpack_from(">H", self._in, 0)[0]
@@ -123,10 +123,10 @@ class Source:
                 % (receivers, channels)
             )
         self.step = STEP
-        # The last event that was recorded, of which the device tells it after a restart.
+        # Last recorded event; set by the device after a restart.
         self.event = 0
         self.edge_us = 0
-        # Samples that were lost, for want of time to read them.
+        # Samples lost because they were not read in time.
         self.missed = 0
         self.feed = _nothing
         self._shots = shots
@@ -168,7 +168,7 @@ class Source:
         return True
 
     def read_into(self, block):
-        """Fill int16 ``(thin, receivers)`` with the next samples; False if a shot or samples are missing."""
+        """Fill int16 ``(decimation, receivers)`` with the next samples; False if a shot or samples are missing."""
         receivers = self._receivers
         for at in range(0, len(block), receivers):
             if self._sample == self._samples:
@@ -210,9 +210,9 @@ class Source:
         return True
 
     def _edge(self, pin):
-        """The trigger: samples are kept from here on."""
+        """Handle the trigger's rising edge: keep samples from here on."""
         if self._wanted > 0:
-            # It came while a shot is recorded: a contact that bounces.
+            # An edge during a shot is contact bounce.
             return
         self.edge_us = time.ticks_us()
         self._read = self._written
@@ -220,7 +220,7 @@ class Source:
         self._edges += 1
 
     def _ready(self, pin):
-        """A conversion: read all converters, and keep what a shot wants."""
+        """Handle a conversion: read all converters, and keep the samples of a shot."""
         for read_frame, frame in self._frames:
             read_frame(frame)
         if not self._wanted:

@@ -1,7 +1,7 @@
 """Verify Ed25519 signatures (RFC 8032) by MicroPython's long integers; about a second on a microcontroller.
 
-SHA-512 is computed here, for most ports lack it. ``feed`` is called often, for a watchdog. Nothing here is secret, so
-nothing needs constant time.
+SHA-512 is computed here because most ports lack it. ``feed`` feeds the watchdog. All inputs are public, so constant
+time is not needed.
 """
 
 _P = (1 << 255) - 19

@@ -1,18 +1,18 @@
-"""Safe mode: after starts that failed one after another, a device sends what it has and records nothing.
+"""Safe mode: after several failed starts in a row, a device sends its stored records and records nothing.
 
-A fault in the digitiser's module or in the model then keeps nobody from reaching the device, nor the spool from being
-emptied. A start counts as good once the centre has answered it. One that follows a power cut does not count as failed.
+A device with a fault in the digitiser's module or in the model can then be reached, and its spool be emptied.
+A start counts as good once the centre has answered it. One that follows a power cut does not count as failed.
 """
 
 import machine
 
 FAILED_STARTS = 5
-# After this long the device tries a whole start again.
+# Time in safe mode before the next full start.
 TRY_AGAIN_S = 600
 
 
 class Starts:
-    """The starts in a row that nothing came of, as ``spool`` has counted them."""
+    """Count of consecutive failed starts, kept in ``spool``."""
 
     def __init__(self, spool):
         self._spool = spool

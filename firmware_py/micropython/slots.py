@@ -1,4 +1,4 @@
-"""Two bundle folders, of which an update goes into the unused one and is rolled back if it fails.
+"""Keep two bundle folders; an update is written to the unused one, and rolled back if it fails.
 
     bundle/         slot a, what the installation brought, and every second update
     bundle.b/       slot b
@@ -18,7 +18,7 @@ FILES = ("slots.0", "slots.1")
 
 
 class Slots:
-    """What ``slots`` says of the two folders of bundles, of which the first is ``folder``.
+    """State of the two bundle folders; the first is ``folder``.
 
     ``version`` is that of the bundle in use, 0 for the installed one; ``failure`` is [version, reason] that the centre
     has not heard, or None.

@@ -29,7 +29,7 @@ WATCHDOG_MS = 8000
 # Delay before a restart, so that a person can stop a repeatedly failing device at the prompt.
 BEFORE_RESET_MS = 5000
 
-# What the prompt finds after it has interrupted the device: the device, and the line with which it gave up.
+# The device and the error line with which it stopped, for `epic board status` at the prompt.
 running = None
 stopped = None
 
@@ -95,11 +95,11 @@ def build(config, feed):
         )
     clock = Clock()
     spool = open_spool(config)
-    # Before what may fail, so that a failure is counted.
+    # Before all that may fail, so that a failure is counted.
     starts = Starts(spool)
     boot = next_boot(max(spool.last_boot, former_boot()), clock.set_s())
     starts.begin(boot)
-    # Before the other buffers, for its own are the largest.
+    # Before the other buffers, because its own are the largest.
     model = NoModel(bundle.latent) if starts.safe else _or_back(slots, open_model, bundle, feed)
     receivers = bundle.receivers[config["device"]]
     seals = (Crc(), Crc())
@@ -169,7 +169,7 @@ def _or_back(slots, load, *arguments):
 
 
 def _updater(config, slots, header, bundle, feed):
-    # A device that takes no updates has no heap for it.
+    # Imported only when needed, to save heap.
     from firmware_py.micropython.updates import Updater
 
     names = ["manifest.json"]

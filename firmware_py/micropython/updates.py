@@ -17,11 +17,11 @@ from firmware_py.micropython.health import head
 from firmware_py.protocol import packet
 
 FORMAT = "epic-update/1"
-# Before the statement: magic and length; behind it the signature.
+# Bytes before the statement (magic and length) and after it (signature).
 HEAD_BYTES, SIGNATURE_BYTES = 13, 64
 CHUNK_BYTES = 512
 RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
-# The version in use is reported again, for the answer may bring an offer.
+# Interval of reports of the version in use; the answer may bring an offer.
 REPORT_MS = 300_000
 SPARE_BYTES = 16 << 10
 
@@ -64,7 +64,7 @@ class Updater:
         self._second_ms = now_ms
 
     def due(self, now_ms):
-        """Return True if a message is due; ends a trial that nobody has confirmed."""
+        """Return True if a message is due; roll back an update whose trial has ended without confirmation."""
         while time.ticks_diff(now_ms, self._second_ms) >= 1000:
             self._second_ms = time.ticks_add(self._second_ms, 1000)
             self._trial_s -= 1
@@ -207,7 +207,7 @@ class Updater:
         return binascii.hexlify(digest.digest()).decode()
 
     def _complain(self, state, version, reason):
-        """Tell the centre, until it has heard; a version that failed is not tried again."""
+        """Report to the centre until it has answered; a failed version is not tried again."""
         self._drop()
         print("update: version %d %s: %s" % (version, state, reason))
         if state == "failed":

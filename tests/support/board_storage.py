@@ -1,7 +1,7 @@
-"""A board's storage under MicroPython, cut at every write: run there by test_micropython_flash_board.py.
+"""Storage of a board under MicroPython with a power cut at every write; run by test_micropython_flash_board.py.
 
-Files: a program and a bundle, which nobody writes after the installation, then starts and records as a device stores
-them. At each erasure and write of the flash a copy of it is torn, and what is then there is looked at.
+The storage holds a program and a bundle, which nothing writes after the installation, then the starts and records of a
+device. At each erasure and write of the flash a copy of it is torn, and the copy is then started and checked.
 """
 
 import os
@@ -17,10 +17,10 @@ OWNER = (3, 1)
 BLOCK_BYTES = 4096
 SECTOR_BYTES = 512
 PROGRAM = {"main.py": b"p" * 900, "bundle": bytes(range(256)) * 80}
-# Bytes done of an operation that is cut.
+# Completed bytes of an operation that is cut.
 TORN_BYTES = (0, 3, 300, 511, 3000)
 FIRST_BOOT = 100
-# Records that wait behind the newest.
+# Number of records that wait behind the newest.
 WAIT = 20
 
 
@@ -157,7 +157,7 @@ class Life:
         try:
             self.medium.mount(nor, "/cut")
         except OSError:
-            # What a port then formats.
+            # A port would format it.
             tally["program"] += 1
             return
         try:

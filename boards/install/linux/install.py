@@ -61,7 +61,7 @@ class Plan:
 
 
 def check_fit(bundle: Path, board: Board, asked_there: tuple[str, ...] = ()) -> None:
-    """Check the bundle before any installation, but for the questions that the board itself is asked.
+    """Check the bundle before any installation, except the questions ``asked_there``, which the board itself answers.
 
     Raises:
         InstallError: The bundle does not fit the board.

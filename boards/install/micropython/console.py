@@ -1,4 +1,4 @@
-"""What a microcontroller says on its prompt's port, read without interrupting it."""
+"""Read a microcontroller's output on its prompt's port without interrupting it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from boards.install.linux.shell import InstallError
 # The device says so after each HELLO and HEALTH record (``firmware_py/micropython/device.py``).
 SENT = ("epic: hello sent", "epic: health sent")
 SAID = "epic: "
-# Pause before a port that is gone is opened again; USB comes back a second or two after a reset.
+# Seconds before a missing port is opened again; USB comes back a second or two after a reset.
 RETRY_S = 0.3
 READ_S = 0.2
 
@@ -33,7 +33,7 @@ class Watched:
 
 
 def usb_id(port: str) -> str:
-    """vendor:product of the board behind ``port``, as in a profile; "" where the system does not know."""
+    """Return vendor:product of the board behind ``port``, as in a profile; "" if the system does not know it."""
     for known in list_ports.comports():
         if known.device == port and known.vid is not None:
             return f"{known.vid:04x}:{known.pid:04x}"
@@ -41,7 +41,7 @@ def usb_id(port: str) -> str:
 
 
 def lines(port: str, wait_s: float | None) -> Iterator[str]:
-    """Yield what comes on ``port``, line by line, for ``wait_s`` seconds or for ever.
+    """Yield the lines read from ``port``, for ``wait_s`` seconds or for ever.
 
     Raises:
         InstallError: The port cannot be opened in all that time.
@@ -66,7 +66,7 @@ def lines(port: str, wait_s: float | None) -> Iterator[str]:
 
 
 def watch(port: str, wait_s: float) -> Watched:
-    """Watch a board that was restarted until its first HELLO or the line that says why not.
+    """Watch a restarted board until its first HELLO or its error line.
 
     Raises:
         InstallError: The port cannot be opened.

@@ -41,14 +41,14 @@ SHARED = (
     "protocol/frame_authenticator.py",
 )
 MAIN = "main.py"
-# Another's main.py, until uninstallation.
+# Name under which a foreign main.py is kept until uninstallation.
 KEPT = "main.py.before"
 INSTALLED = "installed.json"
 SPOOL_RECORDS = 256
 # Label of an ESP32's partition for the spool.
 PARTITION = "spool"
 SPOOL_FILE, SPOOL_FOLDER = "spool/records", "spool"
-# Spool of installations before 2026-12, which stays where it is.
+# Spool of installations before 2026-12; it stays in place.
 FORMER_SPOOL = "spool.bin"
 # Files that the device writes itself, and their folder.
 SPOOL_FILES = (
@@ -59,7 +59,7 @@ SPOOL_FILES = (
     SPOOL_FOLDER,
 )
 SPARE_BYTES = 16 << 10
-# What updates over the link leave: the second slot, and which is in use.
+# Files that updates over the link leave: the second slot, and the record of the slot in use.
 SIGNING_KEY = "signing.public"
 SLOTS = ("slots.0", "slots.1")
 SECOND_SLOT = tuple(f"bundle.b/{name}" for name in (MANIFEST, ENCODER, EPICNN))
@@ -96,7 +96,7 @@ class McuPlan:
 def contents(
     order: McuInstallRequest, runtime: bool = True, spool: dict[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """Every file that lands on the board by its path there, in the order of copying. Raises ``InstallError``.
+    """Return every file of an installation by its path on the board, in the order of copying. Raises ``InstallError``.
 
     Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
     ``spool`` is the section of ``device.json``.
@@ -110,7 +110,7 @@ def contents(
     if order.settings.device >= groups:
         raise InstallError(
             f"{order.bundle}: made for devices 0 to {groups - 1}, this is device {order.settings.device}; "
-            "mend --device"
+            "correct --device"
         )
     for name in (MANIFEST, ENCODER) if runtime else (MANIFEST,):
         files[f"bundle/{name}"] = (order.bundle / name).read_bytes()
@@ -158,7 +158,7 @@ def spool_section(board: Board, partition: bool = False, former: bool = False) -
 
 
 def spool_cost(section: dict[str, Any]) -> str:
-    """What the place of the spool costs, for the operator."""
+    """Describe the cost of the spool's place for the operator."""
     if section.get("path") == FORMER_SPOOL:
         return (
             f"spool: stays in {FORMER_SPOOL}, where records may wait, beside the program; once none does, uninstall "
@@ -361,7 +361,7 @@ def check_identity(port: str, board: Board, facts: dict[str, Any]) -> None:
 
 
 def has_runtime(port: str, board: Board, facts: dict[str, Any]) -> bool:
-    """Whether the firmware's ``ml`` can load the encoder.
+    """Return True if the firmware's ``ml`` can load the encoder.
 
     Raises:
         InstallError: The firmware is too old for the board's runtime.
@@ -414,7 +414,7 @@ def _check_heap(port: str, compiled: bytes, facts: dict[str, Any]) -> None:
 
 
 def try_model(prompt: Prompt) -> str:
-    """Have the board load the model and run it once; what it took. Raises ``InstallError``."""
+    """Load the model on the board, run it once, and describe time and heap. Raises ``InstallError``."""
     found = prompt.ask("trial")
     if "error" in found:
         raise InstallError(f"{prompt.port}: the model does not run there: {found['error']}")

@@ -18,10 +18,10 @@ from boards.sizes import format_size
 def install_mcu(
     port: str, order: McuInstallRequest, dry_run: bool, wait_s: float = 0.0, as_json: bool = False
 ) -> int:
-    """Install, restart, and watch for ``wait_s`` seconds; the exit code.
+    """Install, restart, and watch for ``wait_s`` seconds; return the exit code.
 
-    0 once the device has sent its HELLO, 3 if it says why not, 4 if it says nothing. With ``as_json`` an error is an
-    object too, and 2.
+    The code is 0 once the device has sent its HELLO, 3 if it reports an error, 4 if it says nothing. With ``as_json``
+    a failed installation is a JSON object too, with code 2.
     """
     report: dict[str, Any] = {"port": port, "board": order.board.name, "device": order.settings.device}
     texts: list[str] = []
@@ -91,7 +91,7 @@ def status_mcu(port: str, as_json: bool) -> int:
 
 
 def logs_mcu(port: str, n_lines: int, follow: bool) -> None:
-    """Show what the board says, from now on; it is not interrupted."""
+    """Show the board's output from now on, without interrupting it."""
     for number, line in enumerate(console.lines(port, None), start=1):
         typer.echo(line)
         if not follow and number >= n_lines:

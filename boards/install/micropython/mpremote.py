@@ -60,7 +60,7 @@ class Prompt:
         return self._ask((), function, *arguments)
 
     def ask_as_it_is(self, function: str) -> Any:
-        """The same without the soft reset, for what the interrupted program has in memory."""
+        """Call a function without the soft reset, so that the interrupted program's memory can be read."""
         return self._ask(("resume",), function)
 
     def _ask(self, words: tuple[str, ...], function: str, *arguments: Any) -> Any:

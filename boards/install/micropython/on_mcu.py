@@ -13,10 +13,10 @@ import sys
 
 
 def facts(paths, installed, spools, label):
-    """Which board and firmware, with ``ml`` or viper, what room and heap, and the SHA-256 of each of ``paths``.
+    """Return facts about board, firmware, storage and heap, and the SHA-256 of each of ``paths``.
 
-    The hash is None where there is no such file. ``spool`` lists those of ``spools`` that are there, and
-    ``partition`` says whether the flash of an ESP32 has a data partition ``label``.
+    ``files`` maps each path to its hash, None if the file is missing. ``spool`` lists the existing ones of ``spools``.
+    ``partition`` is True if the flash of an ESP32 has a data partition ``label``.
     """
     try:
         import ml  # noqa: F401
@@ -103,7 +103,7 @@ def remove(paths):
 
 
 def rename(path, target):
-    """Give a file another name, in the place of what has it; nothing where there is no such file."""
+    """Rename a file and replace ``target``; do nothing if the file does not exist."""
     if _there(path):
         if _there(target):
             os.remove(target)
@@ -136,9 +136,9 @@ def trial():
 
 
 def state():
-    """The device that the prompt has just interrupted, without a reset in between.
+    """Return the state of the device that the prompt has just interrupted, without a reset in between.
 
-    ``stopped`` is the line with which it gave up, None while it ran or if it was never started.
+    ``stopped`` is the error line with which it stopped; None if it was running or never started.
     """
     module = sys.modules.get("firmware_py.micropython.start")
     device = getattr(module, "running", None)
@@ -162,7 +162,7 @@ def state():
 
 
 def _says_something(path):
-    """Whether a module is there and holds more than comments."""
+    """Return True if the module exists and holds more than comments."""
     try:
         with open(path) as file:
             return any(line.strip() and not line.startswith("#") for line in file)
@@ -184,7 +184,7 @@ def _heap_bytes():
 
 
 def _largest_bytes():
-    """The largest block of the heap that can be had, to 1 KiB, of at most 512 KiB; None where it has no size."""
+    """Return the largest free block of the heap, to 1 KiB, at most 512 KiB; None if the heap has no fixed size."""
     low, high = 0, _heap_bytes()
     if high is None:
         return None
