@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_decoder import FakeDecoder, latent_record
 from small_waves import WAVES
-from tiny import ENCODER, bundle_fields
+from tiny import ENCODER, bundle_fields, save_release
 
 import epic
 from central.config import ModelSection
@@ -176,7 +176,6 @@ def test_each_map_tells_the_adaptation_of_its_decoder():
 def model(tmp_path_factory):
     """A released model of the small survey: the tiny encoder, and a decoder that has learnt nothing yet."""
     keras = pytest.importorskip("keras", reason="learning needs the train extra")
-    from models.inversion.decoder import save_decoder
     from models.inversion.ood import measure_ood
     from models.networks.fusion import DecoderConfig, build_decoder
 
@@ -194,21 +193,8 @@ def model(tmp_path_factory):
         pixel_channels=2,
         **small,
     )
-    build_decoder(shape).save(folder / "decoder.keras")
     spread = np.random.default_rng(5).normal(0.0, 10.0, (200, 2, shape.latent)) * output["scale"]
-    ood_statistics = measure_ood(spread, spread[:20])
-    fields = {**bundle_fields(), "acquisition": WAVES.to_dict()}
-    bundle = create_bundle(folder / "bundle", ENCODER, fields)
-    sha256 = save_decoder(
-        folder / "decoder",
-        folder / "decoder.keras",
-        bundle.model_hash.hex(),
-        output["scale"],
-        output["zero_point"],
-        WAVES,
-        ood_statistics,
-    )
-    create_bundle(folder / "bundle", ENCODER, {**fields, "decoder_sha256": sha256})
+    save_release(folder, build_decoder(shape), WAVES, measure_ood(spread, spread[:20]))
     return ModelSection(bundle=folder / "bundle", decoder=folder / "decoder")
 
 

@@ -95,7 +95,6 @@ def test_a_handshake_in_progress_is_not_logged_as_rejected(tmp_path, log, monkey
 CROWD = """
 import socket, sys
 from collections import Counter
-from types import SimpleNamespace
 import zmq
 from central.ingest.connections import Connections
 from firmware_py.runtime.log import Log

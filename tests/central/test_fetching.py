@@ -38,6 +38,23 @@ def states(rig):
     return {request.device: request.state for request in rig.store.requests()}
 
 
+def begin(rig, turns=0):
+    """Ask device 0 for event 7, and let it take ``turns`` once it has coded its part; return its side."""
+    side = rig.devices[0]
+    rig.store.ask(7, None, [0])
+    rig.write()
+    rig.turn(side, hello=True)
+    rig.settle(side)
+    for _ in range(turns):
+        rig.turn(side)
+    return side
+
+
+def count_pieces(rig):
+    with closing(sqlite3.connect(rig.data_dir / FILE_NAME)) as database:
+        return database.execute("SELECT count(*) FROM recording_piece").fetchone()[0]
+
+
 def test_the_recordings_of_an_event_come_back_bit_for_bit(rig):
     rig.store.ask(7, None)
     rig.run()
@@ -72,11 +89,7 @@ def test_one_recording_is_fetched_at_a_time_and_the_next_follows_without_a_hello
 
 
 def test_latents_go_first(rig):
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
+    side = begin(rig)
     side.latents_waiting = True
     assert not rig.turn(side)
     rig.now_s += 100.0
@@ -115,23 +128,16 @@ def test_what_was_absent_can_be_asked_for_again_and_what_is_kept_stays(rig):
 
 def test_a_part_that_vanishes_on_its_way_leaves_nothing(rig):
     """The device's disk is short of room, and it restarts."""
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(3):
-        rig.turn(side)
+    side = begin(rig, turns=3)
     rig.write()
     assert states(rig) == {0: COMING}
     side.removed.add(7)
     side.restart()
-    rig.fetching._transfers[1, 0][7].heard_s = float("-inf")
+    rig.age_contacts()
     rig.turn(side, hello=True)
     rig.run(hello_every=1)
     assert states(rig) == {0: ABSENT}
-    with closing(sqlite3.connect(rig.data_dir / FILE_NAME)) as database:
-        assert database.execute("SELECT count(*) FROM recording_piece").fetchone() == (0,)
+    assert count_pieces(rig) == 0
 
 
 def test_a_lossy_recording_states_its_misfit(rig):
@@ -146,13 +152,7 @@ def test_a_lossy_recording_states_its_misfit(rig):
 
 
 def test_half_a_part_is_never_used(rig):
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(4):
-        rig.turn(side)
+    begin(rig, turns=4)
     rig.write()
     (request,) = rig.store.requests()
     assert 0 < request.stored_bytes < request.part_bytes
@@ -161,13 +161,7 @@ def test_half_a_part_is_never_used(rig):
 
 
 def test_a_restart_of_the_centre_goes_on_where_the_disk_ends(rig):
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(3):
-        rig.turn(side)
+    side = begin(rig, turns=3)
     rig.write()
     (request,) = rig.store.requests()
     rig.turn(side)
@@ -181,20 +175,14 @@ def test_a_restart_of_the_centre_goes_on_where_the_disk_ends(rig):
 
 
 def test_a_restart_of_the_device_goes_on_where_the_centre_is(rig):
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(5):
-        rig.turn(side)
+    side = begin(rig, turns=5)
     rig.write()
     (request,) = rig.store.requests()
     side.restart()
     before = len(rig.messages)
     # Within the minute in which the centre takes the device to be at work nothing is asked.
     assert rig.hear(side, side.hello()) == []
-    rig.fetching._transfers[1, 0][7].heard_s = float("-inf")
+    rig.age_contacts()
     rig.run(hello_every=1)
     assert states(rig) == {0: KEPT}
     assert min(m.offset for _, m in rig.messages[before:] if isinstance(m, Piece)) == request.stored_bytes
@@ -202,18 +190,12 @@ def test_a_restart_of_the_device_goes_on_where_the_centre_is(rig):
 
 def test_a_part_that_is_coded_anew_replaces_what_has_come_of_the_old(rig):
     """An update of the device in the middle of a transfer."""
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(3):
-        rig.turn(side)
+    side = begin(rig, turns=3)
     rig.write()
     side.restart()
     other = samples_of(7, 0) + 1
     side.sender._find = lambda event, time_us: other
-    rig.fetching._transfers[1, 0][7].heard_s = float("-inf")
+    rig.age_contacts()
     rig.run(hello_every=1)
     assert states(rig) == {0: KEPT}
     receivers = list(SURVEY.device_receivers[0])
@@ -286,30 +268,17 @@ def test_the_policy_asks_for_flagged_events_and_every_nth_and_for_none_of_before
 
 
 def test_a_dropped_request_ends_the_transfer(rig):
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(3):
-        rig.turn(side)
+    side = begin(rig, turns=3)
     rig.write()
     assert rig.store.drop(7, 1) == 1
     rig.write()
     rig.turn(side)
     assert not rig.turn(side)
-    with closing(sqlite3.connect(rig.data_dir / FILE_NAME)) as database:
-        assert database.execute("SELECT count(*) FROM recording_piece").fetchone() == (0,)
+    assert count_pieces(rig) == 0
 
 
 def test_a_full_disk_stops_nothing_but_the_fetching(rig, monkeypatch):
-    rig.store.ask(7, None, [0])
-    rig.write()
-    side = rig.devices[0]
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(3):
-        rig.turn(side)
+    side = begin(rig, turns=3)
 
     def fail(*_):
         raise StoreError("disk full")
@@ -326,13 +295,7 @@ def test_a_full_disk_stops_nothing_but_the_fetching(rig, monkeypatch):
 
 def test_more_than_fits_in_memory_waits_for_the_disk(rig, monkeypatch):
     monkeypatch.setattr("central.recordings.fetching.MAX_WAITING_BYTES", 5000)
-    side = rig.devices[0]
-    rig.store.ask(7, None, [0])
-    rig.write()
-    rig.turn(side, hello=True)
-    rig.settle(side)
-    for _ in range(3):
-        rig.turn(side)
+    begin(rig, turns=3)
     assert rig.messages[-1][1] == Wait(1)
     rig.run()
     assert states(rig) == {0: KEPT}

@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 from dask_cluster import two_processes
-from tiny import ENCODER, SHAPE, bundle_fields
+from tiny import SHAPE, save_release
 
 import epic
 from central.pipeline.invert import CHUNK_EVENTS, InvertError, invert_archive
-from firmware_py.inference.bundle import create_bundle, load_bundle
+from firmware_py.inference.bundle import load_bundle
 from firmware_py.inference.encoder import Encoder
-from models.inversion.decoder import load_decoder, save_decoder
+from models.inversion.decoder import load_decoder
 from models.networks.fusion import DecoderConfig, build_decoder
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import OpenFWIFileError
@@ -38,21 +38,8 @@ def model(tmp_path_factory):
     """A bundle and a decoder that belong together, so small that they load in a second."""
     folder = tmp_path_factory.mktemp("model")
     keras.utils.set_random_seed(0)
-    build_decoder(DecoderConfig(2, 8, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1)).save(
-        folder / "decoder.keras"
-    )
-    fields = {**bundle_fields(), "acquisition": SURVEY.to_dict()}
-    output = fields["output"]
-    bundle = create_bundle(folder / "bundle", ENCODER, fields)
-    sha256 = save_decoder(
-        folder / "decoder",
-        folder / "decoder.keras",
-        bundle.model_hash.hex(),
-        output["scale"],
-        output["zero_point"],
-        SURVEY,
-    )
-    create_bundle(folder / "bundle", ENCODER, {**fields, "decoder_sha256": sha256})
+    shape = DecoderConfig(2, 8, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1)
+    save_release(folder, build_decoder(shape), SURVEY)
     return folder
 
 

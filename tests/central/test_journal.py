@@ -6,7 +6,7 @@ import sqlite3
 import numpy as np
 import pytest
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
-from kill_images import images, log_bytes, rows
+from kill_images import check_kills
 
 from central.storage.database import FILE_NAME, StoreError, connect, lock
 from central.storage.journal import Journal
@@ -177,7 +177,6 @@ def test_a_kill_at_any_write_leaves_groups_and_maps_whole(journal, data_dir, tmp
     store = Store(data_dir)
     path, tables = data_dir / FILE_NAME, ("record", "device_boot", "map")
     journal.commit(group(latent_record(event=9, sequence=9)))
-    begin = log_bytes(path)
     tile = np.ones((70, 70), np.float32)
     steps = [
         lambda: journal.commit(group(*(latent_record(device=d) for d in range(5)))),
@@ -188,14 +187,5 @@ def test_a_kill_at_any_write_leaves_groups_and_maps_whole(journal, data_dir, tmp
         lambda: store.put([NewMap((1, e, MODEL_HASH), 16, False, tile, tile, {}) for e in (2, 3)]),
         lambda: journal.commit(group(latent_record(), latent_record(event=4, sequence=4))),
     ]
-    reported = [(begin, rows(path, *tables))]
-    for step in steps:
-        step()
-        reported.append((log_bytes(path), rows(path, *tables)))
-    seen = set()
-    for length, copy in images(path, begin, tmp_path / "image"):
-        done = sum(end <= length for end, _ in reported) - 1
-        assert rows(copy, *tables) == reported[done][1], f"{length} bytes of the log, {done} steps reported"
-        seen.add(done)
-    assert seen == set(range(len(steps) + 1))
+    check_kills(path, tables, steps, tmp_path / "image")
     store.close()

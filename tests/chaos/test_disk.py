@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 from chaos_rig import Rig
-from chaos_tally import Tally
+from chaos_tally import whole
 from small_disk import small_disk
 from waiting import wait_until
 
@@ -38,10 +38,6 @@ def disk(tmp_path):
         yield Disk(path)
 
 
-def whole():
-    return Tally(5 * EVENTS, lost=0, duplicated=0, corrupted=0, reused=0, complete_maps=EVENTS)
-
-
 def test_a_centre_without_room_acknowledges_nothing_and_goes_on(tmp_path, disk):
     with Rig(tmp_path, EVENTS, interval_s=0.1, centre_dir=disk.path / "central") as rig:
         rig.start()
@@ -49,7 +45,7 @@ def test_a_centre_without_room_acknowledges_nothing_and_goes_on(tmp_path, disk):
         disk.fill()
         rig.centre.wait_for("commit_failed", TIMEOUT_S)
         disk.make_room()
-        assert rig.finish() == whole()
+        assert rig.finish() == whole(EVENTS)
         assert rig.centre.exit_code == 0
 
 
@@ -66,4 +62,4 @@ def test_devices_without_room_end_and_say_why_and_a_restart_goes_on(tmp_path, di
         disk.make_room()
         for device in range(5):
             rig.start_device(device)
-        assert rig.finish() == whole()
+        assert rig.finish() == whole(EVENTS)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from chaos_rig import Rig
-from chaos_tally import Tally
+from chaos_tally import whole
 from waiting import wait_until
 
 from central.security.keys import allow, new_keys, revoke
@@ -36,10 +36,6 @@ class GatewayRig(Rig):
         command = ["-m", "epic", "central", "gateway", "--config", config, *lines]
         self._processes["gateway"] = Process("gateway", command, self.folder)
         return self._processes["gateway"]
-
-
-def whole(events: int) -> Tally:
-    return Tally(5 * events, lost=0, duplicated=0, corrupted=0, reused=0, complete_maps=events)
 
 
 def test_a_gateway_killed_and_started_again_loses_nothing(tmp_path):

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from kill_images import images, log_bytes, rows
+from kill_images import check_kills
 
 import firmware_py
 from firmware_py.storage.spool import Spool, SpoolError
@@ -152,10 +152,6 @@ def test_a_spool_that_is_busy_is_no_damaged_one(tmp_path, monkeypatch):
 def test_a_kill_at_any_write_leaves_the_spool_as_it_was_after_a_whole_step(tmp_path):
     path = tmp_path / "spool.sqlite"
     spool = Spool(path, 3)
-    tables = ("record", "counter")
-    begin = log_bytes(path)
-    # (Length of the log, content) after each step that was reported done.
-    reported = [(begin, rows(path, *tables))]
     steps = [
         *[lambda: spool.append(spool.next_sequence(), b"x" * 166, advance=1)] * 3,
         lambda: spool.acknowledge(spool.boot, (1,)),
@@ -166,15 +162,7 @@ def test_a_kill_at_any_write_leaves_the_spool_as_it_was_after_a_whole_step(tmp_p
         lambda: spool.set_boot(9),
         lambda: spool.append(spool.next_sequence(), b"z", advance=1),
     ]
-    for step in steps:
-        step()
-        reported.append((log_bytes(path), rows(path, *tables)))
-    seen = set()
-    for length, copy in images(path, begin, tmp_path / "image"):
-        done = sum(end <= length for end, _ in reported) - 1
-        assert rows(copy, *tables) == reported[done][1], f"{length} bytes of the log, {done} steps reported"
-        seen.add(done)
-    assert seen == set(range(len(steps) + 1))
+    check_kills(path, ("record", "counter"), steps, tmp_path / "image")
     assert spool.counter("dropped") == 3
     spool.close()
 

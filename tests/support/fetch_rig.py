@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -24,7 +22,6 @@ from firmware_py.runtime.log import Log
 from firmware_py.runtime.recording_sender import RecordingSender
 
 T_US = 1_700_000_000_000_000
-HEARD_MESSAGES = 20
 
 
 def samples_of(event: int, device: int) -> np.ndarray:
@@ -147,6 +144,12 @@ class FetchRig:
         while (coding := side.sender._coding) and not coding.done() and time.monotonic() < deadline_s:
             time.sleep(0.001)
 
+    def age_contacts(self) -> None:
+        """Make each device's last message older than ``BUSY_S``, so that the centre asks again."""
+        for transfers in self.fetching._transfers.values():
+            for transfer in transfers.values():
+                transfer.heard_s = float("-inf")
+
     def run(self, passes: int = 3000, hello_every: int = 50) -> None:
         """Devices and centre take turns until no request is open."""
         for number in range(passes):
@@ -171,15 +174,3 @@ class FetchRig:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def spoil(seed: int, loss: float) -> Callable[[packet.Record], bool]:
-    """A link that loses this share of the messages, always the same of one seed."""
-    rng = random.Random(seed)
-    return lambda record: rng.random() >= loss
-
-
-def stopped() -> threading.Event:
-    event = threading.Event()
-    event.set()
-    return event

@@ -6,7 +6,7 @@ unchanged database. The images are all prefixes that end with a page, and one th
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -25,6 +25,27 @@ def rows(database: Path, *tables: str) -> dict[str, list[tuple]]:
     """All rows of ``tables``."""
     with closing(sqlite3.connect(database)) as connection:
         return {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in tables}
+
+
+def check_kills(
+    database: Path, tables: Sequence[str], steps: Sequence[Callable[[], object]], folder: Path
+) -> None:
+    """Assert that a kill at any write of ``steps`` leaves ``tables`` as after the last step that was reported done.
+
+    The images are made in ``folder``.
+    """
+    begin = log_bytes(database)
+    # (Length of the log, content) after each step that was reported done.
+    reported = [(begin, rows(database, *tables))]
+    for step in steps:
+        step()
+        reported.append((log_bytes(database), rows(database, *tables)))
+    seen = set()
+    for length, copy in images(database, begin, folder):
+        done = sum(end <= length for end, _ in reported) - 1
+        assert rows(copy, *tables) == reported[done][1], f"{length} bytes of the log, {done} steps reported"
+        seen.add(done)
+    assert seen == set(range(len(steps) + 1))
 
 
 def images(database: Path, begin: int, folder: Path) -> Iterator[tuple[int, Path]]:

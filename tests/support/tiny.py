@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from firmware_py.inference.bundle import Bundle, create_bundle
 from firmware_py.inference.companding import Companding
 
 ENCODER = (Path(__file__).parent / "tiny-encoder.tflite").read_bytes()
@@ -37,3 +38,23 @@ def bundle_fields() -> dict:
         },
         "decoder_sha256": "0" * 64,
     }
+
+
+def save_release(folder: Path, network, acquisition, ood_statistics=None) -> Bundle:
+    """Write the tiny encoder and the decoder ``network`` into ``folder``: ``bundle/`` and the ``decoder/`` it names."""
+    from models.inversion.decoder import save_decoder
+
+    network.save(folder / "decoder.keras")
+    fields = {**bundle_fields(), "acquisition": acquisition.to_dict()}
+    output = fields["output"]
+    bundle = create_bundle(folder / "bundle", ENCODER, fields)
+    sha256 = save_decoder(
+        folder / "decoder",
+        folder / "decoder.keras",
+        bundle.model_hash.hex(),
+        output["scale"],
+        output["zero_point"],
+        acquisition,
+        ood_statistics,
+    )
+    return create_bundle(folder / "bundle", ENCODER, {**fields, "decoder_sha256": sha256})
