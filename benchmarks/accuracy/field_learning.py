@@ -37,6 +37,7 @@ from models.inversion.waveform import invert
 from physics.acquisition import Acquisition
 from physics.families.family import FRAME_CELLS, Frame
 from physics.families.shapes import random_waves
+from physics.files.atomic import atomic_write
 from physics.modelling import model_gathers
 
 SURVEY_SEED, FRESH_SEED = 31, 32
@@ -93,8 +94,8 @@ def make_ground(
         map_mps = draw_salt(seed, index, acquisition)
         if not path.exists():
             gather = model_gathers(map_mps[None, None], acquisition, engine)[0]
-            np.save(path.with_suffix(".new.npy"), gather)
-            path.with_suffix(".new.npy").replace(path)
+            with atomic_write(path, ".npy") as temporary:
+                np.save(temporary, gather)
         gather = np.load(path)
         maps_mps.append(map_mps)
         gathers.append(gather)

@@ -41,7 +41,7 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
         DataError: The data are missing.
     """
     config = check_run(run, data, missing)
-    held_out = load_held_out(config, data)
+    held_out = load_decimated(data, Acquisition.from_dict(config.acquisition), config.thin)
     config = replace(config, data=[str(folder) for folder in data])
     recipe = recipe_of(config.kind)
     network, parts = recipe.build(config, held_out.acquisition)
@@ -54,7 +54,7 @@ def load_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> Load
 
 
 def check_run(run: Path, data: list[Path], missing: tuple[int, ...] = ()) -> RunConfig:
-    """Return the configuration of a finished run that can be judged on ``data``, without loading them.
+    """Return the configuration of a finished run that can be scored on ``data``, without loading them.
 
     Raises:
         TrainingError: The run is not finished, was trained on the data, or has no such devices.

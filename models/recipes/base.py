@@ -43,6 +43,7 @@ class Recipe(ABC):
     Attributes:
         kind: Its name in ``epic train KIND`` and ``config.json``.
         central: True if whole gathers go to the centre, without parts of devices.
+        simulates: True if ``--simulate`` can make the samples.
         optimiser: Default of ``--optimiser``.
         loss: Loss, as Keras takes it.
         metrics: Further figures of training.
@@ -50,6 +51,7 @@ class Recipe(ABC):
 
     kind: str
     central: ClassVar[bool] = False
+    simulates: ClassVar[bool] = True
     optimiser: ClassVar[str] = "adamw"
     loss: ClassVar[Any] = "mae"
     metrics: ClassVar[tuple] = ()
@@ -69,6 +71,14 @@ class Recipe(ABC):
             raise TrainingError(
                 f"train: only EPIC can be ablated; got {self.kind} with --ablate {request.ablate!r}"
             )
+        self._check_source(request)
+
+    def _check_source(self, request: TrainRequest) -> None:
+        """Raise ``TrainingError`` if the samples of this request cannot be simulated."""
+        if request.source and not (self.simulates and request.ablate is None and len(request.data) == 1):
+            raise TrainingError(
+                "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
+            )
 
     @abstractmethod
     def plan(
@@ -85,7 +95,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
-        """Return the fields of ``RunConfig`` that are specific to this kind.
+        """Return ``companding`` and ``log_range`` of ``RunConfig``.
 
         Args:
             found: Configuration of the run that is resumed, if any.

@@ -11,7 +11,6 @@ import numpy as np
 from models.data.batches import InversionNetBatches
 from models.data.gathers import DecimatedSet
 from models.data.simulated import Simulated, ValidationWhole
-from models.errors import TrainingError
 from models.networks.inversionnet import LAYOUTS, build_inversionnet
 from models.networks.network import map_mae
 from models.recipes.base import Account, Recipe, fitting
@@ -30,13 +29,6 @@ class Centralised(Recipe):
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def validate(self, request: TrainRequest) -> None:
-        super().validate(request)
-        if request.source and len(request.data) != 1:
-            raise TrainingError(
-                "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
-            )
-
     def plan(
         self, request: TrainRequest, acquisition: Acquisition, found: RunConfig | None
     ) -> dict[str, dict | None]:
@@ -45,9 +37,7 @@ class Centralised(Recipe):
         return {"encoder": None, "decoder": None}
 
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
-        measured = found.log_range if found else setting.log_range()
-        networks = self.plan(request, setting.acquisition, found)
-        return {**networks, "companding": None, "log_range": measured}
+        return {"companding": None, "log_range": found.log_range if found else setting.log_range()}
 
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False

@@ -38,10 +38,7 @@ class Epic(Recipe):
     metrics: ClassVar[tuple] = (map_mae,)
 
     def validate(self, request: TrainRequest) -> None:
-        if request.source and (request.ablate is not None or len(request.data) != 1):
-            raise TrainingError(
-                "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
-            )
+        self._check_source(request)
         if request.budget.quantised and request.start_from is None and not has_checkpoint(request.run):
             raise TrainingError(
                 "train: quantised training refines a trained EPIC run, whose batch normalisation it keeps; name it "
@@ -85,9 +82,7 @@ class Epic(Recipe):
         return {"encoder": asdict(shape), "decoder": asdict(fusion)}
 
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
-        companding = describe_companding(request, setting, found)
-        networks = self.plan(request, setting.acquisition, found)
-        return {**networks, "companding": companding, "log_range": None}
+        return {"companding": describe_companding(request, setting, found), "log_range": None}
 
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -23,16 +23,13 @@ FLOAT16_BYTES = 2
 
 class Federated(Recipe):
     kind = "federated"
+    simulates: ClassVar[bool] = False
 
     def validate(self, request: TrainRequest) -> None:
         super().validate(request)
         if request.start_from is not None:
             raise TrainingError(
                 "train: a federated run begins with weights of its own; leave out --start-from"
-            )
-        if request.source:
-            raise TrainingError(
-                "train: --simulate trains epic or a centralised network on the sequence of one --data; leave it out"
             )
 
     def plan(
@@ -43,9 +40,7 @@ class Federated(Recipe):
         return {"encoder": None, "decoder": None}
 
     def describe(self, request: TrainRequest, setting: Setting, found: RunConfig | None) -> dict[str, Any]:
-        companding = describe_companding(request, setting, found)
-        networks = self.plan(request, setting.acquisition, found)
-        return {**networks, "companding": companding, "log_range": None}
+        return {"companding": describe_companding(request, setting, found), "log_range": None}
 
     def build(
         self, config: RunConfig, acquisition: Acquisition, quantised: bool = False, nested: bool = False

@@ -255,8 +255,9 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
     Raises:
         TrainingError: The folder holds a run of another configuration.
     """
-    budget = request.budget
+    recipe, budget = recipe_of(request.kind), request.budget
     found = _read_found(request, setting.acquisition)
+    networks: dict[str, Any] = recipe.plan(request, setting.acquisition, found)
     own: dict[str, Any] = {"data": [str(folder) for folder in request.data], "simulated": setting.simulated}
     stages = found.stages() if found else setting.before
     return RunConfig(
@@ -267,7 +268,8 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
         thin=request.decimation,
         without=request.ablate,
         before=[stage for stage in stages if stage != own],
-        **recipe_of(request.kind).describe(request, setting, found),
+        **networks,
+        **recipe.describe(request, setting, found),
     )
 
 

@@ -60,8 +60,7 @@ class Settings(BaseModel):
         """
         if self.simulate is not None and self.survey is not None:
             raise TrainingError(
-                "train: simulated samples are of the survey of the data whose sequence they go on with; leave out "
-                "--survey"
+                "train: --simulate takes the survey of --data, whose sequence it continues; leave out --survey"
             )
         optimiser = self.optimiser or recipe_of(self.kind).optimiser
         budget = Budget(
