@@ -200,7 +200,8 @@ class Attack:
         sender = self._sender("zmq", boot=4)
         for _ in range(records):
             sender.record(FORGED, device=0)
-        self._until(sender, lambda: len(sender.refused) == records, "the refusals")
+        # A record that was sent twice on a busy machine is refused twice.
+        self._until(sender, lambda: len(sender.refused) >= records, "the refusals")
         sender.link.close()
         sender = self._sender("tcp", boot=5)
         for _ in range(records):

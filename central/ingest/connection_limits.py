@@ -19,6 +19,7 @@ import struct
 import termios
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -161,27 +162,27 @@ class ConnectionLimits:
         self._report()
 
     def _find(self, fd: int) -> _Peer | None:
-        """Return the connection at ``fd``, a new one unless it is known; None if it is not of this ROUTER's."""
-        with _Borrowed(fd) as borrowed:
-            if borrowed is None or self._port_of(borrowed) != self._port:
+        """Return the connection at ``fd``, known or new; None if it has ended or is not this ROUTER's."""
+        with contextlib.suppress(OSError), _borrowed(fd) as connection:
+            if self._port_of(connection) != self._port:
                 return None
-            inode = os.fstat(borrowed.fileno()).st_ino
+            inode = os.fstat(fd).st_ino
             known = self._peers.get(fd)
             if known and known.inode == inode:
                 return known
-            try:
-                address = borrowed.getpeername()[0]
-            except OSError:
-                return None
-        self.disconnected(fd)
-        peer = self._peers[fd] = _Peer(fd, inode, address)
-        self._unproven.setdefault(address, {})[peer] = None
-        self._n_unproven += 1
-        return peer
+            address = connection.getpeername()[0]
+            self.disconnected(fd)
+            peer = self._peers[fd] = _Peer(fd, inode, address)
+            self._unproven.setdefault(address, {})[peer] = None
+            self._n_unproven += 1
+            return peer
+        return None
 
     @staticmethod
-    def _port_of(borrowed: socket.socket) -> int:
-        return int(borrowed.getsockname()[1]) if borrowed.family in (socket.AF_INET, socket.AF_INET6) else 0
+    def _port_of(connection: socket.socket) -> int:
+        return (
+            int(connection.getsockname()[1]) if connection.family in (socket.AF_INET, socket.AF_INET6) else 0
+        )
 
     def _measure(self, peer: _Peer, allowed: int, emptied: bool) -> int:
         """Return the bytes of ``peer`` in ZeroMQ's memory; 0 for one that has ended or been shut down."""
@@ -208,13 +209,10 @@ class ConnectionLimits:
         self._forget(peer)
         peer.ended = True
         peer.undelivered_bytes = 0
-        with _Borrowed(peer.fd) as borrowed:
-            if borrowed is not None and os.fstat(borrowed.fileno()).st_ino == peer.inode:
-                try:
-                    # ZeroMQ keeps the descriptor, sees the end and closes it.
-                    borrowed.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    return
+        with contextlib.suppress(OSError), _borrowed(peer.fd) as connection:
+            if os.fstat(peer.fd).st_ino == peer.inode:
+                # ZeroMQ keeps the descriptor, sees the end and closes it.
+                connection.shutdown(socket.SHUT_RDWR)
                 self.counts["cut_off"] += 1
                 self._reason = f"{reason}; the last from {peer.address}"
 
@@ -241,23 +239,18 @@ def _remove(lists: dict[_Name, dict[_Peer, None]], name: _Name, peer: _Peer) -> 
     return True
 
 
-class _Borrowed:
-    """A descriptor of another owner as a socket; it is not duplicated, as no descriptor may be free.
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """Use a descriptor of ZeroMQ's as a socket; it is not duplicated, because no descriptor may be free.
 
-    ZeroMQ may close it at any moment. Whoever uses it compares the inode first; in the microseconds after that, a
-    shutdown could at worst meet the connection that came next.
+    ZeroMQ may close it at any moment, and every call then raises ``OSError``. Compare the inode before a change. In the
+    microseconds after that, a shutdown could at worst meet the next connection.
+
+    Raises:
+        OSError: The descriptor is closed, or is no socket.
     """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._socket: socket.socket | None = None
-
-    def __enter__(self) -> socket.socket | None:
-        """Return the socket; None if it was closed meanwhile, or is no socket."""
-        with contextlib.suppress(OSError):
-            self._socket = socket.socket(fileno=self._fd)
-        return self._socket
-
-    def __exit__(self, *_: object) -> None:
-        if self._socket:
-            self._socket.detach()
+    connection = socket.socket(fileno=fd)
+    try:
+        yield connection
+    finally:
+        connection.detach()

@@ -1,5 +1,6 @@
 """What a peer with an allowed key can take of memory, descriptors and time, and that honest load is left alone."""
 
+import errno
 import json
 import os
 import socket
@@ -263,6 +264,25 @@ def test_a_descriptor_that_is_another_sockets_by_now_is_left_alone(limits, pair)
         with other.accept()[0] as end:
             end.sendall(b"as ever")
             assert one.recv(100) == b"as ever"
+    assert limits.counts["cut_off"] == 0
+
+
+def test_a_connection_that_zeromq_closes_while_it_is_looked_at_stops_nothing(limits, pair, monkeypatch):
+    _, _, far = pair
+    fd = far.fileno()
+
+    def closed(_):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    def at_that_moment(do, *values):
+        with monkeypatch.context() as patched:
+            patched.setattr(connection_limits.os, "fstat", closed)
+            do(fd, *values)
+
+    at_that_moment(limits.accepted)
+    at_that_moment(limits.delivered, 6000, Key(b"a key", 5))
+    limits.accepted(fd)
+    at_that_moment(limits.cut_off, "many frames")
     assert limits.counts["cut_off"] == 0
 
 
