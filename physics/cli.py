@@ -233,7 +233,7 @@ def sheet(
 def show_survey(
     path: Annotated[Path, typer.Argument(help="survey.toml, or a bundle's or data set's manifest.json.")],
 ) -> None:
-    """Check a survey and print what follows from it."""
+    """Check a survey and print its grid, sampling, sources and receivers."""
     a = read_survey(path)
     wavelength_m = a.velocity_min_mps / a.peak_frequency_hz
     typer.echo(

@@ -25,7 +25,7 @@ FETCH_TIMEOUT_S = 300.0
 
 
 def least_certain(maps: dict[int, StoredMap], count: int) -> list[int]:
-    """Return the numbers of the ``count`` events of the greatest mean uncertainty, the greatest first."""
+    """Return the ``count`` events with the highest mean uncertainty, highest first."""
     by_uncertainty = sorted(maps, key=lambda event: -float(maps[event].uncertainty_mps.mean()))
     return by_uncertainty[:count]
 

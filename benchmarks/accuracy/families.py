@@ -1,10 +1,10 @@
-"""Compare drawn velocity families with genuine OpenFWI maps.
+"""Compare generated velocity families with genuine OpenFWI maps.
 
     python benchmarks/accuracy/families.py --maps ../shared/genuine/maps.npz [--family flatvel_a] [--json]
 
-Prints statistics of genuine and drawn maps side by side. Where a family has enough genuine maps, a small
-convolutional network is trained to tell them from drawn ones, in five folds; an AUC of 0.5 means that it cannot.
-The control does the same with two sets of drawn maps.
+Prints statistics of genuine and generated maps side by side. Where a family has enough genuine maps, a small
+convolutional network is trained to tell them from generated ones, in five folds; an AUC of 0.5 means that it cannot.
+The control does the same with two sets of generated maps.
 
 MAPS is an .npz file with one array ``(n, 70, 70)`` of m/s for each family: ``FlatVel_A`` as published, and
 ``FlatVel_A_8bit`` read back from published figures. The latter are used where the former are missing.
@@ -211,8 +211,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--maps", type=Path, required=True, help="genuine maps (.npz)")
     parser.add_argument("--family", action="append", type=check_family, help="only this family; repeatable")
-    parser.add_argument("--drawn", type=int, default=200, help="drawn maps a family for the statistics")
-    parser.add_argument("--seed", type=int, default=2026, help="seed of the drawn maps")
+    parser.add_argument("--drawn", type=int, default=200, help="generated maps per family for the statistics")
+    parser.add_argument("--seed", type=int, default=2026, help="seed of the generated maps")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if not given.maps.exists():

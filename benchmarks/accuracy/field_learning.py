@@ -1,4 +1,4 @@
-"""Does a decoder learn its survey's ground in the field? Error against the true maps before and after each round.
+"""How much a decoder gains by adapting to its survey in the field: error against the true maps after each round.
 
     python benchmarks/accuracy/field_learning.py --work FOLDER [--events 50 ...] [--rounds 2] [--minutes 5]
                                                  [--recorded 0 --recorded 0.05] [--label true] [--iterations 100]
@@ -10,7 +10,7 @@ through the store of a centre, and `epic central adapt`'s own code learns from i
 the events' recordings fetched. With `--label refined` their maps are inverted from the recordings, as `epic central
 refine --gather` does; with `--label true` they are the true maps, an upper bound of what recordings give. Errors are of
 fresh events that the decoder has never seen, and of the survey's own. The engine models both the survey's recordings
-and the training gathers. An interrupted run goes on in its folder.
+and the training gathers. An interrupted run is resumed in its folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Ground:
 def make_ground(
     seed: int, count: int, bundle: Bundle, acquisition: Acquisition, engine: str, folder: Path
 ) -> Ground:
-    """Draw, record and encode events; one file each, so that a run can go on."""
+    """Draw, model and encode events; cache each gather in ``folder``, so that an interrupted run can resume."""
     encoder = Encoder(bundle)
     folder.mkdir(parents=True, exist_ok=True)
     maps_mps, gathers, latents = [], [], []
@@ -113,7 +113,7 @@ def predict(decoder: Decoder, latents: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def fill_store(
     data_dir: Path, ground: Ground, bundle: Bundle, decoder: Decoder, labels: dict[int, np.ndarray]
 ) -> None:
-    """Store the events as a centre does; ``labels`` are refined maps of fetched events by their numbers."""
+    """Store the events as a centre does; ``labels`` are the refined maps of fetched events, by event number."""
     journal, store = Journal(data_dir), Store(data_dir)
     velocity_mps, uncertainty_mps = predict(decoder, ground.latents)
     for event, latents in enumerate(ground.latents):
@@ -148,7 +148,7 @@ def fill_store(
 def make_labels(
     ground: Ground, share: float, label: str, iterations: int, decoder: Decoder
 ) -> dict[int, np.ndarray]:
-    """Maps of the fetched events, spread over those that are not held back."""
+    """Return the label maps of the fetched events, by event number; they are spread evenly over the training events."""
     trained_on = [i for i in range(len(ground.maps_mps)) if i % 5 != 4]
     count = round(share * len(ground.maps_mps))
     chosen = [trained_on[i] for i in np.linspace(0, len(trained_on) - 1, count).astype(int)] if count else []

@@ -1,14 +1,14 @@
 """A released model on genuine OpenFWI maps: the first table of docs/results/fidelity.md.
 
     python benchmarks/accuracy/genuine.py --maps ../shared/genuine/maps.npz [--model models/zoo/epic-small-128]
-    python benchmarks/accuracy/genuine.py --data test-set                   # the same table for a drawn test set
+    python benchmarks/accuracy/genuine.py --data test-set                   # the same table for a generated test set
     further: [--most 40] [--gathers gathers.npz] [--picture genuine.png] [--json]
 
 The gathers of up to --most maps a family are modelled with the benchmark's exact scheme and encoded in int8 as a Linux
-device does. MAE, RMSE and SSIM are the benchmark's (MAE 1 is 1500 m/s); the interval is that of 95 % of 1,000
-bootstrap samples. The mean map is what can be had without a recording. InversionNet's column is as published, for the
-whole benchmark, of networks trained on 24,000 to 60,000 genuine samples of each family. Genuine maps are for measuring
-only: nothing is trained on or tuned to them. --gathers keeps the modelled gathers for the next run.
+device does. MAE, RMSE and SSIM are the benchmark's (MAE 1 is 1500 m/s); the interval is that of 95 % of 1,000 bootstrap
+samples. The mean map is the best prediction without a recording. InversionNet's column is as published, for the whole
+benchmark, of networks trained on 24,000 to 60,000 genuine samples of each family. Genuine maps are for measuring only:
+nothing is trained on or tuned to them. --gathers keeps the modelled gathers for the next run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The best, the median and the worst map of each family, beside the true one: what an error looks like.
+"""Best, median and worst map of each family beside the true map.
 
     python benchmarks/accuracy/maps.py --data held-out [--model models/zoo/epic-small-128] [--picture maps.png] [--json]
 
-By the map's MAE (1 is half the velocity range), drawn by a released model from int8 latents of all devices.
+Maps are ranked by MAE (1 is half the velocity range). A released model predicts them from int8 latents of all devices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLACES = ("best", "median", "worst")
 
 
 def choose(drawn: np.ndarray, held_out: DecimatedSet) -> list[dict]:
-    """A row a family and place, with the ``sample`` of that place, its MAE and SSIM."""
+    """Return a row for each family and place: the ``sample`` at that place, its MAE and SSIM."""
     errors = np.abs(drawn - held_out.maps).mean(axis=(1, 2))
     rows = []
     for family in sorted(set(held_out.families)):
@@ -43,7 +43,7 @@ def choose(drawn: np.ndarray, held_out: DecimatedSet) -> list[dict]:
 
 
 def draw(rows: list[dict], drawn: np.ndarray, held_out: DecimatedSet, path: Path) -> None:
-    """A row a family: true and predicted, three times."""
+    """Draw a row for each family: true and predicted map, three times."""
     a = held_out.acquisition
     pairs: dict[str, list[tuple[str, np.ndarray]]] = {}
     for row in rows:

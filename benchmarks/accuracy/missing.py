@@ -1,4 +1,4 @@
-"""A map of whatever devices are heard: the error of every subset, by a released model in int8 or a run in float.
+"""Map error for every subset of devices, of a released model in int8 or a run in float.
 
 python benchmarks/accuracy/missing.py --data held-out [--model models/zoo/epic-small-128 | --model RUN] [--json]
 """
@@ -21,7 +21,7 @@ Draw = Callable[[np.ndarray], np.ndarray]
 
 
 def benchmark(folder: Path, data: list[Path]) -> list[dict]:
-    """MAE (1 is half the velocity range) of each set of ``missing`` devices, the fewest first."""
+    """Return the MAE (1 is half the velocity range) for each set of ``missing`` devices, fewest first."""
     maps, draw, n = _released(folder, data) if (folder / "bundle").exists() else _trained(folder, data)
     rows = []
     for missing in (subset for size in range(n) for subset in combinations(range(n), size)):
@@ -32,7 +32,7 @@ def benchmark(folder: Path, data: list[Path]) -> list[dict]:
 
 
 def _released(folder: Path, data: list[Path]) -> tuple[np.ndarray, Draw, int]:
-    """True maps ``(n, nz, nx)``, what draws them of the devices present ``(n, n_devices)``, and ``n_devices``."""
+    """Return true maps ``(n, nz, nx)``, a function from a mask ``(n, n_devices)`` to maps, and ``n_devices``."""
     model = Released(folder)
     held_out = load_decimated(data, model.decoder.acquisition, model.thin)
     latents = model.latents(held_out.gathers)
@@ -40,7 +40,7 @@ def _released(folder: Path, data: list[Path]) -> tuple[np.ndarray, Draw, int]:
 
 
 def _trained(run: Path, data: list[Path]) -> tuple[np.ndarray, Draw, int]:
-    """As ``_released`` of a run of `epic train epic`, with its float latents."""
+    """Return the same for a run of `epic train epic`, with its float latents."""
     found = load_run(run, data)
     a = found.held_out.acquisition
     encoder, decoder = found.parts["encoder"], found.parts["decoder"]

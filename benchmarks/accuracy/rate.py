@@ -3,10 +3,10 @@
     python benchmarks/accuracy/rate.py --data held-out [--model models/zoo/epic-small-128 ...] [--baseline RUN]
                               [--watched] [--picture rate.png] [--json]
 
-Bytes are a device's payload for one event, without headers; all devices send at one rate. Fewer bits are the top ones
-of each int8 value, with the middle of what was cut off in their place. Of a model that has prefixes, the first half,
-quarter and eighth of the values are sent as well, in 8 and in 4 bits, with the zero point in the place of the rest.
-``--watched``: of each fiftieth sample of training data instead, kept from training, by which choices are made.
+Bytes are a device's payload for one event, without headers; all devices send at one rate. Lower rates send the top bits
+of each int8 value, which the centre reads as the middle of the step. A nested latent is also cut to its first half,
+quarter and eighth, in 8 and in 4 bits; the zero point replaces the other values. ``--watched`` measures on the
+validation set of training data (every fiftieth sample), by which choices are made.
 
 Raw samples are float32, int16 of the part's own peak, and the testbed's lossless coding of that; their error is that of
 BASELINE, a run of `epic train inversionnet`, which sees float32 in each case.
@@ -31,12 +31,12 @@ from testbed.comparison.baselines import compress_part
 
 BITS = (8, 7, 6, 5, 4, 3, 2)
 PREFIX_BITS = (8, 4)
-# Of each file, for the mean size of a part that is compressed.
+# Gathers of each file that are compressed, for the mean size of a part.
 COMPRESSED = 6
 
 
 def with_bits(latents: np.ndarray, bits: int) -> np.ndarray:
-    """int8 latents as a device that sends their top ``bits`` gives them, and the centre reads them."""
+    """Return int8 latents as the centre reads them when a device sends the top ``bits`` of each value."""
     width = 1 << (8 - bits)
     return ((latents.astype(np.int16) // width) * width + width // 2).astype(np.int8)
 

@@ -1,13 +1,13 @@
-"""A gather from elsewhere, without a map: what the released model makes of it, and whether the waves agree.
+"""Predict the map of a gather whose true map is unknown, and compare its modelled gather with the recording.
 
     python benchmarks/accuracy/recording.py GATHER.npy [--model models/zoo/epic-small-128] [--iterations 40]
                                               [--picture genuine.png] [--json]
 
-GATHER is one gather (sources, samples, receivers) of the model's survey. Its map is predicted from int8 latents, its
-gather modelled with the benchmark's scheme, and held against what was recorded: the misfit is the root mean square of
-the difference over that of the recording, for all of it, and for what comes after the direct wave (the first arrival
-of the uppermost velocity, and a wavelet's length), where the earth below speaks. With --iterations the map is then
-refined by the recording, as `epic central refine --gather` does, and held against it again.
+GATHER is one gather (sources, samples, receivers) of the model's survey. Its map is predicted from int8 latents, and a
+gather is modelled through the map with the benchmark's scheme. The misfit is the root mean square of the difference
+over that of the recording. It is given for the whole record and for the part after the direct wave (first arrival at
+the uppermost velocity, plus a wavelet's length), which holds the reflections. With --iterations the map is then refined
+by the recording, as `epic central refine --gather` does, and compared again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from physics.modelling import model_gathers
 
 
 def after_direct_wave(velocity_mps: np.ndarray, a: Acquisition) -> np.ndarray:
-    """Which samples ``(S, T, R)`` come later than the direct wave along the top of ``velocity_mps (nz, nx)``."""
+    """Return a mask ``(S, T, R)`` of the samples after the direct wave along the top of ``velocity_mps (nz, nx)``."""
     slowest_mps = float(velocity_mps[: a.receiver_row + 3].min())
     offsets_m = np.abs(np.subtract.outer(a.source_cells, a.receiver_cells)) * a.dx_m
     wavelet_s = 2.5 / a.peak_frequency_hz

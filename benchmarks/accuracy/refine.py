@@ -1,16 +1,16 @@
-"""What refinement gains: maps of known events refined from their latents, and from their recordings.
+"""Error of maps before and after refinement, by their latents and by their recordings.
 
     python benchmarks/accuracy/refine.py --data held-out [--events 20] [--iterations 20]
                                 [--model models/zoo/epic-small-128]
                                 [--by latents] [--by gather] [--watched]
                                 [--picture refine.png] [--json]
 
-Events are spread evenly over the families. Each map is predicted from int8 latents and refined as `epic central
-refine` does, by its latents and by its recording. MAE and SSIM are the benchmark's. Latents are held against
-those received in int8 steps (root mean square), gathers against the recording by the root mean square of the
-difference over that of the recording, after the direct wave (benchmarks/accuracy/recording.py). `--watched` takes of a
-training set the samples that training kept apart: settings are tuned on those, results are of others. By latents a
-map goes half of the way to the least objective (models/inversion/refinement.py); "all the way" is its end.
+Events are spread evenly over the families. Each map is predicted from int8 latents and refined as `epic central refine`
+does, by its latents and by its recording. MAE and SSIM are the benchmark's. Latents are compared with those received,
+in int8 steps (root mean square). Gathers are compared with the recording after the direct wave: root mean square of the
+difference over that of the recording (benchmarks/accuracy/recording.py). `--watched` takes the validation set of
+training data; settings are tuned on it, and results are measured on other data. By latents a map goes half of the way
+to the least objective (models/inversion/refinement.py); "all the way" is its end.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Event:
-    """A recording ``(S, T, R)``, its true map ``(nz, nx)`` in m/s, and what was predicted of it."""
+    """A recording ``(S, T, R)``, its true map ``(nz, nx)`` in m/s, and the prediction."""
 
     family: str
     gather: np.ndarray

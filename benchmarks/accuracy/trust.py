@@ -1,13 +1,12 @@
-"""Does a released model know what it does not know? Uncertainty and strange gathers, on held-out data.
+"""Uncertainty and out-of-distribution (OOD) score of a released model on test data.
 
     python benchmarks/accuracy/trust.py --data held-out [--model models/zoo/epic-small-128] [--picture trust.png]
     further: [--json]
 
-Coverage: the share of cells whose error is within the interval that the uncertainty b gives for a probability p,
--b ln(1 - p) of a Laplace distribution. Strange gathers are made of every fifth held-out one: noise alone, noise
-added, twice the source, another wavelet, a body of salt, each modelled with the benchmark's scheme. AUC is the
-probability that a strange gather scores above a usual one; caught is the share above the limit, which about 1 % of
-usual ones are.
+Coverage: the share of cells whose error is within the interval that the uncertainty b gives for a probability p, -b
+ln(1 - p) of a Laplace distribution. OOD cases are made of every fifth test sample: noise alone, noise added, twice the
+source, another wavelet, a body of salt, each modelled with the benchmark's scheme. AUC is the probability that an OOD
+gather scores above a usual one; caught is the share of OOD gathers above the limit, as are about 1 % of the usual ones.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Released:
         return litert.run(self.bundle.encoder_path.read_bytes(), codes).reshape(*parts.shape[:2], -1)
 
     def scores(self, latents: np.ndarray, rate: Rate | None = None) -> np.ndarray:
-        """Of int8 latents ``(n, n_devices, latent)`` as they are, or as the centre reads them sent at ``rate``."""
+        """Return the OOD scores of int8 latents ``(n, n_devices, latent)``, sent whole or at ``rate``."""
         n_devices, coding = latents.shape[1], self.decoder.coding
         rate = rate or coding.rates[0]
         received = np.array([[coding.unpack(pack(one, rate)) for one in event] for event in latents])
@@ -59,7 +58,7 @@ class Released:
         return np.array([score for score, _ in filter(None, found)])
 
     def maps(self, latents: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Velocity and uncertainty ``(n, nz, nx)``, normalised; of all devices, or of those ``present``."""
+        """Return velocity and uncertainty ``(n, nz, nx)``, normalised, from all devices or from those ``present``."""
         a = self.decoder.acquisition
         heard = np.ones(latents.shape[:2], bool) if present is None else present
         velocity_mps, uncertainty_mps = self.decoder.decode_batch(latents, heard)
@@ -68,14 +67,14 @@ class Released:
 
     @property
     def limit(self) -> float:
-        """Of the scores. Ends the program for a model without."""
+        """Limit of the OOD scores. Exits if the model has none."""
         if self.decoder.ood_statistics is None:
             raise SystemExit(f"{self.decoder.folder}: no familiarity.npz; convert the run again")
         return self.decoder.ood_statistics.limit
 
 
 def strange_gathers(held_out: DecimatedSet, thin: int) -> dict[str, np.ndarray]:
-    """Thinned gathers ``(n, T', R, S)`` by what is strange about them."""
+    """Return decimated gathers ``(n, T', R, S)`` by OOD case."""
     rng = np.random.default_rng(0)
     a = held_out.acquisition
     usual = held_out.gathers[::EVERY].astype(np.float32)
@@ -101,7 +100,7 @@ def strange_gathers(held_out: DecimatedSet, thin: int) -> dict[str, np.ndarray]:
 
 
 def with_salt(velocity_mps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An ellipse of ``SALT_MPS`` in the middle of each map ``(n, nz, nx)``."""
+    """Put an ellipse of ``SALT_MPS`` into the middle of each map ``(n, nz, nx)``."""
     changed = velocity_mps.copy()
     nz, nx = changed.shape[1:]
     z, x = np.mgrid[:nz, :nx]
@@ -117,7 +116,7 @@ def coverage(errors: np.ndarray, scales: np.ndarray) -> dict[float, float]:
 
 
 def roc(usual: np.ndarray, strange: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """False alarms and catches for every threshold, and the area under the curve."""
+    """Return false-alarm and detection rates at every threshold, and the area under the curve."""
     thresholds = np.concatenate([[np.inf], np.sort(np.concatenate([usual, strange]))[::-1], [-np.inf]])
     false = np.array([(usual >= t).mean() for t in thresholds])
     caught = np.array([(strange >= t).mean() for t in thresholds])
@@ -125,7 +124,7 @@ def roc(usual: np.ndarray, strange: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def at_rate(model: Released, rate: Rate, latents: np.ndarray, strange: dict[str, np.ndarray]) -> dict:
-    """How the score tells strange from usual where all devices send at ``rate``."""
+    """Return false alarms and AUC with all devices sending at ``rate``."""
     usual = model.scores(latents, rate)
     return {
         "false_alarms": float((usual > model.limit).mean()),
@@ -194,7 +193,7 @@ def draw(found: dict, path: Path) -> None:
     right.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for name, (false, caught) in found["_curves"].items():
         right.plot(false, caught, label=f"{name}: {found['strange'][name]['auc']:.2f}")
-    right.set(xlabel="false alarms", ylabel="caught", title="Strange gathers (area under the curve)")
+    right.set(xlabel="false alarms", ylabel="caught", title="OOD gathers (area under the curve)")
     right.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
     plt.close(figure)

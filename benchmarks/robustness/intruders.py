@@ -1,25 +1,25 @@
-"""Who should not get in, at both doors at once, while honest devices go on: refused, counted, and the honest rate.
+"""Attack the ROUTER, the gateway and the page while honest devices send: refusals, counters and the honest rate.
 
     python benchmarks/robustness/intruders.py [--records-per-s 500] [--quiet-s 10] [--silent 1000] [--flood-s 15]
     further: [--out results.json]
 
 The centre is a process with keys, a ROUTER, a gateway's TCP port and the page, all of it but the network that decodes.
-Four honest devices, two at each door, are another process. Then, one after the other and with the silent connections
-held all the while:
+A second process runs four honest devices, two on the ROUTER and two on the gateway's port. Then the attacks run in
+turn, while the silent connections stay open:
 
-    silent      connections to each door that say nothing; of those to the ROUTER half send ZeroMQ's greeting
-    no key      ZeroMQ without CURVE      wrong key   CURVE with a key nobody allowed, and for another centre
-    forged      a device with a key of its own claims another's number
-    replayed    a device's frames again, byte for byte, from another connection; a CURVE conversation likewise
+    silent      connections to each port that send nothing; half of those to the ROUTER send ZeroMQ's greeting
+    no key      ZeroMQ without CURVE      wrong key   CURVE with a key that is not allowed, or for another centre
+    forged      a device with its own key claims another device's number
+    replayed    a device's frames, byte for byte, on another connection; a whole CURVE conversation likewise
     oversized   a message past ZeroMQ's limit, one past the record's, a frame without an end
-    page        silent connections to the page, one request a second meanwhile
-    stuck       latents of one event for ever, by an allowed device (--flood-s); so are its revisions
-    endless     messages of many parts that never end, and such that do, by allowed keys (--flood-s each)
-    revoked     a device's right is withdrawn while it sends over both doors
+    page        silent connections to the page, while one request a second is timed
+    stuck       an allowed device repeats one event number (--flood-s), and so adds revisions without end
+    endless     multipart messages that never end, and very long ones that do, by allowed keys (--flood-s each)
+    revoked     a device's key is revoked while it sends on both ports
 
-Everything refused is compared with what the centre counted, and the store with what may be there. The centre's resident
-memory is read ten times a second. Other machines would attack: those of the attackers that are processes run at a lower
-priority than the centre.
+Refusals are compared with the centre's counters, and the store with the honest records. The centre's resident memory is
+read ten times a second. Real attackers are on other machines, so attacker processes run at a lower priority than the
+centre.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Watch:
 
 
 class Attack:
-    """Everything in the docstring's order against the centre of ``folder``; ``found`` says what came of each."""
+    """The attacks of the module docstring, in its order, on the centre of ``folder``; ``found`` has their figures."""
 
     def __init__(
         self, folder: Path, ports: tuple[int, int, int], flood_s: float, model_hash: bytes, latent: int
@@ -167,7 +167,7 @@ class Attack:
             raise RuntimeError("the silent connections could not be opened")
 
     def newcomer(self) -> None:
-        """A device that comes while the silent sit at both doors."""
+        """Connect a new device while the silent connections hold both ports."""
         for over in ("zmq", "tcp"):
             started_s = time.monotonic()
             sender = self._sender(over, boot=2 if over == "zmq" else 3)
@@ -177,7 +177,7 @@ class Attack:
             sender.link.close()
 
     def strangers(self) -> None:
-        """Without a key, with an unknown one, and with one for another centre: none gets a word in."""
+        """Connect without a key, with an unknown key and with another centre's key; none may get an answer."""
         centre = read_key(self._keys / "centre.public")
         other, _ = zmq.curve_keypair()
         dealers = []
@@ -213,7 +213,7 @@ class Attack:
         sender.link.close()
 
     def replay(self, records: int = 20) -> None:
-        """The frames of a device as they were on the wire, twice, and all of a CURVE conversation."""
+        """Send a device's recorded frames again, and a whole recorded CURVE conversation."""
         seal = Mac(read_secret(self._keys / f"device-{INTRUDER}" / f"device-{INTRUDER}.mac"), UPLINK)
         sender = self._sender("tcp", boot=6)
         for _ in range(records):
@@ -243,7 +243,7 @@ class Attack:
         self.found["replayed"] = 2 * records
 
     def oversize(self) -> None:
-        """ZeroMQ ends the connection that sends past its limit; the rest is damaged."""
+        """Send oversized messages: ZeroMQ closes the connection at its limit; the others count as damaged."""
         sender = self._sender("zmq", boot=8)
         sender.record()
         self._until(sender, lambda: not sender.waiting, "an honest record first")
@@ -268,7 +268,7 @@ class Attack:
             time.sleep(0.5)
 
     def stick(self) -> None:
-        """A device whose event number does not change."""
+        """Send records of one event number only, as a device with a stuck counter does."""
         sender = self._sender("zmq", boot=11)
         end_s = time.monotonic() + self._flood_s
         while time.monotonic() < end_s:
@@ -280,7 +280,7 @@ class Attack:
         sender.link.close()
 
     def endless(self) -> None:
-        """Parts of 64 kB and of 40 B of messages that never end; messages of 100,000 parts that do."""
+        """Send multipart messages that never end, in parts of 64 kB and 40 B, and messages of 100,000 parts."""
         self.found["endless_mib"], self.found["endless_cut_off"] = 0.0, 0
         for name, *options in (
             (f"device-{INTRUDER}", "--part-bytes", "65536"),
@@ -303,7 +303,7 @@ class Attack:
         self.found["endless_mib"] = round(self.found["endless_mib"], 1)
 
     def revoke(self) -> None:
-        """How long a right that was withdrawn still works, on connections that are open."""
+        """Revoke a key; measure how long it still works on open connections."""
         senders = [self._sender("zmq", boot=9), self._sender("tcp", boot=10)]
         for sender in senders:
             sender.record()
@@ -324,7 +324,7 @@ class Attack:
             sender.link.close()
 
     def leave(self) -> None:
-        """How many of the silent the centre has sent away by now."""
+        """Count the silent connections that the centre has closed."""
         said, _ = self._silent.communicate(timeout=TIMEOUT_S)
         self.found["silent_sent_away"] = int(said)
         self._context.destroy(0)
@@ -384,7 +384,7 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
             attack.revoke,
         ):
             step()
-        # Both doors give a connection 10 s.
+        # Both ports allow a connection 10 s.
         time.sleep(max(15.0 - (time.time_ns() // 1000 - marks_us[1]) / 1e6, 0.0))
         marks_us.append(time.time_ns() // 1000)
         attack.leave()
@@ -420,7 +420,7 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
 
 
 def counted(centre: Process) -> dict[str, int]:
-    """What the centre counted: its receiver's counters, and those of the gateway's door and lines."""
+    """Return the counters of the centre's receiver, and of the gateway's listener and lines."""
     stopped = centre.entries("stopped")[-1]
     lines = {row["name"]: row for what in ("listener", "line") for row in centre.entries(what)}
     names = (
@@ -449,7 +449,7 @@ def kept(path: Path) -> dict[str, int]:
 
 
 def faults(result: dict) -> list[str]:
-    """What should not be so; empty when all is well."""
+    """Return a line for each check that failed."""
     checks = {
         "a stranger was answered": result["strangers_answered"] > 0,
         "strangers and silent connections at the ROUTER are not all counted": result["auth_rejected"]
@@ -479,7 +479,7 @@ def main() -> int:
     )
     parser.add_argument("--records-per-s", type=float, default=500.0, help="of the honest devices together")
     parser.add_argument("--quiet-s", type=float, default=10.0, help="before the attack")
-    parser.add_argument("--silent", type=int, default=1000, help="connections to each door")
+    parser.add_argument("--silent", type=int, default=1000, help="connections to each port")
     parser.add_argument("--out", type=Path, help="results as JSON")
     parser.add_argument("--flood-s", type=float, default=15.0, help="of each flood by an allowed key")
     given = parser.parse_args()

@@ -1,12 +1,12 @@
-"""Error of the watched samples against processor time and against samples seen, of chains of training runs.
+"""Validation error against processor time and against samples seen, for chains of training runs.
 
     python benchmarks/training/scaling.py --chain EPIC 11355 0.32 RUN RUN RUN --chain InversionNet 0 3.6 RUN
                                  [--picture scaling.png] [--json]
 
-Each chain has a name, the steps taken before its first run, the core-seconds of a step (`core_s` / `step` of a run's
-metrics.json; minutes on a clock tell little of a shared machine; where its runs differ, of each: 3.4,4.9), and its
-runs, each begun with the weights of the one before. The learning rate of every run falls to zero: only the last point
-of each is a finished network's.
+Each chain has a name, the steps taken before its first run, the core-seconds of a step and its runs. The core-seconds
+are `core_s` / `step` of a run's metrics.json, one value or one for each run (3.4,4.9); wall-clock time says little on a
+shared machine. Each run starts with the weights of the previous one. The learning rate of every run falls to zero, so
+only the last point of each run is a finished network.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from pathlib import Path
 
 
 def read_chain(name: str, steps_before: int, step_core_s: list[float], runs: list[Path]) -> dict:
-    """Steps, samples, core minutes and watched MAE at each report of ``runs``, and which of them ended a run.
-    ``step_core_s`` is of each run; those before took as long as the first."""
+    """Return steps, samples, core minutes and validation MAE at each report, and the reports that ended a run.
+
+    ``step_core_s`` has a value for each run; the first one also holds for the steps before the chain.
+    """
     steps, samples, minutes = [], [], []
     maes: list[float] = []
     ends = []
@@ -70,7 +72,7 @@ def draw(chains: list[dict], path: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
-    both[0].set_ylabel("MAE of watched samples (1 is 1500 m/s)")
+    both[0].set_ylabel("MAE of the validation set (1 is 1500 m/s)")
     both[1].legend(loc="lower left", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -29,12 +29,15 @@ BLURS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 8.0)
 
 
 def benchmark(run: Path, data: list[Path], learnt: int) -> dict:
-    """``families``: per family MAE and SSIM of ``learnt`` training samples and of the held-out ones. Of the held-out
-    Style families, ``texture``: by band of depth, the top first, the share that is drawn (``texture_drawn``);
-    ``blurred``: of true maps whose texture is blurred over ``BLURS`` cells, the share that is left, MAE and SSIM."""
+    """Return figures of a run.
+
+    ``families``: MAE and SSIM by family, of ``learnt`` training samples and of the test set. ``texture``: share of the
+    Style test maps' texture that is predicted, by band of depth, top first (``texture_drawn``). ``blurred``: share of
+    texture left, MAE and SSIM of true Style maps whose texture is blurred over ``BLURS`` cells.
+    """
     found = load_run(run, data)
     config = read_config(run)
-    # Of several sets the last: it is that of the exact scheme, as are held-out samples.
+    # The last training set is by the exact scheme, like the test set.
     config = replace(config, data=config.data[-1:])
     seen = load_decimated([Path(config.data[0])], found.held_out.acquisition, config.thin)
     _, training = split_validation(len(seen))
@@ -63,8 +66,10 @@ def _of(family: str, drawn: np.ndarray, decimated: DecimatedSet) -> tuple[np.nda
 
 
 def texture_drawn(drawn: np.ndarray, maps: np.ndarray) -> list[float]:
-    """Of maps ``(n, nz, nx)``, the share of the variance within their rows that ``drawn`` explains, in ``BANDS``
-    bands of depth: 0 for the trend with depth alone, 1 for the map."""
+    """Return the share of the variance within rows of ``maps (n, nz, nx)`` that ``drawn`` explains, in ``BANDS`` bands.
+
+    0 is the trend with depth alone, 1 the map.
+    """
     shares = []
     for rows in np.array_split(np.arange(maps.shape[1]), BANDS):
         texture, of_drawn = (m[:, rows] - m[:, rows].mean(axis=2, keepdims=True) for m in (maps, drawn))
@@ -73,8 +78,10 @@ def texture_drawn(drawn: np.ndarray, maps: np.ndarray) -> list[float]:
 
 
 def blurred(maps: np.ndarray) -> list[list[float]]:
-    """Of ``maps (n, nz, nx)`` with their texture, all but their rows' means, blurred over each of ``BLURS``: the
-    share of its variance that is left, MAE, SSIM."""
+    """Return share of variance left, MAE and SSIM of ``maps (n, nz, nx)`` with texture blurred over each of ``BLURS``.
+
+    Texture is the difference to the mean of the row.
+    """
     trend = maps.mean(axis=2, keepdims=True)
     away = np.subtract.outer(np.arange(maps.shape[1]), np.arange(maps.shape[1]))
     rows = []

@@ -1,7 +1,7 @@
-"""Links that lose answers and flip bits: every record arrives once, and whole.
+"""Links that lose acknowledgements and flip bits: every record is stored once and undamaged.
 
-Two scenarios stand for eight. Acknowledgements that do not come make every record travel twice, and wrong bits reach
-the authenticator. ``benchmarks/robustness/chaos.py`` runs each on each link, and the storm of cuts and kills.
+Two of eight scenarios run here. Lost acknowledgements make devices send every record again; bit errors reach the
+authenticator. ``benchmarks/robustness/chaos.py`` runs all scenarios on all links, and random cuts and kills.
 """
 
 import pytest
