@@ -30,9 +30,8 @@ from firmware_py.protocol.recording_messages import (
     decode_message,
     encode_message,
 )
+from firmware_py.protocol.repeater import Repeater
 
-RETRY_MIN_S = 2.0
-RETRY_MAX_S = 60.0
 # Unanswered for this long, a transfer is dropped; the centre asks again when it is back.
 GIVE_UP_S = 3600.0
 
@@ -67,7 +66,7 @@ class RecordingSender:
         chunk_bytes: int,
         log: Callable[..., None],
     ) -> None:
-        self._header = header
+        self._repeater = Repeater(packet.RECORDING, header)
         self._find = find
         self._receivers = receivers
         self._latents_waiting = latents_waiting
@@ -79,9 +78,6 @@ class RecordingSender:
         self._data = b""
         self._part = Part(b"", 0)
         self._message: Message | None = None
-        self._sequence = 0
-        self._due_s = 0.0
-        self._wait_s = RETRY_MIN_S
         self._answered_s = 0.0
 
     def poll(self, now_s: float) -> packet.Record | None:
@@ -96,23 +92,10 @@ class RecordingSender:
             self._log("recording_given_up", event=self._request.event)
             self._drop()
             return None
-        if self._message is None or now_s < self._due_s or self._latents_waiting():
+        if self._message is None or not self._repeater.is_due(now_s) or self._latents_waiting():
             return None
-        self._due_s = now_s + self._wait_s
-        self._wait_s = min(2 * self._wait_s, RETRY_MAX_S)
-        self._sequence += 1
-        header = self._header
-        return packet.Record(
-            packet.RECORDING,
-            header.device,
-            header.survey,
-            header.boot,
-            self._sequence,
-            self._request.event,
-            self._request.sample_time_us,
-            header.model_hash,
-            encode_message(self._message),
-        )
+        event, sample_time_us = self._request.event, self._request.sample_time_us
+        return self._repeater.record(encode_message(self._message), now_s, event, sample_time_us)
 
     def handle(self, record: packet.Record, now_s: float) -> None:
         """Handle a request for a recording, or for its next bytes.
@@ -137,8 +120,7 @@ class RecordingSender:
                 self._send_piece(message)
             elif isinstance(message, Wait):
                 self._message = self._part
-                self._due_s = now_s + message.seconds
-                self._wait_s = RETRY_MIN_S
+                self._repeater.go_on(now_s + message.seconds)
 
     def close(self) -> None:
         """Stop the thread after the recording that it codes."""
@@ -150,7 +132,7 @@ class RecordingSender:
             # The centre restarted, or its last answer was lost: say where this stands.
             if self._part.part_bytes:
                 self._message = self._part
-            self._go_on()
+            self._repeater.go_on()
             return
         self._drop()
         self._request = request
@@ -170,7 +152,7 @@ class RecordingSender:
     def _take_coded(self, coding: Future[bytes], now_s: float) -> None:
         assert self._request
         self._coding, self._answered_s = None, now_s
-        self._go_on()
+        self._repeater.go_on()
         try:
             self._data = coding.result()
         except (GatherError, RecordingCodecError, OSError, MemoryError) as error:
@@ -185,12 +167,7 @@ class RecordingSender:
         length = min(want.length, self._chunk_bytes)
         if data := self._data[want.offset : want.offset + length]:
             self._message = Piece(want.sha256, want.offset, data)
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Make the message due now, after an answer."""
-        self._due_s = float("-inf")
-        self._wait_s = RETRY_MIN_S
+            self._repeater.go_on()
 
     def _drop(self) -> None:
         self._request = self._coding = self._message = None

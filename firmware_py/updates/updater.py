@@ -16,6 +16,7 @@ from nacl.signing import VerifyKey
 from firmware_py.inference.bundle import Bundle, BundleError, load_bundle
 from firmware_py.inference.self_test import SelfTestError
 from firmware_py.protocol import packet
+from firmware_py.protocol.repeater import Repeater
 from firmware_py.protocol.update_messages import (
     DECLINED,
     FAILED,
@@ -34,8 +35,6 @@ from firmware_py.updates.archive import ArchiveError, Statement, archive_bytes, 
 from firmware_py.updates.download import Download
 from firmware_py.updates.slots import Slots
 
-RETRY_MIN_S = 2.0
-RETRY_MAX_S = 60.0
 # Interval at which the version in use is reported, since the answer may bring an offer. Health records, if enabled,
 # bring offers sooner.
 REPORT_S = 300.0
@@ -71,19 +70,16 @@ class Updater:
     ) -> None:
         self._slots = slots
         self._policy = policy
-        self._header = header
         self._test = test
         self._restart = restart
         self._log = log
-        self._sequence = 0
+        self._repeater = Repeater(packet.UPDATE, header)
         self._heard = False
         self._report_again_s = 0.0
         self._complaint: Report | None = None
         self._download: Download | None = None
         self._statement: Statement | None = None
         self._trial_ends_s: float | None = None
-        self._due_s = float("-inf")
-        self._wait_s = RETRY_MIN_S
         self.restarting = False
 
     def status(self) -> dict[str, Any]:
@@ -117,22 +113,8 @@ class Updater:
             self._install(self._download)
         if self._heard and not self._download and now_s >= self._report_again_s:
             self._heard = False
-        message = None if self.restarting or now_s < self._due_s else self._next()
-        if message is None:
-            return None
-        self._due_s = now_s + self._wait_s
-        self._wait_s = min(2 * self._wait_s, RETRY_MAX_S)
-        self._sequence += 1
-        header = self._header
-        return packet.Record(
-            packet.UPDATE,
-            header.device,
-            header.survey,
-            header.boot,
-            self._sequence,
-            model_hash=header.model_hash,
-            payload=encode_message(message),
-        )
+        message = self._next() if self._repeater.is_due(now_s) and not self.restarting else None
+        return self._repeater.record(encode_message(message), now_s) if message else None
 
     def _next(self) -> Message | None:
         state = self._slots.state
@@ -171,11 +153,6 @@ class Updater:
     def close(self) -> None:
         """Do nothing: no thread and no file is open."""
 
-    def _go_on(self) -> None:
-        """Make the next message due now, after an answer."""
-        self._due_s = float("-inf")
-        self._wait_s = RETRY_MIN_S
-
     def _was_heard(self, version: int, now_s: float) -> None:
         said = self._next()
         if not isinstance(said, Report) or said.version != version:
@@ -190,7 +167,7 @@ class Updater:
             if self._slots.on_trial:
                 self._slots.confirm()
                 self._log("update_confirmed", version=version)
-        self._go_on()
+        self._repeater.go_on()
 
     def _offered(self, offer: Offer) -> None:
         if self._slots.on_trial or (self._download and self._download.sha256 == offer.sha256):
@@ -235,7 +212,7 @@ class Updater:
             return
         try:
             if self._download.append(chunk.offset, chunk.data):
-                self._go_on()
+                self._repeater.go_on()
         except OSError as error:
             assert self._statement
             self._complain(FAILED, self._statement.version, f"no room for the update ({error})")
@@ -269,7 +246,7 @@ class Updater:
             self._drop()
             self._log("update_switched", version=version)
             self._leave()
-        self._go_on()
+        self._repeater.go_on()
 
     def _leave(self) -> None:
         self.restarting = True
@@ -278,7 +255,7 @@ class Updater:
     def _complain(self, state: str, version: int, reason: str) -> None:
         self._log("update_" + state, version=version, reason=reason)
         self._complaint = Report(state, version, reason)
-        self._go_on()
+        self._repeater.go_on()
 
     def _drop(self) -> None:
         if self._download:

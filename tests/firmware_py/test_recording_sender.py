@@ -23,8 +23,9 @@ from firmware_py.protocol.recording_messages import (
     decode_message,
     encode_message,
 )
+from firmware_py.protocol.repeater import RETRY_MAX_S
 from firmware_py.runtime.config import SourceSection
-from firmware_py.runtime.recording_sender import GIVE_UP_S, RETRY_MAX_S, RecordingSender
+from firmware_py.runtime.recording_sender import GIVE_UP_S, RecordingSender
 from firmware_py.runtime.run import run_device
 from firmware_py.sources.recordings import FolderSource, Selection
 

@@ -13,6 +13,7 @@ from tiny import ENCODER
 from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
 from firmware_py.protocol import packet
+from firmware_py.protocol.repeater import RETRY_MAX_S
 from firmware_py.protocol.update_messages import (
     Chunk,
     ChunkRequest,
@@ -24,7 +25,7 @@ from firmware_py.protocol.update_messages import (
 )
 from firmware_py.runtime.factory import check_same_survey
 from firmware_py.updates.slots import MAX_TRIAL_STARTS, Slots
-from firmware_py.updates.updater import REPORT_S, RETRY_MAX_S, UpdatePolicy, Updater
+from firmware_py.updates.updater import REPORT_S, UpdatePolicy, Updater
 
 HEADER = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
 

@@ -11,7 +11,7 @@ from waiting import wait_until
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.links.port import SerialPort
 from firmware_py.links.stream import StreamLink
-from firmware_py.protocol import packet
+from firmware_py.protocol import packet, repeater
 from firmware_py.protocol.frame_authenticator import DOWNLINK, UPLINK, Mac
 from firmware_py.runtime.config import (
     LinkSection,
@@ -22,7 +22,6 @@ from firmware_py.runtime.config import (
     UpdateSection,
 )
 from firmware_py.runtime.run import run_device
-from firmware_py.updates import updater as update
 from testbed.emulation.serial_emulator import EmulatedSerial
 
 pytestmark = pytest.mark.slow
@@ -35,7 +34,7 @@ def line():
 
 
 def test_an_update_over_a_noisy_serial_line(tmp_path, line, monkeypatch):
-    monkeypatch.setattr(update, "RETRY_MIN_S", 0.3)
+    monkeypatch.setattr(repeater, "RETRY_MIN_S", 0.3)
     make_release(tmp_path / "old", "old", ENCODER)
     secret = tmp_path / "device.mac"
     secret.write_text(SECRET.hex())
