@@ -154,7 +154,7 @@ def _models(config: CentralConfig) -> Iterator[Finding]:
 
 def _adapted(data_dir: Path, section: ModelSection) -> Iterator[Finding]:
     """Check the adapted decoder that is in use in place of a release."""
-    advice = "epic central adapt rollback returns to the former decoder; epic central restore brings it back"
+    advice = "epic central adapt rollback returns to the previous decoder; epic central restore brings the folder back"
     try:
         in_use = section_in_use(data_dir, section)
     except AdaptationError as error:

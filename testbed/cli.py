@@ -31,10 +31,14 @@ def run(
         typer.Option(help="Processor of the devices; arm64 is emulated, see `epic testbed arm64`."),
     ] = "native",
     fetch: Annotated[
-        int, typer.Option(min=0, help="Then fetch the recordings of this many events, the least certain.")
+        int,
+        typer.Option(
+            min=0,
+            help="Afterwards fetch the recordings of this many events, those with the least certain maps.",
+        ),
     ] = 0,
     refine: Annotated[
-        bool, typer.Option("--refine", help="And refine their maps by what was fetched.")
+        bool, typer.Option("--refine", help="Refine the maps of the fetched events by their recordings.")
     ] = False,
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of a refinement.")] = 120,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -74,7 +78,7 @@ def run(
 def prepare_arm64() -> None:
     """Unpack an arm64 Python and a device's aarch64 wheels into out/arm64, for `run --device-arch arm64`.
 
-    Through apt and pip, on Debian 12; root is not needed. What already exists is left.
+    Uses apt and pip, on Debian 12; root is not needed. Existing files are kept.
     """
     from rich.console import Console
 
@@ -215,7 +219,7 @@ def _print(results: dict) -> None:
 
 
 def _fetched(row: dict) -> str:
-    """Return what fetching, and refining if it was asked for, made of one event."""
+    """Return one line about an event: its fetched bytes and, if it was refined, misfit and error."""
     account = row["fetched"]
     exact = "bit for bit" if row["bit_for_bit"] else "with a misfit"
     kilobytes = account["bytes"] / 1000

@@ -1,4 +1,4 @@
-"""The second part of a run: fetch the recordings of some events, refine their maps, draw them beside the first ones."""
+"""Fetch the recordings of some events of a run, refine their maps, and draw them beside the first ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def refine_fetched(
     iterations: int,
     on_step: Callable[[str], None],
 ) -> dict[int, dict[str, Any]]:
-    """Refine the events' maps by what was fetched; return misfits, seconds and iterations of each."""
+    """Refine the events' maps by the fetched recordings; return misfits, seconds and iterations of each."""
     results = {}
     for event in events:
 

@@ -221,7 +221,7 @@ def start_device(
 ) -> Process:
     """Start a device that replays ``out``/gathers.npy up to event ``limit`` (0: all) from its last position.
 
-    It ends when all is acknowledged. One that ``stays`` waits for requests, and hears of them within a second.
+    It ends when all records are acknowledged. With ``stays`` it waits for requests, which reach it within a second.
     """
     name = f"device{device}"
     config = out / f"{name}.toml"

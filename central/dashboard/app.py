@@ -76,7 +76,7 @@ class Site:
         data_dir: Folder of its store.
         listen: Endpoint of the devices.
         keyed: True if devices need keys.
-        running: Says whether a centre is at work on the store.
+        running: Returns True if a centre is running on the store.
         line: Position of the survey's line, for coordinates in downloads.
     """
 

@@ -66,7 +66,7 @@ class Feed:
     """
 
     def __init__(self, data_dir: Path, totals: Totals, log: Log, running: Callable[[], bool]) -> None:
-        """Prepare the feed; ``running`` says whether a centre is at work on the store."""
+        """Prepare the feed; ``running`` returns True if a centre is running on the store."""
         self._data_dir = data_dir
         self._totals = totals
         self._log = log

@@ -1,7 +1,7 @@
 """Serve HTTP with bounds: a deadline for request headers, one for a peer that does not read, a cap on connections.
 
-uvicorn has none of the three. Without them, connections that say nothing keep everybody else out, and take the file
-descriptors that devices need.
+uvicorn has none of the three. Without them, silent connections keep other peers out and take the file descriptors that
+devices need.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from firmware_py.links.port import split_endpoint
 
-# Open connections of one server. It bounds the file descriptors that devices cannot have.
+# Open connections of one server; leaves file descriptors for devices.
 MAX_CONNECTIONS = 128
-# Time from the opening of a connection, or the end of a response, to the end of the next request's headers, seconds.
+# Time to receive a request's headers, from the connection or the previous response, seconds.
 REQUEST_S = 10.0
-# Time for which a peer may read nothing while a response waits, seconds.
+# Time without a read by the peer while a response waits, seconds.
 UNREAD_S = 30.0
 # Time for pending requests at shutdown, seconds.
 LAST_ANSWERS_S = 2
@@ -122,7 +122,7 @@ def bounded_server(app: ASGIApp) -> uvicorn.Server:
         uvicorn.Config(
             app,
             access_log=False,
-            # Accepted in one go. A request that has arrived is read before as many others could evict its connection.
+            # Accepted in one go: fewer than could evict a connection before its request is read.
             backlog=MAX_CONNECTIONS // 2,
             date_header=False,
             http=protocol,  # type: ignore[arg-type]

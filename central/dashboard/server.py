@@ -35,7 +35,7 @@ class PageServer:
         announce: Callable[[str], None] = lambda line: None,
         line: Line | None = None,
     ) -> None:
-        """``live`` is of the centre at work in this process, if one is.
+        """``live`` has the metrics of the centre in this process, if there is one.
 
         ``announce`` gets one line with the page's address, or why there is none. ``line`` adds coordinates to
         downloads. Raises ``ConfigError`` for a token file.
@@ -44,7 +44,7 @@ class PageServer:
             central.data_dir,
             central.listen,
             keyed=central.keys is not None,
-            running=(lambda: True) if live else partial(_is_at_work, central.data_dir),
+            running=(lambda: True) if live else partial(_is_running, central.data_dir),
             line=line,
         )
         self._address = address
@@ -93,8 +93,8 @@ class PageServer:
             await asyncio.to_thread(watching.join)
 
 
-def _is_at_work(data_dir: Path) -> bool:
-    """Return True if a centre of another process is at work on ``data_dir``."""
+def _is_running(data_dir: Path) -> bool:
+    """Return True if a centre in another process is running on ``data_dir``."""
     try:
         return is_claimed(data_dir)
     except StoreError:

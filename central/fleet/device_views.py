@@ -63,8 +63,8 @@ class DeviceView:
         rejected: Recordings that could not be encoded since the device's start; ``rejection`` is the last reason.
         kept_recordings: Recordings that the device can still send on request; None if it has not said.
         acknowledged_lost: Records acknowledged according to the device, but missing in this database.
-        resent: Of records that this database lost, those that the device sent again since its start.
-        not_kept: Of records that this database lost, those that the device had no more.
+        resent: Records lost by this database that the device has sent again since its start.
+        not_kept: Records lost by this database that the device no longer has.
         clock_offset_s: Centre's clock minus device's clock, to within half of ``round_trip_s``.
         bytes_received, bytes_sent: Bytes from and to the device, including ZeroMQ's overhead.
         latent_bytes: Length of the device's latents.
@@ -192,7 +192,7 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
 def _missing(
     views: list[DeviceView], expected: Mapping[str, int], allowed: Collection[tuple[int, int]]
 ) -> set[tuple[int, int]]:
-    """Return (survey, device) of each device that never reported, and is expected by a survey's models or allowed."""
+    """Return (survey, device) of each device that is expected by a model or allowed, and has never reported."""
     reported = {(view.survey, view.device) for view in views}
     models = {(view.survey, view.model_hash) for view in views}
     missing = set(allowed)
@@ -283,9 +283,9 @@ def acknowledged_lost(database: sqlite3.Connection, key: tuple[int, int], said: 
 
 
 def lost_ranges(database: sqlite3.Connection, key: tuple[int, int], said: dict[str, Any]) -> list[Range]:
-    """Return the records that a device says were acknowledged and that are not here: boot, first and last number.
+    """Return ranges of records that the device reports as acknowledged and the database lacks: boot, first, last.
 
-    These are those beyond the newest here, and the gaps before the first record that still waits on the device.
+    They are the numbers above the newest record here, and the gaps before the first record that waits on the device.
     """
     boot, sequence = said.get("acknowledged_boot"), said.get("acknowledged_sequence")
     if boot is None or sequence is None or max(boot, sequence) > _MAX_NUMBER:

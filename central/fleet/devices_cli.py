@@ -33,10 +33,12 @@ app = typer.Typer(invoke_without_command=True)
 def list_devices(
     context: typer.Context,
     config: ConfigOption,
-    survey: Annotated[int | None, typer.Option(min=0, max=0xFFFF, help="Only this survey's.")] = None,
+    survey: Annotated[
+        int | None, typer.Option(min=0, max=0xFFFF, help="List only devices of this survey.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the devices: last seen, lag, loss, bytes, model. Works while the centre runs and after."""
+    """List the devices with last contact, lag, loss, bytes and model. The centre need not run."""
     if context.invoked_subcommand:
         return
     at_us = now_us()
@@ -138,7 +140,7 @@ def _remarks(view: DeviceView) -> list[str]:
     if view.not_kept:
         lines.append(f"no longer has {view.not_kept} records that are missing in the store")
     if view.dropped:
-        lines.append(f"says it dropped {view.dropped} records for want of room")
+        lines.append(f"says it dropped {view.dropped} records for lack of space")
     if view.rejected:
         lines.append(f"rejected {view.rejected} recordings since its start, last: {view.rejection or '-'}")
     if view.set_bytes not in (None, view.latent_bytes):

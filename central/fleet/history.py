@@ -1,7 +1,7 @@
 """Keep the latency, losses and queue of every device over time, in ``history.sqlite`` beside the store.
 
 It is a file of its own: telemetry need not survive a power cut, so it must not take the disk from the journal's
-commits. It may be removed at any time. A device that says nothing gets no samples, so its silence is a gap.
+commits. It may be removed at any time. A silent device gets no samples, so its silence is a gap.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from central.storage.database import StoreError, connect, reported
 from firmware_py.runtime.log import Log, now_us
 
 FILE_NAME = "history.sqlite"
-# Surveys and devices have 16 bits in a record.
+# Largest number of a survey or device, 16 bits in a record.
 MAX_NUMBER = 0xFFFF
+# Interval of samples, seconds.
 EVERY_S = 10.0
-# Records looked at for the latency between two samples; bounds the work after a flood.
+# Records read per sample for the latency; bounds the work after a flood.
 MAX_RECORDS = 20_000
 
 
@@ -66,10 +67,10 @@ class Sample:
     """One step of a device's history.
 
     Attributes:
-        at_s: Begin of the step, seconds since 1970.
-        lag_ms: Longest time from recording to the centre, of the records that came; None if none did.
-        lost: Records lost until then, by any way.
-        queue: Most records that waited on the device; None if it has not said.
+        at_s: Start of the step, seconds since 1970.
+        lag_ms: Longest time from recording to the centre among the records that arrived; None if none did.
+        lost: Records lost until then, from any cause.
+        queue: Most records that waited on the device; None if it has not reported any number.
     """
 
     at_s: int
@@ -79,7 +80,7 @@ class Sample:
 
 
 def lost_records(view: DeviceView) -> int:
-    """Return how many records never came, were given up by the device, or were lost by the store."""
+    """Return how many records never arrived, were dropped by the device, or were lost by the store."""
     return view.loss + (view.dropped or 0) + view.acknowledged_lost
 
 

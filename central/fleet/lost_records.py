@@ -1,7 +1,7 @@
 """Ask devices for records that they say were acknowledged and that the store has lost.
 
 Devices keep their newest acknowledged records for this (``firmware_py/storage/spool.py``). A range is asked for until
-the device's health shows that it has dealt with it. What the device has no more is then left alone.
+the device's health shows that it has handled it. Records that the device no longer has are not asked for again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_SETTLED = 1000
 
 @dataclass
 class _Device:
-    """What is asked of a device: ``wanted`` ranges, and those of the last answer with the counts at that time."""
+    """Requests to one device: ``wanted`` ranges, ``asked`` those of the last answer, ``counts`` at that time."""
 
     wanted: list[Range] = field(default_factory=list)
     asked: list[Range] = field(default_factory=list)
@@ -41,7 +41,7 @@ class LostRecords:
     def find(self, database: sqlite3.Connection, key: Key, status: dict[str, Any]) -> None:
         """Look for lost records of a device after its health ``status``; SQLite errors propagate."""
         if status.get("resent") is None:
-            # It keeps no records, as a microcontroller.
+            # The device keeps no acknowledged records; a microcontroller, for example.
             return
         found = lost_ranges(database, key, status)
         with self._lock:
@@ -69,7 +69,7 @@ class LostRecords:
             self._devices.pop(key, None)
 
     def _settle(self, key: Key, device: _Device, counts: tuple[int, int]) -> None:
-        """Note that the device dealt with what it was last asked for."""
+        """Note that the device has handled the ranges that were last asked for."""
         device.settled = (device.settled + device.asked)[-MAX_SETTLED:]
         device.wanted = [one for one in device.wanted if not _is_within(one, device.settled)]
         device.asked = []

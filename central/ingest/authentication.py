@@ -30,7 +30,7 @@ class CurveAuthenticator:
         self._public_key, self._secret_key = read_centre(keys_dir)
         self.keys = KeyRing(keys_dir, log)
         self._authenticator: ThreadAuthenticator | None = None
-        # Public key -> monotonic time until which it is not admitted.
+        # Monotonic time until which a public key is not admitted.
         self._suspended: dict[bytes, float] = {}
 
     def protect(self, socket: zmq.Socket, context: zmq.Context) -> None:

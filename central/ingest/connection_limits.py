@@ -4,7 +4,7 @@ ZeroMQ keeps the parts of an unfinished message without bound: MAXMSGSIZE limits
 The kernel counts the bytes that a connection received (TCP_INFO). Less those that the receiver got, they are in
 ZeroMQ's memory. A connection that has too many there is shut down, and ZeroMQ frees them.
 
-TCP only. Whoever can open the centre's ipc socket is a user of this machine.
+TCP only: the centre's ipc socket is open to users of this machine alone.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from firmware_py.runtime.log import Log
 
 # Bytes in ZeroMQ's memory of one connection: a full queue (RCVHWM) of the largest records.
 MAX_UNDELIVERED_BYTES = 4 << 20
-# The same of all connections together.
+# Bytes in ZeroMQ's memory of all connections together.
 MAX_TOTAL_BYTES = 64 << 20
-# Heartbeats that a connection may receive; they are never delivered.
+# Allowance for heartbeats, which are never delivered.
 HEARTBEAT_BYTES_PER_S = 64
-# Connections of one key. A device has one, a remote gateway one a line; a dead one may look alive for a while.
+# Connections of one key. A device has one, a remote gateway one per line; dead ones may look alive for a while.
 DEVICE_CONNECTIONS = 16
 GATEWAY_CONNECTIONS = 320
-# Share of the process's file descriptors for connections that have not delivered a message yet, and the most of them.
+# Limit on connections without a delivered message: 1 / UNPROVEN_SHARE of the file descriptors, at most MAX_UNPROVEN.
 UNPROVEN_SHARE = 4
 MAX_UNPROVEN = 4096
 # Interval of checks, seconds. At 300 MB/s, which CURVE's cipher allows, 15 MB arrive meanwhile.
 CHECK_S = 0.05
-# Most of the receiver's time that checks may take: with many connections they are less frequent.
+# Largest share of the receiver's time for checks; with many connections they are less frequent.
 CHECK_SHARE = 0.05
 # ``tcpi_bytes_received`` in Linux's ``struct tcp_info``.
 _RECEIVED = struct.Struct("@128xQ")
@@ -60,9 +60,9 @@ class Key(NamedTuple):
 
 @dataclass(eq=False)
 class _Peer:
-    """Connection: its descriptor in ZeroMQ's hands, and the inode that tells it from the descriptor's next user.
+    """A connection by ZeroMQ's file descriptor and its inode; a later user of the descriptor has another inode.
 
-    ``base_bytes`` of what it received were delivered or are allowed for. ``undelivered_bytes`` are of the last check.
+    Of the received bytes, ``base_bytes`` were delivered or are allowed. ``undelivered_bytes`` is from the last check.
     """
 
     fd: int
@@ -72,7 +72,7 @@ class _Peer:
     proven: bool = False
     base_bytes: int = 0
     undelivered_bytes: int = 0
-    # It delivered a message since ``base_bytes`` was last set to all that it received.
+    # True if it has delivered a message since ``base_bytes`` was last set to all received bytes.
     delivering: bool = False
     ended: bool = False
 
@@ -91,7 +91,7 @@ class ConnectionLimits:
     _unproven: dict[str, dict[_Peer, None]] = field(default_factory=dict)
     _n_unproven: int = 0
     _by_key: dict[bytes, dict[_Peer, None]] = field(default_factory=dict)
-    # Of the ROUTER's endpoint, which tells its connections from other sockets; 0 before it is bound, and for ipc.
+    # Port of the ROUTER's endpoint, identifies its connections; 0 before it is bound, and for ipc.
     _port: int = 0
     _checked_s: float = 0.0
     _check_at_s: float = 0.0
@@ -105,7 +105,7 @@ class ConnectionLimits:
             self._port = int(endpoint.rpartition(":")[2])
 
     def accepted(self, fd: int) -> None:
-        """Note a connection that ZeroMQ accepted; one that has ended meanwhile is left out."""
+        """Note a connection that ZeroMQ accepted, unless it has ended meanwhile."""
         self._find(fd)
         most = min(MAX_UNPROVEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UNPROVEN_SHARE)
         if self._n_unproven > most:
@@ -118,7 +118,7 @@ class ConnectionLimits:
             self._forget(peer)
 
     def delivered(self, fd: int, wire_bytes: int, key: Key | None) -> None:
-        """Note a message that ZeroMQ delivered, of the owner of ``key``; None without keys."""
+        """Note a message that ZeroMQ delivered, from the owner of ``key`` (None without keys)."""
         peer = self._peers.get(fd) or self._find(fd)
         if peer is None:
             return
@@ -194,11 +194,11 @@ class ConnectionLimits:
             return 0
         (received,) = _RECEIVED.unpack(_INFO)
         if received - peer.base_bytes > MAX_UNDELIVERED_BYTES:
-            # What the kernel still holds is bounded by the kernel.
+            # The kernel itself bounds the bytes that it still holds.
             with contextlib.suppress(OSError):
                 received -= _UNREAD.unpack(fcntl.ioctl(peer.fd, termios.FIONREAD, bytes(_UNREAD.size)))[0]
         if emptied and peer.delivering:
-            # Everything whole was delivered; the rest belongs to a message that is still on its way.
+            # All whole messages were delivered; the rest belongs to an unfinished one.
             peer.delivering = False
             peer.base_bytes = received
         peer.base_bytes += allowed
@@ -217,7 +217,7 @@ class ConnectionLimits:
                 self._reason = f"{reason}; the last from {peer.address}"
 
     def _forget(self, peer: _Peer) -> None:
-        """Take a connection out of the lists of unproven ones and of its key's."""
+        """Remove a connection from the unproven ones and from those of its key."""
         self._n_unproven -= _remove(self._unproven, peer.address, peer)
         if peer.key:
             _remove(self._by_key, peer.key.text, peer)

@@ -29,8 +29,7 @@ _EVENT = struct.Struct("=Hi")
 EVENTS_AT_ONCE = 256
 # Minimum interval between log lines, seconds; rejected peers reconnect endlessly.
 REPORT_S = 10.0
-# A handshake takes milliseconds. A peer that is not admitted after this time is logged as rejected; one that is still
-# shaking hands is not.
+# Time until a peer that is not admitted is logged as rejected, seconds; a handshake takes milliseconds.
 HANDSHAKE_S = 2.0
 
 
@@ -48,7 +47,7 @@ class Connections:
         self._log = log
         self.limits = ConnectionLimits(counts, log)
         self._reported = 0
-        # When how many connections had been accepted, of the last HANDSHAKE_S; and how many before.
+        # (Time, connections accepted until then) within the last HANDSHAKE_S, and the number accepted before.
         self._accepted: deque[tuple[float, int]] = deque()
         self._settled = 0
         self._report_at_s = 0.0

@@ -34,8 +34,9 @@ POLL_MS = 100
 LOG_LINES, LOG_S = 100, 10.0
 # Handshake timeout; peers without a key are disconnected after it (a handshake is four messages, 0.7 kB).
 HANDSHAKE_MS = 10_000
-# Frames of a message at which its connection is shut down and its key suspended; a record is one frame.
+# Number of frames at which a message's connection is shut down and its key suspended; a record is one frame.
 MAX_FRAMES = 16
+# Time for which a suspended key is not admitted, seconds.
 SUSPENDED_S = 60.0
 
 
@@ -222,7 +223,7 @@ class Receiver:
                     self._authenticator.suspend(key, SUSPENDED_S)
         self.counts["bytes_received"] += wire_bytes
         if sender is None:
-            # The device comes again, and the handshake tells it that its key is not allowed.
+            # The device reconnects, and the handshake tells it that its key is not allowed.
             self._connections.limits.cut_off(fd, "a key that is no longer allowed")
         elif fd >= 0:
             most = GATEWAY_CONNECTIONS if sender.device is None else DEVICE_CONNECTIONS

@@ -1,10 +1,10 @@
-"""Adapt the decoder to the survey that the centre serves, from what it has received.
+"""Adapt the decoder to the survey that the centre serves, from the latents and recordings it has received.
 
 A round predicts the maps of the survey's events, models their gathers, encodes these as the devices do, and trains the
 decoder on the exact pairs, mixed with samples of the original families. Maps refined from recordings stay as they are
 and count more. The next round predicts with the decoder of this one. Devices keep their encoder.
 
-Everything unfinished lies in ``data_dir/adapted/.work``; the same command goes on there after an interruption.
+Unfinished work is in ``data_dir/adapted/.work``; the same command continues there after an interruption.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to adapt.
+    """Settings of an adaptation.
 
     Attributes:
-        rounds: Predictions and trainings.
-        minutes: Training time of each round; modelling comes on top.
-        events: Number of events to learn from, the last decoded.
+        rounds: Rounds of prediction and training.
+        minutes: Training time of each round, without modelling.
+        events: Number of events to learn from, the most recently decoded.
         engine: Engine that models the training gathers (``physics.modelling``).
         original: OpenFWI folders of the original families; without them ``originals`` samples are drawn and modelled.
         originals: Number of samples of the original families.
@@ -125,11 +125,11 @@ def adapt(
 
     Args:
         models: Those of the configuration.
-        on_progress: Called with what is being done and the share done of it.
+        on_progress: Called with the name of a step and the share of it that is done.
 
     Raises:
-        AdaptationRejectedError: The gate; nothing is written.
-        AdaptationError: There is too little to learn from, or an interrupted adaptation is of other settings.
+        AdaptationRejectedError: No round passes the gate; nothing is written.
+        AdaptationError: There are too few events, or an interrupted adaptation has other settings.
         CentralError, ModelsError, BundleError: As in reading the store, training and loading.
     """
     with closing(lock(data_dir, LOCK_NAME, "another `epic central adapt`")):
@@ -166,7 +166,7 @@ def _claim(
     bundle: Bundle,
     survey: int | None,
 ) -> SurveyEvents:
-    """Begin in ``work``, or go on with the same settings, decoder and events; return the events."""
+    """Begin in ``work``, or continue there with the same settings and decoder; return the events."""
     wanted = {"settings": settings.to_dict(), "survey": survey, "parent_sha256": parent.sha256}
     request, kept = work / "request.json", work / "events.npz"
     if request.exists() and kept.exists():

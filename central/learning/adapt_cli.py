@@ -1,4 +1,4 @@
-"""``epic central adapt``: a decoder that learns the survey's ground, its versions, and which is in use."""
+"""``epic central adapt``: adapt the decoder to the survey; list, use and roll back its versions."""
 
 from __future__ import annotations
 
@@ -30,31 +30,33 @@ class Engine(StrEnum):
 def adapt(
     context: typer.Context,
     config: ConfigOption,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="Predictions and trainings.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds of prediction and training.")] = 2,
     minutes: Annotated[
-        float, typer.Option(min=0.001, help="Training time of a round; modelling comes on top.")
+        float, typer.Option(min=0.001, help="Training minutes of each round, without modelling.")
     ] = 10.0,
     original: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder of the original families' samples; repeat for more. Without: they are drawn."
+            help="Folder of the original families' samples; repeat for more. By default they are drawn."
         ),
     ] = None,
     originals: Annotated[int, typer.Option(min=10, help="Samples of the original families.")] = 500,
     tests: Annotated[int, typer.Option(min=64, help="Drawn test samples of the gate.")] = 100,
-    events: Annotated[int, typer.Option(min=10, help="Events to learn from, the last decoded.")] = 1000,
-    engine: Annotated[Engine, typer.Option(help="Models the training gathers.")] = Engine.OPENFWI,
+    events: Annotated[
+        int, typer.Option(min=10, help="Events to learn from, the most recently decoded.")
+    ] = 1000,
+    engine: Annotated[Engine, typer.Option(help="Engine that models the training gathers.")] = Engine.OPENFWI,
     batch: Annotated[int, typer.Option(min=1)] = 32,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, help="At its peak.")] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 3e-4,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt the decoder to the survey, by physics, from the latents that came; devices keep their encoder.
+    """Adapt the decoder to the survey by forward modelling from the received latents. Devices keep their encoder.
 
-    The same command goes on with an interrupted adaptation. What passes the gate becomes a version; `use` puts it to
-    work.
+    The same command continues an interrupted adaptation. A decoder that passes the gate becomes a version, which `use`
+    puts in use.
     """
     if context.invoked_subcommand:
         return
@@ -106,7 +108,7 @@ def adapt(
 
 @app.command(name="list")
 def list_adapted(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """The adapted decoders, oldest first, and which is in use."""
+    """List the adapted decoders, oldest first, and the one in use."""
     data_dir = load_config(config).central.data_dir
     in_use = read_in_use(data_dir)
     found = list_versions(data_dir)
@@ -130,9 +132,10 @@ def list_adapted(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 @app.command()
 def use(
-    number: Annotated[int, typer.Argument(min=1, help="Version; `list` has them.")], config: ConfigOption
+    number: Annotated[int, typer.Argument(min=1, help="Version to use; `list` shows all.")],
+    config: ConfigOption,
 ) -> None:
-    """Decode with this version from now on; a running centre follows within seconds."""
+    """Decode with this version from now on; a running centre switches within seconds."""
     use_version(load_config(config).central.data_dir, number)
     typer.echo(f"version {number} is in use; back with: epic central adapt rollback")
 

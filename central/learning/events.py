@@ -76,7 +76,7 @@ class SurveyEvents:
 def find_model(
     data_dir: Path, models: Sequence[ModelSection], survey: int | None, limit: int
 ) -> tuple[ModelSection, Bundle]:
-    """Return the released model of the last decoded map; the last ``limit`` events tell which surveys there are.
+    """Return the released model of the last decoded map. Surveys are looked for among the last ``limit`` events.
 
     Raises:
         AdaptationError: There is no map, or there are several surveys and none is named.
@@ -99,7 +99,7 @@ def read_events(
 ) -> SurveyEvents:
     """Read the last ``limit`` events that were decoded from latents of ``bundle``.
 
-    Damaged maps and events whose latents are not in the journal any more are left out.
+    Damaged maps and events whose latents are no longer in the journal are left out.
 
     Raises:
         AdaptationError: There are fewer than ``MIN_EVENTS``.

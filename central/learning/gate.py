@@ -11,7 +11,7 @@ MAX_TEST_COST_PERCENT = 2.0
 
 @dataclass(frozen=True)
 class Figures:
-    """What a decoder is judged by.
+    """Figures by which the gate judges a decoder.
 
     Attributes:
         test_mae: Error on the drawn test set, normalised maps.

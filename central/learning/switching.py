@@ -25,7 +25,7 @@ class Switching:
     """Watch which adapted decoders are in use; ``watch`` needs a thread.
 
     ``load`` reads a decoder and ``adopt(model_hash, decoder)`` activates it. ``decoders`` are the active ones by model
-    hash, ``models`` those of the configuration. A decoder that cannot be loaded leaves the current one at work.
+    hash, ``models`` those of the configuration. If a decoder cannot be loaded, the current one stays active.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Switching:
         self._seen: tuple[int, int] | None = (0, 0)
 
     def watch(self, stopping: threading.Event) -> None:
-        """Switch decoders as the operator says, until ``stopping`` is set."""
+        """Switch decoders when the operator's choice changes, until ``stopping`` is set."""
         while not stopping.wait(POLL_S):
             self.look()
 

@@ -2,7 +2,7 @@
 
 A version holds ``bundle/`` (the devices' own encoder, naming this decoder), ``decoder/`` and ``adaptation.json``.
 ``in-use.json`` maps the SHA-256 of a released decoder to the version in its place. A release that replaces it in
-central.toml is therefore never overruled by an older adaptation.
+central.toml is therefore never overridden by an older adaptation.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def use_version(data_dir: Path, number: int, released_sha256: str | None = None)
 
     Raises:
         AdaptationError: There is no such version.
-        InUseError: Another such command is at work.
+        InUseError: Another such command is running.
     """
     if number != RELEASED:
         version = read_version(data_dir, number)
@@ -140,7 +140,7 @@ def roll_back(data_dir: Path) -> tuple[int, int]:
 
     Raises:
         AdaptationError: No adapted decoder is in use, or several are.
-        InUseError: Another such command is at work.
+        InUseError: Another such command is running.
     """
     in_use = read_in_use(data_dir)
     if len(in_use) != 1:
@@ -158,7 +158,7 @@ def released_section(data_dir: Path, models: Sequence[ModelSection], sha256: str
     """Return the configured or rolled-out release with the decoder ``sha256``.
 
     Raises:
-        AdaptationError: There is none any more.
+        AdaptationError: There is no such release any more.
         BundleError: A bundle is damaged.
     """
     for section in (*models, *rolled_out_sections(data_dir)):
@@ -182,7 +182,7 @@ def publish(
     Args:
         bundle: The devices' bundle.
         decoder: The adapted decoder's folder.
-        summary: What is told in the provenance of each map; the number and the time are added.
+        summary: Entries for each map's provenance; number and time are added.
         details: Further content of ``adaptation.json``.
         metrics: For the bundle's manifest.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class MapDecoder(Protocol):
     """Decoder interface of the centre; ``models.inversion.decoder.Decoder`` implements it.
 
-    ``adaptation`` is what `epic central adapt` says of an adapted decoder, None for a released one.
+    ``adaptation`` describes an adapted decoder (`epic central adapt`); None for a released one.
     """
 
     n_devices: int
@@ -45,7 +45,7 @@ def load_models(config: CentralConfig) -> dict[bytes, MapDecoder]:
     """Load every [[model]], or the adapted decoder in its place, and return the decoders by model hash.
 
     Raises:
-        AdaptationError: What is in use cannot be read.
+        AdaptationError: The list of versions in use cannot be read.
         BundleError: A bundle is damaged.
         DecoderError: A decoder is damaged or does not match (``models.inversion.decoder``).
     """

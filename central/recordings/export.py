@@ -149,8 +149,9 @@ GATHER_FORMATS = {
 
 
 def export_gather(gather: FetchedGather, out: Path) -> str:
-    """Write ``gather`` in the format of the suffix of ``out``; the file appears when whole, with ``FILE.json`` beside
-    it, which has the provenance.
+    """Write ``gather`` to ``out`` in the format of its suffix, and its provenance to ``FILE.json`` beside it.
+
+    Each file appears when it is complete.
 
     Returns:
         Name of the format.

@@ -44,9 +44,9 @@ from firmware_py.protocol.recording_messages import (
 from firmware_py.runtime.log import Log, now_us
 
 POLL_S = 1.0
-# Seconds for which a device that has sent something counts as at work and is not asked again.
+# Time after a message in which a device counts as busy and is not asked again, seconds.
 BUSY_S = 60.0
-# Bytes that may wait in memory for the disk, of all devices together.
+# Bytes of all devices that may wait in memory for the disk.
 MAX_WAITING_BYTES = 16 << 20
 DAY_S, HOUR_S = 86_400, 3600
 Key = tuple[int, int]
@@ -152,7 +152,7 @@ class Fetching:
                     self._wake.wait(POLL_S)
 
     def wake(self) -> None:
-        """Let ``watch`` notice at once that it is to stop."""
+        """Let ``watch`` start its next pass at once, or notice that it is to stop."""
         self._wake.set()
 
     def keep(self, store: RecordingStore) -> None:
@@ -214,7 +214,7 @@ class Fetching:
         used = store.used_bytes(today)
         with self._lock:
             if self._day == today:
-                # What is in the database counts, and what has not been written yet.
+                # Bytes in the database, and bytes not written yet.
                 self._used = {
                     key: used.get(key, 0) + self._unwritten.get(key, 0)
                     for key in used.keys() | self._unwritten
@@ -233,7 +233,7 @@ class Fetching:
         """Ask for the recordings of new events that [fetch] names. Raises ``StoreError``."""
         last, seen = store.last_map(), store.seen_map()
         if seen is None:
-            # The policy is for events from now on, not for the archive.
+            # The policy covers future events, not the archive.
             store.see_map(last)
             return
         if last <= seen:
@@ -253,7 +253,7 @@ class Fetching:
     def _describe(self, transfer: _Transfer, part: Part) -> None:
         if part.sha256 == transfer.request.sha256:
             return
-        # Of another description nothing can be used: the device coded it anew, by another version or setting.
+        # Earlier pieces are useless: the device has coded the recording again, with another version or setting.
         transfer.restarted = transfer.stored_bytes > 0 or bool(transfer.request.sha256)
         transfer.fresh = bytearray()
         transfer.generation += 1
@@ -267,10 +267,10 @@ class Fetching:
             transfer.fresh += piece.data
 
     def _go_on(self, key: Key, transfer: _Transfer) -> list[Message]:
-        """What the device is to send next."""
+        """Return the messages that tell the device what to send next."""
         request = transfer.request
         if transfer.complete:
-            # It is told the end when the part is verified and on the disk.
+            # The device gets End when the part is verified and on the disk.
             self._wake.set()
             return [Wait(1)]
         if not request.sha256:
@@ -295,7 +295,7 @@ class Fetching:
         ]
         if not open_ or self._closed_for_s(key):
             return []
-        # One recording at a time, those asked for first.
+        # One recording at a time, the oldest request first.
         first = min(open_, key=lambda one: (one.request.asked_us, one.request.event))
         if time.monotonic() - first.heard_s < BUSY_S and record.type != packet.RECORDING:
             return []

@@ -60,10 +60,10 @@ def read_recording(data_dir: Path, survey: int, event: int) -> np.ndarray | None
 
 
 def assemble(data_dir: Path, event: int, survey: int | None = None) -> FetchedGather:
-    """Return what is kept of an event's recordings; a partial gather has NaN where a device is missing.
+    """Assemble the kept parts of an event's recording; a partial gather has NaN where a device is missing.
 
     Raises:
-        RecordingError: No part of it is kept, or a kept part is damaged.
+        RecordingError: No part is kept, or a kept part is damaged.
         StoreError: The event has no map, or the database cannot be read.
     """
     with closing(Store(data_dir)) as maps:

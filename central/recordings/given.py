@@ -34,7 +34,7 @@ def keep_given(data_dir: Path, survey: int, event: int, gather: np.ndarray) -> P
         The file.
 
     Raises:
-        StoreError: The disk does not take it.
+        StoreError: The file cannot be written.
     """
     path = given_path(data_dir, survey, event)
     try:
@@ -42,7 +42,7 @@ def keep_given(data_dir: Path, survey: int, event: int, gather: np.ndarray) -> P
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.save(file, gather.astype(np.float32))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); make room there") from None
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); free space there") from None
     return path
 
 

@@ -49,10 +49,10 @@ class Request:
 
     Attributes:
         asked_by: ``OPERATOR``, ``FLAGGED_EVENT`` or ``EVERY_NTH``.
-        sample_time_us: Sample time of the latent whose recording is meant; 0 if no latent has come.
+        sample_time_us: Sample time of the latent that belongs to the recording; 0 if no latent has arrived.
         misfit_ppm: Allowed relative RMS misfit; 0 is lossless.
         sha256: Of the coded part; empty until the device has described it.
-        wire_bytes: Bytes of this device's messages about it on the link.
+        wire_bytes: Bytes on the link of the device's messages about this recording.
         stored_bytes: Bytes of the coded part in the database.
     """
 
@@ -78,7 +78,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a pass adds to a request: ``data`` from ``start``, after deleting older pieces if ``restarted``."""
+    """Bytes that a pass adds to a request: ``data`` from ``start``, after deleting older pieces if ``restarted``."""
 
     request: Request
     restarted: bool
@@ -87,7 +87,7 @@ class Progress:
 
 
 class RecordingStore:
-    """Access to the requests and recordings of one thread."""
+    """Requests and recordings in the database; each thread needs its own store."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -109,7 +109,7 @@ class RecordingStore:
             The requests of the event's ``devices``, in their order.
 
         Raises:
-            RecordingError: A device is none of the survey's.
+            RecordingError: A device is not in the survey.
             StoreError: The event has no map, or the database cannot be written.
         """
         with closing(Store(self._data_dir)) as maps, closing(Journal(self._data_dir)) as journal:
@@ -246,7 +246,7 @@ class RecordingStore:
 
         Raises:
             RecordingError: It is damaged, or of another survey.
-            RecordingCodecError: It is no coded part.
+            RecordingCodecError: It is not a coded part.
         """
         with reported("recordings: cannot be read"):
             rows = self._database.execute(

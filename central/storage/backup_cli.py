@@ -21,7 +21,7 @@ def backup(
         bool, typer.Option("--with-keys", help="Include the key folder; protect the file accordingly.")
     ] = False,
 ) -> None:
-    """Store, maps and rollouts into one file, also while the centre runs."""
+    """Back up records, maps, rollouts and adapted decoders into one file. The centre may run meanwhile."""
     central = load_config(config).central
     if with_keys and central.keys is None:
         raise ConfigError(f"{config}: central.keys: missing, and --with-keys asks for them; leave it out")
@@ -31,7 +31,7 @@ def backup(
 
 
 def restore_backup(
-    file: Annotated[Path, typer.Argument(help="What `epic central backup` wrote.")],
+    file: Annotated[Path, typer.Argument(help="Backup that `epic central backup` wrote.")],
     config: ConfigOption,
 ) -> None:
     """Restore a backup into the data folder of a configuration, which must be empty and not in use."""

@@ -39,7 +39,7 @@ def refine(
     ] = None,
     fetched: Annotated[
         bool,
-        typer.Option("--fetched", help="By the recordings that `epic central fetch` has brought."),
+        typer.Option("--fetched", help="Use the recordings that `epic central fetch` has fetched."),
     ] = False,
     prior: Annotated[
         Prior,
@@ -48,7 +48,7 @@ def refine(
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Waveform inversion from an event's predicted map; what it finds is the event's new revision."""
+    """Refine an event's predicted map by waveform inversion; the result is the event's new revision."""
     if fetched and gather is not None:
         raise CheckInputError("refine: --gather and --fetched exclude each other; leave one out")
     iterations = iterations or (300 if fetched or gather is not None else 20)

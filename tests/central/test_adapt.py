@@ -1,4 +1,4 @@
-"""``epic central adapt``: a decoder that learns its survey's ground; its gate, its versions, and which is in use."""
+"""``epic central adapt``: adaptation of the decoder to its survey, the gate, and the versions in use."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_each_figure_can_fail_the_gate_and_is_named(before, after, reason):
 
 @pytest.fixture
 def release(tmp_path):
-    """A released model as far as versions read it."""
+    """The parts of a released model that versions read."""
     bundle = create_bundle(tmp_path / "model" / "bundle", ENCODER, bundle_fields())
     decoder = tmp_path / "model" / "decoder"
     decoder.mkdir()

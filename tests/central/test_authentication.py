@@ -1,4 +1,4 @@
-"""Who may speak at the centre's door: real CURVE connections, keys withdrawn while they are open."""
+"""Authentication at the centre: real CURVE connections, and keys revoked while they are open."""
 
 import threading
 from contextlib import contextmanager
@@ -145,11 +145,11 @@ def test_strangers_get_nowhere(key_folder, data_dir, tmp_path, dealers):
             assert not unknown.send(b"anything")
             assert unknown.receive(0.3) is None
             assert not unknown.send(b"anything")
-        # The door is still open for those who may.
+        # Allowed devices are still admitted.
         with link(receiver, key_folder, "device-0") as opened:
             assert ask(opened, latent_record(device=0)).type == packet.ACK
         assert in_clear.answer(0.1) is None
-        wait_until(lambda: receiver.counts["auth_rejected"] >= 2, what="the count of who was not let in")
+        wait_until(lambda: receiver.counts["auth_rejected"] >= 2, what="the count of rejected connections")
     assert kept(data_dir) == [(0, 1)]
 
 
@@ -164,16 +164,16 @@ def test_a_revocation_holds_on_a_connection_that_is_open(key_folder, data_dir):
                 break
         assert refused_at is not None
         assert receiver.counts["not_allowed"] >= 1
-        # The connection is ended, and the device is told why when it comes again.
+        # The connection is closed, and the device learns the reason when it reconnects.
         wait_until(lambda: opened.receive(0.05) or opened.statistics.key_rejected, what="the reason")
         assert "does not allow this key: it was revoked" in opened.statistics.fault
-        # Let in again, it goes on: nothing was set aside.
+        # Allowed again, it goes on: nothing was set aside.
         keys.allow(key_folder, "device-1")
         for _ in range(100):
             if ask(opened, latent_record(device=1, sequence=refused_at), timeout_s=0.2):
                 break
         else:
-            pytest.fail("not let in again")
+            pytest.fail("not allowed again")
     assert (1, refused_at) in kept(data_dir)
 
 

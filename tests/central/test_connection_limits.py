@@ -1,4 +1,4 @@
-"""What a peer with an allowed key can take of memory, descriptors and time, and that honest load is left alone."""
+"""Limits on the memory, descriptors and time that a peer with an allowed key can take; honest load is not cut off."""
 
 import errno
 import json
@@ -100,7 +100,7 @@ def test_messages_without_end_are_cut_off_and_take_no_memory(centre, key_folder,
 
 
 def test_honest_load_is_never_cut_off(centre, data_dir, tmp_path):
-    """Ten times the bound in all, by several connections, in records of the usual and of the greatest size."""
+    """Ten times the bound in total, over several connections, in records of usual and of largest size."""
     receiver, _ = centre()
     body = packet.encode_record(latent_record(payload=bytes(60_000)))
     usual = packet.encode_record(latent_record(sequence=2))
@@ -185,7 +185,7 @@ def test_connections_without_a_message_give_way_the_oldest_first(centre, monkeyp
 
 @pytest.mark.slow
 def test_devices_come_in_while_others_hold_all_the_files_that_they_can(tmp_path):
-    """Three doors and 512 files; 1,500 connections that say nothing, at once."""
+    """Three endpoints and 512 file descriptors; 1,500 silent connections at once."""
     bundle = tiny_world(tmp_path).bundle
     for device in (0, 1):
         keys.new_keys(tmp_path / "keys", f"device-{device}")

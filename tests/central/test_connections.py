@@ -1,4 +1,4 @@
-"""Who comes to the door and is not let in is counted, and a crowd there keeps the receiver from nothing."""
+"""Rejected connections are counted, and many of them do not hold up the receiver."""
 
 import json
 import subprocess

@@ -72,7 +72,7 @@ def test_a_centre_that_hangs_is_started_anew():
 
 
 def test_a_centre_may_open_files_enough_for_devices_beside_whoever_holds_connections():
-    """The system's usual 1,024 are fewer than the page, the metrics and both doors may take together."""
+    """The usual limit of 1,024 is less than the page, the metrics, the ROUTER and the gateway may take together."""
     (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
     (unit,) = re.findall("^LimitNOFILE=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
     taken = 2 * http_server.MAX_CONNECTIONS + listener.MAX_WAITING + connection_limits.MAX_UNPROVEN

@@ -108,7 +108,7 @@ def test_what_a_device_says_is_shown(data_dir):
 
 
 def test_what_came_after_a_report_no_longer_waits(data_dir, tmp_path):
-    """A device reports as it connects, with its first record on the way: nothing waits once that has come."""
+    """A device reports on connecting, before its first record arrives; nothing waits after that record."""
     book = DeviceRegistry(data_dir, lambda record: None, Log(tmp_path / "log.jsonl"))
     health = Health(interval_s=60, uptime_s=1, waiting=2, dropped=0, refused=0, next_sequence=3)
     book.handle(

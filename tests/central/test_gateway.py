@@ -40,7 +40,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def centre(tmp_path):
-    """A centre with a door on TCP."""
+    """A centre with a TCP listener."""
     with GatewayCentre(tmp_path) as running:
         yield running
 
@@ -329,7 +329,7 @@ def test_with_no_file_left_a_device_is_sent_away_and_the_gateway_goes_on(centre)
 
 
 def test_what_a_checksum_alone_lets_in_need_be_no_record(tmp_path):
-    """Insecure, the door has nothing else to go by: it stays open."""
+    """Without keys the listener has no way to tell peers apart: it admits all."""
     from firmware_py.links.zeromq import ZmqLink
     from firmware_py.protocol.framing import encode_frame
 

@@ -1,4 +1,4 @@
-"""The history of devices: what is sampled, for how long it is kept, and what it never does to the centre."""
+"""The history of devices: its samples, their age limits, and that its faults do not stop the centre."""
 
 import threading
 from contextlib import closing
@@ -24,7 +24,7 @@ def keeper(data_dir, tmp_path, monkeypatch):
 
 @pytest.fixture
 def receive(data_dir):
-    """A record of device 1 that comes at ``at_s`` and took ``lag_s`` there."""
+    """Store a record of device 1 that arrives at ``at_s``, ``lag_s`` after its recording."""
     sequence = iter(range(1, 10_000))
 
     def commit(at_s, lag_s, device=1):

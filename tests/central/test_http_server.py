@@ -1,4 +1,4 @@
-"""Connections that say nothing, say it slowly or do not read: the page and the metrics answer others all the while."""
+"""Silent, slow and non-reading connections: page and metrics still answer other peers."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ async def _endless(request):
     async def chunks():
         while True:
             yield bytes(1 << 16)
-            # Or else nothing ends it once the connection is gone.
+            # Otherwise nothing ends it after the connection is closed.
             await asyncio.sleep(0)
 
     return StreamingResponse(chunks())
@@ -79,7 +79,7 @@ def answer(port):
 
 
 def ended(peer):
-    """Whether the server has closed the connection; waits for it."""
+    """Wait until the server closes the connection; return False if it does not."""
     try:
         while peer.recv(1 << 16):
             pass
@@ -152,7 +152,7 @@ def test_connections_at_work_are_kept_and_the_newcomer_is_closed(serve, monkeypa
 
 @pytest.mark.parametrize("what", ["page", "metrics"])
 def test_the_page_and_the_metrics_answer_among_silent_connections(what, data_dir, tmp_path):
-    """As many as made every request answer 503 for ever, and three times as many."""
+    """Three times as many as made every request answer 503."""
     with ExitStack() as stack:
         if what == "page":
             lines, stop = [], threading.Event()

@@ -1,4 +1,4 @@
-"""The door when this process may open no more files; who comes through it otherwise is in test_gateway.py."""
+"""The TCP listener without free file descriptors; its admission of devices is in test_gateway.py."""
 
 import contextlib
 import socket
@@ -35,8 +35,8 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
     monkeypatch.setattr(door_module, "time", watch)
     # What is not imported yet cannot be read then.
     monkeypatch.delitem(sys.modules, "heapq")
-    door = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
-    host, port = door.endpoint.split(":")
+    listener = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
+    host, port = listener.endpoint.split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(waiting)]
     late = socket.socket()
     frame = encode_frame(b"record", Crc())
@@ -53,16 +53,16 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
 
     def stopping():
         assert next(turns, None) is not None, "it came to nothing"
-        if steps and door.counts[steps[0][0]] == steps[0][1]:
+        if steps and listener.counts[steps[0][0]] == steps[0][1]:
             steps.pop(0)[2]()
         return bool(admitted)
 
     with limit:
-        door.run(stopping, lambda pending, records: admitted.append((pending, records)))
+        listener.run(stopping, lambda pending, records: admitted.append((pending, records)))
     ((pending, records),) = admitted
     pending.port.close()
     assert records == [b"record"]
-    assert door.counts["evicted"] == waiting
+    assert listener.counts["evicted"] == waiting
     assert [connection.recv(1) for connection in silent] == [b""] * waiting
     assert watch.slept_s == ([] if waiting else [door_module.POLL_S] * 5)
     for connection in (*silent, late):
@@ -71,22 +71,22 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
 
 def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeypatch):
     monkeypatch.setattr(door_module, "MAX_WAITING", 3)
-    door = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
-    host, port = door.endpoint.split(":")
+    listener = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
+    host, port = listener.endpoint.split(":")
     sources = ["127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.4"]
     came = []
 
     gone = []
 
     def stopping():
-        if len(came) < len(sources) and door.counts["connections"] == len(came):
+        if len(came) < len(sources) and listener.counts["connections"] == len(came):
             came.append(socket.create_connection((host, int(port)), source_address=(sources[len(came)], 0)))
             came[-1].setblocking(False)
-        if door.counts["evicted"]:
+        if listener.counts["evicted"]:
             gone.extend(number for number, one in enumerate(came) if is_over(one))
         return bool(gone)
 
-    door.run(stopping, pytest.fail)
+    listener.run(stopping, pytest.fail)
     assert gone == [1]
     for connection in came:
         connection.close()

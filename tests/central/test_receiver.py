@@ -277,9 +277,9 @@ def test_a_peer_that_takes_the_name_of_a_connection_gets_none_of_its_answers(run
     first = dealers(running.receiver.endpoint, b"epic-0")
     first.send(latent_record())
     assert first.answer() is not None
-    thief = dealers(running.receiver.endpoint, b"epic-0")
-    thief.send(latent_record(boot=2))
-    assert thief.answer(0.5) is None
+    second = dealers(running.receiver.endpoint, b"epic-0")
+    second.send(latent_record(boot=2))
+    assert second.answer(0.5) is None
     first.send(latent_record(boot=3))
     assert first.answer().boot == 3
 

@@ -1,7 +1,7 @@
-"""Recordings on request while links fail and both sides are killed: nothing half-written is ever used.
+"""Recordings on request while links fail and both sides are killed: no partial recording is ever used.
 
-Every seed is another history, always the same one: messages are lost, repeated and overtake each other, the centre is
-killed before and after it wrote, devices restart, and one is coded anew by another version.
+Each seed reproduces one history: messages are lost, repeated and reordered, the centre is killed before and after it
+writes, devices restart, and one recording is coded again by another version.
 """
 
 import random
@@ -66,7 +66,7 @@ class Chaos:
                     one.heard_s = float("-inf")
 
     def turn(self, side):
-        """One pass of a device, whose answers may come late, twice or never."""
+        """Take one pass of a device whose answers may come late, twice or never."""
         rng, rig = self.rng, self.rig
         record = side.sender.poll(rig.now_s) or (side.hello() if rng.random() < 0.3 else None)
         if record is not None and rig.pass_on(record):
@@ -81,7 +81,7 @@ class Chaos:
                 side.sender.handle(answer, rig.now_s)
 
     def check(self):
-        """What is in use is complete and exact, and nothing else is in use."""
+        """Assert that kept recordings are complete and exact, and that no other samples are used."""
         for event in EVENTS:
             states = {r.device: r.state for r in self.rig.store.requests(1, event)}
             assert set(states.values()) <= {*OPEN, KEPT}, states
@@ -99,7 +99,7 @@ class Chaos:
                     assert not gather.live[receivers].any()
 
     def mend(self):
-        """From now on nothing fails."""
+        """Let nothing fail from now on, and finish all requests."""
         rig = self.rig
         rig.pass_on = lambda record: True
         rig.start_centre()

@@ -54,7 +54,7 @@ def test_a_gateway_killed_and_started_again_loses_nothing(tmp_path):
 
 
 def test_a_gateway_whose_key_is_withdrawn_is_heard_no_more(tmp_path):
-    """And nothing is lost by it: let in again, it brings what the devices kept."""
+    """Nothing is lost: allowed again, it delivers the records that the devices kept."""
     with GatewayRig(tmp_path, EVENTS, "serial-mac", interval_s=0.1) as rig:
         rig.start_gateway()
         rig.start()

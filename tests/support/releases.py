@@ -1,4 +1,4 @@
-"""Bundles, signed archives of them, and a centre's side of an update without the room ``central``."""
+"""Bundles, signed archives of them, and a fake of the centre's side of an update."""
 
 import hashlib
 from pathlib import Path

@@ -10,7 +10,7 @@ const ROWS = 10; // Shown at first; a section is not longer than two screens of 
 const $ = (id) => document.getElementById(id);
 const known = (value, show) => (value === null || value === undefined ? "–" : show(value));
 
-/** Records that never came, that the device gave up, and that the store lost after it had them. */
+/** Records that never arrived, that the device dropped, and that the store lost. */
 const lost = (d) => d.loss + (d.dropped ?? 0) + d.acknowledged_lost;
 
 /** Bytes of a latent, and what they are set to until the device says that it has heard it. */
@@ -63,7 +63,7 @@ function troubles(d) {
   return [
     d.refusal && `Refused ${count(d.refused)}: ${d.refusal}`,
     d.rejected && `Rejected ${count(d.rejected)} recordings: ${d.rejection}`,
-    d.dropped && `Gave up ${count(d.dropped)} records for want of room`,
+    d.dropped && `Dropped ${count(d.dropped)} records for lack of space`,
     d.acknowledged_lost && `The store lost ${count(d.acknowledged_lost)} records that it had acknowledged`,
   ].filter(Boolean);
 }
