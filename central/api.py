@@ -1,4 +1,4 @@
-"""The Python interface: a released model, a gather in, a map out. ``epic.load_model`` is its door."""
+"""The Python interface: a released model, a gather in, a map out. Start with ``epic.load_model``."""
 
 from __future__ import annotations
 
