@@ -41,8 +41,6 @@ EXTRA_OF = {
     "obspy": "geo",
     "zarr": "geo",
     "zstandard": "testbed",
-    "deepwave": "physics",
-    "torch": "physics",
 }
 
 # Here and not in `main`: the processes that a command starts import this module alone.

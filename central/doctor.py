@@ -37,7 +37,6 @@ EXTRAS = {
     "central": ("keras", "decoding maps"),
     "edge": ("ai-edge-litert", "running a device here"),
     "geo": ("segyio", "SEG-Y, miniSEED, Zarr"),
-    "physics": ("deepwave", "the faster modelling engine"),
     "tflm": ("tflite-micro", "measuring arenas"),
 }
 LITTLE_ROOM_BYTES = 1 << 30

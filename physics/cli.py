@@ -39,9 +39,7 @@ def generate(
     first: Annotated[int, typer.Option(help="Number of the first sample of the seed's sequence.")] = 0,
     engine: Annotated[
         str,
-        typer.Option(
-            help="openfwi (the benchmark's own scheme), deepwave (faster), or cuda (openfwi's on an NVIDIA GPU)."
-        ),
+        typer.Option(help="openfwi (the benchmark's own scheme), or cuda (the same on an NVIDIA GPU)."),
     ] = "openfwi",
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one a core.")] = 0,
     scheduler: Annotated[

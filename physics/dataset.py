@@ -161,7 +161,7 @@ def _claim(
                 f"{out}: holds another data set ({', '.join(differing)} differ); choose an empty folder"
             )
         return
-    used = {"deepwave": ("numpy", "deepwave"), "openfwi": ("numpy", "keras")}.get(engine, ("numpy",))
+    used = ("numpy", "numba") if engine == "openfwi" else ("numpy",)
     versions: dict[str, str] = {}
     for name in used:
         # The workers of a cluster may have packages that this machine lacks.
@@ -214,7 +214,7 @@ def _run(chunks: list[_Chunk], workers: int, scheduler: str | None) -> Iterator[
     if workers == 1:
         yield from map(_work, pending)
         return
-    # Spawn, not fork: a fork would copy the threads of torch and TensorFlow in an undefined state.
+    # Spawn, not fork: a fork would copy the threads of TensorFlow in an undefined state.
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=_one_thread) as pool:
         yield from pool.imap_unordered(_work, pending)

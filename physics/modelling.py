@@ -9,9 +9,9 @@ import numpy as np
 from physics.acquisition import Acquisition
 from physics.errors import ModellingError
 
-ENGINES = ("openfwi", "deepwave", "cuda")
+ENGINES = ("openfwi", "cuda")
 # Packages of each engine; the cuda engine reports its own missing parts.
-_PACKAGES = {"openfwi": ("keras",), "deepwave": ("torch", "deepwave"), "cuda": ()}
+_PACKAGES = {"openfwi": ("numba",), "cuda": ()}
 # Stability limit (Courant number) of second order in time and fourth in space in 2-D: sqrt(3 / 8).
 _STABLE_CELLS_A_STEP = (3.0 / 8.0) ** 0.5
 
@@ -26,8 +26,7 @@ def model_gathers(velocity_mps: np.ndarray, acquisition: Acquisition, engine: st
 
     Args:
         velocity_mps: ``(n, 1, nz, nx)`` in m/s.
-        engine: "openfwi" is the benchmark's finite-difference scheme. "deepwave" (extra ``physics``) is faster and
-            differs in the absorbing boundary. "cuda" is the benchmark's scheme on an NVIDIA GPU and needs CuPy.
+        engine: "openfwi" is the benchmark's finite-difference scheme, "cuda" the same on an NVIDIA GPU; it needs CuPy.
 
     Returns:
         Gathers, float32 ``(n, S, T, R)``.
@@ -67,9 +66,8 @@ def require_engine(engine: str) -> None:
         for package in _PACKAGES[engine]:
             import_module(package)
     except ImportError as error:
-        extra = "physics" if engine == "deepwave" else "central"
         raise ModellingError(
-            f"modelling: engine {engine} needs {error.name}; pip install -e '.[{extra}]'"
+            f"modelling: engine {engine} needs {error.name}; pip install -e '.[central]'"
         ) from None
     if engine == "cuda":
         import_module("physics.engines.cuda").load_cupy()

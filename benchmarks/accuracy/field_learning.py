@@ -3,14 +3,14 @@
     python benchmarks/accuracy/field_learning.py --work FOLDER [--events 50 ...] [--rounds 2] [--minutes 5]
                                                  [--recorded 0 --recorded 0.05] [--label true] [--iterations 100]
                                                  [--original DATA ...] [--originals 500] [--tests 64] [--fresh 40]
-                                                 [--batch 32] [--engine deepwave] [--model models/zoo/epic-small-128]
+                                                 [--batch 32] [--model models/zoo/epic-small-128]
 
 The survey's ground is salt bodies in dipping beds, a family that is defined here and in no training set. Its events go
 through the store of a centre, and `epic central adapt`'s own code learns from it: latents alone, or with a share of
 the events' recordings fetched. With `--label refined` their maps are inverted from the recordings, as `epic central
 refine --gather` does; with `--label true` they are the true maps, an upper bound of what recordings give. Errors are of
-fresh events that the decoder has never seen, and of the survey's own. The engine models both the survey's recordings
-and the training gathers. An interrupted run is resumed in its folder.
+fresh events that the decoder has never seen, and of the survey's own. An interrupted run is resumed
+in its folder.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ class Ground:
         return Ground(self.maps_mps[:count], self.gathers[:count], self.latents[:count])
 
 
-def make_ground(
-    seed: int, count: int, bundle: Bundle, acquisition: Acquisition, engine: str, folder: Path
-) -> Ground:
+def make_ground(seed: int, count: int, bundle: Bundle, acquisition: Acquisition, folder: Path) -> Ground:
     """Draw, model and encode events; cache each gather in ``folder``, so that an interrupted run can resume."""
     encoder = Encoder(bundle)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +91,7 @@ def make_ground(
         path = folder / f"{seed}-{index}.npy"
         map_mps = draw_salt(seed, index, acquisition)
         if not path.exists():
-            gather = model_gathers(map_mps[None, None], acquisition, engine)[0]
+            gather = model_gathers(map_mps[None, None], acquisition)[0]
             with atomic_write(path, ".npy") as temporary:
                 np.save(temporary, gather)
         gather = np.load(path)
@@ -178,7 +176,6 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--engine", default="deepwave")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     given = parser.parse_args()
@@ -191,7 +188,6 @@ def main() -> None:
     settings = Settings(
         rounds=given.rounds,
         minutes=given.minutes,
-        engine=given.engine,
         original=tuple(given.original),
         originals=given.originals,
         tests=given.tests,
@@ -199,7 +195,7 @@ def main() -> None:
         learning_rate=given.learning_rate,
     )
     modelled = given.work / "ground"
-    make = [bundle, parent.acquisition, given.engine, modelled]
+    make = [bundle, parent.acquisition, modelled]
     ground = make_ground(SURVEY_SEED, max(counts), *make)
     fresh = make_ground(FRESH_SEED, given.fresh, *make)
     print(

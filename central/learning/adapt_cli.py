@@ -22,7 +22,6 @@ class Engine(StrEnum):
     """Names of ``physics.modelling.ENGINES``, without loading it."""
 
     OPENFWI = "openfwi"
-    DEEPWAVE = "deepwave"
     CUDA = "cuda"
 
 

@@ -66,8 +66,7 @@ def refine_event(
 
     ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents; the store keeps a
     copy. ``prior`` is that of its inversion. With ``fetched`` the recording is what the devices have sent; receivers
-    without one count as dead. Raises ``CheckInputError``, ``StoreError``, ``BundleError``, and, by latents,
-    ``ImportError`` without Deepwave.
+    without one count as dead. Raises ``CheckInputError``, ``StoreError`` and ``BundleError``.
     """
     began_s = time.monotonic()
     store = Store(data_dir)

@@ -1,12 +1,10 @@
 """Model the latents that devices would send for a velocity map: wave equation, companding, float encoder.
 
-Comparing them with the received latents checks a map at no cost in bytes. The chain is differentiable Keras, so a
-gradient can be taken with respect to the map (full-waveform inversion from latents).
+Comparing them with the received latents checks a map at no cost in bytes. The encoder is differentiable Keras; its
+gradient with respect to the gather meets the wave equation's adjoint (full-waveform inversion from latents).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -14,7 +12,7 @@ from keras import ops
 
 from firmware_py.inference.companding import Companding
 from physics.acquisition import Acquisition
-from physics.engines.openfwi import compile_function, record
+from physics.modelling import model_gathers
 
 
 class LatentModel:
@@ -32,17 +30,10 @@ class LatentModel:
         self._encoder = encoder
         self._companding = companding
         self._receivers = acquisition.padded_device_receivers()
-        self._latents: Callable | None = None
 
     def latents(self, velocity_mps: np.ndarray) -> np.ndarray:
-        """Return the latents of a map ``(nz, nx)`` in m/s: ``(n_devices, latent)`` float32. Compiled once."""
-        if self._latents is None:
-            self._latents = compile_function(self.trace)
-        return np.asarray(self._latents(np.asarray(velocity_mps, np.float32)))
-
-    def trace(self, velocity_mps):
-        """Return ``latents`` as a backend tensor, for use in a compiled function or a gradient."""
-        return self.encode(record(velocity_mps, self.acquisition, self.acquisition.velocity_max_mps))
+        """Return the latents of a map ``(nz, nx)`` in m/s: ``(n_devices, latent)`` float32."""
+        return np.asarray(self.encode(model_gathers(velocity_mps[None, None], self.acquisition)[0]))
 
     def encode(self, gather):
         """Return the latents ``(n_devices, latent)`` of a gather ``(S, T, R)``. Traceable."""

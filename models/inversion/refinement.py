@@ -5,8 +5,8 @@ uncertainty, clipped to the survey's velocity bounds. The objective is
 
     misfit(gather of the map) + |x|^2 / 2 + TOTAL_VARIATION * (total variation of the map)
 
-The first two terms are the negative logarithms of a likelihood and a prior. Gathers are modelled with the benchmark's
-own scheme. Deepwave's adjoint takes the residual back to the map (decision 11).
+The first two terms are the negative logarithms of a likelihood and a prior. It is minimised by SciPy's L-BFGS-B, with
+the exact adjoint of the benchmark's scheme (decision 22).
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 from keras import ops
+from scipy.optimize import OptimizeResult, minimize
 
 from models.inversion.latent_model import LatentModel
-from models.inversion.lbfgs import Point, minimise
 from physics.acquisition import Acquisition
-from physics.engines.deepwave import pull_back
+from physics.engines.openfwi_adjoint import misfit_and_gradient
 from physics.modelling import model_gathers
 from physics.normalise import denormalise_velocity, normalise_velocity
 
 TOTAL_VARIATION = 3.0
 # Contrasts below this value (normalised map; 45 m/s) are penalised quadratically, so the derivative is smooth at zero.
 CONTRAST = 0.03
-# Greatest step of ``x`` in one iteration, root mean square.
-LONGEST_STEP = 0.3
 
 
 class Misfit(Protocol):
@@ -122,7 +120,6 @@ def refine(
 
     Raises:
         ModellingError: The waves of this survey cannot be modelled.
-        ImportError: Deepwave is not installed.
     """
     a = acquisition
     half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
@@ -130,44 +127,48 @@ def refine(
     scale = np.asarray(uncertainty_mps, np.float64) / half_range_mps
     along_z, along_x = map(smoothing, start.shape, misfit.smooth_cells)
     modelled = 0
+    latest, done = [0.0], 0
 
     def to_map(x: np.ndarray) -> np.ndarray:
         return np.clip(start + scale * (along_z @ x @ along_x.T), -1.0, 1.0)
 
-    def value(x: np.ndarray) -> tuple[float, Any]:
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal modelled
-        modelled += 1
+        modelled += 2
+        x = x.reshape(start.shape)
         candidate = to_map(x)
-        gather = model_gathers(_mps(candidate, a)[None, None], a)[0]
-        off, by_gather = misfit(gather)
+        velocity_mps = _mps(candidate, a)
+        latest[0], by_gather = misfit(model_gathers(velocity_mps[None, None], a)[0])
+        _, by_velocity = misfit_and_gradient(velocity_mps, a, lambda source, _: (0.0, by_gather[source]))
         roughness, by_map = total_variation(candidate, CONTRAST)
-        total = off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness
-        return float(total), (candidate, off, by_gather, by_map)
+        total = latest[0] + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness
+        by_map = TOTAL_VARIATION * by_map + half_range_mps * by_velocity
+        return float(total), (along_z.T @ (scale * by_map) @ along_x + x).ravel()
 
-    def gradient(x: np.ndarray, about: Any) -> np.ndarray:
-        candidate, _, by_gather, by_map = about
-        _, adjoint = pull_back(_mps(candidate, a), a)
-        by_waves = adjoint(by_gather) * half_range_mps
-        # The top row is fixed: it represents everything above, where the two schemes absorb differently.
-        by_waves[0] = 0.0
-        return along_z.T @ (scale * (by_waves + TOTAL_VARIATION * by_map)) @ along_x + x
+    def after_iteration(intermediate_result: OptimizeResult) -> None:
+        nonlocal done
+        done += 1
+        on_iteration(done, misfit.size(latest[0]))
 
-    def tell(point: Point) -> None:
-        on_iteration(point.steps, misfit.size(point.about[1]))
-
-    x = np.zeros(start.shape)
-    first = Point(x, *value(x))
-    found = minimise(first, value, gradient, iterations, LONGEST_STEP, tell)
-    if misfit.share < 1.0 and found is not first:
-        x = misfit.share * found.x
-        found = Point(x, *value(x), found.steps)
+    before = objective(np.zeros(start.size))[0]
+    misfit_before = latest[0]
+    found = minimize(
+        objective,
+        np.zeros(start.size),
+        jac=True,
+        method="L-BFGS-B",
+        callback=after_iteration,
+        options={"maxiter": iterations, "maxcor": 20},
+    )
+    x = misfit.share * found.x
+    after = objective(x)[0]
     return Refined(
-        velocity_mps=_mps(found.about[0], a),
+        velocity_mps=_mps(to_map(x.reshape(start.shape)), a),
         uncertainty_mps=np.asarray(uncertainty_mps, np.float32),
-        iterations=found.steps,
+        iterations=done,
         modelled=modelled,
-        objective=(first.value, found.value),
-        misfit=(misfit.size(first.about[1]), misfit.size(found.about[1])),
+        objective=(before, after),
+        misfit=(misfit.size(misfit_before), misfit.size(latest[0])),
         unit=misfit.unit,
         settings={
             "smooth_cells": misfit.smooth_cells,
@@ -175,7 +176,6 @@ def refine(
             "share": misfit.share,
             "total_variation": TOTAL_VARIATION,
             "contrast": CONTRAST,
-            "longest_step": LONGEST_STEP,
         },
     )
 

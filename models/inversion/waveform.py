@@ -8,17 +8,13 @@ strength (and of its noise). The objective is
 It is minimised by SciPy's L-BFGS-B, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al.
 1995, Geophysics 60).
 
-Deepwave computes most iterations. It is four times faster than the benchmark's scheme but has another absorbing
-boundary. Every few iterations, the difference between the two gathers is measured and added to Deepwave's gather as a
-constant (docs/decisions/0019). The last iterations use the exact scheme's adjoint. All iterations use it if Deepwave is
-missing or its gradient disagrees.
+The gradient is the exact adjoint of the benchmark's scheme (docs/decisions/0022).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -26,7 +22,7 @@ from scipy.optimize import minimize
 
 from models.inversion.refinement import Refined, smoothing, total_variation
 from physics.acquisition import Acquisition
-from physics.engines.openfwi_adjoint import adjoint
+from physics.engines.openfwi_adjoint import misfit_and_gradient
 from physics.errors import ModellingError
 from physics.modelling import model_gathers
 
@@ -35,10 +31,6 @@ PRIORS = ("blocky", "smooth")
 STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.4), (0.47, 0.2), (None, 0.4))
 # Stages with fewer iterations are skipped, because they would not begin to converge.
 LEAST_STAGE_ITERATIONS = 5
-# Iterations between two measurements of the difference caused by Deepwave's absorbing boundary.
-ANCHOR_ITERATIONS = 30
-# Share of iterations, at the end, that use the exact adjoint.
-EXACT_SHARE = 0.05
 # Weight of the roughness at the start of a stage, as a share of the misfit at that point.
 TOTAL_VARIATION_SHARE = 0.03
 # Contrasts below this value, m/s, are penalised quadratically.
@@ -55,8 +47,6 @@ STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
 LEAST_NOISE = 2e-5
 # Amplitude errors of the wavelet beyond this are corrected. An imperfect shallow map causes errors below it.
 AMPLITUDE_TOLERANCE = 0.05
-# Deepwave is used if the cosine between its gradient and the exact one at the first map is at least this.
-LEAST_AGREEMENT = 0.99
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
 
@@ -182,23 +172,18 @@ def invert(
     run = _Run(a, recording, prior, on_iteration, modelled=1)
     first = best = (size(gather), start, gather)
     now, gather_now = start, gather
-    fast = run.deepwave_agrees(start, gather)
-    exact_iterations = max(1, round(EXACT_SHARE * iterations)) if fast else 0
     for fraction, share in STAGES:
-        left = round(share * (iterations - exact_iterations))
-        if fraction is None:
-            left = max(1, iterations - exact_iterations - run.iterations)
-        elif left < LEAST_STAGE_ITERATIONS:
+        left = iterations - run.iterations
+        if fraction is not None:
+            left = round(share * iterations)
+        if left < (LEAST_STAGE_ITERATIONS if fraction is not None else 1):
             continue
-        while left > 0 and run.iterations < iterations and recording.chi_squared(gather_now) > 1.0:
-            lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
-            count = min(left, ANCHOR_ITERATIONS, iterations - run.iterations)
-            now, gather_now = run.stage(now, gather_now, lowpass, count, fast)
-            left -= count
-            if size(gather_now) < best[0]:
-                best = (size(gather_now), now, gather_now)
-    if fast and run.iterations < iterations and recording.chi_squared(best[2]) > 1.0:
-        now, gather_now = run.stage(best[1], best[2], broadband, exact_iterations, False)
+        if recording.chi_squared(gather_now) <= 1.0:
+            break
+        lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
+        now = run.stage(now, gather_now, lowpass, left)
+        gather_now = _modelled(now, a)
+        run.modelled += 1
         if size(gather_now) < best[0]:
             best = (size(gather_now), now, gather_now)
     gained = best[0] < first[0]
@@ -221,7 +206,6 @@ def invert(
             "chi_squared": recording.chi_squared(best[2]),
             "amplitude": recording.amplitude,
             "dead_traces": int(np.sum(~recording.live.any(axis=1))),
-            "engine": "deepwave, then openfwi" if fast else "openfwi",
         },
     )
 
@@ -236,19 +220,14 @@ class _Run:
     on_iteration: Callable[[int, float], None]
     modelled: int = 0
     iterations: int = 0
-    # Latest gather by Deepwave, corrected.
-    modelled_gather: np.ndarray | None = None
 
-    def stage(
-        self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int, fast: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run up to ``iterations`` from ``start`` with its exact gather; return the map found and its exact gather."""
+    def stage(self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int) -> np.ndarray:
+        """Run up to ``iterations`` from ``start`` with its gather; return the map found."""
         a, unit = self.acquisition, _units(self.acquisition)
         along_z, along_x = (
             smoothing(n, SMOOTH_CELLS) if self.prior == "smooth" else np.eye(n) for n in start.shape
         )
-        misfit = self._misfit(start, gather, lowpass, fast)
-        self.modelled_gather = None
+        misfit = _Misfit(a, self.recording, lowpass)
         roughness_now = total_variation(start, CONTRAST_MPS)[0]
         residual = self.recording.weights(lowpass) * lowpass(gather - self.recording.gather)
         value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
@@ -278,7 +257,7 @@ class _Run:
         def after_iteration(x: np.ndarray) -> None:
             self.iterations += 1
             self.on_iteration(self.iterations, float(np.sqrt(2 * latest[0])))
-            if self.modelled_gather is not None and self.recording.chi_squared(self.modelled_gather) <= 1.0:
+            if misfit.chi_squared <= 1.0:
                 raise StopIteration
 
         found = minimize(
@@ -289,63 +268,33 @@ class _Run:
             callback=after_iteration,
             options={"maxiter": iterations, "maxcor": 20, "maxls": 10, "ftol": 1e-9, "gtol": 1e-12},
         )
-        velocity = np.clip(to_map(found.x), a.velocity_min_mps, a.velocity_max_mps)
-        self.modelled += 1
-        return velocity, _modelled(velocity, a)
+        return np.clip(to_map(found.x), a.velocity_min_mps, a.velocity_max_mps)
 
-    def deepwave_agrees(self, start: np.ndarray, gather: np.ndarray) -> bool:
-        """True if Deepwave is installed and its gradient at ``start`` has the direction of the exact one."""
-        if find_spec("deepwave") is None or find_spec("torch") is None:
-            return False
-        if self.recording.chi_squared(gather) <= 1.0:
-            return True
-        fraction = STAGES[0][0]
-        lowpass = Lowpass(
-            self.acquisition, None if fraction is None else fraction * self.acquisition.peak_frequency_hz
-        )
-        unit = _units(self.acquisition)
-        quick, exact = (unit * self._misfit(start, gather, lowpass, fast)(start)[1] for fast in (True, False))
-        self.modelled += 2
-        return bool(np.vdot(quick, exact) >= LEAST_AGREEMENT * np.linalg.norm(quick) * np.linalg.norm(exact))
 
-    def _misfit(
-        self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, fast: bool
-    ) -> ValueAndGradient:
-        """Return a map's data misfit and its derivative per m/s, by Deepwave (near ``start``) or the exact scheme."""
-        a, recording = self.acquisition, self.recording
-        weights = recording.weights(lowpass)
-        count = recording.live.sum()
+class _Misfit:
+    """Value and derivative per m/s of a map's data misfit; ``chi_squared`` is that of the latest map."""
 
-        def of(modelled: np.ndarray, source: slice) -> tuple[float, np.ndarray]:
-            residual = weights[source] * lowpass(modelled - recording.gather[source])
-            return float(np.sum(np.square(residual)) / (2 * count)), lowpass(
-                weights[source] * residual
-            ) / count
+    def __init__(self, acquisition: Acquisition, recording: Recording, lowpass: Lowpass) -> None:
+        self._acquisition = acquisition
+        self._recording = recording
+        self._lowpass = lowpass
+        self._weights = recording.weights(lowpass)
+        self.chi_squared = np.inf
 
-        if not fast:
-            waves = adjoint(a, a.velocity_max_mps)
+    def __call__(self, velocity: np.ndarray) -> tuple[float, np.ndarray]:
+        recording, count = self._recording, self._recording.live.sum()
+        gather = np.zeros(recording.gather.shape)
 
-            def exactly(velocity: np.ndarray) -> tuple[float, np.ndarray]:
-                def one(source: int, record: np.ndarray) -> tuple[float, np.ndarray]:
-                    value, derivative = of(record[None], slice(source, source + 1))
-                    return value, derivative[0]
+        def one(source: int, record: np.ndarray) -> tuple[float, np.ndarray]:
+            gather[source] = record
+            weights = self._weights[source]
+            residual = weights * self._lowpass((record - recording.gather[source])[None])[0]
+            value = float(np.sum(np.square(residual)) / (2 * count))
+            return value, self._lowpass((weights * residual)[None])[0] / count
 
-                value, gradient, by_slowest = waves(velocity, float(velocity.min()), one)
-                gradient[np.unravel_index(velocity.argmin(), velocity.shape)] += by_slowest
-                return value, gradient
-
-            return exactly
-        from physics.engines.deepwave import model, pull_back
-
-        edge = gather - model(start[None], a)[0]
-
-        def quickly(velocity: np.ndarray) -> tuple[float, np.ndarray]:
-            modelled, back = pull_back(velocity, a)
-            self.modelled_gather = modelled + edge
-            value, derivative = of(self.modelled_gather, slice(None))
-            return value, back(derivative.astype(np.float32)).astype(np.float64)
-
-        return quickly
+        found = misfit_and_gradient(velocity, self._acquisition, one)
+        self.chi_squared = recording.chi_squared(gather)
+        return found
 
 
 def _posterior(
@@ -361,12 +310,11 @@ def _posterior(
     The diagonal is estimated with random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals are
     correlated over half a period, so the samples of half a period count as one.
     """
-    waves = adjoint(a, a.velocity_max_mps)
     rng = np.random.default_rng(0)
     curvature = np.zeros_like(velocity)
     for _ in range(PROBES):
         probe = weights * rng.choice((-1.0, 1.0), size=weights.shape)
-        _, back, _ = waves(velocity, float(velocity.min()), _residual_of(probe))
+        _, back = misfit_and_gradient(velocity, a, _residual_of(probe))
         curvature += np.square(back) / PROBES
     for axis in (0, 1):
         curvature = gaussian_filter1d(curvature, PROBE_CELLS, axis=axis, mode="nearest")

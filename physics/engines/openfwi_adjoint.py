@@ -13,25 +13,23 @@ wave field of one source is kept every few steps, and nothing is computed twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from itertools import pairwise
 from math import ceil
 
 import numpy as np
-from keras import ops
 
 from physics.acquisition import Acquisition
 from physics.engines.openfwi import (
-    _CENTRE,
-    _FIRST,
-    _LEAST_PARTED_STEPS,
-    _PART_ENDS,
-    _SECOND,
-    _padded_damping,
-    _repeat,
-    _Window,
-    _window,
-    compile_function,
+    HALO,
+    REST,
+    Medium,
+    bend,
+    bound_mps,
+    compile_loops,
+    emission,
+    padded_damping,
+    record_shot,
+    shots,
+    step,
 )
 from physics.engines.scheme import PAD_CELLS, sponge_per_mps
 from physics.wavelet import ricker
@@ -39,212 +37,122 @@ from physics.wavelet import ricker
 # Correlated fields in a period of the wavelet. A band-limited product is summed without error at any rate above its
 # bandwidth: every 4 ms gives the gradient of a 15 Hz wavelet to 1e-5.
 _SAMPLES_A_PERIOD = 16
-# Border of a stored field that holds the cells beyond its ends: the reach of the Laplacian.
-_HALO = 2
 
 # Value and derivative (T, R) of the part of a misfit that depends on the record (T, R) of a source.
 SourceMisfit = Callable[[int, np.ndarray], tuple[float, np.ndarray]]
 
 
-class Adjoint:
-    """Compiled forward and adjoint recursions of one survey, for maps up to ``fastest_mps``."""
+def misfit_and_gradient(
+    velocity_mps: np.ndarray, acquisition: Acquisition, misfit: SourceMisfit
+) -> tuple[float, np.ndarray]:
+    """Sum a misfit over the sources; return it and its derivative with respect to the map, per m/s ``(nz, nx)``.
 
-    def __init__(self, acquisition: Acquisition, fastest_mps: float) -> None:
-        a = self.acquisition = acquisition
-        self._stride = max(2, int(1.0 / (a.peak_frequency_hz * a.dt_s * _SAMPLES_A_PERIOD)))
-        n_turns = ceil(a.n_time / self._stride)
-        self._n_steps = n_turns * self._stride
-        ends = _PART_ENDS if a.n_time >= _LEAST_PARTED_STEPS else (1.0,)
-        edges = [0, *(round(end * n_turns) for end in ends)]
-        self._parts = [
-            (first, last, _window(first * self._stride, last * self._stride, a, fastest_mps))
-            for first, last in pairwise(edges)
-        ]
-        self._signal = np.zeros(self._n_steps, np.float32)
-        self._signal[: a.n_time] = ricker(a)
-        self._damping = _padded_damping(a.n_depth, a.n_width).astype(np.float64)
-        self._columns = np.array(a.receiver_cells) + PAD_CELLS
-        self._forward = compile_function(self._trace_forward)
-        self._adjoint = compile_function(self._trace_adjoint)
-
-    def __call__(
-        self, velocity_mps: np.ndarray, slowest_mps: float, misfit: SourceMisfit
-    ) -> tuple[float, np.ndarray, float]:
-        """Sum a misfit over the sources and differentiate it.
-
-        Args:
-            velocity_mps: Map ``(nz, nx)`` in m/s.
-            slowest_mps: Velocity that sets the strength of the sponge: the map's minimum in the benchmark.
-            misfit: Called for each source with its record ``(T, R)``.
-
-        Returns:
-            The value, its derivative with respect to the map ``(nz, nx)`` at constant sponge, and that with respect to
-            ``slowest_mps``; both per m/s.
-        """
-        a = self.acquisition
-        v = np.pad(np.asarray(velocity_mps, np.float64), PAD_CELLS, mode="edge")
-        alpha = np.square(v * (a.dt_s / a.dx_m))
-        damping_per_mps = a.dt_s * sponge_per_mps(a.dx_m) * self._damping
-        earth = ((1.0 - slowest_mps * damping_per_mps).astype(np.float32), alpha.astype(np.float32))
-        source_row, receiver_row = PAD_CELLS + a.source_row, PAD_CELLS + a.receiver_row
-        value, by_slowest, by_v = 0.0, 0.0, np.zeros_like(v)
-        for s, cell in enumerate(a.source_cells):
-            at = PAD_CELLS + cell
-            unit = np.zeros(v.shape[1], np.float32)
-            unit[at] = 1.0
-            recorded, history = self._forward(*earth, unit * np.float32((v[source_row, at] * a.dt_s) ** 2))
-            part, derivative = misfit(s, np.asarray(recorded)[: a.n_time])
-            value += part
-            residual = np.zeros((self._n_steps, v.shape[1]))
-            np.add.at(residual[: a.n_time].T, self._columns, np.asarray(derivative).T)
-            residual *= alpha[receiver_row]
-            bends, turns, at_source = self._adjoint(*earth, residual.astype(np.float32), unit, history)
-            for (_, _, window), bend, turn in zip(reversed(self._parts), bends, turns, strict=True):
-                cells = np.ix_(window.z.cells(), window.x.cells())
-                by_v[cells] += (2.0 * self._stride) * np.asarray(bend, np.float64) / v[cells]
-                by_slowest -= self._stride * float(
-                    np.sum(damping_per_mps[cells] / alpha[cells] * np.asarray(turn, np.float64))
-                )
-            driven = np.dot(np.asarray(at_source, np.float64), self._signal[::-1])
-            by_v[source_row, at] += 2.0 * a.dx_m**2 / v[source_row, at] * driven
-        return value, _fold(by_v), by_slowest
-
-    def _trace_forward(self, kept, alpha, source):
-        """``source (NX,)`` times the wavelet goes into the row of the sources. Returns the record and the history."""
-        signal = ops.convert_to_tensor(self._signal)
-        now = past = last_window = None
-        records, history = [], []
-        for first, last, window in self._parts:
-            now, past = (_enter(field, window, last_window) for field in (now, past))
-            last_window = window
-            step = _stepper(kept, alpha, window)
-            row = PAD_CELLS - window.z.first
-            line = ops.take(source, window.x.cells())
-            columns = self._columns - window.x.first + _HALO
-
-            def turn(
-                i, now, past, recorded, fields, first=first, step=step, row=row, line=line, columns=columns
-            ):
-                fields = ops.slice_update(fields, (i, 0, 0), now[None])
-                surfaces = []
-                for j in range(self._stride):
-                    n = (first + i) * self._stride + j
-                    now, past = step(now, past, row + self.acquisition.source_row, signal[n] * line), now
-                    surface = now[row + self.acquisition.receiver_row + _HALO]
-                    surfaces.append(ops.take(surface, columns))
-                recorded = ops.slice_update(recorded, (i * self._stride, 0), ops.stack(surfaces))
-                return now, past, recorded, fields
-
-            recorded = ops.zeros(((last - first) * self._stride, len(columns)))
-            state = (now, past, recorded, ops.zeros((last - first, *now.shape)))
-            now, past, recorded, fields = _repeat(last - first, turn, state)
-            records.append(recorded)
-            history.append(fields)
-        return ops.concatenate(records), history
-
-    def _trace_adjoint(self, kept, alpha, residual, source, history):
-        """``residual (n_steps, NX)`` goes into the row of the receivers, last sample first.
-
-        Returns, for each part from the last to the first, the sums over time of (adjoint field) L u and of (adjoint
-        field's change) u, and the adjoint field where ``source`` is 1, from the last step to the first.
-        """
-        now = past = last_window = None
-        bends, turns, at_source = [], [], []
-        for (first, last, window), fields in zip(reversed(self._parts), reversed(history), strict=True):
-            now, past = (_enter(field, window, last_window) for field in (now, past))
-            last_window = window
-            step = _stepper(kept, alpha, window)
-            row = PAD_CELLS - window.z.first
-            line = ops.take(source, window.x.cells())
-            lines = ops.take(residual, window.x.cells(), axis=1)
-
-            def turn(
-                i,
-                now,
-                past,
-                bend,
-                change,
-                driven,
-                first=first,
-                last=last,
-                step=step,
-                row=row,
-                line=line,
-                lines=lines,
-                fields=fields,
-            ):
-                marks = []
-                k = last - 1 - i
-                for j in reversed(range(self._stride)):
-                    values = lines[k * self._stride + j]
-                    now, past = step(now, past, row + self.acquisition.receiver_row, values), now
-                    marks.append(ops.sum(_inner(now)[row + self.acquisition.source_row] * line))
-                field = ops.slice(fields, (k - first, 0, 0), (1, *now.shape))[0]
-                bend = bend + _inner(now) * _bend(field)
-                change = change + (_inner(now) - _inner(past)) * _inner(field)
-                driven = ops.slice_update(driven, (i * self._stride,), ops.stack(marks))
-                return now, past, bend, change, driven
-
-            zero = ops.zeros((window.z.count, window.x.count))
-            driven = ops.zeros(((last - first) * self._stride,))
-            now, past, bend, change, driven = _repeat(last - first, turn, (now, past, zero, zero, driven))
-            bends.append(bend)
-            turns.append(change)
-            at_source.append(driven)
-        return bends, turns, ops.concatenate(at_source)
-
-
-@lru_cache(maxsize=4)
-def adjoint(acquisition: Acquisition, fastest_mps: float) -> Adjoint:
-    """``Adjoint`` of one survey, compiled once."""
-    return Adjoint(acquisition, fastest_mps)
-
-
-def _stepper(kept, alpha, window: _Window) -> Callable:
-    """The step in a window, ``(now, past, row, values) -> after``; ``values`` are added to a row.
-
-    Fields carry a halo of ``_HALO`` cells, so that the Laplacian is made of slices and the new field is written over
-    the oldest one.
+    See ``split_gradient``. The slowest cell of the map also sets the strength of the sponge, as in the benchmark.
     """
-    kept, alpha = window.cut(kept), window.cut(alpha)
-
-    def step(now, past, row, values):
-        after = _inner(now) + kept * (_inner(now) - _inner(past)) + alpha * _bend(now)
-        field = ops.slice_update(past, (_HALO, _HALO), after)
-        line = field[row + _HALO : row + _HALO + 1, _HALO:-_HALO] + values[None]
-        return _close(ops.slice_update(field, (row + _HALO, _HALO), line), window)
-
-    return step
+    value, gradient, by_slowest = split_gradient(velocity_mps, float(velocity_mps.min()), acquisition, misfit)
+    gradient[np.unravel_index(velocity_mps.argmin(), velocity_mps.shape)] += by_slowest
+    return value, gradient
 
 
-def _enter(field, window: _Window, last: _Window | None):
-    """A field of window ``last``, with its halo, in ``window``; zeros without one."""
-    if field is None or last is None:
-        return ops.zeros((window.z.count + 2 * _HALO, window.x.count + 2 * _HALO))
-    return _close(ops.pad(window.take_over(_inner(field)[None], last)[0], ((_HALO, _HALO),) * 2), window)
+def split_gradient(
+    velocity_mps: np.ndarray, slowest_mps: float, acquisition: Acquisition, misfit: SourceMisfit
+) -> tuple[float, np.ndarray, float]:
+    """Sum a misfit over the sources and differentiate it, by the map and by the sponge.
+
+    Args:
+        velocity_mps: Map ``(nz, nx)`` in m/s.
+        slowest_mps: Velocity that sets the strength of the sponge: the map's minimum in the benchmark.
+        acquisition: The survey.
+        misfit: Called for each source with its record ``(T, R)``.
+
+    Returns:
+        The value, its derivative with respect to the map ``(nz, nx)`` at constant sponge, and that with respect to
+        ``slowest_mps``; both per m/s.
+    """
+    a = acquisition
+    stride = max(2, int(1.0 / (a.peak_frequency_hz * a.dt_s * _SAMPLES_A_PERIOD)))
+    n_turns = ceil(a.n_time / stride)
+    medium = Medium.of(velocity_mps, slowest_mps, a)
+    v = np.pad(np.asarray(velocity_mps, np.float64), PAD_CELLS, mode="edge")
+    history = np.empty((n_turns, v.shape[0] + 2 * HALO, v.shape[1] + 2 * HALO), np.float32)
+    bends, turns = np.zeros((2, *v.shape), np.float32)
+    value, by_slowest, by_v = 0.0, 0.0, np.zeros_like(v)
+    damping_per_mps = a.dt_s * sponge_per_mps(a.dx_m) * padded_damping(a.n_depth, a.n_width)
+    for s, shot in enumerate(shots(a, bound_mps(velocity_mps), n_turns * stride)):
+        recorded = np.zeros((a.n_time, a.n_receivers), np.float32)
+        emitted = emission(velocity_mps, shot, a, n_turns * stride)
+        record_shot(*medium.loop_arguments(shot), emitted, recorded, history, stride)
+        part, derivative = misfit(s, recorded)
+        value += part
+        size = float(np.abs(derivative).max())
+        if size == 0.0:
+            continue
+        # The adjoint field is computed with a largest source of 1, far above the field at rest.
+        residual = np.zeros((n_turns * stride, a.n_receivers), np.float32)
+        alpha = medium.alpha[shot.receiver_row - PAD_CELLS, shot.receivers]
+        residual[: a.n_time] = derivative / size * alpha
+        bends[:], turns[:] = 0.0, 0.0
+        at_source = np.zeros(n_turns * stride, np.float32)
+        _pull_back(*medium.loop_arguments(shot), residual, history, stride, bends, turns, at_source)
+        by_v += (2.0 * stride * size) * bends / v
+        by_slowest -= stride * size * float(np.sum(damping_per_mps * turns / _alpha(v, a)))
+        driven = np.dot(at_source[: a.n_time].astype(np.float64), ricker(a))
+        by_v[shot.source] += 2.0 * a.dx_m**2 / v[shot.source] * driven * size
+    return value, _fold(by_v), by_slowest
 
 
-def _close(field, window: _Window):
-    """Copy the ends of each closed axis into the halo beyond the other end."""
-    h = _HALO
-    if window.z.closed:
-        field = ops.slice_update(field, (0, 0), field[-2 * h : -h])
-        field = ops.slice_update(field, (window.z.count + h, 0), field[h : 2 * h])
-    if window.x.closed:
-        field = ops.slice_update(field, (0, 0), field[:, -2 * h : -h])
-        field = ops.slice_update(field, (0, window.x.count + h), field[:, h : 2 * h])
-    return field
+def _alpha(v: np.ndarray, a: Acquisition) -> np.ndarray:
+    return np.square(v * (a.dt_s / a.dx_m))
 
 
-def _inner(field):
-    return field[_HALO:-_HALO, _HALO:-_HALO]
+@compile_loops
+def _pull_back(
+    alpha,
+    kept,
+    source,
+    receiver_row,
+    receivers,
+    rows,
+    columns,
+    residual,
+    history,
+    stride,
+    bends,
+    turns,
+    at_source,
+):
+    """Propagate the adjoint field from the last step to the first.
+
+    Adds, over the times of ``history``, (adjoint field) L u to ``bends (nz, nx)`` and (adjoint field's change) u to
+    ``turns``; fills ``at_source (n_steps,)`` with the adjoint field there.
+    """
+    deep = len(alpha) + 2 * PAD_CELLS
+    fields = np.full((2, deep + 2 * HALO, alpha.shape[1] + 2 * HALO), REST, np.float32)
+    for n in range(len(rows) - 1, -1, -1):
+        # The step writes over the oldest field, which is then the latest.
+        now, latest = fields[n & 1], fields[1 - (n & 1)]
+        step(now, latest, alpha, kept, rows[n], columns[n])
+        for r in range(len(receivers)):
+            latest[receiver_row + HALO, receivers[r] + HALO] += residual[n, r]
+        at_source[n] = latest[source[0] + HALO, source[1] + HALO]
+        if n % stride == 0:
+            _correlate(latest, now, history[n // stride], rows[n], columns[n], bends, turns)
 
 
-def _bend(q):
-    """Fourth-order Laplacian, times the square of the cell, of a field with its halo; without it."""
-    near = q[1:-3, 2:-2] + q[3:-1, 2:-2] + q[2:-2, 1:-3] + q[2:-2, 3:-1]
-    far = q[:-4, 2:-2] + q[4:, 2:-2] + q[2:-2, :-4] + q[2:-2, 4:]
-    return _FIRST * near + _SECOND * far + (2.0 * _CENTRE) * _inner(q)
+@compile_loops
+def _correlate(latest, before, field, rows, columns, bends, turns):
+    for r in range(len(rows)):
+        for z in range(rows[r, 0], rows[r, 1]):
+            for c in range(len(columns)):
+                first, end = columns[c, 0], columns[c, 1]
+                above2, above = field[z, first + 2 : end + 2], field[z + 1, first + 2 : end + 2]
+                here = field[z + 2, first : end + 4]
+                below, below2 = field[z + 3, first + 2 : end + 2], field[z + 4, first + 2 : end + 2]
+                q, q_before = latest[z + 2, first + 2 : end + 2], before[z + 2, first + 2 : end + 2]
+                to_bends, to_turns = bends[z, first:end], turns[z, first:end]
+                for i in range(end - first):
+                    to_bends[i] += q[i] * bend(above2, above, here, below, below2, i)
+                    to_turns[i] += (q[i] - q_before[i]) * here[i + 2]
 
 
 def _fold(padded: np.ndarray) -> np.ndarray:

@@ -25,8 +25,6 @@ from firmware_py.protocol.recording_codec import encode_part
 from models.inversion.ood import measure_ood
 from physics.modelling import model_gathers
 
-pytest.importorskip("deepwave", reason="the extra physics is not installed")
-
 pytestmark = pytest.mark.slow
 
 TRUTH = earth(300.0)

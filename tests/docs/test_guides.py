@@ -70,7 +70,6 @@ INSTEAD = (
     ),
     Instead("own-survey.md", "--count 200", "--count 26", "50 samples are the fewest to train on"),
     Instead("own-survey.md", "--count 20 ", "--count 3 ", "two cores"),
-    Instead("own-survey.md", "--engine openfwi", "--engine deepwave", "the exact scheme compiles for 20 s"),
     Instead("own-survey.md", "--minutes 30", "--minutes 0.05", "that it runs is tested, not what it learns"),
 )
 NOT_RUN = (
@@ -196,7 +195,6 @@ def test_own_data(carry_out, tmp_path, gather):
 
 
 def test_a_centre(carry_out, tmp_path, gather):
-    pytest.importorskip("deepwave", reason="the extra physics is not installed")
     leave_demo(tmp_path, gather)
     carry_out("centre.md", centre=free_port(), page=free_port())
 
@@ -259,7 +257,6 @@ def test_a_microcontroller(carry_out, environment, tmp_path, gather):
 
 def test_an_own_survey_and_its_conversion(carry_out, tmp_path):
     """The second guide goes on where the first ends: with the run that it trained."""
-    pytest.importorskip("deepwave", reason="the extra physics is not installed")
     carry_out("own-survey.md")
     carry_out("conversion.md", folder=tmp_path)
 

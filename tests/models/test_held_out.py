@@ -89,7 +89,7 @@ def draw(folder, seed, first, count, families=("flatvel_a",), **more):
 def test_maps_of_the_same_seed_and_numbers_are_the_same_by_any_engine(
     tmp_path, seed, first, families, clashes
 ):
-    trained = draw(tmp_path / "a", 3, 0, 100, engine="deepwave")
+    trained = draw(tmp_path / "a", 3, 0, 100, engine="cuda")
     other = draw(tmp_path / "b", seed, first, 20, families, engine="openfwi")
     assert refused(config_of(trained), other) == clashes
     if clashes:

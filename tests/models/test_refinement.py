@@ -18,9 +18,6 @@ from models.inversion.refinement import (
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
 from physics.modelling import model_gathers
 
-pytest.importorskip("deepwave", reason="the extra physics is not installed")
-from physics.engines.deepwave import model, pull_back
-
 pytestmark = pytest.mark.slow
 
 COMPANDING = Companding(20.0, 5.0, 10)
@@ -35,19 +32,6 @@ def latent_model():
     keras.utils.set_random_seed(0)
     encoder = build_encoder(EncoderConfig(10, 3, 2, 32, (Stage(8, (3, 3), (2, 1)),), bottleneck=4))
     return LatentModel(encoder, COMPANDING, WAVES, np.full(32, 0.001))
-
-
-def test_the_adjoint_is_the_derivative_of_the_gather():
-    rng = np.random.default_rng(0)
-    velocity_mps = earth(300.0)
-    by_gather = rng.normal(size=WAVES.gather_shape).astype(np.float32)
-    gather, adjoint = pull_back(velocity_mps, WAVES)
-    np.testing.assert_allclose(gather, model(velocity_mps[None], WAVES)[0], atol=1e-5)
-    change = rng.normal(size=velocity_mps.shape).astype(np.float32)
-    up, down = model(np.stack([velocity_mps + change, velocity_mps - change]), WAVES).astype(float)
-    expected = np.vdot(by_gather, up - down) / 2
-    # Not closer: it is summed over every fourth step.
-    assert np.vdot(adjoint(by_gather), change) == pytest.approx(expected, rel=0.06)
 
 
 def test_derivatives_of_misfit_and_roughness_are_those_of_finite_differences(latent_model):

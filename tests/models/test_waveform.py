@@ -9,8 +9,6 @@ from models.inversion.waveform import Lowpass, Recording, invert
 from physics.errors import ModellingError
 from physics.modelling import model_gathers
 
-pytest.importorskip("deepwave", reason="the extra physics is not installed")
-
 TRUTH, START = earth(300.0), earth(0.0)
 
 
@@ -45,18 +43,6 @@ def test_the_smooth_prior_lowers_the_misfit_too_and_there_is_no_third(gather):
     assert found(gather, prior="smooth").gained
     with pytest.raises(ValueError, match="expected blocky or smooth, got 'rough'"):
         found(gather, prior="rough")
-
-
-def test_without_deepwave_the_exact_adjoint_does_it(gather, monkeypatch):
-    monkeypatch.setattr("models.inversion.waveform.find_spec", lambda name: None)
-    result = found(gather)
-    assert result.gained and result.settings["engine"] == "openfwi"
-
-
-def test_deepwave_anchored_to_the_exact_scheme_lowers_the_misfit(gather, monkeypatch):
-    monkeypatch.setattr("models.inversion.waveform.LEAST_AGREEMENT", -1.0)
-    result = found(gather)
-    assert result.gained and result.settings["engine"] == "deepwave, then openfwi"
 
 
 def test_dead_receivers_and_a_missing_device_are_left_out(gather):

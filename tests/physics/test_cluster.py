@@ -46,7 +46,6 @@ def test_without_a_scheduler_it_says_so(monkeypatch, address, said):
 
 
 def test_a_data_set_is_the_same_on_a_cluster_and_on_one_process(tmp_path, monkeypatch, scheduler):
-    pytest.importorskip("deepwave", reason="needs the physics extra")
     monkeypatch.setattr(physics.dataset, "CHUNK_SAMPLES", 2)
     told = []
     for out, where in ((tmp_path / "one", None), (tmp_path / "many", scheduler)):
@@ -54,7 +53,7 @@ def test_a_data_set_is_the_same_on_a_cluster_and_on_one_process(tmp_path, monkey
             ["flatvel_a", "curvefault_b"],
             5,
             4,
-            "deepwave",
+            "openfwi",
             out,
             SURVEY,
             scheduler=where,
@@ -70,10 +69,9 @@ def test_a_data_set_is_the_same_on_a_cluster_and_on_one_process(tmp_path, monkey
 
 
 def test_the_command_models_on_the_cluster(tmp_path, scheduler, capsys):
-    pytest.importorskip("deepwave", reason="needs the physics extra")
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"acquisition": SURVEY.to_dict()}))
-    command = ["data", "generate", "flatvel_a", "--count", "2", "--engine", "deepwave", "--json"]
+    command = ["data", "generate", "flatvel_a", "--count", "2", "--json"]
     command += ["--survey", str(manifest), "--out", str(tmp_path / "set"), "--scheduler", scheduler]
     assert epic.main(command) == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]

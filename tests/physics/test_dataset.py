@@ -16,8 +16,6 @@ from physics.families import generate_map
 from physics.files.openfwi_files import find_pairs
 from physics.modelling import model_gathers
 
-pytest.importorskip("deepwave", reason="needs the physics extra")
-
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
@@ -26,7 +24,7 @@ def small_units(monkeypatch):
 
 
 def generate(out, count=7, **changes):
-    arguments = {"seed": 4, "engine": "deepwave", "workers": 1, **changes}
+    arguments = {"seed": 4, "engine": "openfwi", "workers": 1, **changes}
     return generate_dataset(["flatvel_a", "curvefault_b"], count, out=out, acquisition=SURVEY, **arguments)
 
 
@@ -43,16 +41,16 @@ def test_files_are_the_benchmarks_and_hold_what_the_seed_says(tmp_path):
         own = [pair for pair in pairs if pair.family == family]
         expected = np.stack([generate_map(family, 4, index, SURVEY) for index in range(7)])
         np.testing.assert_array_equal(np.concatenate([pair.maps() for pair in own]), expected)
-        gathers = model_gathers(expected, SURVEY, "deepwave")
+        gathers = model_gathers(expected, SURVEY)
         np.testing.assert_array_equal(np.concatenate([pair.gathers() for pair in own]), gathers)
 
 
 def test_the_manifest_says_how_it_was_made(tmp_path):
     generate(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["seed"], manifest["engine"], manifest["count"]) == (4, "deepwave", 7)
+    assert (manifest["seed"], manifest["engine"], manifest["count"]) == (4, "openfwi", 7)
     assert Acquisition.from_dict(manifest["acquisition"]) == SURVEY
-    assert "deepwave" in manifest["versions"]
+    assert "numba" in manifest["versions"]
 
 
 def test_two_workers_make_the_same_files_as_one(tmp_path):
@@ -127,9 +125,9 @@ def test_what_cannot_be_done_is_said(tmp_path, changes, message):
         generate(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("engine", ["deepwaves", "deepwave", "openfwi", "cuda"])
+@pytest.mark.parametrize("engine", ["openfwis", "openfwi", "cuda"])
 def test_an_engine_that_is_not_there_claims_no_folder(tmp_path, monkeypatch, engine):
-    for package in ("deepwave", "keras", "cupy"):
+    for package in ("numba", "cupy"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModellingError, match=r"needs \w+; .*pip install|expected engine openfwi"):
         generate(tmp_path / "out", engine=engine)
@@ -137,12 +135,12 @@ def test_an_engine_that_is_not_there_claims_no_folder(tmp_path, monkeypatch, eng
 
 
 def test_a_family_named_twice_is_one(tmp_path, capsys):
-    generate_dataset(["flatvel_a"], 2, 4, "deepwave", tmp_path / "once", SURVEY)
-    generate_dataset(["flatvel_a", "FlatVel-A"], 2, 4, "deepwave", tmp_path / "twice", SURVEY)
+    generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "once", SURVEY)
+    generate_dataset(["flatvel_a", "FlatVel-A"], 2, 4, "openfwi", tmp_path / "twice", SURVEY)
     assert contents(tmp_path / "once") == contents(tmp_path / "twice")
     assert json.loads((tmp_path / "twice" / "manifest.json").read_text())["families"] == ["flatvel_a"]
     survey = str(tmp_path / "once" / "manifest.json")
-    command = ["data", "generate", "flatvel_a", "flatvel_a", "--count", "1", "--engine", "deepwave"]
+    command = ["data", "generate", "flatvel_a", "flatvel_a", "--count", "1"]
     command += ["--workers", "1", "--survey", survey, "--out", str(tmp_path / "said")]
     assert epic.main(command) == 0
     assert capsys.readouterr().out.startswith("1 samples in 1 files")
