@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
-from fuzz_targets import Door, FrameTarget, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
+from fuzz_targets import FrameTarget, FuzzedCentre, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
 
 from testbed.processes import resident_mib
 
@@ -33,13 +33,13 @@ HANG_S = 120.0
 
 def fuzz(folder: Path, inputs: int, seed: int) -> dict:
     """Throw ``inputs`` at the targets in turns. Raises whatever they raise: a crash."""
-    door = Door(folder)
+    centre = FuzzedCentre(folder)
     targets = {
         "packet": PacketTarget(seed),
         "framing": FrameTarget(seed + 1),
         "messages": MessageTarget(seed + 2),
-        "gateway": GatewayTarget(seed + 3, door),
-        "receiver": ReceiverTarget(seed + 4, door),
+        "gateway": GatewayTarget(seed + 3, centre),
+        "receiver": ReceiverTarget(seed + 4, centre),
     }
     given = dict.fromkeys(targets, 0)
     memory_mib = []
@@ -61,7 +61,7 @@ def fuzz(folder: Path, inputs: int, seed: int) -> dict:
         faulthandler.cancel_dump_traceback_later()
         for name in ("gateway", "receiver"):
             targets[name].close()
-        door.close()
+        centre.close()
     return {
         "inputs": sum(given.values()),
         "given": given,

@@ -259,7 +259,7 @@ class Attack:
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self._tcp_port), TIMEOUT_S) as peer,
         ):
-            # A good frame first, so that the door has let it in when the endless one comes.
+            # A good frame first, so that the listener has admitted the connection when the endless one comes.
             peer.sendall(encode_frame(data, seal))
             time.sleep(0.5)
             for _ in range(20):

@@ -261,7 +261,7 @@ class KeyRing:
         try:
             names = sorted(os.listdir(self._allowed))
             if names:
-                self._check_folder()
+                self._check_folders()
         except FileNotFoundError:
             names = []
         except PermissionError as error:
@@ -276,6 +276,8 @@ class KeyRing:
                     if file.is_symlink():
                         # Reject links: whoever can write to the target could allow a key of their own.
                         raise KeysError(f"{file}: is a link; copy the file itself, with: epic keys allow")
+                if path.stat().st_mode & 0o022:
+                    raise KeysError(f"{path}: others may write it; run: chmod 644 {path}")
                 identities[read_key(path)] = identity
                 if identity.survey is not None and identity.device is not None and mac.exists():
                     mac_secrets[identity.survey, identity.device] = read_secret(mac)
@@ -290,10 +292,11 @@ class KeyRing:
                     raise
         return identities, mac_secrets
 
-    def _check_folder(self) -> None:
-        """Raise ``PermissionError`` if other users can write to the folder."""
-        if os.stat(self._allowed).st_mode & 0o022:
-            raise PermissionError(f"{self._allowed}: others may write in it; run: chmod 700 {self._allowed}")
+    def _check_folders(self) -> None:
+        """Raise ``PermissionError`` if other users can write to ``allowed``, or could replace it."""
+        for folder in (self._allowed.parent, self._allowed):
+            if os.stat(folder).st_mode & 0o022:
+                raise PermissionError(f"{folder}: others may write in it; run: chmod 700 {folder}")
 
     def _drop_withdrawn(self) -> None:
         """Drop keys whose files are gone. This needs no file descriptor, so revocation works without one."""

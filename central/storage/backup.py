@@ -1,6 +1,6 @@
 """Back up a running centre into one file, and restore a data folder from it.
 
-A backup is a tar of ``manifest.json``, a consistent snapshot of ``central.sqlite``, ``rollouts/``, ``adapted/`` and, on
+A backup is a tar of ``manifest.json``, a consistent snapshot of ``central.sqlite``, the folders ``FOLDERS`` and, on
 request, ``keys/``. The manifest has the SHA-256 of every file.
 """
 
@@ -25,7 +25,9 @@ from firmware_py.runtime.log import now_us
 FORMAT = "epic-central-backup"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-ROLLOUTS, ADAPTED, KEYS = "rollouts", "adapted", "keys"
+# Folders of the data folder: models that were rolled out or adapted, and recordings that an operator gave.
+FOLDERS = ("rollouts", "adapted", "recordings")
+KEYS = "keys"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -51,16 +53,17 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
         try:
             # The staging folder is beside the backup, so the disk needs twice the backup's size.
             with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
-                copy = Path(aside) / FILE_NAME
+                content = Path(aside) / "content"
+                content.mkdir()
                 with reported(f"{out}: the store cannot be copied"):
                     # Copy in one step: SQLite's backup interface starts over with every commit.
-                    database.execute("VACUUM INTO ?", (str(copy),))
+                    database.execute("VACUUM INTO ?", (str(content / FILE_NAME),))
                 # After the database: a rollout's folder is written before its row.
-                files = {FILE_NAME: copy}
-                for name in (ROLLOUTS, ADAPTED):
-                    files |= _files(data_dir / name, name)
-                files |= _files(keys_dir, KEYS) if keys_dir else {}
-                manifest = _write(Path(aside) / "backup.tar", files)
+                for name in FOLDERS:
+                    _copy(data_dir / name, content / name)
+                if keys_dir:
+                    _copy(keys_dir, content / KEYS)
+                manifest = _write(Path(aside) / "backup.tar", content)
                 os.replace(Path(aside) / "backup.tar", out)
         except OSError as error:
             raise BackupError(
@@ -70,17 +73,24 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
     return manifest
 
 
-def _files(folder: Path, name: str) -> dict[str, Path]:
-    """Return the files of a folder by their names in the backup; unfinished (dot) files are left out."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            found[str(PurePosixPath(name, *inner.parts))] = path
-    return found
+def _copy(folder: Path, target: Path) -> None:
+    """Copy a folder if it exists, without unfinished (dot) files. A running centre may replace or remove files."""
+    if folder.is_dir():
+        shutil.copytree(
+            folder, target, ignore=shutil.ignore_patterns(".*"), copy_function=_copy_unless_removed
+        )
 
 
-def _write(path: Path, files: dict[str, Path]) -> dict[str, Any]:
+def _copy_unless_removed(source: str, target: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(source, target)
+
+
+def _write(path: Path, content: Path) -> dict[str, Any]:
+    """Write the tar of the folder ``content`` to ``path`` and return its manifest."""
+    files = {
+        file.relative_to(content).as_posix(): file for file in sorted(content.rglob("*")) if file.is_file()
+    }
     with contextlib.closing(sqlite3.connect(files[FILE_NAME])) as database:
         version = schema.version_of(database)
         (records,) = database.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()
@@ -116,7 +126,7 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
     Raises:
         BackupError: The backup is incomplete, or the target is not empty.
     """
-    for place in (data_dir / FILE_NAME, data_dir / ROLLOUTS, data_dir / ADAPTED):
+    for place in (data_dir / name for name in (FILE_NAME, *FOLDERS)):
         if place.exists():
             raise BackupError(f"{place}: already exists; expected an empty data_dir. Move it away first")
     try:
@@ -135,7 +145,7 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
                 )
             if has_keys and keys_dir:
                 _place(Path(aside) / KEYS, keys_dir)
-            for name in (ROLLOUTS, ADAPTED):
+            for name in FOLDERS:
                 if (Path(aside) / name).exists():
                     _place(Path(aside) / name, data_dir / name)
             # Place the database last. Without it, the centre would create an empty one and a second restore would be
@@ -214,7 +224,7 @@ def _manifest(backup: Path, tar: tarfile.TarFile, member: tarfile.TarInfo | None
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.parts[0] in (FILE_NAME, ROLLOUTS, KEYS)
+    return not path.is_absolute() and ".." not in path.parts and path.parts[0] in (FILE_NAME, *FOLDERS, KEYS)
 
 
 def _sha256(path: Path) -> str:

@@ -21,7 +21,7 @@ def backup(
         bool, typer.Option("--with-keys", help="Include the key folder; protect the file accordingly.")
     ] = False,
 ) -> None:
-    """Back up records, maps, rollouts and adapted decoders into one file. The centre may run meanwhile."""
+    """Back up records, maps, recordings and released or adapted models into one file. The centre may run meanwhile."""
     central = load_config(config).central
     if with_keys and central.keys is None:
         raise ConfigError(f"{config}: central.keys: missing, and --with-keys asks for them; leave it out")

@@ -192,8 +192,11 @@ class Rollouts:
 
     @classmethod
     def _may_report(cls, rollout: StoredRollout, key: Key, state: str) -> bool:
-        """Return True if the device was offered the bundle. Other devices' reports are ignored."""
-        return key in rollout.devices or (state == RUNNING and cls._is_admitted(rollout, key))
+        """Return True if the device was offered the bundle; a device that is passed over has declined it."""
+        known = rollout.devices.get(key)
+        if state == RUNNING:
+            return known is not None or cls._is_admitted(rollout, key)
+        return known is not None and (known.state != DECLINED or state == DECLINED)
 
     def _chunk(self, record: packet.Record, want: ChunkRequest) -> Message:
         key, active = (record.survey, record.device), self._active

@@ -7,12 +7,17 @@ import tarfile
 import threading
 from contextlib import closing
 
+import numpy as np
 import pytest
 from fake_decoder import MODEL_HASH, latent_record
 from page_maps import put_map
 from releases import KEY, make_release
+from waiting import wait_until
 
 import epic
+from central.learning import versions
+from central.recordings.given import keep_given, read_given
+from central.storage import backup as backup_module
 from central.storage import schema
 from central.storage.backup import BackupError, back_up, restore
 from central.storage.database import StoreError, lock
@@ -24,7 +29,7 @@ from firmware_py.inference.bundle import load_bundle
 
 @pytest.fixture
 def filled(data_dir, tmp_path):
-    """A store with records, a map and a rollout."""
+    """A store with records, a map, a rollout, an adapted decoder in use and a recording that an operator gave."""
     with closing(Journal(data_dir)) as journal:
         journal.commit([(latent_record(device=d, event=7), 1, 94) for d in range(5)])
     put_map(data_dir, 7)
@@ -35,10 +40,16 @@ def filled(data_dir, tmp_path):
     )
     with closing(RolloutStore(data_dir)) as rollouts:
         rollouts.create(tmp_path / "model", KEY, None, 0)
+    adapted = data_dir / versions.FOLDER
+    shutil.copytree(tmp_path / "model", adapted / "1")
+    (adapted / versions.IN_USE).write_text('{"released": 1}')
+    (adapted / ".work").mkdir()
+    (adapted / ".work" / "half").write_text("unfinished")
+    keep_given(data_dir, 1, 7, np.ones((5, 10, 3), np.float32))
     return data_dir
 
 
-def test_what_is_restored_is_what_was_backed_up_rollouts_included(filled, tmp_path):
+def test_what_is_restored_is_what_was_backed_up_models_and_recordings_included(filled, tmp_path):
     backup, other = tmp_path / "backup.tar", tmp_path / "other"
     manifest = back_up(filled, None, backup)
     assert (manifest["last_record"], manifest["maps"]) == (5, 1)
@@ -49,6 +60,10 @@ def test_what_is_restored_is_what_was_backed_up_rollouts_included(filled, tmp_pa
         assert len(journal.latents_of((1, 7, MODEL_HASH), 5)) == 5
     assert read_archive(other, 1) == read_archive(filled, 1)
     assert (other / "rollouts" / "1" / "decoder" / "decoder.json").exists()
+    assert versions.version_section(other, 1).decoder.exists()
+    assert versions.read_in_use(other) == {"released": 1}
+    assert not (other / versions.FOLDER / ".work").exists()
+    np.testing.assert_array_equal(read_given(other, 1, 7), np.ones((5, 10, 3)))
     left = [
         path.name for folder in (tmp_path, other) for path in folder.iterdir() if path.name.startswith(".")
     ]
@@ -69,14 +84,30 @@ def test_a_backup_ends_while_records_come_and_is_of_one_moment(filled, tmp_path)
     receiving = threading.Thread(target=receive)
     receiving.start()
     try:
+        wait_until(lambda: came, what="the first record")
         manifest = back_up(filled, None, tmp_path / "backup.tar")
     finally:
         stop.set()
         receiving.join()
-    assert came
     restore(tmp_path / "backup.tar", tmp_path / "other")
     with closing(Journal(tmp_path / "other")) as journal:
         assert journal.newest() == manifest["last_record"]
+
+
+def test_files_that_change_or_go_while_it_is_taken_do_not_spoil_it(filled, tmp_path, monkeypatch):
+    """A version is switched, and retention removes a recording, between the copy and the tar."""
+    in_use, given = filled / versions.FOLDER / versions.IN_USE, filled / "recordings"
+    write = backup_module._write
+
+    def changed_first(*given_to_it):
+        in_use.write_text("{}")
+        shutil.rmtree(given)
+        return write(*given_to_it)
+
+    monkeypatch.setattr(backup_module, "_write", changed_first)
+    back_up(filled, None, tmp_path / "backup.tar")
+    restore(tmp_path / "backup.tar", tmp_path / "other")
+    assert versions.read_in_use(tmp_path / "other") == {"released": 1}
 
 
 def test_keys_are_in_it_on_request_and_stay_private(filled, tmp_path):
@@ -84,7 +115,8 @@ def test_keys_are_in_it_on_request_and_stay_private(filled, tmp_path):
     (keys / "allowed").mkdir(parents=True)
     (keys / "centre.secret").write_text("secret")
     (keys / "centre.secret").chmod(0o600)
-    (keys / "allowed" / "device-0.public").write_text("public")
+    (tmp_path / "elsewhere.public").write_text("public")
+    (keys / "centre.public").symlink_to(tmp_path / "elsewhere.public")
     back_up(filled, None, tmp_path / "without.tar")
     with tarfile.open(tmp_path / "without.tar") as tar:
         assert not [name for name in tar.getnames() if "keys" in name]
@@ -98,6 +130,7 @@ def test_keys_are_in_it_on_request_and_stay_private(filled, tmp_path):
     restore(backup, tmp_path / "other", tmp_path / "other-keys")
     restored = tmp_path / "other-keys" / "centre.secret"
     assert restored.read_text() == "secret" and restored.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "other-keys" / "centre.public").read_text() == "public", "what a link leads to"
 
 
 def test_nothing_that_is_there_is_overwritten(filled, tmp_path):

@@ -241,6 +241,19 @@ def test_a_folder_in_which_others_may_write_lets_nobody_in(folder, monkeypatch):
     assert ring.identity(public(folder, "device-3")), "what was read before holds"
 
 
+def test_keys_that_others_may_replace_let_nobody_in(folder):
+    """In the folder above, another user would put an `allowed` of their own in the place of ours."""
+    keys.allow(folder, "device-3")
+    folder.chmod(0o775)
+    with pytest.raises(KeysError, match=f"{folder.name}: others may write in it; run: chmod 700"):
+        fresh(folder)
+    folder.chmod(0o755)
+    assert fresh(folder).identity(public(folder, "device-3"))
+    (folder / "allowed" / "device-3.public").chmod(0o666)
+    with pytest.raises(KeysError, match="device-3.public: others may write it; run: chmod 644"):
+        fresh(folder)
+
+
 def test_a_linked_key_is_no_key(folder):
     (folder / "allowed").mkdir(mode=0o700)
     (folder / "allowed" / "device-3.public").symlink_to(folder / "device-3" / "device-3.public")

@@ -8,7 +8,7 @@ import time
 import pytest
 from file_limit import no_file_left
 
-from central.gateway import listener as door_module
+from central.gateway import listener as listener_module
 from central.gateway.listener import TcpListener
 from firmware_py.protocol.frame_authenticator import Crc
 from firmware_py.protocol.framing import encode_frame
@@ -32,7 +32,7 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
     tmp_path, monkeypatch, waiting
 ):
     watch = Watch()
-    monkeypatch.setattr(door_module, "time", watch)
+    monkeypatch.setattr(listener_module, "time", watch)
     # What is not imported yet cannot be read then.
     monkeypatch.delitem(sys.modules, "heapq")
     listener = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
@@ -64,13 +64,13 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
     assert records == [b"record"]
     assert listener.counts["evicted"] == waiting
     assert [connection.recv(1) for connection in silent] == [b""] * waiting
-    assert watch.slept_s == ([] if waiting else [door_module.POLL_S] * 5)
+    assert watch.slept_s == ([] if waiting else [listener_module.POLL_S] * 5)
     for connection in (*silent, late):
         connection.close()
 
 
 def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeypatch):
-    monkeypatch.setattr(door_module, "MAX_WAITING", 3)
+    monkeypatch.setattr(listener_module, "MAX_WAITING", 3)
     listener = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
     host, port = listener.endpoint.split(":")
     sources = ["127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.4"]

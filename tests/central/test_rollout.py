@@ -457,7 +457,8 @@ def test_a_device_that_records_another_survey_is_passed_over(centre, model):
     assert offers == []
     one.wait_for_state(3, "declined")
     assert one.kept(3).reason == "records another survey: n_time differ"
-    assert one.asks(0).version == version, "it was no canary"
+    one.tell(3, Report("failed", version, "because"), OTHER_HASH)
+    assert one.asks(0).version == version, "it was no canary, and cannot stop what it was never offered"
 
 
 @pytest.mark.parametrize(("recorded", "state"), [(0, "failed"), (5, "running")])

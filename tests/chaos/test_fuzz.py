@@ -1,9 +1,9 @@
-"""A few thousand mutated inputs at every door; ``benchmarks/robustness/fuzz.py`` throws a million."""
+"""A few thousand mutated inputs to every decoder and endpoint; ``benchmarks/robustness/fuzz.py`` sends a million."""
 
 import struct
 
 import pytest
-from fuzz_targets import Door, FrameTarget, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
+from fuzz_targets import FrameTarget, FuzzedCentre, GatewayTarget, MessageTarget, PacketTarget, ReceiverTarget
 
 from firmware_py.protocol import packet
 from firmware_py.protocol.framing import Deframer
@@ -14,10 +14,10 @@ INPUTS = 2000
 
 
 @pytest.fixture
-def door(tmp_path):
-    door = Door(tmp_path)
-    yield door
-    door.close()
+def centre(tmp_path):
+    centre = FuzzedCentre(tmp_path)
+    yield centre
+    centre.close()
 
 
 def both_outcomes(target):
@@ -32,8 +32,8 @@ def test_a_decoder_takes_or_refuses_whatever_comes(target):
 
 
 @pytest.mark.parametrize("target", [GatewayTarget, ReceiverTarget])
-def test_the_centre_takes_or_refuses_whatever_comes(door, target):
-    fuzzed = target(1, door)
+def test_the_centre_takes_or_refuses_whatever_comes(centre, target):
+    fuzzed = target(1, centre)
     try:
         fuzzed.feed(INPUTS)
         assert both_outcomes(fuzzed)

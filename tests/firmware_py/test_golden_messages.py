@@ -29,6 +29,7 @@ from firmware_py.protocol.recording_messages import encode_message as encode_rec
 from firmware_py.protocol.update_messages import decode_message, encode_message
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "messages.json").read_text())
+RECORDS = json.loads((Path(__file__).parent / "golden" / "records.json").read_text())
 SECRET = bytes.fromhex(GOLDEN["secret"])
 CONTROL = [v for v in GOLDEN["payloads"] if v["what"].startswith("hel") or v["what"].startswith("health")]
 UPDATES = [v for v in GOLDEN["payloads"] if v["what"].startswith("update")]
@@ -53,6 +54,15 @@ def test_hello_and_health(vector):
 def test_the_setting():
     (vector,) = (v for v in GOLDEN["payloads"] if v["what"].startswith("setting"))
     assert [decode_setting(bytes.fromhex(vector["payload"]))] == vector["fields"]
+
+
+def test_the_newest_boot():
+    (vector,) = (v for v in GOLDEN["payloads"] if v["what"] == "newest boot")
+    latent_bytes, newest_boot = vector["fields"]
+    payload = bytes.fromhex(vector["payload"])
+    assert encode_setting(latent_bytes, newest_boot) == payload
+    assert (decode_setting(payload), decode_newest_boot(payload)) == (latent_bytes, newest_boot)
+    assert decode_ranges(payload) == []
 
 
 def test_the_request_for_records():
@@ -141,6 +151,9 @@ def test_payloads_can_be_made_from_the_page_alone(vector):
     if vector["what"].startswith("setting"):
         assert struct.pack("<H", *fields).hex() == vector["payload"]
         return
+    if vector["what"] == "newest boot":
+        assert struct.pack("<HI", *fields).hex() == vector["payload"]
+        return
     if vector["what"] == "request for records":
         latent_bytes, ranges = fields
         head = struct.pack("<HIB", latent_bytes, 0, len(ranges))
@@ -159,8 +172,10 @@ def test_frames_can_be_made_from_the_page_alone(vector):
     assert (cobs(record + tag(vector["seal"], record)) + b"\0").hex() == vector["frame"]
 
 
-def test_a_record_can_be_made_from_the_page_alone():
-    header = struct.pack(
-        "<2sBBHHIIIQ8sH", b"EP", 1, 1, 3, 1, 7, 42, 1001, 1_790_000_000_123_456, bytes(range(8)), 3
-    )
-    assert (header + b"\x00\x01\x00").hex() == GOLDEN["frames"][0]["record"]
+@pytest.mark.parametrize("vector", RECORDS, ids=named)
+def test_records_can_be_made_from_the_page_alone(vector):
+    given = vector["record"]
+    numbers = (given[n] for n in ("type", "device", "survey", "boot", "sequence", "event", "sample_time_us"))
+    model_hash, payload = bytes.fromhex(given["model_hash"]), bytes.fromhex(given["payload"])
+    header = struct.pack("<2sBBHHIIIQ8sH", b"EP", 1, *numbers, model_hash, len(payload))
+    assert (header + payload).hex() == vector["bytes"]

@@ -157,11 +157,11 @@ def test_nothing_is_queued_for_a_centre_that_is_not_there():
 def test_a_key_that_is_not_allowed_is_told_from_a_centre_that_is_not_there(monkeypatch):
     monkeypatch.setattr("firmware_py.links.zeromq.REOPEN_MIN_S", 0.1)
     context = zmq.Context()
-    door = ThreadAuthenticator(context)
-    door.start()
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
     allowed = []
-    door.configure_curve_callback(
-        credentials_provider=type("Door", (), {"callback": lambda self, domain, key: key in allowed})()
+    authenticator.configure_curve_callback(
+        credentials_provider=type("Credentials", (), {"callback": lambda self, domain, key: key in allowed})()
     )
     router = make_router(context, CENTRE_SECRET)
     endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -178,7 +178,7 @@ def test_a_key_that_is_not_allowed_is_told_from_a_centre_that_is_not_there(monke
         allowed.append(DEVICE_PUBLIC)
         wait_until(lambda: not told(), what="the connection")
         assert link.statistics.fault == ""
-    door.stop()
+    authenticator.stop()
     context.destroy(linger=0)
 
 

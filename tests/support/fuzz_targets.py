@@ -125,8 +125,8 @@ class FrameTarget:
         self.counts["refused"] = sum(d.damaged_frames + d.unauthentic_frames for _, d in self._seals)
 
 
-class Door:
-    """A receiver on a thread with its guard, journal and handlers of updates and health, and keys for one device."""
+class FuzzedCentre:
+    """A receiver on a thread with its authenticator, journal and handlers, and the keys of one device."""
 
     def __init__(self, folder: Path) -> None:
         self.own = new_keys(folder / "keys", DEVICE)
@@ -185,18 +185,18 @@ class ReceiverTarget:
     One input in 1,000 is a connection of bytes that are not ZeroMQ's.
     """
 
-    def __init__(self, seed: int, door: Door) -> None:
-        self._door = door
+    def __init__(self, seed: int, centre: FuzzedCentre) -> None:
+        self._centre = centre
         self._mutator = Mutator(seed)
         self._probe = 0
         self._context = zmq.Context()
-        self._dealer = open_dealer(self._context, read_key_folder(door.own))
+        self._dealer = open_dealer(self._context, read_key_folder(centre.own))
         self._dealer.setsockopt(zmq.SNDTIMEO, int(1000 * TIMEOUT_S))
-        self._dealer.connect(door.receiver.endpoint)
+        self._dealer.connect(centre.receiver.endpoint)
 
     @property
     def counts(self) -> Counter[str]:
-        counts = self._door.receiver.counts
+        counts = self._centre.receiver.counts
         taken = counts["records"] + counts["duplicates"]
         refused = counts["refused"] + counts["identity_mismatch"] + counts["damaged"] + counts["not_taken"]
         return Counter(taken=taken, refused=refused)
@@ -218,7 +218,7 @@ class ReceiverTarget:
         self._ask()
 
     def _drain(self) -> None:
-        self._door.check()
+        self._centre.check()
         with contextlib.suppress(zmq.Again):
             while True:
                 self._dealer.recv(zmq.DONTWAIT)
@@ -229,7 +229,7 @@ class ReceiverTarget:
         record = latent_record(device=0, sequence=self._probe, boot=0xFFFFFFFF)
 
         def answered() -> bool:
-            self._door.check()
+            self._centre.check()
             # Again each time: answers that were not read in time are dropped, as for any device.
             self._dealer.send(packet.encode_record(record))
             while self._dealer.poll(500):
@@ -241,7 +241,7 @@ class ReceiverTarget:
         wait_until(answered, TIMEOUT_S, "the answer to an honest record")
 
     def _shout(self) -> None:
-        host, port = self._door.receiver.endpoint.removeprefix("tcp://").split(":")
+        host, port = self._centre.receiver.endpoint.removeprefix("tcp://").split(":")
         greeting = bytearray(b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(48))
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), TIMEOUT_S) as peer:
             peer.sendall(self._mutator.mutated(greeting, self._mutator.record))
@@ -254,17 +254,17 @@ class ReceiverTarget:
 class GatewayTarget:
     """A gateway's ``SerialSession`` on one end of a connection, damaged frames in at the other, then the receiver."""
 
-    def __init__(self, seed: int, door: Door) -> None:
-        self._door = door
+    def __init__(self, seed: int, centre: FuzzedCentre) -> None:
+        self._centre = centre
         self._mutator = Mutator(seed)
-        self._seal = Mac(read_secret(door.own / f"{DEVICE}.mac"), UPLINK)
+        self._seal = Mac(read_secret(centre.own / f"{DEVICE}.mac"), UPLINK)
         listener = socket.create_server(("127.0.0.1", 0))
         self._peer = socket.create_connection(listener.getsockname())
         self._port = TcpPort(listener.accept()[0], "fuzzer")
         listener.close()
-        self._upstream = ZmqLink(GATEWAYS, context=door.receiver.context)
+        self._upstream = ZmqLink(GATEWAYS, context=centre.receiver.context)
         self._line = SerialSession(
-            "fuzzer", FrameAuthenticators(KeyRing(door.keys)), self._upstream, door.log
+            "fuzzer", FrameAuthenticators(KeyRing(centre.keys)), self._upstream, centre.log
         )
         self._sent_bytes = 0
         self._stopping = threading.Event()
@@ -299,7 +299,7 @@ class GatewayTarget:
         wait_until(self._taken, TIMEOUT_S, "the line to take all bytes")
 
     def _taken(self) -> bool:
-        self._door.check()
+        self._centre.check()
         if self._failure:
             raise AssertionError("the line ended") from self._failure
         return self._line.counts["bytes_received"] == self._sent_bytes

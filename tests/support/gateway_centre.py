@@ -1,4 +1,4 @@
-"""A centre's door with a gateway beside it, and devices at the far ends of its lines."""
+"""A centre's receiver with a gateway beside it, and devices at the far ends of its lines."""
 
 from __future__ import annotations
 

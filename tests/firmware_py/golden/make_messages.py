@@ -98,6 +98,8 @@ def payloads():
     for what, health in every.items():
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
     yield {"what": "setting of 64 bytes", "payload": encode_setting(64).hex(), "fields": [64]}
+    payload = encode_setting(64, 1_790_000_000).hex()
+    yield {"what": "newest boot", "payload": payload, "fields": [64, 1_790_000_000]}
     ranges = [(1_790_000_000, 3, 7), (9, 1, 1)]
     yield {
         "what": "request for records",
