@@ -98,7 +98,7 @@ def refine_fetched(
     results = {}
     for event in events:
 
-        def on_iteration(done: int, misfit: float, event: int = event) -> None:
+        def on_iteration(done: int, misfit: float, velocity_mps: np.ndarray, event: int = event) -> None:
             on_step(f"refining event {event}: iteration {done} of {iterations}, misfit {misfit:.3f}")
 
         began_s = time.process_time()

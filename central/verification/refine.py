@@ -7,7 +7,7 @@ refinement by latents keeps the starting map's uncertainty; an inversion of a re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from central.verification.check_inputs import (
 )
 from firmware_py.inference.bundle import Bundle
 from firmware_py.runtime.log import now_us
-from models.inversion.refinement import LatentMisfit, Refined, refine
+from models.inversion.refinement import LatentMisfit, OnIteration, Refined, refine
 from models.inversion.waveform import invert
 from physics.acquisition import Acquisition
 from physics.errors import ModellingError
@@ -58,7 +58,7 @@ def refine_event(
     iterations: int,
     survey: int | None = None,
     gather: Path | None = None,
-    on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+    on_iteration: OnIteration = lambda done, misfit, velocity_mps: None,
     prior: str = "blocky",
     fetched: bool = False,
 ) -> Outcome:

@@ -14,6 +14,8 @@ from central.options import ConfigOption, EventArgument, JsonOption, SurveyOptio
 from central.verification.check_inputs import CheckInputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from central.verification.refine import Outcome
 
 
@@ -62,7 +64,7 @@ def refine(
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("refining", total=iterations)
 
-        def on_iteration(done: int, misfit: float) -> None:
+        def on_iteration(done: int, misfit: float, velocity_mps: np.ndarray) -> None:
             bar.update(task, completed=done, description=f"misfit {misfit:.3f}")
 
         outcome = refine_event(

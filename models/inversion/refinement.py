@@ -31,6 +31,10 @@ TOTAL_VARIATION = 3.0
 CONTRAST = 0.03
 
 
+# Called with the iterations done, the misfit and the map (nz, nx) in m/s.
+OnIteration = Callable[[int, float, np.ndarray], None]
+
+
 class Misfit(Protocol):
     """Half the sum of squares of a gather's residual, in units of its ``noise``.
 
@@ -112,11 +116,11 @@ def refine(
     misfit: Misfit,
     acquisition: Acquisition,
     iterations: int,
-    on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+    on_iteration: OnIteration = lambda done, misfit, velocity_mps: None,
 ) -> Refined:
     """Refine a map ``(nz, nx)`` in m/s, with its uncertainty, by minimising the objective of this module.
 
-    ``on_iteration`` is called with the misfit.
+    ``on_iteration`` is called with the iterations done, the misfit and the map in m/s.
 
     Raises:
         ModellingError: The waves of this survey cannot be modelled.
@@ -148,7 +152,8 @@ def refine(
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         nonlocal done
         done += 1
-        on_iteration(done, misfit.size(latest[0]))
+        velocity_mps = _mps(to_map(intermediate_result.x.reshape(start.shape)), a)
+        on_iteration(done, misfit.size(latest[0]), velocity_mps)
 
     before = objective(np.zeros(start.size))[0]
     misfit_before = latest[0]

@@ -20,19 +20,22 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import minimize
 
-from models.inversion.refinement import Refined, smoothing, total_variation
+from models.inversion.refinement import OnIteration, Refined, smoothing, total_variation
 from physics.acquisition import Acquisition
 from physics.engines.openfwi_adjoint import misfit_and_gradient
 from physics.errors import ModellingError
 from physics.modelling import model_gathers
 
 PRIORS = ("blocky", "smooth")
-# Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and its share of iterations.
-STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.4), (0.47, 0.2), (None, 0.4))
+# Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and the share of all
+# iterations that are done at its end.
+STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.15), (0.47, 0.3), (None, 1.0))
 # Stages with fewer iterations are skipped, because they would not begin to converge.
 LEAST_STAGE_ITERATIONS = 5
 # Weight of the roughness at the start of a stage, as a share of the misfit at that point.
 TOTAL_VARIATION_SHARE = 0.03
+# The roughness at that point counts as at least this much a cell, in m/s, so that a uniform map may get layers.
+LEAST_CONTRAST_MPS = 5.0
 # Contrasts below this value, m/s, are penalised quadratically.
 CONTRAST_MPS = 20.0
 # Correlation length of the change under the smooth prior, in cells.
@@ -49,9 +52,6 @@ LEAST_NOISE = 2e-5
 AMPLITUDE_TOLERANCE = 0.05
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
-
-# Gather (S, T, R) of a map, and its adjoint; the exact one comes with the value of a misfit.
-ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 @dataclass
@@ -135,8 +135,9 @@ def invert(
     recorded: np.ndarray,
     acquisition: Acquisition,
     iterations: int,
-    on_iteration: Callable[[int, float], None] = lambda done, misfit: None,
+    on_iteration: OnIteration = lambda done, misfit, velocity_mps: None,
     prior: str = "blocky",
+    resume_from: tuple[np.ndarray, int] | None = None,
 ) -> Refined:
     """Update a map until its modelled gather matches the recorded one to within the noise.
 
@@ -146,8 +147,10 @@ def invert(
         recorded: Gather ``(S, T, R)``. Traces of a dead receiver or a missing device are NaN or zero.
         acquisition: The survey.
         iterations: Total over all frequencies.
-        on_iteration: Called with the iterations done and the misfit relative to the recording's local strength.
+        on_iteration: Called with the iterations done, the misfit relative to the recording's local strength, and the
+            map.
         prior: "blocky" (total variation) or "smooth" (changes correlated over ``SMOOTH_CELLS``).
+        resume_from: Map ``(nz, nx)`` and iterations done of an interrupted inversion, from ``on_iteration``.
 
     Returns:
         The map with the lowest broadband misfit, its uncertainty, and what was done.
@@ -172,11 +175,12 @@ def invert(
     run = _Run(a, recording, prior, on_iteration, modelled=1)
     first = best = (size(gather), start, gather)
     now, gather_now = start, gather
-    for fraction, share in STAGES:
-        left = iterations - run.iterations
-        if fraction is not None:
-            left = round(share * iterations)
-        if left < (LEAST_STAGE_ITERATIONS if fraction is not None else 1):
+    if resume_from:
+        now, run.iterations = np.asarray(resume_from[0], np.float64), resume_from[1]
+        gather_now = _modelled(now, a)
+    for fraction, end in STAGES:
+        left = round(end * iterations) - run.iterations
+        if left < (1 if fraction is None else LEAST_STAGE_ITERATIONS):
             continue
         if recording.chi_squared(gather_now) <= 1.0:
             break
@@ -217,7 +221,7 @@ class _Run:
     acquisition: Acquisition
     recording: Recording
     prior: str
-    on_iteration: Callable[[int, float], None]
+    on_iteration: OnIteration
     modelled: int = 0
     iterations: int = 0
 
@@ -233,7 +237,9 @@ class _Run:
         value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
         roughness_weight = 0.0
         if self.prior == "blocky":
-            roughness_weight = TOTAL_VARIATION_SHARE * value_now / max(roughness_now, CONTRAST_MPS)
+            roughness_weight = (
+                TOTAL_VARIATION_SHARE * value_now / max(roughness_now, LEAST_CONTRAST_MPS * start.size)
+            )
         latest = [value_now]
 
         def to_map(x: np.ndarray) -> np.ndarray:
@@ -256,7 +262,8 @@ class _Run:
 
         def after_iteration(x: np.ndarray) -> None:
             self.iterations += 1
-            self.on_iteration(self.iterations, float(np.sqrt(2 * latest[0])))
+            velocity = np.clip(to_map(x), a.velocity_min_mps, a.velocity_max_mps)
+            self.on_iteration(self.iterations, float(np.sqrt(2 * latest[0])), velocity)
             if misfit.chi_squared <= 1.0:
                 raise StopIteration
 
