@@ -25,7 +25,7 @@ def read_table(text: str) -> dict[str, tuple[str, ...] | None]:
 ALLOWED = read_table((ROOT / "docs" / "architecture.md").read_text())
 
 # Heavy packages that a device, or a glance at the store, must never load.
-FORBIDDEN_ON_DEVICE = ("tensorflow", "keras", "torch", "typer", "rich", "pydantic", "matplotlib", "scipy")
+FORBIDDEN_ON_DEVICE = ("tensorflow", "keras", "numba", "typer", "rich", "pydantic", "matplotlib", "scipy")
 
 
 def imports_of(source: str) -> set[str]:

@@ -45,7 +45,7 @@ def test_everything_a_device_needs_is_there_and_secrets_are_its_own(installed):
     assert "etc/systemd/system/epic-device.service" in there
     packages = {path.name.split("-")[0] for path in (installed / OPT / "venv").rglob("*.dist-info")}
     assert {"ai_edge_litert", "pyzmq", "numpy"} <= packages
-    assert not {"tensorflow", "keras", "torch", "typer"} & packages, "the edge extra and no more"
+    assert not {"tensorflow", "keras", "numba", "typer"} & packages, "the edge extra and no more"
 
 
 def test_a_second_run_changes_nothing_and_says_so(parts, installed, capsys):

@@ -73,7 +73,7 @@ def test_a_device_loads_nothing_that_it_does_not_need(start, tmp_path):
     loaded = set(done.stdout.splitlines()[-1].split()[1:])
     assert {"numpy", "zmq", "ai_edge_litert", "firmware_py"} <= loaded
     rooms = {"boards", "central", "convert", "models", "physics", "testbed", "epic"}
-    heavy = {"tensorflow", "keras", "torch", "typer", "rich", "pydantic", "matplotlib", "scipy", "asyncio"}
+    heavy = {"tensorflow", "keras", "numba", "typer", "rich", "pydantic", "matplotlib", "scipy", "asyncio"}
     assert not loaded & (rooms | heavy)
 
 
