@@ -5,9 +5,8 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 ALL_STAMP := $(VENV)/.installed-all
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# Two test files at a time. The tests of SERIAL time a transfer from above, so they run alone.
-SERIAL := tests/testbed/test_links.py tests/testbed/test_tbf.py
-PARALLEL := -q -n 2 --dist loadfile --no-loadscope-reorder $(SERIAL:%=--ignore=%) tests
+# Three test files at a time on two cores, because many wait for devices and lines. A file stays in one process.
+PARALLEL := -q -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint install clean
 
@@ -16,11 +15,9 @@ demo: $(RUN_STAMP)  ## install what the line needs, then draw 20 maps from 5 dev
 
 test: $(ALL_STAMP)  ## install everything, then run the tests that need no real time
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
-	$(BIN)/python -m pytest -q -m "not slow" $(SERIAL)
 
 test-all: $(ALL_STAMP)  ## install everything, then run all tests
 	$(BIN)/python -m pytest --durations=20 $(PARALLEL)
-	$(BIN)/python -m pytest -q $(SERIAL)
 
 lint: $(ALL_STAMP)
 	$(BIN)/ruff check .

@@ -35,7 +35,8 @@ def test_every_profile_says_where_its_figures_come_from():
 
 
 @pytest.mark.parametrize(("name", "size"), [("lte", 280_000), ("wifi", 1_400_000), ("serial-115200", 5_000)])
-def test_a_transfer_takes_what_rate_and_delay_say(server, name, size):
+def test_no_transfer_is_faster_than_rate_and_delay_allow(server, name, size):
+    """test_shaping.py has the rate by a clock of its own, benchmarks/robustness/links.py by the real one."""
     profile = find_link(name)
     expected_s = size / profile.up_bytes_per_s + profile.delay_s
     (proxy,) = open_proxies(profile, server.getsockname()[1], 1)
@@ -43,9 +44,7 @@ def test_a_transfer_takes_what_rate_and_delay_say(server, name, size):
         took_s = pass_through(proxy, server, size)
         on_air = sum(t.size_bytes for t in proxy.sent)
     assert on_air == size
-    assert took_s >= 0.95 * expected_s, "never faster than the link"
-    # The upper bound is for a machine that is busy with other tests; benchmarks/robustness/links.py has the accuracy.
-    assert took_s < 1.5 * expected_s + 0.2
+    assert took_s >= 0.95 * expected_s
 
 
 def test_devices_on_one_channel_share_its_rate():
