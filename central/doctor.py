@@ -21,6 +21,7 @@ from pathlib import Path
 
 from central.config import CentralConfig, ConfigError, ModelSection, load_config
 from central.learning.versions import AdaptationError, section_in_use
+from central.recordings.store import damaged_recordings
 from central.security.keys import KeyRing, KeysError, list_keys, read_centre
 from central.storage.database import NoStoreError, StoreError, connect, is_claimed, reported
 from central.storage.journal import damaged_records
@@ -326,11 +327,18 @@ def _damage(database: sqlite3.Connection, n_records: int, n_maps: int) -> list[s
     (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
         return [f"damaged: {found}"]
-    if version_of(database) < 2:
+    version = version_of(database)
+    if version < 2:
         # From before there were checksums; the next start of the centre adds the columns.
         return []
     records, maps = list(damaged_records(database)), list(damaged_maps(database))
-    if not records and not maps:
+    recordings = list(damaged_recordings(database)) if version >= 3 else []
+    if not records and not maps and not recordings:
         return []
-    shown = [*(f"record {id}" for id in records[:MAX_DAMAGE_SHOWN]), *maps[:MAX_DAMAGE_SHOWN]]
-    return [f"{len(records)} of {n_records} records and {len(maps)} of {n_maps} maps are damaged", *shown]
+    return [
+        f"{len(records)} of {n_records} records, {len(maps)} of {n_maps} maps and {len(recordings)} recordings "
+        "are damaged",
+        *(f"record {id}" for id in records[:MAX_DAMAGE_SHOWN]),
+        *maps[:MAX_DAMAGE_SHOWN],
+        *recordings[:MAX_DAMAGE_SHOWN],
+    ]

@@ -8,7 +8,8 @@ one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -308,3 +309,19 @@ class RecordingStore:
 
 def acquisition_of(stored: StoredMap) -> Acquisition:
     return Acquisition.from_dict(stored.provenance["acquisition"])
+
+
+def damaged_recordings(database: sqlite3.Connection) -> Iterator[str]:
+    """Yield the name of each kept recording whose hash does not match; reads all of them."""
+    with reported("recordings: cannot be read"):
+        for *key, sha256 in database.execute(
+            "SELECT survey, event, device, sha256 FROM recording WHERE state = ?", (KEPT,)
+        ):
+            found = hashlib.sha256()
+            for (data,) in database.execute(
+                f"SELECT data FROM recording_piece WHERE {_KEY} ORDER BY start", key
+            ):
+                found.update(data)
+            if found.digest() != sha256:
+                survey, event, device = key
+                yield f"survey {survey}, event {event}: the recording of device {device} is damaged"

@@ -1,5 +1,6 @@
 """Damage on the disk is noticed: by whoever reads what is damaged, and by the doctor."""
 
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -104,11 +105,20 @@ def test_the_thorough_doctor_counts_what_is_damaged(data_dir, config, capsys):
         journal.commit([(latent_record(device=d, event=7, value=d + 1), 1, 94) for d in range(3)])
     for event in (7, 8):
         put_map(data_dir, event)
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
+        for device in (2, 3):
+            sha256 = hashlib.sha256(b"in two pieces").digest()
+            row = (1, 7, device, "kept", "", "operator", 0, 0, sha256, 13, 13, 1, 1)
+            database.execute(f"INSERT INTO recording VALUES ({','.join('?' * len(row))})", row)
+            for start, data in ((0, b"in two"), (6, b" pieces")):
+                database.execute("INSERT INTO recording_piece VALUES (1, 7, ?, ?, ?)", (device, start, data))
     assert epic.main(["doctor", "--full", "--config", str(config)]) == 1
     assert "3 records, 2 maps" in (shown := capsys.readouterr().out) and "no damage" in shown
     change(data_dir, "UPDATE record SET payload = zeroblob(length(payload)) WHERE device = 1")
     change(data_dir, DAMAGES["a velocity"])
+    change(data_dir, "UPDATE recording_piece SET data = zeroblob(length(data)) WHERE device = 3")
     assert epic.main(["doctor", "--full", "--config", str(config)]) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "1 of 3 records and 1 of 2 maps are damaged" in shown
+    assert "1 of 3 records, 1 of 2 maps and 1 recordings are damaged" in shown
     assert "record 2" in shown and "event 7, revision 1" in shown
+    assert "event 7: the recording of device 3 is damaged" in shown

@@ -46,6 +46,12 @@ def bounds(monkeypatch):
 
 
 @pytest.fixture
+def no_deadline(monkeypatch):
+    """Nothing but the cap closes a connection."""
+    monkeypatch.setattr(http_server, "REQUEST_S", 600.0)
+
+
+@pytest.fixture
 def serve(monkeypatch):
     """Serves ``/small`` and ``/endless``; ``serve()`` returns the port."""
     with ExitStack() as stack:
@@ -126,7 +132,7 @@ def test_a_long_answer_that_is_read_goes_on_past_every_deadline(serve, bounds):
             assert reader.recv(1 << 16)
 
 
-def test_silent_connections_give_way_the_oldest_first(serve, monkeypatch):
+def test_silent_connections_give_way_the_oldest_first(serve, no_deadline, monkeypatch):
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 5)
     port = serve()
     with ExitStack() as stack:
@@ -137,7 +143,7 @@ def test_silent_connections_give_way_the_oldest_first(serve, monkeypatch):
         assert not ended(peers[1]), "one gives way to one"
 
 
-def test_connections_at_work_are_kept_and_the_newcomer_is_closed(serve, monkeypatch):
+def test_connections_at_work_are_kept_and_the_newcomer_is_closed(serve, no_deadline, monkeypatch):
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
     port = serve()
     with ExitStack() as stack:
