@@ -34,7 +34,8 @@ REST = np.float32(1e-20)
 
 def compile_loops(function: Callable) -> Callable:
     """Compile ``function`` with Numba; keep the result on disk where a folder for it is writable."""
-    options = {"fastmath": True, "nogil": True}
+    # Without reassociation, so that code read from disk rounds as code just compiled.
+    options = {"fastmath": {"contract", "nnan", "ninf", "nsz", "arcp"}, "nogil": True}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:
