@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import dct
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import minimize
 
@@ -41,9 +40,6 @@ LEAST_CONTRAST_MPS = 5.0
 CONTRAST_MPS = 20.0
 # Correlation length of the change under the smooth prior, in cells.
 SMOOTH_CELLS = 1.5
-# Lengths, in cells along z and x, below which a change is damped in proportion to its wave number: the updates of
-# the blocky prior begin with large bodies.
-SOBOLEV_CELLS = (2.0, 6.0)
 # Unit of change, m/s, at the top and at the bottom of the map: weaker waves reach deep cells.
 UNIT_MPS = (100.0, 450.0)
 # Floor of the local strength, relative to its maximum; it limits the amplification of weak parts.
@@ -232,10 +228,8 @@ class _Run:
     def stage(self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int) -> np.ndarray:
         """Run up to ``iterations`` from ``start`` with its gather; return the map found."""
         a, unit = self.acquisition, _units(self.acquisition)
-        along_z, along_x = map(
-            smoothing if self.prior == "smooth" else sobolev,
-            start.shape,
-            (SMOOTH_CELLS, SMOOTH_CELLS) if self.prior == "smooth" else SOBOLEV_CELLS,
+        along_z, along_x = (
+            smoothing(n, SMOOTH_CELLS) if self.prior == "smooth" else np.eye(n) for n in start.shape
         )
         misfit = _Misfit(a, self.recording, lowpass)
         roughness_now = total_variation(start, CONTRAST_MPS)[0]
@@ -343,13 +337,6 @@ def _residual_of(probe: np.ndarray) -> Callable[[int, np.ndarray], tuple[float, 
 
 def _modelled(velocity: np.ndarray, a: Acquisition) -> np.ndarray:
     return model_gathers(velocity[None, None].astype(np.float32), a)[0].astype(np.float64)
-
-
-def sobolev(n: int, cells: float) -> np.ndarray:
-    """Return a symmetric matrix ``(n, n)`` that damps wave number k by ``1 / sqrt(1 + (k cells)^2)``."""
-    wave_numbers = np.pi * np.arange(n) / n
-    to_waves = dct(np.eye(n), axis=0, norm="ortho")
-    return to_waves.T @ (to_waves / np.sqrt(1.0 + np.square(wave_numbers * cells))[:, None])
 
 
 def _units(a: Acquisition) -> np.ndarray:

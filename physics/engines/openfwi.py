@@ -175,6 +175,16 @@ def step(now, past, alpha, kept, rows, columns):
 
 
 @compile_loops
+def _copy(field, kept_field, rows, columns):
+    """Copy the ranges of cells and what the Laplacian reaches around them."""
+    for r in range(len(rows)):
+        for c in range(len(columns)):
+            if rows[r, 1] > rows[r, 0] and columns[c, 1] > columns[c, 0]:
+                z, x = slice(rows[r, 0], rows[r, 1] + 4), slice(columns[c, 0], columns[c, 1] + 4)
+                kept_field[z, x] = field[z, x]
+
+
+@compile_loops
 def record_shot(
     alpha, kept, source, receiver_row, receivers, rows, columns, emitted, recorded, history, stride
 ):
@@ -187,7 +197,7 @@ def record_shot(
     for n in range(len(rows)):
         now, past = fields[n & 1], fields[1 - (n & 1)]
         if n % stride == 0 and n // stride < len(history):
-            history[n // stride] = now
+            _copy(now, history[n // stride], rows[n], columns[n])
         step(now, past, alpha, kept, rows[n], columns[n])
         past[source[0] + HALO, source[1] + HALO] += emitted[n]
         if n < len(recorded):

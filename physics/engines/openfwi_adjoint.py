@@ -35,8 +35,8 @@ from physics.engines.scheme import PAD_CELLS, sponge_per_mps
 from physics.wavelet import ricker
 
 # Correlated fields in a period of the wavelet. A band-limited product is summed without error at any rate above its
-# bandwidth: every 4 ms gives the gradient of a 15 Hz wavelet to 1e-5.
-_SAMPLES_A_PERIOD = 16
+# bandwidth: every 8 ms gives the gradient of a 15 Hz wavelet to 2e-5.
+_SAMPLES_A_PERIOD = 8
 
 # Value and derivative (T, R) of the part of a misfit that depends on the record (T, R) of a source.
 SourceMisfit = Callable[[int, np.ndarray], tuple[float, np.ndarray]]
