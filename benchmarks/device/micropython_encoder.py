@@ -38,22 +38,21 @@ LOADERS = {
 SCRIPT = """
 import gc, json, micropython, time
 from firmware_py.micropython.bundle import load_bundle
-from firmware_py.micropython.runtime import open_model
+from firmware_py.micropython.runtime import open_model, reserve
 gc.collect()
 before = gc.mem_alloc()
 bundle = load_bundle(".")
-model = open_model(bundle, lambda: None)
+model = open_model(bundle, reserve(bundle), lambda: None)
 gc.collect()
 heap = gc.mem_alloc() - before
-values = bytearray(bundle.time * bundle.width * bundle.sources)
 latent = bytearray(model.latent)
 us = []
 with open("inputs.bin", "rb") as inputs, open("latents.bin", "wb") as latents:
     for _ in range(COUNT):
-        inputs.readinto(values)
+        inputs.readinto(model.input)
         started = time.ticks_us()
         micropython.heap_lock()
-        model.encode(values, latent)
+        model.encode(latent)
         micropython.heap_unlock()
         us.append(time.ticks_diff(time.ticks_us(), started))
         latents.write(latent)

@@ -21,7 +21,15 @@ from boards.errors import BoardsError
 from boards.fit.graph import read_graph
 from boards.quiet import hold_output
 from firmware_py.micropython import kernels
-from firmware_py.micropython.model_viper import HASHED_FROM, HEADER, MAGIC
+from firmware_py.micropython.model_viper import (
+    ADDITION,
+    CONVOLUTION,
+    DEPTHWISE,
+    FIELDS,
+    HASHED_FROM,
+    HEADER,
+    MAGIC,
+)
 
 BLOCK_CHANNELS = (24, 32, 40)
 # What 32-bit arithmetic without 64-bit products bears (``kernels.py``).
@@ -149,8 +157,7 @@ class _Compiler:
         for layer, (source, other, target) in zip(self._layers, self._operands, strict=True):
             layer |= {"source": source.offset, "other": other.offset, "target": target.offset}
         records = b"".join(
-            np.array([layer.get(name, 0) for name in kernels.FIELDS], "<i4").tobytes()
-            for layer in self._layers
+            np.array([layer.get(name, 0) for name in FIELDS], "<i4").tobytes() for layer in self._layers
         )
         vectors = b"".join(
             values.tobytes() + latent.tobytes() for values, latent in zip(inputs, latents, strict=True)
@@ -209,7 +216,7 @@ class _Compiler:
         factors = self._factors(where, kernel, channels, in_scale, out_scale)
         self._check_sums(where, weights.reshape(-1, channels), biases, in_zero)
         layer = {
-            "operator": kernels.DEPTHWISE if depthwise else kernels.CONVOLUTION,
+            "operator": DEPTHWISE if depthwise else CONVOLUTION,
             "in_height": in_shape[0],
             "in_width": in_shape[1],
             "in_channels": in_shape[2],
@@ -279,7 +286,7 @@ class _Compiler:
         multiplier, shift = _multiplier(where, twice_largest / ((1 << ADD_SHIFT) * out_scale))
         height, width, channels = self._shape(target)
         layer = {
-            "operator": kernels.ADDITION,
+            "operator": ADDITION,
             "out_height": height,
             "out_width": width,
             "out_channels": channels,
@@ -316,7 +323,7 @@ class _Compiler:
         buffers = list({id(buffer): buffer for buffer in self._buffers.values()}.values())
         merged: dict[int, _Buffer] = {}
         for layer, (one, other, target) in zip(self._layers, self._operands, strict=True):
-            if layer["operator"] == kernels.ADDITION:
+            if layer["operator"] == ADDITION:
                 for source in (other, one):
                     if source.dies == target.born and source is not self._buffers[self._input]:
                         merged[id(target)] = merged.get(id(source), source)

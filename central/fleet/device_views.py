@@ -62,6 +62,7 @@ class DeviceView:
         queue_depth: Records that waited when the device last reported, less those that have arrived since.
         rejected: Recordings that could not be encoded since the device's start; ``rejection`` is the last reason.
         kept_recordings: Recordings that the device can still send on request; None if it has not said.
+        last_error: Error with which an earlier start of a microcontroller ended.
         acknowledged_lost: Records acknowledged according to the device, but missing in this database.
         resent: Records lost by this database that the device has sent again since its start.
         not_kept: Records lost by this database that the device no longer has.
@@ -109,6 +110,7 @@ class DeviceView:
     rejected: int | None
     rejection: str | None
     kept_recordings: int | None
+    last_error: str | None
     resent: int | None
     not_kept: int | None
 
@@ -354,6 +356,7 @@ def _view(
         rejected=said.get("rejected"),
         rejection=said.get("rejection"),
         kept_recordings=said.get("kept_recordings"),
+        last_error=said.get("last_error"),
         resent=said.get("resent"),
         not_kept=said.get("not_kept"),
         **counted,

@@ -143,6 +143,8 @@ def _remarks(view: DeviceView) -> list[str]:
         lines.append(f"says it dropped {view.dropped} records for lack of space")
     if view.rejected:
         lines.append(f"rejected {view.rejected} recordings since its start, last: {view.rejection or '-'}")
+    if view.last_error:
+        lines.append(f"had to start anew: {view.last_error}")
     if view.set_bytes not in (None, view.latent_bytes):
         made = "has not said what it makes" if view.latent_bytes is None else f"makes {view.latent_bytes}"
         lines.append(f"is set to latents of {view.set_bytes} bytes, {made}")

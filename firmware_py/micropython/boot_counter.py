@@ -6,6 +6,8 @@ anything is sent. Where a power cut can take the newest slots of a spool, the nu
 
 import os
 
+from firmware_py.micropython.errors import SetupError
+
 # Distance of the copies in bytes; one erase block never holds both.
 COPY_BYTES = 4096
 # Files of the number before 2026-12; read, never written.
@@ -17,7 +19,7 @@ class BootError(OSError):
     """The boot number cannot be stored."""
 
 
-class NoClockError(BootError):
+class NoClockError(SetupError):
     """The boot number is unknown until the clock is set."""
 
 
@@ -56,8 +58,8 @@ class BootCount:
         try:
             if not exists(path):
                 with open(path, "wb") as file:
-                    for _ in range(3):
-                        file.write(bytes(COPY_BYTES))
+                    for _ in range(3 * COPY_BYTES // _TEXT_BYTES):
+                        file.write(bytes(_TEXT_BYTES))
             self._file = open(path, "r+b", 0)
             self.last = max([self._read(copy) for copy in (0, 1)])
         except OSError as error:

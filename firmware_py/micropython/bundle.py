@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 
+from firmware_py.micropython.errors import SetupError
 from firmware_py.micropython.rate import rates_of
 
 FORMAT = "epic-bundle/1"
 CHUNK_BYTES = 512
 
 
-class BundleError(ValueError):
+class BundleError(SetupError):
     """The bundle is missing, damaged, or not one."""
 
 

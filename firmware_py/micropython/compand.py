@@ -11,11 +11,13 @@ differ by one step.
 import math
 from array import array
 
+from firmware_py.micropython.errors import SetupError
+
 # Larger sums exceed every threshold: 2**15 counts a sample; a small integer on every board.
 FAR = 1 << 29
 
 
-class RecordingError(ValueError):
+class RecordingError(SetupError):
     """The recording has no valid scale, or more receivers than the encoder."""
 
 
@@ -40,10 +42,11 @@ def thresholds_into(table, companding, step, scale, zero_point):
 class Compander:
     """Input of the encoder, filled from the blocks of a source.
 
-    ``input`` holds int8 ``(time, width, sources)``, row-major; ``block`` holds int16 ``(thin, receivers)``.
+    ``values``, the model's buffer, is filled with int8 ``(time, width, sources)``, row-major; ``block`` holds int16
+    ``(thin, receivers)``.
     """
 
-    def __init__(self, bundle, receivers):
+    def __init__(self, bundle, receivers, values):
         if not 0 < receivers <= bundle.width:
             raise RecordingError("recording: expected 1 to %d receivers, got %d" % (bundle.width, receivers))
         self._bundle = bundle
@@ -51,10 +54,7 @@ class Compander:
         self._table = array("i", [0] * 255)
         self._step = None
         self.block = array("h", [0] * (bundle.thin * receivers))
-        # Receivers of the encoder that this device lacks are zero.
-        self.input = bytearray(
-            bytes([bundle.input_zero_point & 0xFF]) * (bundle.time * bundle.width * bundle.sources)
-        )
+        self._input = values
 
     def set_step(self, step):
         """Set the value of one count; a change recomputes the table.
@@ -78,6 +78,10 @@ class Compander:
 
         ``source.read_into(block)`` fills the block with the next samples. ``feed`` is called often (watchdog).
         """
+        if self._receivers < self._bundle.width:
+            # Receivers of the encoder that this device lacks are zero.
+            for i in range(len(self._input)):
+                self._input[i] = self._bundle.input_zero_point & 0xFF
         for shot in range(self._bundle.sources):
             for time in range(self._bundle.time):
                 if not source.read_into(self.block):
@@ -108,5 +112,5 @@ class Compander:
                 else:
                     low = middle + 1
             # The value is low - 128; as a byte, that flips the top bit.
-            self.input[at] = low ^ 0x80
+            self._input[at] = low ^ 0x80
             at += sources

@@ -23,6 +23,8 @@ taken.
 import binascii
 import json
 
+from firmware_py.micropython.errors import SetupError
+
 SECRET_BYTES = 32
 _NEEDED = "needed"
 _SECTIONS = {
@@ -65,7 +67,7 @@ _RANGES = (
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(SetupError):
     """``device.json``, or a file it names, is missing, damaged or invalid."""
 
 

@@ -73,8 +73,9 @@ class Device:
         self._encode_us = None
         self.health = None
         self.updater = None
-        # Called when the centre has answered this start.
+        # Called when the centre has answered this start, and with the error that ends it.
         self.answered = None
+        self.failed = None
 
     def turn(self):
         """Run one pass of the loop; return False if there was nothing to do."""
@@ -130,6 +131,11 @@ class Device:
             self._rate[0],
         )
 
+    @property
+    def last_error(self):
+        """The error with which an earlier start ended, "" for none."""
+        return self._spool.last_error
+
     def set_rate(self, latent_bytes):
         """Set the length of latents in bytes from the next recording on; 0 sends whole latents."""
         if latent_bytes == self._set_bytes:
@@ -150,7 +156,7 @@ class Device:
             print("event %d: the recording broke off" % event)
             return
         started_ms = time.ticks_ms()
-        self._model.encode(self._compander.input, self._latent)
+        self._model.encode(self._latent)
         self._encode_us = 1000 * time.ticks_diff(time.ticks_ms(), started_ms)
         self._sequence += 1
         header = self._header

@@ -18,16 +18,18 @@ class Health:
     """Health reports of a microcontroller.
 
     ``status()`` returns, in this order: waiting, dropped, refused, next_sequence, acknowledged (boot, sequence) or
-    None, the first that waits (boot, sequence), encode_us or None, bytes of a latent.
+    None, the first that waits (boot, sequence), encode_us or None, bytes of a latent. ``last_error`` is that with which
+    an earlier start ended, "" for none.
     """
 
-    def __init__(self, header, board, interval_s, spool_records, clock, status):
+    def __init__(self, header, board, interval_s, spool_records, clock, status, last_error=""):
         self._header = header
         self._board = board
         self._interval_s = interval_s
         self._spool_records = spool_records
         self._clock = clock
         self._status = status
+        self._last_error = last_error
         self._known = False
         self._asking = False
         self._sequence = 0
@@ -65,6 +67,8 @@ class Health:
             content += first
             content += [encode_us, None, None, None, self._offset_us, self._round_trip_us]
             content += [None, None, latent_bytes]
+            if self._last_error:
+                content += [None] * 5 + [self._last_error]
         else:
             self._wait_ms = min(self._retry_ms, 1000 * self._interval_s)
             self._retry_ms = min(2 * self._retry_ms, 1000 * self._interval_s)
@@ -104,8 +108,8 @@ class Health:
 
 
 def cbor(values):
-    """Encode a list of at most 23 integers, short texts and None as CBOR (RFC 8949)."""
-    out = bytearray([0x80 | len(values)])
+    """Encode a list of integers, short texts and None as CBOR (RFC 8949)."""
+    out = bytearray(head(0x80, len(values)))
     for value in values:
         if value is None:
             out.append(0xF6)

@@ -4,50 +4,28 @@ Activations are bytes q + 128, so that after a ReLU a byte is the value less its
 128 times the sum of a pixel's values is subtracted once a pixel. A zero contributes nothing and is skipped, and so
 does the padding. Sums stay in local variables.
 
-The kernels are kept as text, for two reasons. A convolution is unrolled for the number of channels that a model has,
-and no board compiles more than it needs. And firmware without the emitter runs the same text as bytecode, slowly.
+The kernels are kept as text. The installer compiles it for the board's processor (``native/``), so that the board loads
+machine code and neither this module nor a compiler's heap. Without that a board compiles what its model needs. Firmware
+without the emitter runs the same text as bytecode, slowly.
 
 Rules of viper: the first two arguments get registers. Only ``ptr8`` and ``ptr32`` move, by ``int(pointer) + bytes``.
 On 64-bit machines ``ptr32`` reads unsigned, so nothing that is negative is stored. No function is over 4 kB, beyond
 which Thumb jumps wrongly before MicroPython 1.27; on Xtensa it is 2 kB before 1.26, which ``ViperModel`` refuses.
 """
 
+import sys
+
+from firmware_py.micropython.model import ModelError
+from firmware_py.micropython.model_viper import FIELDS
+
+NAMES = ("convolve_24", "convolve_32", "convolve_40", "depthwise", "requantise", "add", "flip")
+# Architectures in ``sys.implementation._mpy`` whose emitter mis-encodes jumps over 2 kB, silently, before 1.26.
+_XTENSA = (9, 10)
+_XTENSA_FIXED = (1, 26)
 # Added to every sum that is stored, so that it is positive.
 SUM_OFFSET = 1 << 29
 # Added to every bias and every entry of ADD's tables, likewise.
 BIAS_OFFSET = 1 << 28
-
-# Fields of a layer's record, in this order; lengths in elements, zero points and limits as bytes q + 128.
-FIELDS = (
-    "operator",
-    "source",
-    "other",
-    "target",
-    "in_height",
-    "in_width",
-    "in_channels",
-    "out_height",
-    "out_width",
-    "out_channels",
-    "kernel_height",
-    "kernel_width",
-    "stride_height",
-    "stride_width",
-    "pad_top",
-    "pad_left",
-    "in_zero",
-    "out_zero",
-    "low",
-    "high",
-    "rounds_once",
-    "multiplier_high",
-    "multiplier_low",
-    "shift",
-    "blocks_24",
-    "blocks_32",
-    "blocks_40",
-)
-CONVOLUTION, DEPTHWISE, ADDITION = 0, 1, 2
 
 # The window of one output pixel row: ``{name}`` are places in a layer's record.
 _WINDOW = """
@@ -79,7 +57,7 @@ _WINDOW = """
 
 # For each value that is not zero, an outer product into the sums of a block of {n} channels.
 _CONVOLVE = """
-def convolve(w: ptr8, x: int, weights: ptr8, data: ptr8, sums: ptr32, layer: ptr32, row: int):
+def kernel(w: ptr8, x: int, weights: ptr8, data: ptr8, sums: ptr32, layer: ptr32, row: int):
 {window}
         total = 536870912
 {start}
@@ -104,7 +82,7 @@ def convolve(w: ptr8, x: int, weights: ptr8, data: ptr8, sums: ptr32, layer: ptr
 
 # Eight channels at once, each with its own values.
 _DEPTHWISE = """
-def depthwise(w: ptr8, x: ptr8, weights: ptr8, data: ptr8, sums: ptr32, layer: ptr32, row: int):
+def kernel(w: ptr8, x: ptr8, weights: ptr8, data: ptr8, sums: ptr32, layer: ptr32, row: int):
 {window}
         group = 0
         while group < channels:
@@ -150,7 +128,7 @@ _LIMIT = """
 
 # ``stride`` sums a pixel and their count of 128s, of which the first ``count`` become bytes from ``start`` on.
 _REQUANTISE = """
-def requantise(
+def kernel(
     a: int, b: int, sums: ptr32, factors: ptr32, data: ptr8, layer: ptr32, start: int, stride: int, count: int
 ):
     out = ptr8(int(data) + start)
@@ -185,7 +163,7 @@ def requantise(
 
 # Each input by its table of 256 scaled values, and one scaling of their sum.
 _ADD = """
-def add(a: int, b: int, data: ptr8, tables: ptr32, layer: ptr32):
+def kernel(a: int, b: int, data: ptr8, tables: ptr32, layer: ptr32):
     one = ptr8(int(data) + layer[{source}])
     other = ptr8(int(data) + layer[{other}])
     out = ptr8(int(data) + layer[{target}])
@@ -207,7 +185,7 @@ def add(a: int, b: int, data: ptr8, tables: ptr32, layer: ptr32):
 """
 
 _FLIP = """
-def flip(n: int, k: int, data: ptr8, at: int, out: ptr8, out_at: int):
+def kernel(n: int, k: int, data: ptr8, at: int, out: ptr8, out_at: int):
     data = ptr8(int(data) + at)
     out = ptr8(int(out) + out_at)
     while k < n:
@@ -218,29 +196,45 @@ def flip(n: int, k: int, data: ptr8, at: int, out: ptr8, out_at: int):
 _PLACES = {name: place for place, name in enumerate(FIELDS)}
 
 
-def convolve(n):
-    """Sums of one output row for a block of ``n`` channels: ``f(w, 0, weights, data, sums, layer, row)``."""
-    return _compile("convolve", _unrolled(_CONVOLVE, n, 8, 20, "a%d += x * w[%d]"))
+def text_of(name):
+    """Source of a module whose function ``kernel`` is one of ``NAMES``.
+
+    convolve_N    sums of one output row for a block of N channels: ``kernel(w, 0, weights, data, sums, layer, row)``
+    depthwise     sums of one output row of all channels: ``kernel(w, data, weights, data, sums, layer, row)``
+    requantise    sums of one output row to bytes: ``kernel(0, 0, sums, factors, arena, layer, start, stride, count)``
+    add           the sum of two layers: ``kernel(0, 0, arena, tables, layer)``
+    flip          copy n bytes from int8 to q + 128, or back: ``kernel(n, 0, data, at, out, out_at)``
+    """
+    if name.startswith("convolve_"):
+        text = _unrolled(_CONVOLVE, int(name[9:]), 8, 20, "a%d += x * w[%d]")
+    elif name == "depthwise":
+        text = _unrolled(_DEPTHWISE, 8, 12, 20, "a%d += (x[%d] - zero) * (w[%d] - 128)")
+    elif name == "requantise":
+        text = _scaled(_REQUANTISE, 12, 16)
+    elif name == "add":
+        text = _scaled(_ADD, 8, 8)
+    else:
+        text = _FLIP
+    return "@micropython.viper\n" + text.strip() + "\n"
 
 
-def depthwise():
-    """Sums of one output row of all channels: ``f(w, data, weights, data, sums, layer, row)``."""
-    return _compile("depthwise", _unrolled(_DEPTHWISE, 8, 12, 20, "a%d += (x[%d] - zero) * (w[%d] - 128)"))
+def compile_kernel(name):
+    """The function of a kernel's text, native where the firmware can.
 
-
-def requantise():
-    """Sums of one output row to bytes: ``f(0, 0, sums, factors, arena, layer, start, stride, count)``."""
-    return _compile("requantise", _scaled(_REQUANTISE, 12, 16))
-
-
-def add():
-    """The sum of two layers: ``f(0, 0, arena, tables, layer)``."""
-    return _compile("add", _scaled(_ADD, 8, 8))
-
-
-def flip():
-    """Copy ``n`` bytes from int8 to q + 128, or back: ``f(n, 0, data, at, out, out_at)``."""
-    return _compile("flip", _FLIP)
+    Raises:
+        ModelError: This firmware's emitter is known to be wrong.
+    """
+    architecture = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
+    if architecture in _XTENSA and sys.implementation.version[:2] < _XTENSA_FIXED:
+        raise ModelError("model: expected MicroPython 1.26 or later on this processor; install it")
+    text = text_of(name)
+    names = {}
+    try:
+        exec(text, names)
+    except SyntaxError:
+        names = {"int": _Address, "ptr8": _bytes_at, "ptr32": _words_at}
+        exec(text.split("\n", 1)[1], names)
+    return names["kernel"]
 
 
 def _unrolled(text, n, outer, inner, product):
@@ -260,17 +254,6 @@ def _scaled(text, indent, round_indent):
         limit=_LIMIT.format(indent=" " * indent),
         **_PLACES,
     )
-
-
-def _compile(name, text):
-    """The function of a kernel's text, native where the firmware can."""
-    names = {}
-    try:
-        exec("@micropython.viper\n" + text.strip(), names)
-    except SyntaxError:
-        names = {"int": _Address, "ptr8": _bytes_at, "ptr32": _words_at}
-        exec(text.strip(), names)
-    return names[name]
 
 
 class _Address:

@@ -21,20 +21,19 @@ class MlModel:
             self._model = ml.Model(bundle.encoder_path)
         except (OSError, ValueError, MemoryError) as error:
             raise ModelError("%s: cannot be loaded (%r)" % (bundle.encoder_path, error)) from None
-        self._input = None
+        self.input = bytearray(bundle.time * bundle.width * bundle.sources)
         self._inputs = [self._fill]
 
     def _fill(self, tensor, shape, dtype):
-        if len(tensor) != len(self._input) or dtype != ord("b"):
+        if len(tensor) != len(self.input) or dtype != ord("b"):
             raise ModelError(
                 "%s: takes %d values of type %r, the manifest says %d of int8; convert again"
-                % (self._bundle.encoder_path, len(tensor), chr(dtype), len(self._input))
+                % (self._bundle.encoder_path, len(tensor), chr(dtype), len(self.input))
             )
-        tensor[:] = self._input
+        tensor[:] = self.input
 
-    def encode(self, values, latent):
-        """int8 ``(time, width, sources)`` -> int8 into ``latent``. Raises ``ModelError``."""
-        self._input = values
+    def encode(self, latent):
+        """int8 ``(time, width, sources)`` in ``input`` -> int8 into ``latent``. Raises ``ModelError``."""
         output = self._model.predict(self._inputs)[0].flatten()
         if len(output) != len(latent):
             raise ModelError(

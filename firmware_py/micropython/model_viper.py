@@ -8,21 +8,48 @@ import binascii
 import gc
 import hashlib
 import struct
-import sys
 from array import array
 
-from firmware_py.micropython import kernels
-from firmware_py.micropython.kernels import FIELDS
 from firmware_py.micropython.model import ModelError
 
 MAGIC = b"EPICNN1\0"
 # Magic, SHA-256 of what follows, model hash, then layers, arena, weights, sums, factors, input offset, input length,
 # output offset, latent length, golden vectors; sizes in bytes.
 HEADER = "<8s32s8s10i"
+HEADER_BYTES = struct.calcsize(HEADER)
 HASHED_FROM = 40
-# Architectures in ``sys.implementation._mpy`` whose emitter mis-encodes jumps over 2 kB, silently, before 1.26.
-_XTENSA = (9, 10)
-_XTENSA_FIXED = (1, 26)
+
+# Fields of a layer's record, in this order; lengths in elements, zero points and limits as bytes q + 128.
+FIELDS = (
+    "operator",
+    "source",
+    "other",
+    "target",
+    "in_height",
+    "in_width",
+    "in_channels",
+    "out_height",
+    "out_width",
+    "out_channels",
+    "kernel_height",
+    "kernel_width",
+    "stride_height",
+    "stride_width",
+    "pad_top",
+    "pad_left",
+    "in_zero",
+    "out_zero",
+    "low",
+    "high",
+    "rounds_once",
+    "multiplier_high",
+    "multiplier_low",
+    "shift",
+    "blocks_24",
+    "blocks_32",
+    "blocks_40",
+)
+CONVOLUTION, DEPTHWISE, ADDITION = 0, 1, 2
 
 _OPERATOR = FIELDS.index("operator")
 _TARGET = FIELDS.index("target")
@@ -35,59 +62,84 @@ _KERNEL_WIDTH = FIELDS.index("kernel_width")
 _BLOCKS = tuple([(n, FIELDS.index("blocks_%d" % n)) for n in (24, 32, 40)])
 
 
+class Memory:
+    """The buffers of ``path``, a compiled encoder, in the order of their size.
+
+    Raises:
+        ModelError: It is not a compiled encoder, or the heap is too small for it.
+    """
+
+    def __init__(self, path):
+        try:
+            # Stays open: opening allocates.
+            self.file = open(path, "rb")
+        except OSError:
+            raise ModelError("%s: not found; install again with: epic board install" % path) from None
+        header = self.file.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES:
+            raise ModelError("%s: ends too early; install again" % path)
+        self.header = struct.unpack(HEADER, header)
+        if self.header[0] != MAGIC:
+            raise ModelError("%s: not a compiled encoder of this version; install again" % path)
+        arena, weights, sums, factors = self.header[4:8]
+        try:
+            gc.collect()
+            self.arena = memoryview(bytearray(arena))
+            self.weights = memoryview(bytearray(weights))
+            self.sums = _words(sums)
+            self.factors = _words(factors)
+        except MemoryError:
+            raise ModelError(
+                "%s: needs %d B for buffers, free are %d B; take a smaller model"
+                % (path, arena + weights + sums + factors, gc.mem_free())
+            ) from None
+
+
 class ViperModel:
-    """Latents of ``path``, a compiled encoder of the model ``bundle``; ``feed`` is called between blocks.
+    """Latents of a compiled encoder of the model ``bundle``, in its ``memory``; ``feed`` is called between blocks.
 
     The file's golden vectors are computed once, and must come out as LiteRT's reference kernels have them.
     Raises ``ModelError``.
     """
 
-    def __init__(self, bundle, path, feed):
-        architecture = getattr(sys.implementation, "_mpy", 0) >> 10 & 15
-        if architecture in _XTENSA and sys.implementation.version[:2] < _XTENSA_FIXED:
-            raise ModelError("model: expected MicroPython 1.26 or later on this processor; install it")
-        self._path = path
+    def __init__(self, bundle, memory, feed):
+        self._path = bundle.compiled_path
         self._feed = feed
         self.latent = bundle.latent
-        try:
-            # Stays open: opening allocates.
-            self._file = open(path, "rb")
-        except OSError:
-            raise ModelError("%s: not found; install again with: epic board install" % path) from None
-        header = bytearray(struct.calcsize(HEADER))
-        self._read(header, len(header))
-        fields = struct.unpack(HEADER, header)
-        if fields[0] != MAGIC:
-            raise ModelError("%s: not a compiled encoder of this version; install again" % path)
+        self._file = memory.file
+        fields = memory.header
         if fields[2] != bundle.model_hash:
             raise ModelError(
                 "%s: compiled from model %s, the manifest says %s; install again"
-                % (path, binascii.hexlify(fields[2]).decode(), binascii.hexlify(bundle.model_hash).decode())
+                % (
+                    self._path,
+                    binascii.hexlify(fields[2]).decode(),
+                    binascii.hexlify(bundle.model_hash).decode(),
+                )
             )
-        n_layers, arena, weights, sums, factors = fields[3:8]
         self._input, self._input_bytes, self._output, latent, self._vectors = fields[8:]
         if latent != bundle.latent or self._input_bytes != bundle.time * bundle.width * bundle.sources:
-            raise ModelError("%s: not of the manifest's shape; install again" % path)
+            raise ModelError("%s: not of the manifest's shape; install again" % self._path)
+        self._arena = memory.arena
+        self._weights = memory.weights
+        self._sums = memory.sums
+        self._factors = memory.factors
+        # A part of the arena, which an inference overwrites.
+        self.input = self._arena[self._input : self._input + self._input_bytes]
+        self._verify(fields[1])
+        self._file.seek(HEADER_BYTES)
+        self._layers = []
         try:
-            # The largest first, while the heap is whole.
-            gc.collect()
-            self._arena = memoryview(bytearray(arena))
-            self._weights = memoryview(bytearray(weights))
-            self._sums = memoryview(array("i", bytearray(sums)))
-            self._factors = memoryview(array("i", bytearray(factors)))
-            self._verify(fields[1])
-            self._file.seek(len(header))
-            self._layers = []
-            for _ in range(n_layers):
-                layer = memoryview(array("i", [0] * len(FIELDS)))
+            for _ in range(fields[3]):
+                layer = _words(4 * len(FIELDS))
                 self._read(layer, 4 * len(FIELDS))
                 self._layers.append(layer)
             self._blocks_at = self._file.tell()
-            self._compile()
+            self._load_kernels()
         except MemoryError:
             raise ModelError(
-                "%s: needs %d B for buffers and 10 kB for kernels, free are %d B; take a smaller model"
-                % (path, arena + weights + sums + factors, gc.mem_free())
+                "%s: no heap for its kernels, free are %d B; take a smaller model"
+                % (self._path, gc.mem_free())
             ) from None
         gc.collect()
         self._test()
@@ -101,32 +153,28 @@ class ViperModel:
         if digest.digest() != expected:
             raise ModelError("%s: SHA-256 is not the file's own; it is damaged, install again" % self._path)
 
-    def _compile(self):
-        """Make the kernels that this model needs, and nothing for operators that it lacks."""
+    def _load_kernels(self):
+        """Load the kernels that this model needs, and nothing for operators that it lacks."""
         self._convolve = {}
         for n, place in _BLOCKS:
             for layer in self._layers:
                 if layer[place] and n not in self._convolve:
-                    self._convolve[n] = kernels.convolve(n)
-                    gc.collect()
+                    self._convolve[n] = _kernel("convolve_%d" % n)
         operators = [layer[_OPERATOR] for layer in self._layers]
-        self._depthwise = kernels.depthwise() if kernels.DEPTHWISE in operators else None
-        gc.collect()
-        self._add = kernels.add() if kernels.ADDITION in operators else None
-        gc.collect()
-        self._requantise = kernels.requantise()
-        self._flip = kernels.flip()
+        self._depthwise = _kernel("depthwise") if DEPTHWISE in operators else None
+        self._add = _kernel("add") if ADDITION in operators else None
+        self._requantise = _kernel("requantise")
+        self._flip = _kernel("flip")
 
     def _test(self):
         """Compute the golden vectors behind the weights; firmware that computes something else is refused."""
         got = bytearray(self.latent)
         expected = bytearray(self.latent)
-        values = bytearray(self._input_bytes)
         for number in range(self._vectors):
-            self._file.seek(-(self._vectors - number) * (len(values) + len(expected)), 2)
-            self._read(values, len(values))
+            self._file.seek(-(self._vectors - number) * (self._input_bytes + len(expected)), 2)
+            self._read(self.input, self._input_bytes)
             self._read(expected, len(expected))
-            self.encode(values, got)
+            self.encode(got)
             if got != expected:
                 wrong = sum([got[i] != expected[i] for i in range(len(got))])
                 raise ModelError(
@@ -135,15 +183,15 @@ class ViperModel:
                     % (self._path, wrong, len(got), number)
                 )
 
-    def encode(self, values, latent):
-        """int8 ``(time, width, sources)`` -> int8 into ``latent``. Raises ``ModelError``."""
+    def encode(self, latent):
+        """int8 ``(time, width, sources)`` in ``input`` -> int8 into ``latent``. Raises ``ModelError``."""
         self._file.seek(self._blocks_at)
-        self._flip(self._input_bytes, 0, values, 0, self._arena, self._input)
+        self._flip(self._input_bytes, 0, self._arena, self._input, self._arena, self._input)
         for layer in self._layers:
             operator = layer[_OPERATOR]
-            if operator == kernels.CONVOLUTION:
+            if operator == CONVOLUTION:
                 self._run_convolution(layer)
-            elif operator == kernels.DEPTHWISE:
+            elif operator == DEPTHWISE:
                 n = layer[_OUT_CHANNELS]
                 self._read_block(layer[_KERNEL_HEIGHT] * layer[_KERNEL_WIDTH], n)
                 self._run_block(layer, self._depthwise, self._arena, n, 0)
@@ -179,3 +227,21 @@ class ViperModel:
     def _read(self, buffer, n):
         if self._file.readinto(buffer, n) != n:
             raise ModelError("%s: ends too early; install again" % self._path)
+
+
+def _words(size):
+    """An int32 array of ``size`` bytes as a view."""
+    return memoryview(array("i", bytearray(size)))
+
+
+def _kernel(name):
+    """The function of ``kernels.py`` as the installer compiled it, else compiled here."""
+    try:
+        made = __import__("firmware_py.micropython.native." + name, None, None, (name,)).kernel
+    except (ImportError, ValueError):
+        # None there, or of another processor.
+        from firmware_py.micropython.kernels import compile_kernel
+
+        made = compile_kernel(name)
+    gc.collect()
+    return made

@@ -23,6 +23,13 @@ class Starts:
         """Note this start, before anything is sent under its boot number."""
         self._spool.start(boot, self._count)
 
+    def failed(self, error):
+        """This start ends with ``error``, which the next one reports."""
+        try:
+            self._spool.failed(self._count, repr(error))
+        except OSError as also:
+            print("spool: %r" % also)
+
     def good(self):
         """The centre has answered."""
         if self._count:
@@ -49,6 +56,8 @@ class NoSource:
 
 class NoModel:
     """Encodes nothing, for latents of ``latent`` values."""
+
+    input = b""
 
     def __init__(self, latent):
         self.latent = latent

@@ -12,6 +12,10 @@ import binascii
 import json
 import os
 
+import machine
+
+from firmware_py.micropython.errors import SetupError
+
 # Starts of an update that the centre has not confirmed, before it is rolled back.
 MAX_TRIAL_STARTS = 3
 FILES = ("slots.0", "slots.1")
@@ -74,6 +78,21 @@ class Slots:
                 self.roll_back("it was started %d times without an answer of the centre" % MAX_TRIAL_STARTS)
             else:
                 self._change(trial=self._state["trial"] + 1)
+
+    def load(self, function, *arguments):
+        """What ``function`` returns; if it refuses the bundle in use, the board restarts with the one before.
+
+        So does an update that is refused on trial, and a bundle that was damaged since: the one before is its second
+        copy. Without one, the error is raised.
+        """
+        try:
+            return function(*arguments)
+        except SetupError as error:
+            if not self.has_former:
+                raise
+            print("update: version %d: %s" % (self.version, error))
+            self.roll_back(str(error))
+            machine.reset()
 
     def refusal(self, version):
         """Why ``version`` is not taken; None if it is."""

@@ -13,12 +13,14 @@ still waited when it was written. After a cut those are sent again under their k
 
 The ring goes through the medium's blocks in turn, each erased when its first slot is due, so that all wear alike. A
 slot that does not hold what was written is left out. Marks are slots that are never sent: each start writes one, with
-its boot number and how many starts before it have failed, and so does a start that the centre has answered.
+its boot number and how many starts before it have failed, and so does a start that the centre has answered. A start
+that ends with another error than the one before writes one with its text.
 """
 
 import binascii
 import struct
 
+from firmware_py.micropython.errors import SetupError
 from firmware_py.micropython.store import SLOT_BYTES
 from firmware_py.protocol import packet
 
@@ -40,6 +42,8 @@ WAITING = 1
 MARK = 0
 STARTED = 1
 ANSWERED = 2
+FAILED = 3
+MAX_ERROR_BYTES = 64
 _INTACT, _BLANK, _DAMAGED = 0, 1, 2
 
 
@@ -47,7 +51,7 @@ class SpoolError(OSError):
     """The spool cannot be used."""
 
 
-class OwnerError(SpoolError):
+class OwnerError(SetupError):
     """The spool belongs to another device, or is no spool."""
 
 
@@ -56,9 +60,11 @@ class Spool:
 
     ``append`` and ``read`` use ``buffer`` for their slot. The ``span`` slots from ``oldest`` on may hold waiting
     records; ``state`` says which do. ``last_boot`` is the greatest that was noted, ``last_event`` that of the newest
-    record, ``failed_starts`` those in a row before this one; 0 for none.
+    record, ``failed_starts`` those in a row before this one; 0 for none. ``last_error`` is that of the last start that
+    ended with one, as long as the ring holds it.
 
     Raises:
+        OwnerError: The store holds something else.
         SpoolError: The store cannot be used.
     """
 
@@ -79,12 +85,11 @@ class Spool:
         self.last_boot = 0
         self.last_event = 0
         self.failed_starts = 0
+        self.last_error = ""
         # Slot of this start's last record.
         self._appended = -1
         try:
             self._recover()
-        except SpoolError:
-            raise
         except OSError as error:
             raise SpoolError("%s: cannot be read (%r); replace the medium" % (store.place, error)) from None
         if store.note:
@@ -94,7 +99,7 @@ class Spool:
         """Find the newest slot, and from it the records that may still wait, and the next slot to write."""
         newest = -1
         newest_key = (0, 0, 0)
-        event_key = mark_key = newest_key
+        event_key = mark_key = error_key = newest_key
         depth = 0
         foreign = False
         for slot in range(self.n):
@@ -115,6 +120,9 @@ class Spool:
                 if key > mark_key:
                     mark_key = key
                     (self.failed_starts,) = struct.unpack_from("<H", self.record, packet.HEADER_BYTES)
+                if event == FAILED and key > error_key:
+                    error_key = key
+                    self.last_error = self._error_text()
             else:
                 self.state[slot] = WAITING
                 if key > event_key:
@@ -206,7 +214,18 @@ class Spool:
         """
         self._mark(ANSWERED, 0)
 
-    def _mark(self, which, failed_starts):
+    def failed(self, failed_starts, text):
+        """Note durably with which error this start ends, unless it is the last one's."""
+        text = "".join([letter if ord(letter) < 128 else "?" for letter in text[:MAX_ERROR_BYTES]])
+        if text != self.last_error:
+            self._mark(FAILED, failed_starts, text.encode())
+
+    def _error_text(self):
+        at = packet.HEADER_BYTES + 2
+        size = self.record[packet.HEADER_BYTES - 2] | self.record[packet.HEADER_BYTES - 1] << 8
+        return bytes(self.record[at : packet.HEADER_BYTES + size]).decode()
+
+    def _mark(self, which, failed_starts, text=b""):
         sequence = 0
         if self._appended >= 0:
             _, sequence = struct.unpack_from("<II", self._keys, self._appended * _KEY_BYTES)
@@ -225,10 +244,12 @@ class Spool:
             which,
             0,
             packet.NO_MODEL,
-            2,
+            2 + len(text),
         )
         struct.pack_into("<H", self.record, packet.HEADER_BYTES, min(failed_starts, 65535))
-        self._write(packet.HEADER_BYTES + 2)
+        at = packet.HEADER_BYTES + 2
+        self.record[at : at + len(text)] = text
+        self._write(at + len(text))
         self._skip()
 
     def _write(self, size):

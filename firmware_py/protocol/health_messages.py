@@ -66,6 +66,7 @@ class Health:
         resent: Acknowledged records sent again since the start, because the centre asked for them.
         not_kept: Records that the centre asked for and that were not here any more, counted at each request.
         kept_recordings: Recordings that the device still has, and can send on request.
+        last_error: Error with which an earlier start of a microcontroller ended.
     """
 
     interval_s: int
@@ -92,6 +93,7 @@ class Health:
     resent: int | None = None
     not_kept: int | None = None
     kept_recordings: int | None = None
+    last_error: str | None = None
 
 
 # Records that the centre asks for: boot, first and last sequence.

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 check_identity, try_model, watch = mcu.check_identity, mcu.try_model, console.watch
 
 STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
+STOCK = STAND_INS.parent / "stock"
 PORT = ["--port", "/dev/ttyACM0"]
 # What stands for the firmware and the hardware.
 BARE = {"ml.py", "machine.py"}
@@ -101,9 +102,9 @@ def test_everything_a_device_needs_lands_and_main_comes_last(parts, board, name,
     assert put(parts, board, name=name, endpoint=f"uart:{port}") == 0
     files = board.files()
     for path in (
-        "firmware_py/protocol/packet.py",
-        "firmware_py/micropython/start.py",
-        "digitiser.py",
+        "firmware_py/protocol/packet.mpy",
+        "firmware_py/micropython/start.mpy",
+        "digitiser.mpy",
         "device-0.mac",
     ):
         assert path in files
@@ -163,8 +164,9 @@ def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(
     assert "bundle/encoder.tflite" not in board.files(), "nothing there could read it"
     script = (
         "from firmware_py.micropython.bundle import load_bundle\n"
-        "from firmware_py.micropython.runtime import open_model\n"
-        "print(open_model(load_bundle('bundle'), lambda: None))\n"
+        "from firmware_py.micropython.runtime import open_model, reserve\n"
+        "bundle = load_bundle('bundle')\n"
+        "print(open_model(bundle, reserve(bundle), lambda: None))\n"
     )
     said = micropython_unix.run(board.root, script, path=".:.frozen")
     assert "ViperModel" in said
@@ -237,6 +239,9 @@ def test_a_second_run_copies_what_changed_after_it_has_stopped_the_device(parts,
     calls = board.calls()
     assert [call for call in calls if call.startswith("cp")] == [
         "cp :device.json",
+        "cp :copy/device.json",
+        "cp :sums",
+        "cp :copy/sums",
         "cp :installed.json",
         "cp :main.py",
     ]
@@ -309,7 +314,7 @@ def test_a_module_that_is_no_longer_used_goes(parts, board):
     assert put(parts, board) == 0
     (board.folder / "other.py").write_text(DIGITISER)
     assert put(parts, board, digitiser="other.py") == 0
-    assert "other.py" in board.files() and "digitiser.py" not in board.files()
+    assert "other.mpy" in board.files() and "digitiser.mpy" not in board.files()
 
 
 def test_a_dry_run_says_every_step_and_does_none(parts, board, capsys):
@@ -435,6 +440,94 @@ def test_firmware_without_a_runtime_and_a_full_flash_are_told(parts, board, caps
     assert put(parts, board) == 2
     assert "there are 87.9 KiB; make room, or put an SD card in" in one_line(capsys)
     assert board.calls()[-1] == "reset"
+
+
+def power_up(board):
+    """What a board with stock MicroPython says from power-up until it stops."""
+    script = "try:\n    exec(open('main.py').read())\nexcept SystemExit:\n    pass\n"
+    return micropython_unix.run(board.root, script, path=".:.frozen").splitlines()
+
+
+def flip(data):
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+
+
+# The device stops there, having imported its program and read its bundle.
+STOPS = "epic: gathers.npy: cannot be read"
+DAMAGES = {"flipped": flip, "cut off": lambda data: data[:-9], "empty": lambda data: b"", "missing": None}
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_board_restores_a_damaged_file_from_its_second_copy(parts, board, monkeypatch, damage):
+    put_stock(parts, board, monkeypatch)
+    whole = board.files()
+    assert power_up(board)[-1].startswith(STOPS)
+    for path in (
+        "firmware_py/micropython/start.mpy",
+        "firmware_py/micropython/native/flip.mpy",
+        "device.json",
+        "device-0.mac",
+        "bundle/manifest.json",
+        "bundle/encoder.epicnn",
+    ):
+        hurt(board, path, damage)
+        # A cut while it was restored before.
+        (board.root / f"{path}.new").write_bytes(b"half")
+        said = power_up(board)
+        assert said[0] == f"{path} was damaged; restored from its second copy"
+        assert said[-1].startswith(STOPS)
+        assert {name: board.files()[name] for name in whole} == whole and not list(board.root.rglob("*.new"))
+    hurt(board, "sums", damage)
+    hurt(board, "device.json", damage)
+    assert power_up(board)[0].startswith("device.json was damaged")
+
+
+@pytest.mark.emulated
+def test_damage_that_has_no_intact_second_copy_is_said_and_nothing_is_started(parts, board, monkeypatch):
+    put_stock(parts, board, monkeypatch)
+    for path in ("device.json", "copy/device.json"):
+        hurt(board, path, flip)
+    assert power_up(board) == ["epic: device.json: damaged, without an intact second copy; install again"]
+
+
+@pytest.mark.emulated
+def test_after_an_update_the_slots_decide_which_bundle_is_whole(parts, board, monkeypatch, capsys):
+    put_stock(parts, board, monkeypatch)
+    (board.root / "slots.0").write_text("damaged")
+    hurt(board, "bundle.b/manifest.json", None)
+    assert put(parts, board, *REPLAY, digitiser=None) == 0
+    assert "nothing to change" in capsys.readouterr().out
+    hurt(board, "bundle/manifest.json", flip)
+    before = board.files()
+    assert not any("restored" in line for line in power_up(board))
+    assert board.files()["bundle/manifest.json"] == before["bundle/manifest.json"]
+
+
+def test_without_room_for_second_copies_it_says_so_and_installs(parts, board, monkeypatch, capsys):
+    with_facts(monkeypatch, free_bytes=340_000)
+    assert put(parts, board) == 0
+    assert "second copies: none, they need" in capsys.readouterr().out
+    assert not (board.root / "copy").exists() and not (board.root / "bundle.b").exists()
+    assert all(line.endswith(" -") for line in (board.root / "sums").read_text().splitlines()[1:])
+
+
+REPLAY = ("--replay", "gathers.npy", "--step", "0.001")
+
+
+def put_stock(parts, board, monkeypatch):
+    """An installation on stock MicroPython, for this machine's processor."""
+    with_facts(monkeypatch, viper=True, runtime=False, mpy=6 | 3 << 8 | 2 << 10)
+    shutil.copy(STOCK / "machine.py", board.root)
+    (board.root / "ml.py").unlink()
+    assert put(parts, board, *REPLAY, digitiser=None) == 0
+
+
+def hurt(board, path, damage):
+    if damage:
+        (board.root / path).write_bytes(damage((board.root / path).read_bytes()))
+    else:
+        (board.root / path).unlink()
 
 
 def with_facts(monkeypatch, **more):

@@ -126,7 +126,7 @@ def test_a_firmware_without_a_runtime_is_said(board):
 POWER_UP = """
 import quiet_time
 quiet_time.sleep_ms = lambda ms: None
-from firmware_py.micropython import spool, start
+from firmware_py.micropython import assembly, spool, start
 {}
 try:
     start.start()
@@ -141,7 +141,7 @@ def test_a_fault_in_the_loop_starts_the_board_anew(board):
 def fail(self, size):
     raise spool.SpoolError("spool.bin: cannot be written")
 spool.Spool.append = fail
-start.open_line = lambda link: None
+assembly.open_line = lambda link: None
 """
     assert run(board, POWER_UP.format(script)).splitlines() == [
         "epic: SpoolError('spool.bin: cannot be written',); starting anew",
@@ -160,7 +160,7 @@ start.open_line = lambda link: None
 def test_hardware_that_is_not_there_at_power_up_starts_the_board_anew(board, more, said):
     (board / "adc.py").write_text("def open_source(*shape):\n    raise OSError(110)\n")
     change(board, **more)
-    line, reset = run(board, POWER_UP.format("start.open_line = lambda link: None")).splitlines()
+    line, reset = run(board, POWER_UP.format("assembly.open_line = lambda link: None")).splitlines()
     assert line.startswith("epic: ") and said in line and line.endswith("; starting anew")
     assert reset == "reset"
 
@@ -179,7 +179,7 @@ def test_another_devices_spool_is_one_line_and_leaves_the_prompt(board):
 UNDER_LOCK = """
 import micropython, time
 from firmware_py.protocol import packet
-from firmware_py.micropython import start
+from firmware_py.micropython import assembly, start
 from firmware_py.micropython.config import load_config
 from firmware_py.micropython.wire import frame_into
 
@@ -199,7 +199,7 @@ class Line:
         return n
 
 line = Line()
-start.open_line = lambda link: line
+assembly.open_line = lambda link: line
 device = start.build(load_config("device.json"), lambda: None)[0]
 device.turn()
 line.sent = 0
@@ -259,7 +259,7 @@ def test_a_turn_that_records_nothing_takes_no_memory_nor_does_a_recording_before
 # A line that is never silent and says nothing true, faster than the board reads; and the answers of a centre.
 BABBLE = """
 from firmware_py.protocol import packet
-from firmware_py.micropython import start
+from firmware_py.micropython import assembly, start
 from firmware_py.micropython.config import load_config
 
 class Line:
@@ -274,7 +274,7 @@ class Line:
     def write(self, buffer, at, n):
         return n
 
-start.open_line = lambda link: Line()
+assembly.open_line = lambda link: Line()
 device = start.build(load_config("device.json"), lambda: None)[0]
 for _ in range(3):
     print(device.turn(), device._spool.waiting)
@@ -288,7 +288,7 @@ def test_a_line_that_never_falls_silent_does_not_stop_the_recording(board):
 # What a centre answers to the first HELLO, in frames with its seal, and with another's.
 SET_RATES = """
 from firmware_py.protocol import packet
-from firmware_py.micropython import start
+from firmware_py.micropython import assembly, start
 from firmware_py.micropython.config import load_config
 from firmware_py.micropython.wire import frame_bytes, frame_into, seal_into
 
@@ -303,7 +303,7 @@ class Line:
         return n
 
 line = Line()
-start.open_line = lambda link: line
+assembly.open_line = lambda link: line
 device = start.build(load_config("device.json"), lambda: None)[0]
 
 def answer(seal, payload, sequence=0, boot=0):

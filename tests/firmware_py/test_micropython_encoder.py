@@ -11,6 +11,7 @@ from encoder_models import changed, randomised
 from tiny import ENCODER, bundle_fields
 
 from boards.fit.epicnn import compile_encoder, read_memory, reference_latents
+from boards.install.micropython import mcu
 from firmware_py.inference.bundle import create_bundle, load_bundle
 from firmware_py.inference.companding import compand, quantise
 from physics.acquisition import Acquisition
@@ -27,7 +28,7 @@ SCRIPT = """
 import gc, json
 from firmware_py.micropython.bundle import load_bundle
 from firmware_py.micropython.model import ModelError
-from firmware_py.micropython.runtime import open_model
+from firmware_py.micropython.runtime import open_model, reserve
 try:
     import micropython
     lock, unlock = micropython.heap_lock, micropython.heap_unlock
@@ -41,15 +42,14 @@ def feed():
     global fed
     fed += 1
 try:
-    model = open_model(bundle, feed)
+    model = open_model(bundle, reserve(bundle), feed)
     gc.collect()
-    values = bytearray(bundle.time * bundle.width * bundle.sources)
     latent = bytearray(model.latent)
     fed = 0
     with open("inputs.bin", "rb") as inputs, open("latents.bin", "wb") as latents:
-        while inputs.readinto(values):
+        while inputs.readinto(model.input):
             lock()
-            model.encode(values, latent)
+            model.encode(latent)
             unlock()
             latents.write(latent)
     print(json.dumps({{"heap": gc.mem_alloc(), "fed": fed}}))
@@ -127,6 +127,25 @@ def test_an_arm_processor_computes_the_same(tmp_path, name):
     bundle = load_bundle(ZOO / name / "bundle")
     expected = board(tmp_path, bundle.folder, real_inputs(bundle)[::25])
     run_unix(tmp_path, "armhf")
+    np.testing.assert_array_equal(latents_in(tmp_path, expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "processor"),
+    [("amd64", "x64"), ("armhf", "armv6m"), ("armhf", "armv7m"), ("armhf", "armv7emsp")],
+)
+def test_the_installer_s_machine_code_computes_the_same(tmp_path, architecture, processor):
+    """That of a Pico W (armv6m), a Pico 2 W (armv7m) and a Teensy (armv7emsp) runs on a larger Arm processor too."""
+    bundle = load_bundle(DEFAULT_MODEL / "bundle")
+    expected = board(tmp_path, bundle.folder, real_inputs(bundle)[::20])
+    for path, data in mcu.program(processor).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    script = (
+        SCRIPT.format(plain=False)
+        + "import sys\nassert 'firmware_py.micropython.kernels' not in sys.modules\n"
+    )
+    micropython_unix.run(tmp_path, script, architecture, path=f"{tmp_path}:.frozen", heap="160k")
     np.testing.assert_array_equal(latents_in(tmp_path, expected), expected)
 
 

@@ -151,10 +151,11 @@ def test_the_encoders_input_is_that_of_the_linux_device(
     rng = np.random.default_rng(seed)
     counts = rng.integers(-amplitude, amplitude + 1, (2, 200, receivers)).astype("<i2")
     bundle = Bundle(k, 7.6, 10, scale, zero_point)
-    mine = compand.Compander(bundle, receivers)
+    values = bytearray(20 * 3 * 2)
+    mine = compand.Compander(bundle, receivers, values)
     mine.set_step(step)
     assert mine.fill(Counts(counts), lambda: None)
-    found = np.frombuffer(bytes(mine.input), np.int8).reshape(20, 3, 2).astype(int)
+    found = np.frombuffer(values, np.int8).reshape(20, 3, 2).astype(int)
     real = linux.compand(counts.astype(np.float32) * np.float32(step), companding, 3) / scale + zero_point
     expected = np.clip(np.rint(real), -128, 127).astype(int)
     differs = found != expected
@@ -163,7 +164,7 @@ def test_the_encoders_input_is_that_of_the_linux_device(
 
 
 def test_a_recording_that_breaks_off_is_none():
-    mine = compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 3)
+    mine = compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 3, bytearray(120))
     mine.set_step(1e-3)
     assert not mine.fill(Counts(np.zeros((2, 200, 3), "<i2"), blocks=7), lambda: None)
 
@@ -171,12 +172,12 @@ def test_a_recording_that_breaks_off_is_none():
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_recording_needs_a_scale(step):
     with pytest.raises(compand.RecordingError, match="positive value of one count"):
-        compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 3).set_step(step)
+        compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 3, bytearray(120)).set_step(step)
 
 
 def test_more_receivers_than_the_encoder_takes():
     with pytest.raises(compand.RecordingError, match="expected 1 to 3 receivers, got 4"):
-        compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 4)
+        compand.Compander(Bundle(20.0, 7.6, 10, 0.01, 0), 4, bytearray(120))
 
 
 def test_a_boot_number_is_the_next_and_of_the_clock_without_one():

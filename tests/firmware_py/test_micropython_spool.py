@@ -119,3 +119,28 @@ def test_half_a_file_is_made_anew(path):
     with open(path, "wb") as file:
         file.write(bytes(700))
     assert Spool(FileStore(path, 4), OWNER).n == 4
+
+
+def test_the_last_error_survives_restarts_and_is_written_once(path):
+    spool = Spool(FileStore(path, 16), OWNER)
+    spool.start(BOOT, 1)
+    put(spool, 1)
+    spool.failed(1, "OSError(110,)")
+    spool.close()
+    spool = Spool(FileStore(path, 16), OWNER)
+    assert (spool.last_error, spool.failed_starts) == ("OSError(110,)", 1)
+    spool.start(BOOT + 1, 2)
+    with open(path, "rb") as file:
+        before = file.read()
+    spool.failed(2, "OSError(110,)")
+    with open(path, "rb") as file:
+        assert file.read() == before, "the same error costs no flash"
+    spool.failed(2, "é" * 99)
+    spool.close()
+    spool = Spool(FileStore(path, 16), OWNER)
+    assert (spool.last_error, spool.failed_starts) == ("?" * 64, 2)
+    assert waiting(spool) == [(BOOT, 1)]
+    spool.start(BOOT + 2, 3)
+    spool.failed(3, "é" * 99)
+    spool.close()
+    assert Spool(FileStore(path, 16), OWNER).failed_starts == 3

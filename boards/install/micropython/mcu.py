@@ -20,6 +20,7 @@ from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.install.linux.contents import described, digest_of
 from boards.install.linux.install import Step, check_fit
 from boards.install.linux.shell import InstallError
+from boards.install.micropython import cross
 from boards.install.micropython.console import usb_id
 from boards.install.micropython.mpremote import Prompt
 from boards.install.settings import Settings, key_files
@@ -59,10 +60,14 @@ SPOOL_FILES = (
     SPOOL_FOLDER,
 )
 SPARE_BYTES = 16 << 10
+# Second copies of all files but main.py, and the SHA-256 of each, which main.py compares at every start. The bundle's
+# copy lies in the slot of the first update.
+COPIES, BUNDLE, SPARE = "copy/", "bundle/", "bundle.b/"
+SUMS = "sums"
 # Files that updates over the link leave: the second slot, and the record of the slot in use.
 SIGNING_KEY = "signing.public"
 SLOTS = ("slots.0", "slots.1")
-SECOND_SLOT = tuple(f"bundle.b/{name}" for name in (MANIFEST, ENCODER, EPICNN))
+SECOND_SLOT = tuple(f"{SPARE}{name}" for name in (MANIFEST, ENCODER, EPICNN))
 
 
 @dataclass(frozen=True)
@@ -86,25 +91,27 @@ class McuInstallRequest:
 
 @dataclass(frozen=True)
 class McuPlan:
-    """Steps of an installation, and a ``note`` for the operator."""
+    """Steps of an installation, and ``notes`` for the operator."""
 
     facts: dict[str, Any]
     steps: tuple[Step, ...]
-    note: str
+    notes: tuple[str, ...]
 
 
 def contents(
-    order: McuInstallRequest, runtime: bool = True, spool: dict[str, Any] | None = None
+    order: McuInstallRequest,
+    runtime: bool = True,
+    spool: dict[str, Any] | None = None,
+    processor: str = "",
+    copies: bool = True,
 ) -> dict[str, bytes]:
     """Return every file of an installation by its path on the board, in the order of copying. Raises ``InstallError``.
 
     Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
-    ``spool`` is the section of ``device.json``.
+    ``spool`` is the section of ``device.json``. Modules are compiled; the kernels to native code of ``processor``, if
+    the firmware takes it. With ``copies``, there is a second one of every file but main.py.
     """
-    files = {f"firmware_py/{name}": (ROOM / name).read_bytes() for name in SHARED}
-    for path in sorted(ROOM.glob("micropython/*.py")):
-        if path.name != MAIN:
-            files[f"firmware_py/micropython/{path.name}"] = path.read_bytes()
+    files = program(processor)
     bundle = load_bundle(order.bundle)
     groups = len(bundle.manifest["acquisition"]["device_receivers"])
     if order.settings.device >= groups:
@@ -124,11 +131,38 @@ def contents(
     for key in key_files(order.settings):
         files[Path(key.path).name] = key.content
     if order.digitiser:
-        files[order.digitiser.name] = _digitiser(order.digitiser, files)
+        path, module = _digitiser(order.digitiser, files, processor)
+        files[path] = module
     files["device.json"] = device_json(order, spool or spool_section(order.board)).encode()
+    second = {path: _copy_of(path) for path in files} if copies else {}
+    sums = _sums(files, second)
+    files |= {copy: files[path] for path, copy in second.items()}
+    files |= {SUMS: sums, **({f"{COPIES}{SUMS}": sums} if copies else {})}
     files[INSTALLED] = _record(order, files)
     files[MAIN] = (ROOM / "micropython" / MAIN).read_bytes()
     return files
+
+
+def _copy_of(path: str) -> str:
+    """The path of the second copy of a file."""
+    return f"{SPARE}{path.removeprefix(BUNDLE)}" if path.startswith(BUNDLE) else f"{COPIES}{path}"
+
+
+def _sums(files: dict[str, bytes], second: dict[str, str]) -> bytes:
+    """The SHA-256 of every file with the path of its ``second`` copy, as main.py reads them."""
+    lines = "".join(f"{digest_of(data)} {path} {second.get(path, '-')}\n" for path, data in files.items())
+    return f"{digest_of(lines.encode())}\n{lines}".encode()
+
+
+def program(processor: str) -> dict[str, bytes]:
+    """The device's compiled modules by their paths on the board. Raises ``InstallError``."""
+    paths = [*(ROOM / name for name in SHARED), *sorted(ROOM.glob("micropython/*.py"))]
+    files = {}
+    for path in paths:
+        if path.name != MAIN:
+            name = f"{ROOM.name}/{path.relative_to(ROOM)}"
+            files[f"{name.removesuffix('.py')}.mpy"] = cross.compile_module(name, path.read_bytes())
+    return files | (cross.native_kernels(processor) if processor else {})
 
 
 def _compiled(bundle: Bundle) -> bytes:
@@ -275,8 +309,9 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
         InstallError: The installation is impossible.
     """
     check_fit(order.bundle, order.board, ("heap",))
-    files = contents(order)
-    facts = _facts(prompt, tuple(files))
+    # What is wrong with the request is said before the device is interrupted.
+    contents(order)
+    facts = _facts(prompt)
     check_identity(prompt.port, order.board, facts)
     _check_owner(prompt.port, order.settings, facts)
     spool = spool_section(order.board, facts["partition"], FORMER_SPOOL in facts["spool"])
@@ -286,49 +321,80 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
             f"{prompt.port}: {facts['machine'] or 'the board'} has MicroPython {facts['version']} with neither the "
             f"module ml nor native code (viper); put other firmware on it: {order.board.install.how}"
         )
-    files = contents(order, runtime, spool)
+    processor = cross.processor_of(facts["mpy"])
+    files = contents(order, runtime, spool, processor)
     if not runtime:
         _check_heap(prompt.port, files[f"bundle/{EPICNN}"], facts)
+    found = _facts(prompt, (*files, *SLOTS))["files"]
     foreign = _is_foreign(facts, files[MAIN])
     if foreign and not order.replace:
         raise InstallError(
             f"{prompt.port}: {MAIN} there is not EPIC's; --replace keeps it as {KEPT}, and uninstalling puts it back"
         )
-    changed = {path: data for path, data in files.items() if facts["files"][path] != digest_of(data)}
+    notes: tuple[str, ...] = (spool_cost(spool),)
+    free_bytes = facts["free_bytes"]
+    needed_bytes = _needed_bytes(order, files, found, spool, facts)
+    if free_bytes is not None and free_bytes < needed_bytes:
+        notes = (
+            *notes,
+            f"second copies: none, they need {format_size(needed_bytes - free_bytes)} more of flash",
+        )
+        files = contents(order, runtime, spool, processor, copies=False)
+        needed_bytes = _needed_bytes(order, files, found, spool, facts)
+        if free_bytes < needed_bytes:
+            raise InstallError(
+                f"{prompt.port}: {facts['folder']}: needs {format_size(needed_bytes)} free, there are "
+                f"{format_size(free_bytes)}; make room, or put an SD card in"
+            )
+    changed = _changed(files, found)
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
     if not changed and not stale:
-        return McuPlan(facts, (), spool_cost(spool))
-    needed_bytes = sum(len(data) for data in changed.values()) + SPARE_BYTES
-    if spool["kind"] != "flash" and not facts["spool"]:
-        needed_bytes += (SPOOL_RECORDS + SEGMENT_SLOTS) * SLOT_BYTES
-    if order.settings.signing_key:
-        # The second slot.
-        needed_bytes += sum(len(data) for path, data in files.items() if path.startswith("bundle/"))
-    if facts["free_bytes"] is not None and facts["free_bytes"] < needed_bytes:
-        raise InstallError(
-            f"{prompt.port}: {facts['folder']}: needs {format_size(needed_bytes)} free, there are "
-            f"{format_size(facts['free_bytes'])}; make room, or put an SD card in"
-        )
+        return McuPlan(facts, (), notes)
 
     steps = []
     if foreign:
         steps.append(Step(f"stop what runs there, keep {MAIN} as {KEPT}", lambda: _stop(prompt, keep=True)))
-    elif facts["files"][MAIN]:
+    elif found[MAIN]:
         steps.append(Step("stop what runs there", lambda: _stop(prompt)))
     to_copy = {path: data for path, data in changed.items() if path != MAIN}
     if to_copy:
         size = format_size(sum(len(data) for data in to_copy.values()))
         steps.append(Step(f"copy {len(to_copy)} files, {size}", lambda: _copy(prompt, to_copy)))
-    if any(path.startswith("bundle/") for path in changed):
+    if any(path.startswith(BUNDLE) for path in changed):
         # The bundle of this installation is the one in use, whatever an update brought.
         steps.append(Step("forget former updates", lambda: _remove(prompt, list(SLOTS))))
     if stale:
         steps.append(Step(f"remove {', '.join(stale)}", lambda: _remove(prompt, stale)))
-    rest = {path: data for path, data in files.items() if path != MAIN}
+    rest = {path: data for path, data in files.items() if path in changed or not path.startswith(SPARE)}
+    rest.pop(MAIN)
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
     steps.append(Step("try the model there", lambda: try_model(prompt)))
     steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
-    return McuPlan(facts, tuple(steps), spool_cost(spool))
+    return McuPlan(facts, tuple(steps), notes)
+
+
+def _changed(files: dict[str, bytes], found: dict[str, str | None]) -> dict[str, bytes]:
+    """The files that differ from those on the board; the spare slot stays while an update may be in it."""
+    changed = {path: data for path, data in files.items() if found[path] != digest_of(data)}
+    if any(found[path] for path in SLOTS) and not any(path.startswith(BUNDLE) for path in changed):
+        return {path: data for path, data in changed.items() if not path.startswith(SPARE)}
+    return changed
+
+
+def _needed_bytes(
+    order: McuInstallRequest,
+    files: dict[str, bytes],
+    found: dict[str, str | None],
+    spool: dict[str, Any],
+    facts: dict[str, Any],
+) -> int:
+    """Bytes of flash that an installation of ``files`` needs, with the spool and the slot of updates."""
+    needed = sum(len(data) for data in _changed(files, found).values()) + SPARE_BYTES
+    if spool["kind"] != "flash" and not facts["spool"]:
+        needed += (SPOOL_RECORDS + SEGMENT_SLOTS) * SLOT_BYTES
+    if order.settings.signing_key and not any(path.startswith(SPARE) for path in files):
+        needed += sum(len(data) for path, data in files.items() if path.startswith(BUNDLE))
+    return needed
 
 
 def check_identity(port: str, board: Board, facts: dict[str, Any]) -> None:
@@ -435,8 +501,13 @@ def read_status(prompt: Prompt) -> dict[str, Any]:
             f"{prompt.port}: no EPIC device is installed there; see: epic board install --help"
         )
     expected = record["sha256"]
-    found = _facts(prompt, tuple(expected))["files"]
-    damaged = [path for path in expected if found[path] != expected[path]]
+    found = _facts(prompt, (*expected, *SLOTS))["files"]
+    updated = any(found[path] for path in SLOTS)
+    damaged = [
+        path
+        for path in expected
+        if found[path] != expected[path] and not (updated and path.startswith((BUNDLE, SPARE)))
+    ]
     return {**record, "damaged": damaged, "device_state": state}
 
 
@@ -520,13 +591,18 @@ def _finish(prompt: Prompt, main: bytes) -> None:
     _verify(prompt, {MAIN: main})
 
 
-def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
-    """Raise ``InstallError`` if the digitiser is not a module, or would replace one of the device's own."""
+def _digitiser(path: Path, others: dict[str, bytes], processor: str) -> tuple[str, bytes]:
+    """Return the path of the compiled digitiser on the board, and its content.
+
+    Raises:
+        InstallError: It is not a module, or would replace one of the device's own.
+    """
+    target = f"{path.stem}.mpy"
     if (
         path.suffix != ".py"
         or not path.stem.isidentifier()
         or path.name in (MAIN, "boot.py")
-        or path.name in others
+        or target in others
     ):
         raise InstallError(f"--digitiser: expected a module FILE.py of a name of its own, got {path.name}")
     try:
@@ -537,7 +613,7 @@ def _digitiser(path: Path, others: dict[str, bytes]) -> bytes:
         ) from None
     if b"def open_source(" not in data:
         raise InstallError(f"{path}: expected a function open_source(shots, samples, receivers) in it")
-    return data
+    return target, cross.compile_module(path.name, data, processor)
 
 
 def _record(order: McuInstallRequest, files: dict[str, bytes]) -> bytes:

@@ -29,7 +29,8 @@ def install_mcu(
     try:
         with Prompt(port) as prompt:
             plan = make_plan(prompt, order)
-            say(f"note: {plan.note}")
+            for note in plan.notes:
+                say(f"note: {note}")
             if dry_run:
                 for step in plan.steps:
                     say(f"would {step.text}")
@@ -84,6 +85,8 @@ def status_mcu(port: str, as_json: bool) -> int:
         typer.echo(
             f"spool      {state['waiting']} records wait, {state['dropped']} dropped, {state['refused']} refused"
         )
+        if state["last_error"]:
+            typer.echo(f"last error {state['last_error']}, of an earlier start")
     if state["heap_bytes"] is not None:
         typer.echo(f"heap       {format_size(state['heap_bytes'])} free")
     typer.echo("           to look interrupts it; it starts anew")

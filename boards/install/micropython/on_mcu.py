@@ -54,6 +54,7 @@ def facts(paths, installed, spools, label):
     return {
         "machine": getattr(sys.implementation, "_machine", ""),
         "version": ".".join([str(part) for part in sys.implementation.version[:3]]),
+        "mpy": getattr(sys.implementation, "_mpy", 0),
         "folder": os.getcwd(),
         "runtime": runtime,
         "viper": viper,
@@ -120,14 +121,13 @@ def trial():
 
         from firmware_py.micropython.bundle import load_bundle
         from firmware_py.micropython.config import load_config
-        from firmware_py.micropython.runtime import open_model
+        from firmware_py.micropython.runtime import open_model, reserve
 
         bundle = load_bundle(load_config("device.json")["bundle"])
-        model = open_model(bundle, _nothing)
+        model = open_model(bundle, reserve(bundle), _nothing)
         latent = bytearray(model.latent)
-        values = bytearray(bundle.time * bundle.width * bundle.sources)
         started_ms = time.ticks_ms()
-        model.encode(values, latent)
+        model.encode(latent)
         inference_ms = time.ticks_diff(time.ticks_ms(), started_ms)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
@@ -158,6 +158,7 @@ def state():
         found["acknowledged"] = acknowledged
         found["encode_ms"] = encode_us // 1000 if encode_us else None
         found["latent_bytes"] = latent_bytes
+        found["last_error"] = device.last_error
     return found
 
 
@@ -206,7 +207,7 @@ def wipe():
         from firmware_py.micropython.store import wipe
 
         wipe()
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:
         print("spool: not erased:", error)
 
 

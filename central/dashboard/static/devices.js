@@ -63,6 +63,7 @@ function troubles(d) {
   return [
     d.refusal && `Refused ${count(d.refused)}: ${d.refusal}`,
     d.rejected && `Rejected ${count(d.rejected)} recordings: ${d.rejection}`,
+    d.last_error && `Had to start anew: ${d.last_error}`,
     d.dropped && `Dropped ${count(d.dropped)} records for lack of space`,
     d.acknowledged_lost && `The store lost ${count(d.acknowledged_lost)} records that it had acknowledged`,
   ].filter(Boolean);

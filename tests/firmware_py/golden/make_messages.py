@@ -62,6 +62,7 @@ HEALTH_REJECTED = Health(
 )
 HEALTH_AGAIN = replace(HEALTH_REJECTED, resent=4, not_kept=300)
 HEALTH_KEPT = replace(HEALTH_AGAIN, kept_recordings=1200)
+HEALTH_ERROR = replace(HEALTH_KEPT, last_error="OSError(110,)")
 UPDATES = {
     "offer": Offer(2, SHA256, 300_000, b"statement", bytes(range(64))),
     "want": ChunkRequest(SHA256, 32_768, 32_768),
@@ -94,6 +95,7 @@ def payloads():
         "health, rejected recordings": HEALTH_REJECTED,
         "health, records sent again": HEALTH_AGAIN,
         "health, kept recordings": HEALTH_KEPT,
+        "health, last error": HEALTH_ERROR,
     }
     for what, health in every.items():
         yield {"what": what, "payload": encode_health(health).hex(), "fields": list(vars(health).values())}
