@@ -15,11 +15,12 @@ import typer
 from boards.install.linux.contents import InstallRequest
 from boards.install.linux.install import Plan, carry_out, make_plan
 from boards.install.linux.layout import SERVICE, STATE
-from boards.install.linux.manage import logs_argv, read_status, uninstall
+from boards.install.linux.manage import logs_argv, read_status, uninstall, watch
 from boards.install.linux.shell import InstallError, LocalShell, Shell, SshShell
 from boards.install.micropython.mcu import McuInstallRequest
 from boards.install.micropython.mcu_cli import install_mcu, logs_mcu, status_mcu, uninstall_mcu
 from boards.install.settings import Settings
+from boards.install.watched import Watched
 from boards.profile import Board, load_board
 
 BoardName = Annotated[
@@ -109,8 +110,7 @@ def install(
         ),
     ] = False,
     wait_s: Annotated[
-        float,
-        typer.Option("--wait", help="Seconds to wait for a microcontroller's first HELLO.", min=1),
+        float, typer.Option("--wait", help="Seconds to wait for the first HELLO; 0 does not watch.", min=0)
     ] = 120.0,
     dry_run: DryRun = False,
     as_json: Annotated[
@@ -119,7 +119,7 @@ def install(
 ) -> None:
     """Put a device onto a board: packages, firmware, bundle, keys, service. Run again, it copies what changed.
 
-    A microcontroller is watched until its first HELLO: exit code 0; 3 if it says why not, 4 if it says nothing.
+    The device is watched until its first HELLO: exit code 0; 3 if it gives up, with its last line; 4 if it sends none.
     """
     profile = load_board(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
@@ -131,8 +131,13 @@ def install(
     profile = _installable(board)
     with _reach(host, root, ssh_config) as shell:
         plan = _install(shell, InstallRequest(profile, bundle, settings, wheels, not no_start), dry_run)
-        if not dry_run:
-            typer.echo(_ending(plan, shell, not no_start))
+        if dry_run:
+            return
+        typer.echo(_ending(plan, shell, not no_start))
+        if wait_s and plan.steps and plan.facts["systemd"] and not no_start:
+            seen = watch(shell, wait_s)
+            typer.echo(_outcome(shell, seen, wait_s))
+            raise typer.Exit(seen.exit_code)
 
 
 def run(
@@ -170,14 +175,17 @@ def run(
 def status(
     host: Host = "", root: Root = None, port: Port = "", ssh_config: SshConfig = None, as_json: Json = False
 ) -> None:
-    """Say what is installed on a board, whether it runs, and how many records wait there."""
+    """Say what is installed on a board, whether it runs, and how many records wait there.
+
+    Exit code 1 if the installation is unfinished, 3 if the device does not run, 4 if it has sent no HELLO.
+    """
     if port:
         raise typer.Exit(status_mcu(port, as_json))
     with _reach(host, root, ssh_config) as shell:
         found = read_status(shell)
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
-        return
+        typer.echo(json.dumps({**asdict(found), "exit_code": found.exit_code}))
+        raise typer.Exit(found.exit_code)
     said = found.installed
     typer.echo(f"{shell.where}: device {said['device']} of survey {said['survey']} on {said['board']}")
     typer.echo(f"bundle     {said['bundle']} {said['model_hash']}, firmware {said['firmware']}")
@@ -196,6 +204,10 @@ def status(
         )
     else:
         typer.echo("service    no systemd there")
+    if found.start:
+        last = found.start.said or "nothing in its log"
+        typer.echo(f"start      {last if found.start.state == 'hello' else f'no HELLO: {last}'}")
+    raise typer.Exit(found.exit_code)
 
 
 def logs(
@@ -282,6 +294,15 @@ def _install(shell: Shell, order: InstallRequest, dry_run: bool) -> Plan:
     if not plan.steps:
         typer.echo(f"{shell.where}: all is in place, nothing to change")
     return plan
+
+
+def _outcome(shell: Shell, seen: Watched, wait_s: float) -> str:
+    if seen.state == "hello":
+        return f"{shell.where}: hello sent. At the centre: epic central devices"
+    if seen.state == "stopped":
+        return f"{shell.where}: the device does not run: {seen.said}"
+    last = seen.said or "its log says nothing"
+    return f"{shell.where}: no HELLO within {wait_s:.0f} s; {last}; see: epic board logs --host {shell.where}"
 
 
 def _ending(plan: Plan, shell: Shell, start: bool) -> str:

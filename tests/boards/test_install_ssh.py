@@ -13,6 +13,7 @@ from waiting import wait_until
 
 import epic
 from boards.install.linux.layout import PREFIX, STATE, SYSUSERS, TMPFILES, UNIT, WANTED
+from firmware_py.protocol import packet
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +122,39 @@ def test_a_service_sees_recordings_where_they_are_also_in_a_home(parts, running)
     wait_until((incoming / "sent" / "shot-000001.npy").exists, 60.0, "the recording")
 
 
+def log(board, **entry):
+    """Add a line to the service's log, as the device writes it."""
+    with (board.folder / "journal").open("a") as journal:
+        print(json.dumps({"timestamp_us": 0, **entry}), file=journal)
+
+
+def test_a_start_is_watched_until_its_hello_or_the_line_that_says_why_not(parts, running, capsys):
+    assert install(parts, *running.reach, "--wait", "3", endpoint=ELSEWHERE) == 4
+    assert "no HELLO within 3 s" in capsys.readouterr().out, "nothing listens there"
+    assert epic.main(["board", "status", *running.reach]) == 4
+    assert "no HELLO" in capsys.readouterr().out
+    log(running, message="link_down", reason="the centre does not know this key")
+    assert epic.main(["board", "status", *running.reach]) == 4
+    assert "no HELLO: link down: the centre does not know this key" in capsys.readouterr().out
+    # Records on a link say nothing of the device's health, and an earlier start nothing of this one.
+    log(running, message="control_sent", type=packet.UPDATE, bytes=9)
+    assert epic.main(["board", "status", *running.reach]) == 4
+    log(running, message="control_sent", type=packet.HELLO, bytes=9)
+    assert epic.main(["board", "status", *running.reach]) == 0
+    log(running, message="started", boot=7)
+    assert epic.main(["board", "status", *running.reach]) == 4
+
+    with (running.folder / "journal").open("a") as journal:
+        print("error: the spool is full\nepic-device.service: Failed with result 'exit-code'.", file=journal)
+    running.run("systemctl", "stop", "epic-device")
+    capsys.readouterr()
+    assert epic.main(["board", "status", *running.reach, "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["start"]["said"] == "error: the spool is full" and found["exit_code"] == 3
+
+
 def test_status_and_log_of_a_service(running, capfd):
+    log(running, message="control_sent", type=packet.HELLO, bytes=9)
     capfd.readouterr()
     assert epic.main(["board", "status", *running.reach]) == 0
     assert "service    active (running)" in capfd.readouterr().out
@@ -143,7 +176,7 @@ def test_a_systemctl_that_fails_is_one_line_and_the_next_run_goes_on(parts, runn
         assert install(parts, *running.reach, endpoint=ELSEWHERE) == 2
         (running.folder / f"fail-{verb}").unlink()
         assert said in one_line(capsys)
-        assert epic.main(["board", "status", *running.reach]) == 0
+        assert epic.main(["board", "status", *running.reach]) == 1
         assert "unfinished" in capsys.readouterr().out
     running.calls()
     assert install(parts, *running.reach, endpoint=ELSEWHERE) == 0

@@ -31,6 +31,7 @@ from boards.install.linux.layout import (
     WANTED,
     Layout,
 )
+from boards.install.linux.manage import is_active
 from boards.install.linux.packages import find_wheels, pins_of, unpacked_bytes
 from boards.install.linux.shell import CommandError, InstallError, Shell, ask
 from boards.profile import Board
@@ -192,7 +193,7 @@ def _notes(order: InstallRequest, facts: dict[str, Any]) -> tuple[str, ...]:
 
 def _system_steps(shell: Shell, order: InstallRequest, layout: Layout, changed: bool) -> list[Step]:
     if not changed:
-        if not order.start or _is_active(shell):
+        if not order.start or is_active(shell):
             return []
         return [_start_step(shell)]
     steps = [
@@ -225,14 +226,6 @@ def _start_step(shell: Shell) -> Step:
             ) from None
 
     return Step(f"start {SERVICE}", start)
-
-
-def _is_active(shell: Shell) -> bool:
-    try:
-        shell.run(["systemctl", "is-active", SERVICE])
-    except CommandError:
-        return False
-    return True
 
 
 def _send(shell: Shell, items: list[Content]) -> None:

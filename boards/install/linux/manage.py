@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from boards.install.linux.facts import gather_facts
 from boards.install.linux.layout import CACHE, PREFIX, SERVICE, STATE, SYSUSERS, TMPFILES, UNIT, USER, WANTED
 from boards.install.linux.shell import CommandError, InstallError, Shell, ask
+from boards.install.watched import Watched
+from firmware_py.protocol import packet
 
 # Exit code of userdel(8).
 NO_SUCH_USER = 6
+# Lines of the log in which the last start is looked for.
+LOG_LINES = 200
+POLL_S = 1.0
+_SAYS_IT_RUNS = (packet.HELLO, packet.HEALTH)
 _PROPERTIES = ("ActiveState", "SubState", "MainPID", "NRestarts", "MemoryCurrent", "ActiveEnterTimestamp")
 
 
 @dataclass(frozen=True)
 class Status:
     """``installed`` is the record of the installation; ``waiting`` counts records in the spool, None without one;
-    ``version`` is that of the bundle in use, 0 for the installed one; ``service`` is systemd's, empty without."""
+    ``version`` is that of the bundle in use, 0 for the installed one; ``service`` is systemd's, empty without;
+    ``start`` is how its last start went, None without a service."""
 
     installed: dict[str, Any]
     finished: bool
     version: int
     waiting: int | None
     service: dict[str, str]
+    start: Watched | None
+
+    @property
+    def exit_code(self) -> int:
+        """1 if the installation is unfinished, 3 if the device does not run, 4 if it has sent no HELLO."""
+        return 1 if not self.finished else self.start.exit_code if self.start else 0
 
 
 def read_status(shell: Shell) -> Status:
@@ -39,7 +54,53 @@ def read_status(shell: Shell) -> Status:
         shown = shell.run(["systemctl", "show", SERVICE, f"--property={','.join(_PROPERTIES)}"])
         service = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     version = int((facts["slots"] or {}).get("version", 0))
-    return Status(installed, not facts["unfinished"], version, facts["waiting"], service)
+    start = read_start(shell) if service else None
+    return Status(installed, not facts["unfinished"], version, facts["waiting"], service, start)
+
+
+def read_start(shell: Shell) -> Watched:
+    """Read how the last start of the service has gone so far, from its log."""
+    log = shell.run(["journalctl", "-u", SERVICE, "-o", "cat", "-n", str(LOG_LINES), "--no-pager"])
+    hello, error, link, last = False, "", "", ""
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+            message = entry["message"]
+        except (ValueError, TypeError, KeyError):
+            # What systemd says of the service, and the line with which the device gives up.
+            last = line.strip() or last
+            error = last if last.startswith("error:") else error
+            continue
+        if message == "started":
+            hello, error, link, last = False, "", "", ""
+        elif message == "link_down":
+            link = f"link down: {entry.get('reason')}"
+        elif message == "acknowledged" or (message == "control_sent" and entry.get("type") in _SAYS_IT_RUNS):
+            hello = True
+    if not is_active(shell):
+        return Watched("stopped", error or last)
+    return Watched("hello", "hello sent") if hello else Watched("silent", link or last)
+
+
+def watch(shell: Shell, wait_s: float) -> Watched:
+    """Watch a service that has just been started until its first HELLO or the line with which it gives up.
+
+    Raises:
+        InstallError: The connection was lost.
+    """
+    until_s = time.monotonic() + wait_s
+    while (seen := read_start(shell)).state == "silent" and time.monotonic() < until_s:
+        time.sleep(POLL_S)
+    return seen
+
+
+def is_active(shell: Shell) -> bool:
+    """Return True if the service runs."""
+    try:
+        shell.run(["systemctl", "is-active", SERVICE])
+    except CommandError:
+        return False
+    return True
 
 
 def uninstall(shell: Shell, purge: bool) -> list[str]:

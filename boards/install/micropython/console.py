@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import serial
 from serial.tools import list_ports
 
 from boards.install.linux.shell import InstallError
+from boards.install.watched import Watched
 
 # The device says so after each HELLO and HEALTH record (``firmware_py/micropython/device.py``).
 SENT = ("epic: hello sent", "epic: health sent")
@@ -18,18 +17,6 @@ SAID = "epic: "
 # Seconds before a missing port is opened again; USB comes back a second or two after a reset.
 RETRY_S = 0.3
 READ_S = 0.2
-
-
-@dataclass(frozen=True)
-class Watched:
-    """How a start went: ``hello`` sent, ``stopped`` with the line ``said``, or ``silent`` with the last one."""
-
-    state: Literal["hello", "stopped", "silent"]
-    said: str
-
-    @property
-    def exit_code(self) -> int:
-        return {"hello": 0, "stopped": 3, "silent": 4}[self.state]
 
 
 def usb_id(port: str) -> str:
