@@ -12,8 +12,6 @@ import binascii
 import json
 import os
 
-import machine
-
 from firmware_py.micropython.errors import SetupError
 
 # Starts of an update that the centre has not confirmed, before it is rolled back.
@@ -92,6 +90,8 @@ class Slots:
                 raise
             print("update: version %d: %s" % (self.version, error))
             self.roll_back(str(error))
+            import machine
+
             machine.reset()
 
     def refusal(self, version):

@@ -3,6 +3,7 @@
 Of the archive only the files that this board runs are asked for, in chunks that fit the line's buffer, and written to
 the unused slot as they come. The signature is verified before the first is asked for, each file's SHA-256 after its
 last. Then the slot is switched, and the board restarts: the new bundle is on trial until the centre has heard of it.
+A download that was cut off goes on once the same archive is offered again, whose SHA-256 lies beside the files.
 """
 
 import binascii
@@ -20,6 +21,8 @@ FORMAT = "epic-update/1"
 # Bytes before the statement (magic and length) and after it (signature).
 HEAD_BYTES, SIGNATURE_BYTES = 13, 64
 CHUNK_BYTES = 512
+# File in the unused slot with the SHA-256 of the archive whose files are there.
+OFFER = "offer"
 RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
 # Interval of reports of the version in use; the answer may bring an offer.
 REPORT_MS = 300_000
@@ -57,6 +60,8 @@ class Updater:
         self._version = 0
         self._files = []
         self._written = 0
+        # The file under way was begun before a restart, which may have torn it.
+        self._resumed = False
         now_ms = time.ticks_ms()
         self._due_ms = now_ms
         self._wait_ms = RETRY_MIN_MS
@@ -164,37 +169,60 @@ class Updater:
         missing = [name for name in self._names if name not in [file[0] for file in files]]
         if missing:
             raise UpdateError("it has no %s, which this board runs; convert the model again" % missing[0])
-        self._slots.make_room()
+        if self._slots.has_former or _read(self._path(OFFER)) != offer["sha256"]:
+            self._slots.make_room()
+            with open(self._path(OFFER), "wb") as file:
+                file.write(offer["sha256"])
         room = os.statvfs(self._slots.spare)
         needed = SPARE_BYTES
         for file in files:
-            needed += file[2]
+            needed += file[2] - min(file[2], _size_of(self._path(file[0])))
         if room[0] * room[3] < needed:
             raise UpdateError("it needs %d bytes of flash, %d are free" % (needed, room[0] * room[3]))
         self._files = files
         self._sha256 = offer["sha256"]
-        self._written = 0
         self._heard = True
         print("update: version %d, %d bytes to come" % (self._version, needed - SPARE_BYTES))
+        self._next_file()
         self._go_on()
+
+    def _path(self, name):
+        return self._slots.spare + "/" + name
+
+    def _next_file(self):
+        """Go on with the first file that is not whole; switch to the update if all are."""
+        while self._files:
+            name, _, size, sha256 = self._files[0]
+            self._written = min(size, _size_of(self._path(name)))
+            self._resumed = self._written > 0
+            if self._written < size:
+                return
+            if self._hash_of(self._path(name)) != sha256:
+                # Torn by the cut.
+                self._written = 0
+                return
+            self._files.pop(0)
+        self._slots.switch(self._version)
+        print("update: switched to version %d; the board restarts" % self._version)
+        self._restart()
 
     def _arrived(self, offset, data):
         name, place, size, sha256 = self._files[0]
         if offset != place + self._written or not data or len(data) > size - self._written:
             return
-        path = self._slots.spare + "/" + name
+        path = self._path(name)
         with open(path, "ab" if self._written else "wb") as file:
             file.write(data)
         self._written += len(data)
         if self._written == size:
-            if self._hash_of(path) != sha256:
+            if self._hash_of(path) == sha256:
+                self._files.pop(0)
+                self._next_file()
+            elif self._resumed:
+                self._written = 0
+                self._resumed = False
+            else:
                 raise UpdateError("the SHA-256 of %s is not what was signed" % name)
-            self._files.pop(0)
-            self._written = 0
-            if not self._files:
-                self._slots.switch(self._version)
-                print("update: switched to version %d; the board restarts" % self._version)
-                self._restart()
         self._go_on()
 
     def _hash_of(self, path):
@@ -223,6 +251,21 @@ class Updater:
     def _go_on(self):
         self._due_ms = time.ticks_ms()
         self._wait_ms = RETRY_MIN_MS
+
+
+def _size_of(path):
+    try:
+        return os.stat(path)[6]
+    except OSError:
+        return 0
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _report(state, version, reason):

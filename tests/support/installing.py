@@ -4,7 +4,7 @@ import epic
 
 
 def install_arguments(parts, *more, board="generic-linux", endpoint="tcp://127.0.0.1:5999"):
-    """``parts`` is a folder with ``bundle`` and the ``keys`` of device 0. Without --wait, a Linux board is not watched."""
+    """``parts`` has ``bundle`` and the ``keys`` of device 0. Without --wait, a Linux board is not watched."""
     if "--host" in more and "--wait" not in more:
         more = (*more, "--wait", "0")
     return [

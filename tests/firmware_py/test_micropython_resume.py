@@ -1,0 +1,92 @@
+"""A microcontroller's download goes on after a reset where it was; under CPython, with time of its own."""
+
+import time
+from pathlib import Path
+
+import pytest
+from releases import KEY, OTHER_ENCODER, FakeRollout, make_release, sign
+
+from firmware_py.micropython.slots import Slots
+from firmware_py.micropython.updates import CHUNK_BYTES, Updater
+from firmware_py.protocol import packet
+
+NAMES = ["manifest.json", "encoder.epicnn"]
+COMPILED = bytes(range(256)) * 9
+
+
+class SwitchedError(Exception):
+    """The board restarts with the update."""
+
+
+def restart():
+    raise SwitchedError
+
+
+@pytest.fixture
+def rollout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, function in {
+        "ticks_ms": lambda: 0,
+        "ticks_add": lambda ticks_ms, delta_ms: ticks_ms + delta_ms,
+        "ticks_diff": lambda a_ms, b_ms: a_ms - b_ms,
+    }.items():
+        monkeypatch.setattr(time, name, function, raising=False)
+    new = make_release(tmp_path / "new", "new", OTHER_ENCODER, {"encoder.epicnn": COMPILED})
+    return FakeRollout(sign(new, 1), 1)
+
+
+def power_up():
+    """The updater of a board that has just started."""
+    header = packet.Record(packet.LATENT, 0, 1, 1, 0)
+    key = bytes(KEY.verify_key)
+    return Updater(Slots("bundle"), header, key, "a-board", NAMES, 600, lambda: None, restart)
+
+
+def turn(updater, rollout):
+    """One message to the centre, and its answers; True if it was a chunk."""
+    asked = len(rollout.wanted)
+    for answer in rollout.answers(packet.decode_record(updater.poll())):
+        updater.handle(answer)
+    return len(rollout.wanted) > asked
+
+
+def under_way():
+    files = [path for path in Path("bundle.b").iterdir() if path.name != "offer"]
+    return max(files, key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
+def test_reset_after_every_chunk_it_asks_for_the_rest(rollout, torn):
+    """``torn``: what the flash was writing at the reset is lost."""
+    sizes = [file.stat().st_size for file in (Path("new") / name for name in NAMES)]
+    chunks = sum(-(-size // CHUNK_BYTES) for size in sizes)
+    resets = 0
+    with pytest.raises(SwitchedError):
+        while resets < 10 * chunks:
+            updater = power_up()
+            while not turn(updater, rollout):
+                pass
+            resets += 1
+            if torn and resets in (1, 6):
+                path = under_way()
+                path.write_bytes(path.read_bytes()[:-CHUNK_BYTES] + bytes(CHUNK_BYTES))
+    assert [Path("bundle.b", name).read_bytes() for name in NAMES] == [
+        Path("new", name).read_bytes() for name in NAMES
+    ]
+    assert Slots("bundle").version == 1 and not Slots("bundle").failure
+    if not torn:
+        assert len(rollout.wanted) == chunks, "no chunk is asked for twice"
+
+
+def test_another_archive_begins_anew(rollout, tmp_path):
+    updater = power_up()
+    while len(rollout.wanted) < 3:
+        turn(updater, rollout)
+    newer = make_release(tmp_path / "newer", "newer", OTHER_ENCODER, {"encoder.epicnn": COMPILED[::-1]})
+    other = FakeRollout(sign(newer, 2), 2)
+    updater = power_up()
+    with pytest.raises(SwitchedError):
+        while True:
+            turn(updater, other)
+    assert Path("bundle.b/encoder.epicnn").read_bytes() == COMPILED[::-1]
+    assert Slots("bundle").version == 2
