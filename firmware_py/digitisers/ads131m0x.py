@@ -6,7 +6,8 @@ of the datasheets SBAS890 (ADS131M04) and SBAS950 (ADS131M08): 24-bit words, mos
 
 The trigger's rising edge begins a shot: its first sample is the first one after the edge. The shots of one event follow
 one another within ``SHOT_TIMEOUT_MS``. Events are counted: all devices of a survey hear the same trigger line, so that
-they number events alike. ``edge_us`` is the time of the last edge, by the board's ``time.ticks_us``.
+they number events alike. ``edge_us`` is the time of the last edge, by the board's ``time.ticks_us``. A GNSS receiver's
+pulse per second, where there is one, dates the edge to the microsecond; which second it begins is the centre's to say.
 """
 
 import struct
@@ -22,6 +23,8 @@ CS_PINS = (17, 20)
 DRDY_PIN = 21
 SYNC_PIN = 22
 TRIGGER_PIN = 15
+# Rising at each UTC second; nothing needs to be wired to it.
+PPS_PIN = 14
 # Oversampling ratio: the modulator's 4.096 MHz (half of a clock of 8.192 MHz) / 4096 = 1,000 samples a second.
 OSR = 4096
 # A sample of 24 bits is divided by 2**SHIFT, limited to 16 bits.
@@ -31,6 +34,10 @@ STEP = 1e-3
 # Longest waits for the next shot of an event, and for the next sample (one each millisecond).
 SHOT_TIMEOUT_MS = 30_000
 SAMPLE_TIMEOUT_MS = 100
+# A pulse that is further from a second after the one before, by the board's clock, begins a new count.
+PPS_TOLERANCE_US = 1000
+# Age from which the last pulse dates nothing; the board's clock may be off by so much of a second.
+PPS_LATE_US, CLOCK_ERROR_US = 1_500_000, 700_000
 # Samples held while a block is companded.
 RING_SAMPLES = 64
 
@@ -101,6 +108,41 @@ class Converter:
         self._cs.value(1)
 
 
+class Pulses:
+    """Seconds of UTC by the pulses on ``pin``, counted from the first one that a clock has dated."""
+
+    def __init__(self, pin):
+        # By ticks_us, the UTC second that it begins (0 if not known), ticks of the second before it. Replaced as a
+        # whole, since an interrupt may come at any time.
+        self._last = (0, 0, 0)
+        pin.irq(self._pulse, Pin.IRQ_RISING)
+
+    def _pulse(self, pin):
+        now_us = time.ticks_us()
+        at_us, second, _ = self._last
+        ticks = time.ticks_diff(now_us, at_us)
+        if abs(ticks - 1_000_000) > PPS_TOLERANCE_US:
+            self._last = (now_us, 0, 0)
+        else:
+            self._last = (now_us, second + 1 if second else 0, ticks)
+
+    def date(self, tick_us, clock_us, centre_us):
+        """Microseconds since 1970 of ``tick_us`` by ticks_us; 0 while no pulses come.
+
+        ``clock_us`` is the time now, ``centre_us`` the same by a recent answer of the centre, 0 without one. The
+        centre's corrects the count.
+        """
+        at_us, second, ticks = self._last
+        age_us = time.ticks_diff(time.ticks_us(), at_us)
+        if not ticks or age_us > PPS_LATE_US:
+            return 0
+        wrong_us = abs(second * 1_000_000 - (centre_us - age_us)) if centre_us else 0
+        if not second or wrong_us > CLOCK_ERROR_US:
+            second = ((centre_us or clock_us) - age_us + 500_000) // 1_000_000
+            self._last = (at_us, second, ticks)
+        return second * 1_000_000 + time.ticks_diff(tick_us, at_us) * 1_000_000 // ticks
+
+
 class Source:
     """Gathers of ``shots`` x ``samples`` x ``receivers``, as ``firmware_py/micropython/source.py`` asks."""
 
@@ -156,6 +198,12 @@ class Source:
         self._drdy.irq(self._ready, Pin.IRQ_FALLING)
         self._trigger = Pin(TRIGGER_PIN, Pin.IN, Pin.PULL_DOWN)
         self._trigger.irq(self._edge, Pin.IRQ_RISING)
+        self._pulses = Pulses(Pin(PPS_PIN, Pin.IN, Pin.PULL_DOWN))
+
+    def time_us(self, clock_us, centre_us):
+        """Time of the last trigger: by the pulses, else by ``clock_us``, the time now."""
+        dated_us = self._pulses.date(self.edge_us, clock_us, centre_us)
+        return dated_us or clock_us - time.ticks_diff(time.ticks_us(), self.edge_us)
 
     def poll(self):
         """True once the trigger has begun the first shot of an event."""

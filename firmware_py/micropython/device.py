@@ -151,6 +151,8 @@ class Device:
     def _record(self):
         event = self._source.event
         sample_time_us = self._clock.now_us()
+        if sample_time_us and hasattr(self._source, "time_us"):
+            sample_time_us = self._source.time_us(sample_time_us, self._clock.centre_us())
         self._compander.set_step(self._source.step)
         if not self._compander.fill(self._source, self._feed):
             print("event %d: the recording broke off" % event)

@@ -7,10 +7,11 @@ A source is an object with
     poll()          True when a recording is at hand
     read_into(block) fill int16 ``(thin, receivers)`` with its next samples; False when it breaks off
 
-The samples of the first shot come first. One that waits for the shots of an event has ``feed`` besides: it is set to a
-function to call meanwhile (the watchdog's), and ``event`` to the last event recorded. ``Replay`` is one; for a
-digitiser, a module of the board's own has a function ``open_source(shots, samples, receivers)`` that returns another,
-such as ``firmware_py/digitisers/ads131m0x.py``.
+The samples of the first shot come first. One that knows when a recording began has ``time_us(clock_us, centre_us)``:
+microseconds since 1970, given the time now by the board's clock, and by the centre's or 0. One that waits for the shots
+of an event has ``feed`` besides: it is set to a function to call meanwhile (the watchdog's), and ``event`` to the last
+event recorded. ``Replay`` is one; for a digitiser, a module of the board's own has a function
+``open_source(shots, samples, receivers)`` that returns another, such as ``firmware_py/digitisers/ads131m0x.py``.
 """
 
 import time

@@ -164,3 +164,114 @@ print(list(block[:8]))
     )
     # Channels 0 to 3 of each; the stand-in counts the second from 8 on.
     assert json.loads(said) == [count(receiver, 3) for receiver in (0, 1, 2, 3, 8, 9, 10, 11)]
+
+
+# A board whose oscillator is 100 ppm fast, and pulses at whole seconds of UTC.
+PULSES = f"""
+import time
+now_us = 1 << 30
+FAST = 100
+UTC_S = 1_800_000_000
+
+
+class Time:
+    ticks_ms = time.ticks_ms
+    ticks_add = time.ticks_add
+    sleep_ms = time.sleep_ms
+
+    @staticmethod
+    def ticks_us():
+        return (now_us + now_us * FAST // 1_000_000) % (1 << 30)
+
+    @staticmethod
+    def ticks_diff(a, b):
+        # As on a board of 32 bits, where ticks come round.
+        return (a - b + (1 << 29)) % (1 << 30) - (1 << 29)
+
+
+ads131m0x.time = Time
+source = ads131m0x.open_source(1, {SAMPLES}, {RECEIVERS})
+started_us = now_us
+
+
+def at(us, what=None):
+    # The time is `us` after the first pulse.
+    global now_us
+    now_us = started_us + us
+    if what:
+        what()
+
+
+def pulse():
+    machine.pins[14].handler(machine.pins[14])
+
+
+def edge():
+    source._wanted = 0
+    machine.trigger()
+
+
+def utc(us):
+    return UTC_S * 1_000_000 + us
+
+
+def off(us, clock_us, centre_us=0):
+    # How far the last trigger, `us` after the first pulse, is dated wrongly.
+    return source.time_us(clock_us, centre_us) - utc(us)
+"""
+
+
+def test_pulses_date_a_trigger_to_the_microsecond_whatever_the_clocks_say(tmp_path):
+    said = run(
+        tmp_path,
+        PULSES
+        + """
+found = []
+at(0, pulse)
+at(1_000_000, pulse)
+at(1_250_000, edge)
+at(1_260_000)
+# The board's clock is 0.4 s behind, the centre not heard: the second is right.
+found.append(off(1_250_000, utc(860_000)))
+# Counted on, with a clock that has drifted by seconds.
+for second in range(2, 2000):
+    at(second * 1_000_000, pulse)
+at(1_999_900_000, edge)
+at(1_999_950_000)
+found.append(off(1_999_900_000, utc(1_990_000_000)))
+# What the centre says counts.
+found.append(off(1_999_900_000, utc(1_990_000_000), utc(1_996_950_000)) + 3_000_000)
+print(json.dumps(found))
+""",
+    )
+    assert all(abs(us) <= 2 for us in json.loads(said)), said
+
+
+def test_without_pulses_the_clock_dates_a_trigger_by_its_age(tmp_path):
+    said = run(
+        tmp_path,
+        PULSES
+        + """
+found = []
+at(0, edge)
+at(3_000)
+found.append(off(0, utc(3_000)))
+# One pulse calibrates nothing, and after a missing one the count begins anew.
+at(500_000, pulse)
+at(600_000, edge)
+at(601_000)
+found.append(off(600_000, utc(601_000)))
+for us in (1_500_000, 2_500_000):
+    at(us, pulse)
+source.time_us(utc(2_500_000), 0)
+at(4_500_000, pulse)
+at(4_600_000, edge)
+found.append(off(4_600_000, utc(4_600_000)))
+# Nor does one that is old.
+at(5_500_000, pulse)
+at(9_000_000, edge)
+found.append(off(9_000_000, utc(9_000_000)))
+print(json.dumps(found))
+""",
+    )
+    assert all(abs(us) <= 2 for us in json.loads(said)), said
