@@ -60,6 +60,8 @@ SPOOL_FILES = (
     SPOOL_FOLDER,
 )
 SPARE_BYTES = 16 << 10
+# Answers of the board with more hashes need too large a block of its heap.
+HASHES_AT_ONCE = 32
 # Second copies of all files but main.py, and the SHA-256 of each, which main.py compares at every start. The bundle's
 # copy lies in the slot of the first update.
 COPIES, BUNDLE, SPARE = "copy/", "bundle/", "bundle.b/"
@@ -536,13 +538,13 @@ def uninstall(prompt: Prompt, purge: bool) -> list[str]:
 
 
 def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
-    return prompt.ask(
-        "facts",
-        [*paths, *(() if MAIN in paths else (MAIN,))],
-        INSTALLED,
-        [FORMER_SPOOL, SPOOL_FOLDER],
-        PARTITION,
-    )
+    wanted = [*paths, *(() if MAIN in paths else (MAIN,))]
+    files: dict[str, str | None] = {}
+    while len(wanted) > HASHES_AT_ONCE:
+        files |= prompt.ask("hashes", wanted[:HASHES_AT_ONCE])
+        wanted = wanted[HASHES_AT_ONCE:]
+    facts = prompt.ask("facts", wanted, INSTALLED, [FORMER_SPOOL, SPOOL_FOLDER], PARTITION)
+    return {**facts, "files": {**files, **facts["files"]}}
 
 
 def _is_foreign(facts: dict[str, Any], main: bytes) -> bool:

@@ -63,11 +63,16 @@ def facts(paths, installed, spools, label):
         "largest_bytes": _largest_bytes(),
         "free_bytes": free_bytes,
         "boot": _says_something("boot.py"),
-        "files": {path: _sha256(path) for path in paths},
+        "files": hashes(paths),
         "installed": record,
         "spool": [path for path in spools if _there(path)],
         "partition": partition,
     }
+
+
+def hashes(paths):
+    """Return the SHA-256 of each file, None if it is missing."""
+    return {path: _sha256(path) for path in paths}
 
 
 def clock(fields):
