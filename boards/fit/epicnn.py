@@ -21,7 +21,7 @@ from boards.errors import BoardsError
 from boards.fit.graph import read_graph
 from boards.quiet import hold_output
 from firmware_py.micropython import kernels
-from firmware_py.micropython.model_viper import (
+from firmware_py.micropython.epicnn import (
     ADDITION,
     CONVOLUTION,
     DEPTHWISE,

@@ -15,8 +15,8 @@ which Thumb jumps wrongly before MicroPython 1.27; on Xtensa it is 2 kB before 1
 
 import sys
 
+from firmware_py.micropython.epicnn import FIELDS
 from firmware_py.micropython.model import ModelError
-from firmware_py.micropython.model_viper import FIELDS
 
 NAMES = ("convolve_24", "convolve_32", "convolve_40", "depthwise", "requantise", "add", "flip")
 # Architectures in ``sys.implementation._mpy`` whose emitter mis-encodes jumps over 2 kB, silently, before 1.26.

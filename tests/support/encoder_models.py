@@ -8,7 +8,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from firmware_py.micropython.model_viper import HASHED_FROM
+from firmware_py.micropython.epicnn import HASHED_FROM
 
 
 def edited(model: bytes, edit: Callable[[Any], None]) -> bytes:

@@ -353,10 +353,22 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     if not changed and not stale:
         return McuPlan(facts, (), notes)
 
+    return McuPlan(facts, _steps(prompt, files, changed, stale, foreign, bool(found[MAIN])), notes)
+
+
+def _steps(
+    prompt: Prompt,
+    files: dict[str, bytes],
+    changed: dict[str, bytes],
+    stale: list[str],
+    foreign: bool,
+    runs: bool,
+) -> tuple[Step, ...]:
+    """The steps that put ``changed`` of ``files`` on a board, whose main.py is ``foreign`` or ``runs`` a device."""
     steps = []
     if foreign:
         steps.append(Step(f"stop what runs there, keep {MAIN} as {KEPT}", lambda: _stop(prompt, keep=True)))
-    elif found[MAIN]:
+    elif runs:
         steps.append(Step("stop what runs there", lambda: _stop(prompt)))
     to_copy = {path: data for path, data in changed.items() if path != MAIN}
     if to_copy:
@@ -372,7 +384,7 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
     steps.append(Step("try the model there", lambda: try_model(prompt)))
     steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
-    return McuPlan(facts, tuple(steps), notes)
+    return tuple(steps)
 
 
 def _changed(files: dict[str, bytes], found: dict[str, str | None]) -> dict[str, bytes]:
