@@ -41,7 +41,7 @@ EXPECTED = {
     "openmv-rt1062": ((), (), ()),
     "raspberry-pi-4": ((), (), ("model file",)),
     "raspberry-pi-5": ((), (), ("model file",)),
-    "raspberry-pi-pico-2-w": ((), ("heap",), ("model file", "heap")),
+    "raspberry-pi-pico-2-w": ((), ("heap",), ("model file",)),
     "raspberry-pi-pico-w": ((), ("heap",), ("model file", "heap")),
     "raspberry-pi-zero-2w": ((), (), ("model file",)),
     "teensy-4-1": ((), ("heap",), ("model file",)),

@@ -452,8 +452,8 @@ def flip(data):
     return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
 
 
-# The device stops there, having imported its program and read its bundle: this machine is no board.
-STOPS = "epic: link: no uart port 1 on this board"
+# The device stops there, having imported its program and read its bundle; the second in safe mode, after five starts.
+STOPS = ("epic: gathers.npy: cannot be read", "epic: link: no uart port 1 on this board")
 DAMAGES = {"flipped": flip, "cut off": lambda data: data[:-9], "empty": lambda data: b"", "missing": None}
 
 
