@@ -505,7 +505,7 @@ def test_after_an_update_the_slots_decide_which_bundle_is_whole(parts, board, mo
 
 
 def test_without_room_for_second_copies_it_says_so_and_installs(parts, board, monkeypatch, capsys):
-    with_facts(monkeypatch, free_bytes=340_000)
+    with_facts(monkeypatch, free_bytes=300_000)
     assert put(parts, board) == 0
     assert "second copies: none, they need" in capsys.readouterr().out
     assert not (board.root / "copy").exists() and not (board.root / "bundle.b").exists()
