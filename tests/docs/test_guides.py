@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from board_machine import BoardMachine
+from fake_centre import FakeCentre
 from field_recording import write_miniseed, write_segy
 from guide import Command, File, Reader, looks_like, read_steps
 from ports import free_port
 
+from central.security.keys import new_centre, read_centre
 from physics.acquisition import Acquisition
 from testbed.samples import load_samples
 
@@ -59,7 +62,7 @@ INSTEAD = (
     Instead("pi.md", "scp line", "scp -O -F {ssh} line", "an sshd on loopback, without sftp"),
     Instead("pi.md", "root@192.0.2.7:/var", "board:/var", "an sshd on loopback"),
     Instead("pi.md", "ssh root@192.0.2.7 ", "ssh -F {ssh} board ", "an sshd on loopback"),
-    Instead("pi.md", "tcp://192.0.2.1:5557", "tcp://127.0.0.1:{centre}", "nobody there: records wait"),
+    Instead("pi.md", "tcp://192.0.2.1:5557", "tcp://127.0.0.1:{centre}", "a mute centre: records wait"),
     Instead("microcontroller.md", "/dev/ttyACM0", "{board}", "a pseudo-terminal that says what a board does"),
     Instead(
         "microcontroller.md", "0.0.0.0:5558", "127.0.0.1:{gateway}", "a free port, of this machine alone"
@@ -213,8 +216,13 @@ def test_a_pi(carry_out, tmp_path, gather):
     np.save(tmp_path / "line-12.npy", gather[:, :, :14])
     (tmp_path / "board").mkdir()
     board = BoardMachine(tmp_path / "board", systemd=True)
+    port = free_port()
+    _, secret = read_centre(new_centre(tmp_path / "keys").parent)
+    options = {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: secret}
     try:
-        carry_out("pi.md", ssh=tmp_path / "board" / "config", centre=free_port())
+        # It hears the device and acknowledges nothing.
+        with FakeCentre(lambda record: None, f"tcp://127.0.0.1:{port}", options):
+            carry_out("pi.md", ssh=tmp_path / "board" / "config", centre=port)
     finally:
         board.close()
 
