@@ -33,10 +33,11 @@ healths = st.builds(
     **{
         name: st.none() | (signed if name in ("temperature_mc", "clock_offset_us") else numbers)
         for name in [field.name for field in fields(Health)][6:]
-        if name not in ("update_state", "rejection")
+        if name not in ("update_state", "rejection", "last_error")
     },
     update_state=st.none() | text,
     rejection=st.none() | text,
+    last_error=st.none() | text,
 )
 messages = hellos | healths
 
