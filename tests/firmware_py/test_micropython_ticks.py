@@ -8,13 +8,15 @@ from firmware_py.micropython import clock as clock_module
 from firmware_py.micropython import health as health_module
 from firmware_py.micropython import uart as line_module
 from firmware_py.micropython import window as window_module
-from firmware_py.micropython.clock import Clock
+from firmware_py.micropython.clock import RECENT_MS, Clock
 from firmware_py.micropython.health import Health
 from firmware_py.micropython.spool import Spool
 from firmware_py.micropython.store import FileStore
 from firmware_py.micropython.uart import Uart
 from firmware_py.micropython.window import Window
+from firmware_py.protocol import health_messages as messages
 from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import decode_health
 
 PERIOD_MS = 1 << 30
 HOUR_MS = 3_600_000
@@ -82,9 +84,10 @@ def clock():
     return found
 
 
-def health_of(clock, interval_s=60):
+def health_of(clock, interval_s=60, last_error=""):
     header = packet.Record(packet.LATENT, 0, 1, 5, 0)
-    return Health(header, "board", interval_s, 256, clock, lambda: (0, 0, 0, 1, None, (5, 1), None, 128))
+    status = (0, 0, 0, 1, None, (5, 1), None, 128)
+    return Health(header, "board", interval_s, 256, clock, lambda: status, last_error)
 
 
 @pytest.mark.parametrize("interval_s", [60, 86_400])
@@ -159,3 +162,16 @@ def test_a_line_that_takes_nothing_is_given_up(ticks):
     started_ms = ticks.ms
     assert not Uart(FakeUart(ticks, 0, held_bytes=100), lambda: None).send(bytes(306), 306)
     assert ticks.ms - started_ms < 2 * line_module.GIVE_UP_MS
+
+
+def test_the_centre_reads_the_last_error_and_how_fresh_its_own_clock_is(ticks, clock):
+    for error in ("", "OSError(110,)"):
+        health = health_of(clock, last_error=error)
+        health.handle(packet.Record(packet.HELLO, 0, 1, 5, packet.decode_record(health.poll()).sequence))
+        said = decode_health(packet.decode_record(health.poll()).payload, messages.Health)
+        assert (said.last_error or "", said.latent_bytes, said.first_sequence) == (error, 128, 1)
+    clock.heard(NOW_US)
+    ticks.ms += RECENT_MS // 2
+    assert clock.centre_us() == NOW_US + 500 * RECENT_MS
+    ticks.ms += RECENT_MS
+    assert clock.centre_us() == 0 and clock.now_us() == NOW_US + 1500 * RECENT_MS
