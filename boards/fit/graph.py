@@ -51,13 +51,6 @@ class Tensor:
     dynamic: bool
     values: tuple[int, ...] | None = None
 
-    @property
-    def elements(self) -> int:
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
-
 
 @dataclass(frozen=True)
 class Step:
