@@ -15,7 +15,6 @@ from waiting import wait_until
 
 from firmware_py.links.base import Link
 from firmware_py.links.keys import CurveKeys
-from firmware_py.links.memory import memory_pair
 from firmware_py.links.port import PortError, SerialPort, TcpPort
 from firmware_py.links.stream import StreamLink
 from firmware_py.links.zeromq import ZmqLink
@@ -117,11 +116,6 @@ class FilePort:
 
 
 @contextlib.contextmanager
-def memory_ends() -> Iterator[Ends]:
-    yield Ends(*memory_pair())
-
-
-@contextlib.contextmanager
 def zmq_ends(curve: bool) -> Iterator[Ends]:
     centre, device = zmq.curve_keypair(), zmq.curve_keypair()
     far = RouterEnd(centre if curve else None)
@@ -181,7 +175,6 @@ def tcp_ends() -> Iterator[Ends]:
 
 
 ENDS = {
-    "memory": memory_ends,
     "zmq": lambda: zmq_ends(curve=False),
     "zmq-curve": lambda: zmq_ends(curve=True),
     "serial": serial_ends,
