@@ -171,7 +171,6 @@ class Source:
         # Samples lost because they were not read in time.
         self.missed = 0
         self.feed = _nothing
-        self._shots = shots
         self._samples = samples
         self._receivers = receivers
         frames = [bytearray(one.frame_bytes) for one in self._converters]

@@ -1,5 +1,9 @@
 """Bundles: of untrained encoders of three sizes, made as `epic convert` makes them, and a tiny one to install."""
 
+import fcntl
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from board_machine import BoardMachine
@@ -27,33 +31,54 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory):
-    """``{name: folder}`` of ``SIZES``, with the arena that was measured stated in the manifest."""
-    keras = pytest.importorskip("keras", reason="needs the train extra to make an encoder")
-    pytest.importorskip("tflite_micro", reason="needs the extra tflm (the TFLite-Micro interpreter)")
+class Bundles:
+    """``bundles[name]`` is the folder of one of ``SIZES``, with the measured arena stated in the manifest.
+
+    A conversion starts a process that imports TensorFlow, so each is done once, for all test processes of a run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __getitem__(self, name: str) -> Path:
+        folder = self._root / f"encoder-{name}" / "bundle"
+        with (self._root / f"encoder-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Written completely or not at all.
+            if not folder.exists():
+                make_bundle(folder, SIZES[name])
+        return folder
+
+
+def make_bundle(folder: Path, size: dict) -> None:
+    import keras
+
     from boards.fit import tflm
     from boards.fit.graph import read_graph
     from convert.quantise import quantise
     from models.networks.encoder import EncoderConfig, Stage, build_encoder
 
-    made = {}
-    for name, size in SIZES.items():
-        keras.utils.set_random_seed(0)
-        stages = tuple(Stage(*stage) for stage in size["stages"])
-        config = EncoderConfig(size["n_time"], 14, 5, size["latent"], stages, bottleneck=24)
-        parts = np.random.default_rng(0).normal(scale=0.3, size=(2, config.n_time, 14, 5)).astype(np.float32)
-        model = quantise(build_encoder(config), parts)
-        graph = read_graph(model)
-        fields = {
-            side: {"shape": list(tensor.shape), "scale": tensor.scale, "zero_point": tensor.zero_point}
-            for side, tensor in (("input", graph.inputs[0]), ("output", graph.outputs[0]))
-        }
-        fields |= {"companding": {"k": 20.0, "c": 7.6, "thin": 1000 // config.n_time}}
-        fields |= {"arena_bytes": tflm.measure_arena_bytes(model)}
-        made[name] = tmp_path_factory.mktemp(name) / "bundle"
-        create_bundle(made[name], model, fields)
-    return made
+    keras.utils.set_random_seed(0)
+    stages = tuple(Stage(*stage) for stage in size["stages"])
+    config = EncoderConfig(size["n_time"], 14, 5, size["latent"], stages, bottleneck=24)
+    parts = np.random.default_rng(0).normal(scale=0.3, size=(2, config.n_time, 14, 5)).astype(np.float32)
+    model = quantise(build_encoder(config), parts)
+    graph = read_graph(model)
+    fields = {
+        side: {"shape": list(tensor.shape), "scale": tensor.scale, "zero_point": tensor.zero_point}
+        for side, tensor in (("input", graph.inputs[0]), ("output", graph.outputs[0]))
+    }
+    fields |= {"companding": {"k": 20.0, "c": 7.6, "thin": 1000 // config.n_time}}
+    fields |= {"arena_bytes": tflm.measure_arena_bytes(model)}
+    create_bundle(folder, model, fields)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    pytest.importorskip("keras", reason="needs the train extra to make an encoder")
+    pytest.importorskip("tflite_micro", reason="needs the extra tflm (the TFLite-Micro interpreter)")
+    root = tmp_path_factory.getbasetemp()
+    return Bundles(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root)
 
 
 @pytest.fixture(scope="session")

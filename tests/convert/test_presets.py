@@ -11,6 +11,8 @@ from convert.quantise import quantise
 from models.networks.encoder import PRESETS, build_encoder, encoder_preset
 from physics.acquisition import Acquisition
 
+pytestmark = pytest.mark.slow
+
 SURVEY = Acquisition.openfwi()
 KIB = 1024
 # Largest arena and largest file: micro has half of the smallest board's flash, base a Pi's share.

@@ -7,6 +7,8 @@ from convert.quantise import quantise, rebuild_batch_one
 
 keras = pytest.importorskip("keras", reason="conversion needs the train extra")
 
+pytestmark = pytest.mark.slow
+
 
 def parts(n=8, seed=3):
     return np.random.default_rng(seed).normal(scale=0.3, size=(n, 20, 10, 2)).astype(np.float32)
