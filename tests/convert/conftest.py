@@ -71,7 +71,30 @@ def write_family(folder: Path, gather_name: str, map_name: str, n: int, seed: in
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> TinyRun:
+def quantise_once():
+    """Conversions of the same network and inputs share one run of the converter, a process that imports TensorFlow.
+
+    test_quantise.py shows that it gives the same bytes each time.
+    """
+    import convert.flow
+    from convert.quantise import quantise
+
+    models: dict[tuple, bytes] = {}
+
+    def quantise_if_new(encoder, representative):
+        weights = b"".join(np.ascontiguousarray(one).tobytes() for one in encoder.get_weights())
+        key = (encoder.to_json(), weights, representative.tobytes())
+        if key not in models:
+            models[key] = quantise(encoder, representative)
+        return models[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(convert.flow, "quantise", quantise_if_new)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, quantise_once) -> TinyRun:
     import keras
 
     from models.data.companding import choose_companding
