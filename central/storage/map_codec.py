@@ -1,6 +1,6 @@
 """Compress maps: whole m/s, differences along depth, byte planes, zlib.
 
-A decoder's map of 70 x 70 cells takes 4.5 kB in place of 19.6 kB. Rounding costs at most 0.5 m/s, a hundredth of a
+A decoder's map of 70 x 70 cells takes 4.9 kB in place of 19.6 kB. Rounding costs at most 0.5 m/s, a hundredth of a
 map's error. Values that are not finite or beyond 30 km/s are stored exactly, as float32.
 """
 
@@ -15,7 +15,6 @@ from central.errors import CentralError
 # First byte of the blob: the encoding.
 _ROUNDED, _EXACT = b"\x01", b"\x02"
 _MAX_MPS = 30_000.0
-_LEVEL = 6
 
 
 class MapCodecError(CentralError, ValueError):
@@ -26,12 +25,12 @@ def encode_map(values: np.ndarray) -> bytes:
     """Compress ``values (nz, nx)`` in m/s."""
     values = np.ascontiguousarray(values, np.float32)
     if not (np.abs(values) <= _MAX_MPS).all():
-        return _EXACT + zlib.compress(_planes(values.astype("<f4")), _LEVEL)
+        return _EXACT + _compress(_planes(values.astype("<f4")))
     # int16 differences wrap around; the cumulative sum wraps back.
     differences = np.diff(
         np.rint(values).astype("<i2"), axis=0, prepend=np.zeros((1, values.shape[1]), "<i2")
     )
-    return _ROUNDED + zlib.compress(_planes(differences), _LEVEL)
+    return _ROUNDED + _compress(_planes(differences))
 
 
 def decode_map(blob: bytes, shape: tuple[int, int]) -> np.ndarray:
@@ -55,6 +54,12 @@ def decode_map(blob: bytes, shape: tuple[int, int]) -> np.ndarray:
     if kind == _EXACT:
         return values.astype(np.float32)
     return values.cumsum(axis=0, dtype=np.int16).astype(np.float32)
+
+
+def _compress(planes: bytes) -> bytes:
+    """Compress by entropy and run lengths alone; a search for repeats takes three times as long for 6 % fewer bytes."""
+    deflate = zlib.compressobj(strategy=zlib.Z_RLE)
+    return deflate.compress(planes) + deflate.flush()
 
 
 def _planes(values: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,37 @@ def test_a_key_damaged_while_the_centre_runs_lets_nobody_in(folder, monkeypatch)
     ring = fresh(folder)
     (folder / "allowed/device-3.public").write_bytes(b"short")
     assert ring.identity(public(folder, "device-3")) is None
+
+
+def damage(folder):
+    (folder / "allowed/device-3.public").write_bytes(b"short")
+
+
+def expose(folder):
+    (folder / "allowed/device-3.public").chmod(0o666)
+
+
+@pytest.mark.parametrize("change", [lambda folder: keys.revoke(folder, "device-3"), damage, expose])
+def test_keys_that_did_not_change_are_not_read_again_and_changed_ones_are(folder, monkeypatch, change):
+    monkeypatch.setattr(KeyRing, "REFRESH_S", 0.0)
+    monkeypatch.setattr(KeyRing, "SETTLED_NS", 0)
+    keys.allow(folder, "device-3")
+    ring = fresh(folder)
+    key = public(folder, "device-3")
+    with monkeypatch.context() as reading:
+        reading.setattr(keys, "read_key", lambda path: pytest.fail(f"{path} read again"))
+        assert ring.identity(key)
+    # Times of change are those of the kernel's tick, at most 10 ms.
+    time.sleep(0.02)
+    change(folder)
+    assert ring.identity(key) is None
+
+
+def test_a_key_that_just_changed_is_read_again(folder, ring, monkeypatch):
+    """A second change within the same tick of the kernel's clock would not show."""
+    assert ring.identity(public(folder, "device-3"))
+    monkeypatch.setattr(keys, "read_key", lambda path: b"another")
+    assert ring.identity(b"another")
 
 
 @pytest.fixture
