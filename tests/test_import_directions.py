@@ -106,7 +106,7 @@ def test_a_planted_violation_is_found(room, source):
 def test_the_table_is_read():
     assert set(ALLOWED) == set(ROOMS)
     assert ALLOWED["physics"] == () and ALLOWED["testbed"] is None
-    shared = ("inference.companding", "protocol.rate", "runtime.toml_keys")
+    shared = ("inference.companding", "inference.hush", "protocol.rate", "runtime.toml_keys")
     assert ALLOWED["models"] == ("physics", *(f"firmware_py.{module}" for module in shared))
 
 

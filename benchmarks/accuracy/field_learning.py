@@ -32,7 +32,7 @@ from central.storage.map_store import NewMap, Store
 from firmware_py.inference.bundle import Bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
-from models.inversion.decoder import WIDE, Decoder, load_decoder
+from models.inversion.decoder import Decoder, load_decoder
 from models.inversion.waveform import invert
 from physics.acquisition import Acquisition
 from physics.families.family import FRAME_CELLS, Frame
@@ -104,7 +104,7 @@ def make_ground(seed: int, count: int, bundle: Bundle, acquisition: Acquisition,
 
 def predict(decoder: Decoder, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Velocity and uncertainty ``(n, nz, nx)`` in m/s."""
-    velocity, uncertainty = decoder.decode_batch(latents, np.ones(latents.shape[:2], bool), at_once=WIDE)
+    velocity, uncertainty = decoder.decode_batch(latents, np.ones(latents.shape[:2], bool))
     return velocity[:, 0], uncertainty[:, 0]
 
 

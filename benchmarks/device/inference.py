@@ -46,7 +46,8 @@ def main() -> None:
 
     from firmware_py.inference.bundle import load_bundle
     from firmware_py.inference.encoder import Encoder
-    from models.inversion.decoder import compile_network, load_decoder
+    from models.inversion.compiled import compile_network
+    from models.inversion.decoder import load_decoder
     from models.networks.inversionnet import build_inversionnet
     from testbed.run import find_model
     from testbed.samples import load_samples
@@ -58,7 +59,7 @@ def main() -> None:
     parts = [gather[:, :, list(group)] for group in acquisition.device_receivers]
     latents = np.stack([encoder.encode_recording(part) for part in parts])
     present = np.ones(decoder.n_devices, bool)
-    baseline = compile_network(build_inversionnet(acquisition), xla=False)
+    baseline = compile_network(build_inversionnet(acquisition))
     whole = tf.constant(gather.transpose(1, 2, 0)[None])
     results = {
         "encode one device": measure(lambda: encoder.encode_recording(parts[0]), given.runs),

@@ -45,7 +45,7 @@ from central.verification.check_inputs import latent_model
 from firmware_py.inference.bundle import Bundle
 from firmware_py.inference.encoder import Encoder
 from models.data.gathers import DecimatedSet, decimate_gathers, load_decimated
-from models.inversion.decoder import OOD_FILE, WIDE, Decoder, load_decoder
+from models.inversion.decoder import OOD_FILE, Decoder, load_decoder
 from models.inversion.latent_model import LatentModel
 from models.inversion.ood import load_ood
 from models.training.adaptation import LatentBatches, Split, adapt_decoder, write_decoder
@@ -270,7 +270,7 @@ class Learning:
     def _decode(self, decoder: Decoder, rows: np.ndarray) -> np.ndarray:
         """Predict the maps of events, ``(n, nz, nx)`` in m/s."""
         latents, present = self._events.latents[rows], self._events.present[rows]
-        return decoder.decode_batch(latents, present, at_once=WIDE)[0][:, 0]
+        return decoder.decode_batch(latents, present)[0][:, 0]
 
     def _train(
         self, number: int, folder: Path, start: Decoder, tests: DecimatedSet, originals: DecimatedSet

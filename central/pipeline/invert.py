@@ -209,7 +209,7 @@ def _invert(chunk: _Chunk) -> _Inverted:
                     raise InvertError(f"{chunk.path}: gather {chunk.first + row}: {error}") from None
             notes += [(chunk.first + row, note) for note in notes_on(gather, acquisition, peaks)]
         present = np.ones(latents.shape[:2], bool)
-        return np.stack(decoder.decode_batch(latents, present, at_once=CHUNK_EVENTS)), notes
+        return np.stack(decoder.decode_batch(latents, present)), notes
 
 
 @lru_cache(maxsize=1)

@@ -26,10 +26,10 @@ def encode_map(values: np.ndarray) -> bytes:
     values = np.ascontiguousarray(values, np.float32)
     if not (np.abs(values) <= _MAX_MPS).all():
         return _EXACT + _compress(_planes(values.astype("<f4")))
+    rounded = np.rint(values).astype("<i2")
     # int16 differences wrap around; the cumulative sum wraps back.
-    differences = np.diff(
-        np.rint(values).astype("<i2"), axis=0, prepend=np.zeros((1, values.shape[1]), "<i2")
-    )
+    differences = rounded.copy()
+    differences[1:] -= rounded[:-1]
     return _ROUNDED + _compress(_planes(differences))
 
 

@@ -124,11 +124,12 @@ class Store:
         self._database.execute(
             f"INSERT INTO map ({MAP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", (*row, _checksum(row))
         )
-        self._database.execute(
-            "DELETE FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision <= ?"
-            f" AND NOT {REFINED}",
-            (*entry.key, revision - MAX_REVISIONS),
-        )
+        if revision > MAX_REVISIONS:
+            self._database.execute(
+                "DELETE FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision <= ?"
+                f" AND NOT {REFINED}",
+                (*entry.key, revision - MAX_REVISIONS),
+            )
         return revision
 
     def amend(self, stored: StoredMap, name: str, value: Any) -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +11,7 @@ import numpy as np
 from firmware_py.errors import FirmwareError
 from firmware_py.inference.bundle import Bundle, compiled_encoder
 from firmware_py.inference.companding import GatherError, compand, dequantise, quantise
+from firmware_py.inference.hush import hush_runtime
 
 # TFLite delegate libraries of the system, by accelerator.
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
@@ -22,21 +19,6 @@ DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
 class EncoderError(FirmwareError, RuntimeError):
     """The runtime or accelerator is missing, or the model does not match the bundle's manifest."""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress LiteRT's own messages on stderr; a device promises one line per error."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 def _interpreter(path: str, accelerator: str) -> Any:
@@ -59,7 +41,7 @@ def _interpreter(path: str, accelerator: str) -> Any:
                 "plugged in, with this user in its group (plugdev or apex); or leave out [node] accelerator"
             ) from None
     try:
-        with _quiet():
+        with hush_runtime():
             interpreter = Interpreter(
                 model_path=path, num_threads=1, experimental_delegates=delegates or None
             )

@@ -64,21 +64,24 @@ class Coding:
         whole = (Rate(self.latent, bits) for bits in BITS)
         return tuple(sorted((*whole, *self.prefixes), key=lambda rate: -rate.payload_bytes))
 
+    @cached_property
+    def _by_length(self) -> dict[int, Rate]:
+        return {rate.payload_bytes: rate for rate in self.rates}
+
     def rate(self, payload_bytes: int) -> Rate:
         """Return the rate of a payload of this length.
 
         Raises:
             RateError: No rate has this length.
         """
-        for rate in self.rates:
-            if rate.payload_bytes == payload_bytes:
-                return rate
+        if rate := self._by_length.get(payload_bytes):
+            return rate
         *most, last = (str(rate.payload_bytes) for rate in self.rates)
         raise RateError(f"expected a latent of {', '.join(most)} or {last} bytes, got {payload_bytes}")
 
     def is_latent(self, payload: bytes) -> bool:
         """Return True if the payload may be a latent of this model."""
-        return any(rate.payload_bytes == len(payload) for rate in self.rates)
+        return len(payload) in self._by_length
 
     def unpack(self, payload: bytes) -> np.ndarray:
         """Decode a payload to int8 ``(latent,)``, as the centre uses it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,16 @@ import models.networks.network  # noqa: F401  registers the layers that a saved 
 from firmware_py.inference.companding import dequantise
 from firmware_py.protocol.rate import Rate, RateError, read_coding
 from models.errors import ModelsError
+from models.inversion.compiled import compile_decoder
 from models.inversion.ood import OodError, OodStatistics, load_ood
 from models.training.run_config import write_json
 from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
 from physics.normalise import denormalise_velocity
 
-# Events per batched call, and the least number for which compiling the batched network pays off.
-WIDE, WIDE_FROM = 16, 8
 CALIBRATION_SAMPLES = 64
+# Samples predicted at a time while calibrating; bounds the memory.
+CALIBRATION_BATCH = 16
 # Out-of-distribution (OOD) statistics, stored beside the weights.
 OOD_FILE = "familiarity.npz"
 
@@ -69,9 +69,7 @@ class Decoder:
         self.latent_zero_point = int(description["latent_zero_point"])
         self.adaptation: dict[str, Any] | None = description.get("adaptation")
         self.uncertainty_factor = float(description.get("uncertainty_factor", 1.0))
-        self._positions = self.acquisition.device_positions()[None]
-        self._call = compile_network(network)
-        self._wide: threading.Thread | None = None
+        self._predict = compile_decoder(network, self.acquisition.device_positions())
 
     def decode(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predict the map of one event.
@@ -90,14 +88,10 @@ class Decoder:
         velocity, uncertainty = self.decode_batch(np.asarray(latents_int8)[None], np.asarray(present)[None])
         return velocity[0], uncertainty[0]
 
-    def decode_batch(
-        self, latents_int8: np.ndarray, present: np.ndarray, at_once: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def decode_batch(self, latents_int8: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predict the maps of many events: ``(n, n_devices, latent)``, ``(n, n_devices)`` -> ``(n, 1, nz, nx)`` each.
 
-        Once enough events have arrived, a network for ``WIDE`` events is compiled in the background. Each event then
-        takes a third of the time. ``at_once`` fixes the batch size instead. An event's map is then identical to the
-        last bit, whatever the other events are.
+        An event's map is identical to the last bit, whatever the other events are.
         """
         present = np.asarray(present, dtype=bool)
         expected = (self.n_devices, self.latent)
@@ -111,18 +105,7 @@ class Decoder:
             )
         latents = dequantise(latents_int8, self.latent_scale, self.latent_zero_point)
         latents[~present] = 0.0
-        predicted = []
-        step = at_once or (WIDE if len(latents) >= WIDE_FROM and self._is_wide() else 1)
-        for start in range(0, len(latents), step):
-            some, heard = latents[start : start + step], present[start : start + step]
-            # Fixed batch size: each new size would compile again.
-            fill = ((0, step - len(some)), (0, 0))
-            velocity, uncertainty = self.decode_float(
-                np.pad(some, (*fill, (0, 0))), np.pad(heard, fill, constant_values=True)
-            )
-            predicted.append((velocity[: len(some)], uncertainty[: len(some)]))
-        velocities, uncertainties = zip(*predicted, strict=True)
-        return np.concatenate(velocities), np.concatenate(uncertainties)
+        return self.decode_float(latents, present)
 
     def ood_score(
         self, latents_int8: np.ndarray, present: np.ndarray, rates: Sequence[Rate]
@@ -144,50 +127,19 @@ class Decoder:
         )
         return float(score), self.ood_statistics.limit
 
-    def _is_wide(self) -> bool:
-        if self._wide is None:
-            silence = np.zeros((WIDE, self.n_devices, self.latent), np.float32)
-            heard = np.ones((WIDE, self.n_devices), bool)
-            self._wide = threading.Thread(target=self.decode_float, args=(silence, heard), daemon=True)
-            self._wide.start()
-        return not self._wide.is_alive()
-
     def decode_float(self, latents: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predict maps from a batch of float latents.
 
-        ``(n, n_devices, latent)``, ``(n, n_devices)`` -> velocity and uncertainty ``(n, 1, nz, nx)`` in m/s. Each new
-        batch size is compiled once.
+        ``(n, n_devices, latent)``, ``(n, n_devices)`` -> velocity and uncertainty ``(n, 1, nz, nx)`` in m/s.
         """
-        positions = np.repeat(self._positions, len(latents), axis=0)
-        predicted = self._call(
-            {
-                "latents": np.asarray(latents, np.float32),
-                "positions": positions,
-                "mask": np.asarray(present, np.float32),
-            }
-        )
+        events = zip(np.asarray(latents, np.float32), np.asarray(present, np.float32), strict=True)
+        predicted = np.stack([self._predict(*event) for event in events])
         a = self.acquisition
-        velocity = denormalise_velocity(np.asarray(predicted["velocity"])[..., 0], a)
+        velocity = denormalise_velocity(predicted[..., 0], a)
         half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
-        scale_mps = np.exp(np.asarray(predicted["log_scale"])[..., 0]) * (
-            half_range_mps * self.uncertainty_factor
-        )
+        scale_mps = np.exp(predicted[..., 1]) * (half_range_mps * self.uncertainty_factor)
         velocity = np.clip(velocity, a.velocity_min_mps, a.velocity_max_mps)
         return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
-
-
-def compile_network(network: keras.Model, xla: bool = True):
-    """Compile ``network`` to one function; eager calls take 30-60 times as long (DESIGN section 6).
-
-    XLA halves the decoder's time on a CPU. Networks of large convolutions are faster without XLA.
-    """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(lambda inputs: network(inputs, training=False))
-    import tensorflow as tf
-
-    return tf.function(lambda inputs: network(inputs, training=False), jit_compile=xla, autograph=False)
 
 
 def save_decoder(
@@ -239,9 +191,10 @@ def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarra
         return 1.0
     a = decoder.acquisition
     error_mps = uncertainty_mps = 0.0
-    for start in range(0, len(maps) - WIDE + 1, WIDE):
-        some = slice(start, start + WIDE)
-        drawn_mps, scale_mps = decoder.decode_float(latents[some], np.ones((WIDE, decoder.n_devices), bool))
+    for start in range(0, len(maps) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
+        some = slice(start, start + CALIBRATION_BATCH)
+        heard = np.ones((CALIBRATION_BATCH, decoder.n_devices), bool)
+        drawn_mps, scale_mps = decoder.decode_float(latents[some], heard)
         error_mps += float(np.abs(drawn_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
         uncertainty_mps += float(scale_mps.mean())
     factor = round(error_mps / uncertainty_mps, 6)

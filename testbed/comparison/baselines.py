@@ -193,10 +193,10 @@ def central_decoder(scheme: str, folder: Path) -> Draw:
         return mean
     import keras
 
-    from models.inversion.decoder import compile_network
+    from models.inversion.compiled import compile_network
 
     name = "central" if scheme == "split" else "whole"
-    call = compile_network(keras.models.load_model(folder / f"{name}.keras", compile=False), xla=False)
+    call = compile_network(keras.models.load_model(folder / f"{name}.keras", compile=False))
     if scheme == "split":
         _, scale, zero_point = _interpreter(folder / "split.tflite", output=True)
         join = _joined_activations(acquisition, scale, zero_point)
