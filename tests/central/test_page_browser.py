@@ -100,9 +100,12 @@ def refine_event(data_dir, event, **found):
     store = Store(data_dir)
     start = store.get(event)
     key = (start.survey, start.event, start.model_hash)
-    refinement = {"by": "latents", "of_revision": start.revision, "misfit": [4.0, 1.25]}
+    refinement = {
+        **{"by": "latents", "of_revision": start.revision, "iterations": 20},
+        **{"misfit": [4.0, 1.25], "misfit_unit": "int8 steps"},
+    }
     provenance = {**start.provenance, "refinement": refinement, **found}
-    maps = (start.velocity_mps + 10, start.uncertainty_mps)
+    maps = (start.velocity_mps + 10, start.uncertainty_mps / 2)
     store.put([NewMap(key, store.emitted_through(key), start.partial, *maps, provenance)])
     store.close()
 
@@ -282,6 +285,47 @@ def test_a_recording_and_its_misfit_stand_beside_the_map(centre, browse, send, t
         "const s = document.querySelector('#shot'); s.value = 5; s.dispatchEvent(new Event('change'))"
     )
     wait_until(lambda: browser.value(label) == "Recording of event 1, shot 5 of 5", timeout_s=30, what="shot")
+    assert browser.errors == []
+
+
+def test_the_revisions_of_an_event_stand_side_by_side_in_the_same_colours(centre, browse, tmp_path):
+    put_map(tmp_path / "data", 1)
+    put_map(tmp_path / "data", 2)
+    refine_event(tmp_path / "data", 1)
+    browser = browse(f"{centre.page}events/1/1")
+    listed = "[...document.querySelectorAll('#revisions li')].map((one) => one.innerText.trim().split(/\\s*\\n\\s*/))"
+    wait_until(lambda: len(browser.value(listed)) == 2, timeout_s=60, what="both revisions")
+    assert browser.value(listed) == [
+        ["Revision 1", "Predicted by the decoder", "5 of 5 devices", "±80 m/s on average"],
+        [
+            "Revision 2",
+            "Refined by its latents, 20 iterations",
+            "Misfit 4.000 to 1.250 int8 steps",
+            "±40 m/s on average",
+        ],
+    ]
+    scale = "document.querySelector('#revisions [data-scale=velocity]').innerText.replaceAll('\\n', '')"
+    assert browser.value(scale) == "1,5004,500 m/s"
+    click(browser, "#fit")
+    # The lowest of the decoder's map and the highest of the refined one.
+    assert browser.value(scale) == "1,6002,010 m/s"
+    colour = (
+        "((of, map) => document.querySelectorAll(`#revisions [data-of=${of}]`)[map].getContext('2d')"
+        ".getImageData(5, 5, 1, 1).data.join())"
+    )
+    # 2,000 and 2,010 m/s; 80 and 40 m/s.
+    for of in ("velocity", "uncertainty"):
+        assert browser.value(f"{colour}('{of}', 0)") != browser.value(f"{colour}('{of}', 1)")
+    click(browser, "#revisions li a")
+    wait_until(
+        lambda: "?map=" in browser.value("location.href"), timeout_s=60, what="the address of revision 1"
+    )
+    wait_until(
+        lambda: browser.text("#revisions [aria-current]") == "Revision 1", timeout_s=60, what="revision 1"
+    )
+    browser.open(f"{centre.page}events/1/2")
+    wait_until(lambda: shown(browser, 2), timeout_s=60, what="an event of one map")
+    assert browser.value("document.querySelector('#revisions').hidden")
     assert browser.errors == []
 
 

@@ -5,6 +5,7 @@ import { Events, address } from "./events.js";
 import { listen } from "./feed.js";
 import { bytes, count, element, span, utc } from "./format.js";
 import { Gather } from "./gather.js";
+import { Revisions } from "./revisions.js";
 import { Section, drawProfile, percentile } from "./section.js";
 
 const $ = (id) => document.getElementById(id);
@@ -29,6 +30,7 @@ let downloads = {};
 const velocity = new Section($("velocity"), "batlow", point);
 const uncertainty = new Section($("uncertainty"), "lajolla", point);
 const gather = new Gather($("recording"));
+const revisions = new Revisions($("revisions"), values, (map) => look(map.survey, map.event, map.id));
 const events = new Events((map) => look(map.survey, map.event));
 const table = new Devices();
 const survey = () => ($("survey").value === "" ? null : Number($("survey").value));
@@ -71,7 +73,8 @@ async function follow() {
         [map, recording] = [found.maps[0], found.recording];
       }
       around = { previous: null, next: null, recording };
-      await show(map, [map]);
+      const { maps } = map.revision > 1 ? await read(`/api/events/${map.survey}/${map.event}`) : { maps: [map] };
+      await show(map, maps);
       if (map !== newest && survey() !== null) break;
     }
   } catch (error) {
@@ -150,15 +153,20 @@ function wait(text) {
   $("s-wait").textContent = text;
 }
 
+/** Velocity and uncertainty of a map, row by row. */
+async function values(map) {
+  const answer = await read(`/api/map/${map.survey}/${map.event}?format=float32&id=${map.id}`, true);
+  const data = new Float32Array(await answer.arrayBuffer());
+  const cells = data.length / 2;
+  return { velocity: data.subarray(0, cells), uncertainty: data.subarray(cells) };
+}
+
 async function show(map, maps) {
   const question = ++asked;
   const before = checked;
-  const answer = await read(`/api/map/${map.survey}/${map.event}?format=float32&id=${map.id}`, true);
-  const data = new Float32Array(await answer.arrayBuffer());
+  const found = await values(map);
   if (question !== asked) return;
-  const a = map.provenance.acquisition;
-  const cells = a.n_depth * a.n_width;
-  shown = { map, velocity: data.subarray(0, cells), uncertainty: data.subarray(cells) };
+  shown = { map, ...found };
   $("revision-choice").hidden = maps.length < 2;
   $("revision").replaceChildren(
     ...maps.map((m) => new Option(`revision ${m.revision}${m.partial ? ", partial" : ""}, ${m.model_hash.slice(0, 8)}`, m.id)),
@@ -171,8 +179,8 @@ async function show(map, maps) {
   $("s-tools").hidden = false;
   describe(map);
   draw();
-  await showRecording();
   events.mark(map);
+  await Promise.all([showRecording(), revisions.show(maps, map.id, $("fit").checked)]);
   if (checked !== before) recheck();
 }
 
@@ -246,6 +254,7 @@ function draw() {
   const above = clipped ? `, colours end at ${count(most)} m/s` : "";
   uncertainty.show({ ...common, values: shown.uncertainty, low: 0, high: most, clipped, label: `Uncertainty of event ${map.event}, ${size}${above}` });
   gather.draw();
+  revisions.draw($("fit").checked);
   $("velocity").dataset.event = map.event;
   point(cursor ?? { row: a.n_depth >> 1, column: a.n_width >> 1 }, cursor === null);
 }
