@@ -21,6 +21,7 @@ CentralError
 │   ├── DamagedMapError    storage.map_store
 │   ├── NoStoreError       storage.database
 │   ├── InUseError         storage.database
+│   ├── JobError           verification.refine_jobs
 │   └── RecordingError     recordings.store
 ├── MapCodecError          storage.map_codec
 ├── SchemaError            storage.schema

@@ -16,6 +16,7 @@ from central.recordings.gathers import assemble
 from central.recordings.store import KEPT, RecordingStore, Request
 from central.storage.map_store import Store, StoredMap
 from central.verification.refine import refine_event
+from central.verification.refine_inputs import FETCHED, RefinementRequest
 from physics.acquisition import Acquisition
 from testbed.errors import TestbedError
 from testbed.processes import Process
@@ -103,7 +104,7 @@ def refine_fetched(
 
         began_s = time.process_time()
         outcome = refine_event(
-            out / "central", [model], event, iterations, fetched=True, on_iteration=on_iteration
+            out / "central", [model], RefinementRequest(event, None, iterations, FETCHED), on_iteration
         )
         results[event] = {
             "s": round(outcome.elapsed_s, 1),

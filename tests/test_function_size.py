@@ -28,7 +28,7 @@ REASONS = {
     "central/learning/adapt_cli.py:adapt": OPTIONS,
     "central/pipeline/decoding.py:__init__": "what decoding calls and counts with; the service alone makes one",
     "central/service.py:__init__": "opens the parts of a centre in the order in which they need each other",
-    "central/verification/refine.py:refine_event": "the command's options, and where to tell its progress",
+    "central/verification/refine_cli.py:refine": OPTIONS,
     "convert/flow.py:convert_run": SEQUENCE,
     "convert/release.py:write_bundle": RECORD,
     "convert/verify.py:verify": "what a bundle is held against; conversion alone calls it",

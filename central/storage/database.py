@@ -150,13 +150,13 @@ def lock(data_dir: Path, name: str = LOCK_NAME, who: str = "another centre") -> 
     return file
 
 
-def is_claimed(data_dir: Path) -> bool:
-    """Return True if a centre is running on ``data_dir``. Creates no file.
+def is_claimed(data_dir: Path, name: str = LOCK_NAME) -> bool:
+    """Return True if a centre, or another holder of ``name``, is running on ``data_dir``. Creates no file.
 
     Raises:
         StoreError: The state of the lock cannot be read.
     """
-    path = data_dir / LOCK_NAME
+    path = data_dir / name
     try:
         with path.open("rb") as file:
             # A shared lock, so that two simultaneous checks do not take each other for a centre.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,15 @@ class Store:
         with transaction(self._database, f"store: cannot keep {len(maps)} maps ({what})"):
             return [self._insert(entry) for entry in maps]
 
-    def put_unless_newer(self, entry: NewMap) -> int | None:
+    def put_unless_newer(
+        self,
+        entry: NewMap,
+        settle: Callable[[sqlite3.Connection, int], None] = lambda database, revision: None,
+    ) -> int | None:
         """Commit a map that took long to make, unless the centre has stored a map of later records meanwhile.
+
+        Args:
+            settle: Called with the revision within the transaction; the map is not stored if it raises.
 
         Returns:
             Its revision, or None if nothing was stored.
@@ -103,7 +110,11 @@ class Store:
                 "SELECT coalesce(max(last_record), 0) FROM map WHERE survey = ? AND event = ?",
                 (survey, event),
             ).fetchone()
-            return None if through > entry.last_record else self._insert(entry)
+            if through > entry.last_record:
+                return None
+            revision = self._insert(entry)
+            settle(self._database, revision)
+            return revision
 
     def _insert(self, entry: NewMap) -> int:
         (revision,) = self._database.execute(

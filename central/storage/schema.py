@@ -184,7 +184,29 @@ CREATE TABLE fetch_seen (
 );
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+# ``gather`` is the file of a given recording as the operator named it. Numbers are not used twice.
+_VERSION_4 = """
+CREATE TABLE refinement_job (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    survey INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    gather TEXT NOT NULL,
+    gather_sha256 TEXT NOT NULL,
+    iterations INTEGER NOT NULL,
+    prior TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    revision INTEGER,
+    interruptions INTEGER NOT NULL,
+    queued_us INTEGER NOT NULL,
+    started_us INTEGER NOT NULL,
+    changed_us INTEGER NOT NULL
+);
+CREATE INDEX refinement_open ON refinement_job (state, number) WHERE state IN ('waiting', 'running');
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 VERSION = len(MIGRATIONS)
 
 

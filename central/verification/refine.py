@@ -11,28 +11,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from central.config import ModelSection
-from central.recordings.gathers import FetchedGather, assemble
-from central.recordings.given import keep_given
-from central.storage.journal import Journal, JournalEntry
-from central.storage.map_store import NewMap, Store, StoredMap
-from central.verification.check_inputs import (
-    CheckInputError,
-    drawn_from,
-    latent_model,
-    model_of,
-    read_gather,
-    received_latents,
-)
-from firmware_py.inference.bundle import Bundle
-from firmware_py.runtime.log import now_us
+from central.storage.map_store import Store, StoredMap
+from central.verification.check_inputs import CheckInputError, latent_model
+from central.verification.refine_inputs import Inputs, RefinementRequest, new_map, read_inputs
+from firmware_py.inference.bundle import load_bundle
 from models.inversion.refinement import LatentMisfit, OnIteration, Refined, refine
 from models.inversion.waveform import invert
-from physics.acquisition import Acquisition
 from physics.errors import ModellingError
 
 
@@ -54,82 +42,60 @@ class Outcome:
 def refine_event(
     data_dir: Path,
     models: Sequence[ModelSection],
-    event: int,
-    iterations: int,
-    survey: int | None = None,
-    gather: Path | None = None,
+    request: RefinementRequest,
     on_iteration: OnIteration = lambda done, misfit, velocity_mps: None,
-    prior: str = "blocky",
-    fetched: bool = False,
 ) -> Outcome:
-    """Refine the newest map of ``event`` that is a decoder's, and store it if its objective falls.
+    """Refine the event's newest map that is a decoder's, and store it if its objective falls.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``, taken in the place of the latents; the store keeps a
-    copy. ``prior`` is that of its inversion. With ``fetched`` the recording is what the devices have sent; receivers
-    without one count as dead. Raises ``CheckInputError``, ``StoreError`` and ``BundleError``.
+    Receivers without a recording count as dead. Raises the errors of ``read_inputs`` and ``compute``.
     """
     began_s = time.monotonic()
-    store = Store(data_dir)
-    try:
-        start = next(one for one in store.revisions(event, survey) if "refinement" not in one.provenance)
-        _, bundle = model_of(start, models, data_dir)
-        acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
-        maps = (start.velocity_mps, start.uncertainty_mps)
-        parts = assemble(data_dir, event, start.survey) if fetched else None
-        recorded = parts.samples if parts else None
-        if gather is not None:
-            recorded = read_gather(gather, acquisition, dead_traces=True)
-            keep_given(data_dir, start.survey, start.event, recorded)
-        try:
-            if recorded is None:
-                with closing(Journal(data_dir)) as journal:
-                    latents = drawn_from(start, store, journal)
-                misfit = _latent_misfit(start, bundle, acquisition, latents)
-                refined = refine(*maps, misfit, acquisition, iterations, on_iteration)
-            else:
-                refined = invert(*maps, recorded, acquisition, iterations, on_iteration, prior)
-        except ModellingError as error:
-            raise CheckInputError(f"event {event}: {error}") from None
-        revision = None
-        if refined.gained:
-            # An earlier check of the starting map does not apply to this one.
-            kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
-            provenance = {**kept, "refinement": _account(start, refined, iterations, gather, parts)}
-            maps = (refined.velocity_mps, refined.uncertainty_mps)
-            key = (start.survey, start.event, start.model_hash)
-            last_record = store.drawn_through(start)
-            revision = store.put_unless_newer(NewMap(key, last_record, start.partial, *maps, provenance))
-    finally:
-        store.close()
+    inputs = read_inputs(data_dir, models, request)
+    refined = compute(inputs, on_iteration)
+    revision = None
+    if refined.gained:
+        with closing(Store(data_dir)) as store:
+            revision = store.put_unless_newer(new_map(inputs, refined))
     overtaken = refined.gained and revision is None
-    return Outcome(start, refined, revision, time.monotonic() - began_s, overtaken)
+    return Outcome(inputs.start, refined, revision, time.monotonic() - began_s, overtaken)
 
 
-def _latent_misfit(
-    start: StoredMap, bundle: Bundle, acquisition: Acquisition, latents: dict[int, JournalEntry]
-) -> LatentMisfit:
+def compute(
+    inputs: Inputs,
+    on_iteration: OnIteration = lambda done, misfit, velocity_mps: None,
+    resume_from: tuple[np.ndarray, int] | None = None,
+) -> Refined:
+    """Refine the map; nothing is read from the store, and nothing written.
+
+    Args:
+        resume_from: Map ``(nz, nx)`` and iterations done of an interrupted inversion of a recording. A refinement by
+            latents takes seconds and begins anew.
+
+    Raises:
+        CheckInputError: The modelling cannot be set up.
+        BundleError: The bundle is damaged.
+    """
+    request, acquisition = inputs.request, inputs.acquisition
+    maps = (inputs.start.velocity_mps, inputs.start.uncertainty_mps)
     try:
-        received, steps = received_latents(start, bundle, acquisition, latents)
-    except CheckInputError as error:
-        raise CheckInputError(f"{error}; refine by the recording, --gather FILE") from None
+        if inputs.latents is not None:
+            misfit = _latent_misfit(inputs)
+            return refine(*maps, misfit, acquisition, request.iterations, on_iteration)
+        assert inputs.recorded is not None
+        given = (*maps, inputs.recorded, acquisition, request.iterations, on_iteration, request.prior)
+        if resume_from:
+            # At least one iteration, since the inversion judges only maps that it has moved.
+            resumed = invert(*given, (resume_from[0], min(resume_from[1], request.iterations - 1)))
+            if resumed.gained:
+                return resumed
+        return invert(*given)
+    except ModellingError as error:
+        raise CheckInputError(f"event {request.event}: {error}") from None
+
+
+def _latent_misfit(inputs: Inputs) -> LatentMisfit:
+    assert inputs.latents is not None
+    received, steps = inputs.latents
+    bundle = load_bundle(inputs.bundle)
     spread = np.full(received.shape[1], bundle.output.scale)
-    return LatentMisfit(latent_model(bundle, acquisition, spread), received, steps)
-
-
-def _account(
-    start: StoredMap, refined: Refined, iterations: int, gather: Path | None, parts: FetchedGather | None
-) -> dict[str, Any]:
-    return {
-        "of_revision": start.revision,
-        "by": "latents" if gather is None and parts is None else "gather",
-        "gather": None if gather is None else str(gather.resolve()),
-        **({"fetched": parts.provenance} if parts else {}),
-        "iterations": refined.iterations,
-        "iterations_asked": iterations,
-        "gathers_modelled": refined.modelled,
-        "objective": list(refined.objective),
-        "misfit": list(refined.misfit),
-        "misfit_unit": refined.unit,
-        "settings": refined.settings,
-        "refined_us": now_us(),
-    }
+    return LatentMisfit(latent_model(bundle, inputs.acquisition, spread), received, steps)

@@ -1,22 +1,29 @@
-"""``epic central refine``: a stored map moved until the waves through it say what was received."""
+"""``epic central refine``: refine a stored map by waveform inversion, at once or by the queue."""
 
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from central.config import load_config
-from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
+from central.config import CentralConfig, load_config
+from central.options import ConfigOption, JsonOption, SurveyOption
 from central.verification.check_inputs import CheckInputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from central.verification.refine import Outcome
+    from central.verification.refine_inputs import RefinementRequest
+    from central.verification.refine_jobs import Job
+
+MAX_EVENT = 0xFFFFFFFF
 
 
 class Prior(StrEnum):
@@ -27,8 +34,8 @@ class Prior(StrEnum):
 
 
 def refine(
-    event: EventArgument,
     config: ConfigOption,
+    event: Annotated[int | None, typer.Argument(min=0, max=MAX_EVENT, help="Number of the event.")] = None,
     iterations: Annotated[
         int | None,
         typer.Option(min=1, help="Iterations; 20 by latents and 300 by a recording where not given."),
@@ -47,14 +54,57 @@ def refine(
         Prior,
         typer.Option(help="With a recording: blocky (layers and faults) or smooth (changes without edges)."),
     ] = Prior.BLOCKY,
+    queue: Annotated[bool, typer.Option("--queue", help="Add it to the queue and return.")] = False,
+    work: Annotated[
+        bool, typer.Option("--work", help="Run the queue's jobs, and wait for more; Ctrl-C ends it.")
+    ] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="With --work: end when no job waits.")] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="With --work: Dask scheduler, tcp://HOST:PORT; its workers see the same paths."),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="List the queue's jobs.")] = False,
+    cancel: Annotated[
+        int | None, typer.Option(min=1, metavar="JOB", help="Cancel a waiting or running job.")
+    ] = None,
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Refine an event's predicted map by waveform inversion; the result is the event's new revision."""
+    """Refine an event's predicted map by waveform inversion; the result is the event's new revision.
+
+    --queue, --work, --status and --cancel are about jobs in the background.
+    """
+    if (event is not None) + work + status + (cancel is not None) != 1:
+        raise CheckInputError("refine: expected one of EVENT, --work, --status and --cancel JOB")
+    if (drain or scheduler) and not work:
+        raise CheckInputError("refine: --drain and --scheduler are for --work; add it")
     if fetched and gather is not None:
         raise CheckInputError("refine: --gather and --fetched exclude each other; leave one out")
-    iterations = iterations or (300 if fetched or gather is not None else 20)
     settings = load_config(config)
+    if event is None:
+        if queue:
+            raise CheckInputError("refine: --queue needs the number of an event")
+        if work:
+            _work(settings, scheduler, drain)
+        elif status:
+            _print_status(settings.central.data_dir, as_json)
+        else:
+            assert cancel is not None
+            _cancel(settings.central.data_dir, cancel, as_json)
+        return
+    from central.verification.refine_inputs import FETCHED, GATHER, LATENTS, RefinementRequest
+
+    source = FETCHED if fetched else GATHER if gather is not None else LATENTS
+    iterations = iterations or (20 if source == LATENTS else 300)
+    request = RefinementRequest(event, survey, iterations, source, gather, prior.value)
+    if queue:
+        _queue(settings, request, as_json)
+    else:
+        outcome = _refine(settings, request)
+        typer.echo(json.dumps(_fields(event, outcome)) if as_json else _summary(event, outcome))
+
+
+def _refine(settings: CentralConfig, request: RefinementRequest) -> Outcome:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -62,23 +112,97 @@ def refine(
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("refining", total=iterations)
+        task = bar.add_task("refining", total=request.iterations)
 
         def on_iteration(done: int, misfit: float, velocity_mps: np.ndarray) -> None:
             bar.update(task, completed=done, description=f"misfit {misfit:.3f}")
 
-        outcome = refine_event(
-            settings.central.data_dir,
-            settings.model,
-            event,
-            iterations,
-            survey,
-            gather,
-            on_iteration,
-            prior,
-            fetched,
-        )
-    typer.echo(json.dumps(_fields(event, outcome)) if as_json else _summary(event, outcome))
+        return refine_event(settings.central.data_dir, settings.model, request, on_iteration)
+
+
+def _queue(settings: CentralConfig, request: RefinementRequest, as_json: bool) -> None:
+    from central.verification.refine_inputs import read_inputs
+    from central.verification.refine_jobs import JobQueue
+
+    data_dir = settings.central.data_dir
+    # What is missing is said now, not in the night.
+    inputs = read_inputs(data_dir, settings.model, request)
+    with closing(JobQueue(data_dir)) as jobs:
+        number = jobs.add(inputs)
+    typer.echo(
+        json.dumps({"job": number})
+        if as_json
+        else f"job {number}: event {request.event}, {request.iterations} iterations, by {_SOURCES[request.source]}"
+        f"{'' if _has_worker(data_dir) else NO_WORKER}"
+    )
+
+
+def _work(settings: CentralConfig, scheduler: str | None, drain: bool) -> None:
+    from central.verification.refine_worker import work
+    from firmware_py.runtime.log import Log
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    work(settings.central.data_dir, settings.model, Log(None), scheduler, drain)
+
+
+def _print_status(data_dir: Path, as_json: bool) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from central.verification.refine_jobs import WAITING, JobQueue
+
+    with closing(JobQueue(data_dir)) as queue:
+        jobs = queue.jobs()
+    rows = [_progress(data_dir, job) for job in jobs]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    if not jobs:
+        typer.echo("no job yet; add one with: epic central refine EVENT --queue")
+        return
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("job", "event", "by", "state", "iterations", "misfit", "result"):
+        table.add_column(column, no_wrap=column != "result")
+    for row in rows:
+        done = "" if row["done"] is None else f"{row['done']} of "
+        misfit = "" if row["misfit"] is None else f"{row['misfit']:.3f}"
+        result = row["reason"] if row["revision"] is None else f"revision {row['revision']}"
+        cells = (row["job"], row["event"], row["source"], row["state"], f"{done}{row['iterations']}", misfit)
+        table.add_row(*map(str, cells), result)
+    Console().print(table)
+    if any(job.state == WAITING for job in jobs) and not _has_worker(data_dir):
+        typer.echo(NO_WORKER.removeprefix("; "))
+
+
+def _progress(data_dir: Path, job: Job) -> dict[str, Any]:
+    """Return the job for JSON; ``done`` and ``misfit`` are those of the latest checkpoint."""
+    from central.verification.refine_jobs import job_folder, read_checkpoint
+
+    row = {"job" if name == "number" else name: value for name, value in job.to_dict().items()}
+    checkpoint = read_checkpoint(job_folder(data_dir, job.number))
+    progress = (checkpoint.done, checkpoint.misfit) if checkpoint else (None, None)
+    return {**row, "done": progress[0], "misfit": progress[1]}
+
+
+def _cancel(data_dir: Path, number: int, as_json: bool) -> None:
+    from central.verification.refine_jobs import JobQueue
+
+    with closing(JobQueue(data_dir)) as queue:
+        queue.cancel(number)
+    typer.echo(json.dumps({"cancelled": number}) if as_json else f"job {number}: cancelled")
+
+
+def _has_worker(data_dir: Path) -> bool:
+    from central.storage.database import is_claimed
+    from central.verification.refine_jobs import LOCK_NAME
+
+    return is_claimed(data_dir, LOCK_NAME)
+
+
+_SOURCES = {"latents": "its latents", "gather": "the given recording", "fetched": "the fetched recording"}
+NO_WORKER = "; no worker runs, start one with: epic central refine --work"
 
 
 def _fields(event: int, outcome: Outcome) -> dict:

@@ -17,6 +17,7 @@ from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store
 from central.verification import refine as module
 from central.verification.refine import refine_event
+from central.verification.refine_inputs import RefinementRequest
 from firmware_py.inference.bundle import create_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
@@ -179,7 +180,9 @@ def test_a_latent_of_fewer_bits_counts_less_and_who_was_not_heard_not_at_all(con
     put(2, bits=4)
     put(3, devices=(0,))
     of = {
-        event: refine_event(settings.central.data_dir, settings.model, event, 1).refined.misfit[0]
+        event: refine_event(
+            settings.central.data_dir, settings.model, RefinementRequest(event, None, 1)
+        ).refined.misfit[0]
         for event in (1, 2, 3)
     }
     assert of[2] < 0.7 * of[1]

@@ -18,9 +18,11 @@ from central.storage.database import FILE_NAME, StoreError, connect, lock
 from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store
 from central.updates.rollout_store import RolloutStore
+from central.verification.refine_jobs import JobQueue
 
 VERSION_1 = Path(__file__).parent / "golden" / "version-1.sqlite.gz"
 VERSION_2 = Path(__file__).parent / "golden" / "version-2.sqlite.gz"
+VERSION_3 = Path(__file__).parent / "golden" / "version-3.sqlite.gz"
 T_US = 1_700_000_000_000_000
 
 
@@ -68,6 +70,18 @@ def test_a_file_of_version_2_gets_the_tables_of_recordings(tmp_path):
         assert [one.state for one in recordings.ask(7, None, [0])] == ["asked"]
 
 
+def test_a_file_of_version_3_gets_the_queue_of_refinements(tmp_path):
+    """The file of version 2 as version 3 migrated it, and a request for a recording."""
+    (tmp_path / FILE_NAME).write_bytes(gzip.decompress(VERSION_3.read_bytes()))
+    assert version(tmp_path) == 3
+    with closing(JobQueue(tmp_path)) as queue:
+        assert queue.jobs() == []
+    assert version(tmp_path) == schema.VERSION
+    with closing(RecordingStore(tmp_path)) as recordings, closing(Store(tmp_path)) as store:
+        assert [(one.event, one.device, one.state) for one in recordings.requests()] == [(7, 0, "asked")]
+        assert [stored.event for stored in store.newest()] == [7, 8, 9]
+
+
 def test_what_is_written_to_a_migrated_file_is_compressed_and_read_beside_the_old(old):
     velocity = np.full((70, 70), 2500.0, np.float32)
     with closing(Store(old)) as store:
@@ -94,7 +108,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(old, open_it):
     with closing(sqlite3.connect(old / FILE_NAME)) as database:
         database.execute("PRAGMA user_version = 99")
     before = (old / FILE_NAME).read_bytes()
-    with pytest.raises(StoreError, match="schema version 99: expected at most 3.*install that one"):
+    with pytest.raises(StoreError, match="schema version 99: expected at most 4.*install that one"):
         open_it(old)
     with pytest.raises(StoreError, match="schema version 99"):
         connect(old, read_only=True)
@@ -139,4 +153,4 @@ def test_the_doctor_says_that_a_file_is_newer(old, tmp_path, capsys):
     with closing(sqlite3.connect(old / FILE_NAME)) as database:
         database.execute("PRAGMA user_version = 99")
     assert epic.main(["doctor", "--config", str(config)]) == 1
-    assert "schema version 99: expected at most 3" in capsys.readouterr().out
+    assert "schema version 99: expected at most 4" in capsys.readouterr().out
