@@ -46,7 +46,6 @@ class Recipe(ABC):
         simulates: True if ``--simulate`` can make the samples.
         optimiser: Default of ``--optimiser``.
         loss: Loss, as Keras takes it.
-        metrics: Further figures of training.
     """
 
     kind: str
@@ -54,7 +53,6 @@ class Recipe(ABC):
     simulates: ClassVar[bool] = True
     optimiser: ClassVar[str] = "adamw"
     loss: ClassVar[Any] = "mae"
-    metrics: ClassVar[tuple] = ()
 
     def validate(self, request: TrainRequest) -> None:
         """Raise ``TrainingError`` for a request that this kind does not support."""
@@ -123,12 +121,9 @@ class Recipe(ABC):
 
     def compile_model(self, network: keras.Model, budget: Budget) -> None:
         """Compile ``network`` with its optimiser and loss."""
-        network.compile(
-            _optimiser(budget),
-            loss=self.loss,
-            metrics=list(self.metrics),
-            jit_compile=keras.backend.backend() == "jax",
-        )
+        network.compile(_optimiser(budget), loss=self.loss, jit_compile=keras.backend.backend() == "jax")
+        # TensorFlow traces a step twice if the first trace creates the optimiser's variables.
+        network.optimizer.build(network.trainable_variables)
 
     def make_learner(self, network: keras.Model, parts: dict[str, keras.Model]) -> Callable | None:
         """Return a function that replaces the optimiser's training step; None by default."""

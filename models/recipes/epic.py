@@ -16,7 +16,7 @@ from models.evaluation.macs import count_macs
 from models.networks.encoder import EncoderConfig, encoder_preset
 from models.networks.fusion import DECODERS, DecoderConfig
 from models.networks.nested_latent import nest_latent
-from models.networks.network import build_network, map_loss, map_mae
+from models.networks.network import build_network, map_loss
 from models.recipes.base import Account, Recipe, describe_companding, fitting
 from models.training.budget import Budget
 from models.training.request import Setting, TrainRequest
@@ -35,7 +35,6 @@ class Epic(Recipe):
     kind = "epic"
     optimiser: ClassVar[str] = "muon"
     loss: ClassVar[Any] = staticmethod(map_loss)
-    metrics: ClassVar[tuple] = (map_mae,)
 
     def validate(self, request: TrainRequest) -> None:
         self._check_source(request)

@@ -39,7 +39,7 @@ def run(tmp_path_factory, data):
     for name, part in parts.items():
         part.save(folder / f"{name}.keras")
     recipe_of("epic").compile_model(network, budget)
-    network.optimizer.build(network.trainable_variables)
+    assert network.optimizer.built, "its first step is traced once"
     (folder / "checkpoint").mkdir()
     network.save(folder / "checkpoint" / "network.keras")
     write_json(folder / "checkpoint" / "progress.json", vars(Progress()))
