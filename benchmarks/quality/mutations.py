@@ -60,6 +60,32 @@ MUTATIONS = (
         ("tests/central/test_assembler.py",),
     ),
     Mutation(
+        "the map of a cancelled refinement is stored",
+        "central/verification/refine_jobs.py",
+        'raise JobError(f"job {number}: does not run any more")',
+        "pass",
+        (
+            "tests/central/test_refine_jobs.py::test_a_map_that_is_finished_after_its_job_was_cancelled_is_not_stored",
+        ),
+    ),
+    Mutation(
+        "a refinement goes on from the checkpoint of other inputs",
+        "central/verification/refine_worker.py",
+        "before.inputs_sha256 == sha256",
+        "before",
+        ("tests/central/test_refine_jobs.py::test_a_checkpoint_that_does_not_belong_to_the_job_is_not_used",),
+    ),
+    Mutation(
+        "the refinement of a killed worker is never taken up again",
+        "central/verification/refine_worker.py",
+        "        queue.put_back(interrupted=True)\n",
+        "",
+        (
+            "tests/central/test_refine_jobs.py"
+            "::test_a_job_of_a_killed_worker_is_taken_up_again_and_one_that_kills_its_process_fails_in_the_end",
+        ),
+    ),
+    Mutation(
         "journal takes another record under a number in use for the same one",
         "central/storage/journal.py",
         "return kept == (record.event, record.model_hash, record.payload)",
