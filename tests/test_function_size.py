@@ -46,8 +46,6 @@ REASONS = {
     "physics/dataset.py:generate_dataset": DATA_SET,
     "physics/dataset.py:_claim": DATA_SET,
     "physics/dataset.py:_chunks": DATA_SET,
-    "physics/engines/openfwi.py:_propagate": STATE,
-    "physics/engines/openfwi_adjoint.py:turn": STATE,
     "physics/files/field/line.py:place_traces": SEQUENCE,
     "physics/files/field/segy.py:build_traces": RECORD,
     "testbed/cli.py:compare": OPTIONS,

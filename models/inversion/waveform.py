@@ -29,11 +29,13 @@ from physics.modelling import model_gathers
 PRIORS = ("blocky", "smooth")
 # Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and the share of all
 # iterations that are done at its end.
-STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.15), (0.47, 0.3), (None, 1.0))
+STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.05), (0.47, 0.1), (None, 1.0))
 # Stages with fewer iterations are skipped, because they would not begin to converge.
 LEAST_STAGE_ITERATIONS = 5
-# Weight of the roughness at the start of a stage, as a share of the misfit at that point.
-TOTAL_VARIATION_SHARE = 0.03
+# Iterations between two weightings of the roughness, so that its weight falls with the misfit.
+REWEIGH_ITERATIONS = 40
+# Weight of the roughness at the start of these iterations, as a share of the misfit at that point.
+TOTAL_VARIATION_SHARE = 1.0
 # The roughness at that point counts as at least this much a cell, in m/s, so that a uniform map may get layers.
 LEAST_CONTRAST_MPS = 5.0
 # Contrasts below this value, m/s, are penalised quadratically.
@@ -178,18 +180,20 @@ def invert(
     if resume_from:
         now, run.iterations = np.asarray(resume_from[0], np.float64), resume_from[1]
         gather_now = _modelled(now, a)
-    for fraction, end in STAGES:
-        left = round(end * iterations) - run.iterations
-        if left < (1 if fraction is None else LEAST_STAGE_ITERATIONS):
-            continue
-        if recording.chi_squared(gather_now) <= 1.0:
-            break
-        lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
-        now = run.stage(now, gather_now, lowpass, left)
-        gather_now = _modelled(now, a)
-        run.modelled += 1
         if size(gather_now) < best[0]:
             best = (size(gather_now), now, gather_now)
+    for fraction, end in STAGES:
+        lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
+        least = 1 if fraction is None else LEAST_STAGE_ITERATIONS
+        while round(end * iterations) - run.iterations >= least and recording.chi_squared(gather_now) > 1.0:
+            count, done = min(round(end * iterations) - run.iterations, REWEIGH_ITERATIONS), run.iterations
+            now = run.stage(now, gather_now, lowpass, count)
+            gather_now = _modelled(now, a)
+            run.modelled += 1
+            if size(gather_now) < best[0]:
+                best = (size(gather_now), now, gather_now)
+            if run.iterations == done:
+                break
     gained = best[0] < first[0]
     uncertainty = np.asarray(uncertainty_mps, np.float64)
     if gained:

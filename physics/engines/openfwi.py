@@ -12,9 +12,9 @@ wave can have reached, or from which none comes back within the record, are skip
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -42,8 +42,7 @@ def compile_loops(function: Callable) -> Callable:
         return numba.njit(**options)(function)
 
 
-@dataclass(frozen=True)
-class Shot:
+class Shot(NamedTuple):
     """Where one shot's waves enter, are recorded and must be computed, on the padded grid.
 
     Attributes:
@@ -61,8 +60,7 @@ class Shot:
     columns: np.ndarray
 
 
-@dataclass(frozen=True)
-class Medium:
+class Medium(NamedTuple):
     """A map on the padded grid, without what repeats: see ``step``.
 
     Attributes:
@@ -73,19 +71,14 @@ class Medium:
     alpha: np.ndarray
     kept: np.ndarray
 
-    @classmethod
-    def of(cls, velocity_mps: np.ndarray, slowest_mps: float, a: Acquisition) -> Medium:
-        """``velocity_mps (nz, nx)``; ``slowest_mps`` sets the sponge: the map's minimum in the benchmark."""
-        rows = np.pad(velocity_mps.astype(np.float64), ((0, 0), (PAD_CELLS, PAD_CELLS)), mode="edge")
-        alpha = np.square(rows * (a.dt_s / a.dx_m)).astype(np.float32)
-        damping = padded_damping(a.n_depth, a.n_width)[PAD_CELLS - 1 :: -1]
-        kept = 1.0 - damping * (slowest_mps * sponge_per_mps(a.dx_m) * a.dt_s)
-        return cls(alpha, kept.astype(np.float32))
 
-    def loop_arguments(self, shot: Shot) -> tuple:
-        """Return the first arguments of the loops: the medium, and where the shot is."""
-        where = (shot.source, shot.receiver_row, shot.receivers, shot.rows, shot.columns)
-        return (self.alpha, self.kept, *where)
+def medium_of(velocity_mps: np.ndarray, slowest_mps: float, a: Acquisition) -> Medium:
+    """Return the medium of a map ``(nz, nx)``; ``slowest_mps`` sets the sponge: the map's minimum in the benchmark."""
+    rows = np.pad(velocity_mps.astype(np.float64), ((0, 0), (PAD_CELLS, PAD_CELLS)), mode="edge")
+    alpha = np.square(rows * (a.dt_s / a.dx_m)).astype(np.float32)
+    damping = padded_damping(a.n_depth, a.n_width)[PAD_CELLS - 1 :: -1]
+    kept = 1.0 - damping * (slowest_mps * sponge_per_mps(a.dx_m) * a.dt_s)
+    return Medium(alpha, kept.astype(np.float32))
 
 
 def padded_damping(n_depth: int, n_width: int) -> np.ndarray:
@@ -146,12 +139,13 @@ def bend(above2, above, here, below, below2, i):
 
 
 @compile_loops
-def step(now, past, alpha, kept, rows, columns):
+def step(now, past, medium, rows, columns):
     """Write the next field over ``past``: p+ = p + (1 - d dt) (p - p-) + alpha (Laplacian of p).
 
     Fields are ``(nz + 4, nx + 4)``. Rows above and below the map have its first and last row's ``alpha``; rows of the
     sponge take their row of ``kept`` from the map outwards.
     """
+    alpha, kept = medium.alpha, medium.kept
     deep, wide, n_depth = now.shape[0] - 2 * HALO, now.shape[1] - 2 * HALO, len(alpha)
     for r in range(len(rows)):
         for z in range(rows[r, 0], rows[r, 1]):
@@ -185,24 +179,22 @@ def _copy(field, kept_field, rows, columns):
 
 
 @compile_loops
-def record_shot(
-    alpha, kept, source, receiver_row, receivers, rows, columns, emitted, recorded, history, stride
-):
+def record_shot(medium, shot, emitted, recorded, history, stride):
     """Propagate one shot that emits ``emitted (n_steps,)``; fill ``recorded (T, R)``.
 
     ``history (n, nz + 4, nx + 4)`` gets the field before every ``stride``-th step, as far as it reaches.
     """
-    deep = len(alpha) + 2 * PAD_CELLS
-    fields = np.full((2, deep + 2 * HALO, alpha.shape[1] + 2 * HALO), REST, np.float32)
-    for n in range(len(rows)):
+    deep, wide = len(medium.alpha) + 2 * PAD_CELLS, medium.alpha.shape[1]
+    fields = np.full((2, deep + 2 * HALO, wide + 2 * HALO), REST, np.float32)
+    for n in range(len(shot.rows)):
         now, past = fields[n & 1], fields[1 - (n & 1)]
         if n % stride == 0 and n // stride < len(history):
-            _copy(now, history[n // stride], rows[n], columns[n])
-        step(now, past, alpha, kept, rows[n], columns[n])
-        past[source[0] + HALO, source[1] + HALO] += emitted[n]
+            _copy(now, history[n // stride], shot.rows[n], shot.columns[n])
+        step(now, past, medium, shot.rows[n], shot.columns[n])
+        past[shot.source[0] + HALO, shot.source[1] + HALO] += emitted[n]
         if n < len(recorded):
-            for r in range(len(receivers)):
-                recorded[n, r] = past[receiver_row + HALO, receivers[r] + HALO]
+            for r in range(len(shot.receivers)):
+                recorded[n, r] = past[shot.receiver_row + HALO, shot.receivers[r] + HALO]
 
 
 def emission(velocity_mps: np.ndarray, shot: Shot, a: Acquisition, n_steps: int) -> np.ndarray:
@@ -227,10 +219,10 @@ def model(velocity_mps: np.ndarray, acquisition: Acquisition, fastest_mps: float
     gathers = np.zeros((len(velocity_mps), *a.gather_shape), np.float32)
     no_history = np.zeros((0, 0, 0), np.float32)
     for velocity, gather in zip(velocity_mps, gathers, strict=True):
-        medium = Medium.of(velocity, float(velocity.min()), a)
+        medium = medium_of(velocity, float(velocity.min()), a)
         for shot, recorded in zip(
             shots(a, fastest_mps or bound_mps(velocity), a.n_time), gather, strict=True
         ):
             emitted = emission(velocity, shot, a, a.n_time)
-            record_shot(*medium.loop_arguments(shot), emitted, recorded, no_history, a.n_time)
+            record_shot(medium, shot, emitted, recorded, no_history, a.n_time)
     return gathers

@@ -21,11 +21,11 @@ from physics.acquisition import Acquisition
 from physics.engines.openfwi import (
     HALO,
     REST,
-    Medium,
     bend,
     bound_mps,
     compile_loops,
     emission,
+    medium_of,
     padded_damping,
     record_shot,
     shots,
@@ -72,7 +72,7 @@ def split_gradient(
     a = acquisition
     stride = max(2, int(1.0 / (a.peak_frequency_hz * a.dt_s * _SAMPLES_A_PERIOD)))
     n_turns = ceil(a.n_time / stride)
-    medium = Medium.of(velocity_mps, slowest_mps, a)
+    medium = medium_of(velocity_mps, slowest_mps, a)
     v = np.pad(np.asarray(velocity_mps, np.float64), PAD_CELLS, mode="edge")
     history = np.empty((n_turns, v.shape[0] + 2 * HALO, v.shape[1] + 2 * HALO), np.float32)
     bends, turns = np.zeros((2, *v.shape), np.float32)
@@ -81,7 +81,7 @@ def split_gradient(
     for s, shot in enumerate(shots(a, bound_mps(velocity_mps), n_turns * stride)):
         recorded = np.zeros((a.n_time, a.n_receivers), np.float32)
         emitted = emission(velocity_mps, shot, a, n_turns * stride)
-        record_shot(*medium.loop_arguments(shot), emitted, recorded, history, stride)
+        record_shot(medium, shot, emitted, recorded, history, stride)
         part, derivative = misfit(s, recorded)
         value += part
         size = float(np.abs(derivative).max())
@@ -92,8 +92,7 @@ def split_gradient(
         alpha = medium.alpha[shot.receiver_row - PAD_CELLS, shot.receivers]
         residual[: a.n_time] = derivative / size * alpha
         bends[:], turns[:] = 0.0, 0.0
-        at_source = np.zeros(n_turns * stride, np.float32)
-        _pull_back(*medium.loop_arguments(shot), residual, history, stride, bends, turns, at_source)
+        at_source = _pull_back(medium, shot, residual, history, stride, bends, turns)
         by_v += (2.0 * stride * size) * bends / v
         by_slowest -= stride * size * float(np.sum(damping_per_mps * turns / _alpha(v, a)))
         driven = np.dot(at_source[: a.n_time].astype(np.float64), ricker(a))
@@ -106,41 +105,30 @@ def _alpha(v: np.ndarray, a: Acquisition) -> np.ndarray:
 
 
 @compile_loops
-def _pull_back(
-    alpha,
-    kept,
-    source,
-    receiver_row,
-    receivers,
-    rows,
-    columns,
-    residual,
-    history,
-    stride,
-    bends,
-    turns,
-    at_source,
-):
-    """Propagate the adjoint field from the last step to the first.
+def _pull_back(medium, shot, residual, history, stride, bends, turns):
+    """Propagate the adjoint field from the last step to the first; return it at the source, ``(n_steps,)``.
 
     Adds, over the times of ``history``, (adjoint field) L u to ``bends (nz, nx)`` and (adjoint field's change) u to
-    ``turns``; fills ``at_source (n_steps,)`` with the adjoint field there.
+    ``turns``.
     """
-    deep = len(alpha) + 2 * PAD_CELLS
-    fields = np.full((2, deep + 2 * HALO, alpha.shape[1] + 2 * HALO), REST, np.float32)
-    for n in range(len(rows) - 1, -1, -1):
+    deep, wide = len(medium.alpha) + 2 * PAD_CELLS, medium.alpha.shape[1]
+    fields = np.full((2, deep + 2 * HALO, wide + 2 * HALO), REST, np.float32)
+    at_source = np.zeros(len(shot.rows), np.float32)
+    for n in range(len(shot.rows) - 1, -1, -1):
         # The step writes over the oldest field, which is then the latest.
         now, latest = fields[n & 1], fields[1 - (n & 1)]
-        step(now, latest, alpha, kept, rows[n], columns[n])
-        for r in range(len(receivers)):
-            latest[receiver_row + HALO, receivers[r] + HALO] += residual[n, r]
-        at_source[n] = latest[source[0] + HALO, source[1] + HALO]
+        step(now, latest, medium, shot.rows[n], shot.columns[n])
+        for r in range(len(shot.receivers)):
+            latest[shot.receiver_row + HALO, shot.receivers[r] + HALO] += residual[n, r]
+        at_source[n] = latest[shot.source[0] + HALO, shot.source[1] + HALO]
         if n % stride == 0:
-            _correlate(latest, now, history[n // stride], rows[n], columns[n], bends, turns)
+            _correlate(latest, now, history[n // stride], (shot.rows[n], shot.columns[n]), bends, turns)
+    return at_source
 
 
 @compile_loops
-def _correlate(latest, before, field, rows, columns, bends, turns):
+def _correlate(latest, before, field, ranges, bends, turns):
+    rows, columns = ranges
     for r in range(len(rows)):
         for z in range(rows[r, 0], rows[r, 1]):
             for c in range(len(columns)):
