@@ -29,13 +29,13 @@ from physics.modelling import model_gathers
 PRIORS = ("blocky", "smooth")
 # Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and the share of all
 # iterations that are done at its end.
-STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.05), (0.47, 0.1), (None, 1.0))
+STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.15), (0.47, 0.3), (None, 1.0))
 # Stages with fewer iterations are skipped, because they would not begin to converge.
 LEAST_STAGE_ITERATIONS = 5
 # Iterations between two weightings of the roughness, so that its weight falls with the misfit.
-REWEIGH_ITERATIONS = 40
+REWEIGH_ITERATIONS = 150
 # Weight of the roughness at the start of these iterations, as a share of the misfit at that point.
-TOTAL_VARIATION_SHARE = 1.0
+TOTAL_VARIATION_SHARE = 0.3
 # The roughness at that point counts as at least this much a cell, in m/s, so that a uniform map may get layers.
 LEAST_CONTRAST_MPS = 5.0
 # Contrasts below this value, m/s, are penalised quadratically.
