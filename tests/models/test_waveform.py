@@ -30,7 +30,7 @@ def likeness(velocity_mps):
 def test_a_recording_moves_the_map_towards_the_truth(gather):
     told = []
     result = found(gather, 30, on_iteration=lambda done, misfit, map_mps: told.append(done))
-    assert result.gained and result.misfit[1] < 0.3 * result.misfit[0]
+    assert result.gained and result.misfit[1] < 0.5 * result.misfit[0]
     assert likeness(result.velocity_mps) > 0.5
     assert told == list(range(1, result.iterations + 1)) and result.iterations <= 30
     assert WAVES.velocity_min_mps <= result.velocity_mps.min()
@@ -54,7 +54,7 @@ def test_an_interrupted_inversion_goes_on_from_its_map(gather):
     )
     assert told[0][0] == 13 and told[-1][0] == result.iterations <= 30
     # The misfit is still relative to the predicted map's.
-    assert result.misfit[0] == found(gather, 1).misfit[0] and result.misfit[1] < 0.3 * result.misfit[0]
+    assert result.misfit[0] == found(gather, 1).misfit[0] and result.misfit[1] < 0.5 * result.misfit[0]
 
 
 def test_dead_receivers_and_a_missing_device_are_left_out(gather):
