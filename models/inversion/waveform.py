@@ -52,6 +52,9 @@ STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
 LEAST_NOISE = 2e-5
 # Amplitude errors of the wavelet beyond this are corrected. An imperfect shallow map causes errors below it.
 AMPLITUDE_TOLERANCE = 0.05
+# Share of the first map's standard deviation that an inversion leaves at least: the error that drawn events keep
+# (docs/results/definitive.md).
+UNEXPLAINED_SHARE = 0.6
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
 
@@ -318,6 +321,8 @@ def _posterior(
 ) -> np.ndarray:
     """Return the standard deviation ``(nz, nx)`` in m/s: the first map's, reduced by the Gauss-Newton diagonal.
 
+    The curvature knows the residual, not what the prior and a local minimum leave, so ``UNEXPLAINED_SHARE`` remains.
+
     The diagonal is estimated with random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals are
     correlated over half a period, so the samples of half a period count as one.
     """
@@ -331,7 +336,8 @@ def _posterior(
         curvature = gaussian_filter1d(curvature, PROBE_CELLS, axis=axis, mode="nearest")
     left = np.sum(np.square(weights * (gather - recording.gather))) / recording.live.sum()
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
-    return 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
+    known = 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
+    return np.minimum(np.hypot(known, UNEXPLAINED_SHARE * uncertainty_mps), uncertainty_mps)
 
 
 def _residual_of(probe: np.ndarray) -> Callable[[int, np.ndarray], tuple[float, np.ndarray]]:
