@@ -277,7 +277,7 @@ def test_what_cannot_be_checked_is_said_once_and_holds_up_nothing(start, put, da
     failed = {line["event"]: line["reason"] for line in checks.logged("check_failed")}
     assert list(failed) == [5, 3, 2], "the last drawn first, and a model that is not there once"
     assert len(checks.logged("check_failed")) == 3
-    assert f"encoder {UNKNOWN.hex()}" in failed[5] and "not finite" in failed[3]
+    assert f"encoder {UNKNOWN.hex()}" in failed[5] and "finite, positive velocities" in failed[3]
     assert "no longer in the journal" in failed[2]
     assert checks.work.counts == {"checked": 2, "failed": 3}
     assert "consistency" not in newest(data_dir, 3).provenance
