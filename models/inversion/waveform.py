@@ -52,8 +52,8 @@ STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
 LEAST_NOISE = 2e-5
 # Amplitude errors of the wavelet beyond this are corrected. An imperfect shallow map causes errors below it.
 AMPLITUDE_TOLERANCE = 0.05
-# Share of the first map's standard deviation that an inversion leaves at least: the error that drawn events keep
-# (docs/results/definitive.md).
+# Share of the first map's standard deviation that an inversion leaves at least: about the share of the error that it
+# leaves (docs/results/definitive.md).
 UNEXPLAINED_SHARE = 0.6
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
