@@ -83,11 +83,9 @@ def compute(
             return refine(*maps, misfit, acquisition, request.iterations, on_iteration)
         assert inputs.recorded is not None
         given = (*maps, inputs.recorded, acquisition, request.iterations, on_iteration, request.prior)
-        if resume_from:
-            # At least one iteration, since the inversion judges only maps that it has moved.
-            resumed = invert(*given, (resume_from[0], min(resume_from[1], request.iterations - 1)))
-            if resumed.gained:
-                return resumed
+        if resume_from and (resumed := invert(*given, resume_from)).gained:
+            return resumed
+        # A better map before the interruption is lost, so an inversion that gained nothing after it begins anew.
         return invert(*given)
     except ModellingError as error:
         raise CheckInputError(f"event {request.event}: {error}") from None

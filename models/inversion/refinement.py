@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 from keras import ops
-from scipy.optimize import OptimizeResult, minimize
+from scipy.optimize import minimize
 
 from models.inversion.latent_model import LatentModel
 from physics.acquisition import Acquisition
@@ -130,33 +130,34 @@ def refine(
     start = normalise_velocity(np.asarray(velocity_mps, np.float64), a)
     scale = np.asarray(uncertainty_mps, np.float64) / half_range_mps
     along_z, along_x = map(smoothing, start.shape, misfit.smooth_cells)
-    modelled = 0
-    latest, done = [0.0], 0
+    # Objective and misfit of each map that was tried.
+    tried: list[tuple[float, float]] = []
+    done = 0
 
     def to_map(x: np.ndarray) -> np.ndarray:
-        return np.clip(start + scale * (along_z @ x @ along_x.T), -1.0, 1.0)
+        return np.clip(start + scale * (along_z @ x.reshape(start.shape) @ along_x.T), -1.0, 1.0)
+
+    def measure(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Append to ``tried``; return the map and the derivatives by the gather and of the total variation."""
+        candidate = to_map(x)
+        off, by_gather = misfit(model_gathers(_mps(candidate, a)[None, None], a)[0])
+        roughness, by_map = total_variation(candidate, CONTRAST)
+        tried.append((float(off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness), off))
+        return candidate, by_gather, by_map
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal modelled
-        modelled += 2
-        x = x.reshape(start.shape)
-        candidate = to_map(x)
-        velocity_mps = _mps(candidate, a)
-        latest[0], by_gather = misfit(model_gathers(velocity_mps[None, None], a)[0])
-        _, by_velocity = misfit_and_gradient(velocity_mps, a, lambda source, _: (0.0, by_gather[source]))
-        roughness, by_map = total_variation(candidate, CONTRAST)
-        total = latest[0] + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness
+        candidate, by_gather, by_map = measure(x)
+        _, by_velocity = misfit_and_gradient(
+            _mps(candidate, a), a, lambda source, _: (0.0, by_gather[source])
+        )
         by_map = TOTAL_VARIATION * by_map + half_range_mps * by_velocity
-        return float(total), (along_z.T @ (scale * by_map) @ along_x + x).ravel()
+        return tried[-1][0], (along_z.T @ (scale * by_map) @ along_x).ravel() + x
 
-    def after_iteration(intermediate_result: OptimizeResult) -> None:
+    def after_iteration(x: np.ndarray) -> None:
         nonlocal done
         done += 1
-        velocity_mps = _mps(to_map(intermediate_result.x.reshape(start.shape)), a)
-        on_iteration(done, misfit.size(latest[0]), velocity_mps)
+        on_iteration(done, misfit.size(tried[-1][1]), _mps(to_map(x), a))
 
-    before = objective(np.zeros(start.size))[0]
-    misfit_before = latest[0]
     found = minimize(
         objective,
         np.zeros(start.size),
@@ -165,15 +166,17 @@ def refine(
         callback=after_iteration,
         options={"maxiter": iterations, "maxcor": 20},
     )
-    x = misfit.share * found.x
-    after = objective(x)[0]
+    # Each gradient models its map once more.
+    modelled = 2 * len(tried) + 1
+    refined, _, _ = measure(misfit.share * found.x)
+    (before, misfit_before), (after, misfit_after) = tried[0], tried[-1]
     return Refined(
-        velocity_mps=_mps(to_map(x.reshape(start.shape)), a),
+        velocity_mps=_mps(refined, a),
         uncertainty_mps=np.asarray(uncertainty_mps, np.float32),
         iterations=done,
         modelled=modelled,
         objective=(before, after),
-        misfit=(misfit.size(misfit_before), misfit.size(latest[0])),
+        misfit=(misfit.size(misfit_before), misfit.size(misfit_after)),
         unit=misfit.unit,
         settings={
             "smooth_cells": misfit.smooth_cells,

@@ -171,12 +171,8 @@ def invert(
     recording = Recording.of(recorded, a)
     gather = _modelled(start, a)
     recording = recording.scaled_to(gather)
-    broadband = Lowpass(a, None)
-    weights = recording.weights(broadband)
-
-    def size(gather: np.ndarray) -> float:
-        return float(np.sum(np.square(weights * (gather - recording.gather))) / (2 * recording.live.sum()))
-
+    broadband = _Misfit(a, recording, Lowpass(a, None))
+    size = broadband.value
     run = _Run(a, recording, prior, on_iteration, modelled=1)
     first = best = (size(gather), start, gather)
     now, gather_now = start, gather
@@ -200,7 +196,7 @@ def invert(
     gained = best[0] < first[0]
     uncertainty = np.asarray(uncertainty_mps, np.float64)
     if gained:
-        uncertainty = _posterior(best[1], best[2], recording, weights, uncertainty, a)
+        uncertainty = _posterior(best[1], best[2], recording, broadband.weights, uncertainty, a)
     return Refined(
         velocity_mps=best[1].astype(np.float32),
         uncertainty_mps=uncertainty.astype(np.float32),
@@ -240,8 +236,7 @@ class _Run:
         )
         misfit = _Misfit(a, self.recording, lowpass)
         roughness_now = total_variation(start, CONTRAST_MPS)[0]
-        residual = self.recording.weights(lowpass) * lowpass(gather - self.recording.gather)
-        value_now = float(np.sum(np.square(residual))) / (2 * self.recording.live.sum())
+        value_now = misfit.value(gather)
         roughness_weight = 0.0
         if self.prior == "blocky":
             roughness_weight = (
@@ -292,8 +287,13 @@ class _Misfit:
         self._acquisition = acquisition
         self._recording = recording
         self._lowpass = lowpass
-        self._weights = recording.weights(lowpass)
+        self.weights = recording.weights(lowpass)
         self.chi_squared = np.inf
+
+    def value(self, gather: np.ndarray) -> float:
+        """Return the misfit of a modelled gather ``(S, T, R)``."""
+        residual = self.weights * self._lowpass(gather - self._recording.gather)
+        return float(np.sum(np.square(residual)) / (2 * self._recording.live.sum()))
 
     def __call__(self, velocity: np.ndarray) -> tuple[float, np.ndarray]:
         recording, count = self._recording, self._recording.live.sum()
@@ -301,7 +301,7 @@ class _Misfit:
 
         def one(source: int, record: np.ndarray) -> tuple[float, np.ndarray]:
             gather[source] = record
-            weights = self._weights[source]
+            weights = self.weights[source]
             residual = weights * self._lowpass((record - recording.gather[source])[None])[0]
             value = float(np.sum(np.square(residual)) / (2 * count))
             return value, self._lowpass((weights * residual)[None])[0] / count

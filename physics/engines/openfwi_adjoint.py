@@ -78,6 +78,7 @@ def split_gradient(
     bends, turns = np.zeros((2, *v.shape), np.float32)
     value, by_slowest, by_v = 0.0, 0.0, np.zeros_like(v)
     damping_per_mps = a.dt_s * sponge_per_mps(a.dx_m) * padded_damping(a.n_depth, a.n_width)
+    by_turns = damping_per_mps / np.square(v * (a.dt_s / a.dx_m))
     for s, shot in enumerate(shots(a, bound_mps(velocity_mps), n_turns * stride)):
         recorded = np.zeros((a.n_time, a.n_receivers), np.float32)
         emitted = emission(velocity_mps, shot, a, n_turns * stride)
@@ -94,14 +95,10 @@ def split_gradient(
         bends[:], turns[:] = 0.0, 0.0
         at_source = _pull_back(medium, shot, residual, history, stride, bends, turns)
         by_v += (2.0 * stride * size) * bends / v
-        by_slowest -= stride * size * float(np.sum(damping_per_mps * turns / _alpha(v, a)))
+        by_slowest -= stride * size * float(np.sum(by_turns * turns))
         driven = np.dot(at_source[: a.n_time].astype(np.float64), ricker(a))
         by_v[shot.source] += 2.0 * a.dx_m**2 / v[shot.source] * driven * size
     return value, _fold(by_v), by_slowest
-
-
-def _alpha(v: np.ndarray, a: Acquisition) -> np.ndarray:
-    return np.square(v * (a.dt_s / a.dx_m))
 
 
 @compile_loops
