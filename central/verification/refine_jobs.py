@@ -96,10 +96,10 @@ class JobQueue:
     def add(self, inputs: Inputs) -> int:
         """Add a job whose inputs have been found complete. Returns its number. Raises ``StoreError``."""
         request, now = inputs.request, now_us()
-        given = request.source == GATHER and inputs.recorded is not None
+        given = inputs.recorded if request.source == GATHER else None
         row = (
             *(inputs.start.survey, inputs.start.event, request.source, str(request.gather or "")),
-            recording_sha256(inputs.recorded) if given and inputs.recorded is not None else "",
+            "" if given is None else recording_sha256(given),
             *(request.iterations, request.prior, WAITING, "", None, 0, now, 0, now),
         )
         with transaction(self._database, "refinements: the job cannot be added"):
@@ -117,6 +117,14 @@ class JobQueue:
                 (state,),
             ).fetchall()
         return [Job(*row) for row in rows]
+
+    def find(self, number: int) -> Job | None:
+        """Return one job, None if there is no such job. Raises ``StoreError``."""
+        with reported("refinements: cannot be read"):
+            row = self._database.execute(
+                f"SELECT {_COLUMNS} FROM refinement_job WHERE number = ?", (number,)
+            ).fetchone()
+        return Job(*row) if row else None
 
     def take(self) -> Job | None:
         """Set the job that waits the longest to running and return it; None if none waits. Raises ``StoreError``."""
@@ -180,8 +188,8 @@ class JobQueue:
                 (CANCELLED, now_us(), number, WAITING, RUNNING),
             ).rowcount
         if not changed:
-            states = {job.number: job.state for job in self.jobs()}
-            found = f"it is {states[number]}" if number in states else f"there are {len(states)} jobs"
+            job = self.find(number)
+            found = f"it is {job.state}" if job else f"there are {len(self.jobs())} jobs"
             raise JobError(
                 f"job {number}: expected one that waits or runs; {found}; see: epic central refine --status"
             )

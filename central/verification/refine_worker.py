@@ -56,7 +56,7 @@ from physics.cluster import on_cluster
 
 LOOK_S = 1.0
 NICENESS = 19
-# A killed job loses up to this many iterations; a full-size one takes 0.4 s.
+# A killed job loses up to this many iterations; a full-size one takes 0.5 s.
 CHECKPOINT_ITERATIONS = 5
 
 
@@ -162,7 +162,8 @@ class _Worker:
                 self._queue.finish(job.number, FAILED, str(error))
                 self._log.write("refinement_failed", **place, reason=str(error))
                 continue
-            if job.number in {one.number for one in self._queue.jobs(RUNNING)}:
+            current = self._queue.find(job.number)
+            if current and current.state == RUNNING:
                 self._log.write("refinement_started", **place)
                 yield Task(job.number, folder, token, inputs)
             else:
@@ -193,7 +194,8 @@ class _Worker:
             self._queue.store(task.number, result.found)
         else:
             self._queue.finish(task.number, result.state, result.reason)
-        (job,) = (one for one in self._queue.jobs() if one.number == task.number)
+        job = self._queue.find(task.number)
+        assert job
         self._log.write(
             "refinement_ended", **place, state=job.state, revision=job.revision, reason=job.reason
         )

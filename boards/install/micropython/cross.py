@@ -1,17 +1,18 @@
 """Compile the device's modules for a board, by MicroPython's mpy-cross.
 
-A board that compiles Python itself needs 60 kB more of heap. Bytecode runs on every processor; the encoder's kernels
-are compiled to the processor's machine code.
+A board that compiles Python itself needs 60 kB more heap. Bytecode runs on every processor. The encoder's kernels are
+compiled to the machine code of the board's processor.
 """
 
 from __future__ import annotations
 
 import subprocess
+from functools import lru_cache
 
 from boards.install.linux.shell import InstallError
 from firmware_py.micropython import kernels
 
-# Version of the .mpy format. Native code needs the sub-version too.
+# Version of the .mpy format. For native code, the sub-version must match too.
 _VERSION, _SUB_VERSION = 6, 3
 # Processors in ``sys.implementation._mpy``, as mpy-cross names them.
 _PROCESSORS = {
@@ -37,6 +38,8 @@ def processor_of(mpy: int) -> str:
     return _PROCESSORS.get(mpy >> 10 & 15, "")
 
 
+# An installation is planned several times, of the same modules.
+@lru_cache(maxsize=256)
 def compile_module(path: str, source: bytes, processor: str = "") -> bytes:
     """Compile a module that is ``path`` on the board.
 
