@@ -23,7 +23,7 @@ from boards.install.micropython import cross, mcu
 from firmware_py.inference.bundle import EPICNN, MANIFEST, load_bundle
 from testbed.run import DEFAULT_MODEL
 
-STAND_INS = Path(__file__).parents[2] / "tests" / "support" / "micropython" / "stock"
+STUBS = Path(__file__).parents[2] / "tests" / "support" / "micropython" / "stock"
 PROCESSOR = "armv6m"
 LEAST_KIB, MOST_KIB, STEP_KIB = 100, 400, 2
 SCRIPT = """
@@ -55,7 +55,7 @@ def make_board(folder: Path, model: Path, updates: bool) -> int:
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
-    for path in STAND_INS.glob("*.py"):
+    for path in STUBS.glob("*.py"):
         shutil.copy(path, folder)
     survey = bundle.manifest["acquisition"]
     shape = (1, len(survey["source_cells"]), survey["n_time"], len(survey["device_receivers"][0]))

@@ -321,7 +321,7 @@ class KeyRing:
         return identities, mac_secrets
 
     def _check_folders(self) -> None:
-        """Raise ``PermissionError`` if other users can write to ``allowed``, or could replace it."""
+        """Raise ``PermissionError`` if other users can write to ``allowed`` or to the folder that holds it."""
         for folder in (self._allowed.parent, self._allowed):
             if os.stat(folder).st_mode & 0o022:
                 raise PermissionError(f"{folder}: others may write in it; run: chmod 700 {folder}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import micropython_unix
 import pytest
 from installing import install
-from micropython_run import ROOM, RUNNER, STAND_INS, find_micropython, run_as_is
+from micropython_run import ROOM, RUNNER, STUBS, find_micropython, run_as_is
 
 import epic
 from boards.install.linux.install import check_fit
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 check_identity, try_model, watch = mcu.check_identity, mcu.try_model, console.watch
 
 STAND_IN = Path(__file__).parents[1] / "support" / "mpremote"
-STOCK = STAND_INS.parent / "stock"
+STOCK = STUBS.parent / "stock"
 PORT = ["--port", "/dev/ttyACM0"]
 # What stands for the firmware and the hardware.
 BARE = {"ml.py", "machine.py"}
@@ -56,7 +56,7 @@ class Flash:
         self.folder, self.root = folder, folder / "flash"
         self.root.mkdir()
         for name in ("ml.py", "machine.py"):
-            shutil.copy(STAND_INS / name, self.root)
+            shutil.copy(STUBS / name, self.root)
 
     def calls(self):
         file = self.folder / "calls"
@@ -128,7 +128,7 @@ def test_what_landed_is_what_the_device_starts_from_under_micropython(parts, boa
     """All it imports is there, and its configuration and bundle are as it wants them."""
     find_micropython()
     assert put(parts, board) == 0
-    for path in STAND_INS.glob("*.py"):
+    for path in STUBS.glob("*.py"):
         shutil.copy(path, board.root)
     script = (
         "from firmware_py.micropython import start\n"

@@ -20,7 +20,7 @@ import pytest
 import serial
 from installing import install
 from micropython_board import STEP, encoder_input
-from micropython_run import RUNNER, STAND_INS, find_micropython
+from micropython_run import RUNNER, STUBS, find_micropython
 
 import epic
 from boards.install.micropython import console, mcu, mpremote
@@ -93,8 +93,8 @@ def board(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(mcu, "check_fit", lambda *_: None)
     root = tmp_path / "flash"
     (root / "bundle").mkdir(parents=True)
-    shutil.copy(STAND_INS / "ml.py", root)
-    (root / "machine.py").write_text((STAND_INS / "machine.py").read_text().split("def reset")[0] + RESETS)
+    shutil.copy(STUBS / "ml.py", root)
+    (root / "machine.py").write_text((STUBS / "machine.py").read_text().split("def reset")[0] + RESETS)
     bundle = load_bundle(parts / "bundle")
     survey = bundle.manifest["acquisition"]
     shape = (len(survey["source_cells"]), survey["n_time"], len(survey["device_receivers"][0]))

@@ -12,7 +12,7 @@ import pytest
 from fake_decoder import FakeDecoder
 from releases import KEY
 from small_waves import WAVES, earth, uncertainty
-from tiny import ENCODER, bundle_fields
+from tiny import waves_bundle
 from waiting import wait_until
 
 from central.config import CentralConfig, ModelSection
@@ -23,7 +23,6 @@ from central.storage.map_store import NewMap, Store
 from central.updates.rollout_store import RolloutStore
 from central.verification import checking
 from central.verification.checking import Checking
-from firmware_py.inference.bundle import create_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log
@@ -42,7 +41,7 @@ FIRST_S = 240.0
 def release(tmp_path_factory):
     """What `epic convert` leaves, but for the decoder's network, which no check needs."""
     folder = tmp_path_factory.mktemp("release")
-    bundle = create_bundle(folder / "bundle", ENCODER, {**bundle_fields(), "acquisition": WAVES.to_dict()})
+    bundle = waves_bundle(folder)
     length = bundle.output.shape[1]
     latents = np.random.default_rng(5).normal(0.0, 10.0, (200, 2, length)) * bundle.output.scale
     (folder / "decoder").mkdir()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from small_waves import WAVES, earth, uncertainty
-from tiny import ENCODER, bundle_fields
+from tiny import bundle_centre, waves_bundle
 
 import epic
 from central.recordings.given import read_given
@@ -18,7 +18,6 @@ from central.storage.map_store import NewMap, Store
 from central.verification import refine as module
 from central.verification.refine import refine_event
 from central.verification.refine_inputs import RefinementRequest
-from firmware_py.inference.bundle import create_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.protocol.rate import Rate, pack
@@ -33,8 +32,7 @@ TRUTH = earth(300.0)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    fields = {**bundle_fields(), "acquisition": WAVES.to_dict()}
-    return create_bundle(tmp_path_factory.mktemp("model") / "bundle", ENCODER, fields)
+    return waves_bundle(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +42,7 @@ def gather():
 
 @pytest.fixture
 def config(tmp_path, bundle):
-    path = tmp_path / "central.toml"
-    path.write_text(
-        '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\n'
-        f'[[model]]\nbundle = "{bundle.folder}"\ndecoder = "decoder"\n'
-    )
-    return path
+    return bundle_centre(tmp_path, bundle)
 
 
 @pytest.fixture

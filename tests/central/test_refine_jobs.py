@@ -15,7 +15,7 @@ import pytest
 from dask_cluster import two_processes
 from kill_images import check_kills
 from small_waves import WAVES, earth, uncertainty
-from tiny import ENCODER, bundle_fields
+from tiny import bundle_centre, waves_bundle
 from waiting import wait_until
 
 import epic
@@ -42,7 +42,6 @@ from central.verification.refine_jobs import (
     write_checkpoint,
 )
 from central.verification.refine_worker import Task, run_task, work
-from firmware_py.inference.bundle import create_bundle
 from firmware_py.runtime.log import Log
 from models.inversion.waveform import invert
 from physics.modelling import model_gathers
@@ -55,8 +54,7 @@ TRUTH = earth(300.0)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    fields = {**bundle_fields(), "acquisition": WAVES.to_dict()}
-    return create_bundle(tmp_path_factory.mktemp("model") / "bundle", ENCODER, fields)
+    return waves_bundle(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +65,11 @@ def gather():
 @pytest.fixture
 def config(tmp_path, bundle):
     """A centre whose events 7 and 8 have a map without the body that the recording has."""
-    path = tmp_path / "central.toml"
-    path.write_text(
-        '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\n'
-        f'[[model]]\nbundle = "{bundle.folder}"\ndecoder = "decoder"\n'
-    )
     provenance = {"devices": [0, 1], "sample_time_us": 1, "received_bytes": 9, "acquisition": WAVES.to_dict()}
     maps = (earth(0.0), uncertainty(), provenance)
     with closing(Store(tmp_path / "data", create=True)) as store:
         store.put([NewMap((1, event, bundle.model_hash), event, False, *maps) for event in (7, 8)])
-    return path
+    return bundle_centre(tmp_path, bundle)
 
 
 @pytest.fixture

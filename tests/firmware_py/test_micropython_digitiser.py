@@ -8,7 +8,7 @@ import micropython_unix
 import pytest
 
 pytestmark = pytest.mark.emulated
-STAND_INS = Path(__file__).parents[1] / "support" / "micropython" / "adc"
+STUBS = Path(__file__).parents[1] / "support" / "micropython" / "adc"
 DIGITISER = micropython_unix.ROOT / "firmware_py" / "digitisers" / "ads131m0x.py"
 SHOTS, SAMPLES, RECEIVERS, THIN = 2, 40, 14, 10
 HEAD = f"""
@@ -37,7 +37,7 @@ def wait_for_event(source):
 
 
 def run(folder, script):
-    for path in (*STAND_INS.glob("*.py"), DIGITISER):
+    for path in (*STUBS.glob("*.py"), DIGITISER):
         shutil.copy(path, folder)
     return micropython_unix.run(folder, HEAD + script, path=".:.frozen")
 

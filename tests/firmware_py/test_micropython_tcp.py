@@ -26,7 +26,7 @@ from testbed.samples import load_samples
 
 pytestmark = pytest.mark.emulated
 ZOO = DEFAULT_MODEL.parent
-STAND_INS = Path(__file__).parents[1] / "support" / "micropython" / "stock"
+STUBS = Path(__file__).parents[1] / "support" / "micropython" / "stock"
 DEVICE = 1
 START = "from firmware_py.micropython.start import start\nstart()\n"
 
@@ -37,7 +37,7 @@ class Board:
     def __init__(self, folder, bundle, endpoint, secret, events, interval_ms, **link):
         self.folder = folder
         (folder / "bundle").mkdir(parents=True)
-        for path in STAND_INS.glob("*.py"):
+        for path in STUBS.glob("*.py"):
             shutil.copy(path, folder)
         shutil.copy(bundle.folder / "manifest.json", folder / "bundle")
         model = bundle.encoder_path.read_bytes()
@@ -135,7 +135,7 @@ def test_killed_with_its_spool_on_a_raw_partition_it_loses_nothing(tmp_path, cen
     with contextlib.closing(
         Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 12, 400)
     ) as board:
-        shutil.copy(STAND_INS.parent / "esp32.py", board.folder)
+        shutil.copy(STUBS.parent / "esp32.py", board.folder)
         config = json.loads((board.folder / "device.json").read_text())
         config["spool"] = {"kind": "flash", "path": "spool"}
         (board.folder / "device.json").write_text(json.dumps(config))
@@ -233,8 +233,8 @@ def test_after_starts_that_failed_it_sends_what_it_has_and_records_nothing(tmp_p
 
 def test_power_cuts_are_no_failed_starts(tmp_path):
     path = f"{tmp_path}:{micropython_unix.ROOT}:.frozen"
-    for stand_in in STAND_INS.glob("*.py"):
-        shutil.copy(stand_in, tmp_path)
+    for stub in STUBS.glob("*.py"):
+        shutil.copy(stub, tmp_path)
     count = (
         "from firmware_py.micropython.safe_mode import Starts\n"
         "from firmware_py.micropython.spool import Spool\n"

@@ -22,7 +22,7 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.framing import Deframer, encode_frame
 
 pytestmark = [pytest.mark.emulated, pytest.mark.slow]
-STAND_INS = Path(__file__).parents[1] / "support" / "micropython" / "stock"
+STUBS = Path(__file__).parents[1] / "support" / "micropython" / "stock"
 START = "from firmware_py.micropython.start import start\nstart()\n"
 PATIENCE_S = 120.0
 
@@ -68,7 +68,7 @@ class Board:
     def __init__(self, folder, endpoint, key=KEY, **update):
         self.folder = folder
         folder.mkdir()
-        for path in STAND_INS.glob("*.py"):
+        for path in STUBS.glob("*.py"):
             shutil.copy(path, folder)
         make_release(folder / "bundle", "installed", ENCODER, compiled(ENCODER))
         (folder / "bundle" / "encoder.tflite").unlink()

@@ -15,7 +15,7 @@ from ports import free_port
 from waiting import wait_until
 
 SSHD = "/usr/sbin/sshd"
-STAND_INS = Path(__file__).parent / "machine"
+STUBS = Path(__file__).parent / "machine"
 SET_UP = r"""
 set -e
 mkdir -p "$FOLDER/layers"
@@ -69,7 +69,7 @@ class BoardMachine:
             "UNAME": uname,
             "PATH": os.environ["PATH"],
         }
-        environment["SYSTEMD"] = str(STAND_INS) if systemd else ""
+        environment["SYSTEMD"] = str(STUBS) if systemd else ""
         daemon = [
             *(SSHD, "-D", "-e", "-f", "/dev/null", "-p", str(port), "-h", str(folder / "host")),
             *("-o", f"AuthorizedKeysFile={folder / 'authorized'}", "-o", "ListenAddress=127.0.0.1"),

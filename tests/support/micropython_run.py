@@ -12,7 +12,7 @@ from boards.install.micropython import mcu
 ROOT = Path(__file__).parents[2]
 RUNNER = Path(__file__).parent / "micropython" / "run.mjs"
 PACKAGE = Path("node_modules/@micropython/micropython-webassembly-pyscript/micropython.mjs")
-STAND_INS = RUNNER.parent / "board"
+STUBS = RUNNER.parent / "board"
 ROOM = ROOT / "firmware_py"
 # framing.py is for the tests of the wire code.
 SHARED = (*mcu.SHARED, "protocol/framing.py")
@@ -32,7 +32,7 @@ def prepare(board: Path, script: str) -> None:
         target = board / path.relative_to(ROOM.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    for path in STAND_INS.glob("*.py"):
+    for path in STUBS.glob("*.py"):
         shutil.copy(path, board)
     (board / "main.py").write_text("import quiet_time\nquiet_time.install()\n" + script)
 

@@ -58,3 +58,20 @@ def save_release(folder: Path, network, acquisition, ood_statistics=None) -> Bun
         ood_statistics,
     )
     return create_bundle(folder / "bundle", ENCODER, {**fields, "decoder_sha256": sha256})
+
+
+def waves_bundle(folder: Path) -> Bundle:
+    """Write a bundle of the tiny encoder for the survey of ``small_waves`` into ``folder``."""
+    from small_waves import WAVES
+
+    return create_bundle(folder / "bundle", ENCODER, {**bundle_fields(), "acquisition": WAVES.to_dict()})
+
+
+def bundle_centre(folder: Path, bundle: Bundle) -> Path:
+    """Write the ``central.toml`` of a centre in ``folder`` with one model; its decoder is not there."""
+    path = folder / "central.toml"
+    path.write_text(
+        '[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "data"\n'
+        f'[[model]]\nbundle = "{bundle.folder}"\ndecoder = "decoder"\n'
+    )
+    return path

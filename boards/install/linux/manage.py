@@ -83,7 +83,7 @@ def read_start(shell: Shell) -> Watched:
 
 
 def watch(shell: Shell, wait_s: float) -> Watched:
-    """Watch a service that has just been started until its first HELLO or the line with which it gives up.
+    """Watch a newly started service until its first HELLO, or until its log says why it stopped.
 
     Raises:
         InstallError: The connection was lost.

@@ -146,18 +146,18 @@ def contents(
 
 
 def _copy_of(path: str) -> str:
-    """The path of the second copy of a file."""
+    """Return the path of a file's second copy."""
     return f"{SPARE}{path.removeprefix(BUNDLE)}" if path.startswith(BUNDLE) else f"{COPIES}{path}"
 
 
 def _sums(files: dict[str, bytes], second: dict[str, str]) -> bytes:
-    """The SHA-256 of every file with the path of its ``second`` copy, as main.py reads them."""
+    """Return the file that main.py compares with: the SHA-256 and path of each file, and the path of its copy."""
     lines = "".join(f"{digest_of(data)} {path} {second.get(path, '-')}\n" for path, data in files.items())
     return f"{digest_of(lines.encode())}\n{lines}".encode()
 
 
 def program(processor: str) -> dict[str, bytes]:
-    """The device's compiled modules by their paths on the board. Raises ``InstallError``."""
+    """Return the device's compiled modules by their paths on the board. Raises ``InstallError``."""
     paths = [*(ROOM / name for name in SHARED), *sorted(ROOM.glob("micropython/*.py"))]
     files = {}
     for path in paths:
@@ -364,7 +364,10 @@ def _steps(
     foreign: bool,
     runs: bool,
 ) -> tuple[Step, ...]:
-    """The steps that put ``changed`` of ``files`` on a board, whose main.py is ``foreign`` or ``runs`` a device."""
+    """Return the steps that copy the ``changed`` ones of ``files`` to a board and check them all.
+
+    Its main.py may be ``foreign``, that is another program's; with ``runs``, there is one of EPIC's.
+    """
     steps = []
     if foreign:
         steps.append(Step(f"stop what runs there, keep {MAIN} as {KEPT}", lambda: _stop(prompt, keep=True)))
@@ -388,7 +391,7 @@ def _steps(
 
 
 def _changed(files: dict[str, bytes], found: dict[str, str | None]) -> dict[str, bytes]:
-    """The files that differ from those on the board; the spare slot stays while an update may be in it."""
+    """Return the files that differ from those on the board, without the spare slot if an update may be in it."""
     changed = {path: data for path, data in files.items() if found[path] != digest_of(data)}
     if any(found[path] for path in SLOTS) and not any(path.startswith(BUNDLE) for path in changed):
         return {path: data for path, data in changed.items() if not path.startswith(SPARE)}
@@ -402,7 +405,7 @@ def _needed_bytes(
     spool: dict[str, Any],
     facts: dict[str, Any],
 ) -> int:
-    """Bytes of flash that an installation of ``files`` needs, with the spool and the slot of updates."""
+    """Return the bytes of flash that installing ``files`` needs, with the spool and the slot of updates."""
     needed = sum(len(data) for data in _changed(files, found).values()) + SPARE_BYTES
     if spool["kind"] != "flash" and not facts["spool"]:
         needed += (SPOOL_RECORDS + SEGMENT_SLOTS) * SLOT_BYTES

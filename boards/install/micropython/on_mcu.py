@@ -71,7 +71,7 @@ def facts(paths, installed, spools, label):
 
 
 def hashes(paths):
-    """Return the SHA-256 of each file, None if it is missing."""
+    """Return the SHA-256 of each file by its path; None for a missing file."""
     return {path: _sha256(path) for path in paths}
 
 
