@@ -12,12 +12,14 @@ wave can have reached, or from which none comes back within the record, are skip
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 
 from physics.acquisition import Acquisition
 from physics.engines.scheme import MARGIN_CELLS, PAD_CELLS, sponge_per_mps
@@ -32,14 +34,36 @@ HALO = 2
 REST = np.float32(1e-20)
 
 
+class LoopCache(FunctionCache):
+    """Numba's cache on disk, of which no fault ends a computation: a file that a power cut emptied, a full disk."""
+
+    def load_overload(self, sig, target_context):
+        """Return the compiled function, or None where it has to be compiled again."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # whatever unpickling damaged bytes raises
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        """Keep the compiled function if the disk takes it."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
 def compile_loops(function: Callable) -> Callable:
-    """Compile ``function`` with Numba; keep the result on disk where a folder for it is writable."""
+    """Compile ``function`` with Numba; keep the result on disk.
+
+    The folder is ``NUMBA_CACHE_DIR``, else ``__pycache__`` beside the module, else the user's cache. Without a folder
+    that can be written, every process compiles its own.
+    """
     # Without reassociation, so that code read from disk rounds as code just compiled.
-    options = {"fastmath": {"contract", "nnan", "ninf", "nsz", "arcp"}, "nogil": True}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        return numba.njit(**options)(function)
+    compiled = numba.njit(fastmath={"contract", "nnan", "ninf", "nsz", "arcp"}, nogil=True)(function)
+    # Numba raises RuntimeError where it finds no folder. ``njit(cache=True)`` sets the same attribute.
+    with suppress(RuntimeError):
+        compiled._cache = LoopCache(function)
+    return compiled
 
 
 class Shot(NamedTuple):

@@ -72,6 +72,27 @@ def test_a_centre_that_hangs_is_started_anew():
     assert "\nType=notify\n" in unit and "\nRestart=on-failure\n" in unit
 
 
+@pytest.mark.parametrize("name", [path.name for path in DEPLOY.glob("*.service")])
+def test_a_unit_has_a_folder_for_compiled_loops(name):
+    """Its user has no home and cannot write the installation; each job would compile for seconds."""
+    unit = (DEPLOY / name).read_text()
+    assert "\nProtectSystem=strict\n" in unit
+    (folder,) = re.findall("^CacheDirectory=(.*)$", unit, re.MULTILINE)
+    (cache,) = re.findall("^Environment=NUMBA_CACHE_DIR=(.*)$", unit, re.MULTILINE)
+    assert cache.startswith(f"%C/{folder}")
+
+
+def test_a_container_has_a_folder_for_compiled_loops():
+    (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
+    (cache,) = re.findall(
+        "^ENV NUMBA_CACHE_DIR=(.*)$",
+        (DEPLOY / service["build"]["dockerfile"].rpartition("/")[2]).read_text(),
+        re.MULTILINE,
+    )
+    mounted = [volume.split(":")[1] for volume in service["volumes"]]
+    assert service["read_only"] and any(cache.startswith(f"{folder}/") for folder in mounted)
+
+
 def test_a_centre_may_open_files_enough_for_devices_beside_whoever_holds_connections():
     """The usual limit of 1,024 is less than the page, the metrics, the ROUTER and the gateway may take together."""
     (service,) = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"].values()
