@@ -18,20 +18,20 @@ from boards.quiet import import_without_greetings
 
 # Group -> (module with `app`, what it is for, extra of the package that it needs).
 GROUPS: dict[str, tuple[str, str, str]] = {
-    "data": ("physics.cli", "Make and look at data sets in OpenFWI's layout.", "central"),
+    "data": ("physics.cli", "Make, import and draw data sets.", "central"),
     "train": ("models.cli", "Train a network.", "train"),
-    "evaluate": ("models.cli", "Errors of a trained run on held-out data.", "train"),
+    "evaluate": ("models.cli", "Errors of a trained run on a test set.", "train"),
     "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
     "adapt": ("convert.adapt_cli", "Adapt a released model's decoder to other ground.", "convert"),
     "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
     "invert": (
         "central.pipeline.invert_cli",
-        "Maps of an archive of gathers, without devices.",
+        "Predict the maps of gathers, without devices.",
         "central,edge",
     ),
-    "central": ("central.cli", "The central node: receive latents, draw maps.", "central"),
+    "central": ("central.cli", "The central node: receive latents, predict maps.", "central"),
     "keys": ("central.security.keys_cli", "Keys of the centre, its devices and gateways.", "central"),
-    "doctor": ("central.doctor_cli", "Look an installation over and say what to mend.", "central"),
+    "doctor": ("central.doctor_cli", "Check an installation and say what to mend.", "central"),
     "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from central.config import ModelSection
-from central.errors import CentralError
+from central.export.formats import format_of
 from central.pipeline.decoders import open_release
+from central.pipeline.provenance import map_flags
+from firmware_py.inference.companding import GatherError
 from firmware_py.inference.encoder import Encoder
+from models.inversion.decoder import DecoderError
+from models.released import DEFAULT_NAME, find_release
 from physics.acquisition import Acquisition
+from physics.gather_checks import expected_peaks, notes_on
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-ZOO = Path(__file__).parents[1] / "models" / "zoo"
-
-
-class ModelNotFoundError(CentralError, ValueError):
-    """No released model has this name, and no folder of a model is there."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Inversion:
         ood_score: How unlike the training gathers this one is; about 1 for a usual one. None for models without it.
         ood_limit: The score that 1 % of usual gathers exceed.
         acquisition: The survey of the map.
+        notes: What is unusual in the gather: silent receivers, another gain than the model's, reversed polarity.
     """
 
     velocity_mps: np.ndarray
@@ -46,11 +47,17 @@ class Inversion:
     ood_score: float | None
     ood_limit: float | None
     acquisition: Acquisition
+    notes: tuple[str, ...] = ()
 
     @property
     def out_of_distribution(self) -> bool:
         """True if the gather is unlike those of training; the map is then likely wrong."""
         return self.ood_score is not None and self.ood_limit is not None and self.ood_score > self.ood_limit
+
+    @property
+    def flags(self) -> list[str]:
+        """Why the map needs a review, one line a reason, as the centre flags it; empty for a usual map."""
+        return map_flags(self.uncertainty_mps, self.acquisition, self.ood_score, self.ood_limit)
 
     def plot(self, true_mps: np.ndarray | None = None) -> Figure:
         """Draw velocity and uncertainty, beside the true map ``(nz, nx)`` in m/s where one is given."""
@@ -67,7 +74,12 @@ class Inversion:
         return map_dataset(self.velocity_mps, self.uncertainty_mps, self.acquisition)
 
     def to_netcdf(self, path: str | Path) -> None:
-        """Write ``to_dataset()`` as NetCDF (CF-1.11)."""
+        """Write ``to_dataset()`` as NetCDF (CF-1.11).
+
+        Raises:
+            ExportError: The suffix is none of NetCDF.
+        """
+        format_of(Path(path), "netcdf")
         self.to_dataset().to_netcdf(path, engine="h5netcdf")
 
 
@@ -93,18 +105,20 @@ class Model:
             The map with its uncertainty.
 
         Raises:
-            GatherError: The gather has another shape, or samples that are not finite.
-            DecoderError: No device is left.
+            GatherError: The gather is no array of that shape, or has samples that are not finite.
+            DecoderError: ``missing`` names a device that the survey lacks, or leaves none.
         """
         groups = [list(group) for group in self.acquisition.device_receivers]
-        gather = np.asarray(gather, np.float32)
-        if gather.shape != self.acquisition.gather_shape:
-            from firmware_py.inference.companding import GatherError
-
+        if unknown := [device for device in missing if device not in range(len(groups))]:
+            raise DecoderError(f"missing: expected devices 0 to {len(groups) - 1}, got {unknown[0]}")
+        shape = self.acquisition.gather_shape
+        if not isinstance(gather, np.ndarray) or gather.shape != shape:
+            found = getattr(gather, "shape", type(gather).__name__)
             raise GatherError(
-                f"gather: expected {self.acquisition.gather_shape} (sources, samples, receivers), got {gather.shape}; "
-                "import a field file with `epic data import`"
+                f"gather: expected an array {shape} (sources, samples, receivers), got {found}; import a field file "
+                "with `epic data import`, read the .npy file with numpy.load"
             )
+        gather = np.asarray(gather, np.float32)
         present = np.array([device not in missing for device in range(len(groups))])
         latents = np.zeros((len(groups), self._decoder.latent), np.int8)
         for device in np.flatnonzero(present):
@@ -113,20 +127,19 @@ class Model:
         whole = self._decoder.coding.rates[0]
         found = self._decoder.ood_score(latents, present, [whole] * len(groups))
         score, limit = found if found is not None else (None, None)
-        return Inversion(velocity[0, 0], uncertainty[0, 0], latents, present, score, limit, self.acquisition)
+        companding = self._encoder.bundle.companding
+        peaks = expected_peaks(math.sinh(companding.c) / companding.k)
+        return Inversion(
+            *(velocity[0, 0], uncertainty[0, 0], latents, present, score, limit, self.acquisition),
+            notes=tuple(notes_on(np.nan_to_num(gather, posinf=0.0, neginf=0.0), self.acquisition, peaks)),
+        )
 
 
-def load_model(name: str | Path = "epic-small-128") -> Model:
+def load_model(name: str | Path = DEFAULT_NAME) -> Model:
     """Load a released model by name, or from a folder with bundle/ and decoder/.
 
     Raises:
         ModelNotFoundError: There is none of that name.
         BundleError, DecoderError: It is damaged, or its parts do not belong together.
     """
-    folder = Path(name) if (Path(name) / "bundle").is_dir() else ZOO / str(name)
-    if not (folder / "bundle").is_dir():
-        known = ", ".join(sorted(path.name for path in ZOO.iterdir() if (path / "bundle").is_dir()))
-        raise ModelNotFoundError(
-            f"model: expected one of {known}, or a folder with bundle/ and decoder/; got {name}"
-        )
-    return Model(folder)
+    return Model(find_release(name))

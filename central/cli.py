@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from central.recordings.cli import fetch, gather
 from central.setup_cli import init
 from central.storage.backup_cli import backup, restore_backup
 from central.storage.map_store import DamagedMapError, Store, StoredMap
+from central.table import print_lines, print_table
 from central.times import utc
 from central.updates.rollout_cli import rollout
 from central.verification.check_cli import check
@@ -150,20 +151,20 @@ def _whole(found: Iterable[StoredMap | DamagedMapError], damaged: list[str]) -> 
 
 
 def _print_table(found: Iterable[StoredMap]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("survey", "event", "revision", "devices", "sampled (UTC)", "m/s", "± m/s"):
-        table.add_column(column, no_wrap=column != "devices")
-    for row in map(_summary, found):
-        devices = ",".join(map(str, row["devices"])) + (" (partial)" if row["partial"] else "")
-        cells = (row["survey"], row["event"], row["revision"], devices, row["sampled"][:19].replace("T", " "))
-        table.add_row(
-            *map(str, cells), f"{row['velocity_mean_mps']:.0f}", f"{row['uncertainty_mean_mps']:.0f}"
+    rows = [
+        (
+            *(row["survey"], row["event"], row["revision"]),
+            ",".join(map(str, row["devices"])) + " (partial)" * row["partial"],
+            f"{row['velocity_mean_mps']:.0f}",
+            f"{row['uncertainty_mean_mps']:.0f}",
+            row["sampled"][:19].replace("T", " "),
         )
-    Console().print(table)
+        for row in map(_summary, found)
+    ]
+    if not rows:
+        typer.echo("no map yet")
+        return
+    print_table(("survey", "event", "rev", "devices", "m/s", "± m/s", "sampled (UTC)"), rows, least=4)
 
 
 @app.command()
@@ -176,18 +177,24 @@ def show(
     if as_json:
         typer.echo(json.dumps(content))
         return
-    from rich.console import Console
+    print_lines(_outline(content))
 
-    # Indices of receivers are 150 lines that say nothing to a person; --json has them.
-    survey_of_map = stored.provenance.get("acquisition", {})
-    short = {
-        name: f"{len(value)} of them; --json has all"
-        if isinstance(value, list) and len(value) > MAX_LISTED
-        else value
-        for name, value in survey_of_map.items()
-    }
-    content["provenance"] = {**stored.provenance, "acquisition": short}
-    Console().print_json(json.dumps(content))
+
+def _outline(content: dict[str, Any], indent: str = "") -> list[str]:
+    """Return nested values, one line each; long lists and lists of lists are counted."""
+    lines = []
+    for name, value in content.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_outline(value, indent + "  ")]
+        elif isinstance(value, list) and (
+            len(value) > MAX_LISTED or any(isinstance(one, list | dict) for one in value)
+        ):
+            lines.append(f"{indent}{name}: {len(value)} of them; --json has all")
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
 
 
 @app.command()

@@ -9,13 +9,16 @@ import typer
 
 from boards.quiet import hold_output
 from models.cli import limit_threads
+from models.released import find_release
 
 app = typer.Typer(help="Adapt the decoder of a released model to other ground.")
 
 
 @app.command()
 def adapt(
-    model: Annotated[Path, typer.Argument(help="Released model: a folder with bundle/ and decoder/.")],
+    model: Annotated[
+        str, typer.Argument(help="Name of a released model, or a folder with bundle/ and decoder/.")
+    ],
     data: Annotated[list[Path], typer.Option(help="Folder with OpenFWI files; repeat for more.")],
     out: Annotated[Path, typer.Option(help="Folder of the adapted model; an interrupted one goes on.")],
     minutes: Annotated[float, typer.Option(help="Training time.")] = 30.0,
@@ -46,7 +49,7 @@ def adapt(
                 task, completed=share, description=f"epoch {figures['epoch']:.2f}  loss {figures['loss']:.4f}"
             )
 
-        found = run_adaptation(model, data, out, budget, on_progress)
+        found = run_adaptation(find_release(model), data, out, budget, on_progress)
     table = Table("family", "samples", "MAE before", "MAE after", "MAE of mean map", title="validation set")
     for family, row in found.after.items():
         figures = (found.before[family]["mae"], row["mae"], row["mean_map_mae"])

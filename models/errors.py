@@ -6,6 +6,7 @@ ModelsError
 ├── DataError              data.gathers
 ├── DecoderError           inversion.decoder
 ├── OodError               inversion.ood
+├── ModelNotFoundError     released
 └── FloatEncoderError      networks.float_encoder
 """
 

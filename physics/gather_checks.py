@@ -10,6 +10,8 @@ from physics.acquisition import Acquisition
 # gathers as shares of it. Other models have the same shares.
 RELEASED_FULL_SCALE = 49.48
 PEAK_SHARES = (0.4, 1.2)
+# Share of silent traces above which a map is unreliable: models are trained with a few per cent of dead receivers.
+MAX_SILENT_SHARE = 0.25
 # Distance in cells within which the direct wave dominates a trace. In the twenty shipped gathers, its positive lobe
 # there is at least 1.37 times the negative one.
 NEAR_CELLS = 10
@@ -46,6 +48,12 @@ def notes_on(gather: np.ndarray, acquisition: Acquisition, peaks: tuple[float, f
     if peak == 0:
         return ["every sample is zero; its map shows nothing"]
     notes = []
+    silent = np.count_nonzero(~gather.any(axis=1))
+    traces = gather.shape[0] * gather.shape[2]
+    if silent > MAX_SILENT_SHARE * traces:
+        notes.append(
+            f"{silent} of {traces} traces are silent, at most {MAX_SILENT_SHARE:.0%} were expected; its map is a guess"
+        )
     if peaks is not None and not peaks[0] <= peak <= peaks[1]:
         notes.append(
             f"peak {peak:.3g}, and the model knows peaks of {peaks[0]:.3g} to {peaks[1]:.3g}; its map would be wrong"

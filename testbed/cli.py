@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from models.released import DEFAULT_NAME
+
 # An emulated device is about fifty times slower, and five of them share this machine's cores.
 EMULATED_TIMEOUT_S = 600.0
 
@@ -22,7 +24,9 @@ def run(
         typer.Option(help="OpenFWI gather file or a single gather; repeat for more. Default: shipped ones."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/testbed"),
-    model: Annotated[Path | None, typer.Option(help="Folder with bundle/ and decoder/.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Name of a released model, or a folder with bundle/ and decoder/.")
+    ] = DEFAULT_NAME,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle for the devices.")] = None,
     port: Annotated[int, typer.Option(help="Port of the centre; 0 takes a free one.")] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Links without keys and encryption.")] = False,
@@ -101,7 +105,9 @@ def compare(
         list[Path] | None, typer.Option(help="OpenFWI gather file; repeat for more. Default: shipped ones.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/compare"),
-    model: Annotated[Path | None, typer.Option(help="Folder with bundle/ and decoder/.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Name of a released model, or a folder with bundle/ and decoder/.")
+    ] = DEFAULT_NAME,
     trained: Annotated[
         list[Path] | None,
         typer.Option(

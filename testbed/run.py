@@ -16,6 +16,7 @@ from central.export.render import Row, draw_comparison
 from central.security.keys import allow, new_keys
 from central.storage.map_store import Store, StoredMap
 from firmware_py.inference.bundle import load_bundle
+from models.released import DEFAULT_NAME, ZOO, find_release
 from physics.acquisition import Acquisition
 from physics.files.openfwi_files import create_array, open_pair
 from testbed.accounting import account
@@ -30,7 +31,7 @@ from testbed.recordings import (
 )
 from testbed.samples import Sample, SamplesError, load_samples
 
-DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "zoo" / "epic-small-128"
+DEFAULT_MODEL = ZOO / DEFAULT_NAME
 ROWS_A_PICTURE = 10
 START_TIMEOUT_S = 120.0
 # Interval between events, so that the measured latency has no queueing.
@@ -48,9 +49,9 @@ class Model:
     decoder: Path
 
 
-def find_model(folder: Path | None, device_bundle: Path | None = None) -> Model:
-    """Return the model in ``folder``, or by default the model of ``models/zoo`` that fits a microcontroller."""
-    folder = folder or DEFAULT_MODEL
+def find_model(model: str | Path | None, device_bundle: Path | None = None) -> Model:
+    """Return a released model by its name or folder, by default one that fits a microcontroller."""
+    folder = find_release(model or DEFAULT_NAME)
     bundle = folder / "bundle"
     return Model(device_bundle or bundle, bundle, folder / "decoder")
 

@@ -13,7 +13,7 @@ from central.fleet.device_registry import forget_device
 from central.fleet.device_views import LATE, NOT_HEARD, ON_TIME, DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device
 from central.options import ConfigOption, JsonOption
-from firmware_py.protocol.printable import printable
+from central.table import print_lines, print_table
 from firmware_py.runtime.log import now_us
 
 MAX_GAPS_SHOWN = 5
@@ -50,38 +50,17 @@ def list_devices(
     if not views:
         typer.echo("no device has reported yet")
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     colours = {ON_TIME: "green", LATE: "yellow", NOT_HEARD: "dim"}
-    rows = [[printable(cell) for cell in _cells(view, at_us)] for view in views]
-
-    def table_of(n_columns: int) -> Table:
-        table = Table(box=SIMPLE_HEAD)
-        for column in COLUMNS[:n_columns]:
-            table.add_column(column, no_wrap=True)
-        for view, row in zip(views, rows, strict=True):
-            cells = [Text(cell) for cell in row[:n_columns]]
-            cells[STATE].stylize(colours.get(view.state, "red"))
-            table.add_row(*cells)
-        return table
-
-    console = Console(soft_wrap=True)
-    n_columns = len(COLUMNS)
-    while (
-        n_columns > STATE + 1
-        and table_of(n_columns).__rich_measure__(console, console.options.update(width=1000)).maximum
-        > console.width
-    ):
-        n_columns -= 1
-    console.print(table_of(n_columns))
-    if left_out := COLUMNS[n_columns:]:
-        console.print(f"omitted for lack of width: {', '.join(left_out)}; --json has all", markup=False)
-    for view in views:
-        for line in _remarks(view):
-            console.print(Text(f"survey {view.survey}, device {view.device}: {printable(line)}"))
+    print_table(
+        COLUMNS,
+        [_cells(view, at_us) for view in views],
+        least=STATE + 1,
+        styles=[colours.get(view.state, "red") for view in views],
+        styled=STATE,
+    )
+    print_lines(
+        [f"survey {view.survey}, device {view.device}: {line}" for view in views for line in _remarks(view)]
+    )
 
 
 @app.command()
@@ -129,28 +108,38 @@ def _remarks(view: DeviceView) -> list[str]:
         for gap in view.gaps[:MAX_GAPS_SHOWN]
     ]
     if more := view.n_gaps - MAX_GAPS_SHOWN:
-        lines += [f"and {more} gaps more"] if more > 0 else []
+        lines += [f"and {_count(more, 'more gap')}"] if more > 0 else []
     if view.acknowledged_lost:
         lines.append(
-            f"has {view.acknowledged_lost} records acknowledged that are not in the store: it has lost them, as when "
-            "a file was removed or an older backup restored"
+            f"{_count(view.acknowledged_lost, 'acknowledged record')} missing in the store: a file was removed, or an "
+            "older backup restored"
         )
     if view.resent:
-        lines.append(f"sent {view.resent} records again that the store had lost")
+        lines.append(f"sent {_count(view.resent, 'record')} again that the store had lost")
     if view.not_kept:
-        lines.append(f"no longer has {view.not_kept} records that are missing in the store")
+        lines.append(f"no longer has {_count(view.not_kept, 'record')} that the store has lost")
     if view.dropped:
-        lines.append(f"says it dropped {view.dropped} records for lack of space")
+        lines.append(f"dropped {_count(view.dropped, 'record')} for lack of space")
     if view.rejected:
-        lines.append(f"rejected {view.rejected} recordings since its start, last: {view.rejection or '-'}")
+        lines.append(
+            f"rejected {_count(view.rejected, 'recording')} since its start, last: {view.rejection or '-'}"
+        )
     if view.last_error:
-        lines.append(f"had to start anew: {view.last_error}")
+        lines.append(f"restarted after an error: {view.last_error}")
     if view.set_bytes not in (None, view.latent_bytes):
-        made = "has not said what it makes" if view.latent_bytes is None else f"makes {view.latent_bytes}"
-        lines.append(f"is set to latents of {view.set_bytes} bytes, {made}")
+        made = (
+            "the device has not reported its rate"
+            if view.latent_bytes is None
+            else f"it makes {view.latent_bytes}"
+        )
+        lines.append(f"set to latents of {view.set_bytes} bytes; {made}")
     if view.refused:
-        lines.append(f"refused {view.refused} times, last: {view.refusal}")
+        lines.append(f"refused {_count(view.refused, 'time')}, last: {view.refusal}")
     return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float | None) -> str:

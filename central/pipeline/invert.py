@@ -172,8 +172,10 @@ def _claim(out: Path, name: str, model_hash: str, archive: Path) -> None:
                 f"{path}: cannot be read ({error}); expected the manifest of maps, choose an empty folder"
             ) from None
         if differing := [key for key in wanted if found.get(key) != wanted[key]]:
+            theirs = ", ".join(f"{key} {found[key]}" for key in differing if key in found)
             raise InvertError(
-                f"{out}: holds other maps ({', '.join(differing)} differ); choose an empty folder"
+                f"{out}: expected an empty folder, or maps of the same archive and model; it holds maps of "
+                f"{theirs or 'unknown origin'}; choose another --out"
             )
         return
     wanted["versions"] = {

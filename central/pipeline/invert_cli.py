@@ -10,13 +10,12 @@ import typer
 
 from central.errors import CentralError
 from central.options import JsonOption
+from models.released import DEFAULT_NAME, find_release
 
 
 class InvertCommandError(CentralError, RuntimeError):
     """Failure in a module that is imported only for an inversion."""
 
-
-DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "zoo" / "epic-small-128"
 
 MAX_NOTES_SHOWN = 10
 
@@ -28,8 +27,8 @@ def invert(
     archive: Annotated[Path, typer.Argument(help="A .npy file of gathers, or a folder of such files.")],
     out: Annotated[Path, typer.Option(help="Folder of the maps; an interrupted run in it is continued.")],
     model: Annotated[
-        Path, typer.Option(help="Folder with bundle/ and decoder/.", show_default="epic-small-128")
-    ] = DEFAULT_MODEL,
+        str, typer.Option(help="Name of a released model, or a folder with bundle/ and decoder/.")
+    ] = DEFAULT_NAME,
     scheduler: Annotated[
         str | None, typer.Option(help="Dask scheduler, tcp://HOST:PORT; its workers see the same paths.")
     ] = None,
@@ -44,12 +43,12 @@ def invert(
 
     columns = (TextColumn("inverting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     notes: list[str] = []
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("inverting", total=None)
         try:
             files = invert_archive(
                 archive,
-                model,
+                find_release(model),
                 out,
                 scheduler,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),

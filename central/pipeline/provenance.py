@@ -31,7 +31,7 @@ def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndar
 
 
 def _judged(event: Event, decoder: MapDecoder) -> dict:
-    """Return the event's out-of-distribution score, with a flag if it is above the limit."""
+    """Return the event's out-of-distribution score and its limit."""
     (latents,), (present,) = heard([event], decoder)
     rates = [decoder.coding.rates[0]] * decoder.n_devices
     for device, latent in event.latents.items():
@@ -40,24 +40,31 @@ def _judged(event: Event, decoder: MapDecoder) -> dict:
     if found is None:
         return {}
     score, limit = found
-    judged: dict = {"unfamiliarity": {"score": round(score, 3), "limit": round(limit, 3)}}
-    if score > limit:
-        judged["flags"] = [
-            f"unlike training: the OOD score is {score:.1f} (limit {limit:.1f}); noise, another wavelet or source "
-            "strength, or an earth of another kind"
-        ]
-    return judged
+    return {"unfamiliarity": {"score": round(score, 3), "limit": round(limit, 3)}}
 
 
-def _uncertain(uncertainty_mps: np.ndarray, acquisition: Acquisition) -> list[str]:
-    """A flag where the map's own uncertainty is high, which goes with its error far more than the OOD score does."""
+def map_flags(
+    uncertainty_mps: np.ndarray, acquisition: Acquisition, ood_score: float | None, ood_limit: float | None
+) -> list[str]:
+    """Return why a map needs a review, one line a reason.
+
+    The mean uncertainty predicts a map's error far better than the OOD score does. Models without an OOD score have
+    None for it.
+    """
+    flags = []
     mean_mps = float(uncertainty_mps.mean())
     limit_mps = UNCERTAINTY_LIMIT * (acquisition.velocity_max_mps - acquisition.velocity_min_mps)
-    if mean_mps <= limit_mps:
-        return []
-    return [
-        f"uncertain: the mean uncertainty is {mean_mps:.0f} m/s (limit {limit_mps:.0f} m/s); expect errors of that size"
-    ]
+    if mean_mps > limit_mps:
+        flags.append(
+            f"uncertain: the mean uncertainty is {mean_mps:.0f} m/s (limit {limit_mps:.0f} m/s); expect errors of that "
+            "size"
+        )
+    if ood_score is not None and ood_limit is not None and ood_score > ood_limit:
+        flags.append(
+            f"unlike training: the OOD score is {ood_score:.1f} (limit {ood_limit:.1f}); noise, another wavelet or "
+            "source strength, or an earth of another kind"
+        )
+    return flags
 
 
 def _spread(event: Event) -> list[str]:
@@ -77,9 +84,9 @@ def provenance_of(
 ) -> dict:
     records = event.latents.values()
     judged = _judged(event, decoder)
+    ood = judged.get("unfamiliarity", {})
     flags = [
-        *_uncertain(uncertainty_mps, decoder.acquisition),
-        *judged.pop("flags", []),
+        *map_flags(uncertainty_mps, decoder.acquisition, ood.get("score"), ood.get("limit")),
         *_spread(event),
     ]
     return {

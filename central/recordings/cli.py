@@ -16,8 +16,8 @@ from central.fleet.device_views import devices
 from central.options import ConfigOption, EventArgument, JsonOption, SurveyOption
 from central.recordings.store import DAY_US, KEPT, OPEN, RecordingError, RecordingStore, Request
 from central.storage.database import is_claimed
+from central.table import print_lines, print_table
 from central.times import utc
-from firmware_py.protocol.printable import printable
 from firmware_py.protocol.recording_messages import MAX_MISFIT_PPM
 from firmware_py.runtime.log import now_us
 
@@ -102,19 +102,18 @@ def _print(requests: list[Request], settings: CentralConfig, store: RecordingSto
     if as_json:
         typer.echo(json.dumps([_row(request) for request in requests]))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("survey", "event", "device", "state", "bytes", "on the link", "asked (UTC)", "by", "reason")
-    for one in requests:
-        size = f"{one.stored_bytes} of {one.part_bytes}" if one.state in OPEN else str(one.stored_bytes)
-        table.add_row(
-            *map(str, (one.survey, one.event, one.device, one.state, size, one.wire_bytes)),
-            f"{utc(one.asked_us):%Y-%m-%d %H:%M:%S}",
-            one.asked_by,
-            printable(one.reason),
+    if not requests:
+        typer.echo("no recording was asked for yet; ask with: epic central fetch EVENT")
+    else:
+        columns = ("survey", "event", "device", "state", "bytes", "asked (UTC)", "by", "on the link")
+        print_table(columns, [_cells(one) for one in requests], least=5)
+        print_lines(
+            [
+                f"event {one.event}, device {one.device} of survey {one.survey}: {one.reason}"
+                for one in requests
+                if one.reason
+            ]
         )
-    Console().print(table)
     used = store.used_bytes(now_us() // DAY_US)
     section = settings.fetch
     hours = (
@@ -128,12 +127,22 @@ def _print(requests: list[Request], settings: CentralConfig, store: RecordingSto
     )
     surveys = {request.survey for request in requests}
     still = [
-        f"device {view.device} of survey {view.survey} {view.kept_recordings}"
+        f"device {view.device} of survey {view.survey} has {view.kept_recordings}"
         for view in devices(settings.central.data_dir)
         if view.kept_recordings is not None and (view.survey in surveys or not surveys)
     ]
     if still:
-        typer.echo(f"recordings that devices still have: {', '.join(still[:MAX_SHOWN])}")
+        typer.echo(f"recordings on the devices: {', '.join(still[:MAX_SHOWN])}")
+
+
+def _cells(one: Request) -> tuple[object, ...]:
+    # A device says how long its part is in its first answer.
+    part = f" of {one.part_bytes}" * (one.state in OPEN and one.part_bytes > 0)
+    asked = f"{utc(one.asked_us):%Y-%m-%d %H:%M:%S}"
+    return (
+        *(one.survey, one.event, one.device, one.state, f"{one.stored_bytes}{part}", asked),
+        *(one.asked_by, one.wire_bytes),
+    )
 
 
 def gather(

@@ -10,6 +10,7 @@ import typer
 
 from central.options import JsonOption
 from central.security.keys import CENTRE, KeysError, allow, list_keys, new_centre, new_keys, revoke
+from central.table import print_table
 from central.updates.signing import new_signing_key
 
 app = typer.Typer(help="Keys of the centre, its devices and gateways.", no_args_is_help=True)
@@ -72,19 +73,16 @@ def list_command(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("name", "state", "since", "public key", "MAC"):
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["state"],
-            row["since"],
-            row["public_key"][:10] + "…",
-            "yes" if row["mac"] else "-",
-        )
-    Console().print(table)
+    print_table(
+        ("name", "state", "since", "public key", "MAC"),
+        [
+            (
+                row["name"],
+                row["state"],
+                row["since"],
+                row["public_key"][:10] + "…",
+                "yes" if row["mac"] else "-",
+            )
+            for row in rows
+        ],
+    )

@@ -10,6 +10,7 @@ import typer
 
 from central.config import load_config
 from central.options import ConfigOption, JsonOption
+from central.table import print_lines, print_table
 from central.times import utc
 from central.updates.rollout_store import (
     ALL,
@@ -24,12 +25,13 @@ from central.updates.rollout_store import (
 )
 from central.updates.signing import SECRET_NAME, read_signing_key
 from firmware_py.protocol.printable import printable
+from models.released import find_release
 
 
 def rollout(
     config: ConfigOption,
     release: Annotated[
-        Path | None, typer.Argument(help="Folder with bundle/ and decoder/, as `epic convert` writes it.")
+        str | None, typer.Argument(help="Name of a released model, or a folder with bundle/ and decoder/.")
     ] = None,
     canary: Annotated[
         int, typer.Option(min=0, help="Devices in the first stage; the rest follow when these deliver.")
@@ -56,7 +58,7 @@ def rollout(
     settings = load_config(config)
     central = settings.central
     if sum((release is not None, status, stop)) != 1:
-        raise RolloutError("rollout: give either a model's folder, or --status, or --stop")
+        raise RolloutError("rollout: expected either a model, or --status, or --stop")
     if release is None:
         store = RolloutStore(central.data_dir)
         try:
@@ -72,21 +74,27 @@ def rollout(
             "with --key"
         )
     secret = read_signing_key(key or (central.keys or Path()) / SECRET_NAME)
-    check_release(release, settings.model)
+    folder = find_release(release)
+    check_release(folder, settings.model)
     store = RolloutStore(central.data_dir, create=True)
     try:
         if not replace:
             check_none_running(store)
-        made = store.create(release, secret, version, canary, board or ())
+        made = store.create(folder, secret, version, canary, board or ())
     finally:
         store.close()
     if as_json:
         typer.echo(json.dumps({"version": made}))
         return
-    first = (
-        f"{canary} devices first" if canary > 1 else "one device first" if canary else "all devices at once"
+    typer.echo(
+        f"version {made}: {_first_stage(canary)}; follow it with: epic central rollout --status --config {config}"
     )
-    typer.echo(f"version {made}: {first}; follow it with: epic central rollout --status --config {config}")
+
+
+def _first_stage(canaries: int) -> str:
+    if not canaries:
+        return "all devices at once"
+    return f"{canaries} devices first" if canaries > 1 else "one device first"
 
 
 def check_none_running(store: RolloutStore) -> None:
@@ -144,30 +152,32 @@ def _show(rollouts: list[StoredRollout], as_json: bool) -> None:
     if not rows:
         typer.echo("nothing was rolled out yet")
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     newest = rows[0]
     typer.echo(
         f"version {newest['version']}, {printable(newest['name'])} {newest['model_hash']}: {newest['stage']}"
     )
     if newest["reason"]:
         typer.echo(printable(newest["reason"]))
+    if newest["stage"] == CANARY:
+        typer.echo(
+            f"the other devices wait until {newest['canaries']} of them {'run' if newest['canaries'] > 1 else 'runs'} "
+            "it and the centre has a record of it from each"
+        )
     if not newest["devices"] and newest["stage"] in (CANARY, ALL):
         typer.echo(
             "no device has asked for it yet: those with [update] in node.toml ask at their start and with each health "
             "record; without it a device takes no updates"
         )
         return
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("survey", "device", "state", "bytes", "since (UTC)", "reason"):
-        table.add_column(column)
-    for row in newest["devices"]:
-        cells = (row["survey"], row["device"], row["state"], row["bytes"], row["changed"][:19], row["reason"])
-        # As text: a device's reason may look like markup.
-        table.add_row(*(Text(printable(str(cell))) for cell in cells))
-    Console().print(table)
+    names = ("survey", "device", "state", "bytes", "changed")
+    cells = [[row[name] for name in names[:-1]] + [row["changed"][:19]] for row in newest["devices"]]
+    print_table((*names[:-1], "since (UTC)"), cells)
+    print_lines(
+        [
+            f"device {row['device']} of survey {row['survey']}: {row['reason']}"
+            for row in newest["devices"]
+            if row["reason"]
+        ]
+    )
     if rows[1:]:
         typer.echo("before: " + ", ".join(f"version {row['version']} ({row['stage']})" for row in rows[1:]))

@@ -34,7 +34,10 @@ def read_gather(path: Path, acquisition: Acquisition, dead_traces: bool = False)
     try:
         gather = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise CheckInputError(f"{path}: cannot be read as .npy ({error})") from None
+        reason = getattr(error, "strerror", None) or "damaged, or of another format"
+        raise CheckInputError(
+            f"{path}: expected a .npy file of one gather; it cannot be read ({reason})"
+        ) from None
     if not isinstance(gather, np.ndarray) or gather.shape != acquisition.gather_shape:
         got = getattr(gather, "shape", "an archive")
         raise CheckInputError(

@@ -54,8 +54,8 @@ class CheckResult:
 class Checking:
     """Checking loop of one thread.
 
-    ``models`` are the configuration's. ``counts`` holds the numbers of maps checked and failed. Each map is checked
-    once, and again only if its check was lost or could not be stored.
+    ``models`` come from the configuration. ``counts`` holds the numbers of maps checked and failed. Each map is checked
+    once; a check that was lost or could not be stored is repeated.
     """
 
     def __init__(self, data_dir: Path, models: Sequence[ModelSection], log: Log) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,9 @@ import typer
 
 from central.config import CentralConfig, load_config
 from central.options import ConfigOption, JsonOption, SurveyOption
+from central.storage.database import StoreError
+from central.storage.map_store import Store
+from central.table import print_lines, print_table
 from central.verification.check_inputs import CheckInputError
 
 if TYPE_CHECKING:
@@ -147,10 +150,6 @@ def _work(settings: CentralConfig, scheduler: str | None, drain: bool) -> None:
 
 
 def _print_status(data_dir: Path, as_json: bool) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     from central.verification.refine_jobs import WAITING, JobQueue
 
     with closing(JobQueue(data_dir)) as queue:
@@ -162,28 +161,48 @@ def _print_status(data_dir: Path, as_json: bool) -> None:
     if not jobs:
         typer.echo("no job yet; add one with: epic central refine EVENT --queue")
         return
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("job", "event", "by", "state", "iterations", "misfit", "result"):
-        table.add_column(column, no_wrap=column != "result")
+    cells = []
     for row in rows:
         done = "" if row["done"] is None else f"{row['done']} of "
         misfit = "" if row["misfit"] is None else f"{row['misfit']:.3f}"
-        result = row["reason"] if row["revision"] is None else f"revision {row['revision']}"
-        cells = (row["job"], row["event"], row["source"], row["state"], f"{done}{row['iterations']}", misfit)
-        table.add_row(*map(str, cells), result)
-    Console().print(table)
+        revision = "" if row["revision"] is None else row["revision"]
+        cells.append(
+            (
+                row["job"],
+                row["event"],
+                row["source"],
+                row["state"],
+                f"{done}{row['iterations']}",
+                misfit,
+                revision,
+            )
+        )
+    print_table(("job", "event", "by", "state", "iterations", "misfit", "revision"), cells, least=4)
+    print_lines([f"job {row['job']}: {row['reason']}" for row in rows if row["reason"]])
     if any(job.state == WAITING for job in jobs) and not _has_worker(data_dir):
         typer.echo(NO_WORKER.removeprefix("; "))
 
 
 def _progress(data_dir: Path, job: Job) -> dict[str, Any]:
-    """Return the job for JSON; ``done`` and ``misfit`` are those of the latest checkpoint."""
+    """Return the job for JSON; ``done`` and ``misfit`` are those of its map, else of the latest checkpoint."""
     from central.verification.refine_jobs import job_folder, read_checkpoint
 
     row = {"job" if name == "number" else name: value for name, value in job.to_dict().items()}
     checkpoint = read_checkpoint(job_folder(data_dir, job.number))
     progress = (checkpoint.done, checkpoint.misfit) if checkpoint else (None, None)
+    if job.revision is not None:
+        progress = _outcome(data_dir, job) or progress
     return {**row, "done": progress[0], "misfit": progress[1]}
+
+
+def _outcome(data_dir: Path, job: Job) -> tuple[int, float] | None:
+    """Return the iterations and the last misfit of a finished job's map; None if retention has removed it."""
+    with closing(Store(data_dir)) as store, suppress(StoreError):
+        for stored in store.revisions(job.event, job.survey):
+            if stored.revision == job.revision:
+                refined = stored.provenance["refinement"]
+                return refined["iterations"], refined["misfit"][-1]
+    return None
 
 
 def _cancel(data_dir: Path, number: int, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from physics.files.field.line import place_traces
 from physics.files.field.registry import format_of
 from physics.files.field.stations import cut_stations, read_receivers
 from physics.files.field.traces import ChannelRecords, FieldFileError, ReadOptions, ShotTraces
+from physics.gather_checks import MAX_SILENT_SHARE
 
 __all__ = [
     "FieldFileError",
@@ -25,9 +26,6 @@ __all__ = [
     "read_field_gather",
     "read_receivers",
 ]
-
-# Share of silent traces beyond which a map is unreliable; models are trained with a few per cent of dead receivers.
-MAX_SILENT_SHARE = 0.25
 
 
 @dataclass(frozen=True)

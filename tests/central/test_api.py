@@ -1,13 +1,17 @@
 """The Python interface: what a notebook does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("keras", reason="needs the central extra")
 
 import epic
-from central.api import ModelNotFoundError
+from central.errors import CentralError
 from firmware_py.inference.companding import GatherError
+from models.inversion.decoder import DecoderError
+from models.released import ModelNotFoundError
 from testbed.samples import load_samples
 
 
@@ -25,7 +29,7 @@ def test_a_gather_becomes_a_map_with_uncertainty(model, tmp_path):
     mean_error_mps = np.abs(result.velocity_mps - sample.map_mps).mean()
     assert mean_error_mps < np.abs(sample.map_mps - sample.map_mps.mean()).mean()
     assert result.latents.shape == (5, 128) and result.present.all()
-    assert not result.out_of_distribution
+    assert not result.out_of_distribution and result.flags == [] and result.notes == ()
     result.to_netcdf(tmp_path / "map.nc")
     with xarray.open_dataset(tmp_path / "map.nc") as written:
         np.testing.assert_array_equal(written["velocity"], result.velocity_mps)
@@ -48,7 +52,42 @@ def test_noise_is_out_of_distribution(model):
 
 
 def test_wrong_input_is_named(model):
-    with pytest.raises(GatherError, match=r"expected \(5, 1000, 70\).*got \(1000, 70\)"):
+    with pytest.raises(GatherError, match=r"expected an array \(5, 1000, 70\).*got \(1000, 70\)"):
         model.invert(np.zeros((1000, 70)))
+    with pytest.raises(GatherError, match=r"expected an array.*got str; .*numpy.load"):
+        model.invert("my-gather.npy")
+    with pytest.raises(DecoderError, match="expected devices 0 to 4, got 7"):
+        model.invert(load_samples()[0].gather, missing=[7])
     with pytest.raises(ModelNotFoundError, match="expected one of epic-base-256"):
         epic.load_model("epic-huge")
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda gather: np.where(np.arange(70) < 24, gather, 0), "230 of 350 traces are silent"),
+        (lambda gather: 0 * gather, "every sample is zero"),
+        (lambda gather: gather / 200, "the model knows peaks of"),
+        (lambda gather: -gather, "polarity looks reversed"),
+    ],
+    ids=["half a spread", "silence", "gain", "polarity"],
+)
+def test_a_gather_whose_map_will_be_wrong_has_a_note(model, change, note):
+    (found,) = model.invert(change(load_samples()[0].gather)).notes
+    assert note in found
+
+
+def test_a_map_is_flagged_as_the_centre_flags_it(model):
+    result = model.invert(load_samples()[0].gather)
+    uncertain = replace(result, uncertainty_mps=np.full((70, 70), 400.0, np.float32))
+    assert not uncertain.out_of_distribution, "the OOD score alone misses bad maps"
+    assert [flag.split(":")[0] for flag in uncertain.flags] == ["uncertain"]
+    unlike = replace(uncertain, ood_score=9.0)
+    assert [flag.split(":")[0] for flag in unlike.flags] == ["uncertain", "unlike training"]
+
+
+def test_netcdf_is_not_written_under_the_suffix_of_another_format(model, tmp_path):
+    result = model.invert(load_samples()[0].gather)
+    with pytest.raises(CentralError, match="suffix is not one of netcdf"):
+        result.to_netcdf(tmp_path / "map.png")
+    assert list(tmp_path.iterdir()) == []

@@ -131,7 +131,7 @@ def test_what_is_there_is_left_and_what_is_missing_made_again(model, archive, tm
         (
             lambda archive, out: (out.mkdir(), (out / "manifest.json").write_text('{"model": "other"}')),
             InvertError,
-            "holds other maps",
+            "it holds maps of model other; choose another --out",
         ),
         (
             lambda archive, out: (out.mkdir(), (out / "manifest.json").write_text('{"model": "oth')),

@@ -14,8 +14,10 @@ from central.dashboard.feed import brief, rollout_dict
 from central.dashboard.metrics import metrics_text
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import devices
+from central.recordings.store import RecordingStore
 from central.storage.database import connect
 from central.updates.rollout_store import DeviceState, RolloutStore
+from central.verification.refine_jobs import JobQueue
 from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Hello, encode_health
 from firmware_py.protocol.printable import MAX_CHARACTERS, printable
@@ -94,7 +96,17 @@ def test_no_text_of_a_device_is_obeyed_anywhere(store, capsys, text):
         (rollout,) = rollouts.rollouts()
     log.write("update", reason=text)
     capsys.readouterr()
-    for command in (["devices"], ["rollout", "--status"]):
+    with closing(RecordingStore(data_dir)) as recordings, closing(JobQueue(data_dir)) as jobs:
+        values = (1, 7, 0, "absent", text, "operator", 0, 0, b"", 0, 0, 1, 1)
+        recordings._database.execute(
+            f"INSERT OR REPLACE INTO recording VALUES ({','.join('?' * len(values))})", values
+        )
+        jobs._database.execute(
+            "INSERT OR REPLACE INTO refinement_job VALUES (1, 1, 7, 'gather', ?, '', 5, 'blocky', 'failed', ?, NULL,"
+            " 0, 1, 1, 1)",
+            (text, text),
+        )
+    for command in (["devices"], ["rollout", "--status"], ["fetch"], ["refine", "--status"]):
         for as_json in ([], ["--json"]):
             assert epic.main(["central", *command, "--config", config, *as_json]) == 0
     shown = capsys.readouterr()

@@ -60,6 +60,26 @@ def test_nothing_is_replaced_and_nothing_left_half_made(tmp_path, model):
     assert sorted((tmp_path / "centre").rglob("*")) == before
 
 
+def test_a_released_model_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert epic.main(["central", "init", "mine", "--devices", "2"]) == 0
+    assert epic.main(["central", "init", "micro", "--model", "epic-micro-64"]) == 0
+    bundles = [load_config(tmp_path / name / "central.toml").model[0].bundle for name in ("mine", "micro")]
+    assert [bundle.parent.name for bundle in bundles] == ["epic-small-128", "epic-micro-64"]
+    capsys.readouterr()
+    for command in (
+        ["central", "init", "no", "--model", "epic-huge"],
+        ["central", "rollout", "epic-huge", "--config", "mine/central.toml"],
+        ["invert", "x.npy", "--out", "maps", "--model", "epic-huge"],
+        ["testbed", "run", "--model", "epic-huge"],
+    ):
+        assert epic.main(command) == 2
+        assert (
+            "expected one of epic-base-256, epic-micro-64, epic-small-128, or a folder"
+            in capsys.readouterr().err
+        )
+
+
 def test_the_configuration_of_the_folder_or_of_the_environment_is_taken(tmp_path, model, monkeypatch, capsys):
     init_centre(tmp_path / "centre", model, 1, "127.0.0.1")
     monkeypatch.delenv("EPIC_CONFIG", raising=False)

@@ -292,7 +292,7 @@ def _check_sources(
     expected = ", ".join(metres(origin + acquisition.source_cells[i] * acquisition.dx_m) for i in missing)
     places = sorted(set(np.round(source_at, 3).tolist()))
     have = ", ".join(map(metres, places[:8])) + (", ..." if len(places) > 8 else "")
-    advice = "Give --origin-x-m, the place of the survey's first cell"
+    advice = "Give --origin-x-m, the place of the survey's first cell, or the --survey of this line"
     if len(missing) < acquisition.n_sources:
         advice += ", or --allow-silent to go without"
     raise FieldFileError(f"{source}: no shot at x = {expected} m; its shots are at {have} m. {advice}")
