@@ -232,6 +232,182 @@ MUTATIONS = (
         "if lives[id(other)][0] < dies and born < lives[id(other)][1]",
         ("tests/firmware_py/test_micropython_encoder.py::test_any_weights_scales_and_zero_points",),
     ),
+    Mutation(
+        "a model for another survey is rolled out",
+        "central/updates/rollout_store.py",
+        "if problems and all(problems):",
+        "if False:",
+        ("tests/central/test_rollout.py::test_a_model_for_another_survey_is_refused_before_it_is_signed",),
+    ),
+    Mutation(
+        "a device takes a bundle for another survey",
+        "firmware_py/runtime/run.py",
+        "check_same_survey(node.bundle, bundle)",
+        "pass",
+        ("tests/firmware_py/test_run.py::test_an_update_for_another_survey_fails_before_it_is_in_use",),
+    ),
+    Mutation(
+        "half a spread is imported without a word",
+        "physics/gather_checks.py",
+        "MAX_SILENT_SHARE = 0.25",
+        "MAX_SILENT_SHARE = 1.0",
+        (
+            "tests/physics/test_field_formats.py::test_the_released_survey_judges_half_a_spread",
+            "tests/central/test_api.py::test_a_gather_whose_map_will_be_wrong_has_a_note",
+        ),
+    ),
+    Mutation(
+        "uncertain maps are not flagged",
+        "central/pipeline/provenance.py",
+        "UNCERTAINTY_LIMIT = 0.1",
+        "UNCERTAINTY_LIMIT = 1.0",
+        ("tests/central/test_bounds.py::test_a_map_of_high_uncertainty_is_flagged_with_its_figure",),
+    ),
+    Mutation(
+        "a model worse than the mean map is converted",
+        "convert/verify.py",
+        "if overall.n >= MIN_TEST_SAMPLES and verification.worse_than_mean_map:",
+        "if False:",
+        ("tests/convert/test_verify.py::test_a_model_that_is_no_better_than_the_mean_map_is_refused",),
+    ),
+    Mutation(
+        "a fresh device records before its clock is set",
+        "firmware_py/runtime/node.py",
+        "return self.spool.boot >= EARLIEST_CLOCK_S",
+        "return True",
+        (
+            "tests/firmware_py/test_node_trouble.py::test_a_fresh_state_without_a_clock_records_nothing_until_it_has_one",
+        ),
+    ),
+    Mutation(
+        "the hello of a boot that is behind gets no answer",
+        "central/fleet/device_registry.py",
+        "return self._answer_behind(record, last[0])",
+        "return []",
+        (
+            "tests/central/test_device_registry.py::test_the_hello_of_a_boot_that_is_behind_is_told_the_newest_and_changes_nothing",
+        ),
+    ),
+    Mutation(
+        "a device goes on without its state folder",
+        "firmware_py/storage/spool.py",
+        "if (found.st_dev, found.st_ino) == self._file:\n                return\n        raise",
+        "return\n        raise",
+        (
+            "tests/firmware_py/test_node_trouble.py::test_a_state_folder_that_goes_ends_the_device_and_keeps_the_recordings",
+        ),
+    ),
+    Mutation(
+        "a stream that goes on elsewhere is taken as it is",
+        "physics/files/seedlink.py",
+        "        if expected_ns is not None:\n            self._notify(",
+        "        if False:\n            self._notify(",
+        (
+            "tests/physics/test_seedlink.py::test_where_the_stream_does_not_go_on_where_it_was_all_is_asked_for",
+        ),
+    ),
+    Mutation(
+        "a SeedLink client resumes with what comes next",
+        "physics/files/seedlink_session.py",
+        'start = moment.strftime("TIME %Y,%m,%d,%H,%M,%S")',
+        'start = "DATA"',
+        (
+            "tests/physics/test_seedlink.py::test_a_server_that_restarts_and_numbers_its_packets_from_1_again_loses_nothing",
+        ),
+    ),
+    Mutation(
+        "a live receiver is silent once another one is past the event",
+        "physics/files/seedlink.py",
+        "if quiet_s < self._wait_s or clock_ns < pending.until_ns + round(self._wait_s * NS):",
+        "if True:\n            return True\n        if quiet_s < 0:",
+        (
+            "tests/physics/test_seedlink.py::test_one_record_that_comes_after_its_successors_silences_nobody",
+            "tests/physics/test_seedlink.py::test_a_backlog_that_comes_channel_after_channel_silences_nobody",
+        ),
+    ),
+    Mutation(
+        "a live record with NaN is used",
+        "physics/files/live_buffers.py",
+        "if not np.isfinite(values).all():",
+        "if False:",
+        (
+            "tests/physics/test_seedlink.py::test_a_bad_receiver_is_silent_with_its_reason_and_the_event_is_written",
+        ),
+    ),
+    Mutation(
+        "dead and auxiliary traces are imported",
+        "physics/files/field/line.py",
+        "usable = np.isin(kinds, (*UNNAMED, *by_code))",
+        "usable = np.ones(len(kinds), bool)",
+        ("tests/physics/test_field_formats.py::test_dead_and_auxiliary_traces_are_left_out",),
+    ),
+    Mutation(
+        "of repeated shots one wins",
+        "physics/files/field/line.py",
+        "    if not repeated:\n        return []\n    if not stack:",
+        "    return []\n    if not stack:",
+        ("tests/physics/test_field_formats.py::test_repeated_shots_are_refused_or_averaged",),
+    ),
+    Mutation(
+        "missing traces are not named",
+        "physics/files/field/finish.py",
+        "        told.append(describe_silent(silent))",
+        "        pass",
+        ("tests/physics/test_field_formats.py::test_every_missing_trace_is_counted_and_named",),
+    ),
+    Mutation(
+        "maps are stored uncompressed",
+        "central/storage/map_codec.py",
+        "return _ROUNDED + _compress(_planes(differences))",
+        "return _EXACT + zlib.compress(_planes(values.astype('<f4')), 0)",
+        ("tests/central/test_map_codec.py::test_a_map_with_texture_takes_a_quarter_of_its_float32",),
+    ),
+    Mutation(
+        "too many events are kept",
+        "central/storage/retention.py",
+        "most=max(surplus, 0))",
+        "most=0)",
+        ("tests/central/test_retention.py::test_of_too_many_events_the_oldest_go",),
+    ),
+    Mutation(
+        "every map is listed",
+        "central/storage/map_store.py",
+        "                    first = id\n",
+        "                    first = 0\n",
+        (
+            "tests/central/test_cli.py::test_the_list_ends_with_the_last_events_and_begins_where_it_is_told_to",
+        ),
+    ),
+    Mutation(
+        "a device's text reaches the terminal as it is",
+        "central/table.py",
+        "Text(printable(str(cell)))",
+        "str(cell)",
+        ("tests/central/test_printable.py",),
+    ),
+    Mutation(
+        "lines under a table are not escaped",
+        "central/table.py",
+        "console.print(Text(printable(line)))",
+        "console.print(line)",
+        ("tests/central/test_printable.py",),
+    ),
+    Mutation(
+        "messages without end are not cut off",
+        "central/ingest/connection_limits.py",
+        "if total > MAX_UNDELIVERED_BYTES:",
+        "if False:",
+        (
+            "tests/central/test_connection_limits.py::test_messages_without_end_are_cut_off_and_take_no_memory",
+        ),
+    ),
+    Mutation(
+        "a revoked device stays on time",
+        "central/fleet/device_views.py",
+        "replace(view, state=REVOKED)",
+        "view",
+        ("tests/central/test_devices.py::test_a_device_whose_key_was_revoked_is_not_on_time",),
+    ),
 )
 
 

@@ -257,8 +257,8 @@ def _check_security(path: Path, link: LinkSection) -> None:
         )
     if link.insecure and link.kind != "serial" and not is_loopback(link.endpoint):
         raise ConfigError(
-            f"{path}: [link] insecure: only to this machine (127.0.0.1), not to {link.endpoint}; "
-            "copy keys that `epic keys new device-N` made at the centre"
+            f"{path}: [link] insecure: expected an endpoint on this machine (127.0.0.1), got {link.endpoint}; for "
+            "another machine, copy the keys that `epic keys new device-N` made at the centre"
         )
 
 

@@ -310,13 +310,15 @@ class Node:
             self.log.write("sent", boot=spooled.boot, sequence=spooled.sequence, again=again, sent_us=sent_us)
 
     def _report_fault(self) -> None:
-        """Log an outage once, with its first reason, and once more if the centre rejects the key.
+        """Log an outage once, with its first reason, once more if the centre rejects the key, and its end.
 
         Later attempts may fail for other reasons.
         """
         statistics = self.link.statistics
         if statistics.fault and (not self._fault or statistics.key_rejected > self._key_rejected):
             self.log.write("link_down", reason=statistics.fault)
+        elif self._fault and not statistics.fault:
+            self.log.write("link_up")
         self._fault, self._key_rejected = statistics.fault, statistics.key_rejected
 
     def _talk(self) -> None:

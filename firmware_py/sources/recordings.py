@@ -16,6 +16,8 @@ import numpy as np
 from firmware_py.inference.companding import GatherError
 from firmware_py.sources.processed_files import REJECTED, SENT, ProcessedFiles
 
+MAGIC = b"\x93NUMPY"
+
 
 def say_nothing(what: str, **values: object) -> None:
     """Discard a log entry."""
@@ -44,7 +46,9 @@ def open_gathers(path: Path) -> np.ndarray:
     """
     try:
         with path.open("rb") as file:
-            file.read(1)
+            start = file.read(len(MAGIC))
+        if not (MAGIC.startswith(start) or start.startswith(b"PK")):
+            raise GatherError(f"{path}: expected a .npy file, got other content; write it with numpy.save")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise GatherError(f"{path}: not found; expected a .npy file of gathers") from None
@@ -57,7 +61,13 @@ def open_gathers(path: Path) -> np.ndarray:
                 "disk"
             ) from None
         raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
+    except GatherError:
+        raise
     except Exception as error:
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
+            raise GatherError(
+                f"{path}: expected floating gathers, got Python objects; save one array"
+            ) from None
         # With a damaged header, numpy raises arbitrary errors of its parser, tokenizer or memory map.
         raise GatherError(f"{path}: not a whole .npy file ({error}); copy it again") from None
     if not isinstance(array, np.ndarray):

@@ -31,7 +31,7 @@ _GATHER_NAMES = (
     (re.compile(r"^seis(\d+_1_\d+)\.npy$"), "vel{}.npy"),
 )
 
-
+NPY_MAGIC = b"\x93NUMPY"
 # Sub-folders of a family in a downloaded data set.
 _GATHERS_FOLDER, _MAPS_FOLDER = "data", "model"
 
@@ -136,9 +136,16 @@ def _open(path: Path, sample_shape: tuple[int, ...], what: str) -> np.ndarray:
     if not path.exists():
         raise OpenFWIFileError(f"{path}: not found; expected an OpenFWI .npy file of {what}")
     try:
+        with path.open("rb") as file:
+            if not (NPY_MAGIC.startswith(start := file.read(len(NPY_MAGIC))) or start.startswith(b"PK")):
+                raise OpenFWIFileError(
+                    f"{path}: expected a .npy file, got other content; write it with numpy.save"
+                )
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an .npz archive under another name")
+    except OpenFWIFileError:
+        raise
     # numpy's header parser raises many exception types: TokenError, OverflowError and more.
     except Exception as error:
         raise OpenFWIFileError(

@@ -92,7 +92,7 @@ def test_everything_can_be_said(tmp_path):
             'insecure = true\npublic_key = "k"',
             "public_key and insecure exclude each other",
         ),
-        ("127.0.0.1", "192.0.2.1", "only to this machine"),
+        ("127.0.0.1", "192.0.2.1", "expected an endpoint on this machine"),
         (
             "insecure = true",
             'kind = "tcp"\nserver_key = "k"',

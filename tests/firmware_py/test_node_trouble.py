@@ -180,6 +180,7 @@ def test_a_centre_that_is_away_is_logged_once_an_outage_also_when_nothing_waits(
             centre = FakeCentre(endpoint=endpoint)
         wait_until(lambda: link.connections == 3, what="the last connection")
         assert downs() == [f"{endpoint}: no connection; is the centre there?"] * 2
+        wait_until(lambda: len(entries("link_up")) == 2, what="the end of the last outage in the log")
     centre.close()
 
 

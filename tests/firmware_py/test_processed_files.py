@@ -70,7 +70,7 @@ def test_each_of_two_bad_files_of_one_name_has_its_own_reason(tmp_path):
         while path.exists():
             source.poll()
     reasons = {path.name: path.read_text() for path in (tmp_path / "rejected").glob("*.txt")}
-    assert "not a whole .npy file" in reasons["shot-1.txt"]
+    assert "expected a .npy file" in reasons["shot-1.txt"]
     assert "expected floating gathers" in reasons["shot-1.2.txt"]
 
 

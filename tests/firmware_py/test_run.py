@@ -14,6 +14,7 @@ from firmware_py.runtime.check import check
 from firmware_py.runtime.config import load_config
 from firmware_py.runtime.run import run_device
 from firmware_py.updates.slots import Slots
+from firmware_py.updates.updater import Updater
 
 
 @pytest.fixture
@@ -56,6 +57,22 @@ def test_a_bundle_on_trial_for_another_survey_is_gone_back_from(tmp_path, config
     with FakeCentre() as centre:
         node, _ = run_device(configure(centre.endpoint), lambda node: None)
     assert node.bundle.name == "old"
+
+
+def test_an_update_for_another_survey_fails_before_it_is_in_use(tmp_path, configure):
+    """Its encoder runs, but the device would reject every recording."""
+    survey = load_bundle(tmp_path / "old").manifest["acquisition"]
+    other = load_bundle(
+        make_release(tmp_path / "other", "other", ENCODER, acquisition={**survey, "dt_s": 0.004})
+    )
+
+    def try_update(node):
+        (updater,) = (handler for handler in node.handlers if isinstance(handler, Updater))
+        with pytest.raises(BundleError, match="another survey: dt_s differ"):
+            updater._test(other)
+
+    with FakeCentre() as centre:
+        run_device(configure(centre.endpoint), try_update)
 
 
 def test_a_bundle_that_a_person_installed_and_that_cannot_start_is_an_error(tmp_path, configure):

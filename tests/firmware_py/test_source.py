@@ -92,8 +92,8 @@ def test_a_bad_file_is_set_aside_with_its_reason(tmp_path, gathers):
     save(tmp_path / "3.npy", gathers[0])
     assert [recording.event for recording in drain(source)] == [3]
     assert "expected a gather (2, 100, 6)" in (tmp_path / "rejected" / "1.txt").read_text()
-    assert source.rejected == 2 and source.rejection.startswith("not a whole .npy file")
-    assert "not a whole .npy file" in (tmp_path / "rejected" / "2.txt").read_text()
+    assert source.rejected == 2 and source.rejection.startswith("expected a .npy file, got other content")
+    assert "expected a .npy file, got other content" in (tmp_path / "rejected" / "2.txt").read_text()
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -226,13 +226,29 @@ def test_a_bad_file_that_cannot_be_moved_is_rejected_once(tmp_path):
     assert [what for what, _ in log] == ["rejected", "not_moved"]
 
 
+def test_what_is_wrong_with_a_file_is_said_without_the_librarys_advice(tmp_path, gathers):
+    """numpy calls text and Python objects "pickled data", and advises to load them "unsafely"."""
+    source = FolderSource(tmp_path, MINE, 0.0)
+    (tmp_path / "1.npy").write_text("12.5, 3\n")
+    np.save(tmp_path / "2.npy", np.array([{}], object))
+    (tmp_path / "3.npy").write_bytes(b"")
+    save(tmp_path / "4.npy", gathers[0])
+    (tmp_path / "4.npy").write_bytes((tmp_path / "4.npy").read_bytes()[:200])
+    assert drain(source) == []
+    reasons = [(tmp_path / "rejected" / f"{number}.txt").read_text() for number in range(1, 5)]
+    assert "expected a .npy file, got other content" in reasons[0]
+    assert "expected floating gathers, got Python objects" in reasons[1]
+    assert all("not a whole .npy file" in reason and "copy it again" in reason for reason in reasons[2:])
+    assert not any("pickle" in reason for reason in reasons)
+
+
 def test_a_reason_that_cannot_be_written_is_in_the_log_alone(tmp_path):
     log = Lines()
     source = FolderSource(tmp_path, MINE, 0.0, log=log)
     (tmp_path / "rejected" / "1.txt").mkdir()
     (tmp_path / "1.npy").write_bytes(b"junk")
     assert drain(source) == []
-    assert "not a whole .npy file" in dict(log)["rejected"]["reason"]
+    assert "got other content" in dict(log)["rejected"]["reason"]
     assert (tmp_path / "rejected" / "1.npy").exists()
 
 
@@ -249,7 +265,7 @@ def test_a_name_that_is_not_utf_8_is_set_aside_like_any_other(tmp_path):
         file.write(b"junk")
     assert drain(source) == []
     (reason,) = (tmp_path / "rejected").glob("*.txt")
-    assert "/shot-\\udcff1.npy: not a whole .npy file" in reason.read_text()
+    assert "/shot-\\udcff1.npy: expected a .npy file" in reason.read_text()
 
 
 def test_a_replay_of_other_files_is_another(tmp_path, gathers):

@@ -121,6 +121,12 @@ def test_truncated_file(pair):
         open_gathers(pair[0], SURVEY)
 
 
+def test_text_under_the_name_of_an_array_is_called_so(pair):
+    pair[0].write_text("12.5, 3\n")
+    with pytest.raises(OpenFWIFileError, match="expected a .npy file, got other content"):
+        open_gathers(pair[0], SURVEY)
+
+
 def test_empty_file(pair):
     pair[0].write_bytes(b"")
     with pytest.raises(OpenFWIFileError, match="not a whole"):
