@@ -32,7 +32,7 @@ UsbId = Annotated[
 
 
 class BoardError(BoardsError, ValueError):
-    """A board profile does not exist or does not hold what a profile must."""
+    """A board profile is missing, incomplete or wrong."""
 
 
 class _Strict(BaseModel):

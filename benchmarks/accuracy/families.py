@@ -96,7 +96,7 @@ def statistics(one: np.ndarray) -> dict[str, float]:
 
 
 def _turns(line: np.ndarray) -> int:
-    """Count where a line turns from rising to falling or back, by more than a cell."""
+    """Count the turning points of a line; changes of up to one cell do not count."""
     turns, direction, extreme = 0, 0, line[0]
     for value in line:
         if direction == 0 and abs(value - extreme) > 1:

@@ -159,7 +159,7 @@ def _of_process(live: RuntimeMetrics) -> Iterator[Metric]:
     for kind in ("complete", "partial", "failed", "commit_failed"):
         maps.add_metric((kind,), live.maps[kind])
     yield maps
-    checks = CounterMetricFamily("epic_checks", "Maps held against the waves.", labels=("kind",))
+    checks = CounterMetricFamily("epic_checks", "Maps checked by forward modelling.", labels=("kind",))
     for kind in ("checked", "failed"):
         checks.add_metric((kind,), live.checks[kind])
     yield checks

@@ -76,7 +76,7 @@ def fill(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndar
 
 
 def fill_between(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-    """Look the velocity up at ``depth`` by linear interpolation between whole cells; arguments as for ``fill``."""
+    """Interpolate the velocity at ``depth`` linearly between whole cells; arguments as for ``fill``."""
     whole = np.floor(depth)
     share = depth - whole
     return (1 - share) * fill(whole, tops, velocities) + share * fill(whole + 1, tops, velocities)

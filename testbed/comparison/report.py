@@ -137,9 +137,9 @@ def _every_run(runs: list[dict]) -> list[str]:
         "## Every run",
         "",
         "Milliseconds are medians over events of the slowest device; bytes and energy are of all devices, an event. "
-        "`link` bytes and energy have TCP/IP headers of both ways. The conditions of loss and of a missing device have "
-        "the first of the events that the link as it is has, and share the bytes of connecting among fewer: compare "
-        "systems within a condition.",
+        "`link` bytes and energy have TCP/IP headers of both ways. With losses and with a missing device, only "
+        "the first of these events are sent, so that fewer events share the bytes of connecting: compare systems "
+        "within a condition.",
         "",
         "| link | system | condition | latency | 95 % | "
         + " | ".join(PARTS)

@@ -49,7 +49,7 @@ class Shell(Protocol):
         ...
 
     def stream(self, argv: list[str]) -> int:
-        """Run a command whose output goes to this process's own; its exit code."""
+        """Run a command that writes to this process's output; return its exit code."""
         ...
 
 
