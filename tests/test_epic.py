@@ -48,7 +48,7 @@ def test_asking_for_help_loads_no_heavy_package(arguments):
         (["convert", "/nowhere", "--out", "x"], "expected a run folder"),
         (["central", "run", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
         (["central", "list", "--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
-        (["testbed", "run", "--model", "/nowhere", "--out", "x"], "expected a bundle folder"),
+        (["testbed", "run", "--model", "/nowhere", "--out", "x"], "expected one of epic-base-256"),
         (["board", "show", "toaster"], "toaster"),
     ],
 )

@@ -45,6 +45,15 @@ def test_the_list_names_every_board_with_its_status():
     assert "Next: epic board show" in CliRunner().invoke(app, ["list"]).stdout
 
 
+def test_the_list_fits_80_columns_and_cuts_no_name():
+    names = [board["name"] for board in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)]
+    lines = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["list"]).stdout.splitlines()
+    table = [line for line in lines if line and not line.startswith("Next")]
+    assert max(map(len, table[:-1])) <= 80
+    cells = {line.strip("│").split("│")[0].strip() for line in table}
+    assert set(names) <= cells
+
+
 def test_show_gives_the_source_of_a_figure():
     shown = json.loads(CliRunner().invoke(app, ["show", "coral-dev-board-micro", "--json"]).stdout)
     assert shown["flash"] == {

@@ -159,7 +159,10 @@ def test_the_command_and_its_errors_are_one_line(model, archive, tmp_path, capsy
     assert len(json.loads(capsys.readouterr().out)["files"]) == 2
     for arguments, said in (
         ([*command, "--out", str(archive / "field" / "maps")], "lies in the archive"),
-        (["invert", str(tmp_path), "--model", str(tmp_path), "--out", "x"], "expected a bundle folder"),
+        (
+            ["invert", str(tmp_path), "--model", str(tmp_path), "--out", "x"],
+            "or a folder with bundle/ and decoder/",
+        ),
         (["invert", str(tmp_path / "no.npy"), "--model", str(model), "--out", "x"], "no.npy: not found"),
     ):
         assert epic.main(arguments) == 2

@@ -10,7 +10,8 @@ from fake_decoder import MODEL_HASH, SURVEY, FakeDecoder, latent_record
 from page_maps import put_map
 from waiting import wait_until
 
-from central.config import CentralConfig
+from central.config import CentralConfig, CentralSection
+from central.dashboard.server import PageServer
 from central.fleet.rates import keep_rate
 from central.recordings.given import keep_given
 from central.service import Service
@@ -201,6 +202,26 @@ def test_a_lost_centre_is_said_plainly_and_found_again(tmp_path, browse):
         assert browser.text("#lost") == ""
     finally:
         again.stop()
+
+
+def test_stored_maps_without_a_centre_are_not_called_live(data_dir, fill, tmp_path, browse):
+    fill(event=7)
+    stop, announced = threading.Event(), []
+    section = CentralSection(listen="tcp://127.0.0.1:*", data_dir=data_dir, insecure=True)
+    server = PageServer(section, "127.0.0.1:0", Log(tmp_path / "page.jsonl"), None, announced.append)
+    thread = threading.Thread(target=server.run, args=(stop,))
+    thread.start()
+    try:
+        (line,) = wait_until(lambda: announced, timeout_s=30, what="the page's address")
+        browser = browse(line.split()[-1])
+        wait_until(lambda: shown(browser, 7), timeout_s=60, what="the stored map")
+        assert browser.text("#link") == "stored maps; no centre runs here"
+        assert "up" not in browser.value("document.querySelector('#link').className").split()
+        assert browser.text("#live") == "Newest"
+        assert browser.text("#t-devices-what") == "devices on time when last heard"
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_an_event_has_an_address_that_is_opened_shared_and_gone_back_to(centre, browse, send):

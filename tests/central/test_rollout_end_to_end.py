@@ -208,7 +208,7 @@ def test_what_the_command_cannot_do_is_one_line(field, tmp_path, capsys):
         return line
 
     make_model(tmp_path / "model")
-    assert "give either a model's folder, or --status, or --stop" in complaint()
+    assert "expected either a model, or --status, or --stop" in complaint()
     assert "make a signing key with `epic keys new --signing`" in complaint(str(tmp_path / "model"))
     assert "none is in progress" in complaint("--stop")
     assert roll_out(field, str(tmp_path / "model"), "--canary", "0") == 0
