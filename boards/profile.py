@@ -273,7 +273,7 @@ class Board(_Strict):
 
     @property
     def served_by(self) -> str:
-        """How a device gets onto the board."""
+        """Return the command that installs a device on the board."""
         by = {"ssh": "epic board install --host", "mpremote": "epic board install --port"}
         return by.get(self.install.by, "by hand")
 

@@ -25,7 +25,7 @@ from physics.normalise import normalise_velocity
 
 # Allowed increase of the decoded maps' mean absolute error by int8 (issue 2).
 MAX_MAE_COST_PERCENT = 3.0
-# Below this many test samples an error is said to be uncertain, and a model is not refused for it.
+# Test samples needed to refuse a model that is no better than the mean map; with fewer there is only a warning.
 MIN_TEST_SAMPLES = 64
 # TFLite-Micro's kernels round a few elements differently from LiteRT's (DESIGN section 6). After six layers, some
 # latent values differ by one step, and 7 in 100,000 by two. A wrong operator causes larger or more frequent

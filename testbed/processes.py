@@ -20,7 +20,7 @@ from testbed.errors import TestbedError
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to run a process's Python: command prefix and environment (None inherits this one's)."""
+    """Command prefix and environment of a process's Python; environment None inherits this one's."""
 
     command: tuple[str, ...]
     environment: dict[str, str] | None

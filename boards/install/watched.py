@@ -1,4 +1,4 @@
-"""How the start of an installed device went."""
+"""Outcome of the start of an installed device."""
 
 from __future__ import annotations
 

@@ -158,14 +158,14 @@ def released_section(data_dir: Path, models: Sequence[ModelSection], sha256: str
     """Return the configured or rolled-out release with the decoder ``sha256``.
 
     Raises:
-        AdaptationError: There is no such release any more.
+        AdaptationError: No configured or rolled-out release has this decoder.
         BundleError: A bundle is damaged.
     """
     for section in (*models, *rolled_out_sections(data_dir)):
         if load_bundle(section.bundle).manifest.get("decoder_sha256") == sha256:
             return section
     raise AdaptationError(
-        f"released decoder {sha256[:16]}…: in no [[model]] and no rollout any more; add its [[model]] again"
+        f"released decoder {sha256[:16]}…: expected in a [[model]] or a rollout, found in none; add its [[model]] again"
     )
 
 

@@ -84,7 +84,7 @@ def fetch(
 
 
 def _wait_for(store: RecordingStore, asked: list[Request], wait_s: float) -> list[Request]:
-    """Return the requests as they are when none is open any more, or after ``wait_s``."""
+    """Return the requests once all are closed, or after ``wait_s``."""
     deadline_s = time.monotonic() + wait_s
     keys = {request.key for request in asked}
     while True:

@@ -128,7 +128,7 @@ def _queue(settings: CentralConfig, request: RefinementRequest, as_json: bool) -
     from central.verification.refine_jobs import JobQueue
 
     data_dir = settings.central.data_dir
-    # What is missing is said now, not in the night.
+    # Report missing inputs now: the queue may run at night.
     inputs = read_inputs(data_dir, settings.model, request)
     with closing(JobQueue(data_dir)) as jobs:
         number = jobs.add(inputs)

@@ -62,7 +62,7 @@ class Slots:
 
     @property
     def has_former(self):
-        """Whether the spare folder holds the bundle that was in use before."""
+        """Return True if the spare folder holds the bundle that was in use before."""
         return self._state["former"] is not None
 
     @property
@@ -78,7 +78,7 @@ class Slots:
                 self._change(trial=self._state["trial"] + 1)
 
     def load(self, function, *arguments):
-        """What ``function`` returns; if it refuses the bundle in use, the board restarts with the one before.
+        """Return ``function``'s result; if it refuses the bundle in use, restart the board with the one before.
 
         So does an update that is refused on trial, and a bundle that was damaged since: the one before is its second
         copy. Without one, the error is raised.

@@ -215,7 +215,7 @@ class Spool:
         self._mark(ANSWERED, 0)
 
     def failed(self, failed_starts, text):
-        """Note durably with which error this start ends, unless it is the last one's."""
+        """Store the error with which this start ends, unless the last start ended with the same one."""
         text = "".join([letter if ord(letter) < 128 else "?" for letter in text[:MAX_ERROR_BYTES]])
         if text != self.last_error:
             self._mark(FAILED, failed_starts, text.encode())

@@ -284,7 +284,7 @@ class FolderSource:
                         found.append((time_us, path))
         if not found:
             raise GatherError(
-                f"event {event}: not kept any more, or never recorded here; while less than [source] keep_free_mib "
+                f"event {event}: removed, or never recorded here; while less than [source] keep_free_mib "
                 f"is free, the oldest of {SENT}/ are removed"
             )
         _, path = max(found)

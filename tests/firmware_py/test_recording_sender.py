@@ -226,7 +226,7 @@ def test_of_recordings_of_one_number_the_one_of_the_latent_is_found(tmp_path):
     assert found(tmp_path, 7, T_US)[0, 0, 0] == 1
     assert found(tmp_path, 7, T_US + 5_000_000)[0, 0, 0] == 2
     assert found(tmp_path, 2, T_US)[0, 0, 0] == 3
-    with pytest.raises(GatherError, match="event 2: not kept any more"):
+    with pytest.raises(GatherError, match="event 2: removed, or never recorded here"):
         found(tmp_path, 2, T_US + 1)
 
 

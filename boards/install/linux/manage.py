@@ -67,7 +67,7 @@ def read_start(shell: Shell) -> Watched:
             entry = json.loads(line)
             message = entry["message"]
         except (ValueError, TypeError, KeyError):
-            # What systemd says of the service, and the line with which the device gives up.
+            # systemd's lines about the service, and the line with which the device gives up.
             last = line.strip() or last
             error = last if last.startswith("error:") else error
             continue

@@ -311,7 +311,7 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
         InstallError: The installation is impossible.
     """
     check_fit(order.bundle, order.board, ("heap",))
-    # What is wrong with the request is said before the device is interrupted.
+    # Refuse a wrong request before the device is interrupted.
     contents(order)
     facts = _facts(prompt)
     check_identity(prompt.port, order.board, facts)
