@@ -14,6 +14,7 @@ from page_maps import put_map
 from waiting import wait_until
 
 import epic
+from central import cli
 from central.storage.journal import Journal
 
 
@@ -65,10 +66,16 @@ def test_list_as_json_says_what_each_newest_map_is(config, fill, capsys):
     assert [row["survey"] for row in json.loads(capsys.readouterr().out)] == [2]
 
 
-def test_list_for_people_has_a_line_an_event(config, fill, capsys):
+def test_list_for_people_has_a_line_an_event_and_fits_80_columns(config, fill, capsys, monkeypatch):
     fill(event=31)
+    summary = cli._summary
+    monkeypatch.setattr(cli, "_summary", lambda stored: {**summary(stored), "partial": True})
+    monkeypatch.setenv("COLUMNS", "80")
     assert central("list", "--config", config) == 0
-    assert "31" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    (row,) = (line.split() for line in shown.splitlines() if " 31 " in line)
+    assert row[:2] == ["1", "31"] and row[3:5] == ["0,1,2,3,4", "(partial)"] and row[-1].count(":") == 2
+    assert max(map(len, shown.splitlines())) <= 80 and "omitted" not in shown
 
 
 def test_list_of_an_empty_store_is_empty(config, capsys):

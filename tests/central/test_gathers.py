@@ -108,7 +108,7 @@ def test_the_commands_ask_list_and_drop(config, data_dir, gather, capsys):
     printed = capsys.readouterr()
     assert "asked" in printed.out and "budget a device and day: 1000 bytes, all day" in printed.out
     assert "no centre is running on this folder" in printed.err
-    assert "recordings that devices still have: device 0 of survey 1 1200\n" in printed.out
+    assert "recordings on the devices: device 0 of survey 1 has 1200\n" in printed.out
     with closing(RecordingStore(data_dir)) as store:
         (request,) = store.requests(only_open=True)
     assert (request.device, request.misfit_ppm, request.asked_by) == (2, 5000, "operator")
