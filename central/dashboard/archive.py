@@ -95,13 +95,12 @@ def preview(section: Section) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Account:
-    """A map's contribution to the totals: 1 or -1 where its event became, or ceased to be, partial or flagged."""
+    """A map's contribution to the totals; ``partial`` is 1 or -1 where its event became, or ceased to be, partial."""
 
     id: int
     survey: int
     new: bool
     partial: int
-    flagged: int
     received_bytes: int
     raw_bytes: int
 
@@ -235,23 +234,29 @@ class Archive:
         """Return what the first ``size`` maps after ``id`` contribute to the totals, in order of decoding."""
         with reported("store: cannot be read"):
             rows = self._database.execute(
-                f"SELECT rowid, survey, event, model_hash, last_record, partial, {FLAGGED}, provenance FROM map"
+                "SELECT rowid, survey, event, model_hash, last_record, partial, provenance FROM map"
                 " WHERE rowid > ? ORDER BY rowid LIMIT ?",
                 (id, size),
             ).fetchall()
             return [self._account(*row) for row in rows]
 
+    def count_flagged(self) -> int:
+        """Return the number of events whose newest map is flagged; a check may flag a map long after its decoding."""
+        with reported("store: cannot be read"):
+            query = f"SELECT count(*) FROM map WHERE {FLAGGED} = 1 AND {NEWEST}"
+            return int(self._database.execute(query).fetchone()[0])
+
     def _account(
         self, id: int, survey: int, event: int, model: bytes, last_record: int, *row: Any
     ) -> Account:
-        marks, provenance = row[:2], row[2]
+        partial, provenance = row
         before = f"survey = ? AND event = ? AND +rowid < ? ORDER BY {NEWEST_FIRST} LIMIT 1"
         earlier = self._database.execute(
-            f"SELECT partial, {FLAGGED}, last_record FROM map WHERE {before}", (survey, event, id)
+            f"SELECT partial, last_record FROM map WHERE {before}", (survey, event, id)
         ).fetchone()
-        if earlier and earlier[2] > last_record:
+        if earlier and earlier[1] > last_record:
             # Decoded later but from earlier records: not its event's newest map.
-            marks = earlier[:2]
+            partial = earlier[0]
         # A later map of the same model includes the earlier one's records.
         counted = self._database.execute(
             f"SELECT provenance, last_record FROM map WHERE model_hash = ? AND {before}",
@@ -264,8 +269,7 @@ class Archive:
             id,
             survey,
             new=earlier is None,
-            partial=marks[0] - (earlier[0] if earlier else 0),
-            flagged=marks[1] - (earlier[1] if earlier else 0),
+            partial=partial - (earlier[0] if earlier else 0),
             received_bytes=received - received_before,
             raw_bytes=raw - raw_before,
         )

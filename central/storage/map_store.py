@@ -143,8 +143,14 @@ class Store:
             )
         return revision
 
-    def amend(self, stored: StoredMap, name: str, value: Any) -> None:
+    def amend(self, stored: StoredMap, name: str, value: Any, flag: tuple[str, str] | None = None) -> None:
         """Add later findings to the provenance of a stored map.
+
+        Args:
+            stored: The map.
+            name: Entry of the provenance to set.
+            value: Its value, ready for JSON.
+            flag: Kind and reason; replaces the map's flag of that kind. An empty reason removes it.
 
         Raises:
             StoreError: The map cannot be updated.
@@ -155,7 +161,13 @@ class Store:
             row = self._database.execute(f"SELECT {MAP_COLUMNS} FROM map WHERE {where}", key).fetchone()
             if row is None:
                 raise StoreError(f"event {stored.event}, revision {stored.revision}: no longer in the store")
-            provenance = json.dumps({**stored_map(row).provenance, name: value})
+            content = {**stored_map(row).provenance, name: value}
+            if flag:
+                kind, reason = flag
+                others = [one for one in content.pop("flags", []) if not one.startswith(f"{kind}:")]
+                if found := [*others, *([f"{kind}: {reason}"] if reason else [])]:
+                    content["flags"] = found
+            provenance = json.dumps(content)
             checksum = row[-1] and _checksum((*row[:6], provenance, *row[7:-1]))
             self._database.execute(
                 f"UPDATE map SET provenance = ?, checksum = ? WHERE {where}", (provenance, checksum, *key)

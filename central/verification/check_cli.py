@@ -55,6 +55,8 @@ def check(
                 f"event {stored.event}, revision {stored.revision}: latents {one.latents:.2f} standard "
                 f"deviations off{misfit}"
             )
+            if one.flag and one.flag[1]:
+                typer.echo(f"event {stored.event} is flagged: {': '.join(one.flag)}")
     if as_json:
         typer.echo(json.dumps(rows))
     elif not rows:

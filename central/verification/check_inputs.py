@@ -18,6 +18,9 @@ from firmware_py.inference.bundle import Bundle, load_bundle
 from firmware_py.inference.companding import dequantise
 from physics.acquisition import Acquisition
 
+# Kind of a map's flag, for a large difference between modelled and recorded gather.
+MISFIT = "misfit"
+
 if TYPE_CHECKING:
     from models.inversion.latent_model import LatentModel
 

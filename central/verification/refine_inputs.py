@@ -20,6 +20,7 @@ from central.recordings.given import keep_given
 from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store, StoredMap
 from central.verification.check_inputs import (
+    MISFIT,
     CheckInputError,
     drawn_from,
     model_of,
@@ -157,7 +158,9 @@ def new_map(inputs: Inputs, refined: Refined) -> NewMap:
         "refined_us": now_us(),
     }
     # An earlier check of the starting map does not apply to this one.
-    kept = {name: value for name, value in start.provenance.items() if name != "consistency"}
+    kept = {name: value for name, value in start.provenance.items() if name not in ("consistency", "flags")}
+    if flags := [flag for flag in start.provenance.get("flags", []) if not flag.startswith(f"{MISFIT}:")]:
+        kept["flags"] = flags
     return NewMap(
         (start.survey, start.event, start.model_hash),
         inputs.last_record,

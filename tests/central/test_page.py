@@ -9,6 +9,7 @@ from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, latent_record
 from page_maps import put_map
 from starlette.testclient import TestClient
 
+from central.dashboard import totals
 from central.dashboard.app import Site, build_app
 from central.dashboard.archive import Archive
 from central.dashboard.feed import Feed
@@ -135,6 +136,26 @@ def test_partial_and_flagged_events_and_one_survey_alone(page, put):
         "raw_bytes": RAW_BYTES * (5 * SURVEY.n_receivers + 28),
         "counted": True,
     }
+
+
+def test_a_map_that_a_check_flags_later_is_counted_once_and_until_it_is_replaced(
+    page, put, data_dir, monkeypatch
+):
+    monkeypatch.setattr(totals, "FLAGGED_EVERY_S", 0.0)
+
+    def flagged():
+        return page.get("/api/totals").json()["flagged"]
+
+    put(1)
+    assert flagged() == 0
+    with closing(Store(data_dir)) as store:
+        store.amend(store.get(1), "consistency", {"gather": 1.2}, ("misfit", "1.20 to the recording"))
+        assert flagged() == 1
+        store.amend(store.get(1), "consistency", {"gather": 1.2}, ("misfit", "1.20 to the recording"))
+    assert flagged() == 1
+    assert page.get("/api/events/1/1").json()["maps"][0]["flags"] == ["misfit: 1.20 to the recording"]
+    put(1)
+    assert flagged() == 0
 
 
 def test_a_map_that_is_not_its_events_newest_adds_nothing_to_the_sums(page, put):

@@ -341,11 +341,29 @@ def test_a_check_by_the_recording_is_its_misfit(config, put, gather, spread, tmp
     assert newest(tmp_path).provenance["consistency"]["gather_by_receiver"][2] is None
 
 
+def test_a_map_that_explains_nothing_of_the_recording_is_flagged(config, put, spread, tmp_path, capsys):
+    put()
+    modelled = model_gathers(earth(0.0)[None, None], WAVES)[0]
+    np.save(tmp_path / "reversed.npy", -modelled)
+    assert check(7, "--config", config, "--gather", tmp_path / "reversed.npy") == 0
+    assert "event 7 is flagged: misfit: 2.00 to the recording (limit 0.5)" in capsys.readouterr().out
+    (flag,) = newest(tmp_path).provenance["flags"]
+    assert flag.startswith("misfit: 2.00 to the recording")
+    assert check(7, "--config", config) == 0
+    assert newest(tmp_path).provenance["flags"] == [flag], "a check by latents says nothing of it"
+    np.save(tmp_path / "right.npy", modelled)
+    assert check(7, "--config", config, "--gather", tmp_path / "right.npy") == 0
+    assert "flags" not in newest(tmp_path).provenance
+
+
 def test_a_refined_map_does_not_inherit_the_check_of_its_start(config, put, spread, tmp_path):
     put()
-    assert check(7, "--config", config) == 0
+    np.save(tmp_path / "reversed.npy", -model_gathers(earth(0.0)[None, None], WAVES)[0])
+    assert check(7, "--config", config, "--gather", tmp_path / "reversed.npy") == 0
+    assert newest(tmp_path).provenance["flags"]
     assert refine(7, "--config", config, "--iterations", 2) == 0
-    assert newest(tmp_path).revision == 2 and "consistency" not in newest(tmp_path).provenance
+    assert newest(tmp_path).revision == 2
+    assert not {"consistency", "flags"} & set(newest(tmp_path).provenance)
 
 
 def test_a_check_that_cannot_be_is_one_line(config, put, capsys):

@@ -66,13 +66,18 @@ def test_an_update_for_another_survey_fails_before_it_is_in_use(tmp_path, config
         make_release(tmp_path / "other", "other", ENCODER, acquisition={**survey, "dt_s": 0.004})
     )
 
+    refused = []
+
     def try_update(node):
         (updater,) = (handler for handler in node.handlers if isinstance(handler, Updater))
-        with pytest.raises(BundleError, match="another survey: dt_s differ"):
+        try:
             updater._test(other)
+        except BundleError as error:
+            refused.append(str(error))
 
     with FakeCentre() as centre:
         run_device(configure(centre.endpoint), try_update)
+    assert refused and "another survey: dt_s differ" in refused[0]
 
 
 def test_a_bundle_that_a_person_installed_and_that_cannot_start_is_an_error(tmp_path, configure):
