@@ -14,6 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from boards.lean_imports import skip_unused_packages
 from boards.quiet import import_without_greetings
 
 # Group -> (module with `app`, what it is for, extra of the package that it needs).
@@ -45,6 +46,7 @@ EXTRA_OF = {
 
 # Here and not in `main`: the processes that a command starts import this module alone.
 import_without_greetings("tensorflow")
+skip_unused_packages()
 
 
 if TYPE_CHECKING:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from boards.lean_imports import skip_unused_packages
+
 ENCODER, REPRESENTATIVE = "encoder.keras", "representative.npy"
 MODEL, REFUSAL = "encoder.tflite", "refusal.txt"
 
 
 def main(folder: Path) -> None:
     """Convert the encoder in ``folder``, whose batch axis is fixed at one, to full int8."""
+    skip_unused_packages()
     import tensorflow as tf
 
     from models.training.training import load_network
