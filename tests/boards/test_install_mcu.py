@@ -71,6 +71,7 @@ class Flash:
 @pytest.fixture
 def board(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(STAND_IN), prepend=":")
+    monkeypatch.setenv("STAND_IN_PYTHON", sys.executable)
     monkeypatch.setenv("BOARD", str(tmp_path))
     monkeypatch.setattr(mpremote, "RETRY_S", 0.01)
     monkeypatch.setattr(mpremote, "GONE_S", 0.0)
