@@ -34,7 +34,7 @@ SIZES = {
 class Bundles:
     """``bundles[name]`` is the folder of one of ``SIZES``, with the measured arena stated in the manifest.
 
-    A conversion starts a process that imports TensorFlow, so each is done once, for all test processes of a run.
+    A conversion imports TensorFlow, so each is done once, for all test processes of a run.
     """
 
     def __init__(self, root: Path) -> None:
@@ -52,17 +52,17 @@ class Bundles:
 
 def make_bundle(folder: Path, size: dict) -> None:
     import keras
+    from quantising import quantise_here
 
     from boards.fit import tflm
     from boards.fit.graph import read_graph
-    from convert.quantise import quantise
     from models.networks.encoder import EncoderConfig, Stage, build_encoder
 
     keras.utils.set_random_seed(0)
     stages = tuple(Stage(*stage) for stage in size["stages"])
     config = EncoderConfig(size["n_time"], 14, 5, size["latent"], stages, bottleneck=24)
     parts = np.random.default_rng(0).normal(scale=0.3, size=(2, config.n_time, 14, 5)).astype(np.float32)
-    model = quantise(build_encoder(config), parts)
+    model = quantise_here(build_encoder(config), parts)
     graph = read_graph(model)
     fields = {
         side: {"shape": list(tensor.shape), "scale": tensor.scale, "zero_point": tensor.zero_point}

@@ -72,12 +72,14 @@ def write_family(folder: Path, gather_name: str, map_name: str, n: int, seed: in
 
 @pytest.fixture(scope="session")
 def quantise_once():
-    """Conversions of the same network and inputs share one run of the converter, a process that imports TensorFlow.
+    """Conversions of the same network and inputs share one run of the converter, in the process of the tests.
 
-    test_quantise.py shows that it gives the same bytes each time.
+    test_quantise.py shows that it gives the same bytes each time, and in a process of its own.
     """
+    from quantising import quantise_here
+
     import convert.flow
-    from convert.quantise import quantise
+    import convert.quantise
 
     models: dict[tuple, bytes] = {}
 
@@ -85,7 +87,8 @@ def quantise_once():
         weights = b"".join(np.ascontiguousarray(one).tobytes() for one in encoder.get_weights())
         key = (encoder.to_json(), weights, representative.tobytes())
         if key not in models:
-            models[key] = quantise(encoder, representative)
+            convert.quantise._check(encoder, representative)
+            models[key] = quantise_here(encoder, representative)
         return models[key]
 
     with pytest.MonkeyPatch.context() as patched:

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from quantising import quantise_here
 
 from boards.fit import tflm
 from boards.fit.budget import SMALLEST
 from boards.fit.graph import read_graph
-from convert.quantise import quantise
 from models.networks.encoder import PRESETS, build_encoder, encoder_preset
 from physics.acquisition import Acquisition
 
@@ -30,7 +30,7 @@ def test_a_preset_fits_in_int8(name):
     keras.utils.set_random_seed(0)
     encoder = build_encoder(encoder_preset(name, SURVEY, 10))
     parts = np.random.default_rng(0).normal(scale=0.3, size=(2, 100, 14, 5)).astype(np.float32)
-    model = quantise(encoder, parts)
+    model = quantise_here(encoder, parts)
     arena_limit, file_limit = LIMITS[name]
     assert len(model) <= file_limit
     assert tflm.measure_arena_bytes(model) <= arena_limit

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from quantising import quantise_here
 
 from boards.fit.graph import GraphError, check_graph, read_graph
 from convert.errors import ConversionError, QuantisationError
@@ -35,7 +36,8 @@ def test_the_model_is_int8_static_and_of_allowed_operators(model):
 
 
 def test_the_same_network_and_data_give_the_same_bytes(encoder, model):
-    assert quantise(encoder, parts()) == model
+    """In a process of its own, and in that of the tests, where most of them convert."""
+    assert quantise_here(encoder, parts()) == model
 
 
 def test_the_rebuilt_network_computes_the_same(encoder):
@@ -48,7 +50,7 @@ def test_the_rebuilt_network_computes_the_same(encoder):
 def test_an_operator_outside_the_list_is_named():
     inputs = keras.Input((20, 10, 2))
     outputs = keras.layers.Flatten()(keras.activations.tanh(keras.layers.Conv2D(4, 3, strides=3)(inputs)))
-    model = quantise(keras.Model(inputs, outputs), parts())
+    model = quantise_here(keras.Model(inputs, outputs), parts())
     with pytest.raises(
         GraphError, match="operators TANH are not in the device runtime; it has ADD, AVERAGE_POOL_2D"
     ):

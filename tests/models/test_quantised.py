@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from quantising import quantise_here
 
 import models.networks.quantised
-from convert.quantise import quantise
 from firmware_py.inference import companding as compand
 from models.errors import TrainingError
 from models.networks.encoder import EncoderConfig, Stage, build_encoder
@@ -39,7 +39,7 @@ def converted(encoder):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(
-        model_content=quantise(encoder, PARTS),
+        model_content=quantise_here(encoder, PARTS),
         experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
         experimental_preserve_all_tensors=True,
     )
