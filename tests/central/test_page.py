@@ -74,6 +74,13 @@ def test_the_page_and_its_files_come_with_their_types_and_a_strict_policy(page):
         assert page.get(path, headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 
+def test_before_its_first_message_the_page_claims_nothing(page):
+    """It said that no device was heard while it loaded."""
+    text = page.get("/").text
+    assert text.count("Loading …") == 2
+    assert not any(claim in text for claim in ("No device has been heard", "first event", "appears here"))
+
+
 def test_no_file_of_the_page_names_another_host():
     from central.dashboard.app import STATIC
 

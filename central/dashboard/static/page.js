@@ -43,7 +43,10 @@ async function read(path, binary = false) {
 
 function hear(kind, content) {
   if (kind === "totals") showTotals((totals = content));
-  if (kind === "devices") refreshDevices((devices = content));
+  if (kind === "devices") {
+    $("d-none").textContent = "No device has been heard yet.";
+    refreshDevices((devices = content));
+  }
   if (kind === "rollout") showRollout((rollout = content));
   if (kind === "problem") alarm(content ? `The centre's store cannot be read: ${content}` : "");
   if (kind === "checked" && content) {
@@ -342,6 +345,7 @@ function showTotals(t) {
 let welcomed = false;
 /** No event yet: say what is missing, and how to add a device. */
 function welcome() {
+  $("s-title").textContent = running ? "Waiting for the first event" : "No event";
   wait(
     running
       ? "No event has come yet. The first map appears here by itself."
