@@ -322,7 +322,7 @@ class _Views:
 
     def devices(self, _: Request) -> Response:
         with closing(Archive(self._data_dir)) as archive:
-            return Json([shown(asdict(view)) for view in archive.devices(now_us())])
+            return Json([shown(asdict(view)) for view in archive.devices(self._site.running())])
 
     def rollout(self, _: Request) -> Response:
         with closing(RolloutStore(self._data_dir)) as store:

@@ -14,6 +14,7 @@ from central.fleet.device_views import DeviceView, read_devices
 from central.storage.database import NEWEST, NEWEST_FIRST, StoreError, connect, reported
 from central.storage.map_store import MAP_COLUMNS, DamagedMapError, StoredMap, read_map
 from central.storage.schema import CHECKED_US, FLAGGED
+from firmware_py.runtime.log import now_us
 
 MAX_SURVEY = 0xFFFF
 MAX_EVENT = 0xFFFFFFFF
@@ -225,10 +226,13 @@ class Archive:
             ).fetchone()
         return row and {"id": row[0], "at_us": row[1]}
 
-    def devices(self, at_us: int) -> list[DeviceView]:
-        """Return every known device, as of ``at_us``."""
+    def devices(self, running: bool) -> list[DeviceView]:
+        """Return every known device as of now; without a running centre, as of its last sign of a device."""
         with reported("devices: cannot be read"):
-            return read_devices(self._database, at_us)
+            views = read_devices(self._database, now_us())
+            if running or not views:
+                return views
+            return read_devices(self._database, max(view.last_heard_us for view in views))
 
     def drawn_after(self, id: int, size: int) -> list[Account]:
         """Return what the first ``size`` maps after ``id`` contribute to the totals, in order of decoding."""

@@ -107,7 +107,7 @@ class Feed:
             # A device's silence changes nothing in the store, so check it by time.
             if time.monotonic() >= self._slowly_at_s:
                 self._slowly_at_s = time.monotonic() + SLOWLY_S
-                self._say("devices", [brief(view) for view in self._devices(archive)])
+                self._say("devices", [brief(view) for view in archive.devices(self._running())])
                 self._say("rollout", next(map(rollout_dict, rollouts.rollouts()), None))
             self._say("problem", None)
             if stopping(LOOK_S):
@@ -116,13 +116,6 @@ class Feed:
     def _section(self, newest: Section) -> dict[str, Any]:
         stored = newest.stored
         return {**detail(newest), "recording": has_recording(self._data_dir, stored.survey, stored.event)}
-
-    def _devices(self, archive: Archive) -> list[DeviceView]:
-        """Return the devices as of now; without a running centre, as of its last sign of a device."""
-        views = archive.devices(now_us())
-        if self._running() or not views:
-            return views
-        return archive.devices(max(view.last_heard_us for view in views))
 
     def _say(self, kind: str, content: Any) -> bool:
         """Send a message to every listener if it differs from the last one; return True if it does."""

@@ -325,7 +325,7 @@ def test_the_history_of_a_device_comes_by_span(open_page, data_dir, tmp_path):
     assert stored["until_s"] == stored["samples"][0][0] + 10, "a stored history ends with its last sample"
 
 
-def test_devices_and_rollout(page, data_dir):
+def test_devices_and_rollout(page, open_page, data_dir):
     assert page.get("/api/devices").json() == []
     assert page.get("/api/rollout").json() == []
     with closing(Journal(data_dir)) as journal:
@@ -333,6 +333,8 @@ def test_devices_and_rollout(page, data_dir):
     (device,) = page.get("/api/devices").json()
     assert (device["survey"], device["device"], device["records"]) == (1, 2, 1)
     assert device["state"] == "silent"
+    (stored,) = open_page(running=False).get("/api/devices").json()
+    assert stored["state"] == "on time", "as on the page over stored maps: at the last sign of a device"
 
 
 def test_metrics_are_the_centres_for_whoever_may_see_the_page(page, open_page, put):

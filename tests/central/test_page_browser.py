@@ -399,7 +399,9 @@ def test_an_empty_centre_says_how_to_add_a_device(centre, browse):
         lambda: "No event has come yet" in browser.text("#s-wait"), timeout_s=60, what="what is missing"
     )
     assert browser.text("#s-title") == "Waiting for the first event"
-    wait_until(lambda: browser.text("#d-none") == "No device has been heard yet.", timeout_s=30, what="devices")
+    wait_until(
+        lambda: browser.text("#d-none") == "No device has been heard yet.", timeout_s=30, what="devices"
+    )
     assert browser.value("document.querySelector('#add-device').open")
     guide = browser.text("#add-device")
     assert "python -m firmware_py run --config node.toml" in guide
