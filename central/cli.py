@@ -157,8 +157,8 @@ def _print_table(found: Iterable[StoredMap]) -> None:
             ",".join(map(str, row["devices"])) + " (partial)" * row["partial"],
             f"{row['velocity_mean_mps']:.0f}",
             f"{row['uncertainty_mean_mps']:.0f}",
-            # Without the year: a partial map's row must fit 80 columns.
-            row["sampled"][5:19].replace("T", " "),
+            # Without seconds: a partial map's row must fit 80 columns.
+            row["sampled"][:16].replace("T", " "),
         )
         for row in map(_summary, found)
     ]
