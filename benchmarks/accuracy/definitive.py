@@ -2,61 +2,86 @@
 
     python benchmarks/accuracy/definitive.py --maps maps.npz [--pick NAME:INDEX ...] [--iterations 300]
                                              [--noise 0.01] [--prior blocky] [--model models/zoo/epic-small-128]
+    python benchmarks/accuracy/definitive.py --data test-set [--events 20] ...
 
 maps.npz holds arrays (n, nz, nx) of velocity in m/s, one a family. The gather of each map is modelled with the
-benchmark's scheme, --noise adds white noise of that share of its root mean square, and the released model predicts the
-first map from int8 latents. The table's seconds are processor time of this process on one thread.
+benchmark's scheme. --data takes samples of OpenFWI files, evenly from all families. --noise adds white noise of that
+share of the gather's root mean square, and the released model predicts the first map from int8 latents. The table's
+seconds are processor time of this process on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from refine import Refiner
+from refine import Event, Refiner, choose
 
 from models.inversion.waveform import PRIORS, invert
 from physics.modelling import model_gathers
 
 
+def picked(given: argparse.Namespace, refiner: Refiner) -> Iterator[tuple[str, Event]]:
+    """Yield the events of --maps with their names."""
+    maps = np.load(given.maps)
+    for name in given.pick or [f"{family}:0" for family in maps.files]:
+        family, index = name.split(":")
+        true_mps = np.asarray(maps[family][int(index)], np.float32).reshape(refiner.acquisition.map_shape[1:])
+        gather = model_gathers(true_mps[None, None], refiner.acquisition)[0]
+        yield name, noisy(refiner.event(family, gather, true_mps), given.noise, int(index), refiner)
+
+
+def drawn(given: argparse.Namespace, refiner: Refiner) -> Iterator[tuple[str, Event]]:
+    """Yield --events events of --data with their names."""
+    for number, event in enumerate(choose([given.data], given.events, False, refiner)):
+        yield f"{event.family}:{number}", noisy(event, given.noise, number, refiner)
+
+
+def noisy(event: Event, share: float, seed: int, refiner: Refiner) -> Event:
+    if share == 0.0:
+        return event
+    noise = np.random.default_rng(seed).normal(size=event.gather.shape)
+    strength = share * float(np.sqrt(np.mean(np.square(event.gather))))
+    return refiner.event(
+        event.family, event.gather + np.float32(strength) * noise.astype(np.float32), event.true_mps
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--maps", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--maps", type=Path)
+    source.add_argument("--data", type=Path)
     parser.add_argument("--pick", action="append", help="family:index; the first map of each family without")
+    parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--noise", type=float, default=0.0)
-    parser.add_argument("--prior", choices=PRIORS, default=PRIORS[0])
+    parser.add_argument("--prior", choices=tuple(PRIORS), default="blocky")
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     given = parser.parse_args()
-    maps, refiner = np.load(given.maps), Refiner(given.model)
+    refiner = Refiner(given.model)
     print(
         "| map | predicted, m/s | inverted, m/s | share | iterations | core s | misfit | uncertainty / error |"
     )
     print("|---|---|---|---|---|---|---|---|")
     shares = []
-    for name in given.pick or [f"{family}:0" for family in maps.files]:
-        family, index = name.split(":")
-        true_mps = np.asarray(maps[family][int(index)], np.float32).reshape(refiner.acquisition.map_shape[1:])
-        gather = model_gathers(true_mps[None, None], refiner.acquisition)[0]
-        rng = np.random.default_rng(int(index))
-        strength = float(np.sqrt(np.mean(np.square(gather))))
-        gather = gather + np.float32(given.noise * strength) * rng.normal(size=gather.shape).astype(
-            np.float32
-        )
-        event = refiner.event(family, gather, true_mps)
+    for name, event in picked(given, refiner) if given.maps else drawn(given, refiner):
         began_s = time.process_time()
         found = invert(
             event.velocity_mps,
             event.uncertainty_mps,
-            gather,
+            event.gather,
             refiner.acquisition,
             given.iterations,
             prior=given.prior,
         )
         seconds = time.process_time() - began_s
-        before, after = (float(np.abs(v - true_mps).mean()) for v in (event.velocity_mps, found.velocity_mps))
+        before, after = (
+            float(np.abs(v - event.true_mps).mean()) for v in (event.velocity_mps, found.velocity_mps)
+        )
         shares.append(after / before)
         print(
             f"| {name} | {before:.1f} | {after:.1f} | {100 * after / before:.0f} % | {found.iterations} | "

@@ -3,10 +3,13 @@
 Let r be the difference between the modelled and the recorded gather, and W the inverse of the recording's local
 strength (and of its noise). The objective is
 
-    mean of |W lowpass(r)|^2 / 2 + TOTAL_VARIATION_SHARE * (its first value) * (total variation) / (its first value)
+    mean of |W lowpass(r)|^2 / 2 + share * (misfit) / (roughness) * (roughness of the map)
 
-It is minimised by SciPy's L-BFGS-B, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al.
-1995, Geophysics 60).
+where the misfit is the first term, and its ratio to the roughness is that of the latest map. So a map gets rougher
+only if that lowers the misfit ``share`` times as much, relative to both. It is minimised by ``Descent``, first for the
+lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995, Geophysics 60). A few shares compete at the
+start: the one that leaves the least misfit goes on. Maps of few sharp layers want a large share, and others diverge
+with it (docs/results/definitive.md).
 
 The gradient is the exact adjoint of the benchmark's scheme (docs/decisions/0022).
 """
@@ -18,120 +21,37 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.optimize import minimize
 
-from models.inversion.refinement import OnIteration, Refined, smoothing, total_variation
+from models.inversion.quasi_newton import Descent, Point
+from models.inversion.recording import Lowpass, Recording, RecordingMisfit
+from models.inversion.refinement import OnIteration, Refined
+from models.inversion.roughness import Roughness
 from physics.acquisition import Acquisition
 from physics.engines.openfwi_adjoint import misfit_and_gradient
-from physics.errors import ModellingError
 from physics.modelling import model_gathers
 
-PRIORS = ("blocky", "smooth")
-# Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), and the share of all
-# iterations that are done at its end.
-STAGES: tuple[tuple[float | None, float], ...] = ((0.27, 0.15), (0.47, 0.3), (None, 1.0))
+# Contrast in m/s below which a step costs its square instead of its height.
+PRIORS = {"blocky": 20.0, "smooth": 300.0}
+# Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), the share of all iterations
+# that are done at its end, and the factor of the roughness's share.
+STAGES: tuple[tuple[float | None, float, float], ...] = (
+    (0.27, 0.12, 1.0),
+    (0.47, 0.25, 1 / 3),
+    (None, 1.0, 1 / 10),
+)
+# Shares of the roughness that compete at the start. The last one is used where there are too few iterations.
+SHARES = (10.0, 3.0, 1.0)
+# Iterations of each competing share: at most, and one of how many.
+TRIAL_ITERATIONS, LEAST_TRIALS = 20, 15
 # Stages with fewer iterations are skipped, because they would not begin to converge.
 LEAST_STAGE_ITERATIONS = 5
-# Iterations between two weightings of the roughness, so that its weight falls with the misfit.
-REWEIGH_ITERATIONS = 150
-# Weight of the roughness at the start of these iterations, as a share of the misfit at that point.
-TOTAL_VARIATION_SHARE = 0.3
-# The roughness at that point counts as at least this much a cell, in m/s, so that a uniform map may get layers.
-LEAST_CONTRAST_MPS = 5.0
-# Contrasts below this value, m/s, are penalised quadratically.
-CONTRAST_MPS = 20.0
-# Correlation length of the change under the smooth prior, in cells.
-SMOOTH_CELLS = 1.5
 # Unit of change, m/s, at the top and at the bottom of the map: weaker waves reach deep cells.
 UNIT_MPS = (100.0, 450.0)
-# Floor of the local strength, relative to its maximum; it limits the amplification of weak parts.
-WEIGHT_FLOOR = 1e-3
-# Periods of the wavelet, and traces, over which the strength of the recording is averaged.
-STRENGTH_PERIODS, STRENGTH_TRACES = 0.6, 3.0
-# Least noise, relative to the recording's root mean square: the accuracy of float32 modelling.
-LEAST_NOISE = 2e-5
-# Amplitude errors of the wavelet beyond this are corrected. An imperfect shallow map causes errors below it.
-AMPLITUDE_TOLERANCE = 0.05
 # Share of the first map's standard deviation that an inversion leaves at least: about the share of the error that it
 # leaves (docs/results/definitive.md).
 UNEXPLAINED_SHARE = 0.6
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
-
-
-@dataclass
-class Recording:
-    """A recorded gather as the inversion uses it.
-
-    Attributes:
-        gather: ``(S, T, R)`` float64 without its dead traces, which are zero here.
-        live: 1 where a sample counts, 0 in dead traces and where a device is missing; ``(S, T, R)``.
-        noise: Standard deviation of the noise.
-        amplitude: Of the wavelet, relative to the survey's; the gather is divided by it.
-    """
-
-    gather: np.ndarray
-    live: np.ndarray
-    noise: float
-    amplitude: float = 1.0
-
-    @classmethod
-    def of(cls, recorded: np.ndarray, acquisition: Acquisition) -> Recording:
-        """Find the noise before the first arrivals and the dead traces (not finite or all zero).
-
-        Raises:
-            ModellingError: Every trace is dead.
-        """
-        gather = np.asarray(recorded, np.float64)
-        alive = np.isfinite(gather).all(axis=1, keepdims=True)
-        gather = np.where(alive, gather, 0.0)
-        alive &= (gather != 0.0).any(axis=1, keepdims=True)
-        if not alive.any():
-            raise ModellingError("inversion: expected a recording with at least one live trace, got none")
-        live = np.repeat(alive, gather.shape[1], axis=1).astype(np.float64)
-        # Some of the benchmark's files end with a row of zeros.
-        live[:, -1] *= (gather[:, -1] != 0.0).any()
-        strength = np.sqrt(np.sum(np.square(gather)) / max(live.sum(), 1.0))
-        quiet = gather[_before_arrivals(acquisition) & (live > 0)]
-        noise = float(np.sqrt(np.mean(np.square(quiet)))) if quiet.size >= 50 else 0.0
-        return cls(gather, live, max(noise, LEAST_NOISE * strength))
-
-    def scaled_to(self, modelled: np.ndarray) -> Recording:
-        """Return the recording scaled to a wavelet of unit amplitude, by the energy of a modelled gather."""
-        energy = np.sum(np.square(modelled) * self.live)
-        amplitude = float(np.sqrt(np.sum(np.square(self.gather)) / energy)) if energy else 1.0
-        if amplitude == 0.0 or abs(amplitude - 1.0) <= AMPLITUDE_TOLERANCE:
-            return self
-        return Recording(self.gather / amplitude, self.live, self.noise / amplitude, amplitude)
-
-    def weights(self, lowpass: Lowpass) -> np.ndarray:
-        """Return the inverse local strength of the low-passed recording, ``(S, T, R)``; it amplifies late arrivals."""
-        energy = np.square(lowpass(self.gather))
-        energy = gaussian_filter1d(energy, lowpass.period_samples * STRENGTH_PERIODS, axis=1, mode="nearest")
-        strength = np.sqrt(gaussian_filter1d(energy, STRENGTH_TRACES, axis=2, mode="nearest"))
-        return self.live / (strength + WEIGHT_FLOOR * strength.max() + self.noise)
-
-    def chi_squared(self, modelled: np.ndarray) -> float:
-        """Return the mean squared residual in units of the noise."""
-        off = np.square((modelled - self.gather) / self.noise)
-        return float(np.sum(off * self.live) / self.live.sum())
-
-
-class Lowpass:
-    """Zero-phase Gaussian low-pass along time, which is its own adjoint. ``cut_hz`` None passes everything."""
-
-    def __init__(self, acquisition: Acquisition, cut_hz: float | None) -> None:
-        a = acquisition
-        self.period_samples = 1.0 / (a.peak_frequency_hz * a.dt_s)
-        self._n = 2 * a.n_time
-        frequency_hz = np.fft.rfftfreq(self._n, a.dt_s)
-        self._gain = None if cut_hz is None else np.exp(-np.square(frequency_hz / cut_hz) / 2)
-
-    def __call__(self, gather: np.ndarray) -> np.ndarray:
-        if self._gain is None:
-            return gather
-        spectrum = np.fft.rfft(gather, self._n, axis=1) * self._gain[None, :, None]
-        return np.fft.irfft(spectrum, self._n, axis=1)[:, : gather.shape[1]]
 
 
 def invert(
@@ -151,11 +71,12 @@ def invert(
         uncertainty_mps: Its standard deviation ``(nz, nx)`` in m/s.
         recorded: Gather ``(S, T, R)``. Traces of a dead receiver or a missing device are NaN or zero.
         acquisition: The survey.
-        iterations: Total over all frequencies.
+        iterations: Total over all frequencies and competing shares.
         on_iteration: Called with the iterations done, the misfit relative to the recording's local strength, and the
-            map.
-        prior: "blocky" (total variation) or "smooth" (changes correlated over ``SMOOTH_CELLS``).
-        resume_from: Map ``(nz, nx)`` and iterations done of an interrupted inversion, from ``on_iteration``.
+            map. While shares compete, misfit and map are those before the competition.
+        prior: "blocky" (layers and faults) or "smooth".
+        resume_from: Map ``(nz, nx)`` and iterations done of an interrupted inversion, from ``on_iteration``. The shares
+            compete again.
 
     Returns:
         The map with the lowest broadband misfit, its uncertainty, and what was done.
@@ -171,36 +92,34 @@ def invert(
     recording = Recording.of(recorded, a)
     gather = _modelled(start, a)
     recording = recording.scaled_to(gather)
-    broadband = _Misfit(a, recording, Lowpass(a, None))
-    size = broadband.value
-    run = _Run(a, recording, prior, on_iteration, modelled=1)
-    first = best = (size(gather), start, gather)
-    now, gather_now = start, gather
+    broadband = RecordingMisfit(a, recording, Lowpass(a, None))
+    run = _Run(a, recording, Roughness(start.shape, PRIORS[prior]), on_iteration)
+    first = best = (broadband.value(gather), start, gather)
+    now, chi_squared = start, recording.chi_squared(gather)
     if resume_from:
-        now, run.iterations = np.asarray(resume_from[0], np.float64), resume_from[1]
-        gather_now = _modelled(now, a)
-        if size(gather_now) < best[0]:
-            best = (size(gather_now), now, gather_now)
-    for fraction, end in STAGES:
-        lowpass = Lowpass(a, None if fraction is None else fraction * a.peak_frequency_hz)
-        least = 1 if fraction is None else LEAST_STAGE_ITERATIONS
-        while round(end * iterations) - run.iterations >= least and recording.chi_squared(gather_now) > 1.0:
-            count, done = min(round(end * iterations) - run.iterations, REWEIGH_ITERATIONS), run.iterations
-            now = run.stage(now, gather_now, lowpass, count)
-            gather_now = _modelled(now, a)
-            run.modelled += 1
-            if size(gather_now) < best[0]:
-                best = (size(gather_now), now, gather_now)
-            if run.iterations == done:
-                break
-    gained = best[0] < first[0]
+        now, run.done = np.asarray(resume_from[0], np.float64), resume_from[1]
+        gather = _modelled(now, a)
+        best = min(best, (broadband.value(gather), now, gather), key=lambda found: found[0])
+    trial = min(iterations // LEAST_TRIALS, TRIAL_ITERATIONS)
+    trial = trial if trial >= LEAST_STAGE_ITERATIONS else 0
+    for fraction, end, factor in STAGES:
+        trials = len(SHARES) * trial
+        count = trials + round(end * (iterations - trials)) - run.done
+        if count < (1 if fraction is None else LEAST_STAGE_ITERATIONS) or chi_squared <= 1.0:
+            continue
+        cut_hz = None if fraction is None else fraction * a.peak_frequency_hz
+        now = run.stage(now, Lowpass(a, cut_hz), factor, count, trial)
+        gather = _modelled(now, a)
+        run.modelled += 1
+        chi_squared = recording.chi_squared(gather)
+        best = min(best, (broadband.value(gather), now, gather), key=lambda found: found[0])
     uncertainty = np.asarray(uncertainty_mps, np.float64)
-    if gained:
+    if best[0] < first[0]:
         uncertainty = _posterior(best[1], best[2], recording, broadband.weights, uncertainty, a)
     return Refined(
         velocity_mps=best[1].astype(np.float32),
         uncertainty_mps=uncertainty.astype(np.float32),
-        iterations=run.iterations,
+        iterations=run.done,
         modelled=run.modelled,
         objective=(first[0], best[0]),
         misfit=(float(np.sqrt(2 * first[0])), float(np.sqrt(2 * best[0]))),
@@ -208,7 +127,7 @@ def invert(
         settings={
             "prior": prior,
             "stages": STAGES,
-            "total_variation_share": TOTAL_VARIATION_SHARE,
+            "roughness_share": run.share,
             "noise": recording.noise,
             "chi_squared": recording.chi_squared(best[2]),
             "amplitude": recording.amplitude,
@@ -219,96 +138,68 @@ def invert(
 
 @dataclass
 class _Run:
-    """Iterations of one inversion."""
+    """Iterations of one inversion.
+
+    Attributes:
+        done: Iterations so far.
+        share: Of the roughness before a stage's factor; None before the shares have competed.
+        modelled: Gathers modelled so far.
+    """
 
     acquisition: Acquisition
     recording: Recording
-    prior: str
+    roughness: Roughness
     on_iteration: OnIteration
-    modelled: int = 0
-    iterations: int = 0
+    done: int = 0
+    share: float | None = None
+    modelled: int = 1
 
-    def stage(self, start: np.ndarray, gather: np.ndarray, lowpass: Lowpass, iterations: int) -> np.ndarray:
-        """Run up to ``iterations`` from ``start`` with its gather; return the map found."""
-        a, unit = self.acquisition, _units(self.acquisition)
-        along_z, along_x = (
-            smoothing(n, SMOOTH_CELLS) if self.prior == "smooth" else np.eye(n) for n in start.shape
-        )
-        misfit = _Misfit(a, self.recording, lowpass)
-        roughness_now = total_variation(start, CONTRAST_MPS)[0]
-        value_now = misfit.value(gather)
-        roughness_weight = 0.0
-        if self.prior == "blocky":
-            roughness_weight = (
-                TOTAL_VARIATION_SHARE * value_now / max(roughness_now, LEAST_CONTRAST_MPS * start.size)
-            )
-        latest = [value_now]
+    def stage(
+        self, start: np.ndarray, lowpass: Lowpass, factor: float, iterations: int, trial: int
+    ) -> np.ndarray:
+        """Run up to ``iterations`` from ``start`` and return the map.
 
-        def to_map(x: np.ndarray) -> np.ndarray:
-            return start + unit * (along_z @ x.reshape(start.shape) @ along_x.T)
+        Args:
+            start: ``(nz, nx)`` in m/s.
+            lowpass: Of the misfit.
+            factor: Of the roughness's share.
+            iterations: Of the stage, with those of the competing shares.
+            trial: Iterations of each share that competes; 0 for no competition.
+        """
+        a = self.acquisition
+        misfit = RecordingMisfit(a, self.recording, lowpass)
+        descent = Descent(misfit, self.roughness, _units(a), (a.velocity_min_mps, a.velocity_max_mps))
+        point, end = Point.at(start, misfit), self.done + iterations
+        self.modelled += 1
+        if self.share is None and 0 < len(SHARES) * trial <= iterations:
+            tried = [self._descend(descent, misfit, point, factor * share, trial, point) for share in SHARES]
+            best = min(range(len(SHARES)), key=lambda n: tried[n].misfit)
+            point, self.share = tried[best], SHARES[best]
+        share = SHARES[-1] if self.share is None else self.share
+        return self._descend(descent, misfit, point, factor * share, end - self.done).velocity
 
-        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+    def _descend(
+        self,
+        descent: Descent,
+        misfit: RecordingMisfit,
+        point: Point,
+        share: float,
+        iterations: int,
+        told: Point | None = None,
+    ) -> Point:
+        """Run up to ``iterations`` from a point; ``told`` is the point that callers hear of instead."""
+        for _ in range(iterations):
+            found = descent.step(point, share)
+            if found is None:
+                break
+            point = found
+            self.done += 1
             self.modelled += 1
-            free = to_map(x)
-            velocity = np.clip(free, a.velocity_min_mps, a.velocity_max_mps)
-            value, gradient = misfit(velocity)
-            latest[0] = value
-            if roughness_weight:
-                roughness, by_map = total_variation(velocity, CONTRAST_MPS)
-                value += roughness_weight * roughness
-                gradient = gradient + roughness_weight * by_map
-            gradient = np.where(velocity == free, gradient, 0.0)
-            by_x = along_z.T @ (unit * gradient) @ along_x
-            # Scaled by the stage's first value, because SciPy's tolerances are absolute near zero.
-            return value / value_now, by_x.ravel() / value_now
-
-        def after_iteration(x: np.ndarray) -> None:
-            self.iterations += 1
-            velocity = np.clip(to_map(x), a.velocity_min_mps, a.velocity_max_mps)
-            self.on_iteration(self.iterations, float(np.sqrt(2 * latest[0])), velocity)
+            shown = told or point
+            self.on_iteration(self.done, float(np.sqrt(2 * shown.misfit)), shown.velocity)
             if misfit.chi_squared <= 1.0:
-                raise StopIteration
-
-        found = minimize(
-            objective,
-            np.zeros(start.size),
-            jac=True,
-            method="L-BFGS-B",
-            callback=after_iteration,
-            options={"maxiter": iterations, "maxcor": 20, "maxls": 10, "ftol": 1e-9, "gtol": 1e-12},
-        )
-        return np.clip(to_map(found.x), a.velocity_min_mps, a.velocity_max_mps)
-
-
-class _Misfit:
-    """Value and derivative per m/s of a map's data misfit; ``chi_squared`` is that of the latest map."""
-
-    def __init__(self, acquisition: Acquisition, recording: Recording, lowpass: Lowpass) -> None:
-        self._acquisition = acquisition
-        self._recording = recording
-        self._lowpass = lowpass
-        self.weights = recording.weights(lowpass)
-        self.chi_squared = np.inf
-
-    def value(self, gather: np.ndarray) -> float:
-        """Return the misfit of a modelled gather ``(S, T, R)``."""
-        residual = self.weights * self._lowpass(gather - self._recording.gather)
-        return float(np.sum(np.square(residual)) / (2 * self._recording.live.sum()))
-
-    def __call__(self, velocity: np.ndarray) -> tuple[float, np.ndarray]:
-        recording, count = self._recording, self._recording.live.sum()
-        gather = np.zeros(recording.gather.shape)
-
-        def one(source: int, record: np.ndarray) -> tuple[float, np.ndarray]:
-            gather[source] = record
-            weights = self.weights[source]
-            residual = weights * self._lowpass((record - recording.gather[source])[None])[0]
-            value = float(np.sum(np.square(residual)) / (2 * count))
-            return value, self._lowpass((weights * residual)[None])[0] / count
-
-        found = misfit_and_gradient(velocity, self._acquisition, one)
-        self.chi_squared = recording.chi_squared(gather)
-        return found
+                break
+        return point
 
 
 def _posterior(
@@ -358,10 +249,3 @@ def _units(a: Acquisition) -> np.ndarray:
     unit[0] *= 0.3
     unit[:, [0, -1]] *= 0.5
     return unit
-
-
-def _before_arrivals(a: Acquisition) -> np.ndarray:
-    """Return a mask of samples ``(S, T, R)`` before any possible arrival within the survey's velocity bounds."""
-    offsets_m = np.abs(np.subtract.outer(a.source_cells, a.receiver_cells)) * a.dx_m
-    times_s = np.arange(a.n_time) * a.dt_s
-    return times_s[None, :, None] < (0.8 * offsets_m / a.velocity_max_mps)[:, None, :]
