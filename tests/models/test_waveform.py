@@ -5,7 +5,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from small_waves import WAVES, earth, uncertainty
 
-from models.inversion.waveform import Lowpass, Recording, invert
+from models.inversion import waveform
+from models.inversion.recording import Lowpass, Recording
+from models.inversion.waveform import invert
 from physics.errors import ModellingError
 from physics.modelling import model_gathers
 
@@ -55,6 +57,23 @@ def test_an_interrupted_inversion_goes_on_from_its_map(gather):
     assert told[0][0] == 13 and told[-1][0] == result.iterations <= 30
     # The misfit is still relative to the predicted map's.
     assert result.misfit[0] == found(gather, 1).misfit[0] and result.misfit[1] < 0.5 * result.misfit[0]
+
+
+@pytest.mark.parametrize("shares", [(1e4, 1.0), (1.0, 1e4)])
+def test_shares_of_the_roughness_compete_by_the_misfit_they_leave(gather, shares, monkeypatch):
+    """One of them makes the map flat; callers do not hear of its map."""
+    monkeypatch.setattr(waveform, "SHARES", shares)
+    told = []
+    result = found(gather, 75, on_iteration=lambda *now: told.append(now))
+    assert result.settings["roughness_share"] == 1.0
+    assert [done for done, _, _ in told] == list(range(1, result.iterations + 1))
+    assert all(np.array_equal(map_mps, START) for _, _, map_mps in told[:5])
+    assert not np.array_equal(told[-1][2], START)
+    assert result.gained and likeness(result.velocity_mps) > 0.5
+
+
+def test_few_iterations_are_not_spent_on_a_competition(gather):
+    assert found(gather, 12).settings["roughness_share"] is None
 
 
 def test_dead_receivers_and_a_missing_device_are_left_out(gather):
