@@ -245,8 +245,8 @@ def test_latents_that_are_gone_are_one_line(config, put, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read as .npy"),
-        (b"no array", "cannot be read as .npy"),
+        (None, "it cannot be read (No such file"),
+        (b"no array", "it cannot be read (damaged, or of another format)"),
         (np.zeros((3, 100, 6), np.float32), "expected one gather (2, 100, 6)"),
         (np.full((2, 100, 6), np.inf, np.float32), "expected finite numbers; mend the recording"),
         (np.full((2, 100, 6), np.nan, np.float32), "expected at least one live trace, got NaN only"),
