@@ -5,6 +5,7 @@ anything is sent. Where a power cut can take the newest slots of a spool, the nu
 """
 
 import os
+import sys
 
 from firmware_py.micropython.errors import SetupError
 
@@ -81,6 +82,7 @@ class BootCount:
             self._file.read(1)
             if _read_number(self._path, self._at(boot % 2)) != boot:
                 self._file.flush()
+            sync()
         except OSError as error:
             raise BootError("%s: cannot be written (%r); replace the medium" % (self._path, error)) from None
 
@@ -116,6 +118,16 @@ def _number(copy):
         return int(first) if first == second else 0
     except ValueError:
         return 0
+
+
+def sync():
+    """Write what the port's driver of FAT holds back; on stm32 that is an erase block, for up to a second."""
+    if _sync:
+        _sync()
+
+
+# Not a computer's, which would write all of its disks.
+_sync = getattr(os, "sync", None) if sys.implementation.name == "micropython" else None
 
 
 def exists(path):

@@ -6,7 +6,7 @@ Every key and its default; a key without one must be there:
      "bundle": "bundle", "secret": "device-0.mac", "insecure": false,
      "link": {"kind": "uart", "port": 1, "baud": 115200, "window": 8, "resend_ms": 2000},
      "source": {"kind": "replay", "path": "gathers.npy", "step": 0.001, "interval_ms": 0},
-     "spool": {"kind": "file", "path": "", "records": 256, "start": 0, "bytes": 0},
+     "spool": {"kind": "file", "path": "", "records": 256, "stride": 512, "start": 0, "bytes": 0},
      "health": {"interval_s": 60},
      "update": {"key": "", "trial_s": 600}}
 
@@ -16,8 +16,8 @@ Every key and its default; a key without one must be there:
 network already. ``source`` kinds are replay, and module, with ``name`` in the place of ``path``,
 ``step`` and ``interval_ms``: see ``source.py``. ``spool`` kinds are file, littlefs, flash and card, see ``store.py``;
 without ``path``, file is spool.bin and littlefs the folder spool. ``records`` holds for a new spool; a file or folder
-that is there keeps its size until it is removed. Without ``key``, the file of a public signing key, no updates are
-taken.
+that is there keeps its size until it is removed. ``stride`` is the distance of a file's slots in bytes. Without
+``key``, the file of a public signing key, no updates are taken.
 """
 
 import binascii
@@ -41,7 +41,7 @@ _SECTIONS = {
         "resend_ms": 2000,
     },
     "source": {"kind": _NEEDED, "path": "", "step": 0.0, "interval_ms": 0, "name": ""},
-    "spool": {"kind": "file", "path": "", "records": 256, "start": 0, "bytes": 0},
+    "spool": {"kind": "file", "path": "", "records": 256, "stride": 512, "start": 0, "bytes": 0},
     "health": {"interval_s": 60},
     "update": {"key": "", "trial_s": 600},
 }
@@ -60,6 +60,7 @@ _RANGES = (
     ("link", "resend_ms", 50, 30_000),
     ("source", "interval_ms", 0, 86_400_000),
     ("spool", "records", 2, 65535),
+    ("spool", "stride", 512, 65536),
     ("spool", "start", 0, 0x7FFF_FFFF),
     ("spool", "bytes", 0, 0x7FFF_FFFF),
     ("health", "interval_s", 1, 86_400),

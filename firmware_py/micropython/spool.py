@@ -161,7 +161,8 @@ class Spool:
                 % ((self._store.place,) + owner + self._owner + (_WIPE,))
             )
         (slots,) = struct.unpack_from("<H", self.buffer, SIZE_AT)
-        if self._store.raw and slots != self.n:
+        # A file of before 2026-12 has no count.
+        if slots != self.n and (slots or self._store.raw):
             raise OwnerError(
                 "%s: holds a spool of %d slots, device.json asks for %d; set it back, or if its records may go: %s"
                 % (self._store.place, slots, self.n, _WIPE)

@@ -19,12 +19,12 @@ On return from ``write`` the slot survives a power cut.
     {"kind": "flash", "start": 4194304, "bytes": 262144}      range of pyb.Flash or rp2.Flash
     {"kind": "card", "path": "", "records": 4096}             machine.SDCard(), or open_device() of the module "path"
     {"kind": "littlefs", "path": "spool", "records": 256}     folder of files that are appended to
-    {"kind": "file", "path": "spool/records", "records": 256}
+    {"kind": "file", "path": "spool/records", "records": 256, "stride": 4096}
 """
 
 import os
 
-from firmware_py.micropython.boot_counter import COPY_BYTES, BootCount, exists
+from firmware_py.micropython.boot_counter import COPY_BYTES, BootCount, exists, sync
 from firmware_py.micropython.config import ConfigError, load_config
 
 SLOT_BYTES = 512
@@ -204,10 +204,19 @@ class FileStore(Store):
     rewrites is the directory entry, and a cut there would lose the folder, so there is none where the file system
     can do without. ``.starts`` and ``.pad`` lie before and behind the file, so that a torn erase block of 4096 bytes
     holds nothing else. A file keeps its size, whatever ``records`` is.
+
+    Slots begin ``stride`` bytes apart. With a stride of an erase block, 4096, a torn one holds no second slot. At 512,
+    it takes the stored records of 8 slots along.
+
+    Raises:
+        ConfigError: The stride is no multiple of a slot.
     """
 
-    def __init__(self, path, records):
+    def __init__(self, path, records, stride=SLOT_BYTES):
         self.place = path
+        if stride % SLOT_BYTES:
+            raise ConfigError("spool: stride %d: expected a multiple of %d" % (stride, SLOT_BYTES))
+        self._stride = stride
         try:
             size = os.stat(path)[6]
         except OSError:
@@ -217,13 +226,13 @@ class FileStore(Store):
         if folder and not folder.startswith("/") and not exists(folder):
             os.mkdir(folder)
         self._starts = BootCount(path + ".starts")
-        if size == 0 or size % SLOT_BYTES:
+        if size == 0 or size % stride:
             # Under a temporary name: half a file must not be taken for a small spool.
-            _fill(path + ".new", records)
+            _fill(path + ".new", records * stride)
             _rename(path + ".new", path)
-            _fill(path + ".pad", COPY_BYTES // SLOT_BYTES)
-            size = records * SLOT_BYTES
-        self.slots = size // SLOT_BYTES
+            _fill(path + ".pad", COPY_BYTES)
+            size = records * stride
+        self.slots = size // stride
         self.last_boot = self._starts.last
         self._file = open(path, "r+b", 0)
         self._byte = bytearray(1)
@@ -235,26 +244,27 @@ class FileStore(Store):
         self._starts.write(boot)
 
     def read(self, slot, buffer):
-        self._file.seek(slot * SLOT_BYTES)
+        self._file.seek(slot * self._stride)
         return self._file.readinto(buffer) == SLOT_BYTES
 
     def write(self, slot, buffer):
-        self._file.seek(slot * SLOT_BYTES)
+        self._file.seek(slot * self._stride)
         self._file.write(buffer)
         # A sector that is larger than a slot leaves the file's buffer when another is read.
-        self._file.seek((slot + self.slots // 2) % self.slots * SLOT_BYTES)
+        self._file.seek((slot + self.slots // 2) % self.slots * self._stride)
         self._file.readinto(self._byte)
         if self._flushes is None:
             self._flushes = not self._is_stored(slot, buffer)
         if self._flushes:
             self._file.flush()
+        sync()
         return True
 
     def _is_stored(self, slot, buffer):
         """Return True if another file handle reads back what was just written."""
         try:
             with open(self.place, "rb") as file:
-                file.seek(slot * SLOT_BYTES)
+                file.seek(slot * self._stride)
                 return file.read(SLOT_BYTES) == buffer
         except OSError:
             return False
@@ -283,7 +293,7 @@ def open_store(section):
         return CardStore(_card(path), "card", section["records"])
     if kind == "littlefs":
         return LittlefsStore(path or "spool", section["records"])
-    return FileStore(path or "spool.bin", section["records"])
+    return FileStore(path or "spool.bin", section["records"], section["stride"])
 
 
 def wipe(path="device.json"):
@@ -351,10 +361,10 @@ def _remove_folder(folder):
         os.rmdir(folder)
 
 
-def _fill(path, slots):
+def _fill(path, size):
     blank = bytes(SLOT_BYTES)
     with open(path, "wb") as file:
-        for _ in range(slots):
+        for _ in range(size // SLOT_BYTES):
             file.write(blank)
 
 

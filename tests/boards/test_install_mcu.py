@@ -311,6 +311,33 @@ def test_the_spool_s_place_is_the_board_s_best_and_its_cost_is_said(
     assert set(board.files()) == BARE | {name for name in before if name != "spool.bin"}
 
 
+@pytest.mark.parametrize(
+    ("there_bytes", "free_bytes", "stride", "said"),
+    [
+        (None, 4_000_000, 4096, "loses nothing that was stored"),
+        (None, 900_000, 512, "may lose the 8 stored ones of its erase block"),
+        (256 * 512, 4_000_000, 512, "may lose the 8 stored ones of its erase block"),
+        (256 * 4096, 300_000, 4096, "loses nothing that was stored"),
+    ],
+    ids=["room", "no room", "a dense one is there", "one is there"],
+)
+def test_a_spool_file_has_an_erase_block_for_each_slot_where_there_is_room(
+    parts, board, capsys, monkeypatch, there_bytes, free_bytes, stride, said
+):
+    with_facts(monkeypatch, free_bytes=free_bytes)
+    if there_bytes:
+        (board.root / "spool").mkdir()
+        (board.root / "spool" / "records").write_bytes(bytes(there_bytes))
+    assert put(parts, board) == 0
+    assert json.loads(board.files()["device.json"])["spool"] == {
+        "kind": "file",
+        "path": "spool/records",
+        "records": 256,
+        "stride": stride,
+    }
+    assert said in capsys.readouterr().out
+
+
 def test_a_module_that_is_no_longer_used_goes(parts, board):
     assert put(parts, board) == 0
     (board.folder / "other.py").write_text(DIGITISER)

@@ -13,15 +13,15 @@ import json
 from board_storage import Life, Medium
 from firmware_py.micropython.store import FileStore, FlashStore, LittlefsStore
 
-medium = Medium({kind!r}, {blocks}, lambda nor: {store})
+medium = Medium({kind!r}, {blocks}, lambda nor: {store}, {holds_back})
 life = Life(medium)
 life.run({records})
 print(json.dumps({{"tally": life.tally, "erases": life.erases, "writes": life.writes}}))
 """
 
 
-def run(kind, blocks, store, records):
-    script = SCRIPT.format(kind=kind, blocks=blocks, store=store, records=records)
+def run(kind, blocks, store, records, holds_back=False):
+    script = SCRIPT.format(kind=kind, blocks=blocks, store=store, records=records, holds_back=holds_back)
     path = f"{micropython_unix.ROOT}:{SUPPORT}:.frozen"
     said = micropython_unix.run(SUPPORT, script, heap="16m", path=path, timeout_s=600.0)
     return json.loads(said.splitlines()[-1])
@@ -44,7 +44,15 @@ def test_littlefs_cut_at_every_write():
     assert sum(found["erases"]) < 1.5 * 41
 
 
-def test_a_file_on_fat_cut_at_every_write_costs_at_most_its_erase_block_and_never_the_program():
+@pytest.mark.parametrize("holds_back", [False, True], ids=["writes at once", "holds back"])
+def test_a_file_on_fat_with_an_erase_block_for_each_slot_loses_nothing(holds_back):
+    found = run("fat", 128, "FileStore('spool/records', 64, 4096)", 80, holds_back)
+    assert found["tally"] == {**WHOLE, "cuts": found["writes"] + sum(found["erases"])}
+    assert sum(found["erases"]) == 80 + 2
+    assert max(found["erases"]) == 2, "a slot each, one round and a quarter"
+
+
+def test_a_dense_file_on_fat_cut_at_every_write_costs_at_most_its_erase_block_and_never_the_program():
     found = run("fat", 64, "FileStore('spool/records', 64)", 40)
     tally = found["tally"]
     assert tally["cuts"] == found["writes"] + sum(found["erases"])

@@ -10,6 +10,7 @@ import struct
 import vfs
 from nor import Nor
 
+from firmware_py.micropython import boot_counter
 from firmware_py.micropython.spool import Spool
 from firmware_py.protocol import packet
 
@@ -25,38 +26,64 @@ WAIT = 20
 
 
 class CachedNor:
-    """Sectors of 512 bytes on a NOR flash, as a port's driver for FAT has them: a write rewrites the erase block."""
+    """Sectors of 512 bytes on a NOR flash, as a port's driver for FAT has them: a write rewrites the erase block.
 
-    def __init__(self, nor):
+    With ``holds_back``, as on stm32, the block is rewritten once another is written to, or at a sync.
+    """
+
+    def __init__(self, nor, holds_back=False):
         self.nor = nor
+        self.holds_back = holds_back
         self.block = bytearray(BLOCK_BYTES)
+        self.held = None
 
     def readblocks(self, n, buffer):
         at = n * SECTOR_BYTES
-        buffer[:] = self.nor.data[at : at + len(buffer)]
+        for done in range(0, len(buffer), SECTOR_BYTES):
+            block, offset = divmod(at + done, BLOCK_BYTES)
+            if block == self.held:
+                buffer[done : done + SECTOR_BYTES] = self.block[offset : offset + SECTOR_BYTES]
+            else:
+                buffer[done : done + SECTOR_BYTES] = self.nor.data[at + done : at + done + SECTOR_BYTES]
 
     def writeblocks(self, n, buffer):
         done = 0
         while done < len(buffer):
             block, offset = divmod(n * SECTOR_BYTES + done, BLOCK_BYTES)
             size = min(len(buffer) - done, BLOCK_BYTES - offset)
-            self.nor.readblocks(block, self.block)
+            if block != self.held:
+                self.sync()
+                self.nor.readblocks(block, self.block)
             self.block[offset : offset + size] = buffer[done : done + size]
-            self.nor.writeblocks(block, self.block)
+            self.held = block
+            if not self.holds_back:
+                self.sync()
             done += size
 
+    def sync(self):
+        held, self.held = self.held, None
+        if held is not None:
+            self.nor.writeblocks(held, self.block)
+
     def ioctl(self, op, argument):
+        if op == 3:
+            self.sync()
         if op == 4:
             return self.nor.blocks * BLOCK_BYTES // SECTOR_BYTES
         return SECTOR_BYTES if op == 5 else 0
 
 
 class Medium:
-    """``kind`` is fat, littlefs, or raw for no file system; ``store(nor)`` opens the spool's store there."""
+    """``kind`` is fat, littlefs, or raw for no file system; ``store(nor)`` opens the spool's store there.
 
-    def __init__(self, kind, blocks, store):
+    With ``holds_back``, FAT's driver does, and ``boot_counter.sync`` is the port's.
+    """
+
+    def __init__(self, kind, blocks, store, holds_back=False):
         self.kind = kind
+        self.holds_back = holds_back
         self.store = store
+        self.synced = []
         self.nor = Nor(blocks)
         if kind == "raw":
             return
@@ -71,14 +98,21 @@ class Medium:
 
     def mount(self, nor, place):
         if self.kind != "raw":
-            system = vfs.VfsFat(CachedNor(nor)) if self.kind == "fat" else vfs.VfsLfs2(nor, progsize=256)
-            vfs.mount(system, place)
+            if self.kind == "fat":
+                device = CachedNor(nor, self.holds_back)
+                self.synced.append(boot_counter._sync)
+                boot_counter._sync = device.sync
+                vfs.mount(vfs.VfsFat(device), place)
+            else:
+                vfs.mount(vfs.VfsLfs2(nor, progsize=256), place)
             os.chdir(place)
 
     def unmount(self, place):
         if self.kind != "raw":
             os.chdir("/")
             vfs.umount(place)
+            if self.synced:
+                boot_counter._sync = self.synced.pop()
             if place != "/flash":
                 os.chdir("/flash")
 

@@ -49,6 +49,8 @@ SPOOL_RECORDS = 256
 # Label of an ESP32's partition for the spool.
 PARTITION = "spool"
 SPOOL_FILE, SPOOL_FOLDER = "spool/records", "spool"
+# Distance of a spool file's slots in bytes: an erase block, so that a torn one holds no second slot.
+SPOOL_STRIDE = 4096
 # Spool of installations before 2026-12; it stays in place.
 FORMER_SPOOL = "spool.bin"
 # Files that the device writes itself, and their folder.
@@ -175,19 +177,23 @@ def _compiled(bundle: Bundle) -> bytes:
     return compile_encoder(bundle.encoder_path.read_bytes(), vectors[0][:1] if vectors else None)
 
 
-def spool_section(board: Board, partition: bool = False, former: bool = False) -> dict[str, Any]:
+def spool_section(
+    board: Board, partition: bool = False, former: bool = False, dense: bool = False
+) -> dict[str, Any]:
     """Section ``spool`` of ``device.json``.
 
     Args:
         partition: The board's flash has a data partition named spool.
         former: The board has a spool of an earlier installation, whose records must not be left behind.
+        dense: A spool file has no erase block for each slot, since the flash lacks the room or the file is there.
     """
     if former:
         return {"kind": "file", "path": FORMER_SPOOL, "records": SPOOL_RECORDS}
     if partition:
         return {"kind": "flash", "path": PARTITION}
     if board.spool is None:
-        return {"kind": "file", "path": SPOOL_FILE, "records": SPOOL_RECORDS}
+        stride = SLOT_BYTES if dense else SPOOL_STRIDE
+        return {"kind": "file", "path": SPOOL_FILE, "records": SPOOL_RECORDS, "stride": stride}
     if board.spool.kind == "flash":
         return {"kind": "flash", "start": board.spool.start, "bytes": board.spool.bytes}
     return {"kind": "littlefs", "path": SPOOL_FOLDER, "records": SPOOL_RECORDS}
@@ -210,10 +216,12 @@ def spool_cost(section: dict[str, Any]) -> str:
             "spool: littlefs beside the program; a power cut loses nothing that was stored, 1.3 erasures a record, "
             "spread over the free blocks"
         )
+    lost = "loses nothing that was stored"
+    if section["stride"] < SPOOL_STRIDE:
+        lost = "may lose the 8 stored ones of its erase block"
     return (
-        "spool: a file beside the program, since the board has no better place; a power cut while a record is written "
-        "may lose the 8 of its erase block, and each record costs one erasure. An SD card has neither: "
-        "docs/guides/microcontroller.md"
+        f"spool: a file beside the program, since the board has no better place; a power cut while a record is "
+        f"written {lost}, and each record costs one erasure. An SD card wears less: docs/guides/microcontroller.md"
     )
 
 
@@ -316,7 +324,9 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
     facts = _facts(prompt)
     check_identity(prompt.port, order.board, facts)
     _check_owner(prompt.port, order.settings, facts)
-    spool = spool_section(order.board, facts["partition"], FORMER_SPOOL in facts["spool"])
+    former = FORMER_SPOOL in facts["spool"]
+    dense = facts["spool_bytes"] == SPOOL_RECORDS * SLOT_BYTES
+    spool = spool_section(order.board, facts["partition"], former, dense)
     runtime = has_runtime(prompt.port, order.board, facts)
     if not runtime and not facts["viper"]:
         raise InstallError(
@@ -333,14 +343,15 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
         raise InstallError(
             f"{prompt.port}: {MAIN} there is not EPIC's; --replace keeps it as {KEPT}, and uninstalling puts it back"
         )
-    notes: tuple[str, ...] = (spool_cost(spool),)
     free_bytes = facts["free_bytes"]
     needed_bytes = _needed_bytes(order, files, found, spool, facts)
+    notes: tuple[str, ...] = ()
+    if free_bytes is not None and free_bytes < needed_bytes and facts["spool_bytes"] is None:
+        spool = spool_section(order.board, facts["partition"], former, dense=True)
+        files = contents(order, runtime, spool, processor)
+        needed_bytes = _needed_bytes(order, files, found, spool, facts)
     if free_bytes is not None and free_bytes < needed_bytes:
-        notes = (
-            *notes,
-            f"second copies: none, they need {format_size(needed_bytes - free_bytes)} more of flash",
-        )
+        notes = (f"second copies: none, they need {format_size(needed_bytes - free_bytes)} more of flash",)
         files = contents(order, runtime, spool, processor, copies=False)
         needed_bytes = _needed_bytes(order, files, found, spool, facts)
         if free_bytes < needed_bytes:
@@ -348,6 +359,7 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
                 f"{prompt.port}: {facts['folder']}: needs {format_size(needed_bytes)} free, there are "
                 f"{format_size(free_bytes)}; make room, or put an SD card in"
             )
+    notes = (spool_cost(spool), *notes)
     changed = _changed(files, found)
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
     if not changed and not stale:
@@ -408,7 +420,7 @@ def _needed_bytes(
     """Return the bytes of flash that installing ``files`` needs, with the spool and the slot of updates."""
     needed = sum(len(data) for data in _changed(files, found).values()) + SPARE_BYTES
     if spool["kind"] != "flash" and not facts["spool"]:
-        needed += (SPOOL_RECORDS + SEGMENT_SLOTS) * SLOT_BYTES
+        needed += (SPOOL_RECORDS + SEGMENT_SLOTS) * spool.get("stride", SLOT_BYTES)
     if order.settings.signing_key and not any(path.startswith(SPARE) for path in files):
         needed += sum(len(data) for path, data in files.items() if path.startswith(BUNDLE))
     return needed
@@ -558,7 +570,7 @@ def _facts(prompt: Prompt, paths: tuple[str, ...] = ()) -> dict[str, Any]:
     while len(wanted) > HASHES_AT_ONCE:
         files |= prompt.ask("hashes", wanted[:HASHES_AT_ONCE])
         wanted = wanted[HASHES_AT_ONCE:]
-    facts = prompt.ask("facts", wanted, INSTALLED, [FORMER_SPOOL, SPOOL_FOLDER], PARTITION)
+    facts = prompt.ask("facts", wanted, INSTALLED, [FORMER_SPOOL, SPOOL_FOLDER], SPOOL_FILE, PARTITION)
     return {**facts, "files": {**files, **facts["files"]}}
 
 

@@ -12,10 +12,11 @@ import os
 import sys
 
 
-def facts(paths, installed, spools, label):
+def facts(paths, installed, spools, spool_file, label):
     """Return facts about board, firmware, storage and heap, and the SHA-256 of each of ``paths``.
 
-    ``files`` maps each path to its hash, None if the file is missing. ``spool`` lists the existing ones of ``spools``.
+    ``files`` maps each path to its hash, None if the file is missing. ``spool`` lists the existing ones of ``spools``,
+    ``spool_bytes`` is the size of ``spool_file``, None without one.
     ``partition`` is True if the flash of an ESP32 has a data partition ``label``.
     """
     try:
@@ -66,6 +67,7 @@ def facts(paths, installed, spools, label):
         "files": hashes(paths),
         "installed": record,
         "spool": [path for path in spools if _there(path)],
+        "spool_bytes": os.stat(spool_file)[6] if _there(spool_file) else None,
         "partition": partition,
     }
 
