@@ -1,84 +1,12 @@
-# On a board this is /main.py, which runs at power-up. It uses nothing of the program, which may be damaged.
-import binascii
-import gc
-import hashlib
-import os
-
-# Lines of SHA-256, path and path of the second copy, behind a line with the SHA-256 of all of them.
-SUMS = ("sums", "copy/sums")
-# There once an update has come, which has its own second copy: the bundle before it.
-UPDATED = ("slots.0", "slots.1")
-
-
-def restore():
-    """Restore damaged files from their second copies; return those that cannot be."""
-    updated = any(size_of(path) for path in UPDATED)
-    lost = []
-    for line in read_sums():
-        expected, path, copy = line.split(" ")
-        if (updated and path.startswith("bundle/")) or sum_of(path) == expected:
-            continue
-        if sum_of(copy) != expected:
-            lost.append(path)
-            continue
-        copy_file(copy, path + ".new")
-        if size_of(path) is not None:
-            # FAT does not replace an existing file. After a cut here the file is missing, and restored again.
-            os.remove(path)
-        os.rename(path + ".new", path)
-        print("%s was damaged; restored from its second copy" % path)
-    return lost
-
-
-def read_sums():
-    """The lines of a whole file of sums; without one, there is nothing to compare with."""
-    for path in SUMS:
-        try:
-            with open(path, "rb") as file:
-                own = file.readline().strip()
-                rest = file.read()
-        except OSError:
-            continue
-        if binascii.hexlify(hashlib.sha256(rest).digest()) == own:
-            return rest.decode().strip().split("\n")
-    if size_of(SUMS[0]) is not None:
-        print("sums: damaged, nothing is compared; install again")
-    return []
-
-
-def sum_of(path):
-    """SHA-256 of a file in hex; None without one."""
-    made = hashlib.sha256()
-    block = bytearray(512)
+# On a board this is /main.py, which runs at power-up. It fits in one sector, and restore.py has two copies.
+for place in ("", "copy."):
     try:
-        with open(path, "rb") as file:
-            while n := file.readinto(block):
-                made.update(memoryview(block)[:n])
-    except OSError:
-        return None
-    return binascii.hexlify(made.digest()).decode()
+        if __import__(place + "firmware_py.micropython.restore", None, None, ("whole",)).whole():
+            from firmware_py.micropython.start import start
 
-
-def copy_file(source, target):
-    block = bytearray(512)
-    with open(source, "rb") as file, open(target, "wb") as copy:
-        while n := file.readinto(block):
-            copy.write(memoryview(block)[:n])
-
-
-def size_of(path):
-    """Size of a file; None without one."""
-    try:
-        return os.stat(path)[6]
-    except OSError:
-        return None
-
-
-lost = restore()
-gc.collect()
-if lost:
-    print("epic: %s: damaged, without an intact second copy; install again" % ", ".join(lost))
+            start()
+        break
+    except Exception as error:
+        reason = repr(error)
 else:
-    from firmware_py.micropython.start import start
-
-    start()
+    print("epic: %s; install again" % reason)

@@ -492,6 +492,8 @@ def test_a_board_restores_a_damaged_file_from_its_second_copy(parts, board, monk
     whole = board.files()
     assert power_up(board)[-1].startswith(STOPS)
     for path in (
+        "firmware_py/__init__.mpy",
+        "firmware_py/micropython/restore.mpy",
         "firmware_py/micropython/start.mpy",
         "firmware_py/micropython/native/flip.mpy",
         "device.json",
@@ -509,6 +511,20 @@ def test_a_board_restores_a_damaged_file_from_its_second_copy(parts, board, monk
     hurt(board, "sums", damage)
     hurt(board, "device.json", damage)
     assert power_up(board)[0].startswith("device.json was damaged")
+
+
+@pytest.mark.emulated
+def test_what_starts_the_board_is_restored_by_what_it_starts(parts, board, monkeypatch):
+    put_stock(parts, board, monkeypatch)
+    main = (board.root / "main.py").read_bytes()
+    assert len(main) < 512, "one sector"
+    (board.root / "main.py").write_bytes(main + b"# a sector's rest that was not erased")
+    assert power_up(board)[0] == "main.py was damaged; restored from its second copy"
+    assert (board.root / "main.py").read_bytes() == main
+    for path in ("firmware_py/micropython/restore.mpy", "copy/firmware_py/micropython/restore.mpy"):
+        hurt(board, path, DAMAGES["empty"])
+    (said,) = power_up(board)
+    assert said.startswith("epic: ") and said.endswith("; install again")
 
 
 @pytest.mark.emulated

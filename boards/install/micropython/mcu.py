@@ -64,8 +64,8 @@ SPOOL_FILES = (
 SPARE_BYTES = 16 << 10
 # Answers of the board with more hashes need too large a block of its heap.
 HASHES_AT_ONCE = 32
-# Second copies of all files but main.py, and the SHA-256 of each, which main.py compares at every start. The bundle's
-# copy lies in the slot of the first update.
+# Second copies of all files, and the SHA-256 of each, which restore.py compares at every start. The bundle's copy lies
+# in the slot of the first update.
 COPIES, BUNDLE, SPARE = "copy/", "bundle/", "bundle.b/"
 SUMS = "sums"
 # Files that updates over the link leave: the second slot, and the record of the slot in use.
@@ -113,7 +113,7 @@ def contents(
 
     Firmware with a TFLite ``runtime`` gets the encoder for it; all get the one compiled for viper, if that can be done.
     ``spool`` is the section of ``device.json``. Modules are compiled; the kernels to native code of ``processor``, if
-    the firmware takes it. With ``copies``, there is a second one of every file but main.py.
+    the firmware takes it. With ``copies``, there is a second one of every file.
     """
     files = program(processor)
     bundle = load_bundle(order.bundle)
@@ -138,12 +138,14 @@ def contents(
         path, module = _digitiser(order.digitiser, files, processor)
         files[path] = module
     files["device.json"] = device_json(order, spool or spool_section(order.board)).encode()
-    second = {path: _copy_of(path) for path in files} if copies else {}
-    sums = _sums(files, second)
-    files |= {copy: files[path] for path, copy in second.items()}
+    main = (ROOM / "micropython" / MAIN).read_bytes()
+    compared = {**files, MAIN: main}
+    second = {path: _copy_of(path) for path in compared} if copies else {}
+    sums = _sums(compared, second)
+    files |= {copy: compared[path] for path, copy in second.items()}
     files |= {SUMS: sums, **({f"{COPIES}{SUMS}": sums} if copies else {})}
     files[INSTALLED] = _record(order, files)
-    files[MAIN] = (ROOM / "micropython" / MAIN).read_bytes()
+    files[MAIN] = main
     return files
 
 
@@ -153,7 +155,7 @@ def _copy_of(path: str) -> str:
 
 
 def _sums(files: dict[str, bytes], second: dict[str, str]) -> bytes:
-    """Return the file that main.py compares with: the SHA-256 and path of each file, and the path of its copy."""
+    """Return the file that restore.py compares with: the SHA-256 and path of each file, and the path of its copy."""
     lines = "".join(f"{digest_of(data)} {path} {second.get(path, '-')}\n" for path, data in files.items())
     return f"{digest_of(lines.encode())}\n{lines}".encode()
 
