@@ -21,6 +21,9 @@ FORMAT = "epic-update/1"
 # Bytes before the statement (magic and length) and after it (signature).
 HEAD_BYTES, SIGNATURE_BYTES = 13, 64
 CHUNK_BYTES = 512
+# Bytes written between flushes. Each rewrites FAT's directory and table, where a cut costs the file system; what was
+# written since is asked for again after a cut.
+FLUSH_BYTES = 16 << 10
 # File in the unused slot with the SHA-256 of the archive whose files are there.
 OFFER = "offer"
 RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
@@ -60,6 +63,7 @@ class Updater:
         self._version = 0
         self._files = []
         self._written = 0
+        self._open = None
         # The file under way was begun before a restart, which may have torn it.
         self._resumed = False
         now_ms = time.ticks_ms()
@@ -211,10 +215,15 @@ class Updater:
         if offset != place + self._written or not data or len(data) > size - self._written:
             return
         path = self._path(name)
-        with open(path, "ab" if self._written else "wb") as file:
-            file.write(data)
+        if not self._open:
+            self._open = open(path, "ab" if self._written else "wb")
+        self._open.write(data)
+        before = self._written
         self._written += len(data)
+        if self._written // FLUSH_BYTES > before // FLUSH_BYTES:
+            self._open.flush()
         if self._written == size:
+            self._close()
             if self._hash_of(path) == sha256:
                 self._files.pop(0)
                 self._next_file()
@@ -244,7 +253,17 @@ class Updater:
             self._complaint = (state, version, reason)
         self._go_on()
 
+    def _close(self):
+        file, self._open = self._open, None
+        if file:
+            file.close()
+
     def _drop(self):
+        try:
+            self._close()
+        except OSError:
+            # The write has failed before, and is reported.
+            pass
         self._sha256 = None
         self._files = []
 

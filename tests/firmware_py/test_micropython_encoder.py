@@ -11,7 +11,7 @@ from encoder_models import changed, randomised
 from tiny import ENCODER, bundle_fields
 
 from boards.fit.epicnn import compile_encoder, read_memory, reference_latents
-from boards.install.micropython import mcu
+from boards.install.micropython import cross, mcu
 from firmware_py.inference.bundle import create_bundle, load_bundle
 from firmware_py.inference.companding import compand, quantise
 from physics.acquisition import Acquisition
@@ -147,6 +147,12 @@ def test_the_installer_s_machine_code_computes_the_same(tmp_path, architecture, 
     )
     micropython_unix.run(tmp_path, script, architecture, path=f"{tmp_path}:.frozen", heap="160k")
     np.testing.assert_array_equal(latents_in(tmp_path, expected), expected)
+
+
+@pytest.mark.parametrize("processor", ["armv6m", "armv7m", "armv7emsp", "armv7emdp"])
+def test_no_kernel_is_so_long_that_older_firmware_s_thumb_emitter_jumps_wrongly(processor):
+    """A board that compiles them itself may have MicroPython before 1.27."""
+    assert all(len(kernel) < 4096 for kernel in cross.native_kernels(processor).values())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from releases import KEY, OTHER_ENCODER, FakeRollout, make_release, sign
 
+from firmware_py.micropython import updates
 from firmware_py.micropython.slots import Slots
 from firmware_py.micropython.updates import CHUNK_BYTES, Updater
 from firmware_py.protocol import packet
@@ -76,6 +77,25 @@ def test_reset_after_every_chunk_it_asks_for_the_rest(rollout, torn):
     assert Slots("bundle").version == 1 and not Slots("bundle").failure
     if not torn:
         assert len(rollout.wanted) == chunks, "no chunk is asked for twice"
+
+
+def test_what_was_not_flushed_is_asked_for_again_after_a_power_cut(rollout, monkeypatch):
+    """Each flush rewrites FAT's directory and table, so there are few."""
+    monkeypatch.setattr(updates, "FLUSH_BYTES", 4 * CHUNK_BYTES)
+    sizes = [file.stat().st_size for file in (Path("new") / name for name in NAMES)]
+    chunks = sum(-(-size // CHUNK_BYTES) for size in sizes)
+    # What they hold back is never written.
+    cut_off = []
+    with pytest.raises(SwitchedError):
+        while len(cut_off) < chunks:
+            cut_off.append(power_up())
+            for _ in range(6):
+                while not turn(cut_off[-1], rollout):
+                    pass
+    assert [Path("bundle.b", name).read_bytes() for name in NAMES] == [
+        Path("new", name).read_bytes() for name in NAMES
+    ]
+    assert chunks < len(rollout.wanted) <= chunks + 4 * len(cut_off)
 
 
 def test_another_archive_begins_anew(rollout, tmp_path):

@@ -2,89 +2,24 @@
 
 import contextlib
 import json
-import random
 import shutil
-import subprocess
 import time
-from pathlib import Path
 
 import micropython_unix
-import numpy as np
 import pytest
 from gateway_centre import GatewayCentre
-from micropython_board import STEP, counts_of, encoder_input, receivers_of
+from stock_board import DEVICE, START, STUBS, StockBoard, arrived, kill_and_restart
 from waiting import wait_until
 
-from boards.fit.epicnn import compile_encoder, reference_latents
 from central.ingest.receiver import Expected
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.micropython.spool import Spool
 from firmware_py.micropython.store import FileStore
 from firmware_py.protocol.rate import Coding
 from testbed.run import DEFAULT_MODEL
-from testbed.samples import load_samples
 
 pytestmark = pytest.mark.emulated
 ZOO = DEFAULT_MODEL.parent
-STUBS = Path(__file__).parents[1] / "support" / "micropython" / "stock"
-DEVICE = 1
-START = "from firmware_py.micropython.start import start\nstart()\n"
-
-
-class Board:
-    """A board at power-up, and after every kill."""
-
-    def __init__(self, folder, bundle, endpoint, secret, events, interval_ms, **link):
-        self.folder = folder
-        (folder / "bundle").mkdir(parents=True)
-        for path in STUBS.glob("*.py"):
-            shutil.copy(path, folder)
-        shutil.copy(bundle.folder / "manifest.json", folder / "bundle")
-        model = bundle.encoder_path.read_bytes()
-        part = counts_of(np.stack([sample.gather for sample in load_samples()[:events]]))
-        part = np.ascontiguousarray(part[..., receivers_of(bundle, DEVICE)])
-        inputs = np.stack([encoder_input(bundle, one) for one in part])
-        self.latents = [latent.tobytes() for latent in reference_latents(model, inputs)]
-        (folder / "bundle" / "encoder.epicnn").write_bytes(compile_encoder(model, inputs[:1]))
-        np.save(folder / "gathers.npy", part)
-        (folder / "device.mac").write_text(secret.hex())
-        config = {
-            "device": DEVICE,
-            "secret": "device.mac",
-            "link": {"kind": "tcp", "endpoint": endpoint, "resend_ms": 500, **link},
-            "source": {"kind": "replay", "path": "gathers.npy", "step": STEP, "interval_ms": interval_ms},
-        }
-        (folder / "device.json").write_text(json.dumps(config))
-        self._said = (folder / "said.txt").open("ab")
-        self._process = None
-        self.script = START
-
-    def start(self):
-        command = [*micropython_unix.command(heap="300k"), "-c", self.script]
-        environment = {"MICROPYPATH": f"{self.folder}:{micropython_unix.ROOT}:.frozen"}
-        self._process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=self._said, stderr=subprocess.STDOUT
-        )
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
-
-    def running(self):
-        return self._process.poll() is None
-
-    def ended_within(self, wait_s):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(wait_s)
-        return not self.running()
-
-    def said(self):
-        return (self.folder / "said.txt").read_text()
-
-    def close(self):
-        if self._process:
-            self.kill()
-        self._said.close()
 
 
 @pytest.fixture
@@ -99,28 +34,15 @@ def centre_for(tmp_path):
         yield make
 
 
-def arrived(centre):
-    return {event: payload for _, event, payload in centre.payloads()}
-
-
-def kill_and_restart(board, times, longest_s):
-    """Kill the running board ``times`` times, each after a random life of up to ``longest_s``."""
-    rng = random.Random(1)
-    for _ in range(times):
-        time.sleep(rng.uniform(0.05, longest_s))
-        board.kill()
-        board.start()
-
-
 @pytest.mark.slow
 def test_killed_again_and_again_it_loses_nothing(tmp_path, centre_for):
     bundle = load_bundle(DEFAULT_MODEL / "bundle")
     centre = centre_for(bundle)
     with contextlib.closing(
-        Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 20, 400)
+        StockBoard(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 20, 400)
     ) as board:
         board.start()
-        # test_micropython_spool.py cuts every write.
+        # test_micropython_spool.py cuts every write; benchmarks/robustness/board_kills.py kills more often.
         kill_and_restart(board, 10, 0.6)
         wait_until(lambda: len(arrived(centre)) == 20, 120.0, "every record")
         assert arrived(centre) == dict(enumerate(board.latents, start=1))
@@ -133,7 +55,7 @@ def test_killed_with_its_spool_on_a_raw_partition_it_loses_nothing(tmp_path, cen
     bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
     centre = centre_for(bundle)
     with contextlib.closing(
-        Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 12, 400)
+        StockBoard(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 12, 400)
     ) as board:
         shutil.copy(STUBS.parent / "esp32.py", board.folder)
         config = json.loads((board.folder / "device.json").read_text())
@@ -155,7 +77,7 @@ def test_over_wifi_it_survives_the_access_point_s_loss(tmp_path, centre_for):
     centre = centre_for(bundle)
     wifi = {"ssid": "survey", "password": "a secret of the network"}
     with contextlib.closing(
-        Board(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 8, 300, **wifi)
+        StockBoard(tmp_path / "board", bundle, centre.endpoint, centre.secret(DEVICE), 8, 300, **wifi)
     ) as board:
         access_point = board.folder / "access-point"
         access_point.write_text(wifi["password"])
@@ -180,7 +102,7 @@ def test_over_wifi_it_survives_the_access_point_s_loss(tmp_path, centre_for):
 )
 def test_a_wrong_link_is_one_line_and_shows_no_password(tmp_path, link, said):
     bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
-    board = Board(tmp_path / "board", bundle, "192.0.2.1:5558", bytes(32), 1, 0)
+    board = StockBoard(tmp_path / "board", bundle, "192.0.2.1:5558", bytes(32), 1, 0)
     board.close()
     config = json.loads((board.folder / "device.json").read_text())
     config["link"] |= link
@@ -204,7 +126,7 @@ def test_after_starts_that_failed_it_sends_what_it_has_and_records_nothing(tmp_p
     bundle = load_bundle(ZOO / "epic-micro-64" / "bundle")
     centre = centre_for(bundle)
     with contextlib.closing(
-        Board(tmp_path / "board", bundle, "127.0.0.1:1", centre.secret(DEVICE), 2, 0)
+        StockBoard(tmp_path / "board", bundle, "127.0.0.1:1", centre.secret(DEVICE), 2, 0)
     ) as board:
         board.start()
         spool = board.folder / "spool.bin"
