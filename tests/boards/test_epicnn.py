@@ -7,7 +7,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from encoder_models import edited
 
-from boards.fit.epicnn import EpicnnError, _multiplier, compile_encoder, read_memory
+from boards.fit.epicnn import EpicnnError, _multiplier, compile_encoder, read_memory, reference_latents
+from firmware_py.inference.bundle import EPICNN, load_bundle
+from firmware_py.inference.self_test import read_vectors
 from testbed.run import DEFAULT_MODEL
 
 MODEL = (DEFAULT_MODEL.parent / "epic-micro-64" / "bundle" / "encoder.tflite").read_bytes()
@@ -105,3 +107,12 @@ def test_the_arena_is_no_larger_than_three_feature_maps():
 def test_a_multiplier_is_rounded_as_litert_rounds_it(factor, expected):
     """0.3 is 1288490188.8 / 2^32. A step of the multiplier hardly ever shows in a latent."""
     assert _multiplier("", factor) == expected
+
+
+@pytest.mark.parametrize("name", ["epic-micro-64", "epic-small-128", "epic-base-256"])
+def test_released_bundles_have_it_and_golden_vectors_in_its_arithmetic(name):
+    bundle = load_bundle(DEFAULT_MODEL.parent / name / "bundle")
+    model = bundle.encoder_path.read_bytes()
+    inputs, latents = read_vectors(bundle)
+    np.testing.assert_array_equal(latents[2], reference_latents(model, inputs))
+    assert (bundle.folder / EPICNN).read_bytes() == compile_encoder(model, inputs[:1])

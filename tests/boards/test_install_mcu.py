@@ -153,14 +153,19 @@ def test_the_installer_s_questions_are_answered_by_micropython(parts, board, mon
     assert set(board.files()) == BARE | {"spool.bin"}
 
 
-def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(
-    parts, board, monkeypatch, capsys
-):
+def on_stock_micropython(board, monkeypatch):
+    """What the installer runs there runs under real MicroPython with native code."""
     interpreter = board.folder / "interpreter"
     interpreter.write_text(f'#!/bin/sh\ncd "$1" && exec {" ".join(micropython_unix.command())} "$2"\n')
     interpreter.chmod(0o755)
     monkeypatch.setenv("INTERPRETER", str(interpreter))
     (board.root / "ml.py").unlink()
+
+
+def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(
+    parts, board, monkeypatch, capsys
+):
+    on_stock_micropython(board, monkeypatch)
     assert put(parts, board) == 0
     assert "bundle/encoder.tflite" not in board.files(), "nothing there could read it"
     script = (
@@ -179,6 +184,16 @@ def test_stock_firmware_gets_the_encoder_that_was_compiled_for_it_and_runs_it(
     assert "by native code" in capsys.readouterr().out, "tried there, where ml cannot load it"
 
 
+def test_a_board_without_the_port_of_its_endpoint_is_told(parts, board, monkeypatch, capsys):
+    on_stock_micropython(board, monkeypatch)
+    shutil.copy(STOCK / "machine.py", board.root)
+    assert put(parts, board) == 2
+    assert "the board has not the port that --endpoint names: ConfigError: link: no uart port 1" in one_line(
+        capsys
+    )
+    assert "main.py" not in board.files()
+
+
 def test_over_wifi_the_board_is_told_network_and_gateway_and_the_password_is_shown_nowhere(
     parts, board, capsys
 ):
@@ -195,7 +210,11 @@ def test_over_wifi_the_board_is_told_network_and_gateway_and_the_password_is_sho
         "password": "a secret of the network",
     }
     assert b"a secret of" not in files["installed.json"]
-    assert "a secret of" not in "".join(capsys.readouterr()) + "".join(board.calls())
+    said = "".join(capsys.readouterr())
+    assert "a secret of" not in said + "".join(board.calls())
+    assert "endpoint:" not in said
+    assert put(parts, board, *wifi, "--dry-run", endpoint="centre.example:5558") == 0
+    assert "note: endpoint: centre.example is a name" in capsys.readouterr().out
     assert put(parts, board, *wifi, endpoint="uart:1") == 2
     assert "--ssid: expected with an endpoint HOST:PORT, got uart:1" in one_line(capsys)
 

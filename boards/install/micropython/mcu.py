@@ -361,13 +361,24 @@ def make_plan(prompt: Prompt, order: McuInstallRequest) -> McuPlan:
                 f"{prompt.port}: {facts['folder']}: needs {format_size(needed_bytes)} free, there are "
                 f"{format_size(free_bytes)}; make room, or put an SD card in"
             )
-    notes = (spool_cost(spool), *notes)
+    notes = (spool_cost(spool), *notes, *_name_note(order.settings.endpoint))
     changed = _changed(files, found)
     stale = [path for path in (facts["installed"] or {}).get("paths", ()) if path not in files]
     if not changed and not stale:
         return McuPlan(facts, (), notes)
 
     return McuPlan(facts, _steps(prompt, files, changed, stale, foreign, bool(found[MAIN])), notes)
+
+
+def _name_note(endpoint: str) -> tuple[str, ...]:
+    """Say what a gateway's name costs: MicroPython waits for the name server, and nothing feeds the watchdog."""
+    host = endpoint.rpartition(":")[0]
+    if endpoint.startswith(("uart:", "usb:")) or re.fullmatch(r"[\d.]+|\[[0-9a-fA-F:]+\]", host):
+        return ()
+    return (
+        f"endpoint: {host} is a name; while no name server answers, the watchdog restarts the board; give the "
+        "gateway's address as a number",
+    )
 
 
 def _steps(
@@ -399,7 +410,7 @@ def _steps(
     rest = {path: data for path, data in files.items() if path in changed or not path.startswith(SPARE)}
     rest.pop(MAIN)
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
-    steps.append(Step("try the model there", lambda: try_model(prompt)))
+    steps.append(Step("try port and model there", lambda: try_model(prompt)))
     steps.append(Step("set the clock, put main.py in place", lambda: _finish(prompt, files[MAIN])))
     return tuple(steps)
 
@@ -511,8 +522,12 @@ def _check_heap(port: str, compiled: bytes, facts: dict[str, Any]) -> None:
 
 
 def try_model(prompt: Prompt) -> str:
-    """Load the model on the board, run it once, and describe time and heap. Raises ``InstallError``."""
+    """Open the board's port, load the model and run it once; describe time and heap. Raises ``InstallError``."""
     found = prompt.ask("trial")
+    if "no_link" in found:
+        raise InstallError(
+            f"{prompt.port}: the board has not the port that --endpoint names: {found['no_link']}"
+        )
     if "error" in found:
         raise InstallError(f"{prompt.port}: the model does not run there: {found['error']}")
     runtime = {"MlModel": "ml", "ViperModel": "native code"}.get(found["runtime"], found["runtime"])

@@ -121,13 +121,19 @@ def rename(path, target):
 def trial():
     """Load configuration, bundle and model as the device does at its start, and run the model once.
 
-    Returns ``runtime``, ``inference_ms`` and ``heap_bytes``, or ``error``.
+    Returns ``runtime``, ``inference_ms`` and ``heap_bytes``; or ``error``, or ``no_link`` if the board lacks its port.
     """
+    try:
+        from firmware_py.micropython.config import load_config
+
+        _look_for(load_config("device.json")["link"])
+    except Exception as error:
+        return {"no_link": f"{type(error).__name__}: {error}"}
+    gc.collect()
     try:
         import time
 
         from firmware_py.micropython.bundle import load_bundle
-        from firmware_py.micropython.config import load_config
         from firmware_py.micropython.runtime import open_model, reserve
 
         bundle = load_bundle(load_config("device.json")["bundle"])
@@ -140,6 +146,21 @@ def trial():
         return {"error": f"{type(error).__name__}: {error}"}
     gc.collect()
     return {"runtime": type(model).__name__, "inference_ms": inference_ms, "heap_bytes": _heap_bytes()}
+
+
+def _look_for(link):
+    """Open the UART or USB port of a section ``link``, or import what TCP needs; raises what is raised."""
+    if link["kind"] == "tcp":
+        import socket  # noqa: F401
+
+        if link["ssid"]:
+            import network  # noqa: F401
+        return
+    from firmware_py.micropython.uart import open_line
+
+    line = open_line(link)
+    if hasattr(line, "deinit"):
+        line.deinit()
 
 
 def state():
