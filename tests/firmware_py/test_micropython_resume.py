@@ -12,7 +12,7 @@ from firmware_py.micropython.updates import CHUNK_BYTES, Updater
 from firmware_py.protocol import packet
 
 NAMES = ["manifest.json", "encoder.epicnn"]
-COMPILED = bytes(range(256)) * 9
+COMPILED = bytes(range(256)) * 41
 
 
 class SwitchedError(Exception):

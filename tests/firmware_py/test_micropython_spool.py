@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcu_spool import BOOT, OWNER, forget, put, waiting
 
+from firmware_py.micropython.config import ConfigError
 from firmware_py.micropython.spool import OwnerError, Spool
 from firmware_py.micropython.store import SLOT_BYTES, FileStore
 
@@ -113,6 +114,21 @@ def test_a_spool_keeps_its_size_and_says_so_until_its_file_is_removed(path, caps
     for sequence in range(1, 9):
         put(fresh, sequence)
     assert fresh.waiting == 8
+
+
+def test_slots_may_lie_apart_and_another_distance_is_not_read(path):
+    spool = Spool(FileStore(path, 32, 4096), OWNER)
+    for sequence in range(1, 41):
+        put(spool, sequence)
+    spool.close()
+    assert os.path.getsize(path) == 32 * 4096
+    assert waiting(Spool(FileStore(path, 32, 4096), OWNER)) == [
+        (BOOT, sequence) for sequence in range(9, 41)
+    ]
+    with pytest.raises(OwnerError, match="holds a spool of 32 slots, device.json asks for 256; set it back"):
+        Spool(FileStore(path, 256), OWNER)
+    with pytest.raises(ConfigError, match="stride 700: expected a multiple of 512"):
+        FileStore(path, 32, 700)
 
 
 def test_half_a_file_is_made_anew(path):
