@@ -27,7 +27,9 @@ STUBS = Path(__file__).parents[2] / "tests" / "support" / "micropython" / "stock
 PROCESSOR = "armv6m"
 LEAST_KIB, MOST_KIB, STEP_KIB = 100, 400, 2
 SCRIPT = """
-from firmware_py.micropython import start
+# As main.py does.
+if __import__("firmware_py.micropython.restore", None, None, ("whole",)).whole():
+    from firmware_py.micropython import start
 device, _ = start.build(start.load_config("device.json"), lambda: None)
 for _ in range(3):
     device.turn()

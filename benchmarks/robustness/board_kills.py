@@ -58,8 +58,6 @@ def main() -> None:
                 )
             )
         )
-        # The board tells a power cut from a start that failed.
-        (board.folder / "power-on").touch()
         board.start()
         kill_and_restart(board, given.kills, given.longest_s)
         during = len(arrived(centre))
