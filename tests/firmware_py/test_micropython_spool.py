@@ -122,9 +122,7 @@ def test_slots_may_lie_apart_and_another_distance_is_not_read(path):
         put(spool, sequence)
     spool.close()
     assert os.path.getsize(path) == 32 * 4096
-    assert waiting(Spool(FileStore(path, 32, 4096), OWNER)) == [
-        (BOOT, sequence) for sequence in range(9, 41)
-    ]
+    assert waiting(Spool(FileStore(path, 32, 4096), OWNER)) == [(BOOT, sequence) for sequence in range(9, 41)]
     with pytest.raises(OwnerError, match="holds a spool of 32 slots, device.json asks for 256; set it back"):
         Spool(FileStore(path, 256), OWNER)
     with pytest.raises(ConfigError, match="stride 700: expected a multiple of 512"):
