@@ -811,7 +811,7 @@ def test_the_real_mpremote_and_a_real_prompt_understand_it(
         prompt.ask("folders", ["a", "a/b"])
         prompt.copy({"a/b/one": source, "two": source})
         expected = hashlib.sha256(source.read_bytes()).hexdigest()
-        found = prompt.ask("facts", ["a/b/one", "two", "three"], "installed.json", ["two"], "spool")
+        found = prompt.ask("facts", ["a/b/one", "two", "three"], "installed.json", ["two"], "two", "spool")
         assert found["files"] == {"a/b/one": expected, "two": expected, "three": None}
         assert (found["spool"], found["partition"]) == (["two"], False)
         assert (found["runtime"], found["installed"], found["version"]) == (True, None, "1.27.0")

@@ -124,19 +124,20 @@ def trial():
     Returns ``runtime``, ``inference_ms`` and ``heap_bytes``; or ``error``, or ``no_link`` if the board lacks its port.
     """
     try:
-        from firmware_py.micropython.config import load_config
-
-        _look_for(load_config("device.json")["link"])
-    except Exception as error:
-        return {"no_link": f"{type(error).__name__}: {error}"}
-    gc.collect()
-    try:
         import time
 
+        from firmware_py.micropython.config import load_config
+
+        config = load_config("device.json")
+        try:
+            _look_for(config["link"])
+        except Exception as error:
+            return {"no_link": f"{type(error).__name__}: {error}"}
+        gc.collect()
         from firmware_py.micropython.bundle import load_bundle
         from firmware_py.micropython.runtime import open_model, reserve
 
-        bundle = load_bundle(load_config("device.json")["bundle"])
+        bundle = load_bundle(config["bundle"])
         model = open_model(bundle, reserve(bundle), _nothing)
         latent = bytearray(model.latent)
         started_ms = time.ticks_ms()

@@ -7,7 +7,7 @@ class UART:
             raise ValueError("UART(%d) doesn't exist" % port)
         try:
             self._file = open("/line", "r+b", buffering=0)
-        except OSError:
+        except (OSError, TypeError):
             # Nothing is connected.
             return
         self.readinto = self._file.readinto
