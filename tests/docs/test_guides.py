@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 MPREMOTE = ROOT / "tests" / "support" / "mpremote"
+NETWORKS = ROOT / "tests" / "support" / "small_networks.py"
 MICROPYTHON = ROOT / "tests" / "support" / "micropython" / "board"
 
 
@@ -73,7 +74,13 @@ INSTEAD = (
     ),
     Instead("own-survey.md", "--count 200", "--count 26", "50 samples are the fewest to train on"),
     Instead("own-survey.md", "--count 20 ", "--count 3 ", "two cores"),
-    Instead("own-survey.md", "--minutes 30", "--minutes 0.05", "that it runs is tested, not what it learns"),
+    Instead(
+        "own-survey.md",
+        "epic train epic --data data/train --out runs/mine --minutes 30",
+        f"python {NETWORKS} train epic --data data/train --out runs/mine --encoder micro --minutes 0.05",
+        "that it runs is tested, not what it learns",
+    ),
+    Instead("conversion.md", "epochs=30", "epochs=5", "that it runs is tested, not what it learns"),
 )
 NOT_RUN = (
     NotRun("README.md", "make demo", "what it runs is tests/testbed/test_run.py, and CI installs as it does"),
@@ -245,7 +252,11 @@ def test_a_microcontroller(carry_out, environment, tmp_path, gather):
     speaker = threading.Thread(target=say)
     speaker.start()
     try:
-        with_mpremote = {"PATH": f"{MPREMOTE}:{environment['PATH']}", "BOARD": str(tmp_path)}
+        with_mpremote = {
+            "PATH": f"{MPREMOTE}:{environment['PATH']}",
+            "BOARD": str(tmp_path),
+            "STAND_IN_PYTHON": sys.executable,
+        }
         carry_out(
             "microcontroller.md",
             more=with_mpremote,
