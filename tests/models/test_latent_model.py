@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from eager import eagerly
 
 from firmware_py.inference.companding import Companding, compand
 from models.errors import TrainingError
@@ -63,12 +64,13 @@ def test_distance_is_nought_for_the_map_itself_and_leaves_out_who_was_not_heard(
     assert float(latent_model.distance(one, right, np.array([1.0, 0.0, 0.0]))) == pytest.approx(1.0, rel=1e-4)
 
 
+@eagerly()
 def test_a_run_is_measured_and_the_truth_fits_best(tmp_path):
     generate_dataset(["flatvel_a"], 50, 1, "openfwi", tmp_path / "data", SURVEY)
     generate_dataset(["flatvel_a"], 3, 2, "openfwi", tmp_path / "held-out", SURVEY)
     start_run(
         TrainRequest(
-            "epic", [tmp_path / "data"], tmp_path / "run", Budget(batch=7, epochs=1), acquisition=SURVEY
+            "epic", [tmp_path / "data"], tmp_path / "run", Budget(batch=7, epochs=0.3), acquisition=SURVEY
         )
     )
     found = measure_consistency(tmp_path / "run", [tmp_path / "held-out"], 3)

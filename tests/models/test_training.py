@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -11,6 +10,9 @@ import keras
 import matplotlib.image
 import numpy as np
 import pytest
+import small_networks
+from eager import eagerly
+from small_networks import DECODER, ENCODER, QUICK_COMPILATION
 from small_survey import SURVEY, write_data
 from typer.testing import CliRunner
 from waiting import wait_until
@@ -21,7 +23,9 @@ from models.errors import TrainingError
 from models.evaluation.comparison import compare_runs, draw_comparison
 from models.evaluation.evaluate import evaluate_run
 from models.evaluation.scores import score
+from models.networks.encoder import PRESETS
 from models.networks.federated import Rounds, build_federated
+from models.networks.fusion import DECODERS
 from models.training.budget import Budget
 from models.training.learning import spread_over_devices
 from models.training.request import TrainRequest
@@ -32,6 +36,14 @@ from models.training.warm_start import read_origin
 from physics.acquisition import Acquisition
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_layers():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(PRESETS, "micro", ENCODER)
+        patched.setitem(DECODERS, "small", DECODER)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +96,7 @@ def test_evaluation_refuses_the_training_data_and_scores_held_out_data(run, data
         evaluate_run(run[0], [held_out], missing=(0, 1, 2))
 
 
+@eagerly()
 def test_the_survey_is_that_of_the_data(data, run, tmp_path):
     """Without being told, a run takes the survey that its data were made for; data of another are refused."""
     folder = tmp_path / "data"
@@ -108,9 +121,10 @@ def test_the_survey_is_that_of_the_data(data, run, tmp_path):
 
 def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, data, tmp_path):
     central, federated, held_out = (tmp_path / name for name in ("central", "federated", "held-out"))
-    metrics = start_run(
-        TrainRequest("inversionnet", [data], central, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
-    )
+    with eagerly():
+        metrics = start_run(
+            TrainRequest("inversionnet", [data], central, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
+        )
     assert metrics["step"] >= 1 and metrics["core_s"] > 0
     assert read_config(central).log_range is not None
     metrics = start_run(
@@ -118,23 +132,24 @@ def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, dat
     )
     assert metrics["families"]["all"]["mae"] < 0.9 * metrics["families"]["all"]["mean_map_mae"]
     write_data(held_out, 4, seed=9)
-    compared = compare_runs([run[0], central, federated], [held_out])
-    epic, whole, split, averaged = compared.rows
-    json.dumps([row.to_dict() for row in compared.rows])
-    draw_comparison(compared, tmp_path / "comparison.png")
-    assert matplotlib.image.imread(tmp_path / "comparison.png").shape[1] >= 1000
-    assert [row.name for row in (whole, split, averaged)] == ["central", "central, split", "federated"]
-    assert epic.families == evaluate_run(run[0], [held_out])
-    assert epic.bytes_per_event == 3 * 64 and whole.bytes_per_event == 4 * 2 * 200 * 20
-    assert averaged.bytes_per_event == 3 * 2 * 20 * 20
-    assert split.bytes_per_event == 3 * (13 * 7 * 128 + 8)
-    assert whole.device_macs == 0 < epic.device_macs < split.device_macs
-    # Rounded activations change the map, hardly.
-    assert 0 < abs(split.families["all"]["mae"] - whole.families["all"]["mae"]) < 1e-3
-    without = compare_runs([federated], [held_out], missing=(1,)).rows[0]
-    assert without.families["all"]["mae"] != averaged.families["all"]["mae"]
-    with pytest.raises(TrainingError, match="cannot leave out devices"):
-        compare_runs([central], [held_out], missing=(1,))
+    with eagerly():
+        compared = compare_runs([run[0], central, federated], [held_out])
+        epic, whole, split, averaged = compared.rows
+        json.dumps([row.to_dict() for row in compared.rows])
+        draw_comparison(compared, tmp_path / "comparison.png")
+        assert matplotlib.image.imread(tmp_path / "comparison.png").shape[1] >= 1000
+        assert [row.name for row in (whole, split, averaged)] == ["central", "central, split", "federated"]
+        assert epic.families == evaluate_run(run[0], [held_out])
+        assert epic.bytes_per_event == 3 * 64 and whole.bytes_per_event == 4 * 2 * 200 * 20
+        assert averaged.bytes_per_event == 3 * 2 * 20 * 20
+        assert split.bytes_per_event == 3 * (13 * 7 * 128 + 8)
+        assert whole.device_macs == 0 < epic.device_macs < split.device_macs
+        # Rounded activations change the map, hardly.
+        assert 0 < abs(split.families["all"]["mae"] - whole.families["all"]["mae"]) < 1e-3
+        without = compare_runs([federated], [held_out], missing=(1,)).rows[0]
+        assert without.families["all"]["mae"] != averaged.families["all"]["mae"]
+        with pytest.raises(TrainingError, match="cannot leave out devices"):
+            compare_runs([central], [held_out], missing=(1,))
 
 
 def test_a_round_ends_in_the_mean_of_what_each_device_comes_to():
@@ -167,6 +182,7 @@ def test_the_validation_set_is_not_trained_on():
     assert not set(validation) & set(training)
 
 
+@eagerly()
 def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
     keras.utils.set_random_seed(5)
     other = write_data(tmp_path / "other", seed=5)
@@ -190,6 +206,7 @@ def test_a_new_run_may_begin_with_another_runs_weights(run, data, tmp_path):
             evaluate_run(tmp_path / "second", [folder])
 
 
+@eagerly()
 def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, tmp_path):
     def refine(budget, start_from=run[0]):
         start_run(
@@ -217,6 +234,7 @@ def test_a_quantised_run_refines_another_and_leaves_a_plain_encoder(run, data, t
         refine(Budget(epochs=1))
 
 
+@eagerly()
 def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data, tmp_path):
     def order(budget, kind="epic", folder=tmp_path):
         start = run[0] if kind == "epic" else None
@@ -238,6 +256,7 @@ def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data
         order(Budget(epochs=1, ordered=True), "inversionnet", tmp_path / "other")
 
 
+@eagerly()
 def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, data, tmp_path):
     def go_on(folder, start_from=None, **budget):
         budget = Budget(batch=16, epochs=0.3, **budget)
@@ -306,38 +325,44 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+import tensorflow as tf
 import models.training.training
 from models.training.request import TrainRequest
 from models.training.run import start_run
 from models.training.budget import Budget
+from small_networks import use_small_networks
 from small_survey import SURVEY
+use_small_networks()
 models.training.training.CHECKPOINT_INTERVAL_S = 0.0
-start_run(TrainRequest("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=float(sys.argv[4])),
+tf.config.run_functions_eagerly(True)
+start_run(TrainRequest("epic", [Path(sys.argv[2])], Path(sys.argv[3]), Budget(batch=16, epochs=10_000),
           encoder="micro", acquisition=SURVEY))
 """
 
 
+@eagerly()
 def test_a_killed_run_goes_on_from_its_checkpoint(data, tmp_path):
     out = tmp_path / "run"
     support = os.path.dirname(sys.modules["small_survey"].__file__)
-
-    def start(epochs):
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, support, str(data), str(out), str(epochs)])
-
-    child = start(10_000)
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, support, str(data), str(out)])
     history = out / "history.jsonl"
-    wait_until(lambda: history.exists() and history.read_text().count("\n") > 3, 120, "a few checkpoints")
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    try:
+        wait_until(lambda: history.exists() and history.read_text().count("\n") > 3, 240, "a few checkpoints")
+    finally:
+        child.kill()
+        child.wait()
     reached = json.loads(history.read_text().splitlines()[-1])
     # A budget that is spent already: resuming finishes at once, from where the run was.
-    assert start(0.01).wait() == 0
-    metrics = json.loads((out / "metrics.json").read_text())
+    request = TrainRequest(
+        "epic", [data], out, Budget(batch=16, epochs=0.01), encoder="micro", acquisition=SURVEY
+    )
+    metrics = start_run(request)
     assert reached["step"] - 1 <= metrics["step"] <= reached["step"] + 1
     assert read_config(out).kind == "epic"
     assert (out / "encoder.keras").exists()
 
 
+@eagerly()
 def test_a_run_is_resumed_by_its_folder_and_logs_for_tensorboard(run, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "run")
     before = json.loads((folder / "metrics.json").read_text())
@@ -389,10 +414,10 @@ def test_accelerators_share_each_batch_and_learn_what_one_learns(data, tmp_path)
         run = tmp_path / f"on-{devices}"
         environment = os.environ | {
             "KERAS_BACKEND": "jax",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{QUICK_COMPILATION} --xla_force_host_platform_device_count={devices}",
         }
-        command = [sys.executable, "-m", "epic", "train", "epic", "--data", data, "--out", run, "--encoder"]
-        command += ["micro", "--epochs", "1", "--batch", "16", "--survey", survey]
+        command = [sys.executable, small_networks.__file__, "train", "epic", "--data", data, "--out", run]
+        command += ["--encoder", "micro", "--epochs", "1", "--batch", "16", "--survey", survey]
         subprocess.run(list(map(str, command)), env=environment, check=True, timeout=300)
         # Of the last step. The rows before it come by the clock, and the training loss is a mean since the last row.
         last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
