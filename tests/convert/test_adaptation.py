@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from eager import eagerly
 
 pytest.importorskip("keras", reason="conversion needs the train extra")
 
@@ -35,6 +36,7 @@ def test_an_adapted_model_has_the_encoder_of_before_and_draws_better_maps(releas
     assert [path.name for path in sorted((tmp_path / "adapted").iterdir())] == ["bundle", "decoder"]
 
 
+@eagerly()
 def test_a_decoder_that_learnt_nothing_is_not_written(released, tiny_run, tmp_path, monkeypatch):
     scores = iter([{"all": {"mae": 0.2}}, {"all": {"mae": 0.21}}])
     monkeypatch.setattr("models.training.adaptation.score", lambda *arguments: next(scores))

@@ -3,9 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from eager import eagerly
+from small_networks import DECODER, ENCODER
 from small_survey import SURVEY, write_data
 
 from models.errors import TrainingError
+from models.networks.encoder import PRESETS
+from models.networks.fusion import DECODERS
 from models.training.budget import Budget
 from models.training.muon import Muon
 from models.training.request import TrainRequest
@@ -80,19 +84,26 @@ def test_what_is_no_mixing_matrix_is_left_to_adamw(muon):
         np.testing.assert_allclose(muon[path], adamw[path], rtol=1e-3, atol=1e-6)
 
 
-def test_a_run_resumes_with_it_and_refuses_another(tmp_path):
+@eagerly()
+def test_a_run_resumes_with_it_and_refuses_another(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "micro", ENCODER)
+    monkeypatch.setitem(DECODERS, "small", DECODER)
     data = write_data(tmp_path / "data")
     begin = {"encoder": "micro", "acquisition": SURVEY}
     start_run(
-        TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=1, optimiser="muon"), **begin)
+        TrainRequest(
+            "epic", [data], tmp_path / "run", Budget(batch=16, epochs=0.3, optimiser="muon"), **begin
+        )
     )
     first = load_checkpoint(tmp_path / "run").optimizer
     assert isinstance(first, Muon)
     start_run(
-        TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=2, optimiser="muon"), **begin)
+        TrainRequest(
+            "epic", [data], tmp_path / "run", Budget(batch=16, epochs=0.6, optimiser="muon"), **begin
+        )
     )
     assert int(load_checkpoint(tmp_path / "run").optimizer.iterations) > int(first.iterations)
     with pytest.raises(TrainingError, match="muon optimises; go on with --optimiser muon"):
-        start_run(TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=3), **begin))
+        start_run(TrainRequest("epic", [data], tmp_path / "run", Budget(batch=16, epochs=0.9), **begin))
     with pytest.raises(TrainingError, match=r"adamw, muon; got 'sgd'"):
         Budget(epochs=1, optimiser="sgd")
