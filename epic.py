@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boards.lean_imports import skip_unused_packages
@@ -44,9 +45,11 @@ EXTRA_OF = {
     "zstandard": "testbed",
 }
 
-# Here and not in `main`: the processes that a command starts import this module alone.
+# Here and not in `main`: the processes that a command starts import this module alone, with the command's arguments.
 import_without_greetings("tensorflow")
-skip_unused_packages()
+# A notebook's own Keras keeps its packages.
+if Path(*sys.argv[:1]).stem == "epic":
+    skip_unused_packages()
 
 
 if TYPE_CHECKING:

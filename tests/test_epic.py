@@ -64,3 +64,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 def test_wrong_use_exits_2_and_shows_the_usage(capsys):
     assert epic.main(["central", "run"]) == 2
     assert "--config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "spared"), [("notebook.py", False), ("epic.py", True)])
+def test_only_the_command_hides_packages_from_keras(name, spared):
+    """A notebook that imports epic may train on its own data frames."""
+    code = (
+        f"import sys; sys.argv = ['/somewhere/{name}']; import epic; "
+        "print(any(type(one).__name__ == '_Skipping' for one in sys.meta_path))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == str(spared)
