@@ -25,8 +25,8 @@ from models.training.training import load_checkpoint, load_network
 # Device parts for measuring the folded normalisation again.
 MEASURED_PARTS = 1000
 # Finds the layer in a .tflite tensor name. The converter prefixes the network's name, adds _1, _2 ... to names in use,
-# and names a folded depthwise kernel after the activation that follows it.
-KERNEL_TENSOR = re.compile(r"^device_encoder(?:_\d+)?/(\w+?)(?:_relu)?(?:_\d+)?/")
+# and names a folded depthwise kernel after the normalisation or the activation that follows it.
+KERNEL_TENSOR = re.compile(r"^device_encoder(?:_\d+)?/(\w+?)(?:_norm|_relu)?(?:_\d+)?/")
 
 # Last layer of each residual branch of the decoder. Zero weights make a branch without old weights a no-op.
 RESIDUAL_END = re.compile(r"(_mlp_down|_attention/attention_output|refine\d+_mix)/(kernel|bias)$")
@@ -112,7 +112,17 @@ def begin_with(origin: Origin, encoder: keras.Model, decoder: keras.Model, parts
     """Copy the weights of ``origin`` into ``encoder`` and ``decoder`` wherever the names match.
 
     ``parts (n, n_time, width, n_sources)`` are companded training inputs for measuring a folded normalisation again.
+
+    Raises:
+        TrainingError: The encoder has no layer for a kernel of a released one.
     """
+    if origin.folded:
+        layers = {_name(variable) for variable in encoder.weights}
+        lost = [name for name in origin.encoder if name.endswith("/kernel") and name not in layers]
+        if lost:
+            raise TrainingError(
+                f"start: the encoder to train has no layer for {', '.join(lost)}; begin with a run folder"
+            )
     for network, weights in ((encoder, origin.encoder), (decoder, origin.decoder)):
         for variable in network.weights:
             name, fresh = _name(variable), np.array(variable)

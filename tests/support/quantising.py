@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from boards.quiet import hold_output
 from convert import converter
 from convert.quantise import rebuild_batch_one
 
@@ -19,5 +20,7 @@ def quantise_here(encoder, representative: np.ndarray) -> bytes:
         folder = Path(name)
         rebuild_batch_one(encoder).save(folder / converter.ENCODER)
         np.save(folder / converter.REPRESENTATIVE, np.ascontiguousarray(representative, np.float32))
-        converter.main(folder)
+        # The process of a conversion keeps its output from the command's.
+        with hold_output():
+            converter.main(folder)
         return (folder / converter.MODEL).read_bytes()
