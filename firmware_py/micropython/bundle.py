@@ -7,6 +7,7 @@ import json
 import os
 
 from firmware_py.micropython.errors import SetupError
+from firmware_py.micropython.padding import length_of
 from firmware_py.micropython.rate import rates_of
 
 FORMAT = "epic-bundle/1"
@@ -54,8 +55,8 @@ def load_bundle(folder):
     encoder_path = _there(folder + "/encoder.tflite")
     compiled_path = _there(folder + "/encoder.epicnn")
     try:
-        with open(path) as file:
-            manifest = json.load(file)
+        with open(path, "rb") as file:
+            manifest = json.loads(file.read(length_of(file)))
         if manifest["format"] != FORMAT:
             raise BundleError("%s: expected format %s, got %s" % (path, FORMAT, manifest["format"]))
         bundle = Bundle(manifest, encoder_path, compiled_path)
@@ -98,8 +99,10 @@ def _sha256(path):
     view = memoryview(chunk)
     try:
         with open(path, "rb") as file:
-            while n := file.readinto(chunk):
+            left = length_of(file)
+            while n := min(left, file.readinto(chunk)):
                 digest.update(view[:n])
+                left -= n
     except OSError:
         raise BundleError("%s: not found, but the manifest names it; copy the bundle again" % path) from None
     return binascii.hexlify(digest.digest()).decode()

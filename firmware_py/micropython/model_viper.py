@@ -21,6 +21,7 @@ from firmware_py.micropython.epicnn import (
     MAGIC,
 )
 from firmware_py.micropython.model import ModelError
+from firmware_py.micropython.padding import length_of
 
 _OPERATOR = FIELDS.index("operator")
 _TARGET = FIELDS.index("target")
@@ -117,9 +118,12 @@ class ViperModel:
 
     def _verify(self, expected):
         digest = hashlib.sha256()
+        self._end = length_of(self._file)
         self._file.seek(HASHED_FROM)
-        while n := self._file.readinto(self._weights):
+        left = self._end - HASHED_FROM
+        while n := min(left, self._file.readinto(self._weights)):
             digest.update(self._weights[:n])
+            left -= n
             self._feed()
         if digest.digest() != expected:
             raise ModelError("%s: SHA-256 is not the file's own; it is damaged, install again" % self._path)
@@ -142,7 +146,7 @@ class ViperModel:
         got = bytearray(self.latent)
         expected = bytearray(self.latent)
         for number in range(self._vectors):
-            self._file.seek(-(self._vectors - number) * (self._input_bytes + len(expected)), 2)
+            self._file.seek(self._end - (self._vectors - number) * (self._input_bytes + len(expected)))
             self._read(self.input, self._input_bytes)
             self._read(expected, len(expected))
             self.encode(got)

@@ -11,7 +11,7 @@ import sys
 
 # Lines of SHA-256, path and path of the second copy, behind a line with the SHA-256 of all of them.
 SUMS = ("sums", "copy/sums")
-# There once an update has come, which has its own second copy: the bundle before it.
+# Not blank once an update has come, which has its own second copy: the bundle before it.
 UPDATED = ("slots.0", "slots.1")
 
 
@@ -30,7 +30,7 @@ def whole():
 
 def restore():
     """Restore damaged files from their second copies; return those that cannot be."""
-    updated = any(size_of(path) for path in UPDATED)
+    updated = any(says_something(path) for path in UPDATED)
     lost = []
     for line in read_sums():
         expected, path, copy = line.split(" ")
@@ -89,6 +89,15 @@ def replace(new, path):
         # FAT does not. After a cut here the file is missing, and restored again.
         os.remove(path)
         os.rename(new, path)
+
+
+def says_something(path):
+    """Return True if there is more in a file than blanks, which the installer leaves on FAT."""
+    try:
+        with open(path, "rb") as file:
+            return bool(file.read().strip())
+    except OSError:
+        return False
 
 
 def size_of(path):

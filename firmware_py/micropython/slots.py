@@ -6,17 +6,27 @@
 
 ``slots`` is written twice, as "slots.0" and "slots.1" in turn, each with its CRC-32: whatever a power cut damages, the
 other is whole. It is written at a switch and at its confirmation, and at each start of a trial only.
+
+On FAT the installer makes all these files in advance, larger than they need be. They are then overwritten in place by
+whole sectors and never flushed or closed, which would rewrite the directory: a cut there costs the file system. Each
+ends in 4 KiB of nothing, so that a torn erase block holds no part of another file.
 """
 
 import binascii
 import json
 import os
 
+from firmware_py.micropython.boot_counter import sync
 from firmware_py.micropython.errors import SetupError
+from firmware_py.micropython.padding import BLOCK_BYTES, END_BYTES, SECTOR_BYTES
 
 # Starts of an update that the centre has not confirmed, before it is rolled back.
 MAX_TRIAL_STARTS = 3
+# File in a folder with the SHA-256 of the archive whose files are there, and how much of it is.
+OFFER = "offer"
 FILES = ("slots.0", "slots.1")
+# Size of a note that was made in advance: the note is in the middle block.
+NOTE_BYTES = 3 * BLOCK_BYTES
 
 
 class Slots:
@@ -28,6 +38,8 @@ class Slots:
 
     def __init__(self, folder):
         self._folders = (folder, folder + ".b")
+        # Files that are overwritten in place; FAT rewrites the directory when one is closed.
+        self._open = {}
         self._state = {
             "count": 0,
             "slot": 0,
@@ -104,7 +116,8 @@ class Slots:
         """Empty the spare folder for an update; there is then no bundle to go back to."""
         if self.has_former:
             self._change(former=None)
-        empty(self.spare)
+        if not self.in_place:
+            empty(self.spare)
 
     def switch(self, version):
         """The spare folder is whole: use it from the next start on, on trial."""
@@ -143,16 +156,74 @@ class Slots:
         self._state.update(fields)
         self._state["count"] += 1
         text = json.dumps(self._state)
-        with open(FILES[self._state["count"] % 2], "w") as file:
-            file.write("%08x %s" % (binascii.crc32(text.encode()) & 0xFFFFFFFF, text))
-            file.flush()
+        text = "%08x %s" % (binascii.crc32(text.encode()) & 0xFFFFFFFF, text)
+        self._note(FILES[self._state["count"] % 2], text.encode())
+
+    @property
+    def in_place(self):
+        """Return True if the spare folder's files were made in advance."""
+        return size_of(self.spare + "/" + OFFER) >= NOTE_BYTES
+
+    def offered(self):
+        """The SHA-256 in hex of the archive in the spare folder, and the bytes noted as written; None without one."""
+        try:
+            sha256, written = read_note(self.spare + "/" + OFFER).split()
+            return sha256.decode(), int(written)
+        except (OSError, ValueError):
+            return None, 0
+
+    def note_offer(self, sha256, written):
+        self._note(self.spare + "/" + OFFER, ("%s %d" % (sha256, written)).encode())
+
+    def _note(self, path, data):
+        if size_of(path) < NOTE_BYTES:
+            with open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+            return
+        self.overwrite(path, BLOCK_BYTES, data + b" " * (-len(data) % SECTOR_BYTES))
+        # A sector that is larger leaves the file's buffer when another is read.
+        file = self.file_in_place(path)
+        file.seek(0)
+        file.read(1)
+        sync()
+
+    def file_in_place(self, path):
+        if path not in self._open:
+            self._open[path] = open(path, "r+b", 0)
+        return self._open[path]
+
+    def overwrite(self, path, at, data):
+        """Overwrite whole sectors of a file that was made in advance."""
+        file = self.file_in_place(path)
+        file.seek(at)
+        file.write(data)
+
+
+def read_note(path):
+    with open(path, "rb") as file:
+        if size_of(path) >= NOTE_BYTES:
+            file.seek(BLOCK_BYTES)
+        return file.read(BLOCK_BYTES).strip()
+
+
+def room_of(path):
+    """Bytes that a file made in advance can take."""
+    return size_of(path) - END_BYTES
+
+
+def size_of(path):
+    """Size of a file, 0 without one."""
+    try:
+        return os.stat(path)[6]
+    except OSError:
+        return 0
 
 
 def _read(path):
     """The state in a file; None if it is missing or damaged."""
     try:
-        with open(path) as file:
-            text = file.read()
+        text = read_note(path).decode()
         if int(text[:8], 16) == binascii.crc32(text[9:].encode()) & 0xFFFFFFFF:
             return json.loads(text[9:])
     except (OSError, ValueError):

@@ -15,17 +15,17 @@ import time
 
 from firmware_py.micropython.ed25519 import verify
 from firmware_py.micropython.health import head
+from firmware_py.micropython.padding import BLOCK_BYTES, END_BYTES, SECTOR_BYTES, end_of
+from firmware_py.micropython.slots import room_of, size_of
 from firmware_py.protocol import packet
 
 FORMAT = "epic-update/1"
 # Bytes before the statement (magic and length) and after it (signature).
 HEAD_BYTES, SIGNATURE_BYTES = 13, 64
 CHUNK_BYTES = 512
-# Bytes written between flushes. Each rewrites FAT's directory and table, where a cut costs the file system; what was
-# written since is asked for again after a cut.
+# Bytes written between flushes, or on FAT between notes of how much is written. Each costs an erasure; what was written
+# since is asked for again after a cut.
 FLUSH_BYTES = 16 << 10
-# File in the unused slot with the SHA-256 of the archive whose files are there.
-OFFER = "offer"
 RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
 # Interval of reports of the version in use; the answer may bring an offer.
 REPORT_MS = 300_000
@@ -64,6 +64,10 @@ class Updater:
         self._files = []
         self._written = 0
         self._open = None
+        # Bytes of the whole files before the one under way.
+        self._before = 0
+        # Bytes that are on the flash by the last note, if the files are overwritten in place.
+        self._noted = None
         # The file under way was begun before a restart, which may have torn it.
         self._resumed = False
         now_ms = time.ticks_ms()
@@ -173,20 +177,38 @@ class Updater:
         missing = [name for name in self._names if name not in [file[0] for file in files]]
         if missing:
             raise UpdateError("it has no %s, which this board runs; convert the model again" % missing[0])
-        if self._slots.has_former or _read(self._path(OFFER)) != offer["sha256"]:
+        sha256 = binascii.hexlify(offer["sha256"]).decode()
+        if self._slots.in_place:
+            for name, _, size, _ in files:
+                if size > room_of(self._path(name)):
+                    raise UpdateError(
+                        "%s has %d bytes, the installation left room for %d; install it over USB"
+                        % (name, size, max(0, room_of(self._path(name))))
+                    )
+        offered, written = self._slots.offered()
+        if self._slots.has_former or offered != sha256:
             self._slots.make_room()
-            with open(self._path(OFFER), "wb") as file:
-                file.write(offer["sha256"])
-        room = os.statvfs(self._slots.spare)
-        needed = SPARE_BYTES
-        for file in files:
-            needed += file[2] - min(file[2], _size_of(self._path(file[0])))
-        if room[0] * room[3] < needed:
-            raise UpdateError("it needs %d bytes of flash, %d are free" % (needed, room[0] * room[3]))
+            self._slots.note_offer(sha256, 0)
+            written = 0
+        self._noted = self._before = 0
+        needed = 0
+        if self._slots.in_place:
+            # The erase block that was under way may be torn.
+            self._noted = max(0, written - BLOCK_BYTES)
+            needed = sum([file[2] for file in files]) - self._noted
+        else:
+            self._noted = None
+            for file in files:
+                needed += file[2] - min(file[2], size_of(self._path(file[0])))
+            room = os.statvfs(self._slots.spare)
+            if room[0] * room[3] < needed + SPARE_BYTES:
+                raise UpdateError(
+                    "it needs %d bytes of flash, %d are free" % (needed + SPARE_BYTES, room[0] * room[3])
+                )
         self._files = files
         self._sha256 = offer["sha256"]
         self._heard = True
-        print("update: version %d, %d bytes to come" % (self._version, needed - SPARE_BYTES))
+        print("update: version %d, %d bytes to come" % (self._version, needed))
         self._next_file()
         self._go_on()
 
@@ -197,35 +219,57 @@ class Updater:
         """Go on with the first file that is not whole; switch to the update if all are."""
         while self._files:
             name, _, size, sha256 = self._files[0]
-            self._written = min(size, _size_of(self._path(name)))
+            self._written = min(size, self._stored(name))
             self._resumed = self._written > 0
             if self._written < size:
                 return
-            if self._hash_of(self._path(name)) != sha256:
+            if self._hash_of(self._path(name), size) != sha256:
                 # Torn by the cut.
                 self._written = 0
                 return
             self._files.pop(0)
+            self._before += size
         self._slots.switch(self._version)
         print("update: switched to version %d; the board restarts" % self._version)
         self._restart()
+
+    def _stored(self, name):
+        """Bytes of a file that an earlier start has written, in whole chunks."""
+        if self._noted is None:
+            return size_of(self._path(name))
+        _, _, size, _ = self._files[0]
+        stored = max(0, self._noted - self._before)
+        return stored if stored >= size else stored - stored % CHUNK_BYTES
+
+    def _write(self, path, data, size):
+        """Write the next bytes of a file; what is there survives a cut every 16 KiB."""
+        before = self._written
+        self._written += len(data)
+        due = self._written // FLUSH_BYTES > before // FLUSH_BYTES
+        if self._noted is None:
+            if not self._open:
+                self._open = open(path, "ab" if before else "wb")
+            self._open.write(data)
+            if due:
+                self._open.flush()
+            return
+        self._slots.overwrite(path, before, data + bytes(-len(data) % SECTOR_BYTES))
+        if self._written == size:
+            self._slots.overwrite(path, size_of(path) - END_BYTES, end_of(size))
+        elif due:
+            self._slots.note_offer(binascii.hexlify(self._sha256).decode(), self._before + self._written)
 
     def _arrived(self, offset, data):
         name, place, size, sha256 = self._files[0]
         if offset != place + self._written or not data or len(data) > size - self._written:
             return
         path = self._path(name)
-        if not self._open:
-            self._open = open(path, "ab" if self._written else "wb")
-        self._open.write(data)
-        before = self._written
-        self._written += len(data)
-        if self._written // FLUSH_BYTES > before // FLUSH_BYTES:
-            self._open.flush()
+        self._write(path, data, size)
         if self._written == size:
             self._close()
-            if self._hash_of(path) == sha256:
+            if self._hash_of(path, size) == sha256:
                 self._files.pop(0)
+                self._before += size
                 self._next_file()
             elif self._resumed:
                 self._written = 0
@@ -234,13 +278,17 @@ class Updater:
                 raise UpdateError("the SHA-256 of %s is not what was signed" % name)
         self._go_on()
 
-    def _hash_of(self, path):
+    def _hash_of(self, path, size):
         digest = hashlib.sha256()
         chunk = bytearray(CHUNK_BYTES)
-        with open(path, "rb") as file:
-            while n := file.readinto(chunk):
-                digest.update(memoryview(chunk)[:n])
-                self._feed()
+        file = open(path, "rb") if self._noted is None else self._slots.file_in_place(path)
+        file.seek(0)
+        while n := min(size, file.readinto(chunk)):
+            digest.update(memoryview(chunk)[:n])
+            size -= n
+            self._feed()
+        if self._noted is None:
+            file.close()
         return binascii.hexlify(digest.digest()).decode()
 
     def _complain(self, state, version, reason):
@@ -270,21 +318,6 @@ class Updater:
     def _go_on(self):
         self._due_ms = time.ticks_ms()
         self._wait_ms = RETRY_MIN_MS
-
-
-def _size_of(path):
-    try:
-        return os.stat(path)[6]
-    except OSError:
-        return 0
-
-
-def _read(path):
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
 
 
 def _report(state, version, reason):

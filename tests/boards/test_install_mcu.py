@@ -24,6 +24,8 @@ from boards.install.linux.install import check_fit
 from boards.install.linux.shell import InstallError
 from boards.install.micropython import console, mcu, mpremote
 from boards.profile import PROFILE_FOLDER, load_board
+from firmware_py.micropython.padding import length_of
+from firmware_py.micropython.slots import room_of
 
 pytestmark = pytest.mark.slow
 # As they are, behind what the fixture puts in their place.
@@ -235,9 +237,32 @@ def test_with_a_signing_key_it_takes_updates_and_a_new_bundle_of_an_installation
     assert (board.root / "slots.0").exists(), "the bundle is the one that was installed, so the update stays"
     (board.root / "bundle" / "manifest.json").write_text("another's")
     assert put(parts, board, "--signing-key", key) == 0
-    assert not (board.root / "slots.0").exists()
+    assert (board.root / "slots.0").read_bytes() == mcu.BLANK_NOTE
     assert epic.main(["board", "uninstall", *PORT]) == 0
     assert set(board.files()) == BARE and not (board.root / "bundle.b").exists()
+
+
+@pytest.mark.parametrize("free_bytes", [4_000_000, 480_000], ids=["second copies", "none"])
+def test_on_fat_the_files_of_updates_are_made_in_advance(
+    parts, board, tmp_path, monkeypatch, capsys, free_bytes
+):
+    with_facts(monkeypatch, free_bytes=free_bytes)
+    key = tmp_path / "signing.public"
+    key.write_text("ab" * 32 + "\n")
+    assert put(parts, board, "--signing-key", key) == 0
+    files = board.files()
+    for name in ("manifest.json", "encoder.epicnn"):
+        path = board.root / "bundle" / name
+        assert len(files[f"bundle/{name}"]) == len(files[f"bundle.b/{name}"])
+        with path.open("rb") as file:
+            length = length_of(file)
+        assert room_of(path) >= length + mcu.SLOT_ROOM_BYTES
+    for path in ("slots.0", "slots.1", "bundle/offer", "bundle.b/offer"):
+        assert files[path] == mcu.BLANK_NOTE
+    assert ("second copies: none" in capsys.readouterr().out) == (free_bytes == 480_000)
+    if free_bytes == 4_000_000:
+        assert put(parts, board, "--signing-key", key) == 0
+        assert "nothing to change" in capsys.readouterr().out
 
 
 def test_pins_of_a_uart_that_has_none_are_named_in_the_endpoint(parts, board, monkeypatch):

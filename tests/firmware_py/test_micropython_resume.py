@@ -7,7 +7,8 @@ import pytest
 from releases import KEY, OTHER_ENCODER, FakeRollout, make_release, sign
 
 from firmware_py.micropython import updates
-from firmware_py.micropython.slots import Slots
+from firmware_py.micropython.padding import BLOCK_BYTES, END_BYTES, length_of
+from firmware_py.micropython.slots import NOTE_BYTES, OFFER, Slots
 from firmware_py.micropython.updates import CHUNK_BYTES, Updater
 from firmware_py.protocol import packet
 
@@ -77,6 +78,47 @@ def test_reset_after_every_chunk_it_asks_for_the_rest(rollout, torn):
     assert Slots("bundle").version == 1 and not Slots("bundle").failure
     if not torn:
         assert len(rollout.wanted) == chunks, "no chunk is asked for twice"
+
+
+def make_in_advance(room):
+    for folder in (Path("bundle"), Path("bundle.b")):
+        folder.mkdir()
+        (folder / OFFER).write_bytes(b" " * NOTE_BYTES)
+        for name in NAMES:
+            (folder / name).write_bytes(b"o" * (room + END_BYTES))
+
+
+def test_files_that_were_made_in_advance_keep_their_size_and_it_goes_on_from_the_last_note(
+    rollout, monkeypatch
+):
+    monkeypatch.setattr(updates, "FLUSH_BYTES", 4 * CHUNK_BYTES)
+    make_in_advance(len(COMPILED))
+    sizes = [(Path("new") / name).stat().st_size for name in NAMES]
+    chunks = sum(-(-size // CHUNK_BYTES) for size in sizes)
+    cut_off = power_up()
+    while len(rollout.wanted) < chunks - 1:
+        turn(cut_off, rollout)
+    again = power_up()
+    with pytest.raises(SwitchedError):
+        while True:
+            turn(again, rollout)
+    # The erase block before the note is asked for again.
+    assert chunks < len(rollout.wanted) <= chunks + 4 + BLOCK_BYTES // CHUNK_BYTES
+    for name, size in zip(NAMES, sizes, strict=True):
+        with Path("bundle.b", name).open("rb") as file:
+            assert length_of(file) == size
+            assert file.read(size) == Path("new", name).read_bytes()
+        assert Path("bundle.b", name).stat().st_size == len(COMPILED) + END_BYTES
+
+
+def test_an_update_that_does_not_fit_into_files_made_in_advance_is_refused(rollout):
+    make_in_advance(len(COMPILED) - 1)
+    updater = power_up()
+    for _ in range(5):
+        turn(updater, rollout)
+    assert not rollout.wanted
+    said = "encoder.epicnn has 10496 bytes, the installation left room for 10495"
+    assert any(said in report.reason for report in rollout.reports)
 
 
 def test_what_was_not_flushed_is_asked_for_again_after_a_power_cut(rollout, monkeypatch):

@@ -17,6 +17,7 @@ from tiny import ENCODER, SHAPE
 from waiting import wait_until
 
 from boards.fit.epicnn import compile_encoder
+from boards.install.micropython import mcu
 from firmware_py.inference.bundle import load_bundle
 from firmware_py.protocol import packet
 from firmware_py.protocol.framing import Deframer, encode_frame
@@ -65,13 +66,15 @@ class Centre:
 class Board:
     """A board that is started again whenever it resets, until it is closed."""
 
-    def __init__(self, folder, endpoint, key=KEY, **update):
+    def __init__(self, folder, endpoint, key=KEY, in_place=False, **update):
         self.folder = folder
         folder.mkdir()
         for path in STUBS.glob("*.py"):
             shutil.copy(path, folder)
         make_release(folder / "bundle", "installed", ENCODER, compiled(ENCODER))
         (folder / "bundle" / "encoder.tflite").unlink()
+        if in_place:
+            make_in_advance(folder)
         write_public_key(folder / "signing.public", key)
         config = {
             "device": 0,
@@ -115,6 +118,15 @@ class Board:
         self._thread.join()
 
 
+def make_in_advance(folder):
+    """The files as the installer makes them on FAT."""
+    paths = [folder / "bundle" / name for name in ("manifest.json", "encoder.epicnn")]
+    files = mcu._with_slots({f"bundle/{path.name}": mcu._padded(path.read_bytes()) for path in paths})
+    for path, data in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(data)
+
+
 def compiled(encoder):
     return {"encoder.epicnn": compile_encoder(encoder)}
 
@@ -133,17 +145,24 @@ def new(tmp_path):
     return make_release(tmp_path / "new", "new", OTHER_ENCODER, compiled(OTHER_ENCODER))
 
 
+def sizes_of(board):
+    return {path.name: path.stat().st_size for path in board.folder.glob("bundle*/*")}
+
+
 def told(centre, state, version):
     return [one for one in centre.rollout.reports if (one.state, one.version) == (state, version)]
 
 
-def test_it_is_downloaded_tried_confirmed_and_kept(tmp_path, new):
-    with updating(tmp_path, sign(new, 1)) as (centre, board):
+@pytest.mark.parametrize("in_place", [False, True], ids=["rewritten", "in place"])
+def test_it_is_downloaded_tried_confirmed_and_kept(tmp_path, new, in_place):
+    with updating(tmp_path, sign(new, 1), in_place=in_place) as (centre, board):
+        sizes = sizes_of(board)
         wait_until(lambda: told(centre, "running", 1), PATIENCE_S, "the new version to report")
         wait_until(lambda: "version 1 is confirmed" in board.said(), PATIENCE_S, "the confirmation")
         assert centre.hashes[-1] == load_bundle(new).model_hash
         assert not any("encoder.tflite" in path.name for path in (board.folder / "bundle.b").iterdir())
         assert max(want.length for want in centre.rollout.wanted) <= 512
+        assert not in_place or sizes_of(board) == sizes
         reports = len(told(centre, "running", 1))
         board.kill()
         wait_until(lambda: len(told(centre, "running", 1)) > reports, PATIENCE_S, "the next start")

@@ -30,6 +30,8 @@ from firmware_py.inference.bundle import ENCODER, EPICNN, MANIFEST, Bundle, load
 from firmware_py.inference.self_test import read_vectors
 from firmware_py.micropython.boot_counter import FORMER
 from firmware_py.micropython.config import ConfigError, load_config
+from firmware_py.micropython.padding import BLOCK_BYTES, end_of
+from firmware_py.micropython.slots import NOTE_BYTES, OFFER
 from firmware_py.micropython.store import SEGMENT_SLOTS, SLOT_BYTES
 
 ROOM = Path(firmware_py.__file__).parent
@@ -71,7 +73,10 @@ SUMS = "sums"
 # Files that updates over the link leave: the second slot, and the record of the slot in use.
 SIGNING_KEY = "signing.public"
 SLOTS = ("slots.0", "slots.1")
-SECOND_SLOT = tuple(f"{SPARE}{name}" for name in (MANIFEST, ENCODER, EPICNN))
+SECOND_SLOT = tuple(f"{SPARE}{name}" for name in (OFFER, MANIFEST, ENCODER, EPICNN))
+# Room of a bundle's file on FAT, where updates overwrite it in place: its size and a quarter, at least 16 KiB more.
+SLOT_ROOM, SLOT_ROOM_BYTES = 1.25, 16 << 10
+BLANK_NOTE = b" " * NOTE_BYTES
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,9 @@ def contents(
             raise InstallError(
                 f"{order.bundle}: {error}; or put firmware with the module ml on the board"
             ) from None
+    in_place = bool(order.settings.signing_key) and order.board.spool is None
+    if in_place:
+        files |= {path: _padded(data) for path, data in files.items() if path.startswith(BUNDLE)}
     for key in key_files(order.settings):
         files[Path(key.path).name] = key.content
     if order.digitiser:
@@ -143,10 +151,36 @@ def contents(
     second = {path: _copy_of(path) for path in compared} if copies else {}
     sums = _sums(compared, second)
     files |= {copy: compared[path] for path, copy in second.items()}
+    if in_place:
+        files = _with_slots(files)
     files |= {SUMS: sums, **({f"{COPIES}{SUMS}": sums} if copies else {})}
     files[INSTALLED] = _record(order, files)
     files[MAIN] = main
     return files
+
+
+def _padded(data: bytes) -> bytes:
+    """Return a bundle's file with room for a larger one, its length, and an empty erase block."""
+    room = max(int(len(data) * SLOT_ROOM), len(data) + SLOT_ROOM_BYTES)
+    room += -room % BLOCK_BYTES
+    return data + bytes(room - len(data)) + end_of(len(data)).ljust(2 * BLOCK_BYTES, b"\0")
+
+
+def _with_slots(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return ``files`` with all that updates overwrite in place, each slot in one piece behind the program."""
+    first = {path: data for path, data in files.items() if path.startswith(BUNDLE)}
+    second = {f"{SPARE}{path.removeprefix(BUNDLE)}": data for path, data in first.items()}
+    return {
+        **{path: data for path, data in files.items() if path not in first and path not in second},
+        **dict.fromkeys(SLOTS, BLANK_NOTE),
+        **{f"{BUNDLE}{OFFER}": BLANK_NOTE, **first},
+        **{f"{SPARE}{OFFER}": BLANK_NOTE, **second},
+    }
+
+
+def _is_updated(found: dict[str, str | None]) -> bool:
+    """Return True if an update has come, by the hashes that were found."""
+    return any(found[path] not in (None, digest_of(BLANK_NOTE)) for path in SLOTS)
 
 
 def _copy_of(path: str) -> str:
@@ -402,12 +436,14 @@ def _steps(
     if to_copy:
         size = format_size(sum(len(data) for data in to_copy.values()))
         steps.append(Step(f"copy {len(to_copy)} files, {size}", lambda: _copy(prompt, to_copy)))
-    if any(path.startswith(BUNDLE) for path in changed):
+    if any(path.startswith(BUNDLE) for path in changed) and not any(path in files for path in SLOTS):
         # The bundle of this installation is the one in use, whatever an update brought.
         steps.append(Step("forget former updates", lambda: _remove(prompt, list(SLOTS))))
     if stale:
         steps.append(Step(f"remove {', '.join(stale)}", lambda: _remove(prompt, stale)))
-    rest = {path: data for path, data in files.items() if path in changed or not path.startswith(SPARE)}
+    rest = {
+        path: data for path, data in files.items() if path in changed or not path.startswith((SPARE, *SLOTS))
+    }
     rest.pop(MAIN)
     steps.append(Step("read all back and compare", lambda: _verify(prompt, rest)))
     steps.append(Step("try port and model there", lambda: try_model(prompt)))
@@ -418,8 +454,8 @@ def _steps(
 def _changed(files: dict[str, bytes], found: dict[str, str | None]) -> dict[str, bytes]:
     """Return the files that differ from those on the board, without the spare slot if an update may be in it."""
     changed = {path: data for path, data in files.items() if found[path] != digest_of(data)}
-    if any(found[path] for path in SLOTS) and not any(path.startswith(BUNDLE) for path in changed):
-        return {path: data for path, data in changed.items() if not path.startswith(SPARE)}
+    if _is_updated(found) and not any(path.startswith(BUNDLE) for path in changed):
+        return {path: data for path, data in changed.items() if not path.startswith((SPARE, *SLOTS))}
     return changed
 
 
@@ -548,11 +584,11 @@ def read_status(prompt: Prompt) -> dict[str, Any]:
         )
     expected = record["sha256"]
     found = _facts(prompt, (*expected, *SLOTS))["files"]
-    updated = any(found[path] for path in SLOTS)
+    updated = _is_updated(found)
     damaged = [
         path
         for path in expected
-        if found[path] != expected[path] and not (updated and path.startswith((BUNDLE, SPARE)))
+        if found[path] != expected[path] and not (updated and path.startswith((BUNDLE, SPARE, *SLOTS)))
     ]
     return {**record, "damaged": damaged, "device_state": state}
 
