@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+
+from boards.around_import import AroundImport
 
 # Module -> optional package that it tries to import, for functions that EPIC never calls.
 UNUSED = {
@@ -29,35 +30,27 @@ def skip_unused_packages(unused: Mapping[str, str] = UNUSED) -> None:
     Args:
         unused: Module -> top-level package. Modules that are imported already are ignored.
     """
-    pending = {name: package for name, package in unused.items() if name not in sys.modules}
-    if pending:
-        sys.meta_path.insert(0, _Skipping(pending))
+    for name, package in unused.items():
+        if name not in sys.modules:
+            sys.meta_path.insert(0, AroundImport(name, partial(_missing, package)))
 
 
-class _Skipping(MetaPathFinder):
-    def __init__(self, pending: dict[str, str]) -> None:
-        self._pending = pending
-        self._missing = threading.local()
+@contextlib.contextmanager
+def _missing(package: str) -> Iterator[None]:
+    finder = _Missing(package)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname == getattr(self._missing, "package", None):
+
+class _Missing(MetaPathFinder):
+    """Finds nothing under a package's name, in the thread that made it."""
+
+    def __init__(self, package: str) -> None:
+        self._package, self._thread = package, threading.get_ident()
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == self._package and threading.get_ident() == self._thread:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        package = self._pending.pop(fullname, None)
-        if package is None:
-            return None
-        spec = importlib.util.find_spec(fullname)
-        if spec and spec.loader:
-            loader: Any = spec.loader
-            execute = loader.exec_module
-
-            def without_package(module: ModuleType) -> None:
-                self._missing.package = package
-                try:
-                    execute(module)
-                finally:
-                    self._missing.package = None
-
-            loader.exec_module = without_package
-        return spec

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import IO
+
+from boards.around_import import AroundImport
 
 # Messages that TensorFlow prints on import to stderr, whatever TF_CPP_MIN_LOG_LEVEL is.
 GREETING = re.compile(rb"I\d{4} |WARNING: All log messages before absl::InitializeLog")
@@ -70,30 +68,7 @@ def import_without_greetings(name: str) -> None:
     All else that it writes to the error stream comes when it is over, also when it fails.
     """
     if name not in sys.modules:
-        sys.meta_path.insert(0, _Hushed(name))
-
-
-class _Hushed(MetaPathFinder):
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self._name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec and spec.loader:
-            loader: Any = spec.loader
-            execute = loader.exec_module
-
-            def quietly(module: ModuleType) -> None:
-                with _greetings_dropped():
-                    execute(module)
-
-            loader.exec_module = quietly
-        return spec
+        sys.meta_path.insert(0, AroundImport(name, _greetings_dropped))
 
 
 @contextlib.contextmanager

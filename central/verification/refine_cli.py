@@ -152,9 +152,9 @@ def _work(settings: CentralConfig, scheduler: str | None, drain: bool) -> None:
 def _print_status(data_dir: Path, as_json: bool) -> None:
     from central.verification.refine_jobs import WAITING, JobQueue
 
-    with closing(JobQueue(data_dir)) as queue:
+    with closing(JobQueue(data_dir)) as queue, closing(Store(data_dir)) as store:
         jobs = queue.jobs()
-    rows = [_progress(data_dir, job) for job in jobs]
+        rows = [_progress(data_dir, store, job) for job in jobs]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -183,7 +183,7 @@ def _print_status(data_dir: Path, as_json: bool) -> None:
         typer.echo(NO_WORKER.removeprefix("; "))
 
 
-def _progress(data_dir: Path, job: Job) -> dict[str, Any]:
+def _progress(data_dir: Path, store: Store, job: Job) -> dict[str, Any]:
     """Return the job for JSON; ``done`` and ``misfit`` are those of its map, else of the latest checkpoint."""
     from central.verification.refine_jobs import job_folder, read_checkpoint
 
@@ -191,13 +191,13 @@ def _progress(data_dir: Path, job: Job) -> dict[str, Any]:
     checkpoint = read_checkpoint(job_folder(data_dir, job.number))
     progress = (checkpoint.done, checkpoint.misfit) if checkpoint else (None, None)
     if job.revision is not None:
-        progress = _outcome(data_dir, job) or progress
+        progress = _outcome(store, job) or progress
     return {**row, "done": progress[0], "misfit": progress[1]}
 
 
-def _outcome(data_dir: Path, job: Job) -> tuple[int, float] | None:
+def _outcome(store: Store, job: Job) -> tuple[int, float] | None:
     """Return the iterations and the last misfit of a finished job's map; None if retention has removed it."""
-    with closing(Store(data_dir)) as store, suppress(StoreError):
+    with suppress(StoreError):
         for stored in store.revisions(job.event, job.survey):
             if stored.revision == job.revision:
                 refined = stored.provenance["refinement"]

@@ -61,6 +61,7 @@ class Descent:
         self, misfit: Misfit, roughness: Roughness, unit: np.ndarray, bounds: tuple[float, float]
     ) -> None:
         self._misfit, self._roughness, self._unit, self._bounds = misfit, roughness, unit, bounds
+        self._scaling = sp.diags(unit.ravel())
 
     def step(self, point: Point, share: float) -> Point | None:
         """Take one iteration; return None if no step lowers the objective.
@@ -75,8 +76,7 @@ class Descent:
         weight = share * point.misfit / max(value, least)
         slopes = (matrix @ point.velocity.ravel()).reshape(point.velocity.shape)
         gradient = (self._unit * (point.gradient + weight * slopes)).ravel()
-        unit = sp.diags(self._unit.ravel())
-        direction = _direction(gradient, point.pairs, weight * (unit @ matrix @ unit))
+        direction = _direction(gradient, point.pairs, weight * (self._scaling @ matrix @ self._scaling))
         slope = float(gradient @ direction)
         objective, length = point.misfit + weight * value, 1.0
         for _ in range(SHORTENINGS if slope < 0 else 0):

@@ -21,6 +21,7 @@ from keras import ops
 from scipy.optimize import minimize
 
 from models.inversion.latent_model import LatentModel
+from models.inversion.roughness import Roughness
 from physics.acquisition import Acquisition
 from physics.engines.openfwi_adjoint import misfit_and_gradient
 from physics.modelling import model_gathers
@@ -130,6 +131,7 @@ def refine(
     start = normalise_velocity(np.asarray(velocity_mps, np.float64), a)
     scale = np.asarray(uncertainty_mps, np.float64) / half_range_mps
     along_z, along_x = map(smoothing, start.shape, misfit.smooth_cells)
+    roughness = Roughness(start.shape, CONTRAST)
     # Objective and misfit of each map that was tried.
     tried: list[tuple[float, float]] = []
     done = 0
@@ -141,9 +143,10 @@ def refine(
         """Append to ``tried``; return the map and the derivatives by the gather and of the total variation."""
         candidate = to_map(x)
         off, by_gather = misfit(model_gathers(_mps(candidate, a)[None, None], a)[0])
-        roughness, by_map = total_variation(candidate, CONTRAST)
-        tried.append((float(off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness), off))
-        return candidate, by_gather, by_map
+        tried.append(
+            (float(off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness.value(candidate)), off)
+        )
+        return candidate, by_gather, roughness.derivative(candidate)
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         candidate, by_gather, by_map = measure(x)
@@ -197,17 +200,6 @@ def smoothing(n: int, cells: float) -> np.ndarray:
     distance = np.subtract.outer(np.arange(n), np.arange(n)) / cells
     weights = np.exp(-np.square(distance) / 2)
     return weights / np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
-
-
-def total_variation(values: np.ndarray, contrast: float) -> tuple[float, np.ndarray]:
-    """Return the total variation of a map ``(nz, nx)``, smoothed below ``contrast``, and its derivative."""
-    down = np.diff(values, axis=0, append=values[-1:])
-    across = np.diff(values, axis=1, append=values[:, -1:])
-    size = np.sqrt(np.square(down) + np.square(across) + contrast**2)
-    derivative = -(down + across) / size
-    derivative[1:] += (down / size)[:-1]
-    derivative[:, 1:] += (across / size)[:, :-1]
-    return float(np.sum(size - contrast)), derivative
 
 
 def value_and_derivative(function: Callable) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:

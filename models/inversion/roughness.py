@@ -9,21 +9,21 @@ import scipy.sparse as sp
 class Roughness:
     """Sum over the cells of sqrt(|gradient|^2 + contrast^2) - contrast.
 
-    Steps far above ``contrast_mps`` cost their height (total variation: blocky maps). Steps below it cost their square
+    Steps far above ``contrast`` cost their height (total variation: blocky maps). Steps below it cost their square
     (smooth maps).
 
     Args:
         shape: ``(nz, nx)`` of a map.
-        contrast_mps: The contrast in m/s.
+        contrast: In the unit of the map.
     """
 
-    def __init__(self, shape: tuple[int, int], contrast_mps: float) -> None:
-        (nz, nx), self._contrast = shape, contrast_mps
+    def __init__(self, shape: tuple[int, ...], contrast: float) -> None:
+        (nz, nx), self._contrast = shape, contrast
         self._down = sp.kron(_differences(nz), sp.eye(nx)).tocsr()
         self._across = sp.kron(sp.eye(nz), _differences(nx)).tocsr()
 
     def value(self, velocity: np.ndarray) -> float:
-        """Return the roughness of a map ``(nz, nx)``, in m/s."""
+        """Return the roughness of a map ``(nz, nx)``, in its unit."""
         return float(np.sum(self._sizes(velocity) - self._contrast))
 
     def matrix(self, velocity: np.ndarray) -> sp.csr_matrix:
@@ -35,9 +35,13 @@ class Roughness:
         weights = sp.diags(1.0 / self._sizes(velocity))
         return (self._down.T @ weights @ self._down + self._across.T @ weights @ self._across).tocsr()
 
-    def of_steps(self, step_mps: float, cells: int) -> float:
+    def derivative(self, velocity: np.ndarray) -> np.ndarray:
+        """Return the derivative with respect to the map, ``(nz, nx)``."""
+        return (self.matrix(velocity) @ velocity.ravel()).reshape(velocity.shape)
+
+    def of_steps(self, step: float, cells: int) -> float:
         """Return the roughness of ``cells`` steps of a height."""
-        return cells * float(np.hypot(step_mps, self._contrast) - self._contrast)
+        return cells * float(np.hypot(step, self._contrast) - self._contrast)
 
     def _sizes(self, velocity: np.ndarray) -> np.ndarray:
         flat = velocity.ravel()

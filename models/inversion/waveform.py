@@ -102,8 +102,8 @@ def invert(
         best = min(best, (broadband.value(gather), now, gather), key=lambda found: found[0])
     trial = min(iterations // LEAST_TRIALS, TRIAL_ITERATIONS)
     trial = trial if trial >= LEAST_STAGE_ITERATIONS else 0
+    trials = len(SHARES) * trial
     for fraction, end, factor in STAGES:
-        trials = len(SHARES) * trial
         count = trials + round(end * (iterations - trials)) - run.done
         if count < (1 if fraction is None else LEAST_STAGE_ITERATIONS) or chi_squared <= 1.0:
             continue
