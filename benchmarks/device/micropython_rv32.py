@@ -28,7 +28,7 @@ from firmware_py.inference.bundle import EPICNN, MANIFEST, load_bundle
 from testbed.run import DEFAULT_MODEL
 
 PROCESSOR = "rv32imc"
-# Address of the files in memory, and of the machine timer, which counts in units of 100 instructions.
+# Memory addresses of the file system and of the machine timer. A tick of the timer is ``INSTRUCTIONS_A_TICK``.
 FILES_AT, TIMER_AT = 0x8400_0000, 0x0200_BFF8
 INSTRUCTIONS_A_TICK = 100
 TIMEOUT_S = 3600.0

@@ -1,4 +1,4 @@
-"""A board with stock MicroPython, killed again and again while it records and sends over TCP to a real centre.
+"""Kill a board with stock MicroPython again and again while it records and sends over TCP to a real centre.
 
     python benchmarks/robustness/board_kills.py [--kills 50] [--longest-s 1.5] [--model ZOO_DIR]
 

@@ -39,7 +39,7 @@ SMALLEST = Limits("the smallest board", model_bytes=256 * 1024, arena_bytes=192 
 VIPER_PROGRAM_BYTES = 104 * 1024
 # The same beside ``ml``, whose kernels are the firmware's: 120 KiB did before the spool took 9 KiB more.
 ML_PROGRAM_BYTES = 136 * 1024
-# Bytes that OpenMV's ``ml`` adds to an arena (TF_ARENA_EXTRA and alignment) and to a model (a cache line at each end).
+# Extra bytes of OpenMV's ``ml``: in an arena (TF_ARENA_EXTRA and alignment), and in a model (a cache line at each end).
 ML_ARENA_EXTRA_BYTES, ML_MODEL_EXTRA_BYTES = 528, 64
 
 

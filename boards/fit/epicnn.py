@@ -32,7 +32,7 @@ from firmware_py.micropython.epicnn import (
 )
 
 BLOCK_CHANNELS = (24, 32, 40)
-# Limits of 32-bit arithmetic without 64-bit products (``kernels.py``).
+# Limits of the kernels, which have 32-bit integers and no 64-bit products (``kernels.py``).
 MAX_SUM = 1 << 28
 MAX_SHIFT = 29
 WORD_BYTES, FACTORS = 4, 4

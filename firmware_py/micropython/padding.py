@@ -1,18 +1,18 @@
-"""The length of a bundle's file that was made in advance, behind its content."""
+"""Length of the content of a preallocated bundle file. It is stored at the file's end."""
 
 SECTOR_BYTES, BLOCK_BYTES = 512, 4096
-# A bundle's file that was made in advance ends in a block with this and its length, and a block of nothing.
+# A preallocated file ends in two blocks. The first begins with this mark and the length; the second is empty.
 ENDS, END_BYTES = b"epic-end", 2 * BLOCK_BYTES
 
 
 def end_of(length):
-    """The sector with the length of a file that was made in advance."""
+    """Return the sector that stores the content length of a preallocated file."""
     data = ENDS + b"%d\n" % length
     return data + bytes(SECTOR_BYTES - len(data))
 
 
 def length_of(file):
-    """Length of the content of an open file; the position is then its start."""
+    """Return the length of an open file's content, and seek to its start."""
     size = file.seek(0, 2)
     if size > END_BYTES:
         file.seek(size - END_BYTES)

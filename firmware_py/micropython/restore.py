@@ -46,7 +46,7 @@ def restore():
 
 
 def read_sums():
-    """The lines of a whole file of sums; without one, there is nothing to compare with."""
+    """Return the lines of the first intact file of sums; no lines if there is none."""
     for path in SUMS:
         try:
             with open(path, "rb") as file:
@@ -62,7 +62,7 @@ def read_sums():
 
 
 def sum_of(path):
-    """SHA-256 of a file in hex; None without one."""
+    """Return the SHA-256 of a file in hex, None if it is missing."""
     made = hashlib.sha256()
     block = bytearray(512)
     try:
@@ -92,7 +92,7 @@ def replace(new, path):
 
 
 def says_something(path):
-    """Return True if there is more in a file than blanks, which the installer leaves on FAT."""
+    """Return True if a file has any text. On FAT the installer leaves preallocated files blank."""
     try:
         with open(path, "rb") as file:
             return bool(file.read().strip())
@@ -101,7 +101,7 @@ def says_something(path):
 
 
 def size_of(path):
-    """Size of a file; None without one."""
+    """Return the size of a file in bytes, None if it is missing."""
     try:
         return os.stat(path)[6]
     except OSError:

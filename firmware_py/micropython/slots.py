@@ -7,7 +7,7 @@
 ``slots`` is written twice, as "slots.0" and "slots.1" in turn, each with its CRC-32: whatever a power cut damages, the
 other is whole. It is written at a switch and at its confirmation, and at each start of a trial only.
 
-On FAT the installer makes all these files in advance, larger than they need be. They are then overwritten in place by
+On FAT the installer preallocates all these files, with spare room. They are then overwritten in place by
 whole sectors and never flushed or closed, which would rewrite the directory: a cut there costs the file system. Each
 ends in 4 KiB of nothing, so that a torn erase block holds no part of another file.
 """
@@ -25,7 +25,7 @@ MAX_TRIAL_STARTS = 3
 # File in a folder with the SHA-256 of the archive whose files are there, and how much of it is.
 OFFER = "offer"
 FILES = ("slots.0", "slots.1")
-# Size of a note that was made in advance: the note is in the middle block.
+# Size of a preallocated note. Its text is in the middle block.
 NOTE_BYTES = 3 * BLOCK_BYTES
 
 
@@ -161,11 +161,11 @@ class Slots:
 
     @property
     def in_place(self):
-        """Return True if the spare folder's files were made in advance."""
+        """Return True if the spare folder's files are preallocated."""
         return size_of(self.spare + "/" + OFFER) >= NOTE_BYTES
 
     def offered(self):
-        """The SHA-256 in hex of the archive in the spare folder, and the bytes noted as written; None without one."""
+        """Return the SHA-256 in hex of the archive in the spare folder, None without one, and the bytes noted as written."""
         try:
             sha256, written = read_note(self.spare + "/" + OFFER).split()
             return sha256.decode(), int(written)
@@ -194,7 +194,7 @@ class Slots:
         return self._open[path]
 
     def overwrite(self, path, at, data):
-        """Overwrite whole sectors of a file that was made in advance."""
+        """Overwrite whole sectors of a preallocated file."""
         file = self.file_in_place(path)
         file.seek(at)
         file.write(data)
@@ -208,12 +208,12 @@ def read_note(path):
 
 
 def room_of(path):
-    """Bytes that a file made in advance can take."""
+    """Return the largest content of a preallocated file, in bytes."""
     return size_of(path) - END_BYTES
 
 
 def size_of(path):
-    """Size of a file, 0 without one."""
+    """Return the size of a file in bytes, 0 if it is missing."""
     try:
         return os.stat(path)[6]
     except OSError:

@@ -23,8 +23,8 @@ FORMAT = "epic-update/1"
 # Bytes before the statement (magic and length) and after it (signature).
 HEAD_BYTES, SIGNATURE_BYTES = 13, 64
 CHUNK_BYTES = 512
-# Bytes written between flushes, or on FAT between notes of how much is written. Each costs an erasure; what was written
-# since is asked for again after a cut.
+# Bytes between two flushes, or on FAT between two notes of the progress. Each costs an erasure. After a power cut,
+# the bytes since the last one are requested again.
 FLUSH_BYTES = 16 << 10
 RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
 # Interval of reports of the version in use; the answer may bring an offer.
@@ -64,9 +64,9 @@ class Updater:
         self._files = []
         self._written = 0
         self._open = None
-        # Bytes of the whole files before the one under way.
+        # Bytes of the files that are complete.
         self._before = 0
-        # Bytes that are on the flash by the last note, if the files are overwritten in place.
+        # Bytes on the flash according to the last note; None if the files are not preallocated.
         self._noted = None
         # The file under way was begun before a restart, which may have torn it.
         self._resumed = False
@@ -234,7 +234,7 @@ class Updater:
         self._restart()
 
     def _stored(self, name):
-        """Bytes of a file that an earlier start has written, in whole chunks."""
+        """Return the bytes of a file that an earlier start has written, in whole chunks."""
         if self._noted is None:
             return size_of(self._path(name))
         _, _, size, _ = self._files[0]
@@ -242,7 +242,7 @@ class Updater:
         return stored if stored >= size else stored - stored % CHUNK_BYTES
 
     def _write(self, path, data, size):
-        """Write the next bytes of a file; what is there survives a cut every 16 KiB."""
+        """Write the next bytes of a file; make them durable every ``FLUSH_BYTES``."""
         before = self._written
         self._written += len(data)
         due = self._written // FLUSH_BYTES > before // FLUSH_BYTES

@@ -74,7 +74,7 @@ SUMS = "sums"
 SIGNING_KEY = "signing.public"
 SLOTS = ("slots.0", "slots.1")
 SECOND_SLOT = tuple(f"{SPARE}{name}" for name in (OFFER, MANIFEST, ENCODER, EPICNN))
-# Room of a bundle's file on FAT, where updates overwrite it in place: its size and a quarter, at least 16 KiB more.
+# Preallocated size of a bundle's file on FAT: a quarter more than its content, at least 16 KiB more.
 SLOT_ROOM, SLOT_ROOM_BYTES = 1.25, 16 << 10
 BLANK_NOTE = b" " * NOTE_BYTES
 
@@ -160,14 +160,14 @@ def contents(
 
 
 def _padded(data: bytes) -> bytes:
-    """Return a bundle's file with room for a larger one, its length, and an empty erase block."""
+    """Return a preallocated bundle file: content, spare room, the content's length, and an empty erase block."""
     room = max(int(len(data) * SLOT_ROOM), len(data) + SLOT_ROOM_BYTES)
     room += -room % BLOCK_BYTES
     return data + bytes(room - len(data)) + end_of(len(data)).ljust(2 * BLOCK_BYTES, b"\0")
 
 
 def _with_slots(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return ``files`` with all that updates overwrite in place, each slot in one piece behind the program."""
+    """Return ``files`` and the preallocated ones of both slots, with the files of a slot next to each other."""
     first = {path: data for path, data in files.items() if path.startswith(BUNDLE)}
     second = {f"{SPARE}{path.removeprefix(BUNDLE)}": data for path, data in first.items()}
     return {
@@ -179,7 +179,7 @@ def _with_slots(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _is_updated(found: dict[str, str | None]) -> bool:
-    """Return True if an update has come, by the hashes that were found."""
+    """Return True if the hashes show that the board has installed an update."""
     return any(found[path] not in (None, digest_of(BLANK_NOTE)) for path in SLOTS)
 
 
@@ -189,7 +189,7 @@ def _copy_of(path: str) -> str:
 
 
 def _sums(files: dict[str, bytes], second: dict[str, str]) -> bytes:
-    """Return the file that restore.py compares with: the SHA-256 and path of each file, and the path of its copy."""
+    """Return the content of ``sums`` for restore.py: a line a file with its SHA-256, its path and its copy's path."""
     lines = "".join(f"{digest_of(data)} {path} {second.get(path, '-')}\n" for path, data in files.items())
     return f"{digest_of(lines.encode())}\n{lines}".encode()
 
@@ -423,9 +423,9 @@ def _steps(
     foreign: bool,
     runs: bool,
 ) -> tuple[Step, ...]:
-    """Return the steps that copy the ``changed`` ones of ``files`` to a board and check them all.
+    """Return the steps of an installation: copy the changed files, then check all files.
 
-    Its main.py may be ``foreign``, that is another program's; with ``runs``, there is one of EPIC's.
+    ``foreign`` means that the board's main.py is another program's, ``runs`` that it is EPIC's.
     """
     steps = []
     if foreign:
@@ -558,7 +558,11 @@ def _check_heap(port: str, compiled: bytes, facts: dict[str, Any]) -> None:
 
 
 def try_model(prompt: Prompt) -> str:
-    """Open the board's port, load the model and run it once; describe time and heap. Raises ``InstallError``."""
+    """Open the board's port, load the model and run it once; return its time and heap in words.
+
+    Raises:
+        InstallError: The board lacks the port, or the model does not run.
+    """
     found = prompt.ask("trial")
     if "no_link" in found:
         raise InstallError(
