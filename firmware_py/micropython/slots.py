@@ -165,7 +165,7 @@ class Slots:
         return size_of(self.spare + "/" + OFFER) >= NOTE_BYTES
 
     def offered(self):
-        """Return the SHA-256 in hex of the archive in the spare folder, None without one, and the bytes noted as written."""
+        """Return the SHA-256 (hex) of the archive in the spare folder, or None, and the bytes noted as written."""
         try:
             sha256, written = read_note(self.spare + "/" + OFFER).split()
             return sha256.decode(), int(written)
