@@ -22,6 +22,8 @@ CONCATENATED_CHANNELS = 32
 class DecoderConfig:
     """Sizes of the decoder. ``n_depth`` and ``n_width`` must be multiples of ``patch``.
 
+    ``pixel_layers`` are residual blocks at the map's own resolution. A configuration of version 0.1 has none.
+
     Two options are for ablation. Without ``attention``, latents are concatenated (zeros for absent devices) and pass
     through dense layers. Without ``positions``, tokens carry no receiver positions.
     """
@@ -38,6 +40,7 @@ class DecoderConfig:
     cross_layers: int = 2
     refine_layers: int = 2
     pixel_channels: int = 8
+    pixel_layers: int = 0
     attention: bool = True
     positions: bool = True
 
@@ -61,8 +64,8 @@ class DecoderConfig:
 # Sizes by name. "small" trains on two processor cores in an hour. "deep" has the same width, so it can start from the
 # weights of "small".
 DECODERS: dict[str, dict[str, int]] = {
-    "small": {},
-    "deep": {"self_layers": 3, "cross_layers": 4, "refine_layers": 6},
+    "small": {"pixel_layers": 2},
+    "deep": {"self_layers": 3, "cross_layers": 4, "refine_layers": 6, "pixel_layers": 2},
 }
 
 
@@ -203,6 +206,12 @@ def build_decoder(config: DecoderConfig) -> keras.Model:
     x = layers.Conv2D(config.pixel_channels * config.patch**2, 1, activation="relu", name="expand")(x)
     x = PixelShuffle(config.patch, name="shuffle")(x)
     x = layers.Conv2D(2 * config.pixel_channels, 3, padding="same", activation="relu", name="pixels")(x)
+    # The shuffle draws each patch by itself; these layers see across its edges.
+    for i in range(config.pixel_layers):
+        y = layers.Conv2D(4 * config.pixel_channels, 3, padding="same", activation="relu", name=f"pixels{i}")(
+            x
+        )
+        x = x + layers.Conv2D(2 * config.pixel_channels, 1, name=f"pixels{i}_mix")(y)
     # The output stays in float32 under mixed precision: bfloat16 has steps of 6 m/s and more.
     out = layers.Conv2D(2, 3, padding="same", dtype="float32", name="out")(x)
     velocity = layers.Identity(name="velocity")(out[..., :1])

@@ -21,6 +21,7 @@ from models.recipes.base import Account, Recipe, describe_companding, fitting
 from models.training.budget import Budget
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig
+from models.training.standard_scale import standardise
 from models.training.training import has_checkpoint
 from models.training.warm_start import Origin, begin_with, fits_decoder
 from physics.acquisition import Acquisition
@@ -127,5 +128,6 @@ def begin(
     seen = seen.reshape(-1, *seen.shape[2:])
     goes_on = fits_decoder(origin, parts["decoder"])
     begin_with(origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen)
+    standardise(parts["encoder"], parts["decoder"], seen)
     if budget.ordered and goes_on:
         nest_latent(parts["encoder"], parts["decoder"], seen)

@@ -29,7 +29,7 @@ MEASURED_PARTS = 1000
 KERNEL_TENSOR = re.compile(r"^device_encoder(?:_\d+)?/(\w+?)(?:_norm|_relu)?(?:_\d+)?/")
 
 # Last layer of each residual branch of the decoder. Zero weights make a branch without old weights a no-op.
-RESIDUAL_END = re.compile(r"(_mlp_down|_attention/attention_output|refine\d+_mix)/(kernel|bias)$")
+RESIDUAL_END = re.compile(r"(_mlp_down|_attention/attention_output|(?:refine|pixels)\d+_mix)/(kernel|bias)$")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from firmware_py.inference.encoder import Encoder
 from models.errors import TrainingError
 from models.networks.encoder import EncoderConfig, Stage, build_encoder, encoder_preset
 from models.networks.fusion import DecoderConfig, build_decoder
+from models.training.standard_scale import standardise
 from models.training.warm_start import Origin, begin_with, fits_decoder, grown, read_origin
 from physics.acquisition import Acquisition
 from testbed.run import find_model
@@ -51,6 +52,33 @@ def test_a_wider_network_begins_with_the_narrower_ones_latent():
     wide = build_encoder(encoder_config(filters=12, latent=24))
     begin_with(origin_of(narrow, decoder), wide, decoder, PARTS)
     np.testing.assert_allclose(np.asarray(wide(PARTS))[:, :16], np.asarray(narrow(PARTS)), atol=1e-5)
+
+
+def test_layers_that_have_grown_are_scaled_back_and_the_maps_stay():
+    """Kernels of continued training, 30 times too large in each layer: the size goes, the function does not."""
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(encoder_config(residuals=2))
+    decoder = build_decoder(DecoderConfig(3, 16, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1))
+    rng = np.random.default_rng(0)
+    for layer in encoder.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(rng.uniform(20, 40, layer.gamma.shape))
+            layer.beta.assign(rng.normal(size=layer.beta.shape))
+            layer.moving_variance.assign(rng.uniform(0.01, 2, layer.gamma.shape))
+            layer.moving_mean.assign(rng.normal(size=layer.beta.shape))
+    positions, mask = np.zeros((2, 3, 2), np.float32), np.ones((2, 3), np.float32)
+
+    def draw():
+        latents = np.asarray(encoder(PARTS))
+        event = {"latents": latents.reshape(2, 3, 16), "positions": positions, "mask": mask}
+        return latents, np.asarray(decoder(event)["velocity"])
+
+    latents, maps = draw()
+    assert np.abs(latents).max() > 1e6
+    standardise(encoder, decoder, PARTS)
+    latents, scaled = draw()
+    np.testing.assert_allclose(scaled, maps, atol=1e-4 * np.abs(maps).max())
+    assert np.sqrt(np.mean(latents**2)) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_grown_keeps_the_old_corner_and_lets_nothing_new_into_it():
@@ -101,7 +129,13 @@ def test_a_deeper_decoder_draws_what_the_one_it_begins_with_draws():
     size = {"width": 16, "heads": 2, "self_layers": 1, "cross_layers": 1, "refine_layers": 1}
     plain = build_decoder(DecoderConfig(3, 16, 20, 20, **size))
     deep = build_decoder(
-        DecoderConfig(3, 16, 20, 20, **{**size, "self_layers": 2, "cross_layers": 3, "refine_layers": 2})
+        DecoderConfig(
+            3,
+            16,
+            20,
+            20,
+            **{**size, "self_layers": 2, "cross_layers": 3, "refine_layers": 2, "pixel_layers": 2},
+        )
     )
     origin = origin_of(encoder, plain)
     assert fits_decoder(origin, deep)
