@@ -64,8 +64,8 @@ class DecoderConfig:
 # Sizes by name. "small" trains on two processor cores in an hour. "deep" has the same width, so it can start from the
 # weights of "small".
 DECODERS: dict[str, dict[str, int]] = {
-    "small": {"pixel_layers": 2},
-    "deep": {"self_layers": 3, "cross_layers": 4, "refine_layers": 6, "pixel_layers": 2},
+    "small": {"pixel_layers": 1},
+    "deep": {"self_layers": 3, "cross_layers": 4, "refine_layers": 6, "pixel_layers": 1},
 }
 
 
