@@ -161,6 +161,7 @@ def make_labels(
     }
 
 
+# Large: a script read from top to bottom, the table of each case printed as it is found.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)

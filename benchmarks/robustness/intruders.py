@@ -340,6 +340,7 @@ def rate(log: Path, start_us: int, end_us: int) -> tuple[float, float]:
     return len(waits_s) / sum(row["seconds"] for row in seconds), statistics.quantiles(waits_s, n=20)[-1]
 
 
+# Large: one timed attack from start to end; the times between its steps are its result.
 def benchmark(folder: Path, given: argparse.Namespace) -> dict:
     world = tiny_world(folder)
     latent = world.bundle.manifest["output"]["shape"][-1]
