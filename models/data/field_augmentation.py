@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from physics.acquisition import Acquisition
@@ -14,12 +16,17 @@ REVERSED_SHARE = 0.01
 GAIN_SPREAD = 0.1
 # Standard deviation of each device's clock error.
 JITTER_S = 0.002
+# Share of augmented samples that only part of the spread has recorded: a stretch of the line, or each second to fourth
+# receiver.
+SPARSE_SHARE = 0.2
+# Length of such a stretch relative to the line.
+STRETCH_SHARE = (0.2, 0.75)
 
 
 def augment_field(
     gathers: np.ndarray, acquisition: Acquisition, sample_s: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Apply dead and reversed receivers, gain errors and clock errors to gathers ``(n, T', R, S)`` float32.
+    """Apply dead and reversed receivers, sparse spreads, gain and clock errors to gathers ``(n, T', R, S)`` float32.
 
     A dead receiver is silent for all sources. A device's clock error is the same for all its receivers and sources.
     ``sample_s`` is the sample interval in seconds.
@@ -28,6 +35,7 @@ def augment_field(
     gains = np.exp(GAIN_SPREAD * rng.standard_normal((n, n_receivers)))
     gains[rng.random((n, n_receivers)) < REVERSED_SHARE] *= -1.0
     gains[rng.random((n, n_receivers)) < DEAD_SHARE] = 0.0
+    gains[beyond_sparse_spread(rng.random((n, 4)), n_receivers)] = 0.0
     late_s = np.zeros((n, n_receivers))
     for receivers in acquisition.device_receivers:
         late_s[:, list(receivers)] = JITTER_S * rng.standard_normal((n, 1))
@@ -37,3 +45,19 @@ def augment_field(
     turn = np.exp(-2j * np.pi * frequency_hz[None, :, None] * late_s[:, None])
     shifted = np.fft.irfft(spectrum * turn[..., None], 2 * n_time, axis=1)[:, :n_time]
     return (shifted * gains[:, None, :, None]).astype(np.float32)
+
+
+def beyond_sparse_spread(draws: Any, n_receivers: int) -> Any:
+    """Return which receivers are silent because a sample's spread is sparse, ``(n, n_receivers)`` bool.
+
+    ``draws (n, 4)`` are uniform in 0..1: whether the spread is sparse, which kind, its size and its place. They may be
+    NumPy's or JAX's; the result is the same.
+    """
+    which, kind, size, place = (draws[:, i : i + 1] for i in range(4))
+    receivers = np.arange(n_receivers)[None]
+    length = n_receivers * (STRETCH_SHARE[0] + (STRETCH_SHARE[1] - STRETCH_SHARE[0]) * size)
+    start = place * (n_receivers - length)
+    outside = (receivers < start) | (receivers >= start + length)
+    step = 2 + 3 * size // 1
+    between = receivers % step != place * step // 1
+    return (which < SPARSE_SHARE) & ((kind < 0.5) & outside | (kind >= 0.5) & between)

@@ -96,11 +96,12 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, nested: int 
 def field_augmented(gathers: Any, acquisition: Acquisition, sample_s: float, key: Any) -> Any:
     """Apply ``models.data.field_augmentation.augment_field`` to decimated gathers ``(n, T', R, S)``."""
     n, n_time, n_receivers, _ = gathers.shape
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     gains = jnp.exp(field_augmentation.GAIN_SPREAD * jax.random.normal(keys[0], (n, n_receivers)))
     reversed_ = jax.random.bernoulli(keys[1], field_augmentation.REVERSED_SHARE, gains.shape)
     dead = jax.random.bernoulli(keys[2], field_augmentation.DEAD_SHARE, gains.shape)
-    gains = jnp.where(dead, 0.0, jnp.where(reversed_, -gains, gains))
+    beyond = field_augmentation.beyond_sparse_spread(jax.random.uniform(keys[4], (n, 4)), n_receivers)
+    gains = jnp.where(dead | beyond, 0.0, jnp.where(reversed_, -gains, gains))
     late_s = field_augmentation.JITTER_S * jax.random.normal(keys[3], (n, acquisition.n_devices))
     device_of = np.zeros(n_receivers, int)
     for device, group in enumerate(acquisition.device_receivers):

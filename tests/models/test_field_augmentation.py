@@ -15,7 +15,7 @@ def only(monkeypatch):
     """Leaves one kind of fault on: ``only(JITTER_S=0.002)``."""
 
     def switch(**kept):
-        for name in ("DEAD_SHARE", "REVERSED_SHARE", "GAIN_SPREAD", "JITTER_S"):
+        for name in ("DEAD_SHARE", "REVERSED_SHARE", "GAIN_SPREAD", "JITTER_S", "SPARSE_SHARE"):
             monkeypatch.setattr(field_augmentation, name, kept.get(name, 0.0))
 
     return switch
@@ -42,6 +42,18 @@ def test_dead_receivers_are_silent_for_all_sources_and_as_many_as_stated(only):
     silent = ~np.any(augmented(), axis=1)
     assert (silent == silent[..., :1]).all()
     assert silent.mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_sparse_spread_is_a_stretch_of_the_line_or_each_second_to_fourth_receiver(only):
+    only(SPARSE_SHARE=0.5)
+    live = np.any(augmented(400), axis=1)
+    assert (live == live[..., :1]).all()
+    sparse = [np.flatnonzero(row) for row in live[..., 0] if not row.all()]
+    assert len(sparse) == pytest.approx(200, abs=40)
+    steps = [set(np.diff(row)) for row in sparse]
+    assert {frozenset(step) for step in steps} == {frozenset({step}) for step in (1, 2, 3, 4)}
+    stretches = [len(row) for row, step in zip(sparse, steps, strict=True) if step == {1}]
+    assert 0.19 * 70 <= min(stretches) < 20 and 45 < max(stretches) <= 0.76 * 70
 
 
 def test_reversed_receivers_have_the_other_sign(only):

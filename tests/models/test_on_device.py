@@ -112,7 +112,21 @@ def test_rates_are_drawn_as_from_files():
     assert alike[0] == pytest.approx(alike[1], abs=0.02)
 
 
+def test_as_many_spreads_are_sparse_as_on_the_host(monkeypatch):
+    monkeypatch.setattr(field_augmentation, "DEAD_SHARE", 0.0)
+    gathers = np.ones((4000, 4, SURVEY.n_receivers, 1), np.float32)
+    silent = np.asarray(on_device.field_augmented(jnp.asarray(gathers), SURVEY, 0.01, KEY) == 0).all(
+        axis=(1, 3)
+    )
+    expected = field_augmentation.beyond_sparse_spread(
+        np.random.default_rng(0).random((4000, 4)), SURVEY.n_receivers
+    )
+    assert silent.any(axis=1).mean() == pytest.approx(field_augmentation.SPARSE_SHARE, abs=0.02)
+    assert silent.mean() == pytest.approx(expected.mean(), abs=0.01)
+
+
 def test_faults_are_of_the_stated_strengths(monkeypatch):
+    monkeypatch.setattr(field_augmentation, "SPARSE_SHARE", 0.0)
     time_s = np.arange(100) * 0.01
     wave = np.exp(-(((time_s - 0.5) / 0.06) ** 2))
     gathers = np.broadcast_to(wave[None, :, None, None], (400, 100, SURVEY.n_receivers, SURVEY.n_sources))
