@@ -26,10 +26,6 @@ RECORD = "its parameters are the fields of what it writes"
 SEQUENCE = "one sequence of steps that share their state; parts of it would pass that state around"
 
 REASONS = {
-    "boards/fit/epicnn.py:_convolution": SEQUENCE,
-    "boards/fit/graph.py:_read_graph": SEQUENCE,
-    "boards/install/linux/install.py:make_plan": SEQUENCE,
-    "boards/install/linux/layout.py:unit": "the text of a systemd unit, in the order in which it is read",
     "central/ingest/receiver.py:__init__": "what a receiver calls and counts with; the service alone makes one",
     "central/pipeline/decoding.py:__init__": "what decoding calls and counts with; the service alone makes one",
     "central/service.py:__init__": "opens the parts of a centre in the order in which they need each other",

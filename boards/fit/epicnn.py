@@ -54,6 +54,31 @@ class _Buffer:
 
 
 @dataclass(frozen=True)
+class _Geometry:
+    """Shapes (height, width, channels) of a convolution; stride, and padding at the top and left, in pixels."""
+
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    def fields(self) -> dict[str, int]:
+        """Return the fields of a layer's record."""
+        return {
+            "in_height": self.in_shape[0],
+            "in_width": self.in_shape[1],
+            "in_channels": self.in_shape[2],
+            "out_height": self.out_shape[0],
+            "out_width": self.out_shape[1],
+            "out_channels": self.out_shape[2],
+            "stride_height": self.stride[0],
+            "stride_width": self.stride[1],
+            "pad_top": self.padding[0],
+            "pad_left": self.padding[1],
+        }
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes of heap that the executor's buffers take."""
 
@@ -185,28 +210,18 @@ class _Compiler:
     def _convolution(self, where: str, name: str, operator: Any) -> None:
         source, kernel, bias = (int(index) for index in (*operator.inputs, -1)[:3])
         target = int(operator.outputs[0])
-        options = operator.builtinOptions
         weights = self._values(where, kernel, np.int8)
         depthwise = name == "DEPTHWISE_CONV_2D"
         if name == "FULLY_CONNECTED":
             # A convolution of one pixel.
             weights = weights[:, None, None, :]
-            in_shape = (1, 1, weights.shape[-1])
-            out_shape = (1, 1, len(weights))
-            stride = (1, 1)
-            pads = (0, 0)
+            geometry = _Geometry((1, 1, weights.shape[-1]), (1, 1, len(weights)))
         else:
-            in_shape, out_shape = self._shape(source), self._shape(target)
-            stride = (int(options.strideH), int(options.strideW))
-            if (options.dilationHFactor, options.dilationWFactor) != (1, 1):
-                raise EpicnnError(
-                    f"{where}: expected dilation 1, got {options.dilationHFactor} x {options.dilationWFactor}"
-                )
-            pads = self._pads(options, in_shape, out_shape, weights.shape[1:3], stride)
-        channels = out_shape[2]
-        if depthwise and (channels % 8 or in_shape[2] != channels):
+            geometry = self._geometry(where, operator, weights.shape[1:3])
+        in_channels, channels = geometry.in_shape[2], geometry.out_shape[2]
+        if depthwise and (channels % 8 or in_channels != channels):
             raise EpicnnError(
-                f"{where}: expected a multiple of 8 channels and multiplier 1, got {in_shape[2]} to {channels}"
+                f"{where}: expected a multiple of 8 channels and multiplier 1, got {in_channels} to {channels}"
             )
         # (ky, kx, ci, channels); a depthwise kernel has no ci.
         weights = weights[0] if depthwise else weights.transpose(1, 2, 3, 0)
@@ -217,22 +232,13 @@ class _Compiler:
         self._check_sums(where, weights.reshape(-1, channels), biases, in_zero)
         layer = {
             "operator": DEPTHWISE if depthwise else CONVOLUTION,
-            "in_height": in_shape[0],
-            "in_width": in_shape[1],
-            "in_channels": in_shape[2],
-            "out_height": out_shape[0],
-            "out_width": out_shape[1],
-            "out_channels": channels,
+            **geometry.fields(),
             "kernel_height": weights.shape[0],
             "kernel_width": weights.shape[1],
-            "stride_height": stride[0],
-            "stride_width": stride[1],
-            "pad_top": pads[0],
-            "pad_left": pads[1],
             "in_zero": in_zero + 128,
             # LiteRT rounds a fully connected layer's sums once, all others twice.
             "rounds_once": int(name == "FULLY_CONNECTED"),
-            **self._limits(where, options, out_scale, out_zero),
+            **self._limits(where, operator.builtinOptions, out_scale, out_zero),
         }
         sizes = (channels,) if depthwise else _block_sizes(channels)
         for n in BLOCK_CHANNELS:
@@ -244,7 +250,7 @@ class _Compiler:
                 biases[start : start + n],
                 factors[start : start + n],
                 n,
-                out_shape[1],
+                geometry.out_shape[1],
             )
             start += n
         self._append(layer, source, source, target)
@@ -397,14 +403,22 @@ class _Compiler:
             )
         return {"out_zero": zero + 128, "low": low + 128, "high": high + 128}
 
-    def _pads(self, options: Any, in_shape: Any, out_shape: Any, kernel: Any, stride: Any) -> tuple[int, int]:
+    def _geometry(self, where: str, operator: Any, kernel: tuple[int, int]) -> _Geometry:
+        """Return the geometry of CONV_2D or DEPTHWISE_CONV_2D; ``kernel`` is its height and width."""
+        options = operator.builtinOptions
+        if (options.dilationHFactor, options.dilationWFactor) != (1, 1):
+            raise EpicnnError(
+                f"{where}: expected dilation 1, got {options.dilationHFactor} x {options.dilationWFactor}"
+            )
+        in_shape, out_shape = self._shape(int(operator.inputs[0])), self._shape(int(operator.outputs[0]))
+        stride = (int(options.strideH), int(options.strideW))
         if int(options.padding) != self._schema.Padding.SAME:
-            return 0, 0
+            return _Geometry(in_shape, out_shape, stride)
         top, left = (
             max((out - 1) * step + side - length, 0) // 2
             for out, step, side, length in zip(out_shape, stride, kernel, in_shape, strict=False)
         )
-        return top, left
+        return _Geometry(in_shape, out_shape, stride, (top, left))
 
     def _shape(self, index: int) -> tuple[int, int, int]:
         """Height, width and channels of an activation; a vector is one pixel."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from boards.errors import BoardsError
 
@@ -116,26 +117,6 @@ def _read_graph(model: bytes) -> Graph:
     )
     graph = parsed.subgraphs[0]
 
-    def tensor(index: int) -> Tensor:
-        raw = graph.tensors[index]
-        scales = _as_list(raw.quantization.scale if raw.quantization else None)
-        zero_points = _as_list(raw.quantization.zeroPoint if raw.quantization else None)
-        single = len(scales) == 1
-        data = parsed.buffers[raw.buffer].data
-        constant = data is not None and len(data) > 0
-        dtype = type_names.get(raw.type, f"type {raw.type}")
-        short = constant and dtype == "INT32" and len(data) <= MOST_VALUES * 4
-        return Tensor(
-            name=raw.name.decode(errors="replace") if raw.name else f"tensor {index}",
-            shape=tuple(int(side) for side in _as_list(raw.shape)),
-            dtype=dtype,
-            scale=float(scales[0]) if single else None,
-            zero_point=int(zero_points[0]) if single and zero_points else None,
-            constant=constant,
-            dynamic=any(side < 0 for side in _as_list(raw.shapeSignature)),
-            values=tuple(memoryview(bytes(data)).cast("i")) if short else None,
-        )
-
     def operator(raw: schema.OperatorT) -> str:
         code = parsed.operatorCodes[raw.opcodeIndex]
         if code.customCode:
@@ -144,7 +125,15 @@ def _read_graph(model: bytes) -> Graph:
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
         return operator_names.get(number, f"operator {number}")
 
-    tensors = tuple(tensor(index) for index in range(len(graph.tensors)))
+    tensors = tuple(
+        _tensor(
+            raw,
+            raw.name.decode(errors="replace") if raw.name else f"tensor {index}",
+            type_names.get(raw.type, f"type {raw.type}"),
+            parsed.buffers[raw.buffer].data,
+        )
+        for index, raw in enumerate(graph.tensors)
+    )
 
     def step(raw: schema.OperatorT) -> Step:
         def option(name: str, default: int) -> int:
@@ -166,6 +155,25 @@ def _read_graph(model: bytes) -> Graph:
         inputs=tuple(tensors[index] for index in graph.inputs),
         outputs=tuple(tensors[index] for index in graph.outputs),
         file_bytes=len(model),
+    )
+
+
+def _tensor(raw: Any, name: str, dtype: str, data: Any) -> Tensor:
+    """Return the tensor of the schema's ``raw``; ``data`` are the bytes of a constant, None for other tensors."""
+    scales = _as_list(raw.quantization.scale if raw.quantization else None)
+    zero_points = _as_list(raw.quantization.zeroPoint if raw.quantization else None)
+    single = len(scales) == 1
+    constant = data is not None and len(data) > 0
+    short = constant and dtype == "INT32" and len(data) <= MOST_VALUES * 4
+    return Tensor(
+        name=name,
+        shape=tuple(int(side) for side in _as_list(raw.shape)),
+        dtype=dtype,
+        scale=float(scales[0]) if single else None,
+        zero_point=int(zero_points[0]) if single and zero_points else None,
+        constant=constant,
+        dynamic=any(side < 0 for side in _as_list(raw.shapeSignature)),
+        values=tuple(memoryview(bytes(data)).cast("i")) if short else None,
     )
 
 

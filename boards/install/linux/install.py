@@ -32,7 +32,7 @@ from boards.install.linux.layout import (
     Layout,
 )
 from boards.install.linux.manage import is_active
-from boards.install.linux.packages import find_wheels, pins_of, unpacked_bytes
+from boards.install.linux.packages import Target, find_wheels, pins_of, unpacked_bytes
 from boards.install.linux.shell import CommandError, InstallError, Shell, ask
 from boards.profile import Board
 from boards.sizes import format_size
@@ -59,6 +59,25 @@ class Plan:
     facts: dict[str, Any]
     notes: tuple[str, ...]
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Difference between an installation and what is on the board.
+
+    ``files`` and ``links`` are by path. ``stale`` are paths to remove. ``packages`` are wheels to unpack into the
+    folder ``environment``.
+    """
+
+    files: dict[str, Content]
+    links: dict[str, str]
+    stale: list[str]
+    packages: list[Content]
+    environment: str
+
+    def contents(self) -> list[Content]:
+        """Return the wheels and files, each content once."""
+        return list({content.sha256: content for content in (*self.packages, *self.files.values())}.values())
 
 
 def check_fit(bundle: Path, board: Board, asked_there: tuple[str, ...] = ()) -> None:
@@ -89,19 +108,22 @@ def make_plan(shell: Shell, order: InstallRequest) -> Plan:
     links = {WANTED: f"../{SERVICE}.service"}
     target = check_facts(shell, order.board, facts)
     wheels = find_wheels(pins_of(order.board), target, order.wheels)
-    packages = {path: Content(path.read_bytes()) for path in wheels}
-    environment = f"venv-{digest(*(package.sha256 for package in packages.values()))[:12]}"
+    packages = [Content(path.read_bytes()) for path in wheels]
+    environment = f"venv-{digest(*(package.sha256 for package in packages))[:12]}"
     links[f"{PREFIX}/venv"] = environment
     files[INSTALLED] = Content(record(order, files, links, environment))
     facts = gather_facts(shell, (*files, *links))
 
-    changed = {path: new for path, new in files.items() if not _same(facts["files"][path], new)}
-    new_links = {path: to for path, to in links.items() if facts["files"][path] != {"target": to}}
-    stale = _stale(facts, environment)
-    missing = [] if environment in facts["environments"] else list(packages.values())
-    to_send = {c.sha256: c for c in (*missing, *changed.values()) if c.sha256 not in facts["staged"]}
-    needed_bytes = sum(len(c.data) for c in to_send.values()) + SPARE_BYTES
-    if missing:
+    changes = _Changes(
+        files={path: new for path, new in files.items() if not _same(facts["files"][path], new)},
+        links={path: to for path, to in links.items() if facts["files"][path] != {"target": to}},
+        stale=_stale(facts, environment),
+        packages=[] if environment in facts["environments"] else packages,
+        environment=f"{PREFIX}/{environment}",
+    )
+    to_send = [content for content in changes.contents() if content.sha256 not in facts["staged"]]
+    needed_bytes = sum(len(content.data) for content in to_send) + SPARE_BYTES
+    if changes.packages:
         needed_bytes += unpacked_bytes(wheels)
     if facts["free_bytes"] < needed_bytes:
         raise InstallError(
@@ -109,36 +131,7 @@ def make_plan(shell: Shell, order: InstallRequest) -> Plan:
             f"{format_size(facts['free_bytes'])}; make room, or use a larger card"
         )
 
-    steps = []
-    if to_send:
-        size = format_size(sum(len(c.data) for c in to_send.values()))
-        steps.append(Step(f"copy {len(to_send)} files, {size}", lambda: _send(shell, list(to_send.values()))))
-    if missing:
-        request = {
-            "folder": f"{PREFIX}/{environment}",
-            "staging": STAGING,
-            "wheels": [c.sha256 for c in missing],
-        }
-        steps.append(
-            Step(
-                f"unpack {len(missing)} packages for {target} into {PREFIX}/{environment}",
-                lambda: _done(ask(shell, "environment", request)),
-            )
-        )
-    if changed or new_links or stale:
-        commit = {
-            "staging": STAGING,
-            "folders": [[STATE, None], [f"{STATE}/incoming", None], [f"{PREFIX}/keys", 0o750]],
-            "files": [[path, new.sha256, new.mode] for path, new in changed.items()],
-            "links": list(new_links.items()),
-            "remove": stale,
-            "unfinished": UNFINISHED,
-        }
-        shown = ", ".join(sorted({_shown(path) for path in (*changed, *new_links)} - {"installed.json"}))
-        removed = f"; remove {', '.join(stale)}" if stale else ""
-        steps.append(
-            Step(f"put in place {shown or 'nothing'}{removed}", lambda: _put(shell, commit, changed))
-        )
+    steps = _change_steps(shell, changes, to_send, target)
     unfinished = bool(steps) or facts["unfinished"]
     if facts["systemd"]:
         steps += _system_steps(shell, order, layout, unfinished)
@@ -189,6 +182,42 @@ def _notes(order: InstallRequest, facts: dict[str, Any]) -> tuple[str, ...]:
             else f"this bundle takes the place of version {version}, which came by an update"
         )
     return tuple(notes)
+
+
+def _change_steps(shell: Shell, changes: _Changes, to_send: list[Content], target: Target) -> list[Step]:
+    steps = []
+    if to_send:
+        size = format_size(sum(len(content.data) for content in to_send))
+        steps.append(Step(f"copy {len(to_send)} files, {size}", lambda: _send(shell, to_send)))
+    if changes.packages:
+        request = {
+            "folder": changes.environment,
+            "staging": STAGING,
+            "wheels": [package.sha256 for package in changes.packages],
+        }
+        steps.append(
+            Step(
+                f"unpack {len(changes.packages)} packages for {target} into {changes.environment}",
+                lambda: _done(ask(shell, "environment", request)),
+            )
+        )
+    if changes.files or changes.links or changes.stale:
+        commit = {
+            "staging": STAGING,
+            "folders": [[STATE, None], [f"{STATE}/incoming", None], [f"{PREFIX}/keys", 0o750]],
+            "files": [[path, new.sha256, new.mode] for path, new in changes.files.items()],
+            "links": list(changes.links.items()),
+            "remove": changes.stale,
+            "unfinished": UNFINISHED,
+        }
+        shown = ", ".join(
+            sorted({_shown(path) for path in (*changes.files, *changes.links)} - {"installed.json"})
+        )
+        removed = f"; remove {', '.join(changes.stale)}" if changes.stale else ""
+        steps.append(
+            Step(f"put in place {shown or 'nothing'}{removed}", lambda: _put(shell, commit, changes.files))
+        )
+    return steps
 
 
 def _system_steps(shell: Shell, order: InstallRequest, layout: Layout, changed: bool) -> list[Step]:

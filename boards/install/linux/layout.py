@@ -63,6 +63,7 @@ STAGING = f"{PREFIX}/staging"
 UNFINISHED = f"{PREFIX}/unfinished"
 
 
+# Large: two thirds are the text of the unit, which stays in the order in which systemd reads it.
 def unit(
     layout: Layout,
     device: int,
