@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from physics.acquisition import Acquisition
-from physics.dataset import check_seed, distinct, generate_dataset
+from physics.dataset import DatasetRequest, check_seed, distinct, generate_dataset
 from physics.families import FAMILIES
 from physics.files.field_files import FieldFileError
 from physics.files.openfwi_files import create_array
@@ -60,23 +60,17 @@ def generate(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    acquisition = _survey(survey)
     names = list(FAMILIES) if families == ["all"] else distinct(families)
+    request = DatasetRequest(tuple(names), count, seed, _survey(survey), engine, first, twins)
     columns = (TextColumn("modelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("modelling", total=count * len(names))
         files = generate_dataset(
-            names,
-            count,
-            seed,
-            engine,
+            request,
             out,
-            acquisition,
             workers=workers or os.cpu_count() or 1,
-            first=first,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             scheduler=scheduler,
-            twins=twins,
         )
     if as_json:
         typer.echo(json.dumps({"files": [str(path) for path in files], "samples": count * len(names)}))

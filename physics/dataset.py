@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,46 +44,57 @@ def check_seed(seed: int) -> int:
 
 
 @dataclass(frozen=True)
+class DatasetRequest:
+    """Samples ``first .. first + count - 1`` of each family's sequence for ``seed``.
+
+    Attributes:
+        families: Families by name; repeated ones are generated once.
+        engine: Engine that models the gathers.
+        twins: Also model shots from ``acquisition.twin_cells`` and store them beside each gather file, so that training
+            can mirror exactly.
+    """
+
+    families: tuple[str, ...]
+    count: int
+    seed: int
+    acquisition: Acquisition
+    engine: str = "openfwi"
+    first: int = 0
+    twins: bool = False
+
+
+@dataclass(frozen=True)
 class _Chunk:
-    """``count`` samples from ``first`` of one family, for file ``file_index``."""
+    """``count`` samples from ``first`` of one family, for file ``file_index`` of the set ``request``."""
 
     family: str
     file_index: int
     first: int
     count: int
     parts: str
-    seed: int
-    engine: str
-    acquisition: Acquisition
-    twins: bool
+    request: DatasetRequest
 
     def path(self, what: str) -> Path:
         return Path(self.parts) / f"{self.family}-{self.first:06d}-{self.count}-{what}.npy"
 
 
 def generate_dataset(
-    families: list[str],
-    count: int,
-    seed: int,
-    engine: str,
+    request: DatasetRequest,
     out: Path,
-    acquisition: Acquisition,
     workers: int = 1,
-    first: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     scheduler: str | None = None,
-    twins: bool = False,
 ) -> list[Path]:
-    """Write ``count`` samples of each family under ``out`` and return the gather files.
+    """Write the samples of ``request`` under ``out`` and return the gather files.
 
-    Samples ``first .. first + count - 1`` of each family's sequence for ``seed`` are written, 500 per file as in
-    OpenFWI. Repeated families are written once. ``manifest.json`` records engine, versions, seed and survey. Calling
-    again with the same arguments completes an interrupted run.
+    A file holds 500 samples, as in OpenFWI. ``manifest.json`` records engine, versions, seed and survey. Calling again
+    with the same arguments completes an interrupted run.
 
     Args:
+        request: The data set.
+        out: Folder of the data set.
+        workers: Number of processes.
         on_progress: ``on_progress(done_samples, total_samples)`` is called after each chunk.
-        twins: Also model shots from ``acquisition.twin_cells`` and store them beside each gather file, so that training
-            can mirror exactly.
         scheduler: Dask scheduler (tcp://HOST:PORT) whose workers replace the ``workers`` local processes. They need no
             access to this machine's folders.
 
@@ -92,24 +103,25 @@ def generate_dataset(
         ModellingError: The engine is not available; nothing has been written.
         ClusterError: The scheduler cannot be reached.
     """
+    count, first = request.count, request.first
     if count < 1 or workers < 1 or first < 0:
         raise DatasetError(f"expected count >= 1, workers >= 1, first >= 0; got {count}, {workers}, {first}")
-    check_seed(seed)
-    names = distinct(families)
+    check_seed(request.seed)
+    names = distinct(request.families)
     # With a cluster, only its workers need the engine's packages.
     if scheduler:
-        check_engine(engine)
+        check_engine(request.engine)
     else:
-        require_engine(engine)
+        require_engine(request.engine)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, names, count, seed, engine, first, acquisition, twins)
+    _claim(out, names, request)
     parts = out / ".parts"
     parts.mkdir(exist_ok=True)
 
     chunks = [
         chunk
         for name in names
-        for chunk in _chunks(name, count, first, str(parts), seed, engine, acquisition, twins)
+        for chunk in _chunks(name, str(parts), request)
         if not _gather_path(out, name, chunk.file_index).exists()
     ]
     total = count * len(names)
@@ -126,31 +138,22 @@ def generate_dataset(
     return [_gather_path(out, name, index) for name in names for index in range(n_files)]
 
 
-def distinct(families: list[str]) -> list[str]:
+def distinct(families: Iterable[str]) -> list[str]:
     """Return canonical family names without repetition, in order. Raises ``UnknownFamilyError``."""
     return list(dict.fromkeys(check_family(family) for family in families))
 
 
-def _claim(
-    out: Path,
-    names: list[str],
-    count: int,
-    seed: int,
-    engine: str,
-    first: int,
-    acquisition: Acquisition,
-    twins: bool,
-) -> None:
+def _claim(out: Path, names: list[str], request: DatasetRequest) -> None:
     """Write the manifest, or check that the existing one requests the same data."""
     wanted = {
         "format": "epic-dataset/1",
         "families": names,
-        "count": count,
-        "first": first,
-        "seed": seed,
-        "engine": engine,
-        "acquisition": acquisition.to_dict(),
-        "twins": twins,
+        "count": request.count,
+        "first": request.first,
+        "seed": request.seed,
+        "engine": request.engine,
+        "acquisition": request.acquisition.to_dict(),
+        "twins": request.twins,
     }
     path = out / "manifest.json"
     if path.exists():
@@ -161,7 +164,7 @@ def _claim(
                 f"{out}: holds another data set ({', '.join(differing)} differ); choose an empty folder"
             )
         return
-    used = ("numpy", "numba") if engine == "openfwi" else ("numpy",)
+    used = ("numpy", "numba") if request.engine == "openfwi" else ("numpy",)
     versions: dict[str, str] = {}
     for name in used:
         # The workers of a cluster may have packages that this machine lacks.
@@ -172,29 +175,17 @@ def _claim(
         temporary.write_text(json.dumps(wanted, indent=2))
 
 
-def _chunks(
-    family: str,
-    count: int,
-    first: int,
-    parts: str,
-    seed: int,
-    engine: str,
-    acquisition: Acquisition,
-    twins: bool,
-) -> Iterator[_Chunk]:
-    for start in range(0, count, FILE_SAMPLES):
-        stop = min(start + FILE_SAMPLES, count)
+def _chunks(family: str, parts: str, request: DatasetRequest) -> Iterator[_Chunk]:
+    for start in range(0, request.count, FILE_SAMPLES):
+        stop = min(start + FILE_SAMPLES, request.count)
         for begin in range(start, stop, CHUNK_SAMPLES):
             yield _Chunk(
                 family=family,
                 file_index=start // FILE_SAMPLES,
-                first=first + begin,
+                first=request.first + begin,
                 count=min(CHUNK_SAMPLES, stop - begin),
                 parts=parts,
-                seed=seed,
-                engine=engine,
-                acquisition=acquisition,
-                twins=twins,
+                request=request,
             )
 
 
@@ -234,20 +225,21 @@ def _model(chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:
     """Model the gathers and maps of a chunk."""
     from physics.modelling import model_gathers
 
+    request = chunk.request
     maps = np.stack(
         [
-            generate_map(chunk.family, chunk.seed, index, chunk.acquisition)
+            generate_map(chunk.family, request.seed, index, request.acquisition)
             for index in range(chunk.first, chunk.first + chunk.count)
         ]
     )
-    survey = chunk.acquisition.with_twins() if chunk.twins else chunk.acquisition
-    return model_gathers(maps, survey, engine=chunk.engine), maps
+    survey = request.acquisition.with_twins() if request.twins else request.acquisition
+    return model_gathers(maps, survey, engine=request.engine), maps
 
 
 def _keep(chunk: _Chunk, gathers: np.ndarray, maps: np.ndarray) -> _Chunk:
-    n_sources = chunk.acquisition.n_sources
+    n_sources = chunk.request.acquisition.n_sources
     arrays = {"gather": gathers[:, :n_sources]}
-    if chunk.twins:
+    if chunk.request.twins:
         arrays["twins"] = gathers[:, n_sources:]
     # The map is written last; its presence marks the chunk as complete.
     for what, array in {**arrays, "map": maps}.items():
@@ -264,9 +256,9 @@ def _assemble(out: Path, chunks: list[_Chunk]) -> None:
     folder.mkdir(exist_ok=True)
     gather_name, map_name = family_file_names(chunks[0].family, chunks[0].file_index)
     count = sum(chunk.count for chunk in chunks)
-    acquisition = chunks[0].acquisition
+    acquisition = chunks[0].request.acquisition
     arrays = {"map": (folder / map_name, acquisition.map_shape)}
-    if chunks[0].twins:
+    if chunks[0].request.twins:
         arrays["twins"] = (twins_path_of(folder / gather_name), acquisition.twins_shape)
     arrays["gather"] = (folder / gather_name, acquisition.gather_shape)
     for what, (path, shape) in arrays.items():

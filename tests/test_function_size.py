@@ -21,7 +21,6 @@ MARK = "# Large: "
 MAX_COMMENT_LINES = 2
 
 # Reasons that do not stand beside their function yet. Add none here; write the comment.
-DATA_SET = "the options of a data set, which its manifest records"
 RECORD = "its parameters are the fields of what it writes"
 SEQUENCE = "one sequence of steps that share their state; parts of it would pass that state around"
 
@@ -41,11 +40,6 @@ REASONS = {
     "models/inversion/waveform.py:invert": SEQUENCE,
     "models/training/monitor.py:__init__": "what a monitor measures and tells; training alone makes one",
     "models/training/training.py:train": "the parts of a run: network, data, folder, budget, and what follows progress",
-    "physics/dataset.py:generate_dataset": DATA_SET,
-    "physics/dataset.py:_claim": DATA_SET,
-    "physics/dataset.py:_chunks": DATA_SET,
-    "physics/files/field/line.py:place_traces": SEQUENCE,
-    "physics/files/field/segy.py:build_traces": RECORD,
     "testbed/comparison/compare.py:compare": SEQUENCE,
     "testbed/run.py:run_testbed": "the command's options, and where to tell its progress",
     "testbed/run.py:start_device": "what node.toml is written from",

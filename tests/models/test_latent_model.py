@@ -14,7 +14,7 @@ from models.training.budget import Budget
 from models.training.request import TrainRequest
 from models.training.run import start_run
 from physics.acquisition import Acquisition
-from physics.dataset import generate_dataset
+from physics.dataset import DatasetRequest, generate_dataset
 from physics.families import generate_map
 from physics.modelling import model_gathers
 
@@ -66,8 +66,8 @@ def test_distance_is_nought_for_the_map_itself_and_leaves_out_who_was_not_heard(
 
 @eagerly()
 def test_a_run_is_measured_and_the_truth_fits_best(tmp_path):
-    generate_dataset(["flatvel_a"], 50, 1, "openfwi", tmp_path / "data", SURVEY)
-    generate_dataset(["flatvel_a"], 3, 2, "openfwi", tmp_path / "held-out", SURVEY)
+    generate_dataset(DatasetRequest(("flatvel_a",), 50, 1, SURVEY), tmp_path / "data")
+    generate_dataset(DatasetRequest(("flatvel_a",), 3, 2, SURVEY), tmp_path / "held-out")
     start_run(
         TrainRequest(
             "epic", [tmp_path / "data"], tmp_path / "run", Budget(batch=7, epochs=0.3), acquisition=SURVEY

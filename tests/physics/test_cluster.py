@@ -12,7 +12,7 @@ from small_survey import MODELLED_SURVEY as SURVEY
 import epic
 import physics.dataset
 from physics.cluster import ClusterError, on_cluster
-from physics.dataset import generate_dataset
+from physics.dataset import DatasetRequest, generate_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -50,12 +50,8 @@ def test_a_data_set_is_the_same_on_a_cluster_and_on_one_process(tmp_path, monkey
     told = []
     for out, where in ((tmp_path / "one", None), (tmp_path / "many", scheduler)):
         generate_dataset(
-            ["flatvel_a", "curvefault_b"],
-            5,
-            4,
-            "openfwi",
+            DatasetRequest(("flatvel_a", "curvefault_b"), 5, 4, SURVEY),
             out,
-            SURVEY,
             scheduler=where,
             on_progress=lambda done, total: told.append((done, total)),
         )

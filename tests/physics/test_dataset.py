@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from small_survey import MODELLED_SURVEY as SURVEY
 import epic
 import physics.dataset
 from physics.acquisition import Acquisition
-from physics.dataset import DatasetError, generate_dataset
+from physics.dataset import DatasetError, DatasetRequest, generate_dataset
 from physics.errors import ModellingError
 from physics.families import generate_map
 from physics.files.openfwi_files import find_pairs
@@ -23,9 +24,11 @@ def small_units(monkeypatch):
     monkeypatch.setattr(physics.dataset, "FILE_SAMPLES", 5)
 
 
-def generate(out, count=7, **changes):
-    arguments = {"seed": 4, "engine": "openfwi", "workers": 1, **changes}
-    return generate_dataset(["flatvel_a", "curvefault_b"], count, out=out, acquisition=SURVEY, **arguments)
+REQUEST = DatasetRequest(("flatvel_a", "curvefault_b"), 7, 4, SURVEY)
+
+
+def generate(out, workers=1, on_progress=lambda now, total: None, **changes):
+    return generate_dataset(replace(REQUEST, **changes), out, workers, on_progress)
 
 
 def contents(out):
@@ -135,8 +138,8 @@ def test_an_engine_that_is_not_there_claims_no_folder(tmp_path, monkeypatch, eng
 
 
 def test_a_family_named_twice_is_one(tmp_path, capsys):
-    generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "once", SURVEY)
-    generate_dataset(["flatvel_a", "FlatVel-A"], 2, 4, "openfwi", tmp_path / "twice", SURVEY)
+    generate(tmp_path / "once", families=("flatvel_a",), count=2)
+    generate(tmp_path / "twice", families=("flatvel_a", "FlatVel-A"), count=2)
     assert contents(tmp_path / "once") == contents(tmp_path / "twice")
     assert json.loads((tmp_path / "twice" / "manifest.json").read_text())["families"] == ["flatvel_a"]
     survey = str(tmp_path / "once" / "manifest.json")
@@ -156,8 +159,9 @@ def test_a_negative_seed_is_one_line_and_writes_nothing(tmp_path, capsys, comman
 
 def test_twin_shots_stand_beside_the_gathers_and_do_not_change_them(tmp_path):
     survey = Acquisition.from_dict({**Acquisition.openfwi().to_dict(), "n_time": 60})
-    generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "with", survey, twins=True)
-    generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "without", survey)
+    plain_request = DatasetRequest(("flatvel_a",), 2, 4, survey)
+    generate_dataset(replace(plain_request, twins=True), tmp_path / "with")
+    generate_dataset(plain_request, tmp_path / "without")
     (pair,), (plain,) = (find_pairs(tmp_path / name, survey) for name in ("with", "without"))
     np.testing.assert_allclose(pair.gathers(), plain.gathers(), atol=1e-5)
     shot = model_gathers(pair.maps(), survey.with_twins())[:, 5:]
@@ -165,4 +169,4 @@ def test_twin_shots_stand_beside_the_gathers_and_do_not_change_them(tmp_path):
     assert plain.twins() is None
     # An interrupted set is not completed without them.
     with pytest.raises(DatasetError, match="twins differ"):
-        generate_dataset(["flatvel_a"], 2, 4, "openfwi", tmp_path / "with", survey)
+        generate_dataset(plain_request, tmp_path / "with")

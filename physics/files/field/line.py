@@ -98,52 +98,28 @@ def place_traces(
     origin = origin_m
     if origin is None:
         origin = float(receiver_at[kept].min()) - min(acquisition.receiver_cells) * acquisition.dx_m
-    cells = [(at - origin) / acquisition.dx_m for at in (source_at, receiver_at)]
-    sources, source_off = _nearest(cells[0], acquisition.source_cells)
-    receivers, receiver_off = _nearest(cells[1], acquisition.receiver_cells)
-    there = [int(i) for i in kept if sources[i] >= 0 and receivers[i] >= 0]
-    _check_sources(
-        source, acquisition, origin, source_at[kept], {int(sources[i]) for i in kept}, allow_silent
-    )
+    sources = _assign((source_at - origin) / acquisition.dx_m, acquisition.source_cells)
+    receivers = _assign((receiver_at - origin) / acquisition.dx_m, acquisition.receiver_cells)
+    there = [int(i) for i in kept if sources.index[i] >= 0 and receivers.index[i] >= 0]
+    found = {int(index) for index in sources.index[kept]}
+    _check_sources(source, acquisition, origin, source_at[kept], found, allow_silent)
     if not there:
         raise FieldFileError(
             f"{source}: no trace at a receiver of the survey; receivers are at "
             f"{metres(receiver_at[kept].min())} to {metres(receiver_at[kept].max())} m. Give --origin-x-m, the place "
             "of the survey's first cell"
         )
-    candidates: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i in there:
-        candidates[int(sources[i]), int(receivers[i])].append(i)
-    farther = 0
-    chosen: dict[tuple[int, int], list[int]] = {}
-    for pair, indices in candidates.items():
-        # Exact positions first; of equally distant ones, the first along the line.
-        best = min(
-            indices,
-            key=lambda i: (
-                round(float(source_off[i]), 3),
-                round(float(receiver_off[i]), 3),
-                cells[0][i],
-                cells[1][i],
-            ),
-        )
-        chosen[pair] = [i for i in indices if all(abs(cell[i] - cell[best]) <= SAME_CELLS for cell in cells)]
-        farther += len(indices) - len(chosen[pair])
+    chosen = _choose_nearest(there, sources, receivers)
     steps += _check_repeated(source, chosen, traces, stack)
     gather, bad, resampled = _read(source, chosen, traces, acquisition)
     used = sum(map(len, chosen.values()))
     off_m = max(line.off(source_m[there]).max(), line.off(receiver_m[there]).max())
-    place = f"cell 0 at {metres(origin)} m"
-    if abs(line.direction).max() < 1:
-        place += f" along the line of azimuth {line.azimuth_deg:.1f} degrees"
-    elif line.direction[1]:
-        place += " in y"
-    head = [f"{used} of {len(traces)} traces of {source} by their positions, {place}"]
+    head = [f"{used} of {len(traces)} traces of {source} by their positions, {_origin_text(line, origin)}"]
     if elsewhere := len(kept) - len(there):
         head.append(
             f"{counted(elsewhere, 'trace')} left out: elsewhere than the survey's sources and receivers"
         )
-    if farther:
+    if farther := len(there) - used:
         head.append(
             f"{counted(farther, 'trace')} left out: between the survey's positions, where others are nearer"
         )
@@ -271,11 +247,57 @@ def _steeper(direction: np.ndarray) -> int:
     return int(abs(direction[1]) > abs(direction[0]) + 1e-6)
 
 
-def _nearest(cells: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the nearest place for each of ``cells`` (-1 for none), and the distance in cells."""
-    distance = np.abs(cells[:, None] - np.asarray(places, float)[None])
+def _origin_text(line: Line, origin_m: float) -> str:
+    text = f"cell 0 at {metres(origin_m)} m"
+    if abs(line.direction).max() < 1:
+        return f"{text} along the line of azimuth {line.azimuth_deg:.1f} degrees"
+    return f"{text} in y" if line.direction[1] else text
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """Sources or receivers of all traces, assigned to the survey's positions; all arrays ``(n,)``.
+
+    ``cells`` is the place on the line in cells, ``index`` is the nearest position (-1 for none), and ``off`` is the
+    distance from it in cells.
+    """
+
+    cells: np.ndarray
+    index: np.ndarray
+    off: np.ndarray
+
+
+def _assign(cells: np.ndarray, positions: Sequence[int]) -> _Assigned:
+    distance = np.abs(cells[:, None] - np.asarray(positions, float)[None])
     nearest, off = distance.argmin(axis=1), distance.min(axis=1)
-    return np.where(off <= WITHIN_CELLS + SAME_CELLS, nearest, -1), off
+    return _Assigned(cells, np.where(off <= WITHIN_CELLS + SAME_CELLS, nearest, -1), off)
+
+
+def _choose_nearest(
+    traces: Sequence[int], sources: _Assigned, receivers: _Assigned
+) -> dict[tuple[int, int], list[int]]:
+    """Return the traces nearest to each source and receiver; several only if they are at the same place."""
+    candidates: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i in traces:
+        candidates[int(sources.index[i]), int(receivers.index[i])].append(i)
+    chosen: dict[tuple[int, int], list[int]] = {}
+    for pair, indices in candidates.items():
+        # Exact positions first; of equally distant ones, the first along the line.
+        best = min(
+            indices,
+            key=lambda i: (
+                round(float(sources.off[i]), 3),
+                round(float(receivers.off[i]), 3),
+                sources.cells[i],
+                receivers.cells[i],
+            ),
+        )
+        chosen[pair] = [
+            i
+            for i in indices
+            if all(abs(end.cells[i] - end.cells[best]) <= SAME_CELLS for end in (sources, receivers))
+        ]
+    return chosen
 
 
 def _check_sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,25 +44,18 @@ class SegyFormat:
         head = _BinaryHeader.parse(path, bytes(raw[:FILE_HEADER_BYTES]))
         start = head.first_trace or FILE_HEADER_BYTES + TEXT_BYTES * _extended_texts(path, raw, head)
         layout = _layout(path, raw, head, start)
-        fields = read_fields(raw, layout.offsets, head.order)
-        wide = layout.extension(raw, head.order)
-        interval_s, steps = _intervals(path, head, fields, wide, options)
-        scale = 1.0
+        fields = TraceFields(
+            read_fields(raw, layout.offsets, head.order),
+            layout.extension(raw, head.order),
+            head.revision >= 1,
+        )
+        interval_s, steps = _intervals(path, head, fields, options)
+        unit_m = 1.0
         if head.unit == FEET:
-            scale = FOOT_M
+            unit_m = FOOT_M
             steps = [*steps, "positions in feet, 0.3048 m each"]
         return build_traces(
-            path,
-            raw,
-            layout,
-            fields,
-            wide,
-            head.order,
-            head.format,
-            head.revision >= 1,
-            interval_s,
-            scale,
-            steps,
+            path, fields, Samples(raw, layout, head.order, head.format), interval_s, unit_m, steps
         )
 
 
@@ -79,6 +73,46 @@ class Layout:
             return None
         fields = read_fields(raw, self.offsets + headers.HEADER_BYTES, order, headers.extension_dtype(order))
         return fields if np.all(fields["name"] == headers.EXTENSION_NAME) else None
+
+
+@dataclass(frozen=True)
+class TraceFields:
+    """Header fields of all traces ``(n,)``, and of their header extension 1 if there is one.
+
+    ``time_scalars`` is set if bytes 215-216 scale the times. Revision 0 and SU do not assign them.
+    """
+
+    header: np.ndarray
+    extension: np.ndarray | None = None
+    time_scalars: bool = False
+
+    def scaled(self, name: str) -> np.ndarray:
+        """Return a scaled coordinate, or the unscaled one of the header extension if present."""
+        values = headers.scaled(self.header[name], self.header["scalar"])
+        if self.extension is None:
+            return values
+        return np.where(self.extension[name] != 0, self.extension[name], values)
+
+    def start_s(self) -> np.ndarray:
+        """Return the time of each trace's first sample after the shot."""
+        scalars = self.header["time_scalar"] if self.time_scalars else np.zeros(len(self.header), int)
+        return headers.scaled(self.header["delay"], scalars) * 1e-3
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of all traces: the file's bytes ``raw``, the traces in it, byte order and sample format code."""
+
+    raw: np.ndarray
+    layout: Layout
+    order: str
+    code: int
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the samples of one trace."""
+        width, decode = headers.SAMPLE_FORMATS[self.code]
+        first = self.layout.offsets[index] + headers.HEADER_BYTES * (1 + self.layout.extensions)
+        return decode(np.array(self.raw[first : first + self.layout.samples[index] * width]), self.order)
 
 
 @dataclass(frozen=True)
@@ -215,19 +249,19 @@ def read_fields(
 
 
 def _intervals(
-    path: Path, head: _BinaryHeader, fields: np.ndarray, wide: np.ndarray | None, options: ReadOptions
+    path: Path, head: _BinaryHeader, fields: TraceFields, options: ReadOptions
 ) -> tuple[np.ndarray, list[str]]:
     """Return the sample interval of every trace.
 
     Contradicting headers are rejected: a wrong interval gives a map of wrong velocities.
     """
-    own_us = fields["interval"].astype(float)
-    if wide is not None:
-        own_us = np.where(wide["interval"] > 0, wide["interval"], own_us)
+    own_us = fields.header["interval"].astype(float)
+    if fields.extension is not None:
+        own_us = np.where(fields.extension["interval"] > 0, fields.extension["interval"], own_us)
     if options.interval_s is not None:
         said = sorted({head.interval_us, *own_us.tolist()} - {0.0})
         found = ", ".join(f"{value / 1e3:g}" for value in said) or "none"
-        return np.full(len(fields), options.interval_s), [
+        return np.full(len(own_us), options.interval_s), [
             f"interval of {1e3 * options.interval_s:g} ms as given; headers say {found} ms"
         ]
     own_us = np.where(own_us == 0, head.interval_us, own_us)
@@ -251,57 +285,41 @@ def _intervals(
 
 def build_traces(
     path: Path,
-    raw: np.ndarray,
-    layout: Layout,
-    fields: np.ndarray,
-    wide: np.ndarray | None,
-    order: str,
-    code: int,
-    time_scalars: bool,
+    fields: TraceFields,
+    samples: Samples,
     interval_s: np.ndarray,
-    scale: float,
-    steps: list[str],
+    unit_m: float = 1.0,
+    steps: Sequence[str] = (),
 ) -> ShotTraces:
-    """Build SEG-Y or SU traces from their headers. Raises ``FieldFileError`` for mixed coordinate units."""
+    """Build SEG-Y or SU traces from their headers; lengths are in units of ``unit_m`` metres.
+
+    Raises:
+        FieldFileError: Coordinates are in several units.
+    """
     places = {
-        end: np.stack([scaled_field(fields, wide, f"{end}_{axis}") for axis in "xy"], axis=1)
+        end: np.stack([fields.scaled(f"{end}_{axis}") for axis in "xy"], axis=1)
         for end in ("source", "group")
     }
-    angular = np.isin(fields["units"], (2, 3, 4))
+    angular = np.isin(fields.header["units"], (2, 3, 4))
     if angular.any() and not angular.all():
         raise FieldFileError(f"{path}: expected positions in one unit, got lengths and angles (bytes 89-90)")
     degrees = bool(angular.all())
     if degrees:
-        units = fields["units"][:, None]
+        units = fields.header["units"][:, None]
         places = {end: headers.degrees_of(values, units) for end, values in places.items()}
     else:
-        places = {end: values * scale for end, values in places.items()}
-    scalars = fields["time_scalar"] if time_scalars else np.zeros(len(fields), int)
-    width, decode = headers.SAMPLE_FORMATS[code]
-
-    def read(index: int) -> np.ndarray:
-        first = layout.offsets[index] + headers.HEADER_BYTES * (1 + layout.extensions)
-        return decode(np.array(raw[first : first + layout.samples[index] * width]), order)
-
+        places = {end: values * unit_m for end, values in places.items()}
     return ShotTraces(
-        names=[f"{path.name} trace {number}" for number in range(1, len(fields) + 1)],
-        kind=fields["kind"].astype(int),
+        names=[f"{path.name} trace {number}" for number in range(1, len(fields.header) + 1)],
+        kind=fields.header["kind"].astype(int),
         source=places["source"],
         receiver=places["group"],
         degrees=degrees,
         interval_s=interval_s,
-        start_s=headers.scaled(fields["delay"], scalars) * 1e-3,
-        read=read,
+        start_s=fields.start_s(),
+        read=samples.read,
         steps=tuple(steps),
     )
-
-
-def scaled_field(fields: np.ndarray, wide: np.ndarray | None, name: str) -> np.ndarray:
-    """Return a scaled coordinate, or the unscaled one of the header extension if present."""
-    values = headers.scaled(fields[name], fields["scalar"])
-    if wide is None:
-        return values
-    return np.where(wide[name] != 0, wide[name], values)
 
 
 FORMAT = SegyFormat()

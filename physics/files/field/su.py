@@ -29,13 +29,14 @@ class SuFormat:
             layout = segy.walk(raw, 0, size, WIDTH, order)
             if layout is None:
                 continue
-            fields = segy.read_fields(raw, layout.offsets, order)
-            interval_s = fields["interval"] * 1e-6
+            header = segy.read_fields(raw, layout.offsets, order)
+            interval_s = header["interval"] * 1e-6
             if options.interval_s is not None:
-                interval_s = np.full(len(fields), options.interval_s)
+                interval_s = np.full(len(header), options.interval_s)
             if not interval_s.all():
                 raise FieldFileError(f"{path}: has no sample interval in its headers; give --interval-ms")
-            return segy.build_traces(path, raw, layout, fields, None, order, IEEE, False, interval_s, 1.0, [])
+            samples = segy.Samples(raw, layout, order, IEEE)
+            return segy.build_traces(path, segy.TraceFields(header), samples, interval_s)
         raise FieldFileError(
             f"{path}: not a whole SU file (its {size} bytes are not a whole number of traces); copy it again"
         )
