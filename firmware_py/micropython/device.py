@@ -33,6 +33,7 @@ class Device:
         rates: Rates of the model (``rate.rates_of``).
     """
 
+    # Large: one parameter for each part of a device; an object that holds them takes heap.
     def __init__(
         self,
         header,

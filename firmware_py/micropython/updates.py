@@ -47,6 +47,7 @@ class Updater:
         restart: Called when the slot in use has changed.
     """
 
+    # Large: one parameter for each part of a device that an update needs; an object that holds them takes heap.
     def __init__(self, slots, header, key, board, names, trial_s, feed, restart):
         self._slots = slots
         self._header = header

@@ -58,6 +58,7 @@ class Record:
         "type",
     )
 
+    # Large: one parameter for each field of the record; MicroPython has no dataclasses.
     def __init__(
         self,
         type,

@@ -87,44 +87,59 @@ class Question:
     said_s: float
 
 
+@dataclass(frozen=True)
+class HealthSettings:
+    """Interval of HEALTH, and what a device reports of its setup.
+
+    ``folder`` is the one whose free disk space is reported; ``spool_records`` is the spool's capacity.
+    """
+
+    interval_s: int
+    board: str
+    spool_records: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class CentreRequests:
+    """Functions that carry out what the centre's answers ask for.
+
+    Attributes:
+        set_rate: Called with the bytes per latent that the centre has set.
+        number_start: Called with the newest boot that the centre knows (0 unless this one is behind) and the centre's
+            clock in microseconds. It may change the boot in the handler's header; a new HELLO announces that.
+        send_again: Called with the acknowledged records that the centre lacks.
+    """
+
+    set_rate: Callable[[int], None]
+    number_start: Callable[[int, int], None]
+    send_again: Callable[[list[Range]], None]
+
+
 class HealthHandler:
     """``ControlHandler`` for health.
 
     Args:
         header: Record with this device's device, survey, boot and model hash.
-        status: Returns the ``Health`` fields of the node and the updater.
+        settings: Interval and setup.
         link: Tells when a connection is new.
-        folder: Folder whose free disk space is reported.
-        set_rate: Called with the bytes per latent that the centre has set.
-        number_start: Called with the newest boot that the centre knows (0 unless this one is behind) and the centre's
-            clock
-            in microseconds. It may change the boot in ``header``; a new HELLO announces that.
-        send_again: Called with the acknowledged records that the centre lacks.
+        status: Returns the ``Health`` fields of the node and the updater.
+        requests: Called with what the centre asks for.
     """
 
     def __init__(
         self,
         header: packet.Record,
-        interval_s: int,
-        board: str,
-        spool_records: int,
-        folder: Path,
+        settings: HealthSettings,
         link: LinkStatistics,
         status: Callable[[], dict[str, Any]],
-        set_rate: Callable[[int], None],
-        number_start: Callable[[int, int], None],
-        send_again: Callable[[list[Range]], None],
+        requests: CentreRequests,
     ) -> None:
         self._header = header
-        self._interval_s = interval_s
-        self._board = board
-        self._spool_records = spool_records
-        self._folder = folder
+        self._settings = settings
         self._link = link
         self._status = status
-        self._set_rate = set_rate
-        self._number_start = number_start
-        self._send_again = send_again
+        self._requests = requests
         self._started_s = time.monotonic()
         self._connections = link.connections
         self._known = False
@@ -147,9 +162,9 @@ class HealthHandler:
         self._sequence += 1
         self._question = Question(self._sequence, now_us(), time.monotonic())
         if self._known:
-            self._due_s = now_s + self._interval_s
+            self._due_s = now_s + self._settings.interval_s
             return self._record(packet.HEALTH, self._question, self._health())
-        self._due_s = now_s + min(self._wait_s, self._interval_s)
+        self._due_s = now_s + min(self._wait_s, self._settings.interval_s)
         self._wait_s *= 2
         return self._record(packet.HELLO, self._question, self._hello())
 
@@ -177,10 +192,10 @@ class HealthHandler:
             self._wait_s = RETRY_MIN_S
             self._due_s = now_s
         if latent_bytes is not None:
-            self._set_rate(latent_bytes)
+            self._requests.set_rate(latent_bytes)
         if ranges:
-            self._send_again(ranges)
-        self._number_start(decode_newest_boot(record.payload), record.sample_time_us)
+            self._requests.send_again(ranges)
+        self._requests.number_start(decode_newest_boot(record.payload), record.sample_time_us)
         if self._header.boot != record.boot:
             self._known = False
             self._due_s = now_s
@@ -192,19 +207,19 @@ class HealthHandler:
         status = self._status()
         return Hello(
             __version__,
-            self._board,
-            self._interval_s,
-            self._spool_records,
+            self._settings.board,
+            self._settings.interval_s,
+            self._settings.spool_records,
             status["waiting"],
             status.get("update_version"),
         )
 
     def _health(self) -> Health:
         return Health(
-            interval_s=self._interval_s,
+            interval_s=self._settings.interval_s,
             uptime_s=int(time.monotonic() - self._started_s),
             temperature_mc=temperature_mc(),
-            disk_free_mib=disk_free_mib(self._folder),
+            disk_free_mib=disk_free_mib(self._settings.folder),
             memory_free_mib=memory_free_mib(),
             clock_offset_us=self._clock_offset_us,
             round_trip_us=self._round_trip_us,

@@ -11,7 +11,7 @@ from firmware_py.inference.encoder import EncoderError
 from firmware_py.inference.self_test import self_test
 from firmware_py.runtime.config import NodeConfig
 from firmware_py.runtime.factory import check_same_survey, select_receivers
-from firmware_py.runtime.health import HealthHandler, board_name
+from firmware_py.runtime.health import CentreRequests, HealthHandler, HealthSettings, board_name
 from firmware_py.runtime.node import Node
 from firmware_py.runtime.recording_sender import RecordingSender
 from firmware_py.updates.archive import read_verify_key
@@ -101,13 +101,13 @@ def _recordings(config: NodeConfig, node: Node) -> RecordingSender:
 def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]) -> HealthHandler:
     return HealthHandler(
         node.control_header,
-        config.health.interval_s,
-        (config.update and config.update.board) or board_name(),
-        config.node.spool_records,
-        config.node.state_dir,
+        HealthSettings(
+            config.health.interval_s,
+            (config.update and config.update.board) or board_name(),
+            config.node.spool_records,
+            config.node.state_dir,
+        ),
         node.link.statistics,
         status,
-        node.set_rate,
-        node.number_start,
-        node.send_again,
+        CentreRequests(node.set_rate, node.number_start, node.send_again),
     )

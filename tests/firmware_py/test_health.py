@@ -12,7 +12,9 @@ from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Health, Hello, decode_health, encode_setting
 from firmware_py.runtime import health
 from firmware_py.runtime.health import (
+    CentreRequests,
     HealthHandler,
+    HealthSettings,
     board_name,
     disk_free_mib,
     memory_free_mib,
@@ -38,15 +40,10 @@ class Device:
         self.newest_boots = []
         self.handler = HealthHandler(
             self.header,
-            interval_s,
-            "a board",
-            10_000,
-            folder,
+            HealthSettings(interval_s, "a board", 10_000, folder),
             self.link,
             lambda: dict(STATUS),
-            self.rates.append,
-            self.number_start,
-            self.asked_again.extend,
+            CentreRequests(self.rates.append, self.number_start, self.asked_again.extend),
         )
 
     def number_start(self, newest_boot, centre_us):
