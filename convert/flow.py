@@ -21,7 +21,7 @@ from convert.run_folder import Run, Seen, read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
 from models.data.gathers import DataError
 from models.errors import TrainingError
-from models.inversion.decoder import Decoder, calibrate_uncertainty, load_decoder, save_decoder
+from models.inversion.decoder import Decoder, LatentFormat, calibrate_uncertainty, load_decoder, save_decoder
 from models.inversion.ood import OodError, OodStatistics, measure_ood
 from models.networks.nested_latent import prefix_rates
 from physics.acquisition import AcquisitionError
@@ -167,12 +167,9 @@ def _stage_decoder(
     sha256 = save_decoder(
         stage.decoder,
         run.decoder_file,
-        model_hash(model),
-        output.scale,
-        output.zero_point,
+        LatentFormat(model_hash(model), output.scale, output.zero_point, prefixes),
         run.acquisition,
         _ood_statistics(training, validation),
-        prefixes,
     )
     decoder = load_decoder(stage.decoder)
     calibrate_uncertainty(decoder, validation, seen.validation_maps)

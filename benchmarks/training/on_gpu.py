@@ -71,9 +71,10 @@ class Contender:
         self.turns = on_device(self.config, self.network, budget, shard_shapes(sequence, arguments.count))
 
     def train(self, samples: Any, seconds: float) -> None:
+        from models.data.batches import TrainingData
         from models.recipes.epic import begin
         from models.training.run_config import write_json
-        from models.training.training import train
+        from models.training.training import Steps, train
 
         budget = replace(self.budget, minutes=seconds / 60)
         write_json(self.run / "config.json", asdict(replace(self.config, budget=asdict(budget))))
@@ -82,7 +83,7 @@ class Contender:
             begin(self.origin, self.parts, batches.plain(np.arange(len(samples.validation))), budget)
         self.turns.fill(samples, batches)
         say(f"{self.kind} begins", seconds=round(seconds, 1))
-        last, none = [0.0], np.array([], int)
+        last = [0.0]
 
         def on_progress(share: float, figures: dict) -> None:
             if figures["loss"] > NO_NETWORK:
@@ -95,14 +96,11 @@ class Contender:
 
         found, _ = train(
             self.network,
-            self.turns,
-            none,
-            np.arange(samples.trained_on),
+            TrainingData(self.turns, np.arange(samples.trained_on), np.array([], int)),
             budget,
             self.run,
+            Steps(self.turns.learn, self.turns.turn),
             on_progress,
-            self.turns.learn,
-            self.turns.turn,
         )
         write_json(self.run / "metrics.json", {**vars(found), "trained_on": samples.trained_on})
         say(f"{self.kind} done", **vars(found))

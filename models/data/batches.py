@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,18 @@ BENCHMARK_PEAK = 49.48
 
 # Share of mirrored samples, where the survey and the data allow mirroring.
 MIRRORED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Batches, and the indices ``(n,)`` of the samples to train on and of the validation set, which may be empty.
+
+    ``batches`` has ``training(indices, rng)``, ``plain(indices)`` and ``data``.
+    """
+
+    batches: Any
+    training: np.ndarray
+    validation: np.ndarray
 
 
 class EpicBatches:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,19 +143,35 @@ class Decoder:
         return velocity[:, None].astype(np.float32), scale_mps[:, None].astype(np.float32)
 
 
+@dataclass(frozen=True)
+class LatentFormat:
+    """Latents of the encoder ``model_hash`` (hex).
+
+    ``scale`` and ``zero_point`` are their quantisation. ``prefixes`` are the pairs (values, bits) of the reduced rates
+    that the decoder was trained for.
+    """
+
+    model_hash: str
+    scale: float
+    zero_point: int
+    prefixes: tuple[tuple[int, int], ...] = ()
+
+
 def save_decoder(
     folder: Path,
     weights: Path,
-    model_hash: str,
-    scale: float,
-    zero_point: int,
+    latents: LatentFormat,
     acquisition: Acquisition,
     ood_statistics: OodStatistics | None = None,
-    prefixes: tuple[tuple[int, int], ...] = (),
 ) -> str:
-    """Write a decoder folder for the encoder ``model_hash``; return the SHA-256 of its weights.
+    """Write a decoder folder; return the SHA-256 of its weights.
 
-    ``prefixes`` are the pairs (values, bits) of the reduced rates that the decoder was trained for.
+    Args:
+        folder: Created if it does not exist.
+        weights: Keras file of the decoder.
+        latents: Latents that the decoder was trained with.
+        acquisition: The survey.
+        ood_statistics: Out-of-distribution statistics of the latents.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if ood_statistics is not None:
@@ -167,11 +184,11 @@ def save_decoder(
         {
             "format": "epic-decoder/1",
             "sha256": sha256,
-            "model_hash": model_hash,
-            "latent_scale": scale,
-            "latent_zero_point": zero_point,
+            "model_hash": latents.model_hash,
+            "latent_scale": latents.scale,
+            "latent_zero_point": latents.zero_point,
             "acquisition": acquisition.to_dict(),
-            "prefixes": prefixes,
+            "prefixes": latents.prefixes,
         },
     )
     return sha256

@@ -126,55 +126,28 @@ def refine(
     Raises:
         ModellingError: The waves of this survey cannot be modelled.
     """
-    a = acquisition
-    half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
-    start = normalise_velocity(np.asarray(velocity_mps, np.float64), a)
-    scale = np.asarray(uncertainty_mps, np.float64) / half_range_mps
-    along_z, along_x = map(smoothing, start.shape, misfit.smooth_cells)
-    roughness = Roughness(start.shape, CONTRAST)
-    # Objective and misfit of each map that was tried.
-    tried: list[tuple[float, float]] = []
+    objective = _Objective(velocity_mps, uncertainty_mps, misfit, acquisition)
     done = 0
-
-    def to_map(x: np.ndarray) -> np.ndarray:
-        return np.clip(start + scale * (along_z @ x.reshape(start.shape) @ along_x.T), -1.0, 1.0)
-
-    def measure(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Append to ``tried``; return the map and the derivatives by the gather and of the total variation."""
-        candidate = to_map(x)
-        off, by_gather = misfit(model_gathers(_mps(candidate, a)[None, None], a)[0])
-        tried.append(
-            (float(off + np.sum(np.square(x)) / 2 + TOTAL_VARIATION * roughness.value(candidate)), off)
-        )
-        return candidate, by_gather, roughness.derivative(candidate)
-
-    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-        candidate, by_gather, by_map = measure(x)
-        _, by_velocity = misfit_and_gradient(
-            _mps(candidate, a), a, lambda source, _: (0.0, by_gather[source])
-        )
-        by_map = TOTAL_VARIATION * by_map + half_range_mps * by_velocity
-        return tried[-1][0], (along_z.T @ (scale * by_map) @ along_x).ravel() + x
 
     def after_iteration(x: np.ndarray) -> None:
         nonlocal done
         done += 1
-        on_iteration(done, misfit.size(tried[-1][1]), _mps(to_map(x), a))
+        on_iteration(done, misfit.size(objective.tried[-1][1]), _mps(objective.to_map(x), acquisition))
 
     found = minimize(
         objective,
-        np.zeros(start.size),
+        np.zeros(np.size(velocity_mps)),
         jac=True,
         method="L-BFGS-B",
         callback=after_iteration,
         options={"maxiter": iterations, "maxcor": 20},
     )
     # Each gradient models its map once more.
-    modelled = 2 * len(tried) + 1
-    refined, _, _ = measure(misfit.share * found.x)
-    (before, misfit_before), (after, misfit_after) = tried[0], tried[-1]
+    modelled = 2 * len(objective.tried) + 1
+    refined, _ = objective.measure(misfit.share * found.x)
+    (before, misfit_before), (after, misfit_after) = objective.tried[0], objective.tried[-1]
     return Refined(
-        velocity_mps=_mps(refined, a),
+        velocity_mps=_mps(refined, acquisition),
         uncertainty_mps=np.asarray(uncertainty_mps, np.float32),
         iterations=done,
         modelled=modelled,
@@ -189,6 +162,49 @@ def refine(
             "contrast": CONTRAST,
         },
     )
+
+
+class _Objective:
+    """Objective of this module, a function of ``x (nz * nx,)``.
+
+    Attributes:
+        tried: Objective and misfit of each map that was tried.
+    """
+
+    def __init__(
+        self, velocity_mps: np.ndarray, uncertainty_mps: np.ndarray, misfit: Misfit, acquisition: Acquisition
+    ) -> None:
+        self.tried: list[tuple[float, float]] = []
+        self._misfit, self._acquisition = misfit, acquisition
+        self._half_range_mps = (acquisition.velocity_max_mps - acquisition.velocity_min_mps) / 2
+        self._start = normalise_velocity(np.asarray(velocity_mps, np.float64), acquisition)
+        self._scale = np.asarray(uncertainty_mps, np.float64) / self._half_range_mps
+        self._along_z, self._along_x = map(smoothing, self._start.shape, misfit.smooth_cells)
+        self._roughness = Roughness(self._start.shape, CONTRAST)
+
+    def to_map(self, x: np.ndarray) -> np.ndarray:
+        """Return the normalised map ``(nz, nx)``."""
+        field = self._along_z @ x.reshape(self._start.shape) @ self._along_x.T
+        return np.clip(self._start + self._scale * field, -1.0, 1.0)
+
+    def measure(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Append to ``tried``; return the map and the misfit's derivative by the gather ``(S, T, R)``."""
+        candidate = self.to_map(x)
+        off, by_gather = self._misfit(
+            model_gathers(_mps(candidate, self._acquisition)[None, None], self._acquisition)[0]
+        )
+        rough = TOTAL_VARIATION * self._roughness.value(candidate)
+        self.tried.append((float(off + np.sum(np.square(x)) / 2 + rough), off))
+        return candidate, by_gather
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the objective and its gradient ``(nz * nx,)``."""
+        candidate, by_gather = self.measure(x)
+        _, by_velocity = misfit_and_gradient(
+            _mps(candidate, self._acquisition), self._acquisition, lambda source, _: (0.0, by_gather[source])
+        )
+        by_map = TOTAL_VARIATION * self._roughness.derivative(candidate) + self._half_range_mps * by_velocity
+        return self.tried[-1][0], (self._along_z.T @ (self._scale * by_map) @ self._along_x).ravel() + x
 
 
 def _mps(normalised: np.ndarray, a: Acquisition) -> np.ndarray:

@@ -17,10 +17,10 @@ import numpy as np
 from keras import ops
 
 from firmware_py.inference.companding import Companding
-from models.data.batches import EpicBatches
+from models.data.batches import EpicBatches, TrainingData
 from models.data.gathers import PARTS_AT_ONCE, DecimatedSet
 from models.evaluation.scores import score
-from models.inversion.decoder import Decoder, calibrate_uncertainty, load_decoder, save_decoder
+from models.inversion.decoder import Decoder, LatentFormat, calibrate_uncertainty, load_decoder, save_decoder
 from models.inversion.ood import OOD_GATHERS, measure_ood
 from models.networks.nested_latent import AsSent, prefix_rates
 from models.networks.network import DevicePositions
@@ -121,8 +121,8 @@ def adapt_decoder(
     validation = split.validation
     before = score(predict(network, batches, validation)[..., 0], batches.data, validation)
     run.mkdir(parents=True, exist_ok=True)
-    selecting = validation if split.selects else validation[:0]
-    train(network, batches, selecting, split.training, budget, run, on_progress)
+    data = TrainingData(batches, split.training, validation if split.selects else validation[:0])
+    train(network, data, budget, run, on_progress=on_progress)
     after = score(predict(network, batches, validation)[..., 0], batches.data, validation)
     return Adaptation(before, after)
 
@@ -150,16 +150,13 @@ def write_decoder(
     with tempfile.TemporaryDirectory() as aside:
         weights = Path(aside) / "decoder.keras"
         learner.save(weights)
-        sha256 = save_decoder(
-            folder,
-            weights,
+        latents = LatentFormat(
             parent.model_hash,
             parent.latent_scale,
             parent.latent_zero_point,
-            parent.acquisition,
-            ood_statistics,
             prefix_rates(parent.latent) if len(parent.coding.rates) > 2 else (),
         )
+        sha256 = save_decoder(folder, weights, latents, parent.acquisition, ood_statistics)
     calibrate_uncertainty(load_decoder(folder), held_out, batches.data.maps[split.validation])
     return sha256
 

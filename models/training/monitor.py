@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from models.data.batches import TrainingData
 from models.errors import TrainingError
 from models.training.budget import Budget, Progress, learning_rate_at
 from models.training.prediction import predict
@@ -84,8 +85,7 @@ class Monitor:
     def __init__(
         self,
         network: keras.Model,
-        batches: Any,
-        validation: np.ndarray,
+        data: TrainingData,
         budget: Budget,
         run: Path,
         progress: Progress,
@@ -93,16 +93,16 @@ class Monitor:
         on_report: Callable[[dict], None] = lambda row: None,
     ) -> None:
         self.best = best
-        self._network, self._batches, self._validation = network, batches, validation
+        self._network, self._batches, self._validation = network, data.batches, data.validation
         self._budget, self._history, self._progress = budget, run / HISTORY, progress
         self._on_report = on_report
         self._losses: list[float] = []
         self._step, self._epoch, self._share = progress.step, progress.epoch, progress.share_of(budget)
         self._validation_s = 0.0
         _cut_history(self._history, progress.step)
-        if len(validation):
+        if len(data.validation):
             # Compile before the budget's clock starts.
-            predict(network, batches, validation[:1])
+            predict(network, data.batches, data.validation[:1])
         self._reported = time.monotonic()
 
     def add(self, loss: float) -> None:

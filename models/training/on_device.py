@@ -143,7 +143,7 @@ def rates(n: int, n_devices: int, latent: int, key: Any) -> tuple[Any, Any]:
 
 
 class OnDevice:
-    """Provide ``batches`` and ``learn`` of ``models.training.training.train`` for a ``Simulated`` set.
+    """Provide the batches and steps of ``models.training.training.train`` for a ``Simulated`` set.
 
     A turn of ``turn`` steps of ``batch`` samples counts as one batch. The turn can be compiled for shards of ``shapes``
     (``models.data.simulated.shard_shapes``) before the samples exist; ``fill`` adds them.

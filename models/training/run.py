@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from models.data.batches import TrainingData
 from models.data.gathers import DecimatedSet, load_decimated, survey_of
 from models.data.simulated import VALIDATION_EVERY, Simulated
 from models.errors import TrainingError
@@ -24,7 +25,7 @@ from models.training.learning import on_device, spread_over_devices
 from models.training.prediction import predict
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig, computing_in, read_config, write_json
-from models.training.training import has_checkpoint, train
+from models.training.training import Steps, has_checkpoint, train
 from models.training.warm_start import CentralOrigin, Origin, read_central, read_origin
 from physics.acquisition import Acquisition
 from physics.files.atomic import atomic_write
@@ -82,16 +83,9 @@ def start_run(
         network.set_weights(central.weights)
     recipe.compile_model(network, request.budget)
     with _reporting(request, on_report) as report:
-        progress, best = train(
-            network,
-            validation=samples.validation,
-            training=samples.training,
-            budget=request.budget,
-            run=request.run,
-            on_progress=on_progress,
-            on_report=report,
-            **_steps(request, config, samples, batches, network, parts),
-        )
+        batches, steps = _steps(request, config, samples, batches, network, parts)
+        data = TrainingData(batches, samples.training, samples.validation)
+        progress, best = train(network, data, request.budget, request.run, steps, on_progress, report)
     # The saved networks are the plain ones, without rounding or rates in the loop.
     weights = network.get_weights()
     network, parts = recipe.build(config, acquisition)
@@ -178,16 +172,16 @@ def _steps(
     batches: Any,
     network: keras.Model,
     parts: dict[str, keras.Model],
-) -> dict[str, Any]:
-    """Return ``batches``, ``learn`` and ``turn`` of ``train``: on the host, or on the accelerator."""
+) -> tuple[Any, Steps]:
+    """Return the batches and steps of a training: on the host, or on the accelerator."""
     simulated = samples.simulated
     if simulated is None:
-        return {"batches": batches, "learn": recipe_of(request.kind).make_learner(network, parts)}
+        return batches, Steps(recipe_of(request.kind).make_learner(network, parts))
     shapes = tuple(array.shape for array in simulated.shards[0])
     turns = on_device(config, network, request.budget, shapes)
     turns.compile()
     turns.fill(simulated, batches)
-    return {"batches": turns, "learn": turns.learn, "turn": turns.turn}
+    return turns, Steps(turns.learn, turns.turn)
 
 
 @contextlib.contextmanager

@@ -13,12 +13,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from models.data.batches import TrainingData
 from models.errors import TrainingError
 from models.training.budget import Budget, Progress, learning_rate_at
 from models.training.monitor import Best, Monitor, load_best
@@ -27,16 +29,27 @@ from models.training.run_config import write_json
 CHECKPOINT_INTERVAL_S = 120.0
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How a network learns.
+
+    Attributes:
+        learn: ``learn(inputs, maps)`` trains on a batch and returns its loss. None takes one step of the network's
+            optimiser.
+        turn: Steps that ``learn`` takes per call; it then gets the indices of as many batches.
+    """
+
+    learn: Callable[[Any, Any], float] | None = None
+    turn: int = 1
+
+
 def train(
     network: keras.Model,
-    batches: Any,
-    validation: np.ndarray,
-    training: np.ndarray,
+    data: TrainingData,
     budget: Budget,
     run: Path,
+    steps: Steps = Steps(),
     on_progress: Callable[[float, dict], None] = lambda share, figures: None,
-    learn: Callable[[Any, Any], float] | None = None,
-    turn: int = 1,
     on_report: Callable[[dict], None] = lambda row: None,
 ) -> tuple[Progress, Best | None]:
     """Train a compiled ``network`` until the budget is spent; resume from ``run/checkpoint`` if it exists.
@@ -45,13 +58,11 @@ def train(
     checkpoint is saved, and ``KeyboardInterrupt`` is raised.
 
     Args:
-        batches: Has ``training(indices, rng)`` and ``plain(indices)``.
-        training: Indices of the training samples.
-        validation: Indices of the validation set.
+        data: Batches, training and validation set.
+        budget: Time or epochs, and settings.
+        run: Folder of the history and the checkpoint.
+        steps: How the network learns.
         on_progress: ``on_progress(share, figures)`` is called about once a second.
-        learn: ``learn(inputs, maps)`` trains on a batch and returns its loss. Default: one step of the network's
-            optimiser.
-        turn: Steps that ``learn`` takes per call; it then gets the indices of as many batches.
         on_report: Called with each row of ``history.jsonl``.
 
     Returns:
@@ -63,10 +74,10 @@ def train(
     progress = _resume(network, run)
     folder = _checkpoint_folder(run)
     best = load_best(network, folder) if folder else None
-    monitor = Monitor(network, batches, validation, budget, run, progress, best, on_report)
-    learn = learn or _one_step(network)
+    monitor = Monitor(network, data, budget, run, progress, best, on_report)
+    learn = steps.learn or _one_step(network)
     rng = np.random.default_rng([budget.seed, progress.step])
-    order = _order(training, turn * budget.batch, rng)
+    order = _order(data.training, steps.turn * budget.batch, rng)
     last_save = last_call = started = time.monotonic()
     before, core_before = progress.elapsed_s, progress.core_s - time.process_time()
     with _stop_signals() as stopped:
@@ -75,14 +86,14 @@ def train(
             network.optimizer.learning_rate.assign(
                 learning_rate_at(progress.share_of(budget), budget.learning_rate)
             )
-            loss = learn(*batches.training(indices, rng))
+            loss = learn(*data.batches.training(indices, rng))
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"training: loss became {loss} at step {progress.step}; lower --learning-rate and "
                     f"start again, or resume from the last checkpoint in {run}"
                 )
-            progress.step += turn
-            progress.epoch += len(indices) / max(len(training), 1)
+            progress.step += steps.turn
+            progress.epoch += len(indices) / max(len(data.training), 1)
             now = time.monotonic()
             progress.elapsed_s = before + (now - started)
             progress.core_s = core_before + time.process_time()

@@ -21,7 +21,7 @@ from central.storage.journal import Journal
 from central.storage.journal_cursor import JournalCursor
 from central.storage.map_store import Store
 from firmware_py.runtime.log import Log
-from models.inversion.decoder import load_decoder, save_decoder
+from models.inversion.decoder import LatentFormat, load_decoder, save_decoder
 from models.networks.fusion import DecoderConfig, build_decoder
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,9 @@ def decoder(tmp_path_factory):
     keras.utils.set_random_seed(0)
     config = DecoderConfig(3, LATENT, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1)
     build_decoder(config).save(folder / "decoder.keras")
-    save_decoder(folder / "decoder", folder / "decoder.keras", MODEL_HASH.hex(), 0.05, 3, SURVEY)
+    save_decoder(
+        folder / "decoder", folder / "decoder.keras", LatentFormat(MODEL_HASH.hex(), 0.05, 3), SURVEY
+    )
     return load_decoder(folder / "decoder")
 
 

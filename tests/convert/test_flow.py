@@ -181,7 +181,7 @@ def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path
     from convert.run_folder import read_run
     from convert.verify import float_latents
     from models.data.gathers import device_parts, load_decimated
-    from models.inversion.decoder import save_decoder
+    from models.inversion.decoder import LatentFormat, save_decoder
 
     run = read_run(tiny_run.folder)
     family = tmp_path / "held" / "FlatVel_A"
@@ -192,7 +192,7 @@ def test_the_gate_refuses_an_int8_encoder_that_costs_too_much(tiny_run, tmp_path
     thinned = load_decimated([tmp_path / "held"], run.acquisition, run.config.thin)
     parts = device_parts(thinned.gathers, run.acquisition, run.companding)
     latents = float_latents(run.encoder, parts.reshape(-1, *parts.shape[2:])).reshape(6, 2, -1)
-    save_decoder(tmp_path / "decoder", run.decoder_file, "00" * 8, 1.0, 0, run.acquisition)
+    save_decoder(tmp_path / "decoder", run.decoder_file, LatentFormat("00" * 8, 1.0, 0), run.acquisition)
     maps, _ = load_decoder(tmp_path / "decoder").decode_float(latents, np.ones((6, 2), bool))
     np.save(family / "model1.npy", maps + 0.01)
 

@@ -11,6 +11,7 @@ from firmware_py.protocol.rate import Rate
 from models.inversion.decoder import (
     OOD_FILE,
     DecoderError,
+    LatentFormat,
     calibrate_uncertainty,
     load_decoder,
     save_decoder,
@@ -27,7 +28,7 @@ def folder(tmp_path):
     keras.utils.set_random_seed(0)
     config = DecoderConfig(3, 16, 20, 20, width=16, heads=2, self_layers=1, cross_layers=1)
     build_decoder(config).save(tmp_path / "decoder.keras")
-    save_decoder(tmp_path / "decoder", tmp_path / "decoder.keras", "ab" * 8, 0.05, 3, SURVEY)
+    save_decoder(tmp_path / "decoder", tmp_path / "decoder.keras", LatentFormat("ab" * 8, 0.05, 3), SURVEY)
     return tmp_path / "decoder"
 
 

@@ -9,13 +9,11 @@ import keras
 import numpy as np
 import pytest
 
+from models.data.batches import TrainingData
 from models.training.budget import Budget
 from models.training.curves import draw_curves
 from models.training.tensorboard import EventWriter
-from models.training.training import load_checkpoint, train
-
-# One sample in four validates; the weight alone decides its error.
-VALIDATION, TRAINING = np.array([0]), np.arange(1, 5)
+from models.training.training import Steps, load_checkpoint, train
 
 
 class Batches:
@@ -29,6 +27,10 @@ class Batches:
 
     def plain(self, indices):
         return np.ones((len(indices), 1, 1, 1), np.float32), self.data.maps[indices][..., None]
+
+
+# One sample in four validates; the weight alone decides its error.
+DATA = TrainingData(Batches(), np.arange(1, 5), np.array([0]))
 
 
 class Learner:
@@ -54,7 +56,7 @@ class Learner:
 def run(learner, folder, **budget):
     """Train with one step an epoch; every step is 2 % of the budget or more."""
     budget = Budget(**{"batch": 4, "epochs": len(learner.weights), "learning_rate": 1e-3} | budget)
-    return train(learner.network, Batches(), VALIDATION, TRAINING, budget, folder, learn=learner)
+    return train(learner.network, DATA, budget, folder, Steps(learner))
 
 
 def history(folder):
@@ -97,7 +99,7 @@ def test_validation_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
         return learner(inputs, maps)
 
     budget = Budget(batch=4, epochs=40, learning_rate=1e-3)
-    train(learner.network, Batches(), VALIDATION, TRAINING, budget, tmp_path, learn=learn)
+    train(learner.network, DATA, budget, tmp_path, Steps(learn))
     # The first row at once, then 90 s of training for 10 s of validation; the rest of 80 s is too short for another.
     assert [row["step"] for row in history(tmp_path)] == [1, 40]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
+from models.data.batches import TrainingData
 from models.errors import TrainingError
 from models.evaluation.consistency import measure_consistency
 from models.evaluation.evaluate import evaluate_run
@@ -17,7 +18,7 @@ from models.training.budget import Budget, Progress
 from models.training.request import Setting, TrainRequest
 from models.training.run import configure, start_run
 from models.training.run_config import read_config, write_json
-from models.training.training import train
+from models.training.training import Steps, train
 
 pytestmark = pytest.mark.slow
 
@@ -111,15 +112,14 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     image = keras.Input((3,))
     network = keras.Model(image, keras.layers.BatchNormalization()(image))
     network.compile("sgd", loss="mse", jit_compile=False)
-    everything = np.arange(4)
-    nothing = np.array([], int)
+    data = TrainingData(OfOneGather(), np.arange(4), np.array([], int))
 
     def learn(inputs, maps):
         network.train_on_batch(inputs, maps)
         return 0.5
 
     with pytest.raises(TrainingError, match="holds NaN or infinity; look for loud or damaged gathers"):
-        train(network, OfOneGather(), nothing, everything, Budget(batch=4, epochs=1), tmp_path, learn=learn)
+        train(network, data, Budget(batch=4, epochs=1), tmp_path, Steps(learn))
     assert not (tmp_path / "checkpoint").exists()
 
 

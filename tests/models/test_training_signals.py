@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from models.data.batches import TrainingData
 from models.training.budget import Budget
-from models.training.training import load_checkpoint, train
+from models.training.training import Steps, load_checkpoint, train
 
 
 class Batches:
@@ -40,16 +41,15 @@ def test_a_stopped_training_is_saved_and_goes_on(tmp_path, number):
         return 0.5
 
     budget = Budget(batch=2, epochs=10, learning_rate=1e-3)
+    data = TrainingData(Batches(), np.arange(4), np.array([], int))
     former = signal.getsignal(number)
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, Batches(), np.array([], int), np.arange(4), budget, tmp_path, learn=learn)
+        train(model, data, budget, tmp_path, Steps(learn))
     assert signal.getsignal(number) is former
     assert json.loads((tmp_path / "checkpoint" / "progress.json").read_text())["step"] == 3
     for mine, saved in zip(model.get_weights(), load_checkpoint(tmp_path).get_weights(), strict=True):
         np.testing.assert_array_equal(mine, saved)
     # It goes on where it stopped: 20 steps are 10 epochs of 4 samples.
-    progress, _ = train(
-        network(), Batches(), np.array([], int), np.arange(4), budget, tmp_path, learn=lambda *_: 0.5
-    )
+    progress, _ = train(network(), data, budget, tmp_path, Steps(lambda *_: 0.5))
     assert progress.step == 20

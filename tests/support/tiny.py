@@ -42,7 +42,7 @@ def bundle_fields() -> dict:
 
 def save_release(folder: Path, network, acquisition, ood_statistics=None) -> Bundle:
     """Write the tiny encoder and the decoder ``network`` into ``folder``: ``bundle/`` and the ``decoder/`` it names."""
-    from models.inversion.decoder import save_decoder
+    from models.inversion.decoder import LatentFormat, save_decoder
 
     network.save(folder / "decoder.keras")
     fields = {**bundle_fields(), "acquisition": acquisition.to_dict()}
@@ -51,9 +51,7 @@ def save_release(folder: Path, network, acquisition, ood_statistics=None) -> Bun
     sha256 = save_decoder(
         folder / "decoder",
         folder / "decoder.keras",
-        bundle.model_hash.hex(),
-        output["scale"],
-        output["zero_point"],
+        LatentFormat(bundle.model_hash.hex(), output["scale"], output["zero_point"]),
         acquisition,
         ood_statistics,
     )
