@@ -111,9 +111,13 @@ class RecordingMisfit:
         self.weights = recording.weights(lowpass)
         self.chi_squared = np.inf
 
+    def residual(self, gather: np.ndarray) -> np.ndarray:
+        """Return W lowpass(r) of a modelled gather, ``(S, T, R)``."""
+        return self.weights * self._lowpass(gather - self._recording.gather)
+
     def value(self, gather: np.ndarray) -> float:
         """Return the misfit of a modelled gather ``(S, T, R)``."""
-        residual = self.weights * self._lowpass(gather - self._recording.gather)
+        residual = self.residual(gather)
         return float(np.sum(np.square(residual)) / (2 * self._recording.live.sum()))
 
     def __call__(self, velocity: np.ndarray) -> tuple[float, np.ndarray]:

@@ -11,17 +11,22 @@ lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995, Geoph
 start: the one that leaves the least misfit goes on. Maps of few sharp layers want a large share, and others diverge
 with it (docs/results/definitive.md).
 
+A map that is expected to be blocky is then taken for one of few regions, whose velocities and edges are fitted
+together (``models.inversion.layered``), and refined cell by cell again (docs/decisions/0026).
+
 The gradient is the exact adjoint of the benchmark's scheme (docs/decisions/0022).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import ceil
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from models.inversion.layered import LayeredFit
 from models.inversion.quasi_newton import Descent, Point
 from models.inversion.recording import Lowpass, Recording, RecordingMisfit
 from models.inversion.refinement import OnIteration, Refined
@@ -32,13 +37,38 @@ from physics.modelling import model_gathers
 
 # Contrast in m/s below which a step costs its square instead of its height.
 PRIORS = {"blocky": 20.0, "smooth": 300.0}
-# Low-pass of each stage in units of the wavelet's peak frequency (None: all frequencies), the share of all iterations
-# that are done at its end, and the factor of the roughness's share.
-STAGES: tuple[tuple[float | None, float, float], ...] = (
-    (0.27, 0.12, 1.0),
-    (0.47, 0.25, 1 / 3),
-    (None, 1.0, 1 / 10),
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Part of an inversion.
+
+    Attributes:
+        cut: Low-pass in units of the wavelet's peak frequency; None for all frequencies.
+        end: Share of all iterations that are done at its end.
+        factor: Of the roughness's share.
+        layered: Fit regions in place of cells.
+    """
+
+    cut: float | None
+    end: float
+    factor: float = 1 / 10
+    layered: bool = False
+
+
+STAGES = (
+    Stage(0.27, 0.12, 1.0),
+    Stage(0.47, 0.25, 1 / 3),
+    Stage(None, 0.40),
+    Stage(None, 0.86, layered=True),
+    Stage(None, 0.93),
+    Stage(None, 1.0),
 )
+# Fewest iterations for fitting regions. A gather counts as this share of an iteration, which models one and its
+# adjoint.
+LEAST_LAYERED_ITERATIONS, GATHER_ITERATIONS = 100, 0.42
+# Regions are given up if their misfit, after the stage of cells that follows, is this many times that of before.
+GIVEN_UP = 4.0
 # Shares of the roughness that compete at the start. The last one is used where there are too few iterations.
 SHARES = (10.0, 3.0, 1.0)
 # Iterations of each competing share: at most, and one of how many.
@@ -90,50 +120,45 @@ def invert(
     a = acquisition
     start = np.asarray(velocity_mps, np.float64)
     recording = Recording.of(recorded, a)
-    gather = _modelled(start, a)
-    recording = recording.scaled_to(gather)
-    broadband = RecordingMisfit(a, recording, Lowpass(a, None))
-    run = _Run(a, recording, Roughness(start.shape, PRIORS[prior]), on_iteration)
-    first = best = (broadband.value(gather), start, gather)
-    now, chi_squared = start, recording.chi_squared(gather)
+    recording = recording.scaled_to(_modelled(start, a))
+    run = _Run(a, recording, prior, on_iteration)
+    first = run.found(start)
+    now = first
     if resume_from:
-        now, run.done = np.asarray(resume_from[0], np.float64), resume_from[1]
-        gather = _modelled(now, a)
-        best = min(best, (broadband.value(gather), now, gather), key=lambda found: found[0])
-    trial = min(iterations // LEAST_TRIALS, TRIAL_ITERATIONS)
-    trial = trial if trial >= LEAST_STAGE_ITERATIONS else 0
-    trials = len(SHARES) * trial
-    for fraction, end, factor in STAGES:
-        count = trials + round(end * (iterations - trials)) - run.done
-        if count < (1 if fraction is None else LEAST_STAGE_ITERATIONS) or chi_squared <= 1.0:
-            continue
-        cut_hz = None if fraction is None else fraction * a.peak_frequency_hz
-        now = run.stage(now, Lowpass(a, cut_hz), factor, count, trial)
-        gather = _modelled(now, a)
-        run.modelled += 1
-        chi_squared = recording.chi_squared(gather)
-        best = min(best, (broadband.value(gather), now, gather), key=lambda found: found[0])
+        run.done = resume_from[1]
+        now = run.found(np.asarray(resume_from[0], np.float64))
+    best = run.whole(first, now, iterations)
     uncertainty = np.asarray(uncertainty_mps, np.float64)
-    if best[0] < first[0]:
-        uncertainty = _posterior(best[1], best[2], recording, broadband.weights, uncertainty, a)
+    if best.misfit < first.misfit:
+        uncertainty = _posterior(best, recording, run.broadband.weights, uncertainty, a)
     return Refined(
-        velocity_mps=best[1].astype(np.float32),
+        velocity_mps=best.velocity.astype(np.float32),
         uncertainty_mps=uncertainty.astype(np.float32),
         iterations=run.done,
         modelled=run.modelled,
-        objective=(first[0], best[0]),
-        misfit=(float(np.sqrt(2 * first[0])), float(np.sqrt(2 * best[0]))),
+        objective=(first.misfit, best.misfit),
+        misfit=(float(np.sqrt(2 * first.misfit)), float(np.sqrt(2 * best.misfit))),
         unit="of the recording",
         settings={
             "prior": prior,
-            "stages": STAGES,
+            "stages": [asdict(stage) for stage in STAGES],
             "roughness_share": run.share,
+            "regions": run.regions,
             "noise": recording.noise,
-            "chi_squared": recording.chi_squared(best[2]),
+            "chi_squared": recording.chi_squared(best.gather),
             "amplitude": recording.amplitude,
             "dead_traces": int(np.sum(~recording.live.any(axis=1))),
         },
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A map ``(nz, nx)``, its gather ``(S, T, R)`` and its misfit at all frequencies."""
+
+    velocity: np.ndarray
+    gather: np.ndarray
+    misfit: float
 
 
 @dataclass
@@ -143,40 +168,102 @@ class _Run:
     Attributes:
         done: Iterations so far.
         share: Of the roughness before a stage's factor; None before the shares have competed.
+        regions: Of the map at the latest fit of regions; None without one.
         modelled: Gathers modelled so far.
     """
 
     acquisition: Acquisition
     recording: Recording
-    roughness: Roughness
+    prior: str
     on_iteration: OnIteration
     done: int = 0
     share: float | None = None
-    modelled: int = 1
+    regions: int | None = None
+    modelled: int = 0
 
-    def stage(
-        self, start: np.ndarray, lowpass: Lowpass, factor: float, iterations: int, trial: int
-    ) -> np.ndarray:
-        """Run up to ``iterations`` from ``start`` and return the map.
+    def __post_init__(self) -> None:
+        a = self.acquisition
+        self.broadband = RecordingMisfit(a, self.recording, Lowpass(a, None))
+        self._bounds = (a.velocity_min_mps, a.velocity_max_mps)
+
+    def found(self, velocity: np.ndarray) -> _Found:
+        """Model the gather of a map and compare it."""
+        gather = self._model(velocity)
+        return _Found(velocity, gather, self.broadband.value(gather))
+
+    def whole(self, first: _Found, now: _Found, iterations: int) -> _Found:
+        """Run all stages from ``now``; return the map with the least misfit, which may be ``first``."""
+        best = min(first, now, key=lambda found: found.misfit)
+        trial = min(iterations // LEAST_TRIALS, TRIAL_ITERATIONS)
+        trial = trial if trial >= LEAST_STAGE_ITERATIONS else 0
+        trials = len(SHARES) * trial
+        fitted = False
+        for stage in STAGES:
+            count = trials + round(stage.end * (iterations - trials)) - self.done
+            if count < self._least(stage) or self.recording.chi_squared(now.gather) <= 1.0:
+                continue
+            velocity = (
+                self._fit_regions(now, count) if stage.layered else self._descend_on(now, stage, count, trial)
+            )
+            now = self.found(velocity)
+            if fitted and now.misfit > GIVEN_UP * best.misfit:
+                now = best
+            fitted = stage.layered
+            best = min(best, now, key=lambda found: found.misfit)
+        return best
+
+    def _least(self, stage: Stage) -> float:
+        """Return the fewest iterations for which a stage begins."""
+        if stage.layered:
+            return LEAST_LAYERED_ITERATIONS if self.prior == "blocky" else np.inf
+        return 1 if stage.cut is None else LEAST_STAGE_ITERATIONS
+
+    def _fit_regions(self, start: _Found, iterations: int) -> np.ndarray:
+        """Fit the regions of a map for up to so many iterations; return the map.
+
+        While the misfit is larger than that of the start, callers hear of the start.
+        """
+        began, modelled = self.done, self.modelled
+        fit = LayeredFit(start.velocity, self._bounds, self.broadband, self._model)
+        self.regions = fit.regions
+        goes_on = True
+        while goes_on and self.recording.chi_squared(fit.now.gather) > 1.0:
+            if (self.modelled - modelled + fit.parameters) * GATHER_ITERATIONS > iterations:
+                break
+            goes_on = fit.step()
+            self.done = began + min(iterations, ceil((self.modelled - modelled) * GATHER_ITERATIONS))
+            shown = fit.now if fit.now.misfit < start.misfit else start
+            self.on_iteration(self.done, float(np.sqrt(2 * shown.misfit)), shown.velocity)
+        return fit.now.velocity
+
+    def _model(self, velocity: np.ndarray) -> np.ndarray:
+        self.modelled += 1
+        return _modelled(velocity, self.acquisition)
+
+    def _descend_on(self, start: _Found, stage: Stage, iterations: int, trial: int) -> np.ndarray:
+        """Run up to ``iterations`` cell by cell and return the map.
 
         Args:
-            start: ``(nz, nx)`` in m/s.
-            lowpass: Of the misfit.
-            factor: Of the roughness's share.
+            start: Where to begin.
+            stage: Its low-pass and roughness.
             iterations: Of the stage, with those of the competing shares.
             trial: Iterations of each share that competes; 0 for no competition.
         """
         a = self.acquisition
+        lowpass = Lowpass(a, None if stage.cut is None else stage.cut * a.peak_frequency_hz)
         misfit = RecordingMisfit(a, self.recording, lowpass)
-        descent = Descent(misfit, self.roughness, _units(a), (a.velocity_min_mps, a.velocity_max_mps))
-        point, end = Point.at(start, misfit), self.done + iterations
+        roughness = Roughness(start.velocity.shape, PRIORS[self.prior])
+        descent = Descent(misfit, roughness, _units(a), self._bounds)
+        point, end = Point.at(start.velocity, misfit), self.done + iterations
         self.modelled += 1
         if self.share is None and 0 < len(SHARES) * trial <= iterations:
-            tried = [self._descend(descent, misfit, point, factor * share, trial, point) for share in SHARES]
+            tried = [
+                self._descend(descent, misfit, point, stage.factor * share, trial, point) for share in SHARES
+            ]
             best = min(range(len(SHARES)), key=lambda n: tried[n].misfit)
             point, self.share = tried[best], SHARES[best]
         share = SHARES[-1] if self.share is None else self.share
-        return self._descend(descent, misfit, point, factor * share, end - self.done).velocity
+        return self._descend(descent, misfit, point, stage.factor * share, end - self.done).velocity
 
     def _descend(
         self,
@@ -203,8 +290,7 @@ class _Run:
 
 
 def _posterior(
-    velocity: np.ndarray,
-    gather: np.ndarray,
+    best: _Found,
     recording: Recording,
     weights: np.ndarray,
     uncertainty_mps: np.ndarray,
@@ -218,14 +304,14 @@ def _posterior(
     correlated over half a period, so the samples of half a period count as one.
     """
     rng = np.random.default_rng(0)
-    curvature = np.zeros_like(velocity)
+    curvature = np.zeros_like(best.velocity)
     for _ in range(PROBES):
         probe = weights * rng.choice((-1.0, 1.0), size=weights.shape)
-        _, back = misfit_and_gradient(velocity, a, _residual_of(probe))
+        _, back = misfit_and_gradient(best.velocity, a, _residual_of(probe))
         curvature += np.square(back) / PROBES
     for axis in (0, 1):
         curvature = gaussian_filter1d(curvature, PROBE_CELLS, axis=axis, mode="nearest")
-    left = np.sum(np.square(weights * (gather - recording.gather))) / recording.live.sum()
+    left = np.sum(np.square(weights * (best.gather - recording.gather))) / recording.live.sum()
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
     known = 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
     return np.minimum(np.hypot(known, UNEXPLAINED_SHARE * uncertainty_mps), uncertainty_mps)

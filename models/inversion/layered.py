@@ -1,0 +1,164 @@
+"""Fit a map of few regions, each of one velocity, to a recording by moving velocities and edges together.
+
+Where a descent cell by cell is slow, it is because a layer's velocity and the depth of its edges make up for each
+other: both must change at once, and the misfit hardly tells. With one velocity a region and a smooth displacement of
+the edges there are about a hundred parameters instead of thousands of cells. So few can be differentiated one by one,
+and the Levenberg-Marquardt method takes such steps at once (Nocedal and Wright 2006, Numerical Optimization, chapter
+10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+from models.inversion.recording import RecordingMisfit
+from models.inversion.regions import split
+
+# Largest loss of merging two regions, (m/s)^2 cells: of two layers of 10 cells, from a contrast of 45 m/s both stay.
+REGION_LOSS = 10_000.0
+# Cells between the points (along z, along x) of the displacements downwards and across: edges vary along themselves.
+DOWN_CELLS, ACROSS_CELLS = (10.0, 5.0), (7.0, 17.0)
+# Unit of a parameter, and the change for its derivative in units: a region's velocity, a displacement.
+VELOCITY_MPS, DISPLACED_CELLS = 60.0, 0.7
+VELOCITY_CHANGE, DISPLACED_CHANGE = 0.2, 0.35
+# Largest step of a parameter, in units.
+LONGEST_STEP = 3.0
+# Damping at the start, relative to the mean curvature; its factors after a step that fails and one that succeeds.
+DAMPING, HARDER, EASIER, FAILURES = 1e-2, 6.0, 0.25, 6
+# A step that lowers the misfit by less than this share is the last one.
+LEAST_GAIN = 0.15
+
+# Models the gather (S, T, R) of a map (nz, nx) in m/s.
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+class LayeredMap:
+    """A map of regions with one velocity each, whose edges are displaced.
+
+    Parameters are, in units: the velocity of each region, the displacement downwards and the displacement across, both
+    at points between which they are linear.
+
+    Attributes:
+        regions: How many there are.
+        start: Parameters of the map without displacement.
+
+    Args:
+        regions: The region of each cell, ``(nz, nx)``.
+        velocities: Of each region, in m/s.
+        bounds: Least and largest velocity in m/s.
+    """
+
+    def __init__(self, regions: np.ndarray, velocities: np.ndarray, bounds: tuple[float, float]) -> None:
+        self._region_of, self._bounds = regions, bounds
+        self.regions = len(velocities)
+        self._cells = np.array(np.mgrid[: regions.shape[0], : regions.shape[1]], np.float64)
+        self._down, self._across = (_hats(regions.shape, spacing) for spacing in (DOWN_CELLS, ACROSS_CELLS))
+        self.start = np.zeros(self.regions + len(self._down) + len(self._across))
+        self.start[: self.regions] = velocities / VELOCITY_MPS
+
+    def draw(self, parameters: np.ndarray) -> np.ndarray:
+        """Return the map ``(nz, nx)`` in m/s; an edge within a cell gives it a value between."""
+        velocities, down, across = np.split(parameters, (self.regions, self.regions + len(self._down)))
+        moved = self._cells + DISPLACED_CELLS * np.stack(
+            [np.tensordot(down, self._down, 1), np.tensordot(across, self._across, 1)]
+        )
+        drawn = map_coordinates(VELOCITY_MPS * velocities[self._region_of], moved, order=1, mode="nearest")
+        return np.clip(drawn, *self._bounds)
+
+    def changes(self) -> np.ndarray:
+        """Return the change of each parameter for its derivative."""
+        changes = np.full(len(self.start), DISPLACED_CHANGE)
+        changes[: self.regions] = VELOCITY_CHANGE
+        return changes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A state of the fit: parameters, map ``(nz, nx)`` in m/s, gather ``(S, T, R)``, residual, and misfit."""
+
+    parameters: np.ndarray
+    velocity: np.ndarray
+    gather: np.ndarray
+    residual: np.ndarray
+    misfit: float
+
+
+class LayeredFit:
+    """Steps of the Levenberg-Marquardt method from the regions of a map.
+
+    Attributes:
+        now: The state after the latest step.
+        regions: How many there are.
+        parameters: How many there are: the most gathers that the derivatives of a step take.
+    """
+
+    def __init__(
+        self, velocity: np.ndarray, bounds: tuple[float, float], misfit: RecordingMisfit, model: Model
+    ) -> None:
+        self._map = LayeredMap(*split(velocity, REGION_LOSS), bounds)
+        self._misfit, self._model = misfit, model
+        self._damping = DAMPING
+        self.now = self._at(self._map.start)
+        self.regions, self.parameters = self._map.regions, len(self._map.start)
+
+    def step(self) -> bool:
+        """Take one step; return False if the misfit falls by less than ``LEAST_GAIN``."""
+        before = self.now.misfit
+        return self._step() and self.now.misfit < (1.0 - LEAST_GAIN) * before
+
+    def _step(self) -> bool:
+        """Take one step; return False if none lowers the misfit."""
+        used, derivatives = self._differentiate()
+        if not used:
+            return False
+        curvature = (derivatives.T @ derivatives).astype(np.float64)
+        slope = (derivatives.T @ self.now.residual).astype(np.float64)
+        mean = np.trace(curvature) / len(used)
+        for _ in range(FAILURES):
+            damped = curvature + self._damping * mean * np.eye(len(used))
+            parameters = self.now.parameters.copy()
+            parameters[used] -= np.clip(np.linalg.solve(damped, slope), -LONGEST_STEP, LONGEST_STEP)
+            found = self._at(parameters)
+            if found.misfit < self.now.misfit:
+                self.now = found
+                self._damping *= EASIER
+                return True
+            self._damping *= HARDER
+        return False
+
+    def _at(self, parameters: np.ndarray) -> Fit:
+        velocity = self._map.draw(parameters)
+        gather = self._model(velocity)
+        residual = self._misfit.residual(gather).ravel().astype(np.float32)
+        return Fit(parameters, velocity, gather, residual, self._misfit.value(gather))
+
+    def _differentiate(self) -> tuple[list[int], np.ndarray]:
+        """Return the parameters that change the map, and the residual's derivatives by them ``(n, parameters)``."""
+        used, derivatives = [], []
+        for number, change in enumerate(self._map.changes()):
+            parameters = self.now.parameters.copy()
+            parameters[number] += change
+            velocity = self._map.draw(parameters)
+            if np.abs(velocity - self.now.velocity).sum() < change * VELOCITY_MPS:
+                continue
+            residual = self._misfit.residual(self._model(velocity)).ravel().astype(np.float32)
+            used.append(number)
+            derivatives.append((residual - self.now.residual) / np.float32(change))
+        return used, np.stack(derivatives, axis=1) if used else np.zeros((0, 0), np.float32)
+
+
+def _hats(shape: tuple[int, ...], spacing: tuple[float, float]) -> np.ndarray:
+    """Return products of hat functions about ``spacing`` cells apart along z and x, ``(points, nz, nx)``."""
+    down, across = (
+        _hats_of_axis(n, max(2, 1 + round(n / cells))) for n, cells in zip(shape, spacing, strict=True)
+    )
+    return np.einsum("iz,jx->ijzx", down, across).reshape(-1, *shape)
+
+
+def _hats_of_axis(n: int, points: int) -> np.ndarray:
+    places = np.linspace(0, points - 1, n)
+    return np.maximum(0.0, 1.0 - np.abs(places[None] - np.arange(points)[:, None]))
