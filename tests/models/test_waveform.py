@@ -1,5 +1,7 @@
 """Waveform inversion of a recording: towards the truth, down to the noise, and past what a survey does to its data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -70,6 +72,33 @@ def test_shares_of_the_roughness_compete_by_the_misfit_they_leave(gather, shares
     assert all(np.array_equal(map_mps, START) for _, _, map_mps in told[:5])
     assert not np.array_equal(told[-1][2], START)
     assert result.gained and likeness(result.velocity_mps) > 0.5
+
+
+def test_regions_are_fitted_between_stages_of_cells(gather):
+    told = []
+    result = found(gather, 300, on_iteration=lambda *now: told.append(now))
+    assert 2 <= result.settings["regions"] <= 20
+    assert result.gained and likeness(result.velocity_mps) > 0.6
+    done = [count for count, _, _ in told]
+    assert done == sorted(set(done)) and done[-1] == result.iterations <= 300
+    assert max(np.diff(done)) > 1, "a step of regions counts as the gathers that it models"
+    assert found(gather, 300, prior="smooth").settings["regions"] is None
+
+
+def test_regions_that_do_not_explain_the_recording_are_given_up(gather, monkeypatch):
+    class Wrong(waveform.LayeredFit):
+        def step(self):
+            wrong = np.where(np.indices(TRUTH.shape).sum(axis=0) % 2, 1600.0, 4400.0)
+            self.now = replace(self.now, velocity=wrong, misfit=1e3)
+            return False
+
+    monkeypatch.setattr(waveform, "LayeredFit", Wrong)
+    monkeypatch.setattr(waveform, "GIVEN_UP", 1.0)
+    told = []
+    result = found(gather, 300, on_iteration=lambda *now: told.append(now))
+    assert result.gained and likeness(result.velocity_mps) > 0.6
+    # The last stage goes on from the map before.
+    assert likeness(told[-1][2]) > 0.6
 
 
 def test_few_iterations_are_not_spent_on_a_competition(gather):
