@@ -31,7 +31,6 @@ REASONS = {
     "convert/flow.py:convert_run": SEQUENCE,
     "convert/release.py:write_bundle": RECORD,
     "convert/verify.py:verify": "what a bundle is held against; conversion alone calls it",
-    "models/inversion/waveform.py:invert": SEQUENCE,
     "testbed/comparison/compare.py:compare": SEQUENCE,
     "testbed/run.py:run_testbed": "the command's options, and where to tell its progress",
     "testbed/run.py:start_device": "what node.toml is written from",

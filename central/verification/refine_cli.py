@@ -41,7 +41,7 @@ def refine(
     event: Annotated[int | None, typer.Argument(min=0, max=MAX_EVENT, help="Number of the event.")] = None,
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, help="Iterations; 20 by latents and 300 by a recording where not given."),
+        typer.Option(min=1, help="Iterations; 20 by latents and 500 by a recording where not given."),
     ] = None,
     gather: Annotated[
         Path | None,
@@ -98,7 +98,7 @@ def refine(
     from central.verification.refine_inputs import FETCHED, GATHER, LATENTS, RefinementRequest
 
     source = FETCHED if fetched else GATHER if gather is not None else LATENTS
-    iterations = iterations or (20 if source == LATENTS else 300)
+    iterations = iterations or (20 if source == LATENTS else 500)
     request = RefinementRequest(event, survey, iterations, source, gather, prior.value)
     if queue:
         _queue(settings, request, as_json)

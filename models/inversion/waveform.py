@@ -66,7 +66,7 @@ STAGES = (
 )
 # Fewest iterations for fitting regions. A gather counts as this share of an iteration, which models one and its
 # adjoint.
-LEAST_LAYERED_ITERATIONS, GATHER_ITERATIONS = 100, 0.42
+LEAST_LAYERED_ITERATIONS, GATHER_ITERATIONS = 150, 0.42
 # Regions are given up if their misfit, after the stage of cells that follows, is this many times that of before.
 GIVEN_UP = 4.0
 # Shares of the roughness that compete at the start. The last one is used where there are too few iterations.
@@ -84,6 +84,7 @@ UNEXPLAINED_SHARE = 0.6
 PROBES, PROBE_CELLS = 4, 2.0
 
 
+# Large: the map, its uncertainty and the recording are what is inverted; four options say how, and where to go on.
 def invert(
     velocity_mps: np.ndarray,
     uncertainty_mps: np.ndarray,

@@ -74,15 +74,16 @@ def test_shares_of_the_roughness_compete_by_the_misfit_they_leave(gather, shares
     assert result.gained and likeness(result.velocity_mps) > 0.5
 
 
-def test_regions_are_fitted_between_stages_of_cells(gather):
+def test_regions_are_fitted_between_stages_of_cells(gather, monkeypatch):
+    monkeypatch.setattr(waveform, "LEAST_LAYERED_ITERATIONS", 20)
     told = []
-    result = found(gather, 300, on_iteration=lambda *now: told.append(now))
+    result = found(gather, 240, on_iteration=lambda *now: told.append(now))
     assert 2 <= result.settings["regions"] <= 20
     assert result.gained and likeness(result.velocity_mps) > 0.6
     done = [count for count, _, _ in told]
-    assert done == sorted(set(done)) and done[-1] == result.iterations <= 300
+    assert done == sorted(set(done)) and done[-1] == result.iterations <= 240
     assert max(np.diff(done)) > 1, "a step of regions counts as the gathers that it models"
-    assert found(gather, 300, prior="smooth").settings["regions"] is None
+    assert found(gather, 120, prior="smooth").settings["regions"] is None
 
 
 def test_regions_that_do_not_explain_the_recording_are_given_up(gather, monkeypatch):
@@ -93,9 +94,10 @@ def test_regions_that_do_not_explain_the_recording_are_given_up(gather, monkeypa
             return False
 
     monkeypatch.setattr(waveform, "LayeredFit", Wrong)
+    monkeypatch.setattr(waveform, "LEAST_LAYERED_ITERATIONS", 20)
     monkeypatch.setattr(waveform, "GIVEN_UP", 1.0)
     told = []
-    result = found(gather, 300, on_iteration=lambda *now: told.append(now))
+    result = found(gather, 120, on_iteration=lambda *now: told.append(now))
     assert result.gained and likeness(result.velocity_mps) > 0.6
     # The last stage goes on from the map before.
     assert likeness(told[-1][2]) > 0.6
