@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from boards.fit.budget import SMALLEST, Limits, Verdict, limits_of
-from boards.fit.check import Assessment, assess
+from boards.fit.check import assess
 from boards.fit.epicnn import EpicnnError, compile_encoder, read_memory
 from boards.fit.graph import Graph, GraphError
 from boards.profile import Board
 from convert.errors import BudgetError, ConversionError, QuantisationError
+from convert.int8_encoder import Int8Encoder
 from convert.quantise import quantise
-from convert.release import Stage, model_hash, staged_release
+from convert.release import Stage, staged_release
 from convert.run_folder import Run, Seen, read_run, read_samples
 from convert.verify import Verification, check_gate, float_latents, golden_vectors, int8_latents, verify
 from models.data.gathers import DataError
@@ -95,44 +96,32 @@ def convert_run(
         seen, samples = read_samples(run, list(held_out))
     except (TrainingError, DataError, OpenFWIFileError, AcquisitionError) as error:
         raise ConversionError(str(error)) from error
-    model, found = _quantise_within(limits, run, seen, on_step)
-    graph, arena_bytes = found.graph, found.arena_bytes
-    prefixes = prefix_rates(graph.outputs[0].shape[-1]) if run.config.budget.get("ordered") else ()
+    int8 = _quantise_within(limits, run, seen, on_step)
+    found = int8.assessment
     with staged_release(out) as stage:
         on_step("measuring OOD statistics")
-        decoder_sha256, decoder = _stage_decoder(stage, run, seen, model, graph, prefixes)
-        verification = verify(run.encoder, decoder, model, graph, samples, arena_bytes, on_step=on_step)
+        decoder = _stage_decoder(stage, run, seen, int8)
+        verification = verify(run.encoder, int8, decoder, samples, on_step)
         check_gate(verification)
-        inputs, latents = golden_vectors(model, graph, samples)
-        epicnn, micropython = _for_micropython(model, inputs)
+        vectors = golden_vectors(int8, samples)
+        epicnn, micropython = _for_micropython(int8.model, vectors[0])
         on_step("writing")
-        stage.write_bundle(
-            run,
-            model=model,
-            graph=graph,
-            decoder_sha256=decoder_sha256,
-            prefixes=prefixes,
-            arena_bytes=arena_bytes,
-            metrics={
-                **verification.to_dict(),
-                "arena": found.arena_source,
-                "operators": graph.operator_counts,
-                "budget": limits.target,
-                "accelerator": found.accelerator,
-                "micropython": micropython,
-            },
-            vectors=(inputs, latents),
-            c_array=c_array,
-            compiled=found.compiled,
-            epicnn=epicnn,
-        )
+        metrics = {
+            **verification.to_dict(),
+            "arena": found.arena_source,
+            "operators": found.graph.operator_counts,
+            "budget": limits.target,
+            "accelerator": found.accelerator,
+            "micropython": micropython,
+        }
+        stage.write_bundle(run, int8, decoder, metrics, vectors, epicnn, c_array)
         stage.publish()
     return Conversion(
         out=out,
         target=limits.target,
-        model_hash=model_hash(model),
-        graph=graph,
-        arena_bytes=arena_bytes,
+        model_hash=int8.hash,
+        graph=found.graph,
+        arena_bytes=found.arena_bytes,
         arena_note=found.arena_source,
         verdicts=found.verdicts,
         accelerator=found.accelerator,
@@ -141,9 +130,7 @@ def convert_run(
     )
 
 
-def _quantise_within(
-    limits: Limits, run: Run, seen: Seen, on_step: Callable[[str], None]
-) -> tuple[bytes, Assessment]:
+def _quantise_within(limits: Limits, run: Run, seen: Seen, on_step: Callable[[str], None]) -> Int8Encoder:
     """Convert the encoder to int8 and check it against the target's limits."""
     on_step("quantising")
     float_latents(run.encoder, seen.representative)
@@ -154,26 +141,23 @@ def _quantise_within(
     except GraphError as error:
         raise QuantisationError(str(error)) from error
     _require(found.verdicts)
-    return model, found
+    return Int8Encoder(model, found)
 
 
-def _stage_decoder(
-    stage: Stage, run: Run, seen: Seen, model: bytes, graph: Graph, prefixes: tuple[tuple[int, int], ...]
-) -> tuple[str, Decoder]:
-    """Write the decoder with its OOD statistics and calibrated uncertainty; return its SHA-256 and the decoder."""
-    output = graph.outputs[0]
-    assert output.scale is not None and output.zero_point is not None
-    training, validation = (int8_latents(model, graph, parts) for parts in (seen.training, seen.validation))
-    sha256 = save_decoder(
+def _stage_decoder(stage: Stage, run: Run, seen: Seen, int8: Int8Encoder) -> Decoder:
+    """Write the decoder with its OOD statistics and calibrated uncertainty, and load it."""
+    training, validation = (int8_latents(int8, parts) for parts in (seen.training, seen.validation))
+    prefixes = prefix_rates(training.shape[-1]) if run.config.budget.get("ordered") else ()
+    save_decoder(
         stage.decoder,
         run.decoder_file,
-        LatentFormat(model_hash(model), output.scale, output.zero_point, prefixes),
+        LatentFormat(int8.hash, *int8.output_quantisation, prefixes),
         run.acquisition,
         _ood_statistics(training, validation),
     )
     decoder = load_decoder(stage.decoder)
     calibrate_uncertainty(decoder, validation, seen.validation_maps)
-    return sha256, decoder
+    return decoder
 
 
 def _for_micropython(model: bytes, inputs: np.ndarray) -> tuple[bytes | None, str]:

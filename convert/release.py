@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from boards.fit.accelerator import Compiled
-from boards.fit.graph import Graph, Tensor
+from boards.fit.graph import Tensor
 from convert.c_array import c_sources
 from convert.errors import ConversionError
+from convert.int8_encoder import Int8Encoder
 from convert.run_folder import Run
 from firmware_py.inference.bundle import EPICNN, compiled_encoder, create_bundle
 from firmware_py.inference.self_test import VECTORS, encode_vectors, self_test
+from models.inversion.decoder import Decoder
 
 # Files that identify a folder as the output of a conversion; only such folders may be replaced.
 MARKS = {"decoder": "decoder.json", "bundle": "manifest.json"}
@@ -57,41 +57,48 @@ class Stage:
     def write_bundle(
         self,
         run: Run,
-        model: bytes,
-        graph: Graph,
-        decoder_sha256: str,
-        prefixes: tuple[tuple[int, int], ...],
-        arena_bytes: int | None,
+        int8: Int8Encoder,
+        decoder: Decoder,
         metrics: dict[str, Any],
         vectors: tuple[np.ndarray, np.ndarray],
-        c_array: bool,
-        compiled: Compiled | None,
         epicnn: bytes | None,
+        c_array: bool,
     ) -> None:
-        """Write the encoder, its golden vectors and its manifest, and run a device's self-test on them."""
+        """Write the encoder, its golden vectors and its manifest, and run a device's self-test on them.
+
+        Args:
+            run: The run that trained the encoder.
+            int8: The encoder.
+            decoder: The staged decoder.
+            metrics: Figures for the manifest.
+            vectors: Inputs and latents of ``convert.verify.golden_vectors``.
+            epicnn: The encoder for stock MicroPython; None if it cannot run there.
+            c_array: Add ``encoder.c`` and ``encoder.h``.
+        """
         fields = {
             "name": self.out.resolve().name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "input": _tensor_entry(graph.inputs[0]),
-            "output": _tensor_entry(graph.outputs[0]),
-            "prefixes": prefixes,
+            "input": _tensor_entry(int8.graph.inputs[0]),
+            "output": _tensor_entry(int8.graph.outputs[0]),
+            "prefixes": [(rate.values, rate.bits) for rate in decoder.coding.prefixes],
             "companding": run.companding.to_dict(),
             "acquisition": run.acquisition.to_dict(),
-            "decoder_sha256": decoder_sha256,
-            "arena_bytes": arena_bytes,
+            "decoder_sha256": decoder.sha256,
+            "arena_bytes": int8.assessment.arena_bytes,
             "metrics": metrics,
             "versions": _versions(),
         }
         extra = {VECTORS: encode_vectors(*vectors)}
         if epicnn is not None:
             extra[EPICNN] = epicnn
+        compiled = int8.assessment.compiled
         if compiled is not None:
             extra[compiled_encoder(compiled.suffix)] = compiled.model
         if c_array:
             # The hash remains that of encoder.tflite, which identifies the model at the centre.
-            linked = compiled.model if compiled else model
-            extra |= c_sources(linked, {**fields, "model_hash": model_hash(model)}, vectors)
-        self_test(create_bundle(self.bundle, model, fields, extra))
+            linked = compiled.model if compiled else int8.model
+            extra |= c_sources(linked, {**fields, "model_hash": int8.hash}, vectors)
+        self_test(create_bundle(self.bundle, int8.model, fields, extra))
 
     def publish(self) -> None:
         """Move both folders to ``out``; restore the previous ones if that fails."""
@@ -133,11 +140,6 @@ def staged_release(out: Path) -> Iterator[Stage]:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".epic-convert-", dir=parent) as temporary:
         yield Stage(Path(temporary), out)
-
-
-def model_hash(model: bytes) -> str:
-    """Return an encoder's identifier on the wire: the first 8 bytes of its SHA-256, as 16 hex digits."""
-    return hashlib.sha256(model).hexdigest()[:16]
 
 
 def _tensor_entry(tensor: Tensor) -> dict[str, Any]:

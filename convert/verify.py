@@ -14,9 +14,9 @@ import numpy as np
 
 from boards.fit import tflm
 from boards.fit.epicnn import reference_latents
-from boards.fit.graph import Graph
 from convert import litert
 from convert.errors import ConversionError
+from convert.int8_encoder import Int8Encoder
 from convert.parts import Parts
 from firmware_py.inference.companding import dequantise, quantise
 from firmware_py.protocol.rate import Rate, pack
@@ -33,6 +33,8 @@ MIN_TEST_SAMPLES = 64
 MAX_RUNTIME_DIFFERENCE_LSB = 2
 MAX_BEYOND_ONE_STEP_FRACTION = 1e-3
 DECODE_BATCH = 16
+# Parts that TFLite-Micro runs; it is slow.
+TFLM_LATENTS = 160
 # Golden vectors: about 4 kB each in the bundle, which may be sent over a serial line.
 GOLDEN_VECTORS = 3
 
@@ -198,58 +200,41 @@ def centred_sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
 
 def verify(
     encoder: Any,
+    int8: Int8Encoder,
     decoder: Decoder,
-    model: bytes,
-    graph: Graph,
     held_out: HeldOut,
-    arena_bytes: int | None,
-    tflm_latents: int = 160,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Verification:
-    """Compare ``model`` with its Keras ``encoder`` on ``held_out``, through ``decoder``.
+    """Compare ``int8`` with its Keras ``encoder`` on ``held_out``, through ``decoder``.
 
-    TFLite-Micro runs on the first ``tflm_latents`` parts, in an arena of ``arena_bytes``; None skips it. The gate on
-    the map error is ``check_gate``.
+    TFLite-Micro is run if the encoder's arena is known. The gate on the map error is ``check_gate``.
 
     Raises:
         ConversionError: The encoder has collapsed, or the runtimes differ by more than rounding.
     """
     n, n_devices = len(held_out), len(held_out.parts) // len(held_out)
-    output_scale, output_zero = _quantisation(graph.outputs[0])
-
     on_step("float encoder")
     reference = float_latents(encoder, held_out.parts)
     on_step("int8 encoder in LiteRT")
-    codes = held_out.parts.codes(*_quantisation(graph.inputs[0]))
-    in_litert = litert.run(model, codes)
-    in_kernels = litert.run(model, codes, xnnpack=False)
-
+    codes = held_out.parts.codes(*int8.input_quantisation)
+    in_litert = litert.run(int8.model, codes)
+    in_kernels = litert.run(int8.model, codes, xnnpack=False)
     agreement = None
-    if arena_bytes is not None:
+    if int8.assessment.arena_bytes is not None:
         on_step("int8 encoder in TFLite-Micro")
-        in_tflm = tflm.run(model, codes[:tflm_latents], arena_bytes)
-        agreement = compare(in_tflm, in_kernels[:tflm_latents])
-        if (
-            agreement.max_difference_lsb > MAX_RUNTIME_DIFFERENCE_LSB
-            or agreement.beyond_one_step_fraction > MAX_BEYOND_ONE_STEP_FRACTION
-        ):
-            raise ConversionError(
-                f"TFLite-Micro and LiteRT differ by up to {agreement.max_difference_lsb} int8 steps, by more than one "
-                f"in {agreement.beyond_one_step_fraction:.2%} of the values; expected at most "
-                f"{MAX_RUNTIME_DIFFERENCE_LSB} and {MAX_BEYOND_ONE_STEP_FRACTION:.2%}; an operator differs"
-            )
+        agreement = _tflm_agreement(int8.model, int8.assessment.arena_bytes, codes, in_kernels)
     on_step("decoded maps")
-    restored = dequantise(in_litert, output_scale, output_zero)
+    restored = dequantise(in_litert, *int8.output_quantisation)
     errors = [
         map_errors(decoder, latents.reshape(n, n_devices, -1), held_out)
-        for latents in (reference, restored, dequantise(in_kernels, output_scale, output_zero))
+        for latents in (reference, restored, dequantise(in_kernels, *int8.output_quantisation))
     ]
     whole, *lower = decoder.coding.rates
     mae_by_rate = {whole: float(errors[1].mean())}
     for rate in lower:
         on_step(f"latents of {rate.payload_bytes} bytes")
         received = np.stack([decoder.coding.unpack(pack(latent, rate)) for latent in in_litert])
-        latents = dequantise(received, output_scale, output_zero).reshape(n, n_devices, -1)
+        latents = dequantise(received, *int8.output_quantisation).reshape(n, n_devices, -1)
         mae_by_rate[rate] = float(map_errors(decoder, latents, held_out).mean())
     everything = np.ones(n, dtype=bool)
     return Verification(
@@ -266,27 +251,53 @@ def verify(
     )
 
 
-def int8_latents(model: bytes, graph: Graph, parts: Parts) -> np.ndarray:
+def _tflm_agreement(model: bytes, arena_bytes: int, codes: np.ndarray, in_kernels: np.ndarray) -> Agreement:
+    """Compare TFLite-Micro with LiteRT's kernels on the first parts.
+
+    Args:
+        model: The int8 encoder.
+        arena_bytes: Size of its tensor arena.
+        codes: Its inputs, ``(n, T', width, S)`` int8.
+        in_kernels: LiteRT's latents of them, ``(n, latent)`` int8.
+
+    Raises:
+        ConversionError: They differ by more than rounding.
+    """
+    in_tflm = tflm.run(model, codes[:TFLM_LATENTS], arena_bytes)
+    agreement = compare(in_tflm, in_kernels[:TFLM_LATENTS])
+    if (
+        agreement.max_difference_lsb > MAX_RUNTIME_DIFFERENCE_LSB
+        or agreement.beyond_one_step_fraction > MAX_BEYOND_ONE_STEP_FRACTION
+    ):
+        raise ConversionError(
+            f"TFLite-Micro and LiteRT differ by up to {agreement.max_difference_lsb} int8 steps, by more than one "
+            f"in {agreement.beyond_one_step_fraction:.2%} of the values; expected at most "
+            f"{MAX_RUNTIME_DIFFERENCE_LSB} and {MAX_BEYOND_ONE_STEP_FRACTION:.2%}; an operator differs"
+        )
+    return agreement
+
+
+def int8_latents(int8: Int8Encoder, parts: Parts) -> np.ndarray:
     """Return the dequantised latents that the centre receives for ``parts``: float32 ``(n, n_devices, latent)``."""
-    latent = graph.outputs[0].shape[-1]
+    latent = int8.graph.outputs[0].shape[-1]
     shape = (len(parts.gathers), parts.acquisition.n_devices, latent)
     if not len(parts):
         return np.zeros(shape, np.float32)
-    codes = parts.codes(*_quantisation(graph.inputs[0]))
-    return dequantise(litert.run(model, codes), *_quantisation(graph.outputs[0])).reshape(shape)
+    codes = parts.codes(*int8.input_quantisation)
+    return dequantise(litert.run(int8.model, codes), *int8.output_quantisation).reshape(shape)
 
 
-def golden_vectors(model: bytes, graph: Graph, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+def golden_vectors(int8: Int8Encoder, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     """Return the inputs and latents of ``encode_vectors``: a few test parts, in three arithmetics.
 
     These are XNNPACK, LiteRT's own kernels, and its reference kernels. Stock MicroPython equals the last bit for bit.
     """
     chosen = np.arange(len(held_out.parts))[:: max(1, len(held_out.parts) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
-    codes = quantise(held_out.parts[chosen], *_quantisation(graph.inputs[0]))
+    codes = quantise(held_out.parts[chosen], *int8.input_quantisation)
     latents = [
-        litert.run(model, codes),
-        litert.run(model, codes, xnnpack=False),
-        reference_latents(model, codes),
+        litert.run(int8.model, codes),
+        litert.run(int8.model, codes, xnnpack=False),
+        reference_latents(int8.model, codes),
     ]
     return codes, np.stack(latents)
 
@@ -340,7 +351,3 @@ def compare(latents: np.ndarray, reference: np.ndarray) -> Agreement:
 def _map_error(errors: list[np.ndarray], chosen: np.ndarray) -> MapError:
     in_float, in_int8, in_micro = (float(values[chosen].mean()) for values in errors)
     return MapError(n=int(chosen.sum()), mae_float=in_float, mae_int8=in_int8, mae_int8_micro=in_micro)
-
-
-def _quantisation(tensor: Any) -> tuple[float, int]:
-    return float(tensor.scale), int(tensor.zero_point)
