@@ -53,25 +53,21 @@ def run(
     from testbed import arm64
     from testbed.errors import TestbedError
     from testbed.processes import NATIVE
-    from testbed.run import find_model, run_testbed
+    from testbed.run import RunOptions, find_model, run_testbed
 
     if refine and not fetch:
         raise TestbedError("testbed: --refine needs recordings; give --fetch N as well")
     emulated = device_arch == "arm64"
     with Console(stderr=True).status("preparing") as status:
-        results = run_testbed(
-            find_model(model, bundle),
-            data or [],
-            events,
-            out,
+        options = RunOptions(
             port,
             insecure,
             timeout_s=EMULATED_TIMEOUT_S if emulated else 60.0,
             devices_on=arm64.runtime() if emulated else NATIVE,
-            on_step=status.update,
             fetch=fetch,
             refine_iterations=iterations if refine else 0,
         )
+        results = run_testbed(find_model(model, bundle), data or [], events, out, options, status.update)
     if as_json:
         typer.echo(json.dumps(results))
     else:
@@ -130,23 +126,22 @@ def compare(
 
     from rich.console import Console
 
+    from testbed.comparison.compare import ComparisonPlan
     from testbed.comparison.compare import compare as run_comparison
     from testbed.comparison.report import draw
     from testbed.comparison.report import page as written
     from testbed.run import find_model
 
     with Console(stderr=True).status("preparing") as status:
-        results = run_comparison(
+        plan = ComparisonPlan(
             [name.strip() for name in systems.split(",")],
             [name.strip() for name in links.split(",")],
-            find_model(model),
-            data or [],
             events,
-            out,
-            trained,
+            data or [],
+            trained or [],
             board,
-            on_step=status.update,
         )
+        results = run_comparison(plan, find_model(model), out, status.update)
     draw(results, out)
     if page:
         pictures = page.parent / "images"

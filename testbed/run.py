@@ -81,28 +81,38 @@ def load_events(data: list[Path], count: int, acquisition: Acquisition) -> list[
     return [samples[i % len(samples)] for i in range(count)]
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run's processes start, and what follows its maps.
+
+    Attributes:
+        port: Port of the centre; 0 takes a free one.
+        insecure: Send in the clear. By default the links use CURVE with keys made for the run.
+        timeout_s: Time for all maps, beside the interval between events.
+        devices_on: Runs the devices natively or emulated (``testbed.arm64.runtime``).
+        fetch: Fetch the recordings of this many events afterwards, those of the least certain maps.
+        refine_iterations: Then refine the fetched events' maps in this many iterations; ``refined.png`` shows them.
+    """
+
+    port: int = 0
+    insecure: bool = False
+    timeout_s: float = 60.0
+    devices_on: Runtime = NATIVE
+    fetch: int = 0
+    refine_iterations: int = 0
+
+
 def run_testbed(
     model: Model,
     data: list[Path],
     count: int,
     out: Path,
-    port: int = 0,
-    insecure: bool = False,
-    timeout_s: float = 60.0,
-    devices_on: Runtime = NATIVE,
+    options: RunOptions,
     on_step: Callable[[str], None] = lambda step: None,
-    fetch: int = 0,
-    refine_iterations: int = 0,
 ) -> dict:
     """Replay ``count`` events through five device processes and a centre; return the results.
 
     ``out`` becomes the run folder with ``results.json``, ``maps-*.png``, and each process's configuration and log.
-
-    Args:
-        insecure: Send in the clear. By default the links use CURVE with keys made for the run.
-        devices_on: Runs the devices natively or emulated (``testbed.arm64.runtime``).
-        fetch: Fetch the recordings of this many events afterwards, those of the least certain maps.
-        refine_iterations: Then refine the fetched events' maps in this many iterations; ``refined.png`` shows them.
 
     Raises:
         TestbedError: A process failed; the message holds its last output. Errors of the inputs are passed on.
@@ -117,47 +127,41 @@ def run_testbed(
             gathers[i] = event.gather
     with Processes() as processes:
         on_step("starting the centre")
-        keys = None if insecure else make_keys(out / "keys", acquisition.n_devices)
-        centre = start_centre(processes, model, out, port, keys)
+        keys = None if options.insecure else make_keys(out / "keys", acquisition.n_devices)
+        deployment = Deployment(processes, model, out, keys, options.devices_on)
+        centre = deployment.start_centre(options.port)
         endpoint = centre.wait_for("ready", START_TIMEOUT_S)["endpoint"]
         on_step(f"{acquisition.n_devices} devices send")
-        devices = [
-            start_device(processes, model, out, device, endpoint, keys, runtime=devices_on)
-            for device in range(acquisition.n_devices)
-        ]
-        _wait_for_maps(devices, centre, out / "central", len(events), timeout_s, on_step)
+        numbers = range(acquisition.n_devices)
+        devices = [deployment.start_device(number, endpoint) for number in numbers]
+        _wait_for_maps(devices, centre, out / "central", len(events), options.timeout_s, on_step)
         for process in devices:
             process.wait()
         maps = {stored.event: stored for stored in Store(out / "central").newest()}
         rows = account(devices, out / "central", maps, events, acquisition)
         fetched: dict[int, dict] = {}
-        if fetch:
-            devices = [
-                start_device(processes, model, out, device, endpoint, keys, runtime=devices_on, stays=True)
-                for device in range(acquisition.n_devices)
-            ]
-            fetched = fetch_recordings(out / "central", least_certain(maps, fetch), devices, centre, on_step)
+        if options.fetch:
+            devices = [deployment.start_device(number, endpoint, stays=True) for number in numbers]
+            chosen = least_certain(maps, options.fetch)
+            fetched = fetch_recordings(out / "central", chosen, devices, centre, on_step)
             for process in devices:
                 process.end()
         centre.end()
         centre.wait()
     if fetched:
-        section = ModelSection(bundle=model.bundle, decoder=model.decoder)
-        refined = (
-            refine_fetched(out, section, list(fetched), refine_iterations, on_step)
-            if refine_iterations
-            else {}
-        )
+        refined: dict[int, dict] = {}
+        if options.refine_iterations:
+            section = ModelSection(bundle=model.bundle, decoder=model.decoder)
+            refined = refine_fetched(out, section, list(fetched), options.refine_iterations, on_step)
         rows["fetched"] = summarise(out / "central", events, maps, fetched, refined)
         by_event = {row["event"]: row for row in rows["events"]}
         draw_story(out / "refined.png", out / "central", events, maps, by_event, rows["fetched"], acquisition)
     on_step("drawing")
     _draw(out, events, maps, acquisition)
-    links = "zmq in the clear" if insecure else "zmq with CURVE"
     results = {
         **rows,
-        "links": links,
-        "devices_on": devices_on.description,
+        "links": "zmq in the clear" if options.insecure else "zmq with CURVE",
+        "devices_on": options.devices_on.description,
         "model": bundle.name,
         "model_hash": bundle.model_hash.hex(),
         "folder": str(out),
@@ -193,54 +197,67 @@ def make_keys(folder: Path, n_devices: int) -> Path:
     return folder
 
 
-def start_centre(
-    processes: Processes, model: Model, out: Path, port: int, keys: Path | None, deadline_s: float = 10.0
-) -> Process:
-    """Start `epic central run` on ``port`` (0 picks a free one); configuration, log and data are in ``out``."""
-    config = out / "central.toml"
-    security = f'keys = "{keys.resolve()}"' if keys else "insecure = true"
-    listen = f"tcp://127.0.0.1:{port or '*'}"
-    config.write_text(
-        f'[central]\nlisten = "{listen}"\n{security}\ndata_dir = "central"\nlog = "central.jsonl"\n'
-        f"pictures = false\ndeadline_s = {deadline_s}\n"
-        f'[[model]]\nbundle = "{model.bundle.resolve()}"\ndecoder = "{model.decoder.resolve()}"\n'
-    )
-    return processes.start("central", ["-m", "epic", "central", "run", "--config", str(config)], out)
+@dataclass(frozen=True)
+class Deployment:
+    """A centre and its devices, each a process with its configuration, log and data in ``folder``.
 
-
-def start_device(
-    processes: Processes,
-    model: Model,
-    out: Path,
-    device: int,
-    endpoint: str,
-    keys: Path | None,
-    interval_s: float = INTERVAL_S,
-    limit: int = 0,
-    runtime: Runtime = NATIVE,
-    stays: bool = False,
-) -> Process:
-    """Start a device that replays ``out``/gathers.npy up to event ``limit`` (0: all) from its last position.
-
-    It ends when all records are acknowledged. With ``stays`` it waits for requests, which reach it within a second.
+    Attributes:
+        processes: Starts the processes and ends them.
+        model: What the devices and the centre run.
+        folder: Run folder; its gathers.npy is replayed.
+        keys: Keys of ``make_keys``; None sends in the clear.
+        devices_on: Runs the devices.
     """
-    name = f"device{device}"
-    config = out / f"{name}.toml"
-    own = f"{keys and keys.resolve()}/device-{device}"
-    security = (
-        f'server_key = "{own}/centre.public"\npublic_key = "{own}/device-{device}.public"\n'
-        f'secret_key = "{own}/device-{device}.secret"\n'
-        if keys
-        else "insecure = true\n"
-    )
-    config.write_text(
-        f'[node]\ndevice = {device}\nstate_dir = "{name}"\nbundle = "{model.device_bundle.resolve()}"\n'
-        f'[link]\nendpoint = "{endpoint}"\n{security}'
-        f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {interval_s}\nlimit = {limit}\n'
-        f'[run]\nexit_when_drained = {"false" if stays else "true"}\nlog = "{name}.jsonl"\n'
-        + ("[health]\ninterval_s = 1\n" if stays else "")
-    )
-    return processes.start(name, ["-m", "firmware_py", "run", "--config", str(config)], out, runtime)
+
+    processes: Processes
+    model: Model
+    folder: Path
+    keys: Path | None
+    devices_on: Runtime = NATIVE
+
+    def start_centre(self, port: int = 0, deadline_s: float = 10.0) -> Process:
+        """Start `epic central run` on ``port``; 0 picks a free one."""
+        config = self.folder / "central.toml"
+        security = f'keys = "{self.keys.resolve()}"' if self.keys else "insecure = true"
+        listen = f"tcp://127.0.0.1:{port or '*'}"
+        config.write_text(
+            f'[central]\nlisten = "{listen}"\n{security}\ndata_dir = "central"\nlog = "central.jsonl"\n'
+            f"pictures = false\ndeadline_s = {deadline_s}\n"
+            f'[[model]]\nbundle = "{self.model.bundle.resolve()}"\ndecoder = "{self.model.decoder.resolve()}"\n'
+        )
+        arguments = ["-m", "epic", "central", "run", "--config", str(config)]
+        return self.processes.start("central", arguments, self.folder)
+
+    def start_device(
+        self,
+        device: int,
+        endpoint: str,
+        interval_s: float = INTERVAL_S,
+        limit: int = 0,
+        stays: bool = False,
+    ) -> Process:
+        """Start a device that replays gathers.npy up to event ``limit`` (0: all) from its last position.
+
+        It ends when all records are acknowledged. With ``stays`` it waits for requests, which reach it within a second.
+        """
+        name = f"device{device}"
+        config = self.folder / f"{name}.toml"
+        own = f"{self.keys and self.keys.resolve()}/device-{device}"
+        security = (
+            f'server_key = "{own}/centre.public"\npublic_key = "{own}/device-{device}.public"\n'
+            f'secret_key = "{own}/device-{device}.secret"\n'
+            if self.keys
+            else "insecure = true\n"
+        )
+        config.write_text(
+            f'[node]\ndevice = {device}\nstate_dir = "{name}"\nbundle = "{self.model.device_bundle.resolve()}"\n'
+            f'[link]\nendpoint = "{endpoint}"\n{security}'
+            f'[source]\nkind = "files"\npaths = ["gathers.npy"]\ninterval_s = {interval_s}\nlimit = {limit}\n'
+            f'[run]\nexit_when_drained = {"false" if stays else "true"}\nlog = "{name}.jsonl"\n'
+            + ("[health]\ninterval_s = 1\n" if stays else "")
+        )
+        arguments = ["-m", "firmware_py", "run", "--config", str(config)]
+        return self.processes.start(name, arguments, self.folder, self.devices_on)
 
 
 def _wait_for_maps(

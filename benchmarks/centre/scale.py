@@ -32,7 +32,7 @@ from firmware_py.links.zeromq import open_dealer
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import now_us
 from testbed.processes import Processes, resident_mib
-from testbed.run import Model, find_model, start_centre
+from testbed.run import Deployment, Model, find_model
 from testbed.samples import load_samples
 
 START_TIMEOUT_S = 90.0
@@ -143,7 +143,7 @@ def benchmark(
         allow(keys, device_name(survey, device))
     events = int(events_per_s * seconds)
     with Processes() as processes:
-        centre = start_centre(processes, model, folder, 0, keys)
+        centre = Deployment(processes, model, folder, keys).start_centre()
         endpoint = centre.wait_for("ready", START_TIMEOUT_S)["endpoint"]
         fleet = Fleet(endpoint, keys, surveys, bundle, payloads)
         for event in range(WARM_UP_EVENTS):

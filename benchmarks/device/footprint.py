@@ -33,7 +33,7 @@ from boards.install.linux.layout import CACHE, PREFIX, STATE, Layout
 from firmware_py.inference.bundle import load_bundle
 from testbed.errors import TestbedError
 from testbed.processes import Processes
-from testbed.run import Model, find_model, make_keys, start_centre
+from testbed.run import Deployment, Model, find_model, make_keys
 from testbed.samples import load_samples
 
 SORTS = ("cold", "power-up", "warm")
@@ -142,7 +142,7 @@ def benchmark(folder: Path, model: Model, records: int, starts: int) -> dict:
     keys = make_keys(folder / "keys", len(receivers))
     parts = np.stack([sample.gather for sample in load_samples()])[..., receivers[0]]
     with Processes() as processes:
-        centre = start_centre(processes, model, folder, 0, keys, deadline_s=1.0)
+        centre = Deployment(processes, model, folder, keys).start_centre(deadline_s=1.0)
         install(model, root, keys, centre.wait_for("ready", TIMEOUT_S)["endpoint"])
         installed = disk_bytes(root)
         device = Device(root, parts)

@@ -10,7 +10,8 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,57 +32,68 @@ from testbed.run import Model, load_events, make_keys, prepare_folder
 SYSTEMS = ("epic", "epic-32", "epic-8", *SCHEMES)
 
 
-def compare(
-    systems: list[str],
-    links: list[str],
-    model: Model,
-    data: list[Path],
-    events: int,
-    out: Path,
-    trained: list[Path] | None = None,
-    board: str | None = None,
-    on_step: Callable[[str], None] = lambda step: None,
-) -> dict:
-    """Run every system over every link; return the results and write them to ``out``/results.json.
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """Systems, links and events of a comparison.
 
-    The system ``epic-4bit`` sends 4 bits per latent value, ``epic-32`` sends 32 bytes per latent. The model must
-    support these rates.
-
-    Args:
+    Attributes:
+        systems: Names. ``epic-4bit`` sends 4 bits per latent value, ``epic-32`` sends 32 bytes per latent; the model
+            must support these rates.
+        links: Names of emulated links.
+        events: Number of events under a link's own conditions.
+        data: OpenFWI gather files; without any, the shipped samples are used.
         trained: Runs of `epic train inversionnet` and `epic train federated` for the baselines' weights.
         board: Slow the devices' encoding to the speed of this board.
+    """
+
+    systems: list[str]
+    links: list[str]
+    events: int
+    data: list[Path] = field(default_factory=list)
+    trained: list[Path] = field(default_factory=list)
+    board: str | None = None
+
+    def check(self) -> None:
+        """Raise ``TestbedError`` if there is no event, or a name is given twice."""
+        if self.events < 1:
+            raise TestbedError(f"compare: expected one event or more, got {self.events}")
+        for given in (self.systems, self.links):
+            if len(set(given)) < len(given):
+                raise TestbedError(f"compare: expected each name once, got {','.join(given)}")
+
+
+def compare(
+    plan: ComparisonPlan, model: Model, out: Path, on_step: Callable[[str], None] = lambda step: None
+) -> dict:
+    """Run every system over every link; return the results and write them to ``out``/results.json.
 
     Raises:
         TestbedError, LinkError, SchemeError, BoardError: A run failed or cannot be set up. Errors of the inputs are
             passed on.
     """
     began_s, began_load = time.monotonic(), os.getloadavg()[0]
-    _check_names(systems, links, events)
-    profiles = [find_link(name) for name in links]
+    plan.check()
+    profiles = [find_link(name) for name in plan.links]
     bundle = load_bundle(model.bundle)
-    for system in systems:
+    for system in plan.systems:
         _check_system(system, bundle)
-    runs = find_trained(trained or [])
-    trained_for = {kind: f"`{run}`, {training_of(run)}" for kind, run in runs.items()}
+    trained = find_trained(plan.trained)
+    trained_for = {kind: f"`{run}`, {training_of(run)}" for kind, run in trained.items()}
     acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
-    counts = [max(min(events, 4), int(events * condition.share)) for condition in CONDITIONS]
-    sizes = {system: _message_bytes(system, acquisition, bundle) for system in systems}
-    for profile in profiles:
-        for system in systems:
-            check_length(system, profile, counts, sizes[system], acquisition.n_devices)
-    if "raw-compressed" in systems:
-        # The child processes need it. Check now, not after minutes of other runs.
-        import zstandard  # noqa: F401
-    first = load_events(data, events, acquisition)
+    counts = [max(min(plan.events, 4), int(plan.events * condition.share)) for condition in CONDITIONS]
+    sizes = {system: _message_bytes(system, acquisition, bundle) for system in plan.systems}
+    for profile, system in product(profiles, plan.systems):
+        check_length(system, profile, counts, sizes[system], acquisition.n_devices)
+    first = load_events(plan.data, plan.events, acquisition)
     samples = [sample for count in counts for sample in first[:count]]
-    if board:
-        on_step(f"measuring this machine against a {board}")
-    slower = slowdown(board) if board else None
+    if plan.board:
+        on_step(f"measuring this machine against a {plan.board}")
+    slower = slowdown(plan.board) if plan.board else None
     prepare_folder(out)
     gathers = np.stack([sample.gather for sample in samples]).astype(np.float32)
     on_step("preparing the baselines")
-    if set(systems) & set(SCHEMES):
-        prepare(out, gathers[:20], acquisition, bundle.companding, runs)
+    if set(plan.systems) & set(SCHEMES):
+        prepare(out, gathers[:20], acquisition, bundle.companding, trained)
     comparison = Comparison(
         out,
         model,
@@ -92,7 +104,7 @@ def compare(
         sizes,
     )
     results: dict = {
-        "events": events,
+        "events": plan.events,
         "model": bundle.name,
         "model_hash": bundle.model_hash.hex(),
         "trained_baselines": trained_for,
@@ -103,31 +115,27 @@ def compare(
         "runs": [],
     }
     truths = [sample.map_mps for sample in samples]
-    for profile in profiles:
-        for system in systems:
-            accounts = Run(comparison, system, profile).conditions(counts, on_step)
-            maps_count = is_epic(system) or NETWORKS[system] in runs
-            judged = truths if maps_count else None
-            results["runs"] += _summaries(system, profile, accounts, judged, acquisition, slower)
-            (out / "results.json").write_text(json.dumps(results, indent=2))
+    for profile, system in product(profiles, plan.systems):
+        accounts = Run(comparison, system, profile).conditions(counts, on_step)
+        maps_count = is_epic(system) or NETWORKS[system] in trained
+        judged = truths if maps_count else None
+        results["runs"] += _summaries(system, profile, accounts, judged, acquisition, slower)
+        (out / "results.json").write_text(json.dumps(results, indent=2))
     results["ratios"] = ratios(results)
     results["took_s"] = round(time.monotonic() - began_s)
-    results["load"] = {
-        "before": round(began_load, 1),
-        "after": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
-        "nice": os.nice(0),
-    }
+    results["load"] = _machine_load(began_load)
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results
 
 
-def _check_names(systems: list[str], links: list[str], events: int) -> None:
-    if events < 1:
-        raise TestbedError(f"compare: expected one event or more, got {events}")
-    for given in (systems, links):
-        if len(set(given)) < len(given):
-            raise TestbedError(f"compare: expected each name once, got {','.join(given)}")
+def _machine_load(before: float) -> dict:
+    """Return the load average ``before`` and now, and what else slows a run."""
+    return {
+        "before": round(before, 1),
+        "after": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+        "nice": os.nice(0),
+    }
 
 
 def _summaries(
@@ -170,6 +178,9 @@ def _check_system(system: str, bundle: Bundle) -> None:
             bundle.coding.rate(rate)
         except RateError as error:
             raise TestbedError(f"{system}: {bundle.name}: {error}") from None
+    if system == "raw-compressed":
+        # The child processes need it. Check now, not after minutes of other runs.
+        import zstandard  # noqa: F401
 
 
 def _encoder_macs(bundle: Bundle) -> int:

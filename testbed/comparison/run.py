@@ -25,7 +25,7 @@ from testbed.emulation.links import LinkProfile, open_proxies, set_conditions
 from testbed.emulation.proxy import Proxy
 from testbed.errors import TestbedError
 from testbed.processes import Process, Processes
-from testbed.run import Model, start_centre, start_device
+from testbed.run import Deployment, Model
 
 START_TIMEOUT_S = 90.0
 # EPIC at the full rate (epic), with 4 bits per value (epic-4bit), or with a number of bytes per latent (epic-32).
@@ -130,7 +130,8 @@ class Run:
         accounts = []
         with Processes() as processes:
             on_step(f"{self._system} over {self._profile.name}: starting")
-            centre = self._start_centre(processes)
+            deployment = Deployment(processes, self._all.model, self._folder, self._all.keys)
+            centre = self._start_centre(deployment)
             port = int(centre.wait_for("ready", START_TIMEOUT_S)["endpoint"].rsplit(":", 1)[1])
             with _proxies(open_proxies(self._profile, port, self._n)) as proxies:
                 first = 1
@@ -139,7 +140,7 @@ class Run:
                     profile = under(self._profile, condition)
                     set_conditions(proxies, profile)
                     accounts.append(
-                        self._condition(processes, centre, proxies, profile, condition, first, count)
+                        self._condition(deployment, centre, proxies, profile, condition, first, count)
                     )
                     first += count
             centre.end()
@@ -147,7 +148,7 @@ class Run:
 
     def _condition(
         self,
-        processes: Processes,
+        deployment: Deployment,
         centre: Process,
         proxies: list[Proxy],
         profile: LinkProfile,
@@ -159,7 +160,7 @@ class Run:
         before = [(len(proxy.sent), len(proxy.received)) for proxy in proxies]
         interval_s = interval(profile, condition, self._all.message_bytes[self._system], self._n)
         devices = {
-            device: self._start_device(processes, device, proxies[device], first, count, interval_s)
+            device: self._start_device(deployment, device, proxies[device], first, count, interval_s)
             for device in heard
         }
         timeout_s = START_TIMEOUT_S + 3 * count * interval_s
@@ -191,10 +192,10 @@ class Run:
             return epic_rows(self._folder / "central", devices, first, last)
         return baseline_rows(centre, devices, self._folder / "maps", first, last)
 
-    def _start_centre(self, processes: Processes) -> Process:
+    def _start_centre(self, deployment: Deployment) -> Process:
         if is_epic(self._system):
             self._set_rate()
-            return start_centre(processes, self._all.model, self._folder, 0, self._all.keys, DEADLINE_S)
+            return deployment.start_centre(deadline_s=DEADLINE_S)
         (self._folder / "maps").mkdir()
         config = BaselineCentre(
             self._system,
@@ -206,7 +207,7 @@ class Run:
             str(self._folder / "maps"),
             str(self._folder / "central.jsonl"),
         )
-        return self._start(processes, "central", "testbed.comparison.baseline_centre", config)
+        return self._start(deployment.processes, "central", "testbed.comparison.baseline_centre", config)
 
     def _set_rate(self) -> None:
         """Set the rate as the centre would have done before the run; devices use it from the first event."""
@@ -220,20 +221,11 @@ class Run:
                 spool.keep(SET_BYTES, rate)
 
     def _start_device(
-        self, processes: Processes, device: int, proxy: Proxy, first: int, count: int, interval_s: float
+        self, deployment: Deployment, device: int, proxy: Proxy, first: int, count: int, interval_s: float
     ) -> Process:
         endpoint = f"tcp://127.0.0.1:{proxy.port}"
         if is_epic(self._system):
-            return start_device(
-                processes,
-                self._all.model,
-                self._folder,
-                device,
-                endpoint,
-                self._all.keys,
-                interval_s,
-                first + count - 1,
-            )
+            return deployment.start_device(device, endpoint, interval_s, first + count - 1)
         config = BaselineDevice(
             self._system,
             device,
@@ -247,7 +239,9 @@ class Run:
             str(self._all.out),
             str(self._folder / f"device{device}.jsonl"),
         )
-        return self._start(processes, f"device{device}", "testbed.comparison.baseline_device", config)
+        return self._start(
+            deployment.processes, f"device{device}", "testbed.comparison.baseline_device", config
+        )
 
     def _start(
         self, processes: Processes, name: str, module: str, config: BaselineCentre | BaselineDevice

@@ -11,7 +11,7 @@ from waiting import wait_until
 import epic
 from boards.install.linux.layout import STATE
 from testbed.processes import Processes
-from testbed.run import find_model, make_keys, start_centre
+from testbed.run import Deployment, find_model, make_keys
 from testbed.samples import load_samples
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ def test_a_recording_on_an_installed_board_becomes_a_map_at_the_centre(tmp_path,
     model, keys = find_model(None), make_keys(tmp_path / "keys", 5)
     try:
         with Processes() as processes:
-            centre = start_centre(processes, model, tmp_path, 0, keys, deadline_s=0.5)
+            centre = Deployment(processes, model, tmp_path, keys).start_centre(deadline_s=0.5)
             endpoint = centre.wait_for("ready", 180.0)["endpoint"]
             arguments = ["--bundle", str(model.bundle), "--device", "0", "--endpoint", endpoint]
             arguments += ["--board", "generic-linux", "--keys", str(keys), *board.reach]

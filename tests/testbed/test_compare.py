@@ -11,7 +11,7 @@ from boards.profile import BoardError
 from physics.acquisition import Acquisition
 from testbed.board_speed import rating_mips
 from testbed.comparison.accounting import ConditionAccount, EventRow
-from testbed.comparison.compare import compare
+from testbed.comparison.compare import ComparisonPlan, compare
 from testbed.comparison.goals import ratios
 from testbed.comparison.report import draw, page
 from testbed.comparison.run import CONDITIONS
@@ -112,16 +112,16 @@ def test_maps_are_judged_where_the_truth_is_known():
     ],
 )
 def test_what_cannot_be_compared_is_one_line(tmp_path, asked, error, said):
-    given = {"systems": ["epic"], "links": ["lte"], "model": find_model(None), "data": [], "events": 1}
+    plan = ComparisonPlan(**{"systems": ["epic"], "links": ["lte"], "events": 1, **asked})
     with pytest.raises(error, match=said) as caught:
-        compare(**{**given, **asked}, out=tmp_path / "out")
+        compare(plan, find_model(None), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_link_too_slow_for_a_system_is_told_before_anything_runs(tmp_path):
     with pytest.raises(TestbedError, match=r"raw over lora-like would take \d+ minutes"):
-        compare(["raw"], ["lora-like"], find_model(None), [], 20, tmp_path / "out")
+        compare(ComparisonPlan(["raw"], ["lora-like"], 20), find_model(None), tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,8 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("testbed.board_speed.mobilenet_ms", lambda: 0.96)
         patch.setattr("testbed.board_speed.seven_zip_mips", lambda: 14_400.0)
-        systems = ["epic-4bit", "raw-compressed"]
-        return compare(systems, ["lte"], find_model(None), [], 1, out, board="raspberry-pi-4"), out
+        plan = ComparisonPlan(["epic-4bit", "raw-compressed"], ["lte"], 1, board="raspberry-pi-4")
+        return compare(plan, find_model(None), out), out
 
 
 def test_every_system_meets_every_condition_and_loses_nothing(results):
