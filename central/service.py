@@ -7,10 +7,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from central.config import CentralConfig, ModelSection
+from central.config import CentralConfig, GatewaySection, ModelSection
 from central.dashboard.metrics import MetricsServer, RuntimeMetrics, decode_histogram
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import keep_expected
@@ -19,10 +20,10 @@ from central.gateway.gateway import Gateway
 from central.gateway.sessions import FrameAuthenticators
 from central.ingest.authentication import CurveAuthenticator
 from central.ingest.connections import allow_many_connections
-from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.ingest.receiver import GATEWAYS, DeviceServices, Expected, Receiver
 from central.learning.switching import Switching
 from central.pipeline.decoders import MapDecoder, load_in_use, load_release
-from central.pipeline.decoding import Decoding, MapPicture
+from central.pipeline.decoding import DecodedMap, Decoding
 from central.pipeline.workers import Workers
 from central.recordings.fetching import Fetching
 from central.security.keys import KeyRing
@@ -62,96 +63,106 @@ class Service:
         """
         self._announce = announce
         self._config = config.central
-        self.gateway: Gateway | None = None
         self._decoders = dict(decoders)
         self._log = log
         self._stop = threading.Event()
         self._cursor = JournalCursor()
-        self._pictures: queue.SimpleQueue[MapPicture | None] = queue.SimpleQueue()
-        # Open the journal first: nothing may be received that it cannot store.
-        Journal(self._config.data_dir).close()
-        self._lock = lock(self._config.data_dir)
+        self._pictures: queue.SimpleQueue[DecodedMap | None] = queue.SimpleQueue()
+        self._decode_s = decode_histogram()
         self._expected = {h: Expected(d.n_devices, d.coding) for h, d in decoders.items()}
+        self.failure: BaseException | None = None
+        data_dir = self._config.data_dir
+        # Open the journal first: nothing may be received that it cannot store.
+        Journal(data_dir).close()
+        with ExitStack() as on_failure:
+            self._lock = on_failure.enter_context(lock(data_dir))
+            self._decoding = self._new_decoding()
+            self._retention = Retention(data_dir, config.retention, log)
+            checks = self._config.consistency_check
+            self._checking = Checking(data_dir, config.model, log) if checks else None
+            in_use = load or partial(load_in_use, data_dir)
+            self._rollouts = Rollouts(data_dir, self._decoders, in_use, self._adopt, log)
+            released = load or load_release
+            self._switching = Switching(data_dir, config.model, self._decoders, released, self._adopt, log)
+            self._fetching = Fetching(data_dir, config.fetch, log)
+            self._rollouts.restore()
+            self._keep_expected()
+            self._history = HistoryKeeper(data_dir, log)
+            authenticator = CurveAuthenticator(self._config.keys, log) if self._config.keys else None
+            self._book = self._new_registry(authenticator)
+            self.receiver = self._new_receiver(authenticator)
+            on_failure.callback(self.receiver.close)
+            self.gateway = self._new_gateway(config.gateway)
+            if self.gateway:
+                on_failure.callback(self.gateway.close)
+            self.live = self._new_runtime_metrics()
+            self._page = self._new_page(config)
+            listen = self._config.metrics_listen
+            self.metrics = MetricsServer(listen, data_dir, self.live) if listen else None
+            on_failure.pop_all()
+
+    def _new_decoding(self) -> Decoding:
         workers = self._config.decode_workers
-        decode_s = decode_histogram()
-        self._decoding = Decoding(
+        return Decoding(
             self._config.data_dir,
             self._config.deadline_s,
             self._decoders,
             self._cursor,
-            log,
+            self._log,
             self._on_map,
             Workers(workers) if workers else None,
-            decode_s.observe,
         )
-        self._retention = Retention(self._config.data_dir, config.retention, log)
-        models = config.model
-        self._checking = (
-            Checking(self._config.data_dir, models, log) if self._config.consistency_check else None
-        )
-        self._rollouts = Rollouts(
+
+    def _new_registry(self, authenticator: CurveAuthenticator | None) -> DeviceRegistry:
+        return DeviceRegistry(
             self._config.data_dir,
-            self._decoders,
-            load or partial(load_in_use, self._config.data_dir),
-            self._adopt,
-            log,
+            self._rollouts.offer,
+            self._log,
+            self._rollouts.check_health,
+            authenticator.keys.devices if authenticator else None,
+            self._fetching.requests,
         )
-        self._switching = Switching(
-            self._config.data_dir, models, self._decoders, load or load_release, self._adopt, log
+
+    def _new_receiver(self, authenticator: CurveAuthenticator | None) -> Receiver:
+        handlers = {
+            packet.UPDATE: self._rollouts.handle,
+            packet.HELLO: self._book.handle,
+            packet.HEALTH: self._book.handle,
+            packet.RECORDING: self._fetching.handle,
+        }
+        return Receiver(
+            self._config.listen,
+            self._config.data_dir,
+            self._expected,
+            self._cursor.tell,
+            self._log,
+            authenticator,
+            DeviceServices(handlers, self._book.traffic),
         )
-        self._fetching = Fetching(self._config.data_dir, config.fetch, log)
-        try:
-            self._rollouts.restore()
-            self._keep_expected()
-            self._history = HistoryKeeper(self._config.data_dir, log)
-            authenticator = CurveAuthenticator(self._config.keys, log) if self._config.keys else None
-            self._book = DeviceRegistry(
-                self._config.data_dir,
-                self._rollouts.offer,
-                log,
-                self._rollouts.check_health,
-                authenticator.keys.devices if authenticator else None,
-                self._fetching.requests,
-            )
-            self.receiver = Receiver(
-                self._config.listen,
-                self._config.data_dir,
-                self._expected,
-                self._cursor.tell,
-                log,
-                handlers={
-                    packet.UPDATE: self._rollouts.handle,
-                    packet.HELLO: self._book.handle,
-                    packet.HEALTH: self._book.handle,
-                    packet.RECORDING: self._fetching.handle,
-                },
-                authenticator=authenticator,
-                traffic=self._book.traffic,
-            )
-            try:
-                if config.gateway:
-                    keys = KeyRing(self._config.keys, log) if self._config.keys else None
-                    self.gateway = Gateway(config.gateway, FrameAuthenticators(keys), self._own_line, log)
-                self.live = RuntimeMetrics(
-                    self.receiver.counts,
-                    self._decoding.counts,
-                    self._cursor.waiting,
-                    self.gateway.counts if self.gateway else dict,
-                    decode_s,
-                    self._checking.counts if self._checking else Counter(),
-                )
-                self._page = self._own_page(config)
-                metrics = config.central.metrics_listen
-                self.metrics = MetricsServer(metrics, self._config.data_dir, self.live) if metrics else None
-            except BaseException:
-                if self.gateway:
-                    self.gateway.close()
-                self.receiver.close()
-                raise
-        except BaseException:
-            self._lock.close()
-            raise
-        self.failure: BaseException | None = None
+
+    def _new_gateway(self, section: GatewaySection | None) -> Gateway | None:
+        if not section:
+            return None
+        keys = KeyRing(self._config.keys, self._log) if self._config.keys else None
+        return Gateway(section, FrameAuthenticators(keys), self._own_line, self._log)
+
+    def _new_runtime_metrics(self) -> RuntimeMetrics:
+        return RuntimeMetrics(
+            self.receiver.counts,
+            self._decoding.counts,
+            self._cursor.waiting,
+            self.gateway.counts if self.gateway else dict,
+            self._decode_s,
+            self._checking.counts if self._checking else Counter(),
+        )
+
+    def _new_page(self, config: CentralConfig) -> PageServer | None:
+        if not config.central.page_listen:
+            return None
+        from central.dashboard.server import PageServer
+
+        listen, line = config.central.page_listen, config.export_line()
+        return PageServer(config.central, listen, self._log, self.live, self._announce, line)
 
     def stop(self, *_: object) -> None:
         """Ask ``run`` to return (signal handler)."""
@@ -241,14 +252,6 @@ class Service:
         """Return a line's in-process link to the receiver."""
         return ZmqLink(GATEWAYS, context=self.receiver.context)
 
-    def _own_page(self, config: CentralConfig) -> PageServer | None:
-        if not config.central.page_listen:
-            return None
-        from central.dashboard.server import PageServer
-
-        listen, line = config.central.page_listen, config.export_line()
-        return PageServer(config.central, listen, self._log, self.live, self._announce, line)
-
     def _serve_page(self) -> None:
         if self._page:
             self._page.run(self._stop)
@@ -278,26 +281,27 @@ class Service:
     def _receive(self) -> None:
         self.receiver.run(self._stop.is_set)
 
-    def _on_map(self, picture: MapPicture) -> None:
+    def _on_map(self, decoded: DecodedMap) -> None:
+        self._decode_s.observe(decoded.decode_s)
         if not self._config.pictures:
             return
         if self._pictures.qsize() < PICTURES_WAITING:
-            self._pictures.put(picture)
+            self._pictures.put(decoded)
         else:
             # Drop the picture: it can be drawn from the store later, and decoding must not wait.
-            self._log.write("picture_skipped", survey=picture.survey, event=picture.event)
+            self._log.write("picture_skipped", survey=decoded.survey, event=decoded.event)
 
     def _draw(self) -> None:
-        while (picture := self._pictures.get()) is not None:
-            self._draw_picture(picture)
+        while (decoded := self._pictures.get()) is not None:
+            self._draw_picture(decoded)
 
-    def _draw_picture(self, picture: MapPicture) -> None:
+    def _draw_picture(self, decoded: DecodedMap) -> None:
         from central.export.render import draw_map
 
-        path = picture_path(self._config.data_dir, picture.survey, picture.event)
-        maps = (picture.velocity_mps, picture.uncertainty_mps)
+        path = picture_path(self._config.data_dir, decoded.survey, decoded.event)
+        maps = (decoded.velocity_mps, decoded.uncertainty_mps)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw_map(path, *maps, picture.acquisition, picture.heard, title=path.stem)
+            draw_map(path, *maps, decoded.acquisition, decoded.heard, title=path.stem)
         except Exception as error:
             self._log.write("picture_failed", path=str(path), reason=repr(error))

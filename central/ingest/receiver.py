@@ -6,7 +6,7 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
@@ -57,6 +57,19 @@ class Expected:
     coding: Coding
 
 
+@dataclass(frozen=True)
+class DeviceServices:
+    """Parts of the centre that serve devices beside the journal.
+
+    Attributes:
+        handlers: Handler of each type of control record.
+        traffic: Counters per device.
+    """
+
+    handlers: Mapping[int, Handler] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
+
+
 class Receiver:
     """Receiver that owns the socket and a journal connection; ``run`` needs a thread of its own."""
 
@@ -67,16 +80,16 @@ class Receiver:
         models: Mapping[bytes, Expected],
         arrived: Callable[[int], None],
         log: Log,
-        handlers: Mapping[int, Handler] | None = None,
         authenticator: CurveAuthenticator | None = None,
-        traffic: Traffic | None = None,
+        services: DeviceServices | None = None,
     ) -> None:
         """Bind to the endpoint.
 
         ``authenticator`` admits peers by key; without one, every peer is trusted. ``arrived`` is called with the id of
-        the newest journalled record. ``counts`` holds totals; ``traffic`` holds counters per device.
+        the newest journalled record. ``counts`` holds totals.
         """
-        self._handlers = handlers or {}
+        services = services or DeviceServices()
+        self._handlers, self._traffic = services.handlers, services.traffic
         self._authenticator = authenticator
         self._data_dir = data_dir
         self._models = models
@@ -85,7 +98,6 @@ class Receiver:
         self.counts: Counter[str] = Counter()
         # Monotonic time at which the last loop pass began.
         self.turned_s = time.monotonic()
-        self._traffic = traffic or Traffic()
         self._lines: Counter[str] = Counter()
         self._lines_from_s = 0.0
         self.context = zmq.Context()

@@ -33,8 +33,8 @@ BUSY_S = 0.02
 
 
 @dataclass(frozen=True)
-class MapPicture:
-    """Data of one rendered picture; maps are ``(nz, nx)`` in m/s."""
+class DecodedMap:
+    """A map that was decoded and stored, ``(nz, nx)`` in m/s; ``heard`` are the devices that it was decoded from."""
 
     survey: int
     event: int
@@ -42,14 +42,14 @@ class MapPicture:
     uncertainty_mps: np.ndarray
     acquisition: Acquisition
     heard: list[int]
+    decode_s: float
 
 
 class Decoding:
     """Decoding loop of one thread, which follows the journal through ``cursor``.
 
     ``decoders`` may grow while it runs. ``workers`` are decoder processes; with None this thread decodes.
-    ``counts`` holds the numbers of maps that are complete, partial, failed and commit_failed. ``on_decoded`` gets the
-    decoding time of each map in seconds.
+    ``counts`` holds the numbers of maps that are complete, partial, failed and commit_failed.
     """
 
     def __init__(
@@ -59,9 +59,8 @@ class Decoding:
         decoders: Mapping[bytes, MapDecoder],
         cursor: JournalCursor,
         log: Log,
-        on_map: Callable[[MapPicture], None],
+        on_map: Callable[[DecodedMap], None],
         workers: Workers | None = None,
-        on_decoded: Callable[[float], None] = lambda decode_s: None,
     ) -> None:
         self._data_dir = data_dir
         self._assembler = Assembler(deadline_s, MOST_EVENTS)
@@ -76,7 +75,6 @@ class Decoding:
         self._log = log
         self._on_map = on_map
         self._workers = workers
-        self._on_decoded = on_decoded
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -247,11 +245,11 @@ class Decoding:
         except StoreError as error:
             self._commit_failed(events, error)
             return
+        decode_s = (decoded_us - assembled_us) / 1e6
         for entry, revision in zip(entries, revisions, strict=True):
             survey, number, _ = entry.key
             devices = entry.provenance["devices"]
             self.counts["partial" if entry.partial else "complete"] += 1
-            self._on_decoded((decoded_us - assembled_us) / 1e6)
             self._log.write(
                 "map",
                 survey=survey,
@@ -259,12 +257,18 @@ class Decoding:
                 revision=revision,
                 devices=devices,
                 partial=entry.partial,
-                decode_ms=round((decoded_us - assembled_us) / 1000, 3),
+                decode_ms=round(1000 * decode_s, 3),
                 together=len(entries),
             )
             self._on_map(
-                MapPicture(
-                    survey, number, entry.velocity_mps, entry.uncertainty_mps, decoder.acquisition, devices
+                DecodedMap(
+                    survey,
+                    number,
+                    entry.velocity_mps,
+                    entry.uncertainty_mps,
+                    decoder.acquisition,
+                    devices,
+                    decode_s,
                 )
             )
 

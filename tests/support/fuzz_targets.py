@@ -21,7 +21,7 @@ from central.config import FetchSection
 from central.fleet.device_registry import DeviceRegistry
 from central.gateway.sessions import FrameAuthenticators, SerialSession
 from central.ingest.authentication import CurveAuthenticator
-from central.ingest.receiver import GATEWAYS, Expected, Receiver
+from central.ingest.receiver import GATEWAYS, DeviceServices, Expected, Receiver
 from central.recordings.fetching import Fetching
 from central.security.keys import KeyRing, allow, new_keys
 from central.updates.rollout import Rollouts
@@ -143,20 +143,20 @@ class FuzzedCentre:
         rollouts = Rollouts(data_dir, decoders, never, never, self.log)
         fetching = Fetching(data_dir, FetchSection(), self.log)
         book = DeviceRegistry(data_dir, rollouts.offer, self.log, requests=fetching.requests)
+        handlers = {
+            packet.UPDATE: rollouts.handle,
+            packet.RECORDING: fetching.handle,
+            packet.HELLO: book.handle,
+            packet.HEALTH: book.handle,
+        }
         self.receiver = Receiver(
             "tcp://127.0.0.1:*",
             data_dir,
             models,
             lambda newest: None,
             self.log,
-            handlers={
-                packet.UPDATE: rollouts.handle,
-                packet.RECORDING: fetching.handle,
-                packet.HELLO: book.handle,
-                packet.HEALTH: book.handle,
-            },
-            authenticator=CurveAuthenticator(self.keys),
-            traffic=book.traffic,
+            CurveAuthenticator(self.keys),
+            DeviceServices(handlers, book.traffic),
         )
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
