@@ -20,22 +20,6 @@ MAX_LINES, MAX_PARAMETERS = 60, 7
 MARK = "# Large: "
 MAX_COMMENT_LINES = 2
 
-# Reasons that do not stand beside their function yet. Add none here; write the comment.
-RECORD = "its parameters are the fields of what it writes"
-SEQUENCE = "one sequence of steps that share their state; parts of it would pass that state around"
-
-REASONS = {
-    "central/ingest/receiver.py:__init__": "what a receiver calls and counts with; the service alone makes one",
-    "central/pipeline/decoding.py:__init__": "what decoding calls and counts with; the service alone makes one",
-    "central/service.py:__init__": "opens the parts of a centre in the order in which they need each other",
-    "convert/flow.py:convert_run": SEQUENCE,
-    "convert/release.py:write_bundle": RECORD,
-    "convert/verify.py:verify": "what a bundle is held against; conversion alone calls it",
-    "testbed/comparison/compare.py:compare": SEQUENCE,
-    "testbed/run.py:run_testbed": "the command's options, and where to tell its progress",
-    "testbed/run.py:start_device": "what node.toml is written from",
-}
-
 
 @dataclass(frozen=True)
 class Function:
@@ -106,7 +90,7 @@ def unexplained(path: Path) -> list[str]:
     return [
         f"{path}:{one.line} {one.name} ({one.lines}, {one.parameters})"
         for one in functions(path)
-        if one.large and one.reason_line is None and f"{_relative(path)}:{one.name}" not in REASONS
+        if one.large and one.reason_line is None
     ]
 
 
@@ -114,10 +98,6 @@ def needless(path: Path) -> list[str]:
     """Return the ``# Large:`` comments that do not stand above a large function, as path:line."""
     needed = {one.reason_line for one in functions(path) if one.large}
     return [f"{path}:{number}" for number in sorted(marked_lines(path) - needed)]
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +113,6 @@ def test_a_large_function_has_a_reason(modules):
 def test_a_reason_stands_above_a_large_function(modules):
     found = [line for path in modules for line in needless(path)]
     assert not found, f"remove these comments; no large function follows them: {found}"
-
-
-def test_a_reason_in_the_table_is_of_a_large_function(modules):
-    large = {
-        f"{_relative(path)}:{one.name}"
-        for path in modules
-        for one in functions(path)
-        if one.large and one.reason_line is None
-    }
-    gone = REASONS.keys() - large
-    assert not gone, f"remove from REASONS: {sorted(gone)}"
 
 
 LONG = "def long(self, a, b):\n    '''Doc.'''\n" + "    a += b\n" * MAX_LINES

@@ -161,7 +161,96 @@ def make_labels(
     }
 
 
-# Large: a script read from top to bottom, the table of each case printed as it is found.
+@dataclass(frozen=True)
+class Benchmark:
+    """The released model, its decoder ``parent``, the fresh events, and the options."""
+
+    given: argparse.Namespace
+    release: ModelSection
+    bundle: Bundle
+    parent: Decoder
+    fresh: Ground
+
+    def run_case(self, some: Ground, share: float) -> float:
+        """Adapt to ``some`` events, a ``share`` of them with recordings; return the gain on fresh events in percent.
+
+        Prints a row of the table for each decoder.
+        """
+        count = len(some.maps_mps)
+        folder = self.given.work / f"{count}-{share:g}-{self.given.label}"
+        data_dir = folder / "data"
+        work = work_folder(data_dir)
+        self._fill(folder, some, share)
+        events = read_events(data_dir, self.bundle, self.parent.acquisition, None, count)
+        self._link_samples(work)
+        before, rounds = Learning(
+            data_dir,
+            events,
+            self._settings(),
+            self.bundle,
+            self.parent,
+            self.release,
+            lambda what, share: None,
+        ).run()
+        chosen, reason = choose_round(before, rounds)
+        errors = []
+        decoders = [self.release.decoder, *(work / f"round-{k + 1}" / "decoder" for k in range(len(rounds)))]
+        for k, (decoder, figures) in enumerate(zip(decoders, [before, *rounds], strict=True)):
+            of_fresh, of_own = self._errors_mps(load_decoder(decoder), some)
+            errors.append(of_fresh)
+            name = f"round {k}" + (", chosen" if chosen == k - 1 and k else "") if k else "released"
+            print(
+                f"| {count} | {len(events.kind[events.kind > 0])} | {name} | {of_fresh:.1f} | "
+                f"{100 * (of_fresh / errors[0] - 1):+.1f} % | {of_own:.1f} | {figures.test_mae:.4f} | "
+                f"{figures.distance:.3f} |",
+                flush=True,
+            )
+        if chosen is None:
+            print(f"\nrejected by the gate: {reason}\n", flush=True)
+        result = {
+            "errors_mps": errors,
+            "chosen": chosen,
+            "figures": [asdict(one) for one in (before, *rounds)],
+        }
+        (folder / "figures.json").write_text(json.dumps(result, indent=2))
+        return 0.0 if chosen is None else 100 * (1 - errors[chosen + 1] / errors[0])
+
+    def _fill(self, folder: Path, some: Ground, share: float) -> None:
+        """Store the events in ``folder``, unless an earlier run did."""
+        if (folder / "stored").exists():
+            return
+        labels = make_labels(some, share, self.given.label, self.given.iterations, self.parent)
+        fill_store(folder / "data", some, self.bundle, self.parent, labels)
+        (folder / "stored").touch()
+
+    def _link_samples(self, work: Path) -> None:
+        """Link the drawn samples into a case's work folder; all cases share them."""
+        work.mkdir(parents=True, exist_ok=True)
+        for name in ("test", "original"):
+            (self.given.work / name).mkdir(exist_ok=True)
+            if not (work / name).exists():
+                (work / name).symlink_to((self.given.work / name).resolve())
+
+    def _settings(self) -> Settings:
+        return Settings(
+            rounds=self.given.rounds,
+            minutes=self.given.minutes,
+            original=tuple(self.given.original),
+            originals=self.given.originals,
+            tests=self.given.tests,
+            batch=self.given.batch,
+            learning_rate=self.given.learning_rate,
+        )
+
+    def _errors_mps(self, decoder: Decoder, some: Ground) -> tuple[float, float]:
+        """Return the mean absolute errors on the fresh events and on ``some``, in m/s."""
+        of_fresh, of_own = (
+            float(np.abs(predict(decoder, part.latents)[0] - part.maps_mps).mean())
+            for part in (self.fresh, some)
+        )
+        return of_fresh, of_own
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
@@ -186,19 +275,11 @@ def main() -> None:
     release = ModelSection(bundle=given.model / "bundle", decoder=given.model / "decoder")
     bundle, parent = open_release(release)
     counts, shares = given.events or [50], given.recorded or [0.0, 0.05]
-    settings = Settings(
-        rounds=given.rounds,
-        minutes=given.minutes,
-        original=tuple(given.original),
-        originals=given.originals,
-        tests=given.tests,
-        batch=given.batch,
-        learning_rate=given.learning_rate,
-    )
     modelled = given.work / "ground"
     make = [bundle, parent.acquisition, modelled]
     ground = make_ground(SURVEY_SEED, max(counts), *make)
     fresh = make_ground(FRESH_SEED, given.fresh, *make)
+    benchmark = Benchmark(given, release, bundle, parent, fresh)
     print(
         "| events | recordings | decoder | fresh events, m/s | change | trained on, m/s | test set | latents |"
     )
@@ -206,54 +287,7 @@ def main() -> None:
     gained: dict[float, float] = {}
     for count in counts:
         for share in shares:
-            here = given.work / f"{count}-{share:g}-{given.label}"
-            some = ground.first(count)
-            data_dir = here / "data"
-            work = work_folder(data_dir)
-            if not (here / "stored").exists():
-                labels = make_labels(some, share, given.label, given.iterations, parent)
-                fill_store(data_dir, some, bundle, parent, labels)
-                (here / "stored").touch()
-            events = read_events(data_dir, bundle, parent.acquisition, None, count)
-            work.mkdir(parents=True, exist_ok=True)
-            for name in ("test", "original"):
-                # The same samples serve every case.
-                (given.work / name).mkdir(exist_ok=True)
-                if not (work / name).exists():
-                    (work / name).symlink_to((given.work / name).resolve())
-            before, rounds = Learning(
-                data_dir, events, settings, bundle, parent, release, lambda what, share: None
-            ).run()
-            chosen, reason = choose_round(before, rounds)
-            errors = []
-            decoders = [release.decoder, *(work / f"round-{k + 1}" / "decoder" for k in range(given.rounds))]
-            for k, (folder, figures) in enumerate(zip(decoders, [before, *rounds], strict=True)):
-                decoder = load_decoder(folder)
-                of_fresh, of_own = (
-                    float(np.abs(predict(decoder, part.latents)[0] - part.maps_mps).mean())
-                    for part in (fresh, some)
-                )
-                errors.append(of_fresh)
-                name = f"round {k}" + (", chosen" if chosen == k - 1 and k else "") if k else "released"
-                print(
-                    f"| {count} | {len(events.kind[events.kind > 0])} | {name} | {of_fresh:.1f} | "
-                    f"{100 * (of_fresh / errors[0] - 1):+.1f} % | {of_own:.1f} | {figures.test_mae:.4f} | "
-                    f"{figures.distance:.3f} |",
-                    flush=True,
-                )
-            if chosen is None:
-                print(f"\nrejected by the gate: {reason}\n", flush=True)
-            gained[share] = 0.0 if chosen is None else 100 * (1 - errors[chosen + 1] / errors[0])
-            (here / "figures.json").write_text(
-                json.dumps(
-                    {
-                        "errors_mps": errors,
-                        "chosen": chosen,
-                        "figures": [asdict(one) for one in (before, *rounds)],
-                    },
-                    indent=2,
-                )
-            )
+            gained[share] = benchmark.run_case(ground.first(count), share)
     kind = "true maps as labels, an upper bound" if given.label == "true" else "refined maps as labels"
     told = [
         f"{gain:.1f} % less error "
