@@ -41,7 +41,7 @@ from pathlib import Path
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
-from chaos_world import tiny_world
+from chaos_world import World, tiny_world
 from honest import Sender, open_link
 from ports import free_port
 from waiting import wait_until
@@ -323,6 +323,20 @@ class Attack:
         for sender in senders:
             sender.link.close()
 
+    def run_steps(self) -> None:
+        """Run every attack in turn."""
+        for step in (
+            self.newcomer,
+            self.strangers,
+            self.forge,
+            self.replay,
+            self.oversize,
+            self.stick,
+            self.endless,
+            self.revoke,
+        ):
+            step()
+
     def leave(self) -> None:
         """Count the silent connections that the centre has closed."""
         said, _ = self._silent.communicate(timeout=TIMEOUT_S)
@@ -340,11 +354,9 @@ def rate(log: Path, start_us: int, end_us: int) -> tuple[float, float]:
     return len(waits_s) / sum(row["seconds"] for row in seconds), statistics.quantiles(waits_s, n=20)[-1]
 
 
-# Large: one timed attack from start to end; the times between its steps are its result.
-def benchmark(folder: Path, given: argparse.Namespace) -> dict:
-    world = tiny_world(folder)
-    latent = world.bundle.manifest["output"]["shape"][-1]
-    port, tcp_port, page_port = free_port(), free_port(), free_port()
+def write_settings(folder: Path, world: World, ports: tuple[int, int, int]) -> None:
+    """Write keys, central.toml and honest.json; ``ports`` are those of ZeroMQ, TCP lines and the page."""
+    port, tcp_port, page_port = ports
     for name in (*(f"device-{device}" for device in range(world.n_devices)), THIEF):
         new_keys(folder / "keys", name)
         allow(folder / "keys", name)
@@ -358,15 +370,22 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
         "zmq": f"tcp://127.0.0.1:{port}",
         "tcp": f"127.0.0.1:{tcp_port}",
         "model_hash": world.bundle.model_hash.hex(),
-        "latent": latent,
+        "latent": world.bundle.manifest["output"]["shape"][-1],
         "devices": HONEST,
     }
     (folder / "honest.json").write_text(json.dumps(who))
+
+
+def benchmark(folder: Path, given: argparse.Namespace) -> dict:
+    world = tiny_world(folder)
+    latent = world.bundle.manifest["output"]["shape"][-1]
+    ports = (free_port(), free_port(), free_port())
+    write_settings(folder, world, ports)
     centre = Process("central", [str(SUPPORT / "centre_process.py"), str(folder / "central.toml")], folder)
     centre.wait_for("ready", TIMEOUT_S)
     honest = Process("honest", [str(SUPPORT / "honest.py"), str(folder), str(given.records_per_s)], folder)
-    attack = Attack(folder, (port, tcp_port, page_port), given.flood_s, world.bundle.model_hash, latent)
-    watch = Watch(centre.pid, f"http://127.0.0.1:{page_port}")
+    attack = Attack(folder, ports, given.flood_s, world.bundle.model_hash, latent)
+    watch = Watch(centre.pid, f"http://127.0.0.1:{ports[2]}")
     try:
         honest.wait_for("second", TIMEOUT_S)
         marks_us = [time.time_ns() // 1000]
@@ -374,17 +393,7 @@ def benchmark(folder: Path, given: argparse.Namespace) -> dict:
         marks_us.append(time.time_ns() // 1000)
         idle_mib = max(watch.mib)
         attack.silence(given.silent)
-        for step in (
-            attack.newcomer,
-            attack.strangers,
-            attack.forge,
-            attack.replay,
-            attack.oversize,
-            attack.stick,
-            attack.endless,
-            attack.revoke,
-        ):
-            step()
+        attack.run_steps()
         # Both ports allow a connection 10 s.
         time.sleep(max(15.0 - (time.time_ns() // 1000 - marks_us[1]) / 1e6, 0.0))
         marks_us.append(time.time_ns() // 1000)
