@@ -220,19 +220,22 @@ class _Run:
         return 1 if stage.cut is None else LEAST_STAGE_ITERATIONS
 
     def _fit_regions(self, start: _Found, iterations: int) -> np.ndarray:
-        """Fit the regions of a map for up to so many iterations; return the map.
+        """Fit the regions of a map for up to so many iterations; return the map, or the start if a step takes more.
 
         While the misfit is larger than that of the start, callers hear of the start.
         """
         began, modelled = self.done, self.modelled
         fit = LayeredFit(start.velocity, self._bounds, self.broadband, self._model)
-        self.regions = fit.regions
-        goes_on = True
-        while goes_on and self.recording.chi_squared(fit.now.gather) > 1.0:
-            if (self.modelled - modelled + fit.parameters) * GATHER_ITERATIONS > iterations:
-                break
-            goes_on = fit.step()
-            self.done = began + min(iterations, ceil((self.modelled - modelled) * GATHER_ITERATIONS))
+
+        def spent(gathers: int = 0) -> int:
+            return ceil((self.modelled - modelled + gathers) * GATHER_ITERATIONS)
+
+        if fit.regions < 2 or spent(fit.parameters) > iterations:
+            return start.velocity
+        self.regions, goes_on = fit.regions, True
+        while goes_on and spent(fit.parameters) <= iterations:
+            goes_on = fit.step() and self.recording.chi_squared(fit.now.gather) > 1.0
+            self.done = began + min(iterations, spent())
             shown = fit.now if fit.now.misfit < start.misfit else start
             self.on_iteration(self.done, float(np.sqrt(2 * shown.misfit)), shown.velocity)
         return fit.now.velocity
