@@ -93,7 +93,7 @@ class LayeredFit:
     Attributes:
         now: The state after the latest step.
         regions: How many there are.
-        parameters: How many there are: the most gathers that the derivatives of a step take.
+        parameters: Numbers of those that change the map, and so the gathers that the next step takes.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class LayeredFit:
         self._misfit, self._model = misfit, model
         self._damping = DAMPING
         self.now = self._at(self._map.start)
-        self.regions, self.parameters = self._map.regions, len(self._map.start)
+        self.regions = self._map.regions
+        self.parameters = self._find_parameters()
 
     def step(self) -> bool:
         """Take one step; return False if the misfit falls by less than ``LEAST_GAIN``."""
@@ -112,19 +113,22 @@ class LayeredFit:
 
     def _step(self) -> bool:
         """Take one step; return False if none lowers the misfit."""
-        used, derivatives = self._differentiate()
-        if not used:
+        if not self.parameters:
             return False
+        derivatives = self._differentiate()
         curvature = (derivatives.T @ derivatives).astype(np.float64)
         slope = (derivatives.T @ self.now.residual).astype(np.float64)
-        mean = np.trace(curvature) / len(used)
+        mean = np.trace(curvature) / len(slope)
         for _ in range(FAILURES):
-            damped = curvature + self._damping * mean * np.eye(len(used))
+            damped = curvature + self._damping * mean * np.eye(len(slope))
             parameters = self.now.parameters.copy()
-            parameters[used] -= np.clip(np.linalg.solve(damped, slope), -LONGEST_STEP, LONGEST_STEP)
+            parameters[self.parameters] -= np.clip(
+                np.linalg.solve(damped, slope), -LONGEST_STEP, LONGEST_STEP
+            )
             found = self._at(parameters)
             if found.misfit < self.now.misfit:
                 self.now = found
+                self.parameters = self._find_parameters()
                 self._damping *= EASIER
                 return True
             self._damping *= HARDER
@@ -136,19 +140,30 @@ class LayeredFit:
         residual = self._misfit.residual(gather).ravel().astype(np.float32)
         return Fit(parameters, velocity, gather, residual, self._misfit.value(gather))
 
-    def _differentiate(self) -> tuple[list[int], np.ndarray]:
-        """Return the parameters that change the map, and the residual's derivatives by them ``(n, parameters)``."""
-        used, derivatives = [], []
-        for number, change in enumerate(self._map.changes()):
-            parameters = self.now.parameters.copy()
-            parameters[number] += change
-            velocity = self._map.draw(parameters)
-            if np.abs(velocity - self.now.velocity).sum() < change * VELOCITY_MPS:
-                continue
-            residual = self._misfit.residual(self._model(velocity)).ravel().astype(np.float32)
-            used.append(number)
-            derivatives.append((residual - self.now.residual) / np.float32(change))
-        return used, np.stack(derivatives, axis=1) if used else np.zeros((0, 0), np.float32)
+    def _changed(self, number: int) -> tuple[np.ndarray, float]:
+        """Return the parameters with one changed for its derivative, and the change."""
+        change = self._map.changes()[number]
+        parameters = self.now.parameters.copy()
+        parameters[number] += change
+        return parameters, float(change)
+
+    def _find_parameters(self) -> list[int]:
+        found = []
+        for number in range(len(self._map.start)):
+            parameters, change = self._changed(number)
+            moved = np.abs(self._map.draw(parameters) - self.now.velocity).sum()
+            if moved >= change * VELOCITY_MPS:
+                found.append(number)
+        return found
+
+    def _differentiate(self) -> np.ndarray:
+        """Return the residual's derivatives by the parameters that change the map, ``(n, parameters)``."""
+        derivatives = np.empty((len(self.now.residual), len(self.parameters)), np.float32)
+        for column, number in enumerate(self.parameters):
+            parameters, change = self._changed(number)
+            residual = self._misfit.residual(self._model(self._map.draw(parameters))).ravel()
+            derivatives[:, column] = (residual - self.now.residual) / change
+        return derivatives
 
 
 def _hats(shape: tuple[int, ...], spacing: tuple[float, float]) -> np.ndarray:

@@ -59,7 +59,7 @@ class Stage:
 STAGES = (
     Stage(0.27, 0.12, 1.0),
     Stage(0.47, 0.25, 1 / 3),
-    Stage(None, 0.40),
+    Stage(None, 0.33),
     Stage(None, 0.86, layered=True),
     Stage(None, 0.93),
     Stage(None, 1.0),
@@ -67,6 +67,8 @@ STAGES = (
 # Fewest iterations for fitting regions. A gather counts as this share of an iteration, which models one and its
 # adjoint.
 LEAST_LAYERED_ITERATIONS, GATHER_ITERATIONS = 150, 0.42
+# Regions are fitted where there are iterations for so many steps.
+LEAST_STEPS = 3
 # Regions are given up if their misfit, after the stage of cells that follows, is this many times that of before.
 GIVEN_UP = 4.0
 # Shares of the roughness that compete at the start. The last one is used where there are too few iterations.
@@ -220,7 +222,7 @@ class _Run:
         return 1 if stage.cut is None else LEAST_STAGE_ITERATIONS
 
     def _fit_regions(self, start: _Found, iterations: int) -> np.ndarray:
-        """Fit the regions of a map for up to so many iterations; return the map, or the start if a step takes more.
+        """Fit the regions of a map for up to so many iterations; return the map, or the start if a few steps take more.
 
         While the misfit is larger than that of the start, callers hear of the start.
         """
@@ -230,10 +232,10 @@ class _Run:
         def spent(gathers: int = 0) -> int:
             return ceil((self.modelled - modelled + gathers) * GATHER_ITERATIONS)
 
-        if fit.regions < 2 or spent(fit.parameters) > iterations:
+        if fit.regions < 2 or spent(LEAST_STEPS * len(fit.parameters)) > iterations:
             return start.velocity
         self.regions, goes_on = fit.regions, True
-        while goes_on and spent(fit.parameters) <= iterations:
+        while goes_on and spent(len(fit.parameters)) <= iterations:
             goes_on = fit.step() and self.recording.chi_squared(fit.now.gather) > 1.0
             self.done = began + min(iterations, spent())
             shown = fit.now if fit.now.misfit < start.misfit else start

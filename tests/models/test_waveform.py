@@ -86,7 +86,7 @@ def test_regions_are_fitted_between_stages_of_cells(gather, monkeypatch):
     assert found(gather, 120, prior="smooth").settings["regions"] is None
 
 
-def test_regions_are_left_alone_where_one_step_would_take_all_iterations(gather, monkeypatch):
+def test_regions_are_left_alone_where_a_few_steps_would_take_all_iterations(gather, monkeypatch):
     monkeypatch.setattr(waveform, "LEAST_LAYERED_ITERATIONS", 5)
     result = found(gather, 60)
     assert result.gained and result.settings["regions"] is None
