@@ -70,7 +70,7 @@ LEAST_LAYERED_ITERATIONS, GATHER_ITERATIONS = 150, 0.42
 # Regions are fitted where there are iterations for so many steps.
 LEAST_STEPS = 3
 # Regions are given up if their misfit, after the stage of cells that follows, is this many times that of before.
-GIVEN_UP = 4.0
+GIVEN_UP = 2.0
 # Shares of the roughness that compete at the start. The last one is used where there are too few iterations.
 SHARES = (10.0, 3.0, 1.0)
 # Iterations of each competing share: at most, and one of how many.
