@@ -128,6 +128,7 @@ def begin(
     seen = seen.reshape(-1, *seen.shape[2:])
     goes_on = fits_decoder(origin, parts["decoder"])
     begin_with(origin if goes_on else replace(origin, decoder={}), parts["encoder"], parts["decoder"], seen)
-    standardise(parts["encoder"], parts["decoder"], seen)
+    if origin.folded:
+        standardise(parts["encoder"], parts["decoder"], seen)
     if budget.ordered and goes_on:
         nest_latent(parts["encoder"], parts["decoder"], seen)
