@@ -16,9 +16,9 @@ import numpy as np
 
 from models.data.gathers import DecimatedSet, load_decimated
 from models.evaluation.evaluate import load_run
+from models.evaluation.prediction import predict
 from models.evaluation.scores import score
 from models.recipes import recipe_of
-from models.training.prediction import predict
 from models.training.run import split_validation
 from models.training.run_config import read_config
 from physics.metrics import mae, ssim

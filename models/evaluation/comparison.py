@@ -12,12 +12,12 @@ from models.data.gathers import DecimatedSet
 from models.errors import TrainingError
 from models.evaluation.evaluate import check_run, load_run
 from models.evaluation.macs import count_macs
+from models.evaluation.prediction import predict
 from models.evaluation.scores import score
 from models.networks.inversionnet import count_parameters
 from models.networks.split import SplitInversionNet
 from models.recipes import recipe_of
 from models.training.curves import column, read_history
-from models.training.prediction import predict
 from physics.normalise import denormalise_velocity
 
 PICTURE_FORMATS = (".png", ".pdf", ".svg")

@@ -12,9 +12,9 @@ import numpy as np
 from models.data.gathers import DecimatedSet, load_decimated
 from models.data.held_out import check_held_out
 from models.errors import TrainingError
+from models.evaluation.prediction import predict
 from models.evaluation.scores import score
 from models.recipes import recipe_of
-from models.training.prediction import predict
 from models.training.run_config import RunConfig, read_config
 from models.training.training import load_network
 from physics.acquisition import Acquisition

@@ -19,6 +19,7 @@ from keras import ops
 from firmware_py.inference.companding import Companding
 from models.data.batches import EpicBatches, TrainingData
 from models.data.gathers import PARTS_AT_ONCE, DecimatedSet
+from models.evaluation.prediction import predict
 from models.evaluation.scores import score
 from models.inversion.decoder import Decoder, LatentFormat, calibrate_uncertainty, load_decoder, save_decoder
 from models.inversion.ood import OOD_GATHERS, measure_ood
@@ -26,7 +27,6 @@ from models.networks.nested_latent import AsSent, prefix_rates
 from models.networks.network import DevicePositions
 from models.recipes import recipe_of
 from models.training.budget import Budget
-from models.training.prediction import predict
 from models.training.training import train
 
 

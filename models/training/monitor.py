@@ -18,8 +18,8 @@ import numpy as np
 
 from models.data.batches import TrainingData
 from models.errors import TrainingError
+from models.evaluation.prediction import predict
 from models.training.budget import Budget, Progress, learning_rate_at
-from models.training.prediction import predict
 from models.training.run_config import write_json
 from physics.files.atomic import atomic_write
 

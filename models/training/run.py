@@ -15,6 +15,7 @@ from models.data.batches import TrainingData
 from models.data.gathers import DecimatedSet, load_decimated, survey_of
 from models.data.simulated import VALIDATION_EVERY, Simulated
 from models.errors import TrainingError
+from models.evaluation.prediction import predict
 from models.evaluation.scores import score
 from models.networks.encoder import PRESETS
 from models.networks.fusion import DECODERS
@@ -22,7 +23,6 @@ from models.recipes import recipe_of
 from models.recipes.base import Recipe
 from models.recipes.epic import begin
 from models.training.learning import on_device, spread_over_devices
-from models.training.prediction import predict
 from models.training.request import Setting, TrainRequest
 from models.training.run_config import RunConfig, computing_in, read_config, write_json
 from models.training.training import Steps, has_checkpoint, train
