@@ -192,6 +192,8 @@ class Fetching:
                     one.restarted = False
                     del one.fresh[: len(progress.data)]
                     if one.complete and not one.fresh:
+                        # Stays changed until it is verified, so that a pass that fails is repeated.
+                        one.changed = True
                         complete.append(one.request)
         for request in complete:
             finished = store.finish(request)
@@ -227,7 +229,10 @@ class Fetching:
             for request in found.values():
                 transfers = self._transfers.setdefault((request.survey, request.device), {})
                 if request.event not in transfers:
-                    transfers[request.event] = _Transfer(request, request.stored_bytes, bytearray())
+                    one = _Transfer(request, request.stored_bytes, bytearray())
+                    # A centre that was killed between the last piece and the verification has this left to do.
+                    one.changed = one.complete
+                    transfers[request.event] = one
 
     def apply_policy(self, store: RecordingStore) -> None:
         """Ask for the recordings of new events that [fetch] names. Raises ``StoreError``."""

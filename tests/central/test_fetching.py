@@ -174,6 +174,27 @@ def test_a_restart_of_the_centre_goes_on_where_the_disk_ends(rig):
     assert min(offsets[4:]) >= request.stored_bytes, "nothing that was on the disk is sent again"
 
 
+@pytest.mark.parametrize("killed", [True, False], ids=["a kill", "a full disk"])
+def test_a_part_that_arrived_is_verified_though_a_pass_ended_before(rig, killed, monkeypatch):
+    """The last piece is on the disk, its verification is not; the device says no more."""
+    with monkeypatch.context() as failing:
+
+        def fail(self, request):
+            raise StoreError("disk full")
+
+        failing.setattr(RecordingStore, "finish", fail)
+        side = begin(rig)
+        with pytest.raises(StoreError):
+            while rig.turn(side):
+                rig.write()
+    assert states(rig) == {0: COMING}
+    if killed:
+        rig.start_centre()
+    for _ in range(2):
+        rig.write()
+    assert states(rig) == {0: KEPT}
+
+
 def test_a_restart_of_the_device_goes_on_where_the_centre_is(rig):
     side = begin(rig, turns=5)
     rig.write()
