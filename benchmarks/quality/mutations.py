@@ -408,6 +408,27 @@ MUTATIONS = (
         "view",
         ("tests/central/test_devices.py::test_a_device_whose_key_was_revoked_is_not_on_time",),
     ),
+    Mutation(
+        "a part that arrived before a kill waits for its device",
+        "central/recordings/fetching.py",
+        "one.changed = one.complete",
+        "one.changed = False",
+        ("tests/central/test_fetching.py",),
+    ),
+    Mutation(
+        "regions that explain nothing are kept",
+        "models/inversion/waveform.py",
+        "now.misfit > GIVEN_UP * best.misfit",
+        "now.misfit < 0.0",
+        ("tests/models/test_waveform.py",),
+    ),
+    Mutation(
+        "a rescaled encoder keeps the decoder's old input scale",
+        "models/training/standard_scale.py",
+        "first.kernel * before",
+        "first.kernel / before",
+        ("tests/models/test_warm_start.py",),
+    ),
 )
 
 
