@@ -27,7 +27,7 @@ class Int8Encoder:
 
     @property
     def hash(self) -> str:
-        """Identifier on the wire: the first 8 bytes of the model's SHA-256, as 16 hex digits."""
+        """Model hash that records carry: the first 8 bytes of the model's SHA-256, as 16 hex digits."""
         return hashlib.sha256(self.model).hexdigest()[:16]
 
     @property

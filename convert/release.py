@@ -64,7 +64,7 @@ class Stage:
         epicnn: bytes | None,
         c_array: bool,
     ) -> None:
-        """Write the encoder, its golden vectors and its manifest, and run a device's self-test on them.
+        """Write the bundle: encoder, golden vectors and manifest. Then run the device's self-test on it.
 
         Args:
             run: The run that trained the encoder.

@@ -33,7 +33,7 @@ MIN_TEST_SAMPLES = 64
 MAX_RUNTIME_DIFFERENCE_LSB = 2
 MAX_BEYOND_ONE_STEP_FRACTION = 1e-3
 DECODE_BATCH = 16
-# Parts that TFLite-Micro runs; it is slow.
+# Number of parts on which TFLite-Micro, which is slow, is compared with LiteRT.
 TFLM_LATENTS = 160
 # Golden vectors: about 4 kB each in the bundle, which may be sent over a serial line.
 GOLDEN_VECTORS = 3

@@ -411,8 +411,8 @@ MUTATIONS = (
     Mutation(
         "a part that arrived before a kill waits for its device",
         "central/recordings/fetching.py",
-        "one.changed = one.complete",
-        "one.changed = False",
+        "if one.changed or one.fresh or one.complete",
+        "if one.changed or one.fresh",
         ("tests/central/test_fetching.py",),
     ),
     Mutation(

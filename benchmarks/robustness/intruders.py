@@ -355,7 +355,7 @@ def rate(log: Path, start_us: int, end_us: int) -> tuple[float, float]:
 
 
 def write_settings(folder: Path, world: World, ports: tuple[int, int, int]) -> None:
-    """Write keys, central.toml and honest.json; ``ports`` are those of ZeroMQ, TCP lines and the page."""
+    """Write the keys, central.toml and honest.json. ``ports`` are those of the ROUTER, the gateway and the page."""
     port, tcp_port, page_port = ports
     for name in (*(f"device-{device}" for device in range(world.n_devices)), THIEF):
         new_keys(folder / "keys", name)

@@ -166,7 +166,8 @@ class Fetching:
                 (one, one.generation, self._progress(one))
                 for transfers in self._transfers.values()
                 for one in transfers.values()
-                if one.changed or one.fresh
+                # A complete one is not verified yet: a pass failed, or the centre was killed.
+                if one.changed or one.fresh or one.complete
             ]
             for one, _, _ in moving:
                 one.changed = False
@@ -192,8 +193,6 @@ class Fetching:
                     one.restarted = False
                     del one.fresh[: len(progress.data)]
                     if one.complete and not one.fresh:
-                        # Stays changed until it is verified, so that a pass that fails is repeated.
-                        one.changed = True
                         complete.append(one.request)
         for request in complete:
             finished = store.finish(request)
@@ -229,10 +228,7 @@ class Fetching:
             for request in found.values():
                 transfers = self._transfers.setdefault((request.survey, request.device), {})
                 if request.event not in transfers:
-                    one = _Transfer(request, request.stored_bytes, bytearray())
-                    # A centre that was killed between the last piece and the verification has this left to do.
-                    one.changed = one.complete
-                    transfers[request.event] = one
+                    transfers[request.event] = _Transfer(request, request.stored_bytes, bytearray())
 
     def apply_policy(self, store: RecordingStore) -> None:
         """Ask for the recordings of new events that [fetch] names. Raises ``StoreError``."""

@@ -89,9 +89,9 @@ class Question:
 
 @dataclass(frozen=True)
 class HealthSettings:
-    """Interval of HEALTH, and what a device reports of its setup.
+    """How often a device sends HEALTH, and the facts about itself that it reports.
 
-    ``folder`` is the one whose free disk space is reported; ``spool_records`` is the spool's capacity.
+    ``spool_records`` is the capacity of the spool. The free disk space is that of ``folder``.
     """
 
     interval_s: int

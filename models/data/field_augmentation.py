@@ -16,10 +16,10 @@ REVERSED_SHARE = 0.01
 GAIN_SPREAD = 0.1
 # Standard deviation of each device's clock error.
 JITTER_S = 0.002
-# Share of augmented samples that only part of the spread has recorded: a stretch of the line, or each second to fourth
-# receiver.
+# Share of augmented samples with a sparse spread: only one stretch of the line records, or only every second, third or
+# fourth receiver.
 SPARSE_SHARE = 0.2
-# Length of such a stretch relative to the line.
+# Shortest and longest recording stretch, relative to the line.
 STRETCH_SHARE = (0.2, 0.75)
 
 

@@ -164,7 +164,7 @@ def save_decoder(
     acquisition: Acquisition,
     ood_statistics: OodStatistics | None = None,
 ) -> str:
-    """Write a decoder folder; return the SHA-256 of its weights.
+    """Write a decoder folder and return the SHA-256 of its weights.
 
     Args:
         folder: Created if it does not exist.

@@ -1,10 +1,10 @@
-"""Fit a map of few regions, each of one velocity, to a recording by moving velocities and edges together.
+"""Fit the velocities and edges of a few regions to a recording, all together.
 
-Where a descent cell by cell is slow, it is because a layer's velocity and the depth of its edges make up for each
-other: both must change at once, and the misfit hardly tells. With one velocity a region and a smooth displacement of
-the edges there are about a hundred parameters instead of thousands of cells. So few can be differentiated one by one,
-and the Levenberg-Marquardt method takes such steps at once (Nocedal and Wright 2006, Numerical Optimization, chapter
-10).
+An update of single cells converges slowly where a layer is too fast and too thick by the same share: both errors must
+shrink at once, and the misfit hardly falls. A map with one velocity per region and smoothly displaced edges has about a
+hundred parameters instead of thousands of cells. The gather can be differentiated by each of them with one more
+modelled gather, and the Levenberg-Marquardt method changes all of them in one step (Nocedal and Wright 2006, Numerical
+Optimization, chapter 10).
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from scipy.ndimage import map_coordinates
 from models.inversion.recording import RecordingMisfit
 from models.inversion.regions import split
 
-# Largest loss of merging two regions, (m/s)^2 cells: of two layers of 10 cells, from a contrast of 45 m/s both stay.
+# Neighbouring regions are merged up to this loss, in (m/s)^2 cells. Two layers, each 10 cells thick, stay apart if
+# their velocities differ by 45 m/s or more.
 REGION_LOSS = 10_000.0
-# Cells between the points (along z, along x) of the displacements downwards and across: edges vary along themselves.
+# Spacing, in cells along z and x, of the points at which a displacement is set; between them it is linear. Spacing is
+# closest along the edges that each displacement moves: horizontal edges downwards, vertical edges across.
 DOWN_CELLS, ACROSS_CELLS = (10.0, 5.0), (7.0, 17.0)
-# Unit of a parameter, and the change for its derivative in units: a region's velocity, a displacement.
+# Units of the parameters, and the change, in these units, by which a parameter is differentiated.
 VELOCITY_MPS, DISPLACED_CELLS = 60.0, 0.7
 VELOCITY_CHANGE, DISPLACED_CHANGE = 0.2, 0.35
 # Largest step of a parameter, in units.
 LONGEST_STEP = 3.0
-# Damping at the start, relative to the mean curvature; its factors after a step that fails and one that succeeds.
+# Damping at the start, relative to the mean curvature; its factors after a failed and a successful step; and how often
+# a step is tried.
 DAMPING, HARDER, EASIER, FAILURES = 1e-2, 6.0, 0.25, 6
-# A step that lowers the misfit by less than this share is the last one.
+# The fit ends after a step that lowers the misfit by less than this share.
 LEAST_GAIN = 0.15
 
 # Models the gather (S, T, R) of a map (nz, nx) in m/s.
@@ -37,14 +40,15 @@ Model = Callable[[np.ndarray], np.ndarray]
 
 
 class LayeredMap:
-    """A map of regions with one velocity each, whose edges are displaced.
+    """A map of regions with one velocity each and displaced edges.
 
-    Parameters are, in units: the velocity of each region, the displacement downwards and the displacement across, both
-    at points between which they are linear.
+    The parameters are the velocities of the regions, then the displacements downwards and across at their points, all
+    in the units of this module.
 
     Attributes:
-        regions: How many there are.
+        regions: Number of regions.
         start: Parameters of the map without displacement.
+        changes: Change of each parameter for its derivative.
 
     Args:
         regions: The region of each cell, ``(nz, nx)``.
@@ -59,6 +63,8 @@ class LayeredMap:
         self._down, self._across = (_hats(regions.shape, spacing) for spacing in (DOWN_CELLS, ACROSS_CELLS))
         self.start = np.zeros(self.regions + len(self._down) + len(self._across))
         self.start[: self.regions] = velocities / VELOCITY_MPS
+        self.changes = np.full(len(self.start), DISPLACED_CHANGE)
+        self.changes[: self.regions] = VELOCITY_CHANGE
 
     def draw(self, parameters: np.ndarray) -> np.ndarray:
         """Return the map ``(nz, nx)`` in m/s; an edge within a cell gives it a value between."""
@@ -68,12 +74,6 @@ class LayeredMap:
         )
         drawn = map_coordinates(VELOCITY_MPS * velocities[self._region_of], moved, order=1, mode="nearest")
         return np.clip(drawn, *self._bounds)
-
-    def changes(self) -> np.ndarray:
-        """Return the change of each parameter for its derivative."""
-        changes = np.full(len(self.start), DISPLACED_CHANGE)
-        changes[: self.regions] = VELOCITY_CHANGE
-        return changes
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class Fit:
 
 
 class LayeredFit:
-    """Steps of the Levenberg-Marquardt method from the regions of a map.
+    """Steps of the Levenberg-Marquardt method, starting from a map that is split into regions.
 
     Attributes:
         now: The state after the latest step.
-        regions: How many there are.
-        parameters: Numbers of those that change the map, and so the gathers that the next step takes.
+        regions: Number of regions.
+        parameters: Indices of the parameters that change the map. The next step models one gather for each.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class LayeredFit:
 
     def _changed(self, number: int) -> tuple[np.ndarray, float]:
         """Return the parameters with one changed for its derivative, and the change."""
-        change = self._map.changes()[number]
+        change = self._map.changes[number]
         parameters = self.now.parameters.copy()
         parameters[number] += change
         return parameters, float(change)

@@ -7,11 +7,11 @@ import heapq
 import numpy as np
 from scipy.ndimage import gaussian_filter, label, maximum_filter, minimum_filter, watershed_ift
 
-# A cell on an edge counts less for its region's velocity: its weight is that of a change of this many m/s over its own.
+# Weight of a cell in its region's velocity: 1 / (its change + this), so that cells on edges count less.
 EDGE_MPS = 5.0
-# Resolution of the sizes of changes that the watershed sees, in 1 / (m/s).
+# Levels per m/s at which the watershed distinguishes changes.
 LEVELS_PER_MPS = 4.0
-# A cell may change to a region this many cells away; how often all cells choose.
+# Distance in cells within which a cell chooses its region, and the number of rounds of choosing.
 REACH_CELLS, CHOICES = 2, 2
 # Standard deviation of the smoothing of edges, in cells.
 EDGE_CELLS = 1.5

@@ -123,13 +123,14 @@ def invert(
     a = acquisition
     start = np.asarray(velocity_mps, np.float64)
     recording = Recording.of(recorded, a)
-    recording = recording.scaled_to(_modelled(start, a))
+    gather = _modelled(start, a)
+    recording = recording.scaled_to(gather)
     run = _Run(a, recording, prior, on_iteration)
-    first = run.found(start)
+    first = run.compare(start, gather)
     now = first
     if resume_from:
         run.done = resume_from[1]
-        now = run.found(np.asarray(resume_from[0], np.float64))
+        now = run.model_and_compare(np.asarray(resume_from[0], np.float64))
     best = run.whole(first, now, iterations)
     uncertainty = np.asarray(uncertainty_mps, np.float64)
     if best.misfit < first.misfit:
@@ -182,17 +183,20 @@ class _Run:
     done: int = 0
     share: float | None = None
     regions: int | None = None
-    modelled: int = 0
+    modelled: int = 1
 
     def __post_init__(self) -> None:
         a = self.acquisition
         self.broadband = RecordingMisfit(a, self.recording, Lowpass(a, None))
         self._bounds = (a.velocity_min_mps, a.velocity_max_mps)
 
-    def found(self, velocity: np.ndarray) -> _Found:
-        """Model the gather of a map and compare it."""
-        gather = self._model(velocity)
+    def compare(self, velocity: np.ndarray, gather: np.ndarray) -> _Found:
+        """Compare a map's gather ``(S, T, R)`` with the recorded one at all frequencies."""
         return _Found(velocity, gather, self.broadband.value(gather))
+
+    def model_and_compare(self, velocity: np.ndarray) -> _Found:
+        """Model a map's gather and compare it."""
+        return self.compare(velocity, self._model(velocity))
 
     def whole(self, first: _Found, now: _Found, iterations: int) -> _Found:
         """Run all stages from ``now``; return the map with the least misfit, which may be ``first``."""
@@ -205,10 +209,10 @@ class _Run:
             count = trials + round(stage.end * (iterations - trials)) - self.done
             if count < self._least(stage) or self.recording.chi_squared(now.gather) <= 1.0:
                 continue
-            velocity = (
-                self._fit_regions(now, count) if stage.layered else self._descend_on(now, stage, count, trial)
-            )
-            now = self.found(velocity)
+            if stage.layered:
+                now = self._fit_regions(now, count)
+            else:
+                now = self.model_and_compare(self._descend_on(now, stage, count, trial))
             if fitted and now.misfit > GIVEN_UP * best.misfit:
                 now = best
             fitted = stage.layered
@@ -221,7 +225,7 @@ class _Run:
             return LEAST_LAYERED_ITERATIONS if self.prior == "blocky" else np.inf
         return 1 if stage.cut is None else LEAST_STAGE_ITERATIONS
 
-    def _fit_regions(self, start: _Found, iterations: int) -> np.ndarray:
+    def _fit_regions(self, start: _Found, iterations: int) -> _Found:
         """Fit the regions of a map for up to so many iterations; return the map, or the start if a few steps take more.
 
         While the misfit is larger than that of the start, callers hear of the start.
@@ -233,14 +237,14 @@ class _Run:
             return ceil((self.modelled - modelled + gathers) * GATHER_ITERATIONS)
 
         if fit.regions < 2 or spent(LEAST_STEPS * len(fit.parameters)) > iterations:
-            return start.velocity
+            return start
         self.regions, goes_on = fit.regions, True
         while goes_on and spent(len(fit.parameters)) <= iterations:
             goes_on = fit.step() and self.recording.chi_squared(fit.now.gather) > 1.0
             self.done = began + min(iterations, spent())
             shown = fit.now if fit.now.misfit < start.misfit else start
             self.on_iteration(self.done, float(np.sqrt(2 * shown.misfit)), shown.velocity)
-        return fit.now.velocity
+        return _Found(fit.now.velocity, fit.now.gather, fit.now.misfit)
 
     def _model(self, velocity: np.ndarray) -> np.ndarray:
         self.modelled += 1

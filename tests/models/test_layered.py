@@ -1,4 +1,4 @@
-"""A map of few regions is found in a smeared one, and fitted by moving velocities and edges together."""
+"""A smeared map is split into its regions, and their velocities and edges are fitted together."""
 
 import numpy as np
 import pytest
