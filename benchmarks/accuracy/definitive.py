@@ -1,27 +1,73 @@
 """Waveform inversion of recordings: error of the map against iterations and core seconds, beside the predicted map.
 
-    python benchmarks/accuracy/definitive.py --maps maps.npz [--pick NAME:INDEX ...] [--iterations 300]
+    python benchmarks/accuracy/definitive.py --maps maps.npz [--pick NAME:INDEX ...] [--iterations 500]
                                              [--noise 0.01] [--prior blocky] [--model models/zoo/epic-small-128]
+                                             [--work FOLDER]
     python benchmarks/accuracy/definitive.py --data test-set [--events 20] ...
 
 maps.npz holds arrays (n, nz, nx) of velocity in m/s, one a family. The gather of each map is modelled with the
 benchmark's scheme. --data takes samples of OpenFWI files, evenly from all families. --noise adds white noise of that
 share of the gather's root mean square, and the released model predicts the first map from int8 latents. The table's
-seconds are processor time of this process on one thread.
+seconds are processor time of this process on one thread. --work keeps the maps of each inversion; an interrupted run
+is resumed in its folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from refine import Event, Refiner, choose
 
 from models.inversion.waveform import PRIORS, invert
+from physics.files.atomic import atomic_write
 from physics.modelling import model_gathers
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """Maps ``(nz, nx)`` in m/s of one inversion, and what it took; ``misfit`` is before and after."""
+
+    true_mps: np.ndarray
+    predicted_mps: np.ndarray
+    predicted_uncertainty_mps: np.ndarray
+    velocity_mps: np.ndarray
+    uncertainty_mps: np.ndarray
+    misfit: np.ndarray
+    iterations: int
+    seconds: float
+
+    @property
+    def error_mps(self) -> tuple[float, float]:
+        """Mean absolute error of the predicted and of the inverted map."""
+        before, after = (np.abs(v - self.true_mps).mean() for v in (self.predicted_mps, self.velocity_mps))
+        return float(before), float(after)
+
+    @classmethod
+    def of_event(cls, event: Event, refiner: Refiner, iterations: int, prior: str) -> Inverted:
+        began_s = time.process_time()
+        found = invert(
+            event.velocity_mps,
+            event.uncertainty_mps,
+            event.gather,
+            refiner.acquisition,
+            iterations,
+            prior=prior,
+        )
+        return cls(
+            true_mps=event.true_mps,
+            predicted_mps=event.velocity_mps,
+            predicted_uncertainty_mps=event.uncertainty_mps,
+            velocity_mps=found.velocity_mps,
+            uncertainty_mps=found.uncertainty_mps,
+            misfit=np.array(found.misfit),
+            iterations=found.iterations,
+            seconds=time.process_time() - began_s,
+        )
 
 
 def picked(given: argparse.Namespace, refiner: Refiner) -> Iterator[tuple[str, Event]]:
@@ -50,6 +96,29 @@ def noisy(event: Event, share: float, seed: int, refiner: Refiner) -> Event:
     )
 
 
+def kept(work: Path | None, name: str, make: Callable[[], Inverted]) -> Inverted:
+    """Return what ``work`` holds under a name, else what ``make()`` returns, which is kept there."""
+    path = work / f"{name.replace(':', '-')}.npz" if work else None
+    if path is not None and path.exists():
+        with np.load(path) as held:
+            return Inverted(**{key: value if value.ndim else value.item() for key, value in held.items()})
+    found = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, ".npz") as temporary:
+            np.savez_compressed(temporary, **asdict(found))
+    return found
+
+
+def row(name: str, found: Inverted) -> str:
+    before, after = found.error_mps
+    return (
+        f"| {name} | {before:.1f} | {after:.1f} | {100 * after / before:.0f} % | {found.iterations} | "
+        f"{found.seconds:.0f} | {found.misfit[0]:.3f} to {found.misfit[1]:.4f} | "
+        f"{float(found.uncertainty_mps.mean()) / after:.2f} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -57,10 +126,11 @@ def main() -> None:
     source.add_argument("--data", type=Path)
     parser.add_argument("--pick", action="append", help="family:index; the first map of each family without")
     parser.add_argument("--events", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--prior", choices=tuple(PRIORS), default="blocky")
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
+    parser.add_argument("--work", type=Path, help="folder that keeps the maps")
     given = parser.parse_args()
     refiner = Refiner(given.model)
     print(
@@ -69,26 +139,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     shares = []
     for name, event in picked(given, refiner) if given.maps else drawn(given, refiner):
-        began_s = time.process_time()
-        found = invert(
-            event.velocity_mps,
-            event.uncertainty_mps,
-            event.gather,
-            refiner.acquisition,
-            given.iterations,
-            prior=given.prior,
-        )
-        seconds = time.process_time() - began_s
-        before, after = (
-            float(np.abs(v - event.true_mps).mean()) for v in (event.velocity_mps, found.velocity_mps)
-        )
+
+        def make(event: Event = event) -> Inverted:
+            return Inverted.of_event(event, refiner, given.iterations, given.prior)
+
+        found = kept(given.work, name, make)
+        print(row(name, found), flush=True)
+        before, after = found.error_mps
         shares.append(after / before)
-        print(
-            f"| {name} | {before:.1f} | {after:.1f} | {100 * after / before:.0f} % | {found.iterations} | "
-            f"{seconds:.0f} | "
-            f"{found.misfit[0]:.3f} to {found.misfit[1]:.4f} | {float(found.uncertainty_mps.mean()) / after:.2f} |",
-            flush=True,
-        )
     better = int(np.sum(np.array(shares) < 1.0))
     print(
         f"\nmedian error {100 * np.median(shares):.0f} % of the prediction's, better on {better} of {len(shares)}"

@@ -275,11 +275,11 @@ class Receiver:
         return None
 
     def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
-        """Commit, acknowledge, then notify. Only records on the disk are acknowledged."""
+        """Commit and acknowledge. The decoder hears of the records while the disk writes; the devices, after that."""
         if not group:
             return
         try:
-            committed = journal.commit([entry[1:] for entry in group])
+            committed = journal.commit([entry[1:] for entry in group], self._arrived)
         except StoreError as error:
             # Unacknowledged records stay in the devices' spools and are sent again.
             self._count("commit_failed", records=len(group), reason=str(error))
@@ -301,8 +301,6 @@ class Receiver:
                 answers.setdefault((peer, record.survey, record.device, record.boot), []).append(record)
         for (peer, *_), records in answers.items():
             self._send(peer, packet.acknowledge(records[0], [r.sequence for r in records[1:]]))
-        if committed.new:
-            self._arrived(committed.new[-1].id)
 
     def _refuse(self, peer: bytes, record: packet.Record, reason: str) -> None:
         """Refuse a latent. Refusals of other record types must never be sent."""

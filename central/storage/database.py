@@ -1,4 +1,7 @@
-"""Open the centre's SQLite database (write-ahead mode); each commit is on the disk before it returns."""
+"""Open the centre's SQLite database (write-ahead mode); each commit is on the disk before it returns.
+
+The journal syncs its own commits (``central.storage.journal``).
+"""
 
 from __future__ import annotations
 

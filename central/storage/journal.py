@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from central.storage.database import connect, reported, transaction
+from central.storage.database import FILE_NAME, StoreError, connect, reported, transaction
 from firmware_py.protocol.packet import Record
 from firmware_py.runtime.log import Log
 
@@ -86,18 +87,33 @@ class Journal:
     def __init__(self, data_dir: Path, log: Log | None = None) -> None:
         """Open the journal. Damaged records are skipped and reported to ``log``."""
         self._database = connect(data_dir, create=True)
+        # Commits are synced by `_sync` and not by SQLite, so that others see them while the disk writes.
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._wal = data_dir / f"{FILE_NAME}-wal"
+        # Why the disk cannot be trusted any more, or empty.
+        self._sync_failed = ""
         self._log = log
         # Id of the last record of the latest read, intact or damaged; None if there was none.
         self.read_through: int | None = None
 
-    def commit(self, records: Sequence[tuple[Record, int, int]]) -> CommitResult:
-        """Commit a group of ``(record, received_us, wire_bytes)`` in one transaction.
+    def commit(
+        self, records: Sequence[tuple[Record, int, int]], seen: Callable[[int], None] = lambda newest: None
+    ) -> CommitResult:
+        """Commit a group of ``(record, received_us, wire_bytes)`` in one transaction; on return it is on the disk.
 
         Records that are already stored are left unchanged.
 
+        Args:
+            records: The group.
+            seen: Called with the id of the newest new record when other connections see it, before the disk has it. A
+                power cut takes later commits of this file with it, such as maps of these records.
+
         Raises:
-            StoreError: The commit failed, for example on a full disk; nothing of the group is kept.
+            StoreError: The commit failed, for example on a full disk; nothing of the group is kept. After a failed
+                sync all later commits fail, because a disk may forget what it could not write.
         """
+        if self._sync_failed:
+            raise StoreError(self._sync_failed)
         new: list[JournalEntry] = []
         conflicts: set[int] = set()
         with transaction(self._database, f"journal: cannot commit {len(records)} records"):
@@ -108,7 +124,22 @@ class Journal:
                 elif not self._holds(record):
                     conflicts.add(place)
             self._count(new)
+        if new:
+            seen(new[-1].id)
+            self._sync()
         return CommitResult(new, conflicts)
+
+    def _sync(self) -> None:
+        """Wait until the disk has all commits so far."""
+        try:
+            with self._wal.open("rb") as wal:
+                os.fdatasync(wal.fileno())
+        except OSError as error:
+            self._sync_failed = (
+                f"journal: the disk failed to keep {self._wal.name} ({error.strerror}); check the disk, then start "
+                "the centre again"
+            )
+            raise StoreError(self._sync_failed) from None
 
     def _count(self, new: list[JournalEntry]) -> None:
         """Update the device counters: one write per group and boot, in the group's transaction, to keep it cheap."""

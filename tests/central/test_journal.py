@@ -1,5 +1,7 @@
 """The journal: each record once, a group whole or not at all."""
 
+import errno
+import os
 import resource
 import sqlite3
 
@@ -87,6 +89,27 @@ def test_a_full_disk_is_reported_and_what_comes_after_it_is_kept(journal, data_d
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert journal.of_event(KEY) == []
     assert len(journal.commit(records).new) == 1999
+
+
+def test_others_see_a_group_while_the_disk_writes_it(journal, data_dir, monkeypatch):
+    order, reader = [], Journal(data_dir)
+    monkeypatch.setattr("central.storage.journal.os.fdatasync", lambda fd: order.append("synced"))
+    journal.commit(group(latent_record()), lambda newest: order.extend(r.id for r in reader.after(0, 9)))
+    assert order == [1, "synced"]
+    reader.close()
+
+
+def test_after_a_failed_sync_nothing_is_taken_for_kept(journal, monkeypatch):
+    def fail(fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("central.storage.journal.os.fdatasync", fail)
+        with pytest.raises(StoreError, match="failed to keep central.sqlite-wal .Input/output error.; check the"):
+            journal.commit(group(latent_record()))
+    # The record is in the file, yet perhaps not on the disk: repeated, it must not be acknowledged.
+    with pytest.raises(StoreError, match="start the centre again"):
+        journal.commit(group(latent_record()))
 
 
 def test_a_number_that_sqlite_cannot_hold_leaves_the_journal_usable(journal):
