@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=64)
     parser.add_argument("--fresh", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     given = parser.parse_args()

@@ -1,8 +1,9 @@
 """Adapt the decoder to the survey that the centre serves, from the latents and recordings it has received.
 
-A round predicts the maps of the survey's events, models their gathers, encodes these as the devices do, and trains the
-decoder on the exact pairs, mixed with samples of the original families. Maps refined from recordings stay as they are
-and count more. The next round predicts with the decoder of this one. Devices keep their encoder.
+A round predicts the maps of the survey's events and draws variants of them. It models the gathers of all, encodes these
+as the devices do, and trains the decoder on the exact pairs, mixed with samples of the original families. Maps refined
+from recordings stay as they are, and have more variants. The next round predicts with the decoder of this one. Devices
+keep their encoder.
 
 Unfinished work is in ``data_dir/adapted/.work``; the same command continues there after an interruption.
 """
@@ -28,6 +29,7 @@ from central.learning.events import (
     read_events,
 )
 from central.learning.gate import Figures, choose_round
+from central.learning.variants import draw_variant
 from central.learning.versions import (
     FOLDER,
     LOCK_NAME,
@@ -64,6 +66,10 @@ WORK = ".work"
 SURVEY = "survey"
 # Times that a map refined from a recording counts in training.
 RECORDED_COUNTS = 4
+# Variants of each map, and of one refined from a recording.
+VARIANTS, RECORDED_VARIANTS = 3, 24
+# Standard deviation by which the velocities of a refined map are varied, in m/s.
+REFINED_MPS = 100.0
 # Held-back events that the gate models, spread over all.
 MAX_JUDGED = 40
 # Maps modelled before they are saved; an interruption costs at most one such chunk.
@@ -96,7 +102,7 @@ class Settings:
     originals: int = 500
     tests: int = 100
     batch: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -267,33 +273,53 @@ class Learning:
             chunks.append(np.load(path))
         return np.concatenate(chunks)
 
-    def _decode(self, decoder: Decoder, rows: np.ndarray) -> np.ndarray:
-        """Predict the maps of events, ``(n, nz, nx)`` in m/s."""
+    def _decode(self, decoder: Decoder, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the maps of events and their uncertainty, both ``(n, nz, nx)`` in m/s."""
         latents, present = self._events.latents[rows], self._events.present[rows]
-        return decoder.decode_batch(latents, present)[0][:, 0]
+        velocity_mps, uncertainty_mps = decoder.decode_batch(latents, present)
+        return velocity_mps[:, 0], uncertainty_mps[:, 0]
+
+    def _survey_maps(self, number: int, decoder: Decoder) -> tuple[np.ndarray, np.ndarray]:
+        """Return the maps to learn from in a round and how often each counts.
+
+        Args:
+            number: Of the round.
+            decoder: Predicts the maps.
+
+        Returns:
+            Maps ``(n, nz, nx)`` in m/s, those of the events and then their variants, and counts ``(n,)``.
+        """
+        events = self._events
+        rows = np.flatnonzero(~events.is_held_back)
+        kinds = events.kind[rows]
+        is_predicted = (kinds == PREDICTED)[:, None, None]
+        velocity_mps, uncertainty_mps = self._decode(decoder, rows)
+        maps_mps = np.where(is_predicted, velocity_mps, events.refined_mps[rows])
+        uncertainty_mps = np.where(is_predicted, uncertainty_mps, REFINED_MPS)
+        is_recorded = kinds == BY_RECORDING
+        rng = np.random.default_rng([self._settings.seed, number])
+        variants = np.repeat(np.arange(len(rows)), np.where(is_recorded, RECORDED_VARIANTS, VARIANTS))
+        varied = [draw_variant(maps_mps[i], uncertainty_mps[i], rng, self._acquisition) for i in variants]
+        counts = np.concatenate([np.where(is_recorded, RECORDED_COUNTS, 1), np.ones(len(varied), int)])
+        return np.concatenate([maps_mps, varied]), counts
 
     def _train(
         self, number: int, folder: Path, start: Decoder, tests: DecimatedSet, originals: DecimatedSet
     ) -> tuple[float, float]:
         """Train one round from the decoder ``start``; return the error on the test set before and after."""
-        s, events = self._settings, self._events
-        rows = np.flatnonzero(~events.is_held_back)
-        kinds = events.kind[rows]
-        maps_mps = np.where(
-            (kinds == PREDICTED)[:, None, None], self._decode(start, rows), events.refined_mps[rows]
-        )
+        s = self._settings
+        maps_mps, counts = self._survey_maps(number, start)
         gathers = self._model(maps_mps, folder / "gathers", f"round {number}: modelling the survey's maps")
         maps = normalise_velocity(maps_mps, self._acquisition).astype(np.float32)
         data = DecimatedSet(
             np.concatenate([tests.gathers, originals.gathers, gathers]),
             np.concatenate([tests.maps, originals.maps, maps]),
-            np.concatenate([tests.families, originals.families, np.full(len(rows), SURVEY)]),
+            np.concatenate([tests.families, originals.families, np.full(len(maps), SURVEY)]),
             self._acquisition,
         )
         latent = self._parent.latent
         batches = LatentBatches(data, self._bundle.companding, self._encoder.encode_parts, latent)
         first = len(tests) + len(originals)
-        counts = np.where(kinds == BY_RECORDING, RECORDED_COUNTS, 1)
         own = np.repeat(np.arange(first, len(data)), counts)
         # The test set must not select weights: the gate judges by it.
         split = Split(mix(np.arange(len(tests), first), own), np.arange(len(tests)), selects=False)
@@ -317,7 +343,7 @@ class Learning:
     def _judge(self, decoder: Decoder, test_mae: float) -> Figures:
         """Measure how well a decoder explains the held-back events."""
         distances, misfits = [], []
-        maps_mps = self._decode(decoder, self._judged)
+        maps_mps, _ = self._decode(decoder, self._judged)
         for done, (row, map_mps) in enumerate(zip(self._judged, maps_mps, strict=True)):
             self._on_progress("checking held-back events", done / len(self._judged))
             received, steps = self._events.received[row], self._events.steps[row]

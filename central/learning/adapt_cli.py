@@ -46,7 +46,7 @@ def adapt(
     ] = 1000,
     engine: Annotated[Engine, typer.Option(help="Engine that models the training gathers.")] = Engine.OPENFWI,
     batch: Annotated[int, typer.Option(min=1)] = 32,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate.")] = 5e-4,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     survey: SurveyOption = None,
