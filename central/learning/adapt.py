@@ -94,7 +94,7 @@ class Settings:
         tests: Number of drawn test samples of the gate.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     minutes: float = 10.0
     events: int = 1000
     engine: str = "openfwi"

@@ -29,7 +29,7 @@ class Engine(StrEnum):
 def adapt(
     context: typer.Context,
     config: ConfigOption,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds of prediction and training.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds of prediction and training.")] = 3,
     minutes: Annotated[
         float, typer.Option(min=0.001, help="Training minutes of each round, without modelling.")
     ] = 10.0,

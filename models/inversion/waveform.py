@@ -79,9 +79,9 @@ TRIAL_ITERATIONS, LEAST_TRIALS = 20, 15
 LEAST_STAGE_ITERATIONS = 5
 # Unit of change, m/s, at the top and at the bottom of the map: weaker waves reach deep cells.
 UNIT_MPS = (100.0, 450.0)
-# Share of the first map's standard deviation that an inversion leaves at least: about the share of the error that it
-# leaves (docs/results/definitive.md).
-UNEXPLAINED_SHARE = 0.6
+# Mean standard deviation in m/s that an inversion leaves per unit of misfit beyond the noise, measured on drawn maps
+# (docs/results/definitive.md).
+UNEXPLAINED_MPS = 10_000.0
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
 
@@ -308,7 +308,8 @@ def _posterior(
 ) -> np.ndarray:
     """Return the standard deviation ``(nz, nx)`` in m/s: the first map's, reduced by the Gauss-Newton diagonal.
 
-    The curvature knows the residual, not what the prior and a local minimum leave, so ``UNEXPLAINED_SHARE`` remains.
+    The curvature knows the residual, not what the prior and a local minimum leave. They leave a misfit beyond the
+    noise, and an error in proportion to it (``UNEXPLAINED_MPS``), distributed as the first map's.
 
     The diagonal is estimated with random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals are
     correlated over half a period, so the samples of half a period count as one.
@@ -324,7 +325,9 @@ def _posterior(
     left = np.sum(np.square(weights * (best.gather - recording.gather))) / recording.live.sum()
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
     known = 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
-    return np.minimum(np.hypot(known, UNEXPLAINED_SHARE * uncertainty_mps), uncertainty_mps)
+    noise = np.sum(np.square(recording.noise * weights)) / recording.live.sum()
+    unexplained = UNEXPLAINED_MPS * np.sqrt(max(2 * best.misfit - noise, 0.0)) / uncertainty_mps.mean()
+    return np.minimum(np.hypot(known, unexplained * uncertainty_mps), uncertainty_mps)
 
 
 def _residual_of(probe: np.ndarray) -> Callable[[int, np.ndarray], tuple[float, np.ndarray]]:

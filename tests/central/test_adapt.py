@@ -250,7 +250,7 @@ def in_epochs(minutes, **settings):
     """A budget that does not depend on the machine's speed."""
     from models.training.budget import Budget
 
-    return Budget(epochs=8, **settings)
+    return Budget(epochs=3, **settings)
 
 
 def run(*arguments) -> int:
