@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -28,14 +28,16 @@ class Recording:
     Attributes:
         gather: ``(S, T, R)`` float64 without its dead traces, which are zero here.
         live: 1 where a sample counts, 0 in dead traces and where a device is missing; ``(S, T, R)``.
-        noise: Standard deviation of the noise.
+        noise: Standard deviation of the noise, or of the modelling's inaccuracy if that is larger.
         amplitude: Of the wavelet, relative to the survey's; the gather is divided by it.
+        measured_noise: Standard deviation before the first arrivals.
     """
 
     gather: np.ndarray
     live: np.ndarray
     noise: float
     amplitude: float = 1.0
+    measured_noise: float = 0.0
 
     @classmethod
     def of(cls, recorded: np.ndarray, acquisition: Acquisition) -> Recording:
@@ -56,7 +58,7 @@ class Recording:
         strength = np.sqrt(np.sum(np.square(gather)) / max(live.sum(), 1.0))
         quiet = gather[_before_arrivals(acquisition) & (live > 0)]
         noise = float(np.sqrt(np.mean(np.square(quiet)))) if quiet.size >= 50 else 0.0
-        return cls(gather, live, max(noise, LEAST_NOISE * strength))
+        return cls(gather, live, max(noise, LEAST_NOISE * strength), measured_noise=noise)
 
     def scaled_to(self, modelled: np.ndarray) -> Recording:
         """Return the recording scaled to a wavelet of unit amplitude, by the energy of a modelled gather."""
@@ -64,7 +66,13 @@ class Recording:
         amplitude = float(np.sqrt(np.sum(np.square(self.gather)) / energy)) if energy else 1.0
         if amplitude == 0.0 or abs(amplitude - 1.0) <= AMPLITUDE_TOLERANCE:
             return self
-        return Recording(self.gather / amplitude, self.live, self.noise / amplitude, amplitude)
+        return replace(
+            self,
+            gather=self.gather / amplitude,
+            noise=self.noise / amplitude,
+            amplitude=amplitude,
+            measured_noise=self.measured_noise / amplitude,
+        )
 
     def weights(self, lowpass: Lowpass) -> np.ndarray:
         """Return the inverse local strength of the low-passed recording, ``(S, T, R)``; it amplifies late arrivals."""

@@ -81,7 +81,7 @@ LEAST_STAGE_ITERATIONS = 5
 UNIT_MPS = (100.0, 450.0)
 # Mean standard deviation in m/s that an inversion leaves per unit of misfit beyond the noise, measured on drawn maps
 # (docs/results/definitive.md).
-UNEXPLAINED_MPS = 10_000.0
+UNEXPLAINED_MPS = 7_000.0
 # Random probes for the diagonal of the Gauss-Newton matrix, and the smoothing of the diagonal in cells.
 PROBES, PROBE_CELLS = 4, 2.0
 
@@ -325,7 +325,7 @@ def _posterior(
     left = np.sum(np.square(weights * (best.gather - recording.gather))) / recording.live.sum()
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
     known = 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
-    noise = np.sum(np.square(recording.noise * weights)) / recording.live.sum()
+    noise = np.sum(np.square(recording.measured_noise * weights)) / recording.live.sum()
     unexplained = UNEXPLAINED_MPS * np.sqrt(max(2 * best.misfit - noise, 0.0)) / uncertainty_mps.mean()
     return np.minimum(np.hypot(known, unexplained * uncertainty_mps), uncertainty_mps)
 
