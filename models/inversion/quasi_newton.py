@@ -1,9 +1,9 @@
 """Minimise misfit + weight * roughness by L-BFGS that keeps the two curvatures apart.
 
-The weight follows the misfit at every iteration. The curvature pairs that L-BFGS remembers would be wrong after each
-change of the weight. So only the misfit's changes are remembered, and the roughness's known matrix is added to them
-for the weight of the moment (structured quasi-Newton; Nocedal and Wright 2006, Numerical Optimization, chapter 7, has
-the recursion).
+The weight follows the misfit beyond the noise at every iteration. The curvature pairs that L-BFGS remembers would be
+wrong after each change of the weight. So only the misfit's changes are remembered, and the roughness's known matrix is
+added to them for the weight of the moment (structured quasi-Newton; Nocedal and Wright 2006, Numerical Optimization,
+chapter 7, has the recursion).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ FIRST_STEP = 0.1
 DECREASE, SHORTENING, SHORTENINGS = 1e-4, 0.4, 8
 # Least cosine between step and change of gradient of a pair.
 LEAST_CURVATURE = 1e-6
+# Least share of the misfit that counts as beyond the noise.
+LEAST_EXCESS = 0.02
 # The roughness counts as at least this step a cell, in m/s, so that a uniform map may get layers.
 LEAST_STEP_MPS = 5.0
 
@@ -52,15 +54,22 @@ class Descent:
 
     Args:
         misfit: To minimise.
+        noise: The misfit that noise leaves.
         roughness: Added to it.
         unit: Change that counts as one, ``(nz, nx)`` in m/s.
         bounds: Least and largest velocity in m/s.
     """
 
     def __init__(
-        self, misfit: Misfit, roughness: Roughness, unit: np.ndarray, bounds: tuple[float, float]
+        self,
+        misfit: Misfit,
+        noise: float,
+        roughness: Roughness,
+        unit: np.ndarray,
+        bounds: tuple[float, float],
     ) -> None:
-        self._misfit, self._roughness, self._unit, self._bounds = misfit, roughness, unit, bounds
+        self._misfit, self._noise, self._roughness = misfit, noise, roughness
+        self._unit, self._bounds = unit, bounds
         self._scaling = sp.diags(unit.ravel())
 
     def step(self, point: Point, share: float) -> Point | None:
@@ -68,12 +77,13 @@ class Descent:
 
         Args:
             share: Weight of the roughness, such that a relative change of it counts ``share`` times as much as one of
-                the misfit.
+                the misfit beyond the noise.
         """
         matrix = self._roughness.matrix(point.velocity)
         value = self._roughness.value(point.velocity)
         least = self._roughness.of_steps(LEAST_STEP_MPS, point.velocity.size)
-        weight = share * point.misfit / max(value, least)
+        excess = max(point.misfit - self._noise, LEAST_EXCESS * point.misfit)
+        weight = share * excess / max(value, least)
         slopes = (matrix @ point.velocity.ravel()).reshape(point.velocity.shape)
         gradient = (self._unit * (point.gradient + weight * slopes)).ravel()
         direction = _direction(gradient, point.pairs, weight * (self._scaling @ matrix @ self._scaling))

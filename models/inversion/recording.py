@@ -96,6 +96,8 @@ class Lowpass:
         self._n = 2 * a.n_time
         frequency_hz = np.fft.rfftfreq(self._n, a.dt_s)
         self._gain = None if cut_hz is None else np.exp(-np.square(frequency_hz / cut_hz) / 2)
+        # Share of white noise's power that passes.
+        self.power = 1.0 if self._gain is None else float(np.mean(np.square(self._gain)))
 
     def __call__(self, gather: np.ndarray) -> np.ndarray:
         if self._gain is None:
@@ -109,6 +111,7 @@ class RecordingMisfit:
 
     Attributes:
         weights: ``W``, ``(S, T, R)``.
+        noise: The misfit that the measured noise alone leaves, if it is white.
         chi_squared: Mean squared residual of the latest map, in units of the noise.
     """
 
@@ -117,6 +120,8 @@ class RecordingMisfit:
         self._recording = recording
         self._lowpass = lowpass
         self.weights = recording.weights(lowpass)
+        left = np.square(recording.measured_noise) * lowpass.power
+        self.noise = float(left * np.sum(np.square(self.weights)) / (2 * recording.live.sum()))
         self.chi_squared = np.inf
 
     def residual(self, gather: np.ndarray) -> np.ndarray:

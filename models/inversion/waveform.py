@@ -5,11 +5,11 @@ strength (and of its noise). The objective is
 
     mean of |W lowpass(r)|^2 / 2 + share * (misfit) / (roughness) * (roughness of the map)
 
-where the misfit is the first term, and its ratio to the roughness is that of the latest map. So a map gets rougher
-only if that lowers the misfit ``share`` times as much, relative to both. It is minimised by ``Descent``, first for the
-lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995, Geophysics 60). A few shares compete at the
-start: the one that leaves the least misfit goes on. Maps of few sharp layers want a large share, and others diverge
-with it (docs/results/definitive.md).
+where the misfit is the first term without what noise leaves of it, and its ratio to the roughness is that of the latest
+map. So a map gets rougher only if that lowers the misfit ``share`` times as much, relative to both. It is minimised by
+``Descent``, first for the lowest frequencies, then for all (multiscale inversion; Bunks et al. 1995, Geophysics 60). A
+few shares compete at the start: the one that leaves the least misfit goes on. Maps of few sharp layers want a large
+share, and others diverge with it (docs/results/definitive.md).
 
 A map that is expected to be blocky is then taken for one of few regions, whose velocities and edges are fitted
 together (``models.inversion.layered``), and refined cell by cell again (docs/decisions/0026).
@@ -134,7 +134,7 @@ def invert(
     best = run.whole(first, now, iterations)
     uncertainty = np.asarray(uncertainty_mps, np.float64)
     if best.misfit < first.misfit:
-        uncertainty = _posterior(best, recording, run.broadband.weights, uncertainty, a)
+        uncertainty = _posterior(best, recording, run.broadband, uncertainty, a)
     return Refined(
         velocity_mps=best.velocity.astype(np.float32),
         uncertainty_mps=uncertainty.astype(np.float32),
@@ -263,7 +263,7 @@ class _Run:
         lowpass = Lowpass(a, None if stage.cut is None else stage.cut * a.peak_frequency_hz)
         misfit = RecordingMisfit(a, self.recording, lowpass)
         roughness = Roughness(start.velocity.shape, PRIORS[self.prior])
-        descent = Descent(misfit, roughness, _units(a), self._bounds)
+        descent = Descent(misfit, misfit.noise, roughness, _units(a), self._bounds)
         point, end = Point.at(start.velocity, misfit), self.done + iterations
         self.modelled += 1
         if self.share is None and 0 < len(SHARES) * trial <= iterations:
@@ -302,7 +302,7 @@ class _Run:
 def _posterior(
     best: _Found,
     recording: Recording,
-    weights: np.ndarray,
+    misfit: RecordingMisfit,
     uncertainty_mps: np.ndarray,
     a: Acquisition,
 ) -> np.ndarray:
@@ -314,7 +314,7 @@ def _posterior(
     The diagonal is estimated with random probes (Bekas et al. 2007, Applied Numerical Mathematics 57). Residuals are
     correlated over half a period, so the samples of half a period count as one.
     """
-    rng = np.random.default_rng(0)
+    rng, weights = np.random.default_rng(0), misfit.weights
     curvature = np.zeros_like(best.velocity)
     for _ in range(PROBES):
         probe = weights * rng.choice((-1.0, 1.0), size=weights.shape)
@@ -325,8 +325,8 @@ def _posterior(
     left = np.sum(np.square(weights * (best.gather - recording.gather))) / recording.live.sum()
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
     known = 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + curvature / (together * left))
-    noise = np.sum(np.square(recording.measured_noise * weights)) / recording.live.sum()
-    unexplained = UNEXPLAINED_MPS * np.sqrt(max(2 * best.misfit - noise, 0.0)) / uncertainty_mps.mean()
+    beyond_noise = np.sqrt(2 * max(best.misfit - misfit.noise, 0.0))
+    unexplained = UNEXPLAINED_MPS * beyond_noise / uncertainty_mps.mean()
     return np.minimum(np.hypot(known, unexplained * uncertainty_mps), uncertainty_mps)
 
 

@@ -31,10 +31,9 @@ def misfit_of(truth):
     return misfit
 
 
-def descend(misfit, start, share, steps, contrast_mps=20.0, unit=None):
-    descent = Descent(
-        misfit, Roughness(SHAPE, contrast_mps), np.full(SHAPE, 100.0) if unit is None else unit, BOUNDS
-    )
+def descend(misfit, start, share, steps, contrast_mps=20.0, unit=None, noise=0.0):
+    unit = np.full(SHAPE, 100.0) if unit is None else unit
+    descent = Descent(misfit, noise, Roughness(SHAPE, contrast_mps), unit, BOUNDS)
     points = [Point.at(start, misfit)]
     for _ in range(steps):
         found = descent.step(points[-1], share)
@@ -85,9 +84,25 @@ def test_the_roughness_finds_the_blocks_that_the_misfit_does_not_see():
     assert errors[1.0] < 0.6 * errors[0.0]
 
 
+def test_noise_in_the_misfit_makes_no_map_smoother():
+    silent = misfit_of(blocks())
+
+    def noisy(velocity):
+        value, gradient = silent(velocity)
+        return value + 100.0, gradient
+
+    start = blocks() + RNG.normal(0.0, 80.0, SHAPE)
+    expected = descend(silent, start, share=1.0, steps=60)[-1].velocity
+    known, unknown = (
+        descend(noisy, start, share=1.0, steps=60, noise=noise)[-1].velocity for noise in (100.0, 0.0)
+    )
+    off = [np.abs(velocity - blocks()).mean() for velocity in (expected, known, unknown)]
+    assert off[1] < 1.5 * off[0] and off[2] > 3.0 * off[0], off
+
+
 def test_a_share_that_changes_costs_no_pairs():
     misfit = misfit_of(blocks())
-    descent = Descent(misfit, Roughness(SHAPE, 20.0), np.full(SHAPE, 100.0), BOUNDS)
+    descent = Descent(misfit, 0.0, Roughness(SHAPE, 20.0), np.full(SHAPE, 100.0), BOUNDS)
     point = Point.at(np.full(SHAPE, 2500.0), misfit)
     for n in range(40):
         found = descent.step(point, 0.03 if n % 2 else 0.003)

@@ -54,8 +54,11 @@ def test_a_misfit_that_is_noise_leaves_the_map_sure(gather):
     misfit = RecordingMisfit(WAVES, recording, Lowpass(WAVES, None))
     truth = waveform._Found(TRUTH, gather, misfit.value(gather))
     left = [
-        waveform._posterior(truth, one, misfit.weights, 40 * uncertainty(), WAVES).mean()
-        for one in (recording, replace(recording, measured_noise=0.0))
+        waveform._posterior(truth, recording, one, 40 * uncertainty(), WAVES).mean()
+        for one in (
+            misfit,
+            RecordingMisfit(WAVES, replace(recording, measured_noise=0.0), Lowpass(WAVES, None)),
+        )
     ]
     assert left[0] < 0.5 * left[1]
 
