@@ -43,7 +43,7 @@ class Inverted:
 
     @property
     def error_mps(self) -> tuple[float, float]:
-        """Mean absolute error of the predicted and of the inverted map."""
+        """Return the mean absolute errors of the predicted and the inverted map."""
         before, after = (np.abs(v - self.true_mps).mean() for v in (self.predicted_mps, self.velocity_mps))
         return float(before), float(after)
 

@@ -275,7 +275,7 @@ class Receiver:
         return None
 
     def _take(self, journal: Journal, group: list[tuple[bytes, packet.Record, int, int]]) -> None:
-        """Commit and acknowledge. The decoder hears of the records while the disk writes; the devices, after that."""
+        """Commit a group, then acknowledge it. The decoder is notified before the sync, the devices after it."""
         if not group:
             return
         try:

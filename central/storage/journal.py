@@ -87,10 +87,10 @@ class Journal:
     def __init__(self, data_dir: Path, log: Log | None = None) -> None:
         """Open the journal. Damaged records are skipped and reported to ``log``."""
         self._database = connect(data_dir, create=True)
-        # Commits are synced by `_sync` and not by SQLite, so that others see them while the disk writes.
+        # SQLite does not sync these commits; `_sync` does, so that other connections see them while the disk writes.
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._wal = data_dir / f"{FILE_NAME}-wal"
-        # Why the disk cannot be trusted any more, or empty.
+        # Reason of a failed sync, or empty.
         self._sync_failed = ""
         self._log = log
         # Id of the last record of the latest read, intact or damaged; None if there was none.
@@ -99,14 +99,14 @@ class Journal:
     def commit(
         self, records: Sequence[tuple[Record, int, int]], seen: Callable[[int], None] = lambda newest: None
     ) -> CommitResult:
-        """Commit a group of ``(record, received_us, wire_bytes)`` in one transaction; on return it is on the disk.
+        """Commit a group of records durably in one transaction.
 
         Records that are already stored are left unchanged.
 
         Args:
-            records: The group.
-            seen: Called with the id of the newest new record when other connections see it, before the disk has it. A
-                power cut takes later commits of this file with it, such as maps of these records.
+            records: ``(record, received_us, wire_bytes)`` of each.
+            seen: Called with the id of the newest new record once other connections can read it, before the sync. A
+                power cut at that moment also loses what was committed after it, such as maps of these records.
 
         Raises:
             StoreError: The commit failed, for example on a full disk; nothing of the group is kept. After a failed
@@ -130,7 +130,7 @@ class Journal:
         return CommitResult(new, conflicts)
 
     def _sync(self) -> None:
-        """Wait until the disk has all commits so far."""
+        """Return when all commits so far are on the disk."""
         try:
             with self._wal.open("rb") as wal:
                 os.fdatasync(wal.fileno())

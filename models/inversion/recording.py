@@ -96,7 +96,7 @@ class Lowpass:
         self._n = 2 * a.n_time
         frequency_hz = np.fft.rfftfreq(self._n, a.dt_s)
         self._gain = None if cut_hz is None else np.exp(-np.square(frequency_hz / cut_hz) / 2)
-        # Share of white noise's power that passes.
+        # Share of the power of white noise that passes.
         self.power = 1.0 if self._gain is None else float(np.mean(np.square(self._gain)))
 
     def __call__(self, gather: np.ndarray) -> np.ndarray:

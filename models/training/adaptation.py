@@ -137,14 +137,14 @@ def blend(
     validation: np.ndarray,
     most_mae: float,
 ) -> tuple[float, float]:
-    """Move trained weights back towards the original ones, as far as the original families ask for.
+    """Move trained weights back towards the original ones until the error on the original families is allowed.
 
-    Between the two, what was learnt and what was known are both kept better than by either end (Wortsman et al. 2022,
-    "Robust fine-tuning of zero-shot models", CVPR).
+    Weights between the two keep most of what was learnt at a part of its cost (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models", CVPR).
 
     Args:
         learner: The trained decoder; its weights are changed.
-        original: Weights of the decoder that training started from, as ``get_weights`` returns them.
+        original: Weights of the decoder before its adaptation, as ``get_weights`` returns them.
         batches: Data and encoder.
         validation: Samples of the original families.
         most_mae: Largest error on them, normalised maps.

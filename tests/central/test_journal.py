@@ -109,7 +109,7 @@ def test_after_a_failed_sync_nothing_is_taken_for_kept(journal, monkeypatch):
             StoreError, match="failed to keep central.sqlite-wal .Input/output error.; check the"
         ):
             journal.commit(group(latent_record()))
-    # The record is in the file, yet perhaps not on the disk: repeated, it must not be acknowledged.
+    # The record is in the file but perhaps not on the disk. A repeat must not be acknowledged.
     with pytest.raises(StoreError, match="start the centre again"):
         journal.commit(group(latent_record()))
 

@@ -1,4 +1,4 @@
-"""An adapted decoder goes back towards the original one until it knows the original families again."""
+"""An adapted decoder moves back towards its parent until its error on the original families is within the limit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The released decoder draws no pattern that repeats with its patches of five cells."""
+"""The released decoder leaves no checkerboard: its patches of five cells are not visible in its maps."""
 
 import numpy as np
 import pytest
