@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from central.config import CentralConfig, GatewaySection, ModelSection
 from central.dashboard.metrics import MetricsServer, RuntimeMetrics, decode_histogram
+from central.file_descriptors import raise_limit
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import keep_expected
 from central.fleet.history import HistoryKeeper
 from central.gateway.gateway import Gateway
 from central.gateway.sessions import FrameAuthenticators
 from central.ingest.authentication import CurveAuthenticator
-from central.ingest.connections import allow_many_connections
 from central.ingest.receiver import GATEWAYS, DeviceServices, Expected, Receiver
 from central.learning.switching import Switching
 from central.pipeline.decoders import MapDecoder, load_in_use, load_release
@@ -177,7 +177,7 @@ class Service:
         Raises:
             StoreError: The database cannot be read.
         """
-        allow_many_connections()
+        raise_limit()
         received = threading.Event()
         receiving = self._thread("receiver", self._receive)
         decoding = self._thread("decoder", self._decoding.run)

@@ -7,8 +7,10 @@ devices need.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
+import time
 from collections import Counter
 from typing import Any
 
@@ -16,16 +18,24 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from central.file_descriptors import within_limit
 from firmware_py.links.port import split_endpoint
 
-# Open connections of one server; leaves file descriptors for devices.
+# Limit on a server's open connections: 1 / CONNECTIONS_SHARE of the file descriptors, at most MAX_CONNECTIONS.
 MAX_CONNECTIONS = 128
+CONNECTIONS_SHARE = 8
+# Pause where no file descriptor is free for a connection, seconds.
+NO_FILE_PAUSE_S = 0.2
 # Time to receive a request's headers, from the connection or the previous response, seconds.
 REQUEST_S = 10.0
 # Time without a read by the peer while a response waits, seconds.
 UNREAD_S = 30.0
 # Time for pending requests at shutdown, seconds.
 LAST_ANSWERS_S = 2
+
+
+def _most_connections() -> int:
+    return within_limit(MAX_CONNECTIONS, CONNECTIONS_SHARE)
 
 
 class _Connections:
@@ -37,7 +47,7 @@ class _Connections:
     def add(self, protocol: _Protocol) -> None:
         """Add a connection. Above the cap, close the oldest idle one of the busiest address, or else this one."""
         self._open[protocol] = None
-        if len(self._open) <= MAX_CONNECTIONS:
+        if len(self._open) <= _most_connections():
             return
         counted = Counter(one.address for one in self._open)
         idle = [one for one in self._open if not one.busy and one is not protocol]
@@ -111,6 +121,23 @@ class _Protocol(H11Protocol):
         self._request_due = self.loop.call_later(REQUEST_S, self.transport.abort)
 
 
+class _Listener(socket.socket):
+    """Listening socket that asyncio may poll while the process has no file descriptor left.
+
+    asyncio 3.11 to 3.13 tries ``accept`` as often as the backlog is long then, every second, with a traceback each.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            # The peer that waits keeps the socket readable: without a pause the loop would spin.
+            time.sleep(NO_FILE_PAUSE_S)
+            raise BlockingIOError from None
+
+
 def bounded_server(app: ASGIApp) -> uvicorn.Server:
     """Return an HTTP server of ``app`` with this module's bounds; ``serve(sockets=...)`` runs it."""
     connections = _Connections()
@@ -123,7 +150,7 @@ def bounded_server(app: ASGIApp) -> uvicorn.Server:
             app,
             access_log=False,
             # Accepted in one go: fewer than could evict a connection before its request is read.
-            backlog=MAX_CONNECTIONS // 2,
+            backlog=_most_connections() // 2,
             date_header=False,
             http=protocol,  # type: ignore[arg-type]
             lifespan="off",
@@ -141,4 +168,5 @@ def listen(address: str) -> socket.socket:
     """Return a socket that listens at ``address`` (host:port). Raises ``OSError``."""
     host, port = split_endpoint(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host.strip("[]"), port), family=family)
+    with socket.create_server((host.strip("[]"), port), family=family) as listener:
+        return _Listener(fileno=listener.detach())

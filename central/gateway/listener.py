@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from central.errors import CentralError
+from central.file_descriptors import within_limit
 from central.gateway.sessions import CountLog
 from firmware_py.links.port import PortError, TcpPort, split_endpoint
 from firmware_py.protocol.framing import MAX_FRAME_BYTES, Deframer
 from firmware_py.runtime.log import Log
 
+# Limit on waiting connections: 1 / WAITING_SHARE of the file descriptors, at most MAX_WAITING.
 MAX_WAITING = 256
+WAITING_SHARE = 4
 AUTHENTIC_WITHIN_S = 10.0
 # Buffer limit: the largest record behind part of another.
 MAX_FIRST_BYTES = 2 * MAX_FRAME_BYTES
@@ -110,7 +113,7 @@ class TcpListener:
                         time.sleep(POLL_S)
                 return
             self.counts["connections"] += 1
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) >= within_limit(MAX_WAITING, WAITING_SHARE):
                 self._make_room()
             name = _name(address, number)
             try:

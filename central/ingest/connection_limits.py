@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import resource
 import socket
 import struct
 import termios
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from central.file_descriptors import within_limit
 from firmware_py.runtime.log import Log
 
 # Bytes in ZeroMQ's memory of one connection: a full queue (RCVHWM) of the largest records.
@@ -107,8 +107,7 @@ class ConnectionLimits:
     def accepted(self, fd: int) -> None:
         """Note a connection that ZeroMQ accepted, unless it has ended meanwhile."""
         self._find(fd)
-        most = min(MAX_UNPROVEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // UNPROVEN_SHARE)
-        if self._n_unproven > most:
+        if self._n_unproven > within_limit(MAX_UNPROVEN, UNPROVEN_SHARE):
             busiest = max(self._unproven.values(), key=len)
             self._end(next(iter(busiest)), "too many connections without a message")
 

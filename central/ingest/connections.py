@@ -6,7 +6,6 @@ events are the only trace of it.
 
 from __future__ import annotations
 
-import resource
 import struct
 import time
 from collections import Counter, deque
@@ -91,9 +90,3 @@ class Connections:
             self._monitor.recv_multipart()
         self._router.disable_monitor()
         self._monitor.close(0)
-
-
-def allow_many_connections() -> None:
-    """Raise this process's open-file limit to the system's maximum; the default of 1,024 limits connections."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -16,7 +16,7 @@ import zmq
 import zmtp
 from chaos_world import tiny_world
 from fake_decoder import LATENT, MODEL_HASH, latent_record
-from honest import open_link
+from honest import RESEND_S, open_link
 from ports import free_port
 from waiting import wait_until
 
@@ -74,10 +74,15 @@ def attack(port, seconds, *options):
 
 
 def deliver(link, record):
-    """Send until the link is up; the answer to it."""
+    """Send as a device does, again until it is answered; the answer to it."""
     data = packet.encode_record(record)
-    wait_until(lambda: link.send(data) or link.receive(0.02), 30, "the connection")
-    return packet.decode_record(wait_until(lambda: link.receive(0.1), 30, "the answer"))
+
+    def answer():
+        if link.send(data):
+            return link.receive(RESEND_S)
+        return link.receive(0.02)
+
+    return packet.decode_record(wait_until(answer, 60, "the answer"))
 
 
 @pytest.mark.slow

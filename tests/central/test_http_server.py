@@ -1,6 +1,7 @@
 """Silent, slow and non-reading connections: page and metrics still answer other peers."""
 
 import asyncio
+import resource
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
 import pytest
+from file_limit import no_file_left
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
@@ -141,6 +143,28 @@ def test_silent_connections_give_way_the_oldest_first(serve, no_deadline, monkey
         assert ended(peers[0])
         peers[1].settimeout(0.2)
         assert not ended(peers[1]), "one gives way to one"
+
+
+def test_without_a_free_file_it_waits_quietly_and_answers_once_there_is_one(serve, caplog):
+    port = serve()
+    assert b"200 OK" in answer(port)
+    with socket.socket() as late:
+        late.settimeout(20)
+        with no_file_left():
+            late.connect(("127.0.0.1", port))
+            late.sendall(ASK)
+            time.sleep(1.5 * http_server.NO_FILE_PAUSE_S)
+        assert b"200 OK" in late.recv(1 << 16)
+    assert not caplog.records, "asyncio writes a traceback for each attempt"
+
+
+def test_a_small_file_limit_bounds_the_connections_too(serve, no_deadline, monkeypatch):
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(http_server, "CONNECTIONS_SHARE", limit // 3)
+    port = serve()
+    with ExitStack() as stack:
+        peers = [stack.enter_context(closing(connect(port))) for _ in range(4)]
+        assert ended(peers[0])
 
 
 def test_connections_at_work_are_kept_and_the_newcomer_is_closed(serve, no_deadline, monkeypatch):

@@ -8,12 +8,12 @@ import contextlib
 import socket
 import sys
 
-from central.ingest.connections import allow_many_connections
+from central.file_descriptors import raise_limit
 
 # Signature, version, mechanism, as-server, filler.
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + bytes(1) + bytes(31)
 
-allow_many_connections()
+raise_limit()
 peers = []
 first, *others = (int(port) for port in sys.argv[2:])
 for number in range(int(sys.argv[1])):
