@@ -259,7 +259,7 @@ def test_an_ordered_run_goes_on_from_another_and_leaves_plain_networks(run, data
 @eagerly()
 def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, data, tmp_path):
     def go_on(folder, start_from=None, **budget):
-        budget = Budget(batch=16, epochs=0.3, **budget)
+        budget = Budget(batch=8, epochs=0.1, **budget)
         return start_run(
             TrainRequest("inversionnet", [data], folder, budget, start_from=start_from, acquisition=SURVEY)
         )
