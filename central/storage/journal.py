@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from central.storage.database import FILE_NAME, StoreError, connect, reported, transaction
+from central.storage.database import StoreError, connect, reported, transaction
 from firmware_py.protocol.packet import Record
 from firmware_py.runtime.log import Log
 
@@ -89,7 +90,9 @@ class Journal:
         self._database = connect(data_dir, create=True)
         # SQLite does not sync these commits; `_sync` does, so that other connections see them while the disk writes.
         self._database.execute("PRAGMA synchronous = NORMAL")
-        self._wal = data_dir / f"{FILE_NAME}-wal"
+        self._wal = self._open_wal()
+        # True if committed records may not be on the disk. A killed predecessor may have left some.
+        self._unsynced = True
         # Reason of a failed sync, or empty.
         self._sync_failed = ""
         self._log = log
@@ -125,21 +128,43 @@ class Journal:
                     conflicts.add(place)
             self._count(new)
         if new:
+            self._unsynced = True
             seen(new[-1].id)
+        if self._unsynced:
             self._sync()
         return CommitResult(new, conflicts)
+
+    def _open_wal(self) -> IO[bytes]:
+        """Open the write-ahead log, and keep it open: a commit needs no free file descriptor then.
+
+        Linux reports a failed write to each file that was open at the time. A file that is opened later does not hear
+        of it once SQLite has, for example in a checkpoint.
+
+        Raises:
+            StoreError: It cannot be opened.
+        """
+        # SQLite follows a symbolic link; the log lies beside the real file.
+        _, _, path = self._database.execute("PRAGMA database_list").fetchone()
+        try:
+            return open(f"{path}-wal", "rb")
+        except OSError as error:
+            self._database.close()
+            raise StoreError(
+                f"{path}-wal: cannot be opened ({error.strerror}); expected a file that SQLite keeps while the "
+                "centre runs"
+            ) from None
 
     def _sync(self) -> None:
         """Return when all commits so far are on the disk."""
         try:
-            with self._wal.open("rb") as wal:
-                os.fdatasync(wal.fileno())
+            os.fdatasync(self._wal.fileno())
         except OSError as error:
             self._sync_failed = (
                 f"journal: the disk failed to keep {self._wal.name} ({error.strerror}); check the disk, then start "
                 "the centre again"
             )
             raise StoreError(self._sync_failed) from None
+        self._unsynced = False
 
     def _count(self, new: list[JournalEntry]) -> None:
         """Update the device counters: one write per group and boot, in the group's transaction, to keep it cheap."""
@@ -259,6 +284,7 @@ class Journal:
 
     def close(self) -> None:
         self._database.close()
+        self._wal.close()
 
 
 def damaged_records(database: sqlite3.Connection) -> Iterator[int]:

@@ -4,10 +4,12 @@ import errno
 import os
 import resource
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_decoder import LATENT, MODEL_HASH, OTHER_HASH, latent_record
+from file_limit import no_file_left
 from kill_images import check_kills
 
 from central.storage.database import FILE_NAME, StoreError, connect, lock
@@ -106,12 +108,60 @@ def test_after_a_failed_sync_nothing_is_taken_for_kept(journal, monkeypatch):
     with monkeypatch.context() as disk:
         disk.setattr("central.storage.journal.os.fdatasync", fail)
         with pytest.raises(
-            StoreError, match="failed to keep central.sqlite-wal .Input/output error.; check the"
+            StoreError, match="failed to keep .*central.sqlite-wal .Input/output error.; check the"
         ):
             journal.commit(group(latent_record()))
     # The record is in the file but perhaps not on the disk. A repeat must not be acknowledged.
     with pytest.raises(StoreError, match="start the centre again"):
         journal.commit(group(latent_record()))
+
+
+def test_it_keeps_records_with_no_file_left(journal):
+    with no_file_left():
+        assert len(journal.commit(group(latent_record())).new) == 1
+    assert len(journal.commit(group(latent_record(sequence=2))).new) == 1
+
+
+def test_the_file_that_is_synced_was_open_before_the_disk_could_fail(journal, data_dir, monkeypatch):
+    """Linux reports a failed write once to each file that was open at the time, and to no later one."""
+    wal, open_files = str(data_dir / f"{FILE_NAME}-wal"), Path("/proc/self/fd")
+    counted = []
+
+    def count(_):
+        counted.append([os.path.realpath(one) for one in open_files.iterdir()].count(wal))
+
+    monkeypatch.setattr("central.storage.journal.os.fdatasync", count)
+    journal.commit(group(latent_record()), count)
+    assert counted[0] == counted[1]
+
+
+def test_records_that_a_killed_centre_left_are_synced_before_they_are_acknowledged(data_dir, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    def die(_):
+        raise KilledError
+
+    killed, successor = Journal(data_dir), Journal(data_dir)
+    with pytest.raises(KilledError):
+        killed.commit(group(latent_record()), die)
+    synced = []
+    monkeypatch.setattr("central.storage.journal.os.fdatasync", synced.append)
+    assert successor.commit(group(latent_record())).new == []
+    assert len(synced) == 1
+    successor.commit(group(latent_record()))
+    assert len(synced) == 1, "once is enough"
+    killed.close()
+    successor.close()
+
+
+def test_a_database_behind_a_symbolic_link_is_synced_too(tmp_path):
+    Journal(tmp_path / "disk").close()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / FILE_NAME).symlink_to(tmp_path / "disk" / FILE_NAME)
+    journal = Journal(tmp_path / "data")
+    assert len(journal.commit(group(latent_record())).new) == 1
+    journal.close()
 
 
 def test_a_number_that_sqlite_cannot_hold_leaves_the_journal_usable(journal):
