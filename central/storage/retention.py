@@ -1,17 +1,21 @@
 """Delete old events so that the store stays bounded: ``[retention]``, off by default.
 
 Events are deleted by age, by number and on low disk space, oldest first, with their maps, records, recordings and
-pictures. Flagged and refined events are kept. On low disk space, superseded maps are deleted before whole events.
-Transactions are short, since the receiver uses the same file.
+pictures. Flagged and refined events are kept. On low disk space, superseded maps are deleted first, then pictures, then
+whole events; ``epic central export --format png`` draws a deleted picture again. Transactions are short, since the
+receiver uses the same file.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 
 from central.config import RetentionSection
@@ -23,7 +27,9 @@ from firmware_py.runtime.log import Log, now_us
 EVERY_S = 60.0
 # Pause between transactions, seconds; lets the receiver write.
 PAUSE_S = 0.02
-BATCH_EVENTS, BATCH_MAPS, BATCH_RECORDS = 20, 20, 500
+BATCH_EVENTS, BATCH_MAPS, BATCH_RECORDS, BATCH_PICTURES = 20, 20, 500, 100
+# Pictures sorted by age at once; bounds the memory, whatever the folder holds.
+MAX_LISTED = 10_000
 DAY_US = 86_400_000_000
 
 _SUPERSEDED = (
@@ -40,9 +46,12 @@ SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(row
 """
 
 
+PICTURES = "pictures"
+
+
 def picture_path(data_dir: Path, survey: int, event: int) -> Path:
     """Return the path of the picture of an event's map."""
-    return data_dir / "pictures" / f"survey{survey}-event{event:06d}.png"
+    return data_dir / PICTURES / f"survey{survey}-event{event:06d}.png"
 
 
 class Retention:
@@ -70,7 +79,7 @@ class Retention:
         Raises:
             StoreError: A transaction failed.
         """
-        events = maps = 0
+        events = maps = pictures = 0
         section = self._section
         with closing(connect(self._data_dir)) as database:
             if section.max_age_days is not None:
@@ -83,13 +92,14 @@ class Retention:
                 self._remove_recordings(database, section.max_recordings_mib << 20)
             if self._is_short(database):
                 maps = self._remove_superseded(database, stopping)
+                pictures = self._remove_pictures(database, stopping)
                 while not stopping.is_set() and self._is_short(database):
                     if not (removed := self._remove_events(database, stopping, most=BATCH_EVENTS)):
                         self._log.write("retention_short", reason="only flagged and refined events are left")
                         break
                     events += removed
-        if events or maps:
-            self._log.write("retention", events=events, superseded_maps=maps)
+        if events or maps or pictures:
+            self._log.write("retention", events=events, superseded_maps=maps, pictures=pictures)
         return events, maps
 
     def _is_short(self, database: sqlite3.Connection) -> bool:
@@ -165,6 +175,25 @@ class Retention:
             surplus_bytes -= size
             self._log.write("recordings_removed", survey=survey, event=event, bytes=size)
 
+    def _remove_pictures(self, database: sqlite3.Connection, stopping: threading.Event) -> int:
+        """Delete pictures, the oldest first, until enough is free; return their number. Each can be drawn again."""
+        removed = 0
+        paths: Iterator[str] = iter(())
+        while not stopping.is_set() and self._is_short(database):
+            batch = list(islice(paths, BATCH_PICTURES))
+            if not batch:
+                paths = iter(_oldest_files(self._data_dir / PICTURES))
+                batch = list(islice(paths, BATCH_PICTURES))
+            before = removed
+            for path in batch:
+                with suppress(OSError):
+                    os.unlink(path)
+                    removed += 1
+            if removed == before:
+                break
+            stopping.wait(PAUSE_S)
+        return removed
+
     def _remove_superseded(self, database: sqlite3.Connection, stopping: threading.Event) -> int:
         removed, after = 0, 0
         while not stopping.is_set() and self._is_short(database):
@@ -181,3 +210,17 @@ class Retention:
             removed, after = removed + len(ids), ids[-1][0]
             stopping.wait(PAUSE_S)
         return removed
+
+
+def _oldest_files(folder: Path) -> list[str]:
+    """Return up to ``MAX_LISTED`` pictures of a folder, the oldest first; none if it cannot be read."""
+    return [path for _, path in heapq.nsmallest(MAX_LISTED, _dated_files(folder))]
+
+
+def _dated_files(folder: Path) -> Iterator[tuple[int, str]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            # A file may go meanwhile.
+            with suppress(OSError):
+                if entry.name.endswith(".png") and entry.is_file(follow_symlinks=False):
+                    yield entry.stat(follow_symlinks=False).st_mtime_ns, entry.path

@@ -1,5 +1,6 @@
 """The store gives up what it is told to, the oldest first, and never what is flagged or refined."""
 
+import os
 import shutil
 import threading
 from collections import namedtuple
@@ -41,12 +42,16 @@ def prune(data_dir, **section):
     return Retention(data_dir, RetentionSection(**section), Log(data_dir / "log")).prune(threading.Event())
 
 
-def left(data_dir):
+def pictures_left(data_dir):
+    return sorted(int(path.stem.split("event")[1]) for path in (data_dir / "pictures").iterdir())
+
+
+def left(data_dir, with_pictures=True):
     with closing(Store(data_dir)) as store:
         events = [stored.event for stored in store.newest()]
     with closing(connect(data_dir)) as database:
         records = database.execute("SELECT DISTINCT event FROM record ORDER BY event").fetchall()
-    pictures = sorted(int(path.stem.split("event")[1]) for path in (data_dir / "pictures").iterdir())
+    pictures = pictures_left(data_dir) if with_pictures else events
     recordings = sorted(int(path.stem.split("event")[1]) for path in (data_dir / "recordings").iterdir())
     assert events == [event for (event,) in records] == pictures == recordings
     return events
@@ -99,10 +104,35 @@ def test_for_want_of_disk_superseded_maps_go_before_events(data_dir, put, monkey
     # Revisions 1 and 2 of event 1; 3 is refined. Then event 2; the last one stays.
     free[0] = 0
     assert prune(data_dir, min_free_mib=9) == (1, 2)
-    assert left(data_dir) == [1, 3]
+    assert left(data_dir, with_pictures=False) == [1, 3]
     with closing(Store(data_dir)) as store:
         assert [stored.revision for stored in store.revisions(1)] == [3]
     assert '"retention_short"' in (data_dir / "log").read_text()
+
+
+def test_for_want_of_disk_pictures_go_before_events_the_oldest_first(data_dir, put, monkeypatch):
+    """A picture can be drawn again from its map, an event cannot."""
+    monkeypatch.setattr(module, "BATCH_PICTURES", 1)
+    monkeypatch.setattr(module, "MAX_LISTED", 2)
+    for event in range(1, 6):
+        put(event, **({"flags": ["look at it"]} if event == 2 else {}))
+        os.utime(picture_path(data_dir, 1, event), (event, event))
+    put_map(data_dir, 1, last_record=5)
+    (data_dir / "pictures" / "notes.txt").write_text("an operator's")
+    # Enough is free once two pictures are left.
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda path: namedtuple("usage", "free")(
+            (9 << 20) * (len(list((data_dir / "pictures").glob("*.png"))) <= 2)
+        ),
+    )
+    assert prune(data_dir, min_free_mib=9) == (0, 1)
+    assert (data_dir / "pictures" / "notes.txt").exists()
+    (data_dir / "pictures" / "notes.txt").unlink()
+    assert pictures_left(data_dir) == [4, 5]
+    assert left(data_dir, with_pictures=False) == [1, 2, 3, 4, 5]
+    assert '"pictures": 3' in (data_dir / "log").read_text()
 
 
 def test_a_flood_of_one_event_is_removed_in_short_transactions(data_dir, put, monkeypatch):
