@@ -23,16 +23,14 @@ A missing section defaults to the benchmark's. A section that is present must be
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 import tomllib
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from physics.acquisition import Acquisition, AcquisitionError
+from physics.files.toml_keys import line_of, nearest
 from physics.modelling import fastest_stable_mps
 
 # Patch size of the decoder in cells; checked here, before data are generated.
@@ -84,24 +82,14 @@ def _check_keys(content: dict, text: str) -> None:
     for name, section in content.items():
         if name not in SECTIONS or not isinstance(section, dict):
             raise AcquisitionError(
-                f"{_line_of(text, name)}[{name}]: {_nearest(name, SECTIONS)}expected sections {', '.join(SECTIONS)}"
+                f"{line_of(text, name)}[{name}]: {nearest(name, SECTIONS)}expected sections {', '.join(SECTIONS)}"
             )
         for key in section:
             if key not in SECTIONS[name]:
                 raise AcquisitionError(
-                    f"{_line_of(text, key)}{name}.{key}: {_nearest(key, SECTIONS[name])}expected "
+                    f"{line_of(text, key)}{name}.{key}: {nearest(key, SECTIONS[name])}expected "
                     f"{', '.join(SECTIONS[name])}"
                 )
-
-
-def _line_of(text: str, word: str) -> str:
-    found = re.search(rf"^\s*\[*\s*{re.escape(word)}\b", text, re.MULTILINE)
-    return f"line {text.count(chr(10), 0, found.end()) + 1}: " if found else ""
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _from_sections(content: dict) -> Acquisition:

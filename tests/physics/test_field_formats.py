@@ -460,6 +460,21 @@ def test_receivers_that_are_no_ids(tmp_path, control, receivers, message):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("receivers", "recievers", "line 1: unknown key 'recievers'; did you mean 'receivers'"),
+        ("shots", "shot_times", "line 2: unknown key 'shot_times'; did you mean 'shots'"),
+        ("shots", "azimuth = 3\nshots", "line 2: unknown key 'azimuth'; known are receivers, shots"),
+    ],
+)
+def test_an_unknown_key_of_a_geometry_is_named(tmp_path, control, old, new, message):
+    path = geometry(tmp_path)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(FieldFileError, match=message):
+        from_stations(CASES / "30-good.mseed", path)
+
+
+@pytest.mark.parametrize(
     ("first", "message"),
     [
         ("yesterday", "expected a time in ISO 8601 .* got 'yesterday'"),

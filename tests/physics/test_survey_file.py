@@ -92,8 +92,13 @@ def test_a_manifest_has_its_survey(tmp_path):
         ("[15, 35]", "[15, 34]", "expected every receiver 0..35 exactly once"),
         ("[15, 35]", "[]", "devices: expected count = 1 to 36"),
         ("receivers = [[0, 11]", "count = 3\nreceivers = [[0, 11]", "devices: expected count = 1 to 36"),
-        ("[devices]", "[device]", "[device]: did you mean 'devices'? expected sections map, record"),
-        ("length_s", "length", "record.length: did you mean 'length_s'? expected length_s, interval_ms"),
+        ("[devices]", "[device]", "line 17: [device]: did you mean 'devices'? expected sections map, record"),
+        ("length_s", "length", "line 8: record.length: did you mean 'length_s'? expected length_s, interval"),
+        (
+            "length_s = 0.8",
+            "length_s = 0.0001",
+            "record.length_s: expected at least a period of the source, 0.0833 s, and two samples, got 0.0001 s",
+        ),
         ("[map]", "[map", "cannot be read"),
     ],
 )

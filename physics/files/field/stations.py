@@ -13,7 +13,10 @@ from physics.acquisition import Acquisition
 from physics.files.field.grid import record_on_grid, same_interval
 from physics.files.field.traces import ChannelRecords, FieldFileError, Segment
 from physics.files.times import format_time, parse_time_ns
+from physics.files.toml_keys import line_of, nearest
 
+# Keys of a geometry file.
+KEYS = ("receivers", "shots")
 _DATE_ALONE = re.compile(r"\d{4}[-/]?\d{2}[-/]?\d{2}")
 
 
@@ -170,9 +173,16 @@ def join(pieces: list[Segment]) -> list[Segment]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise FieldFileError(f"{path}: cannot be read ({error}); expected TOML") from None
+    for key in content:
+        if key not in KEYS:
+            raise FieldFileError(
+                f"{path}: {line_of(text, key)}unknown key {key!r}; {nearest(key, KEYS)}known are {', '.join(KEYS)}"
+            )
+    return content
 
 
 def _list_of(path: Path, content: dict[str, Any], key: str, count: int) -> list[Any]:
