@@ -8,10 +8,25 @@ import numpy as np
 
 from physics.families.family import FRAME_CELLS, Frame
 
-# The benchmark's anti-aliasing kernel of a step along each axis.
-_KERNEL = (0.0535, 0.893, 0.0535)
-# Share of the A maps whose fault crosses the whole map.
-_CROSSING_SHARE = 0.72
+# The benchmark draws its A maps in half cells, at these offsets from each cell, and keeps this mean of them, so that a
+# step reads 0, .0535, .9465, 1.
+_OFFSETS = np.array([-0.75, -0.25, 0.25, 0.75])
+_KERNEL = np.array([0.0535, 0.4465, 0.4465, 0.0535])
+# Share of the A maps whose block slides up.
+_UP_SHARE = 0.76
+# Rows over which the sliding raises the ground around the block by one more cell.
+_RAISED_ROWS = 181.5
+
+
+def fine(frame: Frame) -> Frame:
+    """Return the half cells around each cell of a frame, for ``smooth``: four times as many rows and columns."""
+    return Frame((frame.z + _OFFSETS[None, :]).reshape(-1, 1), (frame.x.T + _OFFSETS[None, :]).reshape(1, -1))
+
+
+def smooth(field: np.ndarray) -> np.ndarray:
+    """Average a map that was drawn on a ``fine`` frame, ``(4 nz, 4 nx)``, to ``(nz, nx)``."""
+    rows = np.tensordot(field.reshape(-1, 4, field.shape[1]), _KERNEL, (1, 0))
+    return np.tensordot(rows.reshape(len(rows), -1, 4), _KERNEL, (2, 0))
 
 
 def slide(
@@ -35,40 +50,30 @@ def slide(
     return np.where(right, z - throw, z), np.where(right, x - throw * run, x), right
 
 
-def smooth(field: np.ndarray) -> np.ndarray:
-    """Blur lightly along both axes, so that a step reads 0, .0535, .9465, 1; edges are repeated."""
-    side, centre, _ = _KERNEL
-    for axis in (0, 1):
-        padded = np.pad(field, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
-        before = np.take(padded, range(field.shape[axis]), axis)
-        after = np.take(padded, range(2, field.shape[axis] + 2), axis)
-        field = centre * field + side * (before + after)
-    return field
-
-
 @dataclass(frozen=True)
 class Break:
-    """Where the material of a broken map comes from; every array is ``(nz, nx)``.
+    """Where the material of a broken map comes from; every array has the shape of the map.
 
     Attributes:
         z: Depth, cells.
         x: Position, cells.
-        mixed: Share of other material mixed in, 0 to 1.
-        mixed_z: Depth at which the mixed-in material comes from, cells.
+        mixed: Share of the unbroken map's material mixed in, 0 to 1.
+        trace: Share of the neighbouring layer's velocity mixed in, 0 to 1.
     """
 
     z: np.ndarray
     x: np.ndarray
     mixed: np.ndarray
-    mixed_z: np.ndarray
+    trace: np.ndarray
 
 
 def break_lightly(rng: np.random.Generator, frame: Frame, throw: float, first: float) -> Break:
     """Draw the fault of an A map.
 
-    Most faults cross the whole map. Otherwise a block between the fault and steep edges inside the map slides down,
-    reversed. Many faults end below the first interface. Where one does not, old and new material are often mixed
-    beside it at the first interface. The fault itself is a faint, broken line.
+    The block below the fault slides, mostly up and as far as the map goes, else down between steep edges inside the
+    map. The ground above the fault is raised a little, up to a steep edge. Old and new material are often mixed at the
+    first interface of a block that went down. Along the fault, and in dashes along the edge of the raised ground, a
+    little of the neighbouring layer shows.
 
     Args:
         rng: Random generator.
@@ -77,29 +82,45 @@ def break_lightly(rng: np.random.Generator, frame: Frame, throw: float, first: f
         first: Depth of the first interface, cells.
     """
     z, x = np.broadcast_arrays(frame.z, frame.x)
+    # Blocks slide by whole half cells.
+    throw = np.round(2 * throw) / 2
     side = rng.choice([-1.0, 1.0])
     dip = rng.uniform(25.0, 45.0) if rng.random() < 0.15 else rng.uniform(50.0, 89.0)
     run = 1 / np.tan(np.deg2rad(dip))
-    # Distance behind the fault, seen from the side to which it dips.
+    # Distance behind the fault, seen from the side to which it dips; the block that slides is in front.
     across = side * (x - rng.uniform(5.0, 65.0)) - (z - 35.0) * run
-    if rng.random() < _CROSSING_SHARE:
-        block = across > 0
-        throw = throw * rng.choice([-1.0, 1.0], p=[0.25, 0.75])
+    middle = side * (x - 34.5)
+    edge = 31.0 - 0.104 * (z - 36.5)
+    inside = middle < edge
+    block = (across < 0) & inside
+    mixed, upper_end = np.zeros(z.shape), 0.0
+    if rng.random() < _UP_SHARE:
+        throw = -throw
     else:
-        tilted = side * (x - 34.5) + 0.09 * (z - 35.0)
-        block = (across < 0) & (tilted > rng.uniform(-36.0, -24.0)) & (tilted < rng.uniform(27.0, 34.0))
-        run = -run
-    mixed, mixed_z = np.zeros(z.shape), z
-    lowest = first + max(throw, 0.0) + 1.5
-    if rng.random() < 0.45:
-        block = block & (z > lowest + rng.uniform(0.0, 4.0))
-    elif rng.random() < 0.6:
-        mixed = 0.5 * (block & (z < lowest + 1.0) & (np.abs(across) < rng.uniform(7.0, 15.0)))
-    dashes = rng.random(FRAME_CELLS) < 0.4
-    trace = (np.abs(across) < 0.6) & (z > first - 8.0) & dashes[z.astype(int)]
-    mixed = np.where(trace, rng.uniform(0.03, 0.25), mixed)
-    mixed_z = np.where(trace, z + rng.choice([-10.0, 10.0], p=[0.4, 0.6]), mixed_z)
-    return Break(np.where(block, z - throw, z), np.where(block, x - side * throw * run, x), mixed, mixed_z)
+        inside &= middle + 0.09 * (z - 35.0) > rng.uniform(-36.0, -24.0)
+        block &= inside
+        upper_end = first - 10.0
+        if rng.random() < 0.7:
+            upper = z < first + throw + 1.0
+            mixed = 0.5 * (block & upper & (np.abs(across) < rng.uniform(7.0, 15.0)))
+    trace = _faint(rng, z, 0.01, 0.2, 0.85)
+    trace = np.where((np.abs(across) < 0.25 + 0.25 * run) & (z >= upper_end) & (z < 67.0), trace, 0.0)
+    dashes = (np.abs(middle - edge) < 0.25) & (z > first + 3.0) & (across > 2.0) & (z % 5.0 > 3.0)
+    trace = np.where(dashes, _faint(rng, z, 0.008, 0.25, 0.5), trace)
+    raised = np.where(inside, z + (z + 0.25) / _RAISED_ROWS, z)
+    return Break(
+        np.where(block, raised - throw, raised), np.where(block, x - side * throw * run, x), mixed, trace
+    )
+
+
+def _faint(rng: np.random.Generator, z: np.ndarray, least: float, most: float, present: float) -> np.ndarray:
+    """Draw a share between ``least`` and ``most``, or zero, for each half row; it often stays for some rows."""
+    rows = 2 * FRAME_CELLS
+    share = np.exp(rng.uniform(np.log(least), np.log(most), rows)) * (rng.random(rows) < present)
+    for row in range(1, rows):
+        if rng.random() < 0.7:
+            share[row] = share[row - 1]
+    return share[np.clip((2 * z).astype(int), 0, rows - 1)]
 
 
 def break_twice(rng: np.random.Generator, frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -48,17 +48,24 @@ def halved_velocities(rng: np.random.Generator, n_layers: int) -> np.ndarray:
 def filled_tops(rng: np.random.Generator, n_layers: int, least_share: float) -> np.ndarray:
     """Draw the interfaces of a fault map, whose layers fill the frame.
 
+    What the least thicknesses leave is dealt out as the benchmark does: to one layer after the other, any part of the
+    rest with equal chance, in a random order of the layers.
+
     Args:
         rng: Random generator.
         n_layers: Layers in the stack.
-        least_share: Least thickness of a layer as a share of an even one; the rest is dealt out at random.
+        least_share: Least thickness of a layer as a share of an even one.
 
     Returns:
         ``n_layers - 1`` increasing depths in whole cells.
     """
     least = round(least_share * FRAME_CELLS / n_layers)
-    extra = (FRAME_CELLS - n_layers * least) * rng.dirichlet(np.ones(n_layers))
-    return np.round(np.cumsum(least + extra)[:-1])
+    rest = FRAME_CELLS - n_layers * least
+    extra = np.zeros(n_layers, int)
+    for n in range(n_layers):
+        extra[n] = rest if n == n_layers - 1 else rng.integers(0, rest + 1)
+        rest -= extra[n]
+    return np.cumsum(least + rng.permutation(extra))[:-1].astype(float)
 
 
 def fill(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
@@ -76,7 +83,14 @@ def fill(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndar
 
 
 def fill_between(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-    """Interpolate the velocity at ``depth`` linearly between whole cells; arguments as for ``fill``."""
-    whole = np.floor(depth)
-    share = depth - whole
-    return (1 - share) * fill(whole, tops, velocities) + share * fill(whole + 1, tops, velocities)
+    """Interpolate the velocity at ``depth`` linearly between half cells; arguments as for ``fill``."""
+    below = depth - 0.25
+    whole = np.floor(2 * below) / 2
+    share = 2 * (below - whole)
+    return (1 - share) * fill(whole + 0.25, tops, velocities) + share * fill(whole + 0.75, tops, velocities)
+
+
+def towards_neighbour(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """Return the step from the velocity at ``depth`` to that of the layer above, or below the first layer."""
+    layer = np.searchsorted(tops, depth, side="right")
+    return velocities[np.where(layer > 0, layer - 1, 1)] - velocities[layer]
