@@ -9,7 +9,7 @@ maps.npz holds arrays (n, nz, nx) of velocity in m/s, one a family. The gather o
 benchmark's scheme. --data takes samples of OpenFWI files, evenly from all families. --noise adds white noise of that
 share of the gather's root mean square, and the released model predicts the first map from int8 latents. The table's
 seconds are processor time of this process on one thread. --work keeps the maps of each inversion; an interrupted run
-is resumed in its folder.
+is resumed in its folder with the same options. After a change of the code, take another folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from refine import Event, Refiner, choose
+from resume import claim
 
 from models.inversion.waveform import PRIORS, invert
 from physics.files.atomic import atomic_write
@@ -132,6 +133,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     parser.add_argument("--work", type=Path, help="folder that keeps the maps")
     given = parser.parse_args()
+    if given.work:
+        names = ("maps", "data", "events", "iterations", "noise", "prior", "model")
+        claim(given.work, **{name: getattr(given, name) for name in names})
     refiner = Refiner(given.model)
     print(
         "| map | predicted, m/s | inverted, m/s | share | iterations | core s | misfit | uncertainty / error |"

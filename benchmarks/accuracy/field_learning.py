@@ -10,17 +10,19 @@ through the store of a centre, and `epic central adapt`'s own code learns from i
 the events' recordings fetched. With `--label refined` their maps are inverted from the recordings, as `epic central
 refine --gather` does; with `--label true` they are the true maps, an upper bound of what recordings give. Errors are of
 fresh events that the decoder has never seen, and of the survey's own. An interrupted run is resumed
-in its folder.
+in its folder with the same options.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from resume import claim
 
 from central.config import ModelSection
 from central.learning.adapt import Learning, Settings, work_folder
@@ -235,6 +237,8 @@ class Benchmark:
             return
         given = self.given
         labels = make_labels(some, share, given.label, given.iterations, self.parent, given.work / "labels")
+        # Events that an interrupted run stored would be repeats.
+        shutil.rmtree(folder / "data", ignore_errors=True)
         fill_store(folder / "data", some, self.bundle, self.parent, labels)
         (folder / "stored").touch()
 
@@ -287,6 +291,8 @@ def main() -> None:
     from models.cli import limit_threads
 
     limit_threads(given.threads)
+    names = ("minutes", "iterations", "original", "originals", "tests", "batch", "learning_rate", "model")
+    claim(given.work, **{name: getattr(given, name) for name in names})
     release = ModelSection(bundle=given.model / "bundle", decoder=given.model / "decoder")
     bundle, parent = open_release(release)
     counts, shares = given.events or [50], given.recorded or [0.0, 0.05]
