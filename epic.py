@@ -98,6 +98,13 @@ def base_errors() -> tuple[type[Exception], ...]:
     )
 
 
+def _complain(message: object) -> None:
+    """Print an error; text of devices, servers and files in it is not obeyed by the terminal."""
+    from firmware_py.protocol.printable import printable_lines
+
+    print(f"error: {printable_lines(str(message))}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run ``epic``; returns the exit code: 0 well, 1 failed, 2 wrong use or input, 130 interrupted.
 
@@ -142,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         # A disk that is full, a path that is none, a port that is taken: it says which and why.
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
@@ -151,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
         return stop.exit_code
     except Exception as error:
         if isinstance(error, base_errors()):
-            print(f"error: {error}", file=sys.stderr)
+            _complain(error)
             return 2
         # click's own usage errors know how to show themselves.
         if hasattr(error, "show") and hasattr(error, "exit_code"):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from central.options import CONFIG_VARIABLE
+from firmware_py.protocol.printable import printable_lines
 
 app = typer.Typer(help="Check an installation and say what to repair.")
 
@@ -41,14 +42,17 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        marks = {OK: "[green]OK  [/]", WARN: "[yellow]WARN[/]", FAIL: "[red]FAIL[/]"}
         from rich.console import Console
-        from rich.markup import escape
+        from rich.text import Text
 
+        colours = {OK: "green", WARN: "yellow", FAIL: "red"}
         console = Console(soft_wrap=True)
         for finding in findings:
-            console.print(f"{marks[finding.state]}  {escape(finding.about)}: {escape(finding.said)}")
+            mark = (f"{finding.state:<4}", colours[finding.state])
+            console.print(
+                Text.assemble(mark, f"  {printable_lines(finding.about)}: {printable_lines(finding.said)}")
+            )
             if finding.advice:
-                console.print(f"      → {escape(finding.advice)}")
+                console.print(Text(f"      → {printable_lines(finding.advice)}"))
     if any(finding.state == FAIL for finding in findings):
         raise typer.Exit(1)

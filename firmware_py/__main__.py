@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from firmware_py.errors import FirmwareError
-from firmware_py.protocol.printable import printable
+from firmware_py.protocol.printable import printable, printable_lines
 from firmware_py.runtime.check import check
 from firmware_py.runtime.config import NodeConfig, load_config
 from firmware_py.runtime.node import Node
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     """Print one line, whatever a library or the centre put into its message."""
-    print("error:", *message.split(), file=sys.stderr)
+    print("error:", printable_lines(" ".join(message.split())), file=sys.stderr)
 
 
 def _check(config: NodeConfig, as_json: bool) -> int:

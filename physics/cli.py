@@ -133,7 +133,7 @@ def import_field_file(
         content |= {"origin_m": read.origin_m, "azimuth_deg": read.azimuth_deg}
     steps.write_text(json.dumps(content, indent=2) + "\n")
     for step in read.steps:
-        typer.echo(step)
+        typer.echo(_plain(step))
     peak = float(abs(read.gather).max())
     peaks = _expected_peaks(survey, acquisition)
     if peaks is None:
@@ -150,6 +150,11 @@ def import_field_file(
     if sign < 0 or (peaks is not None and not peaks[0] <= peak <= peaks[1]):
         loudness = sum(peaks) / 2 / peak if peaks is not None else 1.0
         typer.echo(f"Import again with --gain {float(f'{sign * gain * loudness:.2g}'):g}")
+
+
+def _plain(said: str) -> str:
+    """Escape what a terminal would obey: names come from servers and recordings."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
 
 
 def _check_output(out: Path, steps: Path) -> None:
@@ -202,7 +207,12 @@ def follow_server(
 
     acquisition = _survey(survey)
     following = Following(server, geometry, shots, out, acquisition, device, gain, wait_s)
-    follow(following, events, typer.echo, lambda said: typer.echo(said, err=True))
+    follow(
+        following,
+        events,
+        lambda said: typer.echo(_plain(said)),
+        lambda said: typer.echo(_plain(said), err=True),
+    )
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from boards.install.echo import echo
 from boards.install.linux.contents import InstallRequest
 from boards.install.linux.install import Plan, carry_out, make_plan
 from boards.install.linux.layout import SERVICE, STATE
@@ -133,10 +134,10 @@ def install(
         plan = _install(shell, InstallRequest(profile, bundle, settings, wheels, not no_start), dry_run)
         if dry_run:
             return
-        typer.echo(_ending(plan, shell, not no_start))
+        echo(_ending(plan, shell, not no_start))
         if wait_s and plan.steps and plan.facts["systemd"] and not no_start:
             seen = watch(shell, wait_s)
-            typer.echo(_outcome(shell, seen, wait_s))
+            echo(_outcome(shell, seen, wait_s))
             raise typer.Exit(seen.exit_code)
 
 
@@ -164,10 +165,10 @@ def run(
         if plan.facts["kind"] == "image":
             raise InstallError(f"{shell.where}: an image cannot be run here; start the board with it")
         if plan.facts["systemd"]:
-            typer.echo(f"{SERVICE} runs; its log (Ctrl-C leaves it running):")
+            echo(f"{SERVICE} runs; its log (Ctrl-C leaves it running):")
             code = shell.stream(logs_argv(shell, 10, follow=True))
         else:
-            typer.echo("No systemd there: the device runs as long as this command; its log (Ctrl-C ends it):")
+            echo("No systemd there: the device runs as long as this command; its log (Ctrl-C ends it):")
             code = shell.stream(plan.layout.run_argv("run"))
     raise typer.Exit(code if code > 0 else 0)
 
@@ -184,29 +185,29 @@ def status(
     with _reach(host, root, ssh_config) as shell:
         found = read_status(shell)
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "exit_code": found.exit_code}))
+        echo(json.dumps({**asdict(found), "exit_code": found.exit_code}))
         raise typer.Exit(found.exit_code)
     said = found.installed
-    typer.echo(f"{shell.where}: device {said['device']} of survey {said['survey']} on {said['board']}")
-    typer.echo(f"bundle     {said['bundle']} {said['model_hash']}, firmware {said['firmware']}")
+    echo(f"{shell.where}: device {said['device']} of survey {said['survey']} on {said['board']}")
+    echo(f"bundle     {said['bundle']} {said['model_hash']}, firmware {said['firmware']}")
     if found.version:
-        typer.echo(f"           version {found.version} is in use, which came by an update")
+        echo(f"           version {found.version} is in use, which came by an update")
     if not found.finished:
-        typer.echo("unfinished: the last installation was cut off; run it again")
-    typer.echo(f"spool      {'none yet' if found.waiting is None else f'{found.waiting} records wait'}")
+        echo("unfinished: the last installation was cut off; run it again")
+    echo(f"spool      {'none yet' if found.waiting is None else f'{found.waiting} records wait'}")
     service = found.service
     if service:
         memory = service.get("MemoryCurrent", "")
-        typer.echo(
+        echo(
             f"service    {service.get('ActiveState')} ({service.get('SubState')}) since "
             f"{service.get('ActiveEnterTimestamp') or 'never'}, {service.get('NRestarts')} restarts"
             + (f", {int(memory) / 2**20:.0f} MiB" if memory.isdigit() else "")
         )
     else:
-        typer.echo("service    no systemd there")
+        echo("service    no systemd there")
     if found.start:
         last = found.start.said or "nothing in its log"
-        typer.echo(f"start      {last if found.start.state == 'hello' else f'no HELLO: {last}'}")
+        echo(f"start      {last if found.start.state == 'hello' else f'no HELLO: {last}'}")
     raise typer.Exit(found.exit_code)
 
 
@@ -240,9 +241,9 @@ def remove(
         return
     with _reach(host, root, ssh_config) as shell:
         removed = uninstall(shell, purge)
-    typer.echo(f"{shell.where}: removed {', '.join(removed)}")
+    echo(f"{shell.where}: removed {', '.join(removed)}")
     if not purge:
-        typer.echo(f"Left: {STATE} with spool and recordings. To remove it: epic board uninstall --purge")
+        echo(f"Left: {STATE} with spool and recordings. To remove it: epic board uninstall --purge")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -285,14 +286,14 @@ def _reach(host: str, root: Path | None, ssh_config: Path | None) -> Iterator[Sh
 def _install(shell: Shell, order: InstallRequest, dry_run: bool) -> Plan:
     plan = make_plan(shell, order)
     for note in plan.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     if dry_run:
         for step in plan.steps:
-            typer.echo(f"would {step.text}")
+            echo(f"would {step.text}")
     else:
-        carry_out(shell, plan, typer.echo)
+        carry_out(shell, plan, echo)
     if not plan.steps:
-        typer.echo(f"{shell.where}: all is in place, nothing to change")
+        echo(f"{shell.where}: all is in place, nothing to change")
     return plan
 
 

@@ -15,8 +15,16 @@ def printable(text: str) -> str:
 
     At most ``MAX_CHARACTERS`` of it, then ``…``.
     """
-    shown = "".join(_escape(c) if unicodedata.category(c) in _HARMFUL else c for c in text[:MAX_CHARACTERS])
-    return shown + "…" if len(text) > MAX_CHARACTERS else shown
+    return _escaped(text[:MAX_CHARACTERS]) + "…" * (len(text) > MAX_CHARACTERS)
+
+
+def printable_lines(text: str) -> str:
+    """Escape ``text`` of any length in the same way, but keep its line feeds: a message with text of others in it."""
+    return "\n".join(map(_escaped, text.split("\n")))
+
+
+def _escaped(text: str) -> str:
+    return "".join(_escape(c) if unicodedata.category(c) in _HARMFUL else c for c in text)
 
 
 def _escape(character: str) -> str:

@@ -1,5 +1,6 @@
 """Whatever a device says is shown as text: on a terminal, on the page, in metrics and in the log."""
 
+import dataclasses
 import json
 import unicodedata
 from contextlib import closing
@@ -12,14 +13,15 @@ from hypothesis import strategies as st
 import epic
 from central.dashboard.feed import brief, rollout_dict
 from central.dashboard.metrics import metrics_text
+from central.doctor import FAIL, OK, WARN, Finding
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import devices
 from central.recordings.store import RecordingStore
-from central.storage.database import connect
+from central.storage.database import StoreError, connect
 from central.updates.rollout_store import DeviceState, RolloutStore
 from central.verification.refine_jobs import JobQueue
 from firmware_py.protocol import packet
-from firmware_py.protocol.health_messages import Hello, encode_health
+from firmware_py.protocol.health_messages import Health, Hello, encode_health
 from firmware_py.protocol.printable import MAX_CHARACTERS, printable
 from firmware_py.runtime.log import Log
 
@@ -81,13 +83,18 @@ def test_no_text_of_a_device_is_obeyed_anywhere(store, capsys, text):
     text = text.encode("utf-8", "ignore").decode()[:16]
     data_dir, config = store / "data", str(store / "central.toml")
     log = Log(store / "log")
-    hello = Hello(text, text, 60, 10, 0)
     with closing(connect(data_dir)) as database:
         database.execute("DELETE FROM device")
     book = DeviceRegistry(data_dir, lambda record: None, log)
-    book.handle(
-        packet.Record(packet.HELLO, 0, 1, 1, 1, model_hash=MODEL_HASH, payload=encode_health(hello)), 90
-    )
+    for sequence, (kind, message) in enumerate(
+        (
+            (packet.HELLO, hostile(Hello("", "", 60, 10, 0), text)),
+            (packet.HEALTH, hostile(Health(60, 1, 0, 0, 0, 1, rejected=1), text)),
+        ),
+        1,
+    ):
+        payload = encode_health(message)
+        book.handle(packet.Record(kind, 0, 1, 1, sequence, model_hash=MODEL_HASH, payload=payload), 90)
     book.traffic.refused((1, 0), text, 1)
     with closing(connect(data_dir)) as database, closing(RolloutStore(data_dir)) as rollouts:
         book.keep(database)
@@ -112,6 +119,7 @@ def test_no_text_of_a_device_is_obeyed_anywhere(store, capsys, text):
     shown = capsys.readouterr()
     assert is_plain(shown.out) and shown.err == ""
     (view,) = devices(data_dir)
+    assert {view.firmware, view.rejection, view.last_error, view.refusal} == {text}, "all of it is kept"
     for content in (brief(view), rollout_dict(rollout)):
         assert all(map(is_plain, _texts(content)))
     metrics = metrics_text(data_dir, None).decode()
@@ -119,6 +127,37 @@ def test_no_text_of_a_device_is_obeyed_anywhere(store, capsys, text):
     assert not any(line.startswith("evil") for line in metrics.splitlines())
     assert is_plain((store / "log").read_text())
     assert all(map(json.loads, (store / "log").read_text().splitlines()))
+
+
+def hostile(message, text):
+    """The message with ``text`` in each of its fields that takes text, those of later versions included."""
+    names = [field.name for field in dataclasses.fields(message) if "str" in str(field.type)]
+    assert names
+    return dataclasses.replace(message, **dict.fromkeys(names, text))
+
+
+def test_text_of_others_in_an_error_and_in_a_finding_is_not_obeyed(monkeypatch, capsys):
+    """A board's, a server's and a file's words come to the terminal in errors."""
+    text = "".join(HOSTILE)
+    monkeypatch.setattr(
+        "central.doctor.examine",
+        lambda *_: [
+            Finding(text, FAIL, text, text),
+            Finding(text, WARN, text, ""),
+            Finding("a", OK, "b", ""),
+        ],
+    )
+    assert epic.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert is_plain(out) and "a[/]b[bold]c[link=x]" in out and "FAIL  " in out
+
+    def fail(*_):
+        raise StoreError(f"{text}\nsecond line")
+
+    monkeypatch.setattr("central.doctor.examine", fail)
+    assert epic.main(["doctor"]) == 2
+    err = capsys.readouterr().err
+    assert is_plain(err) and err.startswith("error: \\x1b]0;owned") and err.endswith("\nsecond line\n")
 
 
 def _texts(content):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import typer
-
+from boards.install.echo import echo
 from boards.install.linux.install import take_steps
 from boards.install.linux.shell import InstallError
 from boards.install.micropython import console
@@ -25,7 +24,7 @@ def install_mcu(
     """
     report: dict[str, Any] = {"port": port, "board": order.board.name, "device": order.settings.device}
     texts: list[str] = []
-    say = texts.append if as_json else typer.echo
+    say = texts.append if as_json else echo
     try:
         with Prompt(port) as prompt:
             plan = make_plan(prompt, order)
@@ -53,7 +52,7 @@ def install_mcu(
         report |= {"state": "not installed", "said": str(error)}
         code = 2
     if as_json:
-        typer.echo(json.dumps({**report, "steps": texts, "exit_code": code}))
+        echo(json.dumps({**report, "steps": texts, "exit_code": code}))
     return code
 
 
@@ -73,30 +72,30 @@ def status_mcu(port: str, as_json: bool) -> int:
     state = found["device_state"]
     code = 1 if found["damaged"] else 0 if state["running"] else 3
     if as_json:
-        typer.echo(json.dumps({"port": port, **found, "exit_code": code}))
+        echo(json.dumps({"port": port, **found, "exit_code": code}))
         return code
-    typer.echo(f"{port}: device {found['device']} of survey {found['survey']} on {found['board']}")
-    typer.echo(f"bundle     {found['bundle']} {found['model_hash']}, firmware {found['firmware']}")
-    typer.echo(f"board      {state['machine']}, MicroPython {state['version']}")
+    echo(f"{port}: device {found['device']} of survey {found['survey']} on {found['board']}")
+    echo(f"bundle     {found['bundle']} {found['model_hash']}, firmware {found['firmware']}")
+    echo(f"board      {state['machine']}, MicroPython {state['version']}")
     if found["damaged"]:
-        typer.echo(f"unfinished: {', '.join(found['damaged'])} not as installed; run the installation again")
-    typer.echo(f"state      {'ran' if state['running'] else state['stopped'] or 'did not run'}")
+        echo(f"unfinished: {', '.join(found['damaged'])} not as installed; run the installation again")
+    echo(f"state      {'ran' if state['running'] else state['stopped'] or 'did not run'}")
     if "waiting" in state:
-        typer.echo(
+        echo(
             f"spool      {state['waiting']} records wait, {state['dropped']} dropped, {state['refused']} refused"
         )
         if state["last_error"]:
-            typer.echo(f"last error {state['last_error']}, of an earlier start")
+            echo(f"last error {state['last_error']}, of an earlier start")
     if state["heap_bytes"] is not None:
-        typer.echo(f"heap       {format_size(state['heap_bytes'])} free")
-    typer.echo("           to look interrupts it; it starts anew")
+        echo(f"heap       {format_size(state['heap_bytes'])} free")
+    echo("           to look interrupts it; it starts anew")
     return code
 
 
 def logs_mcu(port: str, n_lines: int, follow: bool) -> None:
     """Show the board's output from now on, without interrupting it."""
     for number, line in enumerate(console.lines(port, None), start=1):
-        typer.echo(line)
+        echo(line)
         if not follow and number >= n_lines:
             return
 
@@ -104,8 +103,8 @@ def logs_mcu(port: str, n_lines: int, follow: bool) -> None:
 def uninstall_mcu(port: str, purge: bool) -> None:
     with Prompt(port) as prompt:
         removed = uninstall(prompt, purge)
-    typer.echo(f"{port}: removed {len(removed)} files and folders")
+    echo(f"{port}: removed {len(removed)} files and folders")
     if not purge:
-        typer.echo(
+        echo(
             "Left: the spool, with its records and the count of starts. To remove it: epic board uninstall --purge"
         )
