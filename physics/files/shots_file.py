@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class ShotsFile:
             if (stat.st_mtime, stat.st_size) == self._seen and not self._tail:
                 return
             text = _decode(self.path.read_bytes())
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             said = f"{self.path}: cannot be read ({error}); expected lines event,source,time"
             if self._seen is None:
                 raise FieldFileError(said) from None
@@ -125,13 +126,19 @@ class ShotsFile:
 
 def _decode(content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    return content.decode("utf-8-sig")
+        return content.decode("utf-16", "replace")
+    # Only notes hold other letters; in an old code page they are unreadable, the numbers are not.
+    return content.decode("utf-8-sig", "replace")
 
 
 def _split(line: str) -> list[str]:
-    delimiter = next((mark for mark in ("\t", ";") if mark in line), ",")
-    return [part.strip() for part in next(csv.reader([line], delimiter=delimiter), [])] or [""]
+    """Split a line at the first of its comma, semicolon or tab; a later one belongs to a number or a note."""
+    found = re.search(r"[,;\t]", line)
+    try:
+        parts = next(csv.reader([line], delimiter=found[0] if found else ","), [])
+    except csv.Error as error:
+        return [f"({error})"]
+    return [part.strip() for part in parts] or [""]
 
 
 def _read_line(parts: list[str], columns: tuple[int, ...], n_sources: int) -> tuple[int, int, int]:

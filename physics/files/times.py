@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 YEARS = (1980, 2100)
 NS = 1_000_000_000
 
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?")
 _ORDINAL = re.compile(r"(\d{4})-?(\d{3})(?:[T ](.*))?")
 _FRACTION = re.compile(r"[.,](\d+)")
 
@@ -30,7 +30,7 @@ def parse_time_ns(text: str) -> int:
     text = text.strip()
     if _NUMBER.fullmatch(text) and not _is_compact_date(text):
         try:
-            nanoseconds = int(Decimal(text) * NS)
+            nanoseconds = int(Decimal(text.replace(",", ".")) * NS)
             moment = datetime.fromtimestamp(nanoseconds // NS, UTC)
         except (InvalidOperation, OverflowError, OSError, ValueError):
             raise ValueError(f"expected seconds since 1970, got {text!r}") from None

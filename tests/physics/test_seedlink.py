@@ -433,6 +433,23 @@ def test_a_misspelt_receiver_is_told_with_the_nearest_name(server, line):
     assert "event 0: silent: XX.R00.00.BHZ is not on the server" in notices
 
 
+def test_a_name_that_a_server_gives_is_not_obeyed_by_the_terminal(server, line, tmp_path, capsys):
+    """The nearest name to a misspelt one is the server's."""
+    line.geometry.write_text(f"receivers = {json.dumps(['XX.R00.00.BHZ', *NAMES[1:]])}\n")
+    line.shoot(0)
+    packets = server.packets(recorded(0))
+    server.feed_packets(packets)
+    first = packets[0]
+    server.feed_packets([Packet("XX.R00.00.BH\u202eZ", first.start_ns, first.end_ns, first.data)])
+    survey = tmp_path / "manifest.json"
+    survey.write_text(json.dumps({"acquisition": SURVEY.to_dict()}))
+    command = ["data", "follow", server.address, "--geometry", str(line.geometry), "--shots", str(line.shots)]
+    command += ["--out", str(line.out), "--events", "1", "--survey", str(survey), "--wait-s", "0.3"]
+    assert epic.main(command) == 0
+    err = capsys.readouterr().err
+    assert "nearest to XX.R00.00.BHZ is XX.R00.00.BH\\u202eZ" in err and "\u202e" not in err
+
+
 def test_a_server_without_list_or_past_is_followed_live(line):
     with SeedLinkServer(gives_info=False, takes_time=False) as server:
         notices, said = [], []
@@ -607,6 +624,9 @@ FIRST_NS, SECOND_NS = (obspy.UTCDateTime(text).ns for text in (FIRST, SECOND))
         pytest.param(
             f"event;source;time\r\n1;0;{FIRST}\r\n1;1;{SECOND}\r\n".encode(), id="semicolons, CR LF"
         ),
+        pytest.param(f"1;0;{FIRST_NS // NS},0\n1;1;{SECOND_NS // NS},0\n".encode(), id="decimal comma"),
+        pytest.param(f"1,0,{FIRST},left; near\n1,1,{SECOND},\n".encode(), id="semicolon in a note"),
+        pytest.param(f"1,0,{FIRST},5 °C\n1,1,{SECOND},\n".encode("latin-1"), id="another code page"),
         pytest.param(f'"1","0","{FIRST}"\n"1","1","{SECOND}"\n'.encode(), id="quotes"),
         pytest.param(f"# x\n\n 1 , 0 , {FIRST} \n1,1,{SECOND}\n".encode(), id="comment and blanks"),
         pytest.param(f"1,0,{FIRST}Z\n1,1,2026-11-29T04:00:02+01:00\n".encode(), id="time zones"),
@@ -635,6 +655,7 @@ def test_shots_in_every_form_that_is_written(tmp_path, monkeypatch, content):
         ("2,0,1795", "in the year 1970"),
         ("2,0,1795-11-29T03:00:00", "in the year 1795"),
         ("2,0,1e999", "seconds since 1970"),
+        ("2,0," + 200_000 * "5", "field larger than field limit"),
     ],
 )
 def test_one_bad_line_is_told_once_and_the_others_count(tmp_path, line, said):
