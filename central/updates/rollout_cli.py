@@ -98,12 +98,12 @@ def _first_stage(canaries: int) -> str:
 
 
 def check_none_running(store: RolloutStore) -> None:
-    """Raises ``RolloutError`` while canaries or downloads of the newest rollout are still at it."""
+    """Raises ``RolloutError`` while the newest rollout awaits its canaries, its downloads or its first device."""
     newest = next(iter(store.rollouts()), None)
     if not newest or newest.stage not in (CANARY, ALL):
         return
     waiting = [key for key, device in newest.devices.items() if device.state in (OFFERED, DOWNLOADING)]
-    if newest.stage == CANARY or waiting:
+    if newest.stage == CANARY or waiting or not newest.devices:
         raise RolloutError(
             f"rollout: version {newest.version} ({newest.name}) is still in progress; wait for it (--status), end it "
             "with --stop, or give --replace"

@@ -488,3 +488,16 @@ def test_a_second_rollout_waits_for_the_first_or_replaces_it(centre, model):
             check_none_running(store)
         store.set_stage(1, "stopped")
         check_none_running(store)
+
+
+def test_a_rollout_to_all_is_in_progress_until_devices_have_taken_it(data_dir, model):
+    """Another command would replace it without a word, before its first device has asked."""
+    create(data_dir, model)
+    with closing(RolloutStore(data_dir)) as store:
+        store.set_stage(1, "all")
+        for state in (None, "offered", "downloading"):
+            store.keep_states(1, {(1, 0): DeviceState(state, "", 0, 1)} if state else {})
+            with pytest.raises(RolloutError, match="version 1 .* is still in progress.*--replace"):
+                check_none_running(store)
+        store.keep_states(1, {(1, 0): DeviceState("running", "", 5, 1)})
+        check_none_running(store)
