@@ -25,7 +25,8 @@ def draw_variant(
 
     Args:
         velocity_mps: The map, ``(nz, nx)``.
-        uncertainty_mps: Its standard deviation; each region's velocity is changed by about as much.
+        uncertainty_mps: Its expected absolute error, ``(nz, nx)``. Each region's velocity changes by a normal number
+            of this standard deviation.
         rng: Source of all chance.
         acquisition: The survey, for the bounds of velocity.
     """

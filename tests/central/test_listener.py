@@ -1,6 +1,7 @@
 """The TCP listener without free file descriptors; its admission of devices is in test_gateway.py."""
 
 import contextlib
+import resource
 import socket
 import sys
 import time
@@ -13,6 +14,8 @@ from central.gateway.listener import TcpListener
 from firmware_py.protocol.frame_authenticator import Crc
 from firmware_py.protocol.framing import encode_frame
 from firmware_py.runtime.log import Log
+
+FILE_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 class Watch:
@@ -69,16 +72,18 @@ def test_with_no_file_left_who_waits_makes_room_and_if_nobody_does_it_tries_agai
         connection.close()
 
 
-def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeypatch):
-    monkeypatch.setattr(listener_module, "MAX_WAITING", 3)
+@pytest.mark.parametrize(("bound", "value"), [("MAX_WAITING", 3), ("WAITING_SHARE", FILE_LIMIT // 3)])
+def test_the_address_with_most_connections_gives_up_its_oldest(tmp_path, monkeypatch, bound, value):
+    monkeypatch.setattr(listener_module, bound, value)
     listener = TcpListener("127.0.0.1:0", Crc().open, Log(tmp_path / "log.jsonl"))
     host, port = listener.endpoint.split(":")
     sources = ["127.0.0.3", "127.0.0.2", "127.0.0.2", "127.0.0.4"]
     came = []
-
     gone = []
+    turns = iter(range(50))
 
     def stopping():
+        assert next(turns, None) is not None, "nothing was evicted"
         if len(came) < len(sources) and listener.counts["connections"] == len(came):
             came.append(socket.create_connection((host, int(port)), source_address=(sources[len(came)], 0)))
             came[-1].setblocking(False)
