@@ -67,7 +67,7 @@ SURVEY = "survey"
 # Times that a map refined from a recording counts in training.
 RECORDED_COUNTS = 4
 # Variants of each map, and of one refined from a recording.
-VARIANTS, RECORDED_VARIANTS = 3, 24
+VARIANTS, RECORDED_VARIANTS = 3, 60
 # Standard deviation by which the velocities of a refined map are varied, in m/s.
 REFINED_MPS = 100.0
 # Held-back events that the gate models, spread over all.
