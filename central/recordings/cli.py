@@ -158,8 +158,9 @@ def gather(
     from central.recordings.export import export_gather
     from central.recordings.gathers import assemble
 
-    fetched = assemble(load_config(config).central.data_dir, event, survey)
-    export_gather(fetched, out)
+    settings = load_config(config)
+    fetched = assemble(settings.central.data_dir, event, survey)
+    export_gather(fetched, out, settings.export_line())
     missing = fetched.provenance["missing_devices"]
     absent = f"; without devices {', '.join(map(str, missing))}" if missing else ""
     typer.echo(f"event {event} in {out}{absent}")

@@ -5,32 +5,37 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from central.export.errors import ExportError
+from central.export.line import Line
+from central.export.segy import COORDINATE_SCALAR, MAX_INT32
 from central.recordings.gathers import FetchedGather
 from physics.files.atomic import atomic_write
 
 CARD_COLUMNS, FREE_CARDS = 76, 38
 METRES, SEISMIC_DATA, DEAD, MAX_INT16 = 1, 1, 2, 0x7FFF
-# Millimetres along the line.
-COORDINATE_SCALAR = -1000
+# Millimetres along the line; of a map projection, centimetres fit the field.
+DISTANCE_SCALAR = -1000
 # SEED band codes of short-period sensors, by the lowest sampling rate in Hz; P is a geophone, Z vertical.
 BANDS = ((1000.0, "G"), (250.0, "D"), (80.0, "E"), (0.0, "S"))
 MAX_SHOTS = 100
 
 
-def _write_npy(path: Path, gather: FetchedGather) -> None:
+def _write_npy(path: Path, gather: FetchedGather, line: Line | None) -> None:
     """float32 ``(S, T, R)``, NaN where a device is missing; ``FILE.json`` beside it has the provenance."""
     with path.open("wb") as file:
         np.save(file, gather.samples)
 
 
-def _write_segy(path: Path, gather: FetchedGather) -> None:
-    """SEG-Y revision 1: a trace per shot and receiver, dead where a device is missing. Needs the extra ``geo``."""
+def _write_segy(path: Path, gather: FetchedGather, line: Line | None) -> None:
+    """SEG-Y revision 1: a trace per shot and receiver, dead where a device is missing.
+
+    Positions are coordinates where the line's place is known, else X is the distance along it. Needs the extra ``geo``.
+    """
     import segyio
 
     acquisition = gather.acquisition
@@ -45,8 +50,9 @@ def _write_segy(path: Path, gather: FetchedGather) -> None:
     spec.samples = np.arange(acquisition.n_time) * acquisition.dt_s * 1e3
     spec.tracecount = acquisition.n_sources * acquisition.n_receivers
     live = gather.live
+    scalar, (source_at, group_at) = _positions(gather, line)
     with segyio.create(path, spec) as file:
-        file.text[0] = _text_header(gather)
+        file.text[0] = _text_header(gather, line)
         file.bin.update(
             {
                 segyio.BinField.Traces: acquisition.n_receivers,
@@ -68,9 +74,11 @@ def _write_segy(path: Path, gather: FetchedGather) -> None:
                     segyio.TraceField.TraceNumber: receiver + 1,
                     segyio.TraceField.TraceIdentificationCode: SEISMIC_DATA if live[receiver] else DEAD,
                     segyio.TraceField.offset: round(group_m - source_m),
-                    segyio.TraceField.SourceX: round(source_m * -COORDINATE_SCALAR),
-                    segyio.TraceField.GroupX: round(group_m * -COORDINATE_SCALAR),
-                    segyio.TraceField.SourceGroupScalar: COORDINATE_SCALAR,
+                    segyio.TraceField.SourceX: int(source_at[shot, 0]),
+                    segyio.TraceField.SourceY: int(source_at[shot, 1]),
+                    segyio.TraceField.GroupX: int(group_at[receiver, 0]),
+                    segyio.TraceField.GroupY: int(group_at[receiver, 1]),
+                    segyio.TraceField.SourceGroupScalar: scalar,
                     segyio.TraceField.CoordinateUnits: METRES,
                     segyio.TraceField.TRACE_SAMPLE_COUNT: acquisition.n_time,
                     segyio.TraceField.TRACE_SAMPLE_INTERVAL: interval_us,
@@ -78,14 +86,36 @@ def _write_segy(path: Path, gather: FetchedGather) -> None:
                 file.trace[trace] = np.nan_to_num(gather.samples[shot, :, receiver])
 
 
-def _text_header(gather: FetchedGather) -> str:
+def _positions(gather: FetchedGather, line: Line | None) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+    """Return SEG-Y's scalar, and X and Y of the sources ``(S, 2)`` and the receivers ``(R, 2)`` in its unit."""
+    acquisition = gather.acquisition
+    scalar = DISTANCE_SCALAR if line is None else COORDINATE_SCALAR
+    placed = []
+    for cells in (acquisition.source_cells, acquisition.receiver_cells):
+        distance_m = (np.asarray(cells) + 0.5) * acquisition.dx_m
+        at_m = np.stack([distance_m, 0 * distance_m], axis=1)
+        if line is not None:
+            at_m = line.coordinates(distance_m, acquisition.dx_m)
+        placed.append(np.round(at_m * -scalar).astype(np.int64))
+    if max(np.abs(at).max() for at in placed) > MAX_INT32:
+        raise ExportError(
+            f"export: SEG-Y holds coordinates of up to {MAX_INT32 / -scalar:.0f} m; take another format"
+        )
+    return scalar, (placed[0], placed[1])
+
+
+def _text_header(gather: FetchedGather, line: Line | None) -> str:
     import segyio
 
     missing = gather.provenance["missing_devices"]
+    place = "X along the line in mm"
+    if line is not None:
+        place = f"X and Y in cm{f', {line.crs}' if line.crs else ''}"
     lines = [
         "Recording fetched from the devices of a distributed survey (EPIC)",
         gather.name,
-        "field record is the shot, trace number the receiver; X along the line in mm",
+        "field record is the shot, trace number the receiver",
+        place,
         f"devices missing, their traces dead: {', '.join(map(str, missing)) or 'none'}",
         *(
             f"device {part['device']}: receivers {part['receivers'][0]} to {part['receivers'][1]}, misfit "
@@ -100,7 +130,7 @@ def _text_header(gather: FetchedGather) -> str:
     return segyio.tools.create_text_header({**numbered, 39: "SEG Y REV1", 40: "END TEXTUAL HEADER"})
 
 
-def _write_miniseed(path: Path, gather: FetchedGather) -> None:
+def _write_miniseed(path: Path, gather: FetchedGather, line: Line | None) -> None:
     """miniSEED 3: network XX, station R and the receiver, location the shot; every shot begins at the sample time.
 
     Receivers of missing devices are left out. Needs the extra ``geo``.
@@ -128,7 +158,7 @@ def _write_miniseed(path: Path, gather: FetchedGather) -> None:
     traces.to_file(path, overwrite=True, encoding=DataEncoding.FLOAT32, format_version=3)
 
 
-def _write_png(path: Path, gather: FetchedGather) -> None:
+def _write_png(path: Path, gather: FetchedGather, line: Line | None) -> None:
     from central.recordings.picture import draw_gather
 
     draw_gather(path, gather.stored, gather.samples)
@@ -137,7 +167,7 @@ def _write_png(path: Path, gather: FetchedGather) -> None:
 @dataclass(frozen=True)
 class GatherFormat:
     suffixes: tuple[str, ...]
-    write: Callable[[Path, FetchedGather], None]
+    write: Callable[[Path, FetchedGather, Line | None], None]
 
 
 GATHER_FORMATS = {
@@ -148,10 +178,10 @@ GATHER_FORMATS = {
 }
 
 
-def export_gather(gather: FetchedGather, out: Path) -> str:
+def export_gather(gather: FetchedGather, out: Path, line: Line | None = None) -> str:
     """Write ``gather`` to ``out`` in the format of its suffix, and its provenance to ``FILE.json`` beside it.
 
-    Each file appears when it is complete.
+    ``line`` is the place of the survey's line, None if it is unknown. Each file appears when it is complete.
 
     Returns:
         Name of the format.
@@ -168,9 +198,12 @@ def export_gather(gather: FetchedGather, out: Path) -> str:
     try:
         if out.is_dir() or not out.parent.is_dir():
             raise ExportError(f"{out}: expected the name of a file in a folder that exists")
-        with atomic_write(out) as temporary, atomic_write(out.with_name(f"{out.name}.json")) as beside:
-            GATHER_FORMATS[kind].write(temporary, gather)
-            beside.write_text(json.dumps(gather.provenance, indent=2) + "\n")
+        provenance_path = out.with_name(f"{out.name}.json")
+        _check_own(provenance_path)
+        provenance = gather.provenance | ({} if line is None else {"line": asdict(line)})
+        with atomic_write(out) as temporary, atomic_write(provenance_path) as beside:
+            GATHER_FORMATS[kind].write(temporary, gather, line)
+            beside.write_text(json.dumps(provenance, indent=2) + "\n")
     except ImportError as error:
         raise ExportError(
             f"{out}: {kind} needs {error.name}; install it with: pip install -e '.[geo]'"
@@ -178,3 +211,17 @@ def export_gather(gather: FetchedGather, out: Path) -> str:
     except OSError as error:
         raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from None
     return kind
+
+
+def _check_own(path: Path) -> None:
+    """Raise ``ExportError`` if ``path`` is there and not the provenance of a gather."""
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not {"parts", "missing_devices"} <= set(content):
+        raise ExportError(
+            f"{path}: is another file than the provenance of a gather, and would be overwritten; give another --out"
+        )

@@ -13,6 +13,7 @@ from fetch_rig import T_US, FetchRig, put_event
 import epic
 from central.config import RetentionSection
 from central.export.errors import ExportError
+from central.export.line import Line
 from central.recordings.export import export_gather
 from central.recordings.gathers import assemble
 from central.recordings.store import RecordingStore
@@ -22,6 +23,7 @@ from firmware_py.runtime.log import Log
 from physics.files.field.miniseed import MiniseedFormat
 from physics.files.field.segy import SegyFormat
 from physics.files.field.traces import ReadOptions
+from physics.files.field_files import ImportOptions, read_field_gather
 
 MISSING = list(SURVEY.device_receivers[2])
 
@@ -68,6 +70,34 @@ def test_segy_is_read_back_by_the_importer(gather, tmp_path):
     assert (offsets.reshape(shape) == np.rint(-cells * SURVEY.dx_m)).all()
     read = SegyFormat().read(tmp_path / "event.sgy", ReadOptions())
     assert read is not None
+
+
+def test_a_segy_has_the_coordinates_of_the_line(gather, tmp_path):
+    """They are those of the importer: it finds the line where the configuration says it is."""
+    segyio = pytest.importorskip("segyio", reason="the extra geo is not installed")
+    line = Line((500_000.0, 4_512_345.0), 30.0, "EPSG:25832")
+    export_gather(gather, tmp_path / "event.sgy", line)
+    with segyio.open(tmp_path / "event.sgy", ignore_geometry=True) as file:
+        assert b"X and Y in cm, EPSG:25832" in bytes(file.text[0])
+    read = read_field_gather([tmp_path / "event.sgy"], SURVEY, ImportOptions(allow_silent=True))
+    assert read.origin_m == pytest.approx(line.origin_m, abs=0.1)
+    assert read.azimuth_deg == pytest.approx(30.0, abs=0.01)
+    np.testing.assert_allclose(read.gather, np.nan_to_num(gather.samples), rtol=1e-6)
+    assert json.loads((tmp_path / "event.sgy.json").read_text())["line"]["crs"] == "EPSG:25832"
+    with pytest.raises(ExportError, match="SEG-Y holds coordinates of up to 21474836 m"):
+        export_gather(gather, tmp_path / "far.sgy", Line((3e7, 0.0), 30.0))
+    assert not list(tmp_path.glob("far*"))
+
+
+def test_a_foreign_json_beside_a_gather_is_kept(gather, tmp_path):
+    (tmp_path / "event.npy.json").write_text('{"mine": 1}')
+    with pytest.raises(ExportError, match="event.npy.json: is another file than the provenance of a gather"):
+        export_gather(gather, tmp_path / "event.npy")
+    assert (tmp_path / "event.npy.json").read_text() == '{"mine": 1}' and not (
+        tmp_path / "event.npy"
+    ).exists()
+    for _ in range(2):
+        export_gather(gather, tmp_path / "other.npy")
 
 
 def test_miniseed_is_read_back_by_the_importer_without_the_missing_device(gather, tmp_path):
@@ -125,10 +155,12 @@ def test_the_commands_ask_list_and_drop(config, data_dir, gather, capsys):
 
 
 def test_the_command_exports(config, gather, tmp_path, capsys):
+    config.write_text(config.read_text() + "[line]\norigin_m = [500000.0, 4512345.0]\nazimuth_deg = 30.0\n")
     out = tmp_path / "out.npy"
     assert epic.main(["central", "gather", "7", "--out", str(out), "--config", str(config)]) == 0
     assert f"event 7 in {out}; without devices 2" in capsys.readouterr().out
     np.testing.assert_array_equal(np.load(out), gather.samples)
+    assert json.loads((tmp_path / "out.npy.json").read_text())["line"]["azimuth_deg"] == 30.0
 
 
 def test_retention_removes_the_recordings_that_were_fetched_first(data_dir):
