@@ -37,6 +37,7 @@ def _check_port(address: str | None) -> str | None:
 
 
 Address = Annotated[str, AfterValidator(_check_port)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Hour = Annotated[int, Field(ge=0, le=23, strict=True)]
 
 
@@ -165,7 +166,7 @@ class LineSection(_Section):
     the coordinate system, such as EPSG:25832.
     """
 
-    origin_m: tuple[float, float]
+    origin_m: tuple[Finite, Finite]
     azimuth_deg: float = Field(ge=0, lt=360, allow_inf_nan=False)
     crs: str | None = None
 

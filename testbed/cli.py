@@ -28,7 +28,7 @@ def run(
         str, typer.Option(help="Name of a released model, or a folder with bundle/ and decoder/.")
     ] = DEFAULT_NAME,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle for the devices.")] = None,
-    port: Annotated[int, typer.Option(help="Port of the centre; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=0xFFFF, help="Port of the centre; 0 takes a free one.")] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Links without keys and encryption.")] = False,
     device_arch: Annotated[
         Literal["native", "arm64"],

@@ -42,6 +42,9 @@ class Settings:
                 "endpoint: expected tcp://HOST:PORT, HOST:PORT or /dev/NAME, of a microcontroller uart:N or "
                 f"usb:N, got {self.endpoint!r}"
             )
+        port = self.endpoint.rpartition(":")[2]
+        if self.kind != "serial" and port.isdecimal() and int(port) > 0xFFFF:
+            raise InstallError(f"endpoint: expected a port of at most {0xFFFF}, got {self.endpoint!r}")
         # The systemd unit names the folder; its syntax has lines, quotes and escapes.
         if re.search(r"""[\x00-\x1f\x7f"'\\]""", self.incoming):
             raise InstallError(

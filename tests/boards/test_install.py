@@ -132,6 +132,10 @@ def test_status_and_uninstall(parts, tmp_path, capsys):
         ({"board": "openmv-rt1062"}, "expected --port, the board's prompt"),
         ({"board": "esp32-s3-esp-idf"}, "not installed over ssh"),
         ({"endpoint": "somewhere"}, "somewhere"),
+        (
+            {"endpoint": "tcp://10.0.0.7:99999"},
+            "expected a port of at most 65535, got 'tcp://10.0.0.7:99999'",
+        ),
         ({"more": ["--host", "epic@127.0.0.1"]}, "either --host user@address or --root DIR"),
         ({"more": ["--wheels", "/nowhere"]}, "/nowhere: no such folder"),
     ],

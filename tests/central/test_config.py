@@ -65,10 +65,13 @@ def test_what_is_left_out_has_a_value(tmp_path):
         ("[[model]]", "[[models]]", "line 7: unknown section or key 'models'; did you mean 'model'?"),
         ("bundle =", "bundel =", "line 8: [model] unknown key 'bundel'; did you mean 'bundle'?"),
         (":5557", ":99999", "central.listen: expected a port of at most 65535, got 99999"),
-        (
-            "[[model]]",
-            'page_listen = "127.0.0.1:70000"\n[[model]]',
-            "central.page_listen: expected a port of at most 65535",
+        *(
+            ("[[model]]", f'{line}:70000"\n[[model]]', f"{key}: expected a port of at most 65535")
+            for line, key in (
+                ('page_listen = "127.0.0.1', "central.page_listen"),
+                ('metrics_listen = "127.0.0.1', "central.metrics_listen"),
+                ('[gateway]\ntcp = "127.0.0.1', "gateway.tcp"),
+            )
         ),
         ('bundle = "zoo/bundle"', "", "model.0.bundle: required"),
         ('decoder = "/elsewhere/decoder"', "decoder = 1", "model.0.decoder"),
@@ -151,6 +154,12 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not TOML"):
         load_config(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("line", ["origin_m = [nan, 0.0]", "origin_m = [0.0, inf]", "origin_m = [1.0]"])
+def test_a_line_is_at_a_place_on_the_earth(tmp_path, line):
+    with pytest.raises(ConfigError, match=r"line\.origin_m"):
+        load_config(write(tmp_path, f"{GOOD}[line]\n{line}\nazimuth_deg = 30.0\n"))
 
 
 @pytest.mark.parametrize("line", ['keys = "other"', 'centre = "tcp://127.0.0.1:1"', "insecure = true"])
