@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("keras", reason="needs the central extra")
 
+from scipy.stats import spearmanr
+
 import epic
 from central.errors import CentralError
 from firmware_py.inference.companding import GatherError
@@ -84,6 +86,53 @@ def test_a_map_is_flagged_as_the_centre_flags_it(model):
     assert [flag.split(":")[0] for flag in uncertain.flags] == ["uncertain"]
     unlike = replace(uncertain, ood_score=9.0)
     assert [flag.split(":")[0] for flag in unlike.flags] == ["uncertain", "unlike training"]
+
+
+@pytest.fixture(scope="module")
+def demo(model):
+    """Of each of the demo's gathers: error in m/s and result, whole, of half a spread, and of a wrong gain."""
+    changes = (
+        lambda gather: gather,
+        lambda gather: np.where(np.arange(70) < 24, gather, 0),
+        lambda g: g / 200,
+    )
+    found = []
+    for change in changes:
+        results = [(sample, model.invert(change(sample.gather))) for sample in load_samples()]
+        errors_mps = [np.abs(result.velocity_mps - sample.map_mps).mean() for sample, result in results]
+        found.append((np.array(errors_mps), [result for _, result in results]))
+    return found
+
+
+def uncertainties_of(results):
+    return np.array([result.uncertainty_mps.mean() for result in results])
+
+
+def test_in_the_demo_the_uncertainty_tells_the_bad_maps_and_the_ood_score_does_not(demo):
+    """Issue 18, A.3: what a map is flagged by first has to follow its error."""
+    errors_mps, results = demo[0]
+    by_uncertainty = spearmanr(errors_mps, uncertainties_of(results)).statistic
+    by_score = spearmanr(errors_mps, [result.ood_score for result in results]).statistic
+    assert by_uncertainty > 0.75 and by_uncertainty > by_score + 0.3
+    worst = results[int(errors_mps.argmax())]
+    assert [flag.split(":")[0] for flag in worst.flags] == ["uncertain"]
+
+
+def test_in_the_demo_half_a_spread_is_seen_by_uncertainty_and_ood_score(demo):
+    """Issue 18, A.2: its map had an error of 727 m/s and stated 115."""
+    (_, whole), (errors_mps, half) = demo[:2]
+    assert (uncertainties_of(half) > uncertainties_of(whole)).mean() > 0.9
+    assert uncertainties_of(half).mean() > 0.9 * errors_mps.mean()
+    assert spearmanr(errors_mps, uncertainties_of(half)).statistic > 0.7
+    scores = np.array([[result.ood_score for result in results] for results in (whole, half)])
+    assert (scores[1] > scores[0]).all() and np.median(scores[1]) > 0.9 * half[0].ood_limit
+    assert all("230 of 350 traces are silent" in result.notes[0] for result in half)
+
+
+def test_in_the_demo_a_wrong_gain_is_flagged_and_noted(demo):
+    for result in demo[2][1]:
+        assert [flag.split(":")[0] for flag in result.flags] == ["uncertain", "unlike training"]
+        assert "the model knows peaks of" in result.notes[0]
 
 
 def test_netcdf_is_not_written_under_the_suffix_of_another_format(model, tmp_path):

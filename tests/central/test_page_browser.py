@@ -16,6 +16,8 @@ from central.fleet.rates import keep_rate
 from central.recordings.given import keep_given
 from central.service import Service
 from central.storage.map_store import NewMap, Store
+from firmware_py.protocol import packet
+from firmware_py.protocol.health_messages import Health, encode_health
 from firmware_py.runtime.log import Log, now_us
 
 pytestmark = [
@@ -369,6 +371,19 @@ def test_devices_are_sorted_and_one_shows_its_history(centre, browse, send):
     assert "Model" in browser.text(".detail")
     click(browser, "[data-key='1-2'] button")
     assert browser.text(".detail") == ""
+    assert browser.errors == []
+
+
+def test_a_device_that_rejects_its_recordings_is_not_merely_on_time(centre, browse, dealers):
+    """Issue 18, A.1: its link is well, and nothing of what it records arrives."""
+    health = Health(60, 1, 0, 0, 0, 1, rejected=3, rejection="expected a gather (5, 1000, 70)")
+    record = packet.Record(packet.HEALTH, 2, 1, 1, 1, model_hash=MODEL_HASH, payload=encode_health(health))
+    sender = dealers(centre.service.receiver.endpoint)
+    sender.send(record)
+    assert sender.answer()
+    browser = browse(centre.page)
+    trouble = "Rejected 3 recordings: expected a gather (5, 1000, 70)"
+    wait_until(lambda: browser.text("#devices .trouble") == trouble, timeout_s=60, what="why")
     assert browser.errors == []
 
 
