@@ -10,6 +10,7 @@ from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, FakeDecoder, latent_rec
 from releases import KEY, make_release
 from waiting import wait_until
 
+import epic
 from central.config import ModelSection
 from central.storage.database import StoreError, connect
 from central.storage.journal import Journal
@@ -501,3 +502,22 @@ def test_a_rollout_to_all_is_in_progress_until_devices_have_taken_it(data_dir, m
                 check_none_running(store)
         store.keep_states(1, {(1, 0): DeviceState("running", "", 5, 1)})
         check_none_running(store)
+
+
+def test_the_command_replaces_a_rollout_in_progress_only_when_it_is_told_to(
+    data_dir, model, tmp_path, capsys
+):
+    secret, config = tmp_path / "signing.secret", tmp_path / "central.toml"
+    secret.write_text(bytes(KEY).hex())
+    secret.chmod(0o600)
+    config.write_text(
+        f'[central]\nlisten = "tcp://127.0.0.1:*"\ninsecure = true\ndata_dir = "{data_dir}"\n'
+        f'[[model]]\nbundle = "{model}/bundle"\ndecoder = "{model}/decoder"\n'
+    )
+    command = ["central", "rollout", str(model), "--config", str(config), "--key", str(secret)]
+    assert epic.main(command) == 0
+    assert epic.main(command) == 2
+    assert "is still in progress" in capsys.readouterr().err
+    assert epic.main([*command, "--replace"]) == 0
+    with closing(RolloutStore(data_dir)) as store:
+        assert [(one.version, one.stage) for one in store.rollouts()] == [(2, "canary"), (1, "superseded")]
