@@ -14,6 +14,7 @@ from physics.acquisition import Acquisition
 from physics.dataset import DatasetRequest, check_seed, distinct, generate_dataset
 from physics.families import FAMILIES
 from physics.files.field_files import FieldFileError
+from physics.files.json_keys import has_keys
 from physics.files.openfwi_files import create_array
 from physics.files.survey_file import read_survey
 from physics.gather_checks import expected_peaks, looks_reversed, notes_on
@@ -164,10 +165,10 @@ def _check_output(out: Path, steps: Path) -> None:
     if not steps.exists():
         return
     try:
-        content = json.loads(steps.read_text())
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not {"source", "steps"} <= set(content):
+        is_own = has_keys(steps, {"source", "steps"})
+    except OSError:
+        is_own = False
+    if not is_own:
         raise FieldFileError(
             f"{steps}: is another file than the steps of an import, and would be overwritten; give another --out"
         )

@@ -28,6 +28,34 @@ def _depth_unit(dx_m: float) -> tuple[str, int]:
     raise ExportError(f"export: SEG-Y holds cells of 1 mm to 32767 m, got {dx_m:g} m; take another format")
 
 
+def coordinate_scalar(line: Line | None) -> int:
+    """Return SEG-Y's scalar of coordinates, or of distances along a line whose place is unknown."""
+    return DISTANCE_SCALAR if line is None else COORDINATE_SCALAR
+
+
+def coordinates(distance_m: np.ndarray, dx_m: float, line: Line | None) -> np.ndarray:
+    """Return X and Y of points along the line, ``(n, 2)`` integers in the unit of ``coordinate_scalar``.
+
+    Args:
+        distance_m: Distances from the start of the line, ``(n,)``.
+        dx_m: Cell size.
+        line: Its place; without one, X is the distance and Y is zero.
+
+    Raises:
+        ExportError: A coordinate does not fit SEG-Y's field.
+    """
+    per_m = -coordinate_scalar(line)
+    at_m = np.stack([distance_m, 0 * distance_m], axis=1)
+    if line is not None:
+        at_m = line.coordinates(distance_m, dx_m)
+    found = np.round(at_m * per_m).astype(np.int64)
+    if np.abs(found).max() > MAX_INT32:
+        raise ExportError(
+            f"export: SEG-Y holds coordinates of up to {MAX_INT32 / per_m:.0f} m; take another format"
+        )
+    return found
+
+
 def write_segy(path: Path, stored: StoredMap, acquisition: Acquisition, line: Line | None) -> None:
     """Write velocity as inline 1 and uncertainty as inline 2, a trace a column.
 
@@ -45,16 +73,7 @@ def write_segy(path: Path, stored: StoredMap, acquisition: Acquisition, line: Li
     # readers expect.
     spec.samples = np.arange(nz) * interval / 1000
     spec.ilines, spec.xlines = [1, 2], np.arange(1, nx + 1)
-    distance_m = (np.arange(nx) + 0.5) * acquisition.dx_m
-    cdp_m = np.stack([distance_m, 0 * distance_m], axis=1)
-    scalar = DISTANCE_SCALAR
-    if line is not None:
-        cdp_m, scalar = line.coordinates(distance_m, acquisition.dx_m), COORDINATE_SCALAR
-    cdp = np.round(cdp_m * -scalar).astype(int)
-    if np.abs(cdp).max() > MAX_INT32:
-        raise ExportError(
-            f"export: SEG-Y holds coordinates of up to {MAX_INT32 / -scalar:.0f} m; take another format"
-        )
+    cdp = coordinates((np.arange(nx) + 0.5) * acquisition.dx_m, acquisition.dx_m, line)
     with segyio.create(path, spec) as file:
         file.text[0] = _text_header(stored, f"{interval} {unit}", line)
         file.bin.update(
@@ -78,7 +97,7 @@ def write_segy(path: Path, stored: StoredMap, acquisition: Acquisition, line: Li
                     segyio.TraceField.CROSSLINE_3D: column + 1,
                     segyio.TraceField.CDP_X: int(cdp[column, 0]),
                     segyio.TraceField.CDP_Y: int(cdp[column, 1]),
-                    segyio.TraceField.SourceGroupScalar: scalar,
+                    segyio.TraceField.SourceGroupScalar: coordinate_scalar(line),
                     segyio.TraceField.CoordinateUnits: METRES,
                     segyio.TraceField.TRACE_SAMPLE_COUNT: nz,
                     segyio.TraceField.TRACE_SAMPLE_INTERVAL: interval,

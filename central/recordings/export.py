@@ -12,29 +12,29 @@ import numpy as np
 
 from central.export.errors import ExportError
 from central.export.line import Line
-from central.export.segy import COORDINATE_SCALAR, MAX_INT32
+from central.export.segy import coordinate_scalar, coordinates
 from central.recordings.gathers import FetchedGather
 from physics.files.atomic import atomic_write
+from physics.files.json_keys import has_keys
 
 CARD_COLUMNS, FREE_CARDS = 76, 38
 METRES, SEISMIC_DATA, DEAD, MAX_INT16 = 1, 1, 2, 0x7FFF
-# Millimetres along the line; of a map projection, centimetres fit the field.
-DISTANCE_SCALAR = -1000
 # SEED band codes of short-period sensors, by the lowest sampling rate in Hz; P is a geophone, Z vertical.
 BANDS = ((1000.0, "G"), (250.0, "D"), (80.0, "E"), (0.0, "S"))
 MAX_SHOTS = 100
 
 
 def _write_npy(path: Path, gather: FetchedGather, line: Line | None) -> None:
-    """float32 ``(S, T, R)``, NaN where a device is missing; ``FILE.json`` beside it has the provenance."""
+    """Write float32 ``(S, T, R)`` with NaN for missing devices."""
     with path.open("wb") as file:
         np.save(file, gather.samples)
 
 
 def _write_segy(path: Path, gather: FetchedGather, line: Line | None) -> None:
-    """SEG-Y revision 1: a trace per shot and receiver, dead where a device is missing.
+    """Write SEG-Y revision 1: one trace for each shot and receiver; traces of missing devices are marked dead.
 
-    Positions are coordinates where the line's place is known, else X is the distance along it. Needs the extra ``geo``.
+    X and Y are coordinates if the line's place is known. Else X is the distance along the line. Needs the extra
+    ``geo``.
     """
     import segyio
 
@@ -50,7 +50,10 @@ def _write_segy(path: Path, gather: FetchedGather, line: Line | None) -> None:
     spec.samples = np.arange(acquisition.n_time) * acquisition.dt_s * 1e3
     spec.tracecount = acquisition.n_sources * acquisition.n_receivers
     live = gather.live
-    scalar, (source_at, group_at) = _positions(gather, line)
+    source_at, group_at = (
+        coordinates((np.asarray(cells) + 0.5) * acquisition.dx_m, acquisition.dx_m, line)
+        for cells in (acquisition.source_cells, acquisition.receiver_cells)
+    )
     with segyio.create(path, spec) as file:
         file.text[0] = _text_header(gather, line)
         file.bin.update(
@@ -78,30 +81,12 @@ def _write_segy(path: Path, gather: FetchedGather, line: Line | None) -> None:
                     segyio.TraceField.SourceY: int(source_at[shot, 1]),
                     segyio.TraceField.GroupX: int(group_at[receiver, 0]),
                     segyio.TraceField.GroupY: int(group_at[receiver, 1]),
-                    segyio.TraceField.SourceGroupScalar: scalar,
+                    segyio.TraceField.SourceGroupScalar: coordinate_scalar(line),
                     segyio.TraceField.CoordinateUnits: METRES,
                     segyio.TraceField.TRACE_SAMPLE_COUNT: acquisition.n_time,
                     segyio.TraceField.TRACE_SAMPLE_INTERVAL: interval_us,
                 }
                 file.trace[trace] = np.nan_to_num(gather.samples[shot, :, receiver])
-
-
-def _positions(gather: FetchedGather, line: Line | None) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-    """Return SEG-Y's scalar, and X and Y of the sources ``(S, 2)`` and the receivers ``(R, 2)`` in its unit."""
-    acquisition = gather.acquisition
-    scalar = DISTANCE_SCALAR if line is None else COORDINATE_SCALAR
-    placed = []
-    for cells in (acquisition.source_cells, acquisition.receiver_cells):
-        distance_m = (np.asarray(cells) + 0.5) * acquisition.dx_m
-        at_m = np.stack([distance_m, 0 * distance_m], axis=1)
-        if line is not None:
-            at_m = line.coordinates(distance_m, acquisition.dx_m)
-        placed.append(np.round(at_m * -scalar).astype(np.int64))
-    if max(np.abs(at).max() for at in placed) > MAX_INT32:
-        raise ExportError(
-            f"export: SEG-Y holds coordinates of up to {MAX_INT32 / -scalar:.0f} m; take another format"
-        )
-    return scalar, (placed[0], placed[1])
 
 
 def _text_header(gather: FetchedGather, line: Line | None) -> str:
@@ -131,9 +116,9 @@ def _text_header(gather: FetchedGather, line: Line | None) -> str:
 
 
 def _write_miniseed(path: Path, gather: FetchedGather, line: Line | None) -> None:
-    """miniSEED 3: network XX, station R and the receiver, location the shot; every shot begins at the sample time.
+    """Write miniSEED 3: network XX, station R and the receiver, location the shot.
 
-    Receivers of missing devices are left out. Needs the extra ``geo``.
+    Every shot begins at the sample time. Receivers of missing devices are left out. Needs the extra ``geo``.
     """
     from pymseed import DataEncoding, MS3TraceList
 
@@ -215,13 +200,7 @@ def export_gather(gather: FetchedGather, out: Path, line: Line | None = None) ->
 
 def _check_own(path: Path) -> None:
     """Raise ``ExportError`` if ``path`` is there and not the provenance of a gather."""
-    if not path.exists():
-        return
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not {"parts", "missing_devices"} <= set(content):
+    if path.exists() and not has_keys(path, {"parts", "missing_devices"}):
         raise ExportError(
             f"{path}: is another file than the provenance of a gather, and would be overwritten; give another --out"
         )

@@ -48,8 +48,8 @@ def halved_velocities(rng: np.random.Generator, n_layers: int) -> np.ndarray:
 def filled_tops(rng: np.random.Generator, n_layers: int, least_share: float) -> np.ndarray:
     """Draw the interfaces of a fault map, whose layers fill the frame.
 
-    What the least thicknesses leave is dealt out as the benchmark does: to one layer after the other, any part of the
-    rest with equal chance, in a random order of the layers.
+    Every layer has the least thickness. As in the benchmark, the rest is dealt out to the layers in random order: each
+    takes a uniformly distributed part of what is left, and the last one takes all of it.
 
     Args:
         rng: Random generator.
@@ -61,11 +61,11 @@ def filled_tops(rng: np.random.Generator, n_layers: int, least_share: float) -> 
     """
     least = round(least_share * FRAME_CELLS / n_layers)
     rest = FRAME_CELLS - n_layers * least
-    extra = np.zeros(n_layers, int)
-    for n in range(n_layers):
-        extra[n] = rest if n == n_layers - 1 else rng.integers(0, rest + 1)
-        rest -= extra[n]
-    return np.cumsum(least + rng.permutation(extra))[:-1].astype(float)
+    extra: list[int] = []
+    for _ in range(n_layers - 1):
+        extra.append(int(rng.integers(0, rest + 1)))
+        rest -= extra[-1]
+    return np.cumsum(least + rng.permutation([*extra, rest]))[:-1].astype(float)
 
 
 def fill(depth: np.ndarray, tops: np.ndarray, velocities: np.ndarray) -> np.ndarray:
