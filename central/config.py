@@ -131,8 +131,8 @@ class RetentionSection(_Section):
     """Retention limits; events are deleted oldest first, none by default. Flagged and refined events are kept.
 
     Events are deleted if older than ``max_age_days``, beyond ``max_events``, or while less than ``min_free_mib`` of the
-    disk is free, then after superseded maps and pictures. Fetched recordings go with their event; beyond
-    ``max_recordings_mib`` in all, those fetched first are deleted.
+    disk is free. On low disk space superseded maps and pictures are deleted before events. Fetched recordings are
+    deleted with their event; beyond ``max_recordings_mib`` in all, those fetched first are deleted.
     """
 
     max_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)

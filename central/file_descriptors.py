@@ -1,4 +1,4 @@
-"""Divide the process's file descriptors among those who accept connections, so that none takes them all."""
+"""Divide the process's file descriptors among its listeners, so that none of them takes all."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def raise_limit() -> None:
 
 
 def within_limit(most: int, share: int) -> int:
-    """Return ``most``, or 1/``share`` of the open-file limit where that is less."""
+    """Return the smaller of ``most`` and the open-file limit divided by ``share``."""
     return min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share)

@@ -122,9 +122,10 @@ class _Protocol(H11Protocol):
 
 
 class _Listener(socket.socket):
-    """Listening socket that asyncio may poll while the process has no file descriptor left.
+    """Listening socket that pauses while the process has no free file descriptor.
 
-    asyncio 3.11 to 3.13 tries ``accept`` as often as the backlog is long then, every second, with a traceback each.
+    asyncio 3.11 to 3.13 would call ``accept`` once for each place of the backlog every second, and log a traceback for
+    each call.
     """
 
     def accept(self) -> tuple[socket.socket, Any]:

@@ -91,7 +91,7 @@ class Journal:
         # SQLite does not sync these commits; `_sync` does, so that other connections see them while the disk writes.
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._wal = self._open_wal()
-        # True if committed records may not be on the disk. A killed predecessor may have left some.
+        # True if a sync is due. True at the start, because a killed process may have left commits without a sync.
         self._unsynced = True
         # Reason of a failed sync, or empty.
         self._sync_failed = ""
@@ -135,10 +135,10 @@ class Journal:
         return CommitResult(new, conflicts)
 
     def _open_wal(self) -> IO[bytes]:
-        """Open the write-ahead log, and keep it open: a commit needs no free file descriptor then.
+        """Open the write-ahead log. It stays open, so that a commit needs no free file descriptor.
 
-        Linux reports a failed write to each file that was open at the time. A file that is opened later does not hear
-        of it once SQLite has, for example in a checkpoint.
+        Linux reports a failed write only to files that were open when it failed. After SQLite has received the error,
+        for example in a checkpoint, a file that is opened later syncs without an error.
 
         Raises:
             StoreError: It cannot be opened.

@@ -31,6 +31,8 @@ BATCH_EVENTS, BATCH_MAPS, BATCH_RECORDS, BATCH_PICTURES = 20, 20, 500, 100
 # Pictures sorted by age at once; bounds the memory, whatever the folder holds.
 MAX_LISTED = 10_000
 DAY_US = 86_400_000_000
+# Folder of the pictures.
+PICTURES = "pictures"
 
 _SUPERSEDED = (
     "EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey AND later.event = map.event"
@@ -44,9 +46,6 @@ SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(row
     AND NOT EXISTS (SELECT 1 FROM record WHERE record.survey = map.survey AND record.event = map.event
     AND record.id = (SELECT max(id) FROM record)) AND coalesce({DECODED_US} < ?, 0) ORDER BY rowid LIMIT ?
 """
-
-
-PICTURES = "pictures"
 
 
 def picture_path(data_dir: Path, survey: int, event: int) -> Path:

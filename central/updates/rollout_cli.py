@@ -98,7 +98,7 @@ def _first_stage(canaries: int) -> str:
 
 
 def check_none_running(store: RolloutStore) -> None:
-    """Raises ``RolloutError`` while the newest rollout awaits its canaries, its downloads or its first device."""
+    """Raise ``RolloutError`` if the newest rollout still waits for canaries, downloads or its first device."""
     newest = next(iter(store.rollouts()), None)
     if not newest or newest.stage not in (CANARY, ALL):
         return

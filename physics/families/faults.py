@@ -8,13 +8,13 @@ import numpy as np
 
 from physics.families.family import FRAME_CELLS, Frame
 
-# The benchmark draws its A maps in half cells, at these offsets from each cell, and keeps this mean of them, so that a
-# step reads 0, .0535, .9465, 1.
+# The benchmark draws its A maps in half cells. A cell is this weighted mean of the half cells at these offsets, so a
+# step has the shares 0, .0535, .9465, 1.
 _OFFSETS = np.array([-0.75, -0.25, 0.25, 0.75])
 _KERNEL = np.array([0.0535, 0.4465, 0.4465, 0.0535])
 # Share of the A maps whose block slides up.
 _UP_SHARE = 0.76
-# Rows over which the sliding raises the ground around the block by one more cell.
+# Rows over which the raise of the ground above the fault grows by one cell.
 _RAISED_ROWS = 181.5
 
 
@@ -70,10 +70,10 @@ class Break:
 def break_lightly(rng: np.random.Generator, frame: Frame, throw: float, first: float) -> Break:
     """Draw the fault of an A map.
 
-    The block below the fault slides, mostly up and as far as the map goes, else down between steep edges inside the
-    map. The ground above the fault is raised a little, up to a steep edge. Old and new material are often mixed at the
-    first interface of a block that went down. Along the fault, and in dashes along the edge of the raised ground, a
-    little of the neighbouring layer shows.
+    The block below the fault slides along it. Most blocks slide up and reach the side of the map. The others slide down
+    between two steep edges inside the map, often with a mixture of old and new material at the first interface. The
+    ground above the fault is raised slightly, up to a steep edge. A small share of the neighbouring layer is mixed in
+    along the fault, and in dashes along that edge.
 
     Args:
         rng: Random generator.
@@ -114,7 +114,7 @@ def break_lightly(rng: np.random.Generator, frame: Frame, throw: float, first: f
 
 
 def _faint(rng: np.random.Generator, z: np.ndarray, least: float, most: float, present: float) -> np.ndarray:
-    """Draw a share between ``least`` and ``most``, or zero, for each half row; it often stays for some rows."""
+    """Draw a share between ``least`` and ``most``, or zero, for each half row; neighbouring rows often share one."""
     rows = 2 * FRAME_CELLS
     share = np.exp(rng.uniform(np.log(least), np.log(most), rows)) * (rng.random(rows) < present)
     for row in range(1, rows):
