@@ -108,7 +108,7 @@ def _complain(message: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run ``epic``; returns the exit code: 0 well, 1 failed, 2 wrong use or input, 130 interrupted.
 
-    A package's errors become one line on standard error.
+    A package's errors become one line on standard error. One that has an ``exit_code`` of its own ends with it.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help", "help"):
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, base_errors()):
             _complain(error)
-            return 2
+            return getattr(error, "exit_code", 2)
         # click's own usage errors know how to show themselves.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()

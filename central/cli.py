@@ -25,7 +25,7 @@ from central.setup_cli import init
 from central.storage.backup_cli import backup, restore_backup
 from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.table import print_lines, print_table
-from central.times import utc
+from central.times import check_clock, utc
 from central.updates.rollout_cli import rollout
 from central.verification.check_cli import check
 from central.verification.refine_cli import refine
@@ -64,6 +64,7 @@ def run(
 ) -> None:
     """Start the centre; Ctrl-C ends it once everything received is stored."""
     settings = load_config(config, insecure)
+    check_clock()
     from central.pipeline.decoders import load_models
     from central.service import Service
     from firmware_py.runtime.log import Log

@@ -27,6 +27,7 @@ from central.storage.database import NoStoreError, StoreError, connect, is_claim
 from central.storage.journal import damaged_records
 from central.storage.map_store import damaged_maps
 from central.storage.schema import version_of
+from central.times import EARLIEST_YEAR
 from central.updates.rollout_store import model_section, models_in_use
 from firmware_py.inference.bundle import BundleError, load_bundle
 from firmware_py.links.base import LinkError
@@ -44,8 +45,6 @@ LITTLE_ROOM_BYTES = 1 << 30
 SLOW_FSYNC_S = 0.05
 FSYNCS = 5
 MAX_DAMAGE_SHOWN = 5
-# Earliest plausible time; a machine without a clock battery starts before it.
-EARLIEST_YEAR = 2026
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 CentralError
 ├── ModelNotFoundError     api
 ├── DecoderLoadError       cli
+├── ClockError             times
 ├── ConfigError            config
 ├── QueryError             dashboard.app
 ├── MetricsError           dashboard.metrics
@@ -19,6 +20,7 @@ CentralError
 ├── StoreError             storage.database
 │   ├── BackupError        storage.backup
 │   ├── DamagedMapError    storage.map_store
+│   ├── DamagedStoreError  storage.database
 │   ├── NoStoreError       storage.database
 │   ├── InUseError         storage.database
 │   ├── JobError           verification.refine_jobs

@@ -31,6 +31,13 @@ class StoreError(CentralError, RuntimeError):
     """The database cannot be opened or written, or lacks the requested entry."""
 
 
+class DamagedStoreError(StoreError):
+    """The database is damaged or of another schema. A restart will not help: ``epic`` exits with ``exit_code``."""
+
+    # EX_DATAERR; deploy/epic-central.service does not restart after it.
+    exit_code = 65
+
+
 class NoStoreError(StoreError):
     """The database does not exist yet."""
 
@@ -43,6 +50,7 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
     """Open a connection for the calling thread; ``read_only`` does not migrate an older schema.
 
     Raises:
+        DamagedStoreError: The file is damaged, or no database of a centre of this version.
         StoreError: The database cannot be opened.
     """
     path = data_dir / FILE_NAME
@@ -70,15 +78,26 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
     except (schema.SchemaError, InUseError) as error:
         if database:
             database.close()
-        raise StoreError(f"{path}: {error}") from None
+        kind = DamagedStoreError if isinstance(error, schema.SchemaError) else StoreError
+        raise kind(f"{path}: {error}") from None
     except (sqlite3.Error, OSError) as error:
         if database:
             database.close()
+        if _is_damage(error):
+            raise DamagedStoreError(
+                f"{path}: cannot be opened ({error}); restore a backup with epic central restore, or move the file "
+                "away and begin anew"
+            ) from None
         raise StoreError(
             f"{path}: cannot be opened ({error}); expected a writable folder with room, "
             "and in it no file or the one of a centre"
         ) from None
     return database
+
+
+def _is_damage(error: Exception) -> bool:
+    # The low byte of SQLite's extended code is the primary one.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _text(content: bytes) -> str:
@@ -104,7 +123,9 @@ def reported(what: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{what} ({error}); is the disk full, or {FILE_NAME} damaged?") from None
+        if _is_damage(error):
+            raise DamagedStoreError(f"{what} ({error}): {FILE_NAME} is damaged; restore a backup") from None
+        raise StoreError(f"{what} ({error}); is the disk full?") from None
 
 
 @contextlib.contextmanager

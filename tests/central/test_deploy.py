@@ -12,6 +12,7 @@ from central.dashboard import http_server
 from central.gateway import listener
 from central.ingest import connection_limits
 from central.service import STUCK_S
+from central.storage.database import DamagedStoreError
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "central" / "deploy"
@@ -63,6 +64,14 @@ def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whol
     (before,) = re.findall("^ExecStartPre=(.*)$", (DEPLOY / "epic-central.service").read_text(), re.MULTILINE)
     for command in (service["healthcheck"]["test"], before.split()):
         assert "doctor" in command and "--full" not in command
+
+
+def test_a_damaged_store_is_no_crash_loop():
+    """The check before the start must not fail in its place: systemd would start the unit again after it."""
+    unit = (DEPLOY / "epic-central.service").read_text()
+    (code,) = re.findall("^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert int(code) == DamagedStoreError.exit_code
+    assert all(line.startswith("-") for line in re.findall("^ExecStartPre=(.*)$", unit, re.MULTILINE))
 
 
 def test_a_centre_that_hangs_is_started_anew():

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -12,12 +13,13 @@ from fake_decoder import MODEL_HASH, FakeDecoder, latent_record
 from small_disk import small_disk
 from waiting import wait_until
 
+import epic
 from central import service as module
 from central.config import CentralConfig, CentralSection, ModelSection
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import devices
 from central.service import Service
-from central.storage.database import FILE_NAME, StoreError, connect
+from central.storage.database import FILE_NAME, DamagedStoreError, StoreError, connect
 from central.storage.journal import Journal
 from firmware_py.protocol import packet
 from firmware_py.protocol.health_messages import Health, encode_health
@@ -29,13 +31,23 @@ def settings(data_dir):
     return CentralConfig(central=central, model=[ModelSection(bundle="none", decoder="none")])
 
 
+def configured(folder):
+    """A ``central.toml`` in ``folder`` whose models are looked for when it starts."""
+    path = folder / "central.toml"
+    path.write_text(
+        '[central]\nlisten = "tcp://127.0.0.1:*"\ndata_dir = "data"\ninsecure = true\n'
+        '[[model]]\nbundle = "b"\ndecoder = "d"\n'
+    )
+    return path
+
+
 def start(data_dir):
     return Service(settings(data_dir), {MODEL_HASH: FakeDecoder()}, Log(data_dir / "log"))
 
 
 def refusal(data_dir):
-    """The one line with which a centre does not start."""
-    with pytest.raises(StoreError) as found:
+    """The one line with which a centre does not start, and after which its service does not start it again."""
+    with pytest.raises(DamagedStoreError) as found:
         start(data_dir)
     assert "\n" not in str(found.value) and FILE_NAME in str(found.value)
     return str(found.value)
@@ -44,6 +56,31 @@ def refusal(data_dir):
 def test_a_file_that_is_no_database(data_dir):
     (data_dir / FILE_NAME).write_bytes(b"no database at all" * 500)
     assert "file is not a database" in refusal(data_dir)
+
+
+def test_a_database_of_a_newer_program(data_dir):
+    with closing(connect(data_dir, create=True)) as database:
+        database.execute("PRAGMA user_version = 99")
+    assert "install that one" in refusal(data_dir)
+
+
+def test_a_damaged_store_has_an_exit_code_of_its_own_and_a_folder_in_its_place_has_not(tmp_path, capsys):
+    listing = ["central", "list", "--config", str(configured(tmp_path))]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / FILE_NAME).write_bytes(b"no database at all" * 500)
+    assert epic.main(listing) == DamagedStoreError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "file is not a database" in line and "epic central restore" in line
+    (tmp_path / "data" / FILE_NAME).unlink()
+    (tmp_path / "data" / FILE_NAME).mkdir()
+    assert epic.main(listing) == 2
+
+
+def test_a_centre_whose_clock_was_never_set_does_not_start(tmp_path, capsys, monkeypatch):
+    """Devices without a clock would take 1970 from it."""
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 5, 3, 1, 0)))
+    assert epic.main(["central", "run", "--config", str(configured(tmp_path))]) == 2
+    assert "clock: 1970-01-01 00:00:05 UTC: expected 2026 or later" in capsys.readouterr().err
 
 
 def test_a_database_that_was_cut_short(data_dir):
