@@ -32,7 +32,7 @@ LONGEST_STEP = 3.0
 # Damping at the start, relative to the mean curvature; its factors after a failed and a successful step; and how often
 # a step is tried.
 DAMPING, HARDER, EASIER, FAILURES = 1e-2, 6.0, 0.25, 6
-# The fit ends after a step that lowers the misfit by less than this share.
+# The fit ends after a step that lowers the misfit beyond the noise by less than this share.
 LEAST_GAIN = 0.15
 
 # Models the gather (S, T, R) of a map (nz, nx) in m/s.
@@ -107,9 +107,10 @@ class LayeredFit:
         self.parameters = self._find_parameters()
 
     def step(self) -> bool:
-        """Take one step; return False if the misfit falls by less than ``LEAST_GAIN``."""
-        before = self.now.misfit
-        return self._step() and self.now.misfit < (1.0 - LEAST_GAIN) * before
+        """Take one step; return False if the misfit beyond the noise falls by less than ``LEAST_GAIN``."""
+        beyond_noise = self._misfit.beyond_noise
+        before = beyond_noise(self.now.misfit)
+        return self._step() and beyond_noise(self.now.misfit) < (1.0 - LEAST_GAIN) * before
 
     def _step(self) -> bool:
         """Take one step; return False if none lowers the misfit."""

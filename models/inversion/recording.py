@@ -133,6 +133,10 @@ class RecordingMisfit:
         residual = self.residual(gather)
         return float(np.sum(np.square(residual)) / (2 * self._recording.live.sum()))
 
+    def beyond_noise(self, value: float) -> float:
+        """Return what is left of a misfit without the part that the noise leaves, at least zero."""
+        return max(value - self.noise, 0.0)
+
     def __call__(self, velocity: np.ndarray) -> tuple[float, np.ndarray]:
         recording, count = self._recording, self._recording.live.sum()
         gather = np.zeros(recording.gather.shape)

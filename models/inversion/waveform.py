@@ -27,7 +27,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from models.inversion.layered import LayeredFit
-from models.inversion.quasi_newton import Descent, Point
+from models.inversion.quasi_newton import LEAST_EXCESS, Descent, Point
 from models.inversion.recording import Lowpass, Recording, RecordingMisfit
 from models.inversion.refinement import OnIteration, Refined
 from models.inversion.roughness import Roughness
@@ -69,7 +69,8 @@ STAGES = (
 LEAST_LAYERED_ITERATIONS, GATHER_ITERATIONS = 150, 0.42
 # Regions are fitted where there are iterations for so many steps.
 LEAST_STEPS = 3
-# Regions are given up if their misfit, after the stage of cells that follows, is this many times that of before.
+# Regions are given up if their misfit beyond the noise, after the stage of cells that follows, is this many times that
+# of before.
 GIVEN_UP = 2.0
 # Shares of the roughness that compete at the start. The last one is used where there are too few iterations.
 SHARES = (10.0, 3.0, 1.0)
@@ -213,11 +214,17 @@ class _Run:
                 now = self._fit_regions(now, count)
             else:
                 now = self.model_and_compare(self._descend_on(now, stage, count, trial))
-            if fitted and now.misfit > GIVEN_UP * best.misfit:
+            if fitted and self._is_given_up(now, best):
                 now = best
             fitted = stage.layered
             best = min(best, now, key=lambda found: found.misfit)
         return best
+
+    def _is_given_up(self, fitted: _Found, before: _Found) -> bool:
+        """Return whether fitting regions took a map further from the recording, by more than noise is known."""
+        beyond_noise = self.broadband.beyond_noise
+        tolerated = max(beyond_noise(before.misfit), LEAST_EXCESS * before.misfit)
+        return beyond_noise(fitted.misfit) > GIVEN_UP * tolerated
 
     def _least(self, stage: Stage) -> float:
         """Return the fewest iterations for which a stage begins."""
@@ -326,7 +333,7 @@ def _posterior(
     together = max(1.0, 0.5 / (a.peak_frequency_hz * a.dt_s))
     # Of a normal distribution the expected absolute error squared is 2 / pi of the variance.
     known = 1.0 / np.sqrt(1.0 / np.square(uncertainty_mps) + np.pi / 2 * curvature / (together * left))
-    beyond_noise = np.sqrt(2 * max(best.misfit - misfit.noise, 0.0))
+    beyond_noise = np.sqrt(2 * misfit.beyond_noise(best.misfit))
     unexplained = UNEXPLAINED_MPS * beyond_noise / uncertainty_mps.mean()
     return np.minimum(np.hypot(known, unexplained * uncertainty_mps), uncertainty_mps)
 

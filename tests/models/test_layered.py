@@ -18,10 +18,10 @@ def layers(first=12.0, velocities=(1800.0, 2600.0, 3400.0), slope=0.1):
 
 
 class Smeared:
-    """A linear stand-in for waves: the recording is the smeared map, the misfit half its mean square."""
+    """A linear stand-in for waves: the recording is the smeared map, the misfit half its mean square and ``noise``."""
 
-    def __init__(self, truth):
-        self._recorded = self.model(truth)
+    def __init__(self, truth, noise=0.0):
+        self._recorded, self._noise = self.model(truth), noise
 
     @staticmethod
     def model(velocity):
@@ -31,11 +31,14 @@ class Smeared:
         return (gather - self._recorded) / 100.0
 
     def value(self, gather):
-        return float(np.mean(np.square(self.residual(gather)))) / 2
+        return float(np.mean(np.square(self.residual(gather)))) / 2 + self._noise
+
+    def beyond_noise(self, value):
+        return value - self._noise
 
 
-def fit(truth, start):
-    misfit = Smeared(truth)
+def fit(truth, start, noise=0.0):
+    misfit = Smeared(truth, noise)
     return LayeredFit(start, BOUNDS, misfit, misfit.model)
 
 
@@ -77,15 +80,17 @@ def test_an_edge_within_a_cell_gives_it_a_value_between():
     np.testing.assert_allclose(raised[[18, 20]], [[2000.0] * 50, [3000.0] * 50])
 
 
-def test_velocities_and_depths_that_are_both_wrong_are_found_together():
+@pytest.mark.parametrize("noise", [0.0, 100.0])
+def test_velocities_and_depths_that_are_both_wrong_are_found_together(noise):
+    """Noise leaves a misfit that no map lowers; the fit goes on until nothing else is left."""
     truth, start = layers(), gaussian_filter(layers(10.6, (1830.0, 2500.0, 3500.0), 0.15), 1.0)
-    layered = fit(truth, start)
+    layered = fit(truth, start, noise)
     before = np.abs(start - truth).mean()
-    misfits = [layered.now.misfit]
+    misfits = [layered.now.misfit - noise]
     for _ in range(6):
         if not layered.step():
             break
-        misfits.append(layered.now.misfit)
+        misfits.append(layered.now.misfit - noise)
     assert layered.regions == 3
     assert misfits == sorted(misfits, reverse=True)
     assert misfits[-1] < 0.01 * misfits[0]

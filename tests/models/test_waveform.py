@@ -133,6 +133,18 @@ def test_regions_that_do_not_explain_the_recording_are_given_up(gather, monkeypa
     assert np.abs(told[-1][2] - Wrong.before).mean() < 20.0
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "given_up"),
+    [(1.1, 1.15, False), (1.1, 1.4, True), (0.99, 1.02, False), (0.99, 1.1, True)],
+)
+def test_what_noise_leaves_does_not_keep_regions(gather, before, after, given_up):
+    """Misfits are in units of what the noise leaves."""
+    noise = 0.02 * gather.std() * np.random.default_rng(0).normal(size=gather.shape)
+    run = waveform._Run(WAVES, Recording.of(gather + noise, WAVES), "blocky", lambda *now: None)
+    found = [waveform._Found(TRUTH, gather, times * run.broadband.noise) for times in (after, before)]
+    assert run._is_given_up(*found) == given_up
+
+
 def test_few_iterations_are_not_spent_on_a_competition(gather):
     assert found(gather, 12).settings["roughness_share"] is None
 
