@@ -99,9 +99,6 @@ def build_from_layout(
     return keras.Model(gather, predicted, name=name)
 
 
-_SPLIT = LAYOUTS["inversionnet"]
-
-
 def build_device_half(acquisition: Acquisition) -> keras.Model:
     """Build the blocks that work along time only, for one device.
 
@@ -111,15 +108,17 @@ def build_device_half(acquisition: Acquisition) -> keras.Model:
     part = keras.Input(
         (acquisition.n_time, acquisition.max_device_receivers, acquisition.n_sources), name="part"
     )
-    return keras.Model(part, _down(part, _SPLIT.down[: _SPLIT.n_along_time]), name="inversionnet_device")
+    split = LAYOUTS["inversionnet"]
+    return keras.Model(part, _down(part, split.down[: split.n_along_time]), name="inversionnet_device")
 
 
 def build_central_half(acquisition: Acquisition) -> keras.Model:
     """Build the rest of the network after ``build_device_half``; device outputs are concatenated along receivers."""
     n_time, channels = build_device_half(acquisition).output_shape[1::2]
     inner = keras.Input((n_time, acquisition.n_receivers, channels), name="inner")
-    first = _SPLIT.n_along_time
-    predicted = _predict_map(_down(inner, _SPLIT.down[first:], first), _SPLIT, acquisition)
+    split = LAYOUTS["inversionnet"]
+    first = split.n_along_time
+    predicted = _predict_map(_down(inner, split.down[first:], first), split, acquisition)
     return keras.Model(inner, predicted, name="inversionnet_central")
 
 

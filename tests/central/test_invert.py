@@ -90,6 +90,7 @@ def test_maps_are_those_of_devices_and_centre(model, archive, tmp_path):
     assert (manifest["model"], manifest["unit"]) == ("tiny", "m/s") and manifest["versions"]
 
 
+@pytest.mark.long
 def test_a_cluster_makes_the_same_maps_to_the_last_bit(model, archive, tmp_path):
     with two_processes() as scheduler:
         invert_archive(archive, model, tmp_path / "many", scheduler)

@@ -480,6 +480,7 @@ def children(pid, what):
     return [int(one) for one in found if what in Path(f"/proc/{one}/cmdline").read_text()]
 
 
+@pytest.mark.long
 def test_a_cluster_runs_jobs_at_once_and_stores_the_same_maps(add, queue, data_dir, models):
     add(7)
     add(8)

@@ -209,6 +209,7 @@ def test_a_centre(carry_out, tmp_path, gather):
     carry_out("centre.md", centre=free_port(), page=free_port())
 
 
+@pytest.mark.long
 def test_recordings(carry_out, tmp_path, gather):
     pytest.importorskip("segyio", reason="the extra geo is not installed")
     carry_out("recordings.md")
@@ -274,6 +275,7 @@ def test_a_microcontroller(carry_out, environment, tmp_path, gather):
     assert not (flash / "bundle" / "encoder.tflite").exists()
 
 
+@pytest.mark.long
 def test_an_own_survey_and_its_conversion(carry_out, tmp_path):
     """The second guide goes on where the first ends: with the run that it trained."""
     carry_out("own-survey.md")

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from small_networks import QUICK_COMPILATION
 from small_survey import SURVEY, write_data
 
 jax = pytest.importorskip("jax")
@@ -176,6 +177,7 @@ import re, sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, sys.argv[1])
+from small_networks import use_small_networks
 from small_survey import SURVEY
 import models.training.on_device
 from models.data.gathers import load_decimated
@@ -192,6 +194,7 @@ products = text.splitlines()
 products = [line for line in products if "dot_general" in line]
 assert products and all("HIGHEST" in line for line in products), products
 
+use_small_networks()
 folder, run = Path(sys.argv[2]), Path(sys.argv[3])
 thinned = load_decimated([folder], SURVEY, 10)
 (pair,) = find_pairs(folder, SURVEY)
@@ -209,11 +212,13 @@ assert np.mean(losses[-3:]) < 0.7 * losses[0], losses
 """
 
 
+@pytest.mark.long
 def test_a_network_learns_without_leaving_the_accelerator(tmp_path):
     folder, run = write_data(tmp_path / "data"), tmp_path / "run"
     support = os.path.dirname(sys.modules["small_survey"].__file__)
     command = [sys.executable, "-c", SCRIPT, support, str(folder), str(run)]
-    subprocess.run(command, env=os.environ | {"KERAS_BACKEND": "jax"}, check=True, timeout=300)
+    environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": QUICK_COMPILATION}
+    subprocess.run(command, env=environment, check=True, timeout=300)
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     metrics = json.loads((run / "metrics.json").read_text())
     # The validation error in training, and that of the saved networks: those with the best weights.

@@ -40,6 +40,7 @@ def emulator(in_the_checkout):
 
 
 @pytest.mark.emulated
+@pytest.mark.long
 def test_emulated_devices_draw_maps_from_the_latents_that_this_machine_would_send(emulator, capsys, tmp_path):
     gathers = write_events(tmp_path / "FlatVel_A")
     out = tmp_path / "run"

@@ -90,6 +90,7 @@ def test_bytes_are_those_of_the_payload_without_padding(drawn):
     }
 
 
+@pytest.mark.long
 def test_a_trained_federated_network_draws_the_mean_of_its_devices_maps(tmp_path):
     run, folder = tmp_path / "run", tmp_path / "out"
     run.mkdir()
