@@ -163,7 +163,17 @@ MUTATIONS = (
         ("tests/firmware_py/test_spool.py",),
     ),
     Mutation(
-        "spool no longer syncs after the first acknowledgement",
+        "a recording is put aside before the disk has its record",
+        "firmware_py/runtime/node.py",
+        "self.spool.sync()\n                    self.source.done(recording)\n",
+        "self.source.done(recording)\n                    self.spool.sync()\n",
+        (
+            "tests/firmware_py/test_node_trouble.py"
+            "::test_a_record_travels_while_the_disk_writes_it_and_its_recording_stays_until_then",
+        ),
+    ),
+    Mutation(
+        "spool no longer syncs after the first record",
         "firmware_py/storage/spool.py",
         '        finally:\n            self._database.execute("PRAGMA synchronous = FULL")\n',
         "        finally:\n            pass\n",

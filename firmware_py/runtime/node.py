@@ -1,7 +1,8 @@
 """Run the device's loop: record, encode, spool, send, and repeat until acknowledged.
 
-A record is on the disk before it is sent, and stays there until it is acknowledged. Neither a power cut nor a dead link
-loses it. One thread suffices: encoding takes about a millisecond.
+A record is written before it is sent. While it travels the disk takes it, and it stays there until it is acknowledged.
+Neither a power cut nor a dead link loses an event: its recording is put aside once the record is on the disk. One
+thread suffices: encoding takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -135,9 +136,12 @@ class Node:
                     self.spool.check_file()
                     look_s = time.monotonic() + LOOK_S
                 recording = self.source.poll() if self._is_numbered() and self._has_room() else None
-                if recording is not None:
-                    self._record(recording)
+                is_spooled = recording is not None and self._record(recording)
                 self._send_waiting()
+                if recording is not None and is_spooled:
+                    # The link sends it meanwhile, and no answer is read before.
+                    self.spool.sync()
+                    self.source.done(recording)
                 self._talk()
                 self._listen(0.0 if recording is not None else IDLE_S)
                 self._report_fault()
@@ -252,14 +256,15 @@ class Node:
         """
         return not isinstance(self.source, FileSource) or len(self.spool) < self.config.node.spool_records
 
-    def _record(self, recording: Recording) -> None:
+    def _record(self, recording: Recording) -> bool:
+        """Encode a recording and append it to the spool, without a sync; return False if it was rejected."""
         started = time.perf_counter()
         recorded_us = now_us()
         try:
             latent = self.encoder.encode_recording(recording.part)
         except GatherError as error:
             self.source.reject(recording, str(error))
-            return
+            return False
         encode_s = self._encode_s = time.perf_counter() - started
         self._report_loudness(recording)
         sequence = self.spool.next_sequence()
@@ -277,7 +282,6 @@ class Node:
         replayed = isinstance(self.source, FileSource)
         self.spool.append(sequence, packet.encode_record(record), advance=1 if replayed else 0)
         self.window.recorded(sequence)
-        self.source.done(recording)
         self._recorded += 1
         self.log.write(
             "recorded",
@@ -287,6 +291,7 @@ class Node:
             encode_s=round(encode_s, 6),
             network_s=round(self.encoder.network_s, 6),
         )
+        return True
 
     def _report_loudness(self, recording: Recording) -> None:
         """Log a recording of unusual loudness, once until one is as expected again."""

@@ -1,6 +1,7 @@
 """Store records durably until the centre acknowledges them; survives a crash or a power cut.
 
-SQLite runs in write-ahead mode with ``synchronous = FULL``: ``append`` returns after the record is on the disk.
+SQLite runs in write-ahead mode with ``synchronous = FULL``, except for what ``append`` and ``acknowledge`` write.
+``append`` survives a kill at once, and a power cut after ``sync``: a record is sent meanwhile (docs/decisions/0030).
 Acknowledgements may be lost in a power cut. The record is then sent again, and the centre recognises it.
 
 The spool is bounded. When it is full, records that the centre refused are dropped first, then the oldest waiting ones,
@@ -78,6 +79,8 @@ class Spool:
     ) -> None:
         self._path = path
         self._max_records = max_records
+        # The write-ahead log, for ``sync``.
+        self._log: IO[bytes] | None = None
         self.damaged = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +144,15 @@ class Spool:
             self._database.execute("UPDATE record SET refused = NULL WHERE refused IS NOT NULL")
         stat = self._path.stat()
         self._file = (stat.st_dev, stat.st_ino)
+        self._log = self._open_log()
         return owner
+
+    def _open_log(self) -> IO[bytes]:
+        """Open the write-ahead log. It stays open: Linux reports a failed write only to files open at the time.
+
+        SQLite follows a symbolic link, and the log lies beside the real file.
+        """
+        return open(f"{self._path.resolve()}-wal", "rb")
 
     def _put_file_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = f"{self._path}.damaged-{int(time.time())}"
@@ -149,7 +160,7 @@ class Spool:
         for end in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.rename(f"{self._path}{end}", f"{aside}{end}")
-        self._database.close()
+        self._close_files()
         found = " ".join(str(error).split())
         self.damaged = (
             f"{self._path}: {found}; put aside as {aside}, with what waited in it, and begun anew; "
@@ -231,7 +242,7 @@ class Spool:
         return self._sequence
 
     def append(self, sequence: int, data: bytes, advance: int = 0) -> None:
-        """Append a record of this boot; on return it is on the disk.
+        """Append a record of this boot; ``sync`` puts it on the disk.
 
         ``advance`` increments the counter ``position`` in the same transaction. After a restart a source then resumes
         with the first recording that is not in the spool.
@@ -239,7 +250,7 @@ class Spool:
         Raises:
             SpoolError: The disk is full.
         """
-        with self._transaction() as database:
+        with self._without_sync(), self._transaction() as database:
             database.execute(
                 "INSERT INTO record (boot, sequence, data) VALUES (?, ?, ?)", (self.boot, sequence, data)
             )
@@ -254,6 +265,28 @@ class Spool:
                 self._add("dropped", gone)
             if advance:
                 self._add("position", advance)
+
+    def sync(self) -> None:
+        """Return when all appended records are on the disk.
+
+        Raises:
+            SpoolError: The disk failed.
+        """
+        assert self._log, "the spool is open"
+        try:
+            os.fdatasync(self._log.fileno())
+        except OSError as error:
+            raise SpoolError(
+                f"{self._path}: cannot be kept on the disk ({error.strerror}); check the disk"
+            ) from None
+
+    @contextmanager
+    def _without_sync(self) -> Iterator[None]:
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        finally:
+            self._database.execute("PRAGMA synchronous = FULL")
 
     def waiting(
         self, limit: int, start: tuple[int, int] = (0, 0), end: tuple[int, int] = (1 << 32, 0)
@@ -278,28 +311,23 @@ class Spool:
 
         Not synced; the next write syncs it in order.
         """
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        try:
-            with self._transaction() as database:
-                found = []
-                for sequence in sequences:
-                    rows = database.execute(
-                        "DELETE FROM record WHERE boot = ? AND sequence = ? RETURNING boot, sequence, data",
-                        (boot, sequence),
-                    ).fetchall()
-                    if rows:
-                        database.execute(
-                            "INSERT OR REPLACE INTO acknowledged (boot, sequence, data) VALUES (?, ?, ?)",
-                            rows[0],
-                        )
-                        found.append(sequence)
-                database.execute(
-                    "DELETE FROM acknowledged WHERE id <= (SELECT max(id) FROM acknowledged) - ?",
-                    (KEPT_RECORDS,),
-                )
-                return found
-        finally:
-            self._database.execute("PRAGMA synchronous = FULL")
+        with self._without_sync(), self._transaction() as database:
+            found = []
+            for sequence in sequences:
+                rows = database.execute(
+                    "DELETE FROM record WHERE boot = ? AND sequence = ? RETURNING boot, sequence, data",
+                    (boot, sequence),
+                ).fetchall()
+                if rows:
+                    database.execute(
+                        "INSERT OR REPLACE INTO acknowledged (boot, sequence, data) VALUES (?, ?, ?)", rows[0]
+                    )
+                    found.append(sequence)
+            database.execute(
+                "DELETE FROM acknowledged WHERE id <= (SELECT max(id) FROM acknowledged) - ?",
+                (KEPT_RECORDS,),
+            )
+            return found
 
     def newest_acknowledged(self) -> tuple[int, int]:
         """Return (boot, sequence) of the newest record that is kept after its acknowledgement; (0, 0) for none."""
@@ -338,5 +366,10 @@ class Spool:
             return cursor.rowcount == 1
 
     def close(self) -> None:
-        self._database.close()
+        self._close_files()
         self._lock.close()
+
+    def _close_files(self) -> None:
+        if self._log:
+            self._log.close()
+        self._database.close()

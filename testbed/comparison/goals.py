@@ -18,9 +18,8 @@ GOALS = (
 # Description of each part of EPIC's latency.
 SPENT_ON = {
     "encode": "thinning, companding and the network on the device",
-    "queue": "a record is on the device's disk before it goes out, so that a power cut neither loses nor doubles it; "
-    "five devices share this machine's",
-    "assemble": "the centre has every record on its disk before it takes it up",
+    "queue": "a record is written to the spool and handed to the link, which the disk does not hold up",
+    "assemble": "the centre commits the records and collects those of the event, while its disk writes them",
     "decode": "the network that draws the map and its uncertainty",
 }
 

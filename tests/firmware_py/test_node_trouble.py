@@ -1,5 +1,6 @@
 """What a device goes on through: a folder, a disk, a spool or a centre that fails it."""
 
+import errno
 import time
 from collections import namedtuple
 
@@ -50,6 +51,50 @@ def test_a_recording_that_cannot_be_moved_is_recorded_once_and_the_device_goes_o
     for begin in (Node, check):
         with pytest.raises(GatherError, match="cannot be moved to its sent/"):
             begin(config(centre.endpoint, source=folder))
+
+
+def test_a_record_travels_while_the_disk_writes_it_and_its_recording_stays_until_then(
+    tmp_path, config, gathers, start, entries, monkeypatch
+):
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    np.save(incoming / "1.npy", gathers[0])
+    there = []
+
+    def sync(_):
+        wait_until(lambda: centre.records, what="the record before its sync")
+        time.sleep(0.1)
+        there.append(((incoming / "1.npy").exists(), len(entries("acknowledged"))))
+
+    monkeypatch.setattr("firmware_py.storage.spool.os.fdatasync", sync)
+    with FakeCentre() as centre:
+        folder = SourceSection("folder", path=incoming, poll_s=0.01)
+        with start(config(centre.endpoint, source=folder)):
+            wait_until((incoming / "sent" / "1.npy").exists, what="the recording in sent/")
+            wait_until(lambda: entries("acknowledged"), what="its acknowledgement")
+    assert there == [(True, 0)], "an answer before the sync does not count yet"
+
+
+def test_a_disk_that_keeps_nothing_ends_the_device_and_the_event_is_sent_again(
+    tmp_path, config, gathers, start, monkeypatch
+):
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    np.save(incoming / "1.npy", gathers[0])
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    folder = SourceSection("folder", path=incoming, poll_s=0.01)
+    with FakeCentre() as centre:
+        with monkeypatch.context() as broken:
+            broken.setattr("firmware_py.storage.spool.os.fdatasync", fail)
+            with pytest.raises(SpoolError, match="cannot be kept on the disk .Input/output error."):
+                Node(config(centre.endpoint, source=folder)).run()
+        assert (incoming / "1.npy").exists()
+        with start(config(centre.endpoint, source=folder)):
+            wait_until((incoming / "sent" / "1.npy").exists, what="the recording in sent/")
+            wait_until(lambda: centre.records, what="the event")
 
 
 def test_what_is_sent_makes_room_before_the_spool_needs_it(tmp_path, config, monkeypatch):

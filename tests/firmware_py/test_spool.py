@@ -236,7 +236,7 @@ def test_the_spool_syncs_as_the_guide_says(tmp_path):
     """The guide's promise about power cuts rests on these two settings of the connection that writes."""
     spool = Spool(tmp_path / "spool.sqlite", 3)
     spool.append(spool.next_sequence(), b"x")
-    assert spool.acknowledge(spool.boot, (1,)) == [1], "which alone does not wait for the disk"
+    assert spool.acknowledge(spool.boot, (1,)) == [1], "neither waits for the disk"
     settings = {
         name: spool._database.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("journal_mode", "synchronous")
