@@ -142,6 +142,7 @@ class Node:
                     # The link sends it meanwhile, and no answer is read before.
                     self.spool.sync()
                     self.source.done(recording)
+                    self._report_loudness(recording)
                 self._talk()
                 self._listen(0.0 if recording is not None else IDLE_S)
                 self._report_fault()
@@ -266,7 +267,6 @@ class Node:
             self.source.reject(recording, str(error))
             return False
         encode_s = self._encode_s = time.perf_counter() - started
-        self._report_loudness(recording)
         sequence = self.spool.next_sequence()
         record = packet.Record(
             packet.LATENT,
