@@ -16,7 +16,7 @@ demo: $(RUN_STAMP)  ## install what the line needs, then draw 20 maps from 5 dev
 test: $(ALL_STAMP)  ## install everything, then run the tests that need no real time
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
-test-ci: $(ALL_STAMP)  ## install everything, then run what two cores run in a quarter of an hour
+test-ci: $(ALL_STAMP)  ## install everything, then run all tests but the longest
 	$(BIN)/python -m pytest -m "not long" --durations=20 $(PARALLEL)
 
 test-all: $(ALL_STAMP)  ## install everything, then run all tests
