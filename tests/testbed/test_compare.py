@@ -183,7 +183,7 @@ def test_a_goal_that_is_missed_is_named_with_what_costs_it(tmp_path, results):
     other["latency_median_ms"] = 150.0
     text = page(found, "epic testbed compare", "2026-11-25", tmp_path)
     assert "the goal is 30.0 ms, less than the 35 ms that the first bit takes" in text
-    assert "On lte, of EPIC's 900.0 ms: queue 800.0 (a record is on the device's disk" in text
+    assert "On lte, of EPIC's 900.0 ms: queue 800.0 (a record is written to the spool" in text
     epic["latency_median_ms"] = 10.0
     other["on_board"]["latency_median_ms"] = 1e6
     text = page(found, "epic testbed compare", "2026-11-25", tmp_path)
