@@ -1,4 +1,4 @@
-"""Convert record times to dates, and tell whether the clock is set."""
+"""Convert record times to dates, and check that the clock is set."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import IO
 
 from central.errors import CentralError
 from central.storage import schema
+from firmware_py.storage.sqlite_file import is_damage
 
 FILE_NAME = "central.sqlite"
 LOCK_NAME = "central.lock"
@@ -32,7 +33,10 @@ class StoreError(CentralError, RuntimeError):
 
 
 class DamagedStoreError(StoreError):
-    """The database is damaged or of another schema. A restart will not help: ``epic`` exits with ``exit_code``."""
+    """The database is damaged or has another schema.
+
+    ``epic`` then exits with ``exit_code``, because a restart would not help.
+    """
 
     # EX_DATAERR; deploy/epic-central.service does not restart after it.
     exit_code = 65
@@ -83,7 +87,7 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
     except (sqlite3.Error, OSError) as error:
         if database:
             database.close()
-        if _is_damage(error):
+        if is_damage(error):
             raise DamagedStoreError(
                 f"{path}: cannot be opened ({error}); restore a backup with epic central restore, or move the file "
                 "away and begin anew"
@@ -93,11 +97,6 @@ def connect(data_dir: Path, create: bool = False, read_only: bool = False) -> sq
             "and in it no file or the one of a centre"
         ) from None
     return database
-
-
-def _is_damage(error: Exception) -> bool:
-    # The low byte of SQLite's extended code is the primary one.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _text(content: bytes) -> str:
@@ -123,7 +122,7 @@ def reported(what: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _is_damage(error):
+        if is_damage(error):
             raise DamagedStoreError(f"{what} ({error}): {FILE_NAME} is damaged; restore a backup") from None
         raise StoreError(f"{what} ({error}); is the disk full?") from None
 

@@ -14,6 +14,7 @@ from typing import IO
 from central.storage.database import StoreError, connect, reported, transaction
 from firmware_py.protocol.packet import Record
 from firmware_py.runtime.log import Log
+from firmware_py.storage.sqlite_file import open_log
 
 _LAST_ID = (1 << 63) - 1
 
@@ -135,22 +136,12 @@ class Journal:
         return CommitResult(new, conflicts)
 
     def _open_wal(self) -> IO[bytes]:
-        """Open the write-ahead log. It stays open, so that a commit needs no free file descriptor.
-
-        Linux reports a failed write only to files that were open when it failed. After SQLite has received the error,
-        for example in a checkpoint, a file that is opened later syncs without an error.
-
-        Raises:
-            StoreError: It cannot be opened.
-        """
-        # SQLite follows a symbolic link; the log lies beside the real file.
-        _, _, path = self._database.execute("PRAGMA database_list").fetchone()
         try:
-            return open(f"{path}-wal", "rb")
+            return open_log(self._database)
         except OSError as error:
             self._database.close()
             raise StoreError(
-                f"{path}-wal: cannot be opened ({error.strerror}); expected a file that SQLite keeps while the "
+                f"{error.filename}: cannot be opened ({error.strerror}); expected a file that SQLite keeps while the "
                 "centre runs"
             ) from None
 

@@ -1,8 +1,8 @@
 """Run the device's loop: record, encode, spool, send, and repeat until acknowledged.
 
-A record is written before it is sent. While it travels the disk takes it, and it stays there until it is acknowledged.
-Neither a power cut nor a dead link loses an event: its recording is put aside once the record is on the disk. One
-thread suffices: encoding takes about a millisecond.
+A record is written to the spool, sent, and synced to the disk, where it stays until it is acknowledged. Neither a power
+cut nor a dead link loses an event, because its recording is moved only after the sync. One thread suffices: encoding
+takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -136,13 +136,13 @@ class Node:
                     self.spool.check_file()
                     look_s = time.monotonic() + LOOK_S
                 recording = self.source.poll() if self._is_numbered() and self._has_room() else None
-                is_spooled = recording is not None and self._record(recording)
+                spooled = recording if recording is not None and self._record(recording) else None
                 self._send_waiting()
-                if recording is not None and is_spooled:
-                    # The link sends it meanwhile, and no answer is read before.
+                if spooled is not None:
+                    # The link sends the record meanwhile. No answer is read before the sync.
                     self.spool.sync()
-                    self.source.done(recording)
-                    self._report_loudness(recording)
+                    self.source.done(spooled)
+                    self._report_loudness(spooled)
                 self._talk()
                 self._listen(0.0 if recording is not None else IDLE_S)
                 self._report_fault()

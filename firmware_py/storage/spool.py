@@ -1,7 +1,7 @@
 """Store records durably until the centre acknowledges them; survives a crash or a power cut.
 
-SQLite runs in write-ahead mode with ``synchronous = FULL``, except for what ``append`` and ``acknowledge`` write.
-``append`` survives a kill at once, and a power cut after ``sync``: a record is sent meanwhile (docs/decisions/0030).
+SQLite runs in write-ahead mode with ``synchronous = FULL``, except in ``append`` and ``acknowledge``. An appended
+record survives a kill at once, and a power cut after ``sync``. It is sent before the sync (docs/decisions/0030).
 Acknowledgements may be lost in a power cut. The record is then sent again, and the centre recognises it.
 
 The spool is bounded. When it is full, records that the centre refused are dropped first, then the oldest waiting ones,
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from firmware_py.errors import FirmwareError
+from firmware_py.storage.sqlite_file import is_damage, open_log
 
 # ``PRAGMA user_version``; 0 is a new spool, or one of version 1 from before versions were counted.
 VERSION = 1
@@ -88,9 +89,7 @@ class Spool:
             try:
                 owner = self._open(first_boot, (device, survey))
             except sqlite3.DatabaseError as error:
-                # SQLite error code: the lower byte is the kind, the rest the place. A full or busy disk is not damage.
-                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-                if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                if not is_damage(error):
                     raise
                 self._put_file_aside(error)
                 owner = self._open(first_boot, (device, survey))
@@ -144,15 +143,8 @@ class Spool:
             self._database.execute("UPDATE record SET refused = NULL WHERE refused IS NOT NULL")
         stat = self._path.stat()
         self._file = (stat.st_dev, stat.st_ino)
-        self._log = self._open_log()
+        self._log = open_log(self._database)
         return owner
-
-    def _open_log(self) -> IO[bytes]:
-        """Open the write-ahead log. It stays open: Linux reports a failed write only to files open at the time.
-
-        SQLite follows a symbolic link, and the log lies beside the real file.
-        """
-        return open(f"{self._path.resolve()}-wal", "rb")
 
     def _put_file_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = f"{self._path}.damaged-{int(time.time())}"
@@ -267,7 +259,7 @@ class Spool:
                 self._add("position", advance)
 
     def sync(self) -> None:
-        """Return when all appended records are on the disk.
+        """Wait until the disk has all appended records.
 
         Raises:
             SpoolError: The disk failed.

@@ -32,7 +32,7 @@ LONGEST_STEP = 3.0
 # Damping at the start, relative to the mean curvature; its factors after a failed and a successful step; and how often
 # a step is tried.
 DAMPING, HARDER, EASIER, FAILURES = 1e-2, 6.0, 0.25, 6
-# The fit ends after a step that lowers the misfit beyond the noise by less than this share.
+# The fit ends with the first step that takes less than this share off the misfit beyond the noise.
 LEAST_GAIN = 0.15
 
 # Models the gather (S, T, R) of a map (nz, nx) in m/s.

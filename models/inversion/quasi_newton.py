@@ -34,6 +34,11 @@ LEAST_EXCESS = 0.02
 LEAST_STEP_MPS = 5.0
 
 
+def excess(misfit: float, noise: float) -> float:
+    """Return the part of a misfit that counts as beyond the noise, at least ``LEAST_EXCESS`` of it."""
+    return max(misfit - noise, LEAST_EXCESS * misfit)
+
+
 @dataclass(frozen=True)
 class Point:
     """A map ``(nz, nx)``, its misfit, the misfit's derivative ``(nz, nx)``, and the pairs that led to it."""
@@ -82,8 +87,7 @@ class Descent:
         matrix = self._roughness.matrix(point.velocity)
         value = self._roughness.value(point.velocity)
         least = self._roughness.of_steps(LEAST_STEP_MPS, point.velocity.size)
-        excess = max(point.misfit - self._noise, LEAST_EXCESS * point.misfit)
-        weight = share * excess / max(value, least)
+        weight = share * excess(point.misfit, self._noise) / max(value, least)
         slopes = (matrix @ point.velocity.ravel()).reshape(point.velocity.shape)
         gradient = (self._unit * (point.gradient + weight * slopes)).ravel()
         direction = _direction(gradient, point.pairs, weight * (self._scaling @ matrix @ self._scaling))

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from models.inversion.layered import LayeredFit
-from models.inversion.quasi_newton import LEAST_EXCESS, Descent, Point
+from models.inversion.quasi_newton import Descent, Point, excess
 from models.inversion.recording import Lowpass, Recording, RecordingMisfit
 from models.inversion.refinement import OnIteration, Refined
 from models.inversion.roughness import Roughness
@@ -221,10 +221,9 @@ class _Run:
         return best
 
     def _is_given_up(self, fitted: _Found, before: _Found) -> bool:
-        """Return whether fitting regions took a map further from the recording, by more than noise is known."""
-        beyond_noise = self.broadband.beyond_noise
-        tolerated = max(beyond_noise(before.misfit), LEAST_EXCESS * before.misfit)
-        return beyond_noise(fitted.misfit) > GIVEN_UP * tolerated
+        """Return whether a map explains the recording clearly worse after its regions were fitted."""
+        misfit = self.broadband
+        return misfit.beyond_noise(fitted.misfit) > GIVEN_UP * excess(before.misfit, misfit.noise)
 
     def _least(self, stage: Stage) -> float:
         """Return the fewest iterations for which a stage begins."""

@@ -18,7 +18,7 @@ GOALS = (
 # Description of each part of EPIC's latency.
 SPENT_ON = {
     "encode": "thinning, companding and the network on the device",
-    "queue": "a record is written to the spool and handed to the link, which the disk does not hold up",
+    "queue": "a record is written to the spool and handed to the link, without waiting for the disk",
     "assemble": "the centre commits the records and collects those of the event, while its disk writes them",
     "decode": "the network that draws the map and its uncertainty",
 }

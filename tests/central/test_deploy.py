@@ -67,7 +67,7 @@ def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whol
 
 
 def test_a_damaged_store_is_no_crash_loop():
-    """The check before the start must not fail in its place: systemd would start the unit again after it."""
+    """If ExecStartPre failed, systemd would restart the unit without looking at the centre's exit code."""
     unit = (DEPLOY / "epic-central.service").read_text()
     (code,) = re.findall("^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
     assert int(code) == DamagedStoreError.exit_code

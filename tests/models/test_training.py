@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small_networks
 from eager import eagerly
-from small_networks import DECODER, ENCODER, FEDERATED, INVERSIONNET, QUICK_COMPILATION
+from small_networks import DECODER, ENCODER, INVERSIONNET, QUICK_COMPILATION
 from small_survey import SURVEY, write_data
 from typer.testing import CliRunner
 from waiting import wait_until
@@ -23,7 +23,6 @@ from models.errors import TrainingError
 from models.evaluation.comparison import compare_runs, draw_comparison
 from models.evaluation.evaluate import evaluate_run
 from models.evaluation.scores import score
-from models.networks import federated
 from models.networks.encoder import PRESETS
 from models.networks.federated import Rounds, build_federated
 from models.networks.fusion import DECODERS
@@ -46,7 +45,6 @@ def fewer_layers():
         patched.setitem(PRESETS, "micro", ENCODER)
         patched.setitem(DECODERS, "small", DECODER)
         patched.setitem(LAYOUTS, "inversionnet", INVERSIONNET)
-        patched.setattr(federated, "LAYOUT", FEDERATED)
         yield
 
 
@@ -125,7 +123,7 @@ def test_the_survey_is_that_of_the_data(data, run, tmp_path):
 
 @pytest.mark.long
 def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, data, tmp_path):
-    central, averaging, held_out = (tmp_path / name for name in ("central", "federated", "held-out"))
+    central, federated, held_out = (tmp_path / name for name in ("central", "federated", "held-out"))
     with eagerly():
         metrics = start_run(
             TrainRequest("inversionnet", [data], central, Budget(batch=8, epochs=0.1), acquisition=SURVEY)
@@ -133,12 +131,12 @@ def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, dat
     assert metrics["step"] >= 1 and metrics["core_s"] > 0
     assert read_config(central).log_range is not None
     metrics = start_run(
-        TrainRequest("federated", [data], averaging, Budget(batch=32, epochs=4), acquisition=SURVEY)
+        TrainRequest("federated", [data], federated, Budget(batch=32, epochs=4), acquisition=SURVEY)
     )
     assert metrics["families"]["all"]["mae"] < 0.9 * metrics["families"]["all"]["mean_map_mae"]
     write_data(held_out, 4, seed=9)
     with eagerly():
-        compared = compare_runs([run[0], central, averaging], [held_out])
+        compared = compare_runs([run[0], central, federated], [held_out])
         epic, whole, split, averaged = compared.rows
         json.dumps([row.to_dict() for row in compared.rows])
         draw_comparison(compared, tmp_path / "comparison.png")
@@ -151,7 +149,7 @@ def test_baselines_train_on_the_same_data_and_are_compared_in_one_table(run, dat
         assert whole.device_macs == 0 < epic.device_macs < split.device_macs
         # Rounded activations change the map, hardly.
         assert 0 < abs(split.families["all"]["mae"] - whole.families["all"]["mae"]) < 1e-3
-        without = compare_runs([averaging], [held_out], missing=(1,)).rows[0]
+        without = compare_runs([federated], [held_out], missing=(1,)).rows[0]
         assert without.families["all"]["mae"] != averaged.families["all"]["mae"]
         with pytest.raises(TrainingError, match="cannot leave out devices"):
             compare_runs([central], [held_out], missing=(1,))
