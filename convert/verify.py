@@ -23,11 +23,11 @@ from firmware_py.protocol.rate import Rate, pack
 from models.inversion.decoder import Decoder
 from physics.normalise import normalise_velocity
 
-# Allowed increase of the decoded maps' mean absolute error by int8 (issue 2).
+# Allowed increase of the decoded maps' mean absolute error by int8.
 MAX_MAE_COST_PERCENT = 3.0
 # Test samples needed to refuse a model that is no better than the mean map; with fewer there is only a warning.
 MIN_TEST_SAMPLES = 64
-# TFLite-Micro's kernels round a few elements differently from LiteRT's (DESIGN section 6). After six layers, some
+# TFLite-Micro's kernels round a few elements differently from LiteRT's. After six layers, some
 # latent values differ by one step, and 7 in 100,000 by two. A wrong operator causes larger or more frequent
 # differences. XNNPACK rescales in floating point, so it is not checked against this limit.
 MAX_RUNTIME_DIFFERENCE_LSB = 2

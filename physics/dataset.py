@@ -212,7 +212,7 @@ def _run(chunks: list[_Chunk], workers: int, scheduler: str | None) -> Iterator[
 
 
 def _one_thread() -> None:
-    """Limit OpenMP to one thread: two under contention were up to 75 times slower (DESIGN section 3)."""
+    """Limit OpenMP to one thread: two under contention were up to 75 times slower."""
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = "1"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from boards.errors import BoardsError
 
-# TFLite-Micro, Arm Ethos-U and the Edge TPU all have these in int8 (DESIGN section 4).
+# TFLite-Micro, Arm Ethos-U and the Edge TPU all have these in int8.
 ALLOWED_OPERATORS = frozenset(
     {
         "ADD",

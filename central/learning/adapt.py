@@ -76,6 +76,8 @@ MAX_JUDGED = 40
 CHUNK_MAPS = 10
 # Seeds of the drawn maps. No released model was trained on them; the test set is the same for every adaptation.
 TEST_SEED, ORIGINAL_SEED = 9_000_000, 7_000_000
+# Samples of the original families that are drawn where none are given.
+DRAWN_ORIGINALS = 500
 
 Report = Callable[[str, float], None]
 
@@ -89,8 +91,8 @@ class Settings:
         minutes: Training time of each round, without modelling.
         events: Number of events to learn from, the most recently decoded.
         engine: Engine that models the training gathers (``physics.modelling``).
-        original: OpenFWI folders of the original families; without them ``originals`` samples are drawn and modelled.
-        originals: Number of samples of the original families.
+        original: OpenFWI folders of the original families; without them, samples are drawn and modelled.
+        originals: Number of samples of the original families; None: all that are given, or ``DRAWN_ORIGINALS``.
         tests: Number of drawn test samples of the gate.
     """
 
@@ -99,7 +101,7 @@ class Settings:
     events: int = 1000
     engine: str = "openfwi"
     original: tuple[Path, ...] = ()
-    originals: int = 500
+    originals: int | None = None
     tests: int = 100
     batch: int = 32
     learning_rate: float = 5e-4
@@ -254,7 +256,7 @@ class Learning:
     def _originals(self) -> DecimatedSet:
         s = self._settings
         if not s.original:
-            return self._drawn("original", ORIGINAL_SEED + s.seed, s.originals)
+            return self._drawn("original", ORIGINAL_SEED + s.seed, s.originals or DRAWN_ORIGINALS)
         data = load_decimated(list(s.original), self._acquisition, self._bundle.companding.thin)
         some = np.random.default_rng(s.seed).permutation(len(data))[: s.originals]
         return DecimatedSet(data.gathers[some], data.maps[some], data.families[some], data.acquisition)

@@ -39,7 +39,10 @@ def adapt(
             help="Folder of the original families' samples; repeat for more. By default they are drawn."
         ),
     ] = None,
-    originals: Annotated[int, typer.Option(min=10, help="Samples of the original families.")] = 500,
+    originals: Annotated[
+        int | None,
+        typer.Option(min=10, help="Samples of the original families. Default: all of --original, else 500."),
+    ] = None,
     tests: Annotated[int, typer.Option(min=64, help="Drawn test samples of the gate.")] = 100,
     events: Annotated[
         int, typer.Option(min=10, help="Events to learn from, the most recently decoded.")

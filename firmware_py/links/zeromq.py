@@ -1,6 +1,6 @@
 """A link over ZeroMQ: DEALER on the device, ROUTER at the centre, one record a message.
 
-ZeroMQ's defaults queue without bound and report nothing (DESIGN section 5); here the queue is short, a
+ZeroMQ's defaults queue without bound and report nothing. Here the queue is short, a
 send to a peer that is not connected is refused at once, and the spool keeps what matters.
 
 What is counted is ZMTP 3.1 (RFC 37) as it leaves TCP's payload, each way:

@@ -20,7 +20,7 @@ from firmware_py.inference.hush import hush_runtime
 
 
 def compile_network(network: keras.Model) -> Callable:
-    """Compile ``network`` to one function; eager calls take 30-60 times as long (DESIGN section 6)."""
+    """Compile ``network`` to one function; eager calls take 30-60 times as long."""
     if keras.backend.backend() == "jax":
         import jax
 

@@ -1,6 +1,6 @@
 """The device encoder: one network, the same weights on every device, in three sizes.
 
-Only operators that TFLite-Micro, Arm Ethos-U and the Edge TPU all have in int8 (DESIGN section 4):
+Only operators that TFLite-Micro, Arm Ethos-U and the Edge TPU all have in int8:
 convolution, depthwise convolution, addition, fully connected, reshape, ReLU; batch normalisation folds into
 the convolutions.
 """

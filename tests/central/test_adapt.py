@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from firmware_py.inference.bundle import create_bundle, load_bundle
 from firmware_py.inference.encoder import Encoder
 from firmware_py.protocol import packet
 from firmware_py.runtime.log import Log
+from models.data.gathers import DecimatedSet
 from physics.families import generate_map
 
 RELEASED_SHA256 = "ab" * 32
@@ -311,6 +313,20 @@ def test_a_survey_adapts_its_decoder_and_a_killed_adaptation_goes_on(
     assert run("rollback", "--config", config) == 0
     assert "version 1 is out of use; the release is in use" in capsys.readouterr().out
     assert load_in_use(data_dir, model)[1].sha256 == released.sha256
+
+
+@pytest.mark.parametrize(("count", "taken"), [(None, 501), (20, 20)])
+def test_all_given_samples_of_the_original_families_are_taken_unless_fewer_are_asked_for(
+    count, taken, tmp_path, monkeypatch
+):
+    from central.learning import adapt as module
+
+    given = DecimatedSet(np.zeros((501, 2, 3, 1)), np.zeros((501, 4, 4)), np.full(501, "style_a"), WAVES)
+    monkeypatch.setattr(module, "load_decimated", lambda *rest: given)
+    learning = object.__new__(module.Learning)
+    learning._settings = module.Settings(original=(tmp_path,), originals=count)
+    learning._acquisition, learning._bundle = WAVES, SimpleNamespace(companding=SimpleNamespace(thin=10))
+    assert len(learning._originals()) == taken
 
 
 @pytest.mark.slow
