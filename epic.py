@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("models.cli", "Errors of a trained run on a test set.", "train"),
     "convert": ("convert.cli", "Convert a trained run to an int8 bundle.", "convert"),
     "adapt": ("convert.adapt_cli", "Adapt a released model's decoder to other ground.", "convert"),
-    "board": ("boards.cli", "Board profiles, and what fits on which board.", "central"),
+    "board": ("boards.cli", "Board profiles, and installation on boards.", "central"),
     "invert": (
         "central.pipeline.invert_cli",
         "Predict the maps of gathers, without devices.",
@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     ),
     "central": ("central.cli", "The central node: receive latents, predict maps.", "central"),
     "keys": ("central.security.keys_cli", "Keys of the centre, its devices and gateways.", "central"),
-    "doctor": ("central.doctor_cli", "Check an installation and say what to mend.", "central"),
+    "doctor": ("central.doctor_cli", "Check an installation and report what to fix.", "central"),
     "testbed": ("testbed.cli", "Five devices and a centre on this machine.", "central,edge"),
 }
 

@@ -17,7 +17,9 @@ from boards.profile import Board, board_names, load_board
 from boards.sizes import format_size
 
 app = typer.Typer(
-    help="Boards: what each carries, whether a bundle fits, and how it gets there.", no_args_is_help=True
+    add_completion=False,
+    help="Board profiles, a check whether a bundle fits, and installation.",
+    no_args_is_help=True,
 )
 add_commands(app)
 
@@ -26,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 @app.command("list")
 def list_boards(as_json: Json = False) -> None:
-    """List the boards there are profiles of."""
+    """List the boards that have a profile."""
     boards = [load_board(name) for name in board_names()]
     if as_json:
         typer.echo(json.dumps([board.model_dump(mode="json") for board in boards], indent=2))
@@ -60,7 +62,7 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of one board, with the source of every figure."""
+    """Show the profile of one board, with the source of each figure."""
     board = load_board(name)
     if as_json:
         typer.echo(board.model_dump_json(indent=2))
@@ -79,7 +81,7 @@ def check(
     ],
     as_json: Json = False,
 ) -> None:
-    """Say whether a bundle fits a board: file, arena, operators, accelerator. Exit code 1 when it does not."""
+    """Check whether a bundle fits a board: file, arena, operators, accelerator. Exit code 1 if it does not."""
     profile = load_board(board)
     found = check_bundle(bundle, profile)
     if as_json:

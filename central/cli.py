@@ -35,7 +35,9 @@ MAX_DAMAGED_SHOWN = 10
 # Entries of a list that `show` prints; longer ones are counted.
 MAX_LISTED = 8
 
-app = typer.Typer(help="The central node: receive latents, predict maps.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="The central node: receive latents, predict maps.", no_args_is_help=True
+)
 
 
 class DecoderLoadError(CentralError, RuntimeError):
@@ -60,7 +62,7 @@ app.command()(gather)
 @app.command()
 def run(
     config: ConfigOption,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Without keys; on loopback only.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Run without keys, on loopback only.")] = False,
 ) -> None:
     """Start the centre; Ctrl-C ends it once everything received is stored."""
     settings = load_config(config, insecure)

@@ -12,7 +12,7 @@ import typer
 from central.options import CONFIG_VARIABLE
 from firmware_py.protocol.printable import printable_lines
 
-app = typer.Typer(help="Check an installation and say what to repair.")
+app = typer.Typer(add_completion=False, help="Check an installation and report what to fix.")
 
 
 @app.command()
@@ -22,7 +22,7 @@ def doctor(
         typer.Option(
             "--config",
             envvar=CONFIG_VARIABLE,
-            help="central.toml of the centre to check; by default the one in this folder.",
+            help="central.toml of the centre to check. Default: the one in this folder.",
         ),
     ] = None,
     full: Annotated[

@@ -11,7 +11,7 @@ from boards.quiet import hold_output
 from models.cli import limit_threads
 from models.released import find_release
 
-app = typer.Typer(help="Adapt the decoder of a released model to other ground.")
+app = typer.Typer(add_completion=False, help="Adapt the decoder of a released model to other ground.")
 
 
 @app.command()
@@ -20,11 +20,13 @@ def adapt(
         str, typer.Argument(help="Name of a released model, or a folder with bundle/ and decoder/.")
     ],
     data: Annotated[list[Path], typer.Option(help="Folder with OpenFWI files; repeat for more.")],
-    out: Annotated[Path, typer.Option(help="Folder of the adapted model; an interrupted one goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the adapted model; an interrupted run there is resumed.")
+    ],
     minutes: Annotated[float, typer.Option(help="Training time.")] = 30.0,
     batch: int = 32,
-    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-3,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 lets the backend decide.")] = 0,
     seed: int = 0,
 ) -> None:
     """Train the decoder of MODEL on DATA and write OUT/bundle and OUT/decoder; the encoder is MODEL's own."""

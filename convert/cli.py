@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convert.flow import Conversion
     from convert.verify import Agreement
 
-app = typer.Typer(help="Make a device bundle and its decoder from a training run.")
+app = typer.Typer(add_completion=False, help="Make a device bundle and its decoder from a training run.")
 
 
 @app.command()
@@ -29,9 +29,9 @@ def convert(
     ] = None,
     held_out: Annotated[
         list[Path] | None,
-        typer.Option("--held-out", help="OpenFWI files to measure on; without, what training kept apart."),
+        typer.Option("--held-out", help="OpenFWI files of the test set. Default: the run's validation set."),
     ] = None,
-    c_array: Annotated[bool, typer.Option("--c-array", help="Add the encoder as C source.")] = False,
+    c_array: Annotated[bool, typer.Option("--c-array", help="Also write the encoder as C source.")] = False,
     encoder: Annotated[
         Path | None,
         typer.Option(

@@ -14,7 +14,7 @@ from models.errors import TrainingError
 if TYPE_CHECKING:
     from models.training.settings import Settings
 
-app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Train and evaluate networks.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -39,15 +39,13 @@ def train(
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder with OpenFWI files; repeat for more.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; an interrupted run in it goes on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; an interrupted run there is resumed.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these options as keys; options override it.")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            help="Go on with the run in this folder, with its own settings. --minutes may extend it."
-        ),
+        typer.Option(help="Resume the run in this folder with its own settings; --minutes may extend it."),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
@@ -57,7 +55,7 @@ def train(
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Samples a step. Default: 32.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="At its peak. Default: 0.003 with muon, 0.0015 with adamw.")
+        float | None, typer.Option(help="Peak learning rate. Default: 0.003 with muon, 0.0015 with adamw.")
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Size of the encoder: micro, small (default) or base.")
@@ -77,7 +75,9 @@ def train(
         typer.Option(help="Samples averaged into one before encoding. Default: 10."),
     ] = None,
     thin: Annotated[int | None, typer.Option("--thin", hidden=True)] = None,
-    start_from: Annotated[Path | None, typer.Option(help="Run or released model to begin with.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Run or released model whose weights to start from.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32 (default), or mixed_bfloat16 where that is faster.")
     ] = None,
@@ -106,7 +106,7 @@ def train(
         bool,
         typer.Option("--tensorboard", help="Also log to OUT/tensorboard, for `tensorboard --logdir OUT`."),
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of weights and augmentation. Default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation. Default: 0.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the backend decides.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -202,7 +202,9 @@ def _train(settings: Settings) -> dict:
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="A finished run folder; with --all, several.")],
     data: Annotated[list[Path], typer.Option(help="Held-out OpenFWI folder; repeat for more.")],
-    missing: Annotated[list[int] | None, typer.Option(help="A device not heard; repeat for more.")] = None,
+    missing: Annotated[
+        list[int] | None, typer.Option(help="Number of a missing device; repeat for more.")
+    ] = None,
     physics: Annotated[
         int,
         typer.Option(

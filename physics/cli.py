@@ -28,7 +28,9 @@ SurveyOption = Annotated[
 # Cells per wavelength below which numerical dispersion becomes visible.
 FEW_CELLS = 8
 
-app = typer.Typer(help="Create and inspect data sets in OpenFWI's layout.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="Create and inspect data sets in OpenFWI's layout.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -82,9 +84,10 @@ def generate(
 @app.command("import")
 def import_field_file(
     paths: Annotated[
-        list[Path], typer.Argument(help="SEG-Y, SU, SEG-2 or miniSEED file of one event, or one file a shot.")
+        list[Path],
+        typer.Argument(help="SEG-Y, SU, SEG-2 or miniSEED file of one event, or one file per shot."),
     ],
-    out: Annotated[Path, typer.Option(help=".npy file to write; its steps go beside it as .json.")],
+    out: Annotated[Path, typer.Option(help=".npy file to write; a .json file beside it records the steps.")],
     geometry: Annotated[
         Path | None, typer.Option(help="miniSEED: TOML with `receivers` (SEED ids) and `shots` (times).")
     ] = None,
@@ -95,11 +98,11 @@ def import_field_file(
             "default: where the first receiver stands in its own."
         ),
     ] = None,
-    gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
+    gain: Annotated[float, typer.Option(help="Factor applied to the samples.")] = 1.0,
     component: Annotated[
         str | None,
         typer.Option(
-            help="Component to take of several: vertical, crossline, inline, transverse, radial, pressure."
+            help="Component to use where there are several: vertical, crossline, inline, transverse, radial, pressure."
         ),
     ] = None,
     stack: Annotated[bool, typer.Option("--stack", help="Average repeated shots.")] = False,
@@ -193,10 +196,8 @@ def follow_server(
     ],
     shots: Annotated[Path, typer.Option(help="Lines event,source,time; the file may grow.")],
     out: Annotated[Path, typer.Option(help="Folder of the gathers, as a device's [source] path.")],
-    device: Annotated[
-        int | None, typer.Option(help="Follow and write this device's receivers alone.")
-    ] = None,
-    gain: Annotated[float, typer.Option(help="Samples are multiplied by this.")] = 1.0,
+    device: Annotated[int | None, typer.Option(help="Follow and write only this device's receivers.")] = None,
+    gain: Annotated[float, typer.Option(help="Factor applied to the samples.")] = 1.0,
     wait_s: Annotated[
         float, typer.Option(help="Wait for a receiver until the line is this far past the event, s.")
     ] = 10.0,

@@ -13,7 +13,9 @@ from models.released import DEFAULT_NAME
 # An emulated device is about fifty times slower, and five of them share this machine's cores.
 EMULATED_TIMEOUT_S = 600.0
 
-app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="Five devices and a centre on this machine.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -29,7 +31,9 @@ def run(
     ] = DEFAULT_NAME,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle for the devices.")] = None,
     port: Annotated[int, typer.Option(min=0, max=0xFFFF, help="Port of the centre; 0 takes a free one.")] = 0,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Links without keys and encryption.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Use links without keys and encryption.")
+    ] = False,
     device_arch: Annotated[
         Literal["native", "arm64"],
         typer.Option(help="Processor of the devices; arm64 is emulated, see `epic testbed arm64`."),

@@ -34,10 +34,13 @@ Port = Annotated[
 ]
 Root = Annotated[
     Path | None,
-    typer.Option("--root", help="A root folder: a mounted image, or an empty folder for a device here."),
+    typer.Option(
+        "--root", help="Root folder: a mounted image, or an empty folder for a device on this machine."
+    ),
 ]
 SshConfig = Annotated[
-    Path | None, typer.Option("--ssh-config", help="ssh's configuration, if not ~/.ssh/config.", exists=True)
+    Path | None,
+    typer.Option("--ssh-config", help="SSH configuration file. Default: ~/.ssh/config.", exists=True),
 ]
 Device = Annotated[int, typer.Option("--device", help="The device's number in the survey.", min=0, max=65535)]
 Survey = Annotated[int, typer.Option("--survey", help="The survey's number.", min=0, max=65535)]
@@ -51,7 +54,7 @@ Endpoint = Annotated[
 Keys = Annotated[
     Path, typer.Option("--keys", help="The centre's key folder, or what `epic keys new` made in it.")
 ]
-Baud = Annotated[int, typer.Option("--baud", help="Of the board's serial port.", min=1)]
+Baud = Annotated[int, typer.Option("--baud", help="Baud rate of the board's serial port.", min=1)]
 Incoming = Annotated[
     str, typer.Option("--incoming", help="Folder on the board that is watched for recordings.")
 ]
@@ -61,12 +64,16 @@ Replay = Annotated[
 ]
 SigningKey = Annotated[
     Path | None,
-    typer.Option("--signing-key", help="signing.public: take updates signed with it.", exists=True),
+    typer.Option(
+        "--signing-key",
+        help="Public signing key (signing.public); the device accepts updates signed with it.",
+        exists=True,
+    ),
 ]
 Wheels = Annotated[
-    Path | None, typer.Option("--wheels", help="Folder of the packages' wheels; no registry is asked then.")
+    Path | None, typer.Option("--wheels", help="Folder of the packages' wheels; nothing is downloaded then.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the steps without running them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -86,13 +93,15 @@ def install(
     replay: Replay = None,
     digitiser: Annotated[
         Path | None,
-        typer.Option("--digitiser", help="Of a microcontroller: the module FILE.py with open_source."),
+        typer.Option("--digitiser", help="Microcontroller only: the module FILE.py with open_source."),
     ] = None,
     step: Annotated[
         float,
-        typer.Option("--step", help="Of a microcontroller: what one count of --replay is worth.", min=0),
+        typer.Option("--step", help="Microcontroller only: amplitude of one count of --replay.", min=0),
     ] = 0.0,
-    ssid: Annotated[str, typer.Option("--ssid", help="Of a microcontroller: its Wi-Fi.")] = "",
+    ssid: Annotated[
+        str, typer.Option("--ssid", help="Microcontroller only: name of the Wi-Fi network.")
+    ] = "",
     password_file: Annotated[
         Path | None,
         typer.Option(
@@ -102,12 +111,13 @@ def install(
     signing_key: SigningKey = None,
     wheels: Wheels = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Of a microcontroller: put another's main.py aside.")
+        bool,
+        typer.Option("--replace", help="Microcontroller only: keep a foreign main.py under another name."),
     ] = False,
     no_start: Annotated[
         bool,
         typer.Option(
-            "--no-start", help="Leave the service as it is; of a microcontroller, do not watch its start."
+            "--no-start", help="Do not start the service; on a microcontroller, do not watch the start."
         ),
     ] = False,
     wait_s: Annotated[
@@ -115,7 +125,7 @@ def install(
     ] = 120.0,
     dry_run: DryRun = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Of a microcontroller: print one JSON object, also of an error.")
+        bool, typer.Option("--json", help="Microcontroller only: print one JSON object, for errors too.")
     ] = False,
 ) -> None:
     """Put a device onto a board: packages, firmware, bundle, keys, service. Run again, it copies what changed.
@@ -157,7 +167,7 @@ def run(
     signing_key: SigningKey = None,
     wheels: Wheels = None,
 ) -> None:
-    """Check, install, start, and show the log until Ctrl-C. A service goes on then; without systemd it ends."""
+    """Check, install, start, and show the log until Ctrl-C. A systemd service then keeps running."""
     profile = _installable(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
     with _reach(host, root, ssh_config) as shell:
@@ -176,7 +186,7 @@ def run(
 def status(
     host: Host = "", root: Root = None, port: Port = "", ssh_config: SshConfig = None, as_json: Json = False
 ) -> None:
-    """Say what is installed on a board, whether it runs, and how many records wait there.
+    """Show what is installed on a board, whether it runs, and how many records are unsent.
 
     Exit code 1 if the installation is unfinished, 3 if the device does not run, 4 if it has sent no HELLO.
     """
@@ -215,10 +225,10 @@ def logs(
     host: Host = "",
     port: Port = "",
     ssh_config: SshConfig = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.", min=1)] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Number of last lines to show.", min=1)] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until Ctrl-C.")] = False,
 ) -> None:
-    """Show the log of a board's device, one JSON object a line; of a microcontroller, what it says from now on."""
+    """Show the log of a board's device, one JSON object a line; on a microcontroller, its output from now on."""
     if port:
         logs_mcu(port, lines, follow)
         return
@@ -235,7 +245,7 @@ def remove(
         bool, typer.Option("--purge", help="Remove the spool and its unsent records too.")
     ] = False,
 ) -> None:
-    """Take the device off a board. Its spool stays, unless --purge."""
+    """Remove the device's software from a board. Its spool stays, unless --purge."""
     if port:
         uninstall_mcu(port, purge)
         return

@@ -20,7 +20,7 @@ def page(
         str | None, typer.Option(help=f"HOST:PORT; default: central.page_listen of the file, else {ADDRESS}.")
     ] = None,
 ) -> None:
-    """Serve the page over what the centre has stored; Ctrl-C ends it. The centre need not run."""
+    """Serve the page of the stored maps, without a running centre; Ctrl-C ends it."""
     settings = load_config(config)
     central = settings.central
     if listen:

@@ -20,7 +20,7 @@ def rate(
         int | None, typer.Argument(min=1, max=0xFFFF, help="Bytes a latent, one of the model's rates.")
     ] = None,
     device: Annotated[
-        int | None, typer.Option(min=0, max=0xFFFF, help="Only this device; without it, all.")
+        int | None, typer.Option(min=0, max=0xFFFF, help="Only this device. Default: all.")
     ] = None,
     survey: Annotated[
         int | None, typer.Option(min=0, max=0xFFFF, help="Survey of --device, if it is in several.")
@@ -30,7 +30,7 @@ def rate(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the bytes a latent of one device or all; without a number, show what is set and in force."""
+    """Set the bytes per latent of one device or all; without a number, show the rates set and in use."""
     settings = load_config(config)
     if latent_bytes is not None and clear:
         raise RateSettingError("rate: give either a number of bytes or --clear")

@@ -20,10 +20,10 @@ from firmware_py.runtime.log import Log
 def gateway(
     config: Annotated[Path, typer.Option("--config", help="gateway.toml, or the centre's central.toml")],
     port: Annotated[
-        list[str] | None, typer.Option(help="Serial port, such as /dev/ttyACM0; may be given again.")
+        list[str] | None, typer.Option(help="Serial port, such as /dev/ttyACM0; repeat for more.")
     ] = None,
     tcp: Annotated[str | None, typer.Option(help="Where devices connect: host:port.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Without keys; on loopback only.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Run without keys, on loopback only.")] = False,
 ) -> None:
     """Serve devices on serial ports and plain TCP; Ctrl-C ends it."""
     section = load_gateway(config, port or [], tcp, insecure)

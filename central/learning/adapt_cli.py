@@ -36,7 +36,7 @@ def adapt(
     original: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder of the original families' samples; repeat for more. By default they are drawn."
+            help="Folder of the original families' samples; repeat for more. Default: samples are drawn and modelled."
         ),
     ] = None,
     originals: Annotated[

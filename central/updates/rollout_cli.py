@@ -34,7 +34,7 @@ def rollout(
         str | None, typer.Argument(help="Name of a released model, or a folder with bundle/ and decoder/.")
     ] = None,
     canary: Annotated[
-        int, typer.Option(min=0, help="Devices in the first stage; the rest follow when these deliver.")
+        int, typer.Option(min=0, help="Devices in the first stage; the others follow when these deliver.")
     ] = 1,
     key: Annotated[
         Path | None, typer.Option(help=f"Secret signing key; by default {SECRET_NAME} in the key folder.")
@@ -43,7 +43,7 @@ def rollout(
         int | None, typer.Option(min=1, help="Version number, above all before; by default the next.")
     ] = None,
     board: Annotated[
-        list[str] | None, typer.Option(help="Only for devices on this board; may be given again.")
+        list[str] | None, typer.Option(help="Only for devices on this board; repeat for more.")
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a rollout that is still in progress.")

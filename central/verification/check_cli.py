@@ -23,12 +23,14 @@ def check(
     ] = None,
     gather: Annotated[
         Path | None,
-        typer.Option(help=".npy of the event's recording (sources, samples, receivers): its misfit as well."),
+        typer.Option(
+            help=".npy of the event's recording (sources, samples, receivers), to compute its misfit too."
+        ),
     ] = None,
     survey: SurveyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Model stored maps, encode the waves as devices would, and tell how far that is from what came.
+    """Check stored maps by physics: model and encode their gathers, and compare with the received latents.
 
     Exit 1: some of many maps could not be checked; the others were.
     """

@@ -41,12 +41,12 @@ def refine(
     event: Annotated[int | None, typer.Argument(min=0, max=MAX_EVENT, help="Number of the event.")] = None,
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, help="Iterations; 20 by latents and 500 by a recording where not given."),
+        typer.Option(min=1, help="Iterations. Default: 20 by latents, 500 by a recording."),
     ] = None,
     gather: Annotated[
         Path | None,
         typer.Option(
-            help=".npy of the event's recording (sources, samples, receivers), in the place of latents."
+            help=".npy of the event's recording (sources, samples, receivers), used in place of latents."
         ),
     ] = None,
     fetched: Annotated[
@@ -57,11 +57,11 @@ def refine(
         Prior,
         typer.Option(help="With a recording: blocky (layers and faults) or smooth (changes without edges)."),
     ] = Prior.BLOCKY,
-    queue: Annotated[bool, typer.Option("--queue", help="Add it to the queue and return.")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Add the job to the queue and return.")] = False,
     work: Annotated[
         bool, typer.Option("--work", help="Run the queue's jobs, and wait for more; Ctrl-C ends it.")
     ] = False,
-    drain: Annotated[bool, typer.Option("--drain", help="With --work: end when no job waits.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="With --work: end when the queue is empty.")] = False,
     scheduler: Annotated[
         str | None,
         typer.Option(help="With --work: Dask scheduler, tcp://HOST:PORT; its workers see the same paths."),

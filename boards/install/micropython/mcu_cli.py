@@ -66,7 +66,7 @@ def _outcome(port: str, seen: console.Watched, wait_s: float) -> str:
 
 
 def status_mcu(port: str, as_json: bool) -> int:
-    """Say what is installed and how it runs; 1 if the installation is unfinished, 3 if the device does not run."""
+    """Show what is installed and whether it runs; 1 if the installation is unfinished, 3 if the device does not run."""
     with Prompt(port) as prompt:
         found = read_status(prompt)
     state = found["device_state"]
