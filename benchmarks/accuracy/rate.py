@@ -1,11 +1,11 @@
 """Bytes against map error: the released models, their latents in fewer bits, and raw gathers to a central InversionNet.
 
     python benchmarks/accuracy/rate.py --data held-out [--model models/zoo/epic-small-128 ...] [--baseline RUN]
-                              [--watched] [--picture rate.png] [--json]
+                              [--validation] [--picture rate.png] [--json]
 
 Bytes are a device's payload for one event, without headers; all devices send at one rate. Lower rates send the top bits
 of each int8 value, which the centre reads as the middle of the step. A nested latent is also cut to its first half,
-quarter and eighth, in 8 and in 4 bits; the zero point replaces the other values. ``--watched`` measures on the
+quarter and eighth, in 8 and in 4 bits; the zero point replaces the other values. ``--validation`` measures on the
 validation set of training data (every fiftieth sample), by which choices are made.
 
 Raw samples are float32, int16 of the part's own peak, and the testbed's lossless coding of that; their error is that of
@@ -41,10 +41,10 @@ def with_bits(latents: np.ndarray, bits: int) -> np.ndarray:
     return ((latents.astype(np.int16) // width) * width + width // 2).astype(np.int8)
 
 
-def of_model(folder: Path, data: list[Path], is_watched: bool) -> list[dict]:
+def of_model(folder: Path, data: list[Path], of_validation_set: bool) -> list[dict]:
     model = Released(folder)
     samples = load_decimated(data, model.decoder.acquisition, model.thin)
-    chosen = split_validation(len(samples))[0] if is_watched else np.arange(len(samples))
+    chosen = split_validation(len(samples))[0] if of_validation_set else np.arange(len(samples))
     latents, maps = model.latents(samples.gathers[chosen]), samples.maps[chosen]
     coding = model.decoder.coding
     rates = [(f"{folder.name}, all values in 8 to 2 bits", coding.latent, bits) for bits in BITS]
@@ -114,13 +114,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--model", type=Path, action="append")
     parser.add_argument("--baseline", type=Path)
-    parser.add_argument("--watched", action="store_true")
+    parser.add_argument("--validation", action="store_true")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     models = given.model or [Path("models/zoo/epic-small-128")]
-    rows = [row for folder in models for row in of_model(folder, given.data, given.watched)]
-    if not given.watched:
+    rows = [row for folder in models for row in of_model(folder, given.data, given.validation)]
+    if not given.validation:
         rows += of_raw(given.data, given.baseline)
     if given.picture:
         draw(rows, given.picture)
@@ -131,7 +131,7 @@ def main() -> None:
         sent = f"{row['values']} x {row['bits']} bits" if row["bits"] else ""
         mae = "-" if row["mae"] is None else f"{row['mae']:.4f}"
         print(f"{row['what']:<42} {sent:<12} {row['bytes']:>9.0f} bytes  MAE {mae}")
-    if given.watched:
+    if given.validation:
         return
     whole = next(row for row in rows if row["bits"] == 8)
     print(

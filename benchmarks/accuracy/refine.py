@@ -2,13 +2,13 @@
 
     python benchmarks/accuracy/refine.py --data held-out [--events 20] [--iterations 20]
                                 [--model models/zoo/epic-small-128]
-                                [--by latents] [--by gather] [--watched]
+                                [--by latents] [--by gather] [--validation]
                                 [--picture refine.png] [--json]
 
 Events are spread evenly over the families. Each map is predicted from int8 latents and refined as `epic central refine`
 does, by its latents and by its recording. MAE and SSIM are the benchmark's. Latents are compared with those received,
 in int8 steps (root mean square). Gathers are compared with the recording after the direct wave: root mean square of the
-difference over that of the recording (benchmarks/accuracy/recording.py). `--watched` takes the validation set of
+difference over that of the recording (benchmarks/accuracy/recording.py). `--validation` takes the validation set of
 training data; settings are tuned on it, and results are measured on other data. By latents a map goes half of the way
 to the least objective (models/inversion/refinement.py); "all the way" is its end.
 """
@@ -109,13 +109,13 @@ class Refiner:
         }
 
 
-def choose(data: list[Path], events: int, watched: bool, refiner: Refiner) -> Iterator[Event]:
+def choose(data: list[Path], events: int, validation: bool, refiner: Refiner) -> Iterator[Event]:
     """``events`` in turn of the families, each family's spread over its files."""
     places: dict[str, list[tuple[OpenFWIPair, int]]] = {}
     for folder in data:
         for pair in find_pairs(folder, refiner.acquisition):
             n = len(pair.maps())
-            kept = [i for i in range(n) if not watched or i % VALIDATION_EVERY == VALIDATION_EVERY - 1]
+            kept = [i for i in range(n) if not validation or i % VALIDATION_EVERY == VALIDATION_EVERY - 1]
             places.setdefault(pair.family, []).extend((pair, i) for i in kept)
     families = sorted(places)
     turns = -(-events // len(families))
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--model", type=Path, default=Path("models/zoo/epic-small-128"))
     parser.add_argument("--by", choices=OBJECTIVES, action="append")
-    parser.add_argument("--watched", action="store_true")
+    parser.add_argument("--validation", action="store_true")
     parser.add_argument("--picture", type=Path)
     parser.add_argument(
         "--show", type=int, action="append", help="place of an event in the picture; all without"
@@ -193,7 +193,7 @@ def main() -> None:
     refiner = Refiner(given.model)
     objectives = list(given.by or OBJECTIVES)
     a, rows, drawn = refiner.acquisition, [], []
-    for place, event in enumerate(choose(given.data, given.events, given.watched, refiner)):
+    for place, event in enumerate(choose(given.data, given.events, given.validation, refiner)):
         row: dict = {"family": event.family, "predicted": refiner.judge(event, event.velocity_mps)}
         maps = [event.velocity_mps]
         for by in objectives:
