@@ -30,10 +30,3 @@ def scale_gather(gather: np.ndarray, log_range: Sequence[float]) -> np.ndarray:
     """Scale a log-transformed gather so that ``log_range`` (of the transformed data set) becomes [-1, 1]."""
     low, high = log_range
     return 2.0 * (log_transform(gather) - low) / (high - low) - 1.0
-
-
-def unscale_gather(scaled: np.ndarray, log_range: Sequence[float]) -> np.ndarray:
-    """Undo ``scale_gather``."""
-    low, high = log_range
-    logarithmic = (scaled + 1.0) / 2.0 * (high - low) + low
-    return np.sign(logarithmic) * np.expm1(np.abs(logarithmic))
