@@ -302,6 +302,6 @@ class Service:
         maps = (decoded.velocity_mps, decoded.uncertainty_mps)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw_map(path, *maps, decoded.acquisition, decoded.heard, title=path.stem)
+            draw_map(path, *maps, decoded.acquisition, decoded.devices, title=path.stem)
         except Exception as error:
             self._log.write("picture_failed", path=str(path), reason=repr(error))

@@ -51,7 +51,7 @@ def account(
     bytes_an_event = both_ways / len(rows)
     total = {
         "maps": len(maps),
-        "devices_heard": sorted({device for row in rows for device in row["devices"]}),
+        "devices_present": sorted({device for row in rows for device in row["devices"]}),
         "lost": sum(row["waiting"] + row["dropped"] + row["refused"] for row in statistics),
         "bytes_an_event": round(bytes_an_event, 1),
         "record_bytes_an_event": round(

@@ -200,7 +200,7 @@ def _print(results: dict) -> None:
     console.print(f"Median latency: {steps}.")
     console.print(f"Links: {results['links']}. Devices: {results['devices_on']}.")
     console.print(
-        f"{total['maps']} map{'s' * (total['maps'] != 1)} from devices {total['devices_heard']}, "
+        f"{total['maps']} map{'s' * (total['maps'] != 1)} from devices {total['devices_present']}, "
         f"{total['lost']} records lost; "
         f"{total['bytes_an_event']:.0f} bytes an event (both ways, without TCP/IP headers) "
         f"against {total['raw_bytes_an_event']:,} raw: "

@@ -60,8 +60,8 @@ class Released:
     def maps(self, latents: np.ndarray, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return velocity and uncertainty ``(n, nz, nx)``, normalised, from all devices or from those ``present``."""
         a = self.decoder.acquisition
-        heard = np.ones(latents.shape[:2], bool) if present is None else present
-        velocity_mps, uncertainty_mps = self.decoder.decode_batch(latents, heard)
+        received = np.ones(latents.shape[:2], bool) if present is None else present
+        velocity_mps, uncertainty_mps = self.decoder.decode_batch(latents, received)
         half_range_mps = (a.velocity_max_mps - a.velocity_min_mps) / 2
         return normalise_velocity(velocity_mps[:, 0], a), uncertainty_mps[:, 0] / half_range_mps
 

@@ -232,7 +232,7 @@ class Archive:
             views = read_devices(self._database, now_us())
             if running or not views:
                 return views
-            return read_devices(self._database, max(view.last_heard_us for view in views))
+            return read_devices(self._database, max(view.last_seen_us for view in views))
 
     def drawn_after(self, id: int, size: int) -> list[Account]:
         """Return what the first ``size`` maps after ``id`` contribute to the totals, in order of decoding."""

@@ -127,8 +127,8 @@ class CentralCollector(Collector):
 
 def _of_devices(views: list[DeviceView]) -> Iterator[Metric]:
     labels = ("survey", "device")
-    heard = GaugeMetricFamily(
-        "epic_device_last_heard_timestamp_seconds", "When the device was last heard.", labels=labels
+    seen = GaugeMetricFamily(
+        "epic_device_last_seen_timestamp_seconds", "When the device was last seen.", labels=labels
     )
     state = StateSetMetricFamily(
         "epic_device_state", "Whether it is on time, by the age of its data.", labels=labels
@@ -136,12 +136,12 @@ def _of_devices(views: list[DeviceView]) -> Iterator[Metric]:
     info = InfoMetricFamily("epic_device", "What the device runs.", labels=labels)
     for view in views:
         key = (str(view.survey), str(view.device))
-        if view.last_heard_us:
-            heard.add_metric(key, view.last_heard_us / 1e6)
+        if view.last_seen_us:
+            seen.add_metric(key, view.last_seen_us / 1e6)
         state.add_metric(key, {name: name == view.state for name in STATES})
         known = {"model_hash": view.model_hash, "firmware": view.firmware, "board": view.board}
         info.add_metric(key, {name: printable(value) for name, value in known.items() if value})
-    yield from (heard, state, info)
+    yield from (seen, state, info)
     for name, text, column, grows in _OF_DEVICES:
         family = (CounterMetricFamily if grows else GaugeMetricFamily)(
             f"epic_device_{name}", text, labels=labels

@@ -71,18 +71,18 @@ def _show(axis, image: np.ndarray, acquisition: Acquisition, kind: str):
     return drawn
 
 
-def _mark_devices(axis, acquisition: Acquisition, heard: Sequence[int]) -> None:
+def _mark_devices(axis, acquisition: Acquisition, present: Sequence[int]) -> None:
     """Draw a bar per device above the map: dark if received, red outline if missing."""
     for device, receivers in enumerate(acquisition.device_receivers):
         cells = [acquisition.receiver_cells[i] for i in receivers]
         first, last = min(cells) * acquisition.dx_m, (max(cells) + 1) * acquisition.dx_m
-        present = device in heard
+        here = device in present
         axis.plot(
             [first, last],
             [-0.02 * acquisition.n_depth * acquisition.dx_m] * 2,
-            color="#222222" if present else "#cc3311",
-            linestyle="-" if present else ":",
-            linewidth=4 if present else 2,
+            color="#222222" if here else "#cc3311",
+            linestyle="-" if here else ":",
+            linewidth=4 if here else 2,
             solid_capstyle="butt",
             clip_on=False,
         )
@@ -98,7 +98,7 @@ def draw_map(
     velocity_mps: np.ndarray,
     uncertainty_mps: np.ndarray,
     acquisition: Acquisition,
-    heard: Sequence[int],
+    present: Sequence[int],
     title: str = "",
 ) -> None:
     """Draw velocity and uncertainty ``(nz, nx)`` in m/s side by side into a PNG, which appears when complete."""
@@ -106,7 +106,7 @@ def draw_map(
     figure.suptitle(title)
     for axis, image, kind in ((left, velocity_mps, "velocity"), (right, uncertainty_mps, "uncertainty")):
         drawn = _show(axis, image, acquisition, kind)
-        _mark_devices(axis, acquisition, heard)
+        _mark_devices(axis, acquisition, present)
         extend = "max" if kind == "uncertainty" else "neither"
         figure.colorbar(drawn, ax=axis, label=f"{kind} (m/s)", shrink=0.85, extend=extend)
     _save(figure, path)

@@ -119,7 +119,7 @@ def _text_header(stored: StoredMap, cell: str, line: Line | None) -> str:
         "inline 1: P-wave velocity, m/s; inline 2: its expected absolute error, m/s",
         f"samples are depth in place of time: sample 1 is the cell from 0 down, each cell {cell} high (that is the "
         f"sample interval); {place}",
-        f"devices heard: {devices}{' (partial)' if stored.partial else ''}",
+        f"devices present: {devices}{' (partial)' if stored.partial else ''}",
     )
     cards = [card for line in lines for card in textwrap.wrap(line, CARD_COLUMNS)]
     if len(cards) > FREE_CARDS:

@@ -68,7 +68,7 @@ class DeviceRegistry:
         self._log = log
         self._lock = threading.Lock()
         self._said: dict[Key, dict[str, Any]] = {}
-        # Last (boot, sequence) heard; an older one is a replay or out of date.
+        # Last (boot, sequence) received; an older one is a replay or out of date.
         self._last: dict[Key, tuple[int, int]] = {}
         with closing(connect(data_dir, create=True)) as database, reported("devices: cannot be read"):
             self._rates = read_rates(database)
@@ -110,7 +110,7 @@ class DeviceRegistry:
             latent_bytes = rate_of(self._rates, key) or 0
         ranges = self._lost_records.answer(key, said) if isinstance(said, Health) else []
         setting = encode_setting(latent_bytes, ranges=ranges)
-        self.traffic.heard([key], now_us())
+        self.traffic.seen([key], now_us())
         if isinstance(said, Health):
             self._on_health(record, said)
         answer = packet.Record(
@@ -258,7 +258,7 @@ def _row(key: Key, passed: dict[Key, TrafficCounters], said: dict[Key, dict[str,
     one = passed.get(key, TrafficCounters())
     return (
         *key,
-        one.heard_us,
+        one.seen_us,
         one.bytes_received,
         one.bytes_sent,
         one.refused,

@@ -19,16 +19,16 @@ from central.storage.database import StoreError, connect, reported
 from firmware_py.protocol.health_messages import Range
 from firmware_py.runtime.log import now_us
 
-# Device states, defined only here. Not heard: the survey includes the device, or its key is allowed, but nothing has
+# Device states, defined only here. Never seen: the survey includes the device, or its key is allowed, but nothing has
 # arrived from it.
-# Revoked: it was heard before, but its key is no longer allowed.
-ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED = "on time", "late", "silent", "not heard", "revoked"
-# File in the centre's folder: the devices of each model's survey, including those never heard.
+# Revoked: it was seen before, but its key is no longer allowed.
+ON_TIME, LATE, SILENT, NEVER_SEEN, REVOKED = "on time", "late", "silent", "never seen", "revoked"
+# File in the centre's folder: the devices of each model's survey, including those never seen.
 EXPECTED = "devices.json"
 # Beside it: the devices that have an allowed key; absent where the centre runs without keys.
 ALLOWED = "allowed.json"
 MAX_EXPECTED = 1000
-STATES = (ON_TIME, LATE, SILENT, NOT_HEARD, REVOKED)
+STATES = (ON_TIME, LATE, SILENT, NEVER_SEEN, REVOKED)
 # Health intervals of silence before a device counts as late, and as silent.
 LATE_INTERVALS, SILENT_INTERVALS = 3, 10
 # Records are numbered by uint32.
@@ -75,7 +75,7 @@ class DeviceView:
     survey: int
     device: int
     state: str
-    last_heard_us: int
+    last_seen_us: int
     last_latent_us: int | None
     boot: int | None
     sequence: int | None
@@ -116,7 +116,7 @@ class DeviceView:
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Return every device that was heard, and those expected or allowed that were not, in order.
+    """Return every device that was seen, and those expected or allowed that were not, in order.
 
     ``at_us`` is the time of the report, now by default.
 
@@ -316,17 +316,17 @@ def _view(
     **counted: Any,
 ) -> DeviceView:
     boot, sequence, sample_us, latent_us, latent_hash, of_boot, records = newest or (None,) * 5 + (0, 0)
-    heard_us, bytes_received, bytes_sent, refused, refusal, _ = passed or (0, 0, 0, 0, "", "{}")
+    seen_us, bytes_received, bytes_sent, refused, refusal, _ = passed or (0, 0, 0, 0, "", "{}")
     # A time in the future was taken with a wrong clock; use another one.
-    times_us = (heard_us, latent_us or 0)
-    last_heard_us = max((one for one in times_us if 0 < one <= at_us), default=max(times_us))
+    times_us = (seen_us, latent_us or 0)
+    last_seen_us = max((one for one in times_us if 0 < one <= at_us), default=max(times_us))
     # A device without a clock is taken to record when its record arrives.
     sample_us = sample_us or latent_us
     interval_s = said.get("interval_s") or INTERVAL_S
     return DeviceView(
         *key,
-        state=state_of((at_us - last_heard_us) / 1e6, interval_s) if newest or passed else NOT_HEARD,
-        last_heard_us=last_heard_us,
+        state=state_of((at_us - last_seen_us) / 1e6, interval_s) if newest or passed else NEVER_SEEN,
+        last_seen_us=last_seen_us,
         last_latent_us=latent_us,
         boot=boot,
         sequence=sequence,
@@ -376,7 +376,7 @@ def _waiting(said: dict[str, Any], boot: int | None, through: int | None) -> int
 
 
 def state_of(silent_s: float, interval_s: float) -> str:
-    """Return the state of a device last heard ``silent_s`` ago that reports every ``interval_s``.
+    """Return the state of a device last seen ``silent_s`` ago that reports every ``interval_s``.
 
     A time far in the future counts as silent: the clock was ahead then, and nothing has arrived since.
     """

@@ -10,7 +10,7 @@ import typer
 
 from central.config import load_config
 from central.fleet.device_registry import forget_device
-from central.fleet.device_views import LATE, NOT_HEARD, ON_TIME, DeviceView, devices
+from central.fleet.device_views import LATE, NEVER_SEEN, ON_TIME, DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device
 from central.options import ConfigOption, JsonOption
 from central.table import print_lines, print_table
@@ -50,7 +50,7 @@ def list_devices(
     if not views:
         typer.echo("no device has reported yet")
         return
-    colours = {ON_TIME: "green", LATE: "yellow", NOT_HEARD: "dim"}
+    colours = {ON_TIME: "green", LATE: "yellow", NEVER_SEEN: "dim"}
     print_table(
         COLUMNS,
         [_cells(view, at_us) for view in views],
@@ -87,7 +87,7 @@ def _cells(view: DeviceView, at_us: int) -> list[str]:
         str(view.survey),
         str(view.device),
         view.state,
-        _duration((at_us - view.last_heard_us) / 1e6) + " ago" if view.last_heard_us else "never",
+        _duration((at_us - view.last_seen_us) / 1e6) + " ago" if view.last_seen_us else "never",
         _duration(view.lag_s),
         str(view.records),
         str(view.loss),

@@ -110,7 +110,7 @@ class HistoryKeeper:
                     self._log.write("history_failed", reason=complaint)
 
     def sample(self, at_us: int) -> None:
-        """Add a sample of each device that was heard since the last call.
+        """Add a sample of each device that was seen since the last call.
 
         Raises:
             StoreError: The store cannot be read, or the history not written.
@@ -120,10 +120,10 @@ class HistoryKeeper:
             last = _last_record(store)
             first = max(self._through, last - MAX_RECORDS)
             worst_us = {row[:2]: row[2] for row in store.execute(_WORST, (first, last))}
-        heard = [view for view in views if view.last_heard_us > self._sampled_us]
+        seen = [view for view in views if view.last_seen_us > self._sampled_us]
         with closing(_open(self._data_dir)) as history, reported(f"{FILE_NAME}: cannot be written"):
             history.execute("BEGIN IMMEDIATE")
-            for view in heard:
+            for view in seen:
                 lag_us = worst_us.get((view.survey, view.device))
                 _add(history, view, at_us // 1_000_000, None if lag_us is None else lag_us // 1000)
             history.execute("COMMIT")

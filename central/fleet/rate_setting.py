@@ -32,7 +32,7 @@ def set_rate(config: CentralConfig, key: Key, latent_bytes: int) -> None:
 
 
 def find_device(views: list[DeviceView], device: int, survey: int | None) -> Key:
-    """Return the (survey, device) of a device number; a device not heard yet needs its survey."""
+    """Return the (survey, device) of a device number; a device not seen yet needs its survey."""
     if survey is not None:
         return (survey, device)
     found = [view.survey for view in views if view.device == device]
@@ -53,7 +53,7 @@ def _models(data_dir: Path, configured: list[ModelSection]) -> dict[str, Bundle]
 def check_rate(models: dict[str, Bundle], views: list[DeviceView], key: Key, latent_bytes: int) -> None:
     """Raise ``RateSettingError`` unless the models of the devices in ``key`` all support the rate.
 
-    If none of these devices was heard yet, every one of ``models`` must support it.
+    If none of these devices was seen yet, every one of ``models`` must support it.
     """
     chosen = [view for view in views if key in (ALL, (view.survey, view.device))]
     at_work = {view.model_hash: view for view in chosen if view.model_hash in models}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from central.config import load_config
-from central.fleet.device_views import NOT_HEARD, DeviceView, devices
+from central.fleet.device_views import NEVER_SEEN, DeviceView, devices
 from central.fleet.rate_setting import RateSettingError, find_device, set_rate
 from central.fleet.rates import ALL, Key, keep_rate, rate_of, rates
 from central.options import ConfigOption, JsonOption
@@ -42,7 +42,7 @@ def rate(
         keep_rate(data_dir, key, None)
     elif latent_bytes is not None:
         set_rate(settings, key, latent_bytes)
-    _show(key, rates(data_dir), [view for view in devices(data_dir) if view.state != NOT_HEARD], as_json)
+    _show(key, rates(data_dir), [view for view in devices(data_dir) if view.state != NEVER_SEEN], as_json)
 
 
 def _show(key: Key, found: dict[Key, int], views: list[DeviceView], as_json: bool) -> None:
@@ -60,7 +60,7 @@ def _show(key: Key, found: dict[Key, int], views: list[DeviceView], as_json: boo
     in_force = {(view.survey, view.device): view.latent_bytes for view in views}
     for survey, device in sorted(in_force.keys() | {one for one in found if key in (ALL, one)} - {ALL}):
         made = in_force.get((survey, device))
-        now = "not heard of it yet" if made is None else f"makes {made} bytes a latent"
+        now = "not set yet" if made is None else f"makes {made} bytes a latent"
         typer.echo(f"survey {survey}, device {device}: {_set_to(rate_of(found, (survey, device)))}; {now}")
 
 

@@ -204,7 +204,7 @@ class Gateway:
 
 
 def _quietest(connections: list[Connection]) -> Connection:
-    return min(connections, key=lambda one: one.line.heard_s)
+    return min(connections, key=lambda one: one.line.last_seen_s)
 
 
 def _owner(record_bytes: bytes) -> tuple[int, int] | None:

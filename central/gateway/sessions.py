@@ -91,7 +91,7 @@ class CountLog:
 class SerialSession:
     """Session on one open port, with its own link ``upstream`` to the centre.
 
-    ``heard_s`` is the monotonic time of the last valid record.
+    ``last_seen_s`` is the monotonic time of the last valid record.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SerialSession:
         bytes_per_s: float = math.inf,
     ) -> None:
         self.name = name
-        self.heard_s = time.monotonic()
+        self.last_seen_s = time.monotonic()
         self._counted = CountLog(log, "line", name)
         self.counts = self._counted.counts
         self._seals = seals
@@ -145,7 +145,7 @@ class SerialSession:
 
     def _hand_on(self, records: Iterable[bytes]) -> None:
         for record in records:
-            self.heard_s = time.monotonic()
+            self.last_seen_s = time.monotonic()
             self.counts["records" if self.upstream.send(record) else "not_handed_on"] += 1
 
     def _take_answers(self, send_queue: SendQueue) -> None:

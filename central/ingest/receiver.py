@@ -288,7 +288,7 @@ class Receiver:
         self.counts["records"] += len(committed.new)
         self.counts["duplicates"] += len(group) - len(committed.new) - len(committed.conflicts)
         answers: dict[tuple[bytes, int, int, int], list[packet.Record]] = {}
-        self._traffic.heard({(latent.survey, latent.device) for latent in committed.new}, group[-1][2])
+        self._traffic.seen({(latent.survey, latent.device) for latent in committed.new}, group[-1][2])
         for place, (peer, record, received_us, _) in enumerate(group):
             if place in committed.conflicts:
                 reason = (

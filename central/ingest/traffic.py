@@ -20,7 +20,7 @@ class TrafficCounters:
     be a replay adds its bytes, but does not count as a sign of life.
     """
 
-    heard_us: int = 0
+    seen_us: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
     refused: int = 0
@@ -39,14 +39,14 @@ class Traffic:
             if passed := self._of(key):
                 passed.bytes_received += wire_bytes
 
-    def heard(self, keys: Iterable[Key], at_us: int) -> None:
+    def seen(self, keys: Iterable[Key], at_us: int) -> None:
         with self._lock:
             for key in keys:
                 if passed := self._of(key):
-                    passed.heard_us = at_us
+                    passed.seen_us = at_us
 
     def sent(self, key: Key, wire_bytes: int) -> None:
-        """Count bytes sent to a device that has been heard; bytes sent to an impostor are not counted."""
+        """Count bytes sent to a device that has been seen; bytes sent to an impostor are not counted."""
         with self._lock:
             if passed := self._passed.get(key):
                 passed.bytes_sent += wire_bytes
@@ -54,7 +54,7 @@ class Traffic:
     def refused(self, key: Key, reason: str, at_us: int) -> None:
         with self._lock:
             if passed := self._of(key):
-                passed.heard_us = at_us
+                passed.seen_us = at_us
                 passed.refused += 1
                 passed.refusal = reason
 
@@ -76,7 +76,7 @@ class Traffic:
             for key, old in taken.items():
                 new = self._passed.setdefault(key, old)
                 if new is not old:
-                    new.heard_us = new.heard_us or old.heard_us
+                    new.seen_us = new.seen_us or old.seen_us
                     new.bytes_received += old.bytes_received
                     new.bytes_sent += old.bytes_sent
                     new.refused += old.refused

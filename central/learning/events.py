@@ -116,16 +116,16 @@ def read_events(
             if stored.model_hash != bundle.model_hash:
                 left_out["of another encoder"] += 1
                 continue
-            heard = drawn_from(stored, store, journal)
+            latents = drawn_from(stored, store, journal)
             try:
-                received, steps = received_latents(stored, bundle, acquisition, heard)
+                received, steps = received_latents(stored, bundle, acquisition, latents)
             except CheckInputError:
                 left_out["without latents in the journal"] += 1
                 continue
             codes = np.zeros((n_devices, latent), np.int8)
             present = np.isfinite(steps).any(axis=1)
             for device in np.flatnonzero(present):
-                codes[device] = bundle.coding.unpack(heard[int(device)].payload)
+                codes[device] = bundle.coding.unpack(latents[int(device)].payload)
             key = (stored.survey, stored.event, stored.revision)
             rows.append((key, codes, present, received, steps, *_label(stored)))
     if len(rows) < MIN_EVENTS:

@@ -13,7 +13,7 @@ import numpy as np
 
 from central.pipeline.assembler import MOST_EVENTS, Assembler, Event
 from central.pipeline.decoders import MapDecoder
-from central.pipeline.provenance import heard, provenance_of
+from central.pipeline.provenance import latents_of, provenance_of
 from central.pipeline.workers import DecodeResult, Workers
 from central.storage.database import StoreError
 from central.storage.journal import Journal, JournalEntry
@@ -34,14 +34,14 @@ BUSY_S = 0.02
 
 @dataclass(frozen=True)
 class DecodedMap:
-    """A map that was decoded and stored, ``(nz, nx)`` in m/s; ``heard`` are the devices that it was decoded from."""
+    """A map that was decoded and stored, ``(nz, nx)`` in m/s; ``devices`` are those that it was decoded from."""
 
     survey: int
     event: int
     velocity_mps: np.ndarray
     uncertainty_mps: np.ndarray
     acquisition: Acquisition
-    heard: list[int]
+    devices: list[int]
     decode_s: float
 
 
@@ -171,7 +171,7 @@ class Decoding:
                 self._keep_drawn(wait=False)
 
     def _draw(self, events: list[Event], decoder: MapDecoder) -> None:
-        latents, present = heard(events, decoder)
+        latents, present = latents_of(events, decoder)
         assembled_us = now_us()
         if self._workers:
             self._workers.submit(decoder, latents, present, (events, decoder, assembled_us))

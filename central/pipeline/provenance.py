@@ -19,7 +19,7 @@ UNCERTAINTY_LIMIT = 0.1
 MAX_SPREAD_S = 600.0
 
 
-def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
+def latents_of(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 latents ``(n, n_devices, latent)`` and the mask of received ones ``(n, n_devices)``."""
     latents = np.zeros((len(events), decoder.n_devices, decoder.latent), np.int8)
     present = np.zeros(latents.shape[:2], bool)
@@ -32,7 +32,7 @@ def heard(events: list[Event], decoder: MapDecoder) -> tuple[np.ndarray, np.ndar
 
 def _judged(event: Event, decoder: MapDecoder) -> dict:
     """Return the event's out-of-distribution score and its limit."""
-    (latents,), (present,) = heard([event], decoder)
+    (latents,), (present,) = latents_of([event], decoder)
     rates = [decoder.coding.rates[0]] * decoder.n_devices
     for device, latent in event.latents.items():
         rates[device] = decoder.coding.rate(len(latent.payload))

@@ -66,7 +66,7 @@ class _Transfer:
     restarted: bool = False
     generation: int = 0
     changed: bool = False
-    heard_s: float = float("-inf")
+    last_seen_s: float = float("-inf")
 
     @property
     def done_bytes(self) -> int:
@@ -116,7 +116,7 @@ class Fetching:
             transfer = self._transfers.get(key, {}).get(record.event)
             if transfer is None or transfer.request.sample_time_us != record.sample_time_us:
                 return [_answer(record, End()), *self._next_request(record)]
-            transfer.heard_s = time.monotonic()
+            transfer.last_seen_s = time.monotonic()
             transfer.update(wire_bytes=transfer.request.wire_bytes + wire_bytes)
             if isinstance(message, NoRecording):
                 transfer.restarted, transfer.fresh = True, bytearray()
@@ -298,7 +298,7 @@ class Fetching:
             return []
         # One recording at a time, the oldest request first.
         first = min(open_, key=lambda one: (one.request.asked_us, one.request.event))
-        if time.monotonic() - first.heard_s < BUSY_S and record.type != packet.RECORDING:
+        if time.monotonic() - first.last_seen_s < BUSY_S and record.type != packet.RECORDING:
             return []
         return [_answer(record, Fetch(first.request.misfit_ppm), first.request)]
 

@@ -57,7 +57,7 @@ class Updater:
         self._feed = feed
         self._restart = restart
         self._sequence = 0
-        self._heard = False
+        self._reported = False
         self._complaint = None
         # The archive's SHA-256, its version, and [name, place in the archive, bytes, SHA-256] of what is to come.
         self._sha256 = None
@@ -110,7 +110,7 @@ class Updater:
             return _report("failed", *self._slots.failure)
         if self._complaint:
             return _report(*self._complaint)
-        if self._heard and self._files:
+        if self._reported and self._files:
             _, place, size, _ = self._files[0]
             length = min(CHUNK_BYTES, size - self._written)
             return {"want": {"sha256": self._sha256, "offset": place + self._written, "length": length}}
@@ -121,7 +121,7 @@ class Updater:
         try:
             ((kind, fields),) = decode(bytes(record.payload)).items()
             if kind == "heard":
-                self._was_heard(fields["version"])
+                self._report_arrived(fields["version"])
             elif kind == "offer":
                 self._offered(fields)
             elif kind == "chunk" and fields["sha256"] == self._sha256:
@@ -135,7 +135,7 @@ class Updater:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             print("update: a message that is not whole (%r)" % error)
 
-    def _was_heard(self, version):
+    def _report_arrived(self, version):
         said = self._next()
         if "report" not in said or said["report"]["version"] != version:
             return
@@ -144,7 +144,7 @@ class Updater:
         elif self._complaint:
             self._complaint = None
         else:
-            self._heard = True
+            self._reported = True
             if self._slots.on_trial:
                 self._slots.confirm()
                 print("update: version %d is confirmed" % version)
@@ -208,7 +208,7 @@ class Updater:
                 )
         self._files = files
         self._sha256 = offer["sha256"]
-        self._heard = True
+        self._reported = True
         print("update: version %d, %d bytes to come" % (self._version, needed))
         self._next_file()
         self._go_on()

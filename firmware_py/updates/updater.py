@@ -74,7 +74,7 @@ class Updater:
         self._restart = restart
         self._log = log
         self._repeater = Repeater(packet.UPDATE, header)
-        self._heard = False
+        self._reported = False
         self._report_again_s = 0.0
         self._complaint: Report | None = None
         self._download: Download | None = None
@@ -111,8 +111,8 @@ class Updater:
                 self._leave()
         if self._download and self._download.complete:
             self._install(self._download)
-        if self._heard and not self._download and now_s >= self._report_again_s:
-            self._heard = False
+        if self._reported and not self._download and now_s >= self._report_again_s:
+            self._reported = False
         message = self._next() if self._repeater.is_due(now_s) and not self.restarting else None
         return self._repeater.record(encode_message(message), now_s) if message else None
 
@@ -122,7 +122,7 @@ class Updater:
             return Report(FAILED, *state.failure)
         if self._complaint:
             return self._complaint
-        if not self._heard:
+        if not self._reported:
             return Report(RUNNING, state.version)
         if self._download:
             offset = self._download.offset
@@ -141,7 +141,7 @@ class Updater:
             return
         message = decode_message(record.payload)
         if isinstance(message, ReportAck):
-            self._was_heard(message.version, now_s)
+            self._report_arrived(message.version, now_s)
         elif isinstance(message, Offer):
             self._offered(message)
         elif isinstance(message, Chunk):
@@ -153,7 +153,7 @@ class Updater:
     def close(self) -> None:
         """Do nothing: no thread and no file is open."""
 
-    def _was_heard(self, version: int, now_s: float) -> None:
+    def _report_arrived(self, version: int, now_s: float) -> None:
         said = self._next()
         if not isinstance(said, Report) or said.version != version:
             return
@@ -162,7 +162,7 @@ class Updater:
         elif said.state == FAILED:
             self._slots.told()
         else:
-            self._heard = True
+            self._reported = True
             self._report_again_s = now_s + REPORT_S
             if self._slots.on_trial:
                 self._slots.confirm()
@@ -175,7 +175,7 @@ class Updater:
         self._drop()
         if offer.version == self._slots.state.version:
             # The centre does not know the bundle in use yet.
-            self._heard = False
+            self._reported = False
             return
         try:
             statement = verify_statement(offer.statement, offer.signature, self._policy.key)
@@ -234,7 +234,7 @@ class Updater:
             self._drop()
             if damaged_part:
                 # A power cut may have damaged the download. Reporting again brings the offer once more.
-                self._heard = False
+                self._reported = False
                 self._log("update_damaged", version=version, reason=str(error))
             else:
                 self._slots.fail(version, str(error))

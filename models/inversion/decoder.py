@@ -102,7 +102,7 @@ class Decoder:
             )
         if present.shape != latents_int8.shape[:2] or not present.any(axis=1).all():
             raise DecoderError(
-                f"decode: expected a mask of {self.n_devices} devices with at least one heard, got {present}"
+                f"decode: expected a mask of {self.n_devices} devices with at least one present, got {present}"
             )
         latents = dequantise(latents_int8, self.latent_scale, self.latent_zero_point)
         latents[~present] = 0.0
@@ -210,8 +210,8 @@ def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarra
     error_mps = uncertainty_mps = 0.0
     for start in range(0, len(maps) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
         some = slice(start, start + CALIBRATION_BATCH)
-        heard = np.ones((CALIBRATION_BATCH, decoder.n_devices), bool)
-        drawn_mps, scale_mps = decoder.decode_float(latents[some], heard)
+        everyone = np.ones((CALIBRATION_BATCH, decoder.n_devices), bool)
+        drawn_mps, scale_mps = decoder.decode_float(latents[some], everyone)
         error_mps += float(np.abs(drawn_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
         uncertainty_mps += float(scale_mps.mean())
     factor = round(error_mps / uncertainty_mps, 6)

@@ -162,13 +162,13 @@ def _attended(config: DecoderConfig, latents, positions, mask):
         place = PositionFeatures(name="place_features")(positions)
         tokens = tokens + layers.Dense(k * width, name="place")(place)
     tokens = layers.Reshape((n * k, width), name="split")(tokens)
-    heard = ops.repeat(mask, k, axis=1)[:, None, :]
+    present = ops.repeat(mask, k, axis=1)[:, None, :]
     for i in range(config.self_layers):
-        tokens = _attend(tokens, None, heard, config.heads, f"self{i}")
+        tokens = _attend(tokens, None, present, config.heads, f"self{i}")
     tokens = layers.LayerNormalization(epsilon=1e-5, name="tokens_norm")(tokens)
     x = MapQueries(config.rows, config.cols, width, name="queries")(tokens)
     for i in range(config.cross_layers):
-        x = _attend(x, tokens, heard, config.heads, f"cross{i}")
+        x = _attend(x, tokens, present, config.heads, f"cross{i}")
     return layers.Reshape((config.rows, config.cols, width), name="grid")(x)
 
 

@@ -84,7 +84,7 @@ def prepare_parts(acquisition: Acquisition, companding: Companding, nested: int 
         companded = jnp.pad(companded, ((0, 0), (0, 0), (0, 1), (0, 0)))
         inputs = {
             "parts": companded[:, :, receivers].transpose(0, 2, 1, 3, 4),
-            "mask": devices_heard(len(maps), a.n_devices, keys[3]),
+            "mask": devices_present(len(maps), a.n_devices, keys[3]),
         }
         if nested is not None:
             inputs["values"], inputs["bits"] = rates(len(maps), a.n_devices, nested, keys[4])
@@ -122,7 +122,7 @@ def with_noise(gathers: Any, key: Any, between: tuple[float, float]) -> Any:
     return gathers + levels[:, None, None, None] * jax.random.normal(noise, gathers.shape)
 
 
-def devices_heard(n: int, n_devices: int, key: Any) -> Any:
+def devices_present(n: int, n_devices: int, key: Any) -> Any:
     """Draw device masks as ``models.data.batches.drop_devices``: ``(n, n_devices)`` float32."""
     which, count, order = jax.random.split(key, 3)
     lacking = jax.random.bernoulli(which, batches.DROP_OUT_SHARE, (n,))

@@ -156,12 +156,12 @@ class Run:
         first: int,
         count: int,
     ) -> ConditionAccount:
-        heard = [d for d in range(self._n) if not (condition.missing and d == MISSING_DEVICE)]
+        present = [d for d in range(self._n) if not (condition.missing and d == MISSING_DEVICE)]
         before = [(len(proxy.sent), len(proxy.received)) for proxy in proxies]
         interval_s = interval(profile, condition, self._all.message_bytes[self._system], self._n)
         devices = {
             device: self._start_device(deployment, device, proxies[device], first, count, interval_s)
-            for device in heard
+            for device in present
         }
         timeout_s = START_TIMEOUT_S + 3 * count * interval_s
         deadline_s = time.monotonic() + timeout_s

@@ -37,7 +37,6 @@ from firmware_py.runtime.log import Log
 from models.data.gathers import DecimatedSet
 from physics.families import generate_map
 
-RELEASED_SHA256 = "ab" * 32
 BEFORE = Figures(0.10, 1.0)
 
 

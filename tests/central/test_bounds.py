@@ -96,7 +96,7 @@ def test_a_centre_at_work_reads_no_more_of_a_flooded_event_at_once(data_dir, mon
     cursor, pictures = JournalCursor(), []
     cursor.end()
     decoding.Decoding(data_dir, 10.0, {MODEL_HASH: FakeDecoder()}, cursor, Log(None), pictures.append).run()
-    assert pictures and pictures[-1].heard == list(range(N))
+    assert pictures and pictures[-1].devices == list(range(N))
     assert max(read) <= max(FEW + 1, decoding.TAKEN_RECORDS)
 
 

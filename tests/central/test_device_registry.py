@@ -140,12 +140,12 @@ def test_what_a_device_says_no_more_is_known_no_more(book):
 @pytest.mark.parametrize(("boot", "sequence"), [(5, 7), (5, 6), (4, 90)])
 def test_what_is_played_again_changes_nothing_even_after_a_restart(book, boot, sequence):
     book.hear(said(boot=5, sequence=7))
-    heard_us = book.keep()[3].last_heard_us
+    seen_us = book.keep()[3].last_seen_us
     for _ in range(2):
         answers = book.hear(said(Health(30, 1, 999, 0, 0, 1), boot=boot, sequence=sequence))
         assert len(answers) == (boot < 5), "a boot that is behind may be a device without its state"
         assert book.keep()[3].queue_depth == 4
-        assert book.keep()[3].last_heard_us == heard_us
+        assert book.keep()[3].last_seen_us == seen_us
         book.open()
     assert book.hear(said(boot=6, sequence=1))
 
@@ -155,7 +155,7 @@ def test_the_hello_of_a_boot_that_is_behind_is_told_the_newest_and_changes_nothi
     keep_rate(book.data_dir, ALL, 64)
     book.take_up_rates()
     book.hear(said(boot=1_700_000_000, sequence=7))
-    heard_us = book.keep()[3].last_heard_us
+    seen_us = book.keep()[3].last_seen_us
     book.open()
     for sequence in (1, 2):
         (answer,) = book.hear(said(Hello("0.1.0", "a board", 30, 10, 999), boot=30, sequence=sequence))
@@ -163,7 +163,7 @@ def test_the_hello_of_a_boot_that_is_behind_is_told_the_newest_and_changes_nothi
         assert (decode_newest_boot(answer.payload), decode_setting(answer.payload)) == (1_700_000_000, 64)
         assert answer.sample_time_us > 0
     view = book.keep()[3]
-    assert (view.queue_depth, view.last_heard_us) == (4, heard_us)
+    assert (view.queue_depth, view.last_seen_us) == (4, seen_us)
     (line,) = [row for row in map(json.loads, book.log_path.read_text().splitlines()) if "last_boot" in row]
     assert (line["device"], line["boot"], line["last_boot"]) == (3, 30, 1_700_000_000)
     (answer,) = book.hear(said(Hello("0.1.0", "a board", 30, 10, 0), boot=1_700_000_001))
@@ -213,7 +213,7 @@ def test_traffic_adds_up_over_looks(book):
         book.traffic.refused((1, 3), "why", 5_000_000)
         view = book.keep()[3]
     assert (view.bytes_received, view.bytes_sent, view.refused, view.refusal) == (200, 80, 4, "why")
-    assert view.last_heard_us == 5_000_000
+    assert view.last_seen_us == 5_000_000
     book.traffic.received((1, 3), 1)
     assert book.keep()[3].refusal == "why"
 
@@ -348,9 +348,9 @@ def test_a_device_that_keeps_nothing_and_one_that_lies_are_asked_for_nothing(boo
 
 def test_a_clock_that_was_ahead_once_does_not_keep_a_silent_device_on_time(book):
     ahead_us = now_us() + 86_400_000_000
-    book.traffic.heard([(1, 3)], ahead_us)
+    book.traffic.seen([(1, 3)], ahead_us)
     assert book.keep()[3].state == SILENT
-    book.traffic.heard([(1, 3)], now_us())
+    book.traffic.seen([(1, 3)], now_us())
     assert book.keep()[3].state == ON_TIME
     ((view),) = devices(book.data_dir, at_us=now_us() + 3_600_000_000)
     assert view.state == SILENT

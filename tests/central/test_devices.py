@@ -10,7 +10,7 @@ import epic
 from central.fleet.device_registry import DeviceRegistry
 from central.fleet.device_views import (
     LATE,
-    NOT_HEARD,
+    NEVER_SEEN,
     ON_TIME,
     REVOKED,
     SILENT,
@@ -139,9 +139,9 @@ def test_devices_of_the_survey_that_were_never_heard_are_listed(data_dir):
     keep(data_dir, latent_record(device=0), received_us=T0_US)
     found = devices(data_dir, at_us=T0_US + 1_000_000)
     assert [(view.device, view.state) for view in found] == [(0, ON_TIME)] + [
-        (d, NOT_HEARD) for d in range(1, 5)
+        (d, NEVER_SEEN) for d in range(1, 5)
     ]
-    assert all(view.last_heard_us == 0 and view.records == 0 for view in found[1:])
+    assert all(view.last_seen_us == 0 and view.records == 0 for view in found[1:])
     (data_dir / "devices.json").write_text("damaged")
     assert [view.device for view in devices(data_dir)] == [0]
 
@@ -149,11 +149,11 @@ def test_devices_of_the_survey_that_were_never_heard_are_listed(data_dir):
 def test_devices_that_have_a_key_are_listed_before_anything_came(data_dir):
     keep_allowed(data_dir, {(1, 0), (2, 3)})
     assert [(view.survey, view.device, view.state) for view in devices(data_dir)] == [
-        (1, 0, NOT_HEARD),
-        (2, 3, NOT_HEARD),
+        (1, 0, NEVER_SEEN),
+        (2, 3, NEVER_SEEN),
     ]
     keep(data_dir, latent_record(device=0), received_us=T0_US)
-    assert [view.state for view in devices(data_dir, at_us=T0_US + 1_000_000)] == [ON_TIME, NOT_HEARD]
+    assert [view.state for view in devices(data_dir, at_us=T0_US + 1_000_000)] == [ON_TIME, NEVER_SEEN]
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -15,7 +15,7 @@ import epic
 from central.config import load_config as load_central
 from central.fleet import device_registry as device_book
 from central.fleet import gaps
-from central.fleet.device_views import NOT_HEARD, devices
+from central.fleet.device_views import NEVER_SEEN, devices
 from central.service import Service
 from central.storage.database import connect
 from firmware_py import __version__
@@ -39,7 +39,7 @@ class TinyDecoder(FakeDecoder):
 
 def heard(data_dir):
     """Views of the devices that were heard; the others of their survey are listed too."""
-    return [view for view in devices(data_dir) if view.state != NOT_HEARD]
+    return [view for view in devices(data_dir) if view.state != NEVER_SEEN]
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_record_played_again_is_no_sign_of_life(centre, dealers, tmp_path):
     dealer.send(record)
     assert dealer.answer()
     again = wait_until(lambda: known(first.bytes_received), 60, "its record once more")
-    assert again.last_heard_us == first.last_heard_us
+    assert again.last_seen_us == first.last_seen_us
 
 
 def test_records_that_the_store_lost_are_sent_again(centre, device, tmp_path):

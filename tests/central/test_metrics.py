@@ -62,7 +62,7 @@ def test_devices_are_told_as_the_centre_knows_them(data_dir, live):
         )
         database.execute("INSERT INTO device VALUES (1, 2, ?, 100, 50, 2, 'why', ?)", (at_us, status))
     found = samples(metrics_text(data_dir, None))
-    assert of_device(found, "last_heard_timestamp_seconds") == pytest.approx(at_us / 1e6)
+    assert of_device(found, "last_seen_timestamp_seconds") == pytest.approx(at_us / 1e6)
     assert of_device(found, "lag_seconds") == 3.0
     assert of_device(found, "records_total") == 1
     assert of_device(found, "received_bytes_total") == 100
@@ -72,7 +72,7 @@ def test_devices_are_told_as_the_centre_knows_them(data_dir, live):
     states = {
         dict(labels)["epic_device_state"]: v for (n, labels), v in found.items() if n == "epic_device_state"
     }
-    assert states == {"on time": 1, "late": 0, "silent": 0, "not heard": 0, "revoked": 0}
+    assert states == {"on time": 1, "late": 0, "silent": 0, "never seen": 0, "revoked": 0}
     (info,) = [dict(labels) for name, labels in found if name == "epic_device_info"]
     assert (info["model_hash"], info["board"]) == (MODEL_HASH.hex(), 'a "board"\\n\\')
     assert not any(name.startswith("epic_receiver") for name, _ in found), "no centre runs here"

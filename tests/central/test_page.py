@@ -78,7 +78,7 @@ def test_before_its_first_message_the_page_claims_nothing(page):
     """It said that no device was heard while it loaded."""
     text = page.get("/").text
     assert text.count("Loading …") == 2
-    assert not any(claim in text for claim in ("No device has been heard", "first event", "appears here"))
+    assert not any(claim in text for claim in ("No device has been seen", "first event", "appears here"))
 
 
 def test_no_file_of_the_page_names_another_host():

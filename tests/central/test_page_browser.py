@@ -220,7 +220,7 @@ def test_stored_maps_without_a_centre_are_not_called_live(data_dir, fill, tmp_pa
         assert browser.text("#link") == "stored maps; no centre runs here"
         assert "up" not in browser.value("document.querySelector('#link').className").split()
         assert browser.text("#live") == "Newest"
-        assert browser.text("#t-devices-what") == "devices on time when last heard"
+        assert browser.text("#t-devices-what") == "devices on time when last seen"
     finally:
         stop.set()
         thread.join()
@@ -363,7 +363,9 @@ def test_devices_are_sorted_and_one_shows_its_history(centre, browse, send):
     click(browser, "th[data-column=received] button")
     assert browser.value("document.querySelector('th[data-column=received]').ariaSort") == "descending"
     click(browser, "[data-key='1-2'] button")
-    wait_until(lambda: "Nothing was heard" in browser.text(".detail"), timeout_s=30, what="an empty history")
+    wait_until(
+        lambda: "No records in this period" in browser.text(".detail"), timeout_s=30, what="an empty history"
+    )
     centre.service._history.sample(now_us())
     click(browser, ".detail [role=group] button:last-child")
     label = "document.querySelector('.detail canvas').getAttribute('aria-label')"
@@ -415,7 +417,7 @@ def test_an_empty_centre_says_how_to_add_a_device(centre, browse):
     )
     assert browser.text("#s-title") == "Waiting for the first event"
     wait_until(
-        lambda: browser.text("#d-none") == "No device has been heard yet.", timeout_s=30, what="devices"
+        lambda: browser.text("#d-none") == "No device has been seen yet.", timeout_s=30, what="devices"
     )
     assert browser.value("document.querySelector('#add-device').open")
     guide = browser.text("#add-device")

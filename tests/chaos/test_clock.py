@@ -47,7 +47,7 @@ def test_a_clock_that_is_set_loses_and_doubles_nothing(tmp_path, clocks):
         centre = clocks("centre", rig.start_centre)
         rig.centre.wait_for("ready", TIMEOUT_S)
         devices = [clocks(f"device{n}", lambda n=n: rig.start_device(n)) for n in range(5)]
-        wait_until(lambda: rig.devices_heard() == 5, TIMEOUT_S, "every device")
+        wait_until(lambda: rig.devices_seen() == 5, TIMEOUT_S, "every device")
         set_clock(centre, -DAY_S)
         set_clock(devices[0], -DAY_S)
         set_clock(devices[1], DAY_S)

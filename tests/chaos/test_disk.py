@@ -41,7 +41,7 @@ def disk(tmp_path):
 def test_a_centre_without_room_acknowledges_nothing_and_goes_on(tmp_path, disk):
     with Rig(tmp_path, EVENTS, interval_s=0.1, centre_dir=disk.path / "central") as rig:
         rig.start()
-        wait_until(lambda: rig.devices_heard() == 5, TIMEOUT_S, "every device")
+        wait_until(lambda: rig.devices_seen() == 5, TIMEOUT_S, "every device")
         disk.fill()
         rig.centre.wait_for("commit_failed", TIMEOUT_S)
         disk.make_room()
@@ -52,7 +52,7 @@ def test_a_centre_without_room_acknowledges_nothing_and_goes_on(tmp_path, disk):
 def test_devices_without_room_end_and_say_why_and_a_restart_goes_on(tmp_path, disk):
     with Rig(tmp_path, EVENTS, interval_s=0.1, state_dir=disk.path) as rig:
         rig.start()
-        wait_until(lambda: rig.devices_heard() == 5, TIMEOUT_S, "every device")
+        wait_until(lambda: rig.devices_seen() == 5, TIMEOUT_S, "every device")
         disk.fill()
         for device in range(5):
             wait_until(

@@ -63,7 +63,7 @@ class Chaos:
             for one in transfers.values():
                 # The rig's clock is not the wall's: a device counts as at work for as long as the test says.
                 if rng.random() < 0.1:
-                    one.heard_s = float("-inf")
+                    one.last_seen_s = float("-inf")
 
     def turn(self, side):
         """Take one pass of a device whose answers may come late, twice or never."""

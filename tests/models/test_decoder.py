@@ -126,7 +126,7 @@ def test_any_subset_decodes_and_absent_latents_do_not_matter(folder, present):
 
 def test_what_cannot_be_decoded_is_said(folder):
     decoder = load_decoder(folder)
-    with pytest.raises(DecoderError, match="at least one heard"):
+    with pytest.raises(DecoderError, match="at least one present"):
         decoder.decode(latents(), np.zeros(3, bool))
     with pytest.raises(DecoderError, match=r"expected int8 latents \(3, 16\), got float64 \(3, 16\)"):
         decoder.decode(latents().astype(float), np.ones(3, bool))

@@ -88,7 +88,7 @@ def test_a_mirrored_sample_is_mirrored_whole(stored):
 
 def test_devices_are_missing_as_often_as_from_files():
     n, devices = 100_000, 5
-    mask = np.asarray(on_device.devices_heard(n, devices, KEY))
+    mask = np.asarray(on_device.devices_present(n, devices, KEY))
     same = batches.drop_devices(n, devices, np.random.default_rng(0))
     shares = [np.bincount(m.sum(axis=1).astype(int), minlength=devices + 1) / n for m in (mask, same)]
     np.testing.assert_allclose(shares[0], shares[1], atol=0.01)

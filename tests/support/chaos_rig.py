@@ -142,7 +142,7 @@ class Rig:
         """Records in the centre's journal."""
         return self._count("SELECT count(*) FROM record")
 
-    def devices_heard(self) -> int:
+    def devices_seen(self) -> int:
         """Devices with a record in the centre's journal."""
         return self._count("SELECT count(DISTINCT device) FROM record")
 

@@ -88,7 +88,7 @@ SCENARIOS: dict[str, Callable[[Rig, float], None]] = {
 
 def strike(rig: Rig, scenario: str, hold_s: float) -> None:
     """Let a scenario begin when every device has been heard; returns when it is over."""
-    wait_until(lambda: rig.devices_heard() == rig.world.n_devices, HEARD_S, "every device's first record")
+    wait_until(lambda: rig.devices_seen() == rig.world.n_devices, HEARD_S, "every device's first record")
     SCENARIOS[scenario](rig, hold_s)
 
 

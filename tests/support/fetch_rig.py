@@ -148,7 +148,7 @@ class FetchRig:
         """Make each device's last message older than ``BUSY_S``, so that the centre asks again."""
         for transfers in self.fetching._transfers.values():
             for transfer in transfers.values():
-                transfer.heard_s = float("-inf")
+                transfer.last_seen_s = float("-inf")
 
     def run(self, passes: int = 3000, hello_every: int = 50) -> None:
         """Devices and centre take turns until no request is open."""

@@ -54,7 +54,7 @@ def test_emulated_devices_draw_maps_from_the_latents_that_this_machine_would_sen
     assert results["links"] == "zmq with CURVE"
     assert results["devices_on"].startswith("arm64, emulated")
     assert results["total"]["maps"] == len(gathers)
-    assert results["total"]["devices_heard"] == [0, 1, 2, 3, 4]
+    assert results["total"]["devices_present"] == [0, 1, 2, 3, 4]
     assert results["total"]["lost"] == 0
 
     bundle = load_bundle(RELEASED)

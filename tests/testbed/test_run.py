@@ -36,7 +36,7 @@ def test_twenty_events_of_all_families(capsys, tmp_path):
     assert results["links"] == "zmq with CURVE"
     total = results["total"]
     assert total["maps"] == 20
-    assert total["devices_heard"] == [0, 1, 2, 3, 4]
+    assert total["devices_present"] == [0, 1, 2, 3, 4]
     assert total["lost"] == 0
     assert total["bytes_an_event"] <= 1750
     assert total["raw_bytes_an_event"] == 1_400_000

@@ -3,8 +3,8 @@
 import { bytes, count, element, span, utc } from "./format.js";
 import { History } from "./history.js";
 
-const STATES = { "on time": "good", late: "warn", silent: "bad", "not heard": "", revoked: "bad" };
-const RANK = ["silent", "revoked", "late", "not heard", "on time"];
+const STATES = { "on time": "good", late: "warn", silent: "bad", "never seen": "", revoked: "bad" };
+const RANK = ["silent", "revoked", "late", "never seen", "on time"];
 const ROWS = 10; // Shown at first; a section is not longer than two screens of a phone.
 
 const $ = (id) => document.getElementById(id);
@@ -13,7 +13,7 @@ const known = (value, show) => (value === null || value === undefined ? "–" : 
 /** Records that never arrived, that the device dropped, and that the store lost. */
 const lost = (d) => d.loss + (d.dropped ?? 0) + d.acknowledged_lost;
 
-/** Bytes of a latent, and what they are set to until the device says that it has heard it. */
+/** Bytes of a latent, and what they are set to until the device confirms it. */
 function latent(device) {
   const made = device.latent_bytes === null ? "–" : `${device.latent_bytes} B`;
   const set = device.set_bytes;
@@ -33,7 +33,7 @@ function stretch(device, map) {
 const COLUMNS = [
   { id: "device", title: "Device", order: (d) => d.survey * 65536 + d.device },
   { id: "state", title: "State", text: (d) => d.state, order: (d) => RANK.indexOf(d.state) },
-  { id: "heard", title: "Last heard", text: (d, at) => (d.last_heard_us ? `${span(Math.max(at.nowUs - d.last_heard_us, 0) / 1e6)} ago` : "never"), order: (d) => -d.last_heard_us },
+  { id: "seen", title: "Last seen", text: (d, at) => (d.last_seen_us ? `${span(Math.max(at.nowUs - d.last_seen_us, 0) / 1e6)} ago` : "never"), order: (d) => -d.last_seen_us },
   { id: "receivers", title: "Receivers", text: (d, at) => stretch(d, at.map) },
   { id: "lag", title: "Latency", number: true, down: true, text: (d) => known(d.lag_s, span), order: (d) => d.lag_s },
   { id: "lost", title: "Lost", number: true, down: true, text: (d) => count(lost(d)), order: lost },

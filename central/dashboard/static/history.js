@@ -75,7 +75,7 @@ export class History {
     }
     if (question !== this.asked) return;
     this.content = content;
-    this.note.textContent = content.samples.length ? "" : "Nothing was heard in this time.";
+    this.note.textContent = content.samples.length ? "" : "No records in this period.";
     this.draw();
   }
 

@@ -44,7 +44,7 @@ async function read(path, binary = false) {
 function hear(kind, content) {
   if (kind === "totals") showTotals((totals = content));
   if (kind === "devices") {
-    $("d-none").textContent = "No device has been heard yet.";
+    $("d-none").textContent = "No device has been seen yet.";
     refreshDevices((devices = content));
   }
   if (kind === "rollout") showRollout((rollout = content));
@@ -201,7 +201,7 @@ function describe(map) {
   $("s-flags").replaceChildren(...map.flags.map(reason));
   const facts = [
     ["Recorded (UTC)", utc(map.sample_time_us)],
-    ["Devices heard", `${map.devices.join(", ")} of ${map.n_devices}`],
+    ["Devices", `${map.devices.join(", ")} of ${map.n_devices}`],
     ["Records received", `${bytes(map.received_bytes)} for ${bytes(map.raw_bytes)} of samples`],
     ["Mean velocity", `${count(map.velocity_mean_mps)} m/s`],
     ["Mean uncertainty", `±${count(map.uncertainty_mean_mps)} m/s`],
@@ -247,7 +247,7 @@ function draw() {
   let [low, high] = $("fit").checked ? range(shown.velocity) : [a.velocity_min_mps, a.velocity_max_mps];
   if (high - low < 10) [low, high] = [low - 5, high + 5];
   shown.limits = { low, high };
-  const common = { nz: a.n_depth, nx: a.n_width, survey: a, heard: map.devices };
+  const common = { nz: a.n_depth, nx: a.n_width, survey: a, present: map.devices };
   const size = `${a.n_width * a.dx_m} m long, ${a.n_depth * a.dx_m} m deep`;
   const absent = map.n_devices - map.devices.length;
   const missed = absent ? `, ${absent} device${absent > 1 ? "s" : ""} missing` : "";
@@ -378,7 +378,7 @@ function onState({ up, sinceMs, time_us, reason: why, ...state }) {
     pill.className = running ? "pill up" : "pill";
     pill.textContent = running ? "live" : "stored maps; no centre runs here";
     $("live").textContent = running ? "Live" : "Newest";
-    $("t-devices-what").textContent = running ? "devices on time" : "devices on time when last heard";
+    $("t-devices-what").textContent = running ? "devices on time" : "devices on time when last seen";
     if ($("lost").dataset.lost) alarm("");
     delete $("lost").dataset.lost;
     return;

@@ -74,7 +74,7 @@ export class Section {
     });
   }
 
-  /** `data`: {values, nz, nx, low, high, clipped (whether values are above high), survey (the acquisition), heard (device numbers), label}. */
+  /** `data`: {values, nz, nx, low, high, clipped (whether values are above high), survey (the acquisition), present (device numbers), label}. */
   show(data) {
     this.data = data;
     this.image = picture(data.values, data.nz, data.nx, this.table, data.low, data.high);
@@ -130,13 +130,13 @@ export class Section {
   }
 
   devices(g, ink, survey) {
-    const heard = new Set(this.data.heard);
+    const present = new Set(this.data.present);
     survey.device_receivers.forEach((receivers, device) => {
       const cells = receivers.map((i) => survey.receiver_cells[i]);
       const first = this.x + Math.min(...cells) * this.cell + 1;
       const last = this.x + (Math.max(...cells) + 1) * this.cell - 1;
       const y = this.y - 9;
-      const here = heard.has(device);
+      const here = present.has(device);
       g.fillStyle = g.strokeStyle = here ? ink("ink") : ink("bad");
       if (here) g.fillRect(first, y, last - first, 5);
       else {
