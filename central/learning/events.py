@@ -16,7 +16,7 @@ from central.storage.journal import Journal
 from central.storage.map_store import Store, StoredMap
 from central.verification.check_inputs import (
     CheckInputError,
-    drawn_from,
+    latents_of_map,
     model_of,
     received_latents,
 )
@@ -116,7 +116,7 @@ def read_events(
             if stored.model_hash != bundle.model_hash:
                 left_out["of another encoder"] += 1
                 continue
-            latents = drawn_from(stored, store, journal)
+            latents = latents_of_map(stored, store, journal)
             try:
                 received, steps = received_latents(stored, bundle, acquisition, latents)
             except CheckInputError:

@@ -90,7 +90,7 @@ class Decoding:
                 ready += map(_as_it_is, self._assembler.due(time.monotonic(), DUE_EVENTS))
                 self._finish(ready)
                 ended = self._cursor.wait(self._read, self._patience_s(), self._assembler.full)
-                self._keep_drawn(wait=ended)
+                self._store_finished(wait=ended)
         finally:
             self._journal.close()
             self._store.close()
@@ -166,11 +166,11 @@ class Decoding:
             while batch := list(islice(of_model, BATCH_EVENTS)):
                 if self._cursor.over:
                     return
-                self._draw(batch, self._decoders[model_hash])
+                self._decode(batch, self._decoders[model_hash])
                 # Otherwise maps from workers would pile up.
-                self._keep_drawn(wait=False)
+                self._store_finished(wait=False)
 
-    def _draw(self, events: list[Event], decoder: MapDecoder) -> None:
+    def _decode(self, events: list[Event], decoder: MapDecoder) -> None:
         latents, present = latents_of(events, decoder)
         assembled_us = now_us()
         if self._workers:
@@ -183,29 +183,29 @@ class Decoding:
         else:
             self._keep(events, decoder, maps, assembled_us)
 
-    def _keep_drawn(self, wait: bool) -> None:
+    def _store_finished(self, wait: bool) -> None:
         """Store finished maps from the workers; with ``wait``, all outstanding ones."""
-        for drawn in self._workers.finished(wait) if self._workers else ():
-            self._keep_or_fail(drawn)
+        for result in self._workers.finished(wait) if self._workers else ():
+            self._store_result(result)
 
-    def _keep_or_fail(self, drawn: DecodeResult) -> None:
+    def _store_result(self, result: DecodeResult) -> None:
         # The decoder may have been replaced since; a map's provenance names the one that made it.
-        events, decoder, assembled_us = drawn.given
-        if drawn.lost:
+        events, decoder, assembled_us = result.given
+        if result.lost:
             # The worker died; retry its events.
-            self._log.write("worker_lost", events=len(events), reason=repr(drawn.error))
+            self._log.write("worker_lost", events=len(events), reason=repr(result.error))
             for event in events:
                 self._assembler.retry(event, time.monotonic())
-        elif drawn.error:
-            self._failed(events, decoder, drawn.error)
+        elif result.error:
+            self._failed(events, decoder, result.error)
         else:
-            self._keep(events, decoder, drawn.maps, assembled_us)
+            self._keep(events, decoder, result.maps, assembled_us)
 
     def _failed(self, events: list[Event], decoder: MapDecoder, error: BaseException) -> None:
         if len(events) > 1:
             # One event failed; retry the others without it.
             for event in events:
-                self._draw([event], decoder)
+                self._decode([event], decoder)
             return
         self.counts["failed"] += 1
         survey, number, _ = events[0].key

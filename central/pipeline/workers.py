@@ -75,11 +75,11 @@ class Workers:
             while self._refused:
                 yield self._refused.pop()
             for future in [future for future in self._given if future.done()]:
-                yield self._drawn(future)
+                yield self._result(future)
             if not (all_of_it and self.busy):
                 return
 
-    def _drawn(self, future: Future) -> DecodeResult:
+    def _result(self, future: Future) -> DecodeResult:
         given = self._given.pop(future)
         error = future.exception()
         if error is None:

@@ -18,7 +18,7 @@ from central.storage.database import StoreError, connect, reported, transaction
 from central.storage.journal import Journal
 from central.storage.map_store import Store, StoredMap
 from central.storage.schema import FLAGGED
-from central.verification.check_inputs import drawn_from
+from central.verification.check_inputs import latents_of_map
 from firmware_py.protocol.recording_codec import CodedRecording, RecordingCodecError, decode_part
 from firmware_py.runtime.log import now_us
 from physics.acquisition import Acquisition
@@ -115,7 +115,7 @@ class RecordingStore:
         """
         with closing(Store(self._data_dir)) as maps, closing(Journal(self._data_dir)) as journal:
             stored = maps.get(event, survey)
-            latents = drawn_from(stored, maps, journal)
+            latents = latents_of_map(stored, maps, journal)
         n_devices = len(stored.provenance["acquisition"]["device_receivers"])
         if outside := [device for device in devices if device >= n_devices]:
             raise RecordingError(

@@ -279,7 +279,7 @@ class Store:
             raise StoreError(f"map {id}: no longer in the store")
         return stored_map(row)
 
-    def drawn_through(self, stored: StoredMap) -> int:
+    def decoded_through(self, stored: StoredMap) -> int:
         """Return the id of the last record used for this map."""
         with reported("store: cannot be read"):
             return self._database.execute(

@@ -22,8 +22,8 @@ from central.storage.map_store import Store, StoredMap
 from central.verification.check_inputs import (
     MISFIT,
     CheckInputError,
-    drawn_from,
     latent_model,
+    latents_of_map,
     model_of,
     read_gather,
     received_latents,
@@ -113,7 +113,7 @@ def check_events(
     with closing(Store(data_dir)) as store, closing(Journal(data_dir)) as journal:
 
         def check(stored: StoredMap) -> Checked:
-            checked = checker.check(stored, drawn_from(stored, store, journal), gather)
+            checked = checker.check(stored, latents_of_map(stored, store, journal), gather)
             if checked.recorded is not None:
                 keep_given(data_dir, stored.survey, stored.event, checked.recorded)
             store.amend(stored, "consistency", checked.found, checked.flag)

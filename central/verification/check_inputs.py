@@ -80,17 +80,17 @@ def model_of(
         return section, load_bundle(section.bundle)
     known = ", ".join(bundle.model_hash.hex() for bundle in bundles)
     raise CheckInputError(
-        f"event {stored.event}: drawn from latents of encoder {stored.model_hash.hex()}, and [[model]] has {known}; "
-        "add the bundle that the devices ran"
+        f"event {stored.event}: predicted from latents of encoder {stored.model_hash.hex()}; expected one of [[model]], "
+        f"which has {known}; add the bundle that the devices ran"
     )
 
 
-def drawn_from(stored: StoredMap, store: Store, journal: Journal) -> dict[int, JournalEntry]:
+def latents_of_map(stored: StoredMap, store: Store, journal: Journal) -> dict[int, JournalEntry]:
     """Return the latents that this map was decoded from, each device's newest at that time. Later ones are left out."""
     found: dict[int, JournalEntry] = {}
     key = (stored.survey, stored.event, stored.model_hash)
     n_devices = len(stored.provenance["acquisition"]["device_receivers"])
-    for latent in journal.latents_of(key, n_devices, store.drawn_through(stored)):
+    for latent in journal.latents_of(key, n_devices, store.decoded_through(stored)):
         held = found.get(latent.device)
         if held is None or held.order < latent.order:
             found[latent.device] = latent

@@ -24,7 +24,7 @@ from central.pipeline.child import live_with_parent
 from central.storage.database import StoreError
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import Store, StoredMap
-from central.verification.check_inputs import drawn_from
+from central.verification.check_inputs import latents_of_map
 from firmware_py.runtime.log import Log
 
 LOOK_S = 0.25
@@ -99,7 +99,7 @@ class Checking:
             return False
         try:
             stored = store.by_id(id)
-            answer = self._process.ask(stored, drawn_from(stored, store, journal), stopping)
+            answer = self._process.ask(stored, latents_of_map(stored, store, journal), stopping)
             if answer and answer.found:
                 store.amend(stored, "consistency", answer.found)
         except StoreError:

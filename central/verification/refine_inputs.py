@@ -22,7 +22,7 @@ from central.storage.map_store import NewMap, Store, StoredMap
 from central.verification.check_inputs import (
     MISFIT,
     CheckInputError,
-    drawn_from,
+    latents_of_map,
     model_of,
     read_gather,
     received_latents,
@@ -125,12 +125,12 @@ def read_inputs(
             keep_given(data_dir, start.survey, start.event, recorded)
         elif request.source == LATENTS:
             with closing(Journal(data_dir)) as journal:
-                found = drawn_from(start, store, journal)
+                found = latents_of_map(start, store, journal)
             try:
                 latents = received_latents(start, bundle, acquisition, found)
             except CheckInputError as error:
                 raise CheckInputError(f"{error}; refine by the recording, --gather FILE") from None
-        last_record = store.drawn_through(start)
+        last_record = store.decoded_through(start)
     fetched = parts.provenance if parts else None
     return Inputs(request, start, last_record, bundle.folder, recorded, latents, fetched)
 

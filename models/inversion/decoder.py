@@ -211,8 +211,8 @@ def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarra
     for start in range(0, len(maps) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
         some = slice(start, start + CALIBRATION_BATCH)
         everyone = np.ones((CALIBRATION_BATCH, decoder.n_devices), bool)
-        drawn_mps, scale_mps = decoder.decode_float(latents[some], everyone)
-        error_mps += float(np.abs(drawn_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
+        predicted_mps, scale_mps = decoder.decode_float(latents[some], everyone)
+        error_mps += float(np.abs(predicted_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
         uncertainty_mps += float(scale_mps.mean())
     factor = round(error_mps / uncertainty_mps, 6)
     decoder.uncertainty_factor *= factor

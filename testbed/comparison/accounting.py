@@ -40,7 +40,7 @@ class EventRow:
     recorded_us: int
     ms: dict[str, float]
     devices: list[int]
-    drawn: np.ndarray
+    predicted: np.ndarray
     # Per device: encoding time without the int8 network's run, and the run's time.
     encoding_ms: list[tuple[float, float]]
 
@@ -105,8 +105,8 @@ def baseline_rows(
                 int(device): {**sent[int(device), event], "received_us": at_us}
                 for device, at_us in row["received_us"].items()
             }
-            drawn = np.load(maps / f"{event}.npy")
-            rows[event] = _row(times, row["assembled_us"], row["decoded_us"], row["devices"], drawn)
+            predicted = np.load(maps / f"{event}.npy")
+            rows[event] = _row(times, row["assembled_us"], row["decoded_us"], row["devices"], predicted)
     return rows
 
 
@@ -115,7 +115,7 @@ def _row(
     assembled_us: int,
     decoded_us: int,
     devices: list[int],
-    drawn: np.ndarray,
+    predicted: np.ndarray,
 ) -> EventRow:
     for row in times.values():
         row.setdefault("queue_ms", (row["sent_us"] - row["recorded_us"]) / 1000 - row["encode_ms"])
@@ -130,7 +130,7 @@ def _row(
     # A baseline does not log the two parts separately.
     networks_ms = [(row["encode_ms"], row.get("network_ms", 0.0)) for row in times.values()]
     encoding_ms = [(encode - network, network) for encode, network in networks_ms]
-    return EventRow(recorded_us, ms, devices, drawn, encoding_ms)
+    return EventRow(recorded_us, ms, devices, predicted, encoding_ms)
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ class ConditionAccount:
         for event, row in self.rows.items():
             truth = truths[event - 1]
             if truth is not None:
-                true, drawn = normalise_velocity(truth, acquisition), np.clip(row.drawn, -1.0, 1.0)
-                errors.append((float(mae(drawn, true)), float(ssim(drawn, true))))
+                true, predicted = normalise_velocity(truth, acquisition), np.clip(row.predicted, -1.0, 1.0)
+                errors.append((float(mae(predicted, true)), float(ssim(predicted, true))))
         return errors
 
 

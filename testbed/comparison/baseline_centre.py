@@ -49,7 +49,7 @@ class _Event:
 
 def run(config: BaselineCentre) -> None:
     """Serve until SIGTERM or SIGINT."""
-    draw = central_decoder(config.scheme, Path(config.folder))
+    decode = central_decoder(config.scheme, Path(config.folder))
     log = Log(Path(config.log))
     stopping: list[int] = []
     for kind in (signal.SIGINT, signal.SIGTERM):
@@ -77,7 +77,7 @@ def run(config: BaselineCentre) -> None:
             for number, event in list(events.items()):
                 late = time.monotonic() - event.first_s > config.deadline_s
                 if len(event.payloads) == config.n_devices or late:
-                    _finish(config, log, draw, number, events.pop(number))
+                    _finish(config, log, decode, number, events.pop(number))
     finally:
         router.close()
         if guard:
@@ -86,11 +86,11 @@ def run(config: BaselineCentre) -> None:
         log.close()
 
 
-def _finish(config: BaselineCentre, log: Log, draw, number: int, event: _Event) -> None:
+def _finish(config: BaselineCentre, log: Log, decode, number: int, event: _Event) -> None:
     assembled_us = now_us()
-    drawn = draw(event.payloads)
+    predicted = decode(event.payloads)
     decoded_us = now_us()
-    np.save(Path(config.maps) / f"{number}.npy", drawn)
+    np.save(Path(config.maps) / f"{number}.npy", predicted)
     log.write(
         "map",
         event=number,

@@ -20,7 +20,7 @@ SPENT_ON = {
     "encode": "thinning, companding and the network on the device",
     "queue": "a record is written to the spool and handed to the link, without waiting for the disk",
     "assemble": "the centre commits the records and collects those of the event, while its disk writes them",
-    "decode": "the network that draws the map and its uncertainty",
+    "decode": "the network that predicts the map and its uncertainty",
 }
 
 
@@ -122,6 +122,6 @@ def where_time_goes(results: dict) -> list[str]:
             of_link, of_decode = other["median_ms"]["link"], other["median_ms"]["decode"]
             lines[-1] += (
                 f" Of raw-compressed's {other['latency_median_ms']:.1f} ms, its bytes cost {of_link:.1f} on the link, "
-                f"and its larger network {of_decode:.1f} to draw."
+                f"and its larger network {of_decode:.1f} to predict the map."
             )
     return ["Where the time goes, in medians of each part (ms):", "", *lines] if lines else []

@@ -359,7 +359,7 @@ def test_refined_maps_stay_as_they_are_and_recordings_count_more(config, survey,
         provenance = {**start.provenance, "refinement": {"by": by}}
         maps = (np.full_like(start.velocity_mps, 2345.0), start.uncertainty_mps)
         key = (1, event, start.model_hash)
-        store.put([NewMap(key, store.drawn_through(start), False, *maps, provenance)])
+        store.put([NewMap(key, store.decoded_through(start), False, *maps, provenance)])
     store.close()
     events = read_events(tmp_path / "data", load_bundle(model.bundle), WAVES, None, 100)
     kinds = dict(zip(events.keys[:, 1].tolist(), events.kind.tolist(), strict=True))

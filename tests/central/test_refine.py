@@ -207,7 +207,7 @@ def test_a_map_that_was_overtaken_meanwhile_is_not_stored(config, put, tmp_path,
     def refine_slowly(*arguments):
         start = store.get(7)
         key = (start.survey, start.event, start.model_hash)
-        later = store.drawn_through(start) + 1
+        later = store.decoded_through(start) + 1
         store.put([NewMap(key, later, False, start.velocity_mps, start.uncertainty_mps, start.provenance)])
         return real(*arguments)
 
