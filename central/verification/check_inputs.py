@@ -80,8 +80,8 @@ def model_of(
         return section, load_bundle(section.bundle)
     known = ", ".join(bundle.model_hash.hex() for bundle in bundles)
     raise CheckInputError(
-        f"event {stored.event}: predicted from latents of encoder {stored.model_hash.hex()}; expected one of [[model]], "
-        f"which has {known}; add the bundle that the devices ran"
+        f"event {stored.event}: predicted from latents of encoder {stored.model_hash.hex()}; expected one of "
+        f"[[model]], which has {known}; add the bundle that the devices ran"
     )
 
 

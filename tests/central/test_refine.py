@@ -233,7 +233,10 @@ def test_an_event_that_is_not_there_is_one_line(config, put, capsys):
 def test_latents_of_a_model_that_is_not_configured_are_one_line(config, put, bundle, capsys):
     put(model_hash=bytes(8))
     assert refine(7, "--config", config) == 2
-    assert f"encoder {bytes(8).hex()}, and [[model]] has {bundle.model_hash.hex()}; add" in complaint(capsys)
+    assert (
+        f"encoder {bytes(8).hex()}; expected one of [[model]], which has {bundle.model_hash.hex()}; add"
+        in complaint(capsys)
+    )
 
 
 def test_a_missing_bundle_is_one_line(config, put, bundle, capsys):
