@@ -117,7 +117,8 @@ def install(
     no_start: Annotated[
         bool,
         typer.Option(
-            "--no-start", help="Do not start the service; on a microcontroller, do not watch the start."
+            "--no-start",
+            help="Do not start or restart the service; on a microcontroller, do not watch the start.",
         ),
     ] = False,
     wait_s: Annotated[

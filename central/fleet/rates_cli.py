@@ -60,7 +60,7 @@ def _show(key: Key, found: dict[Key, int], views: list[DeviceView], as_json: boo
     in_force = {(view.survey, view.device): view.latent_bytes for view in views}
     for survey, device in sorted(in_force.keys() | {one for one in found if key in (ALL, one)} - {ALL}):
         made = in_force.get((survey, device))
-        now = "not set yet" if made is None else f"makes {made} bytes a latent"
+        now = "not confirmed yet" if made is None else f"makes {made} bytes a latent"
         typer.echo(f"survey {survey}, device {device}: {_set_to(rate_of(found, (survey, device)))}; {now}")
 
 
