@@ -45,6 +45,9 @@ EXTRA_OF = {
     "zstandard": "testbed",
 }
 
+# Options that typer adds to every command.
+COMPLETION = ("install_completion", "show_completion")
+
 # Here and not in `main`: the processes that a command starts import this module alone, with the command's arguments.
 import_without_greetings("tensorflow")
 # A notebook's own Keras keeps its packages.
@@ -137,6 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     command = typer.main.get_command(module.app)
+    # A shell cannot complete a command of two words.
+    command.params = [param for param in command.params if param.name not in COMPLETION]
     # A module may serve several groups (`train`, `evaluate`): then the group is its sub-command.
     rest = given if given[0] in getattr(command, "commands", {}) else given[1:]
     try:

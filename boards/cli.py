@@ -17,7 +17,6 @@ from boards.profile import Board, board_names, load_board
 from boards.sizes import format_size
 
 app = typer.Typer(
-    add_completion=False,
     help="Board profiles, a check whether a bundle fits, and installation.",
     no_args_is_help=True,
 )
@@ -62,7 +61,7 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show the profile of one board, with the source of each figure."""
+    """Show a board's profile and the source of each figure."""
     board = load_board(name)
     if as_json:
         typer.echo(board.model_dump_json(indent=2))

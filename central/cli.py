@@ -35,9 +35,7 @@ MAX_DAMAGED_SHOWN = 10
 # Entries of a list that `show` prints; longer ones are counted.
 MAX_LISTED = 8
 
-app = typer.Typer(
-    add_completion=False, help="The central node: receive latents, predict maps.", no_args_is_help=True
-)
+app = typer.Typer(help="The central node: receive latents, predict maps.", no_args_is_help=True)
 
 
 class DecoderLoadError(CentralError, RuntimeError):

@@ -12,7 +12,7 @@ import typer
 from central.options import CONFIG_VARIABLE
 from firmware_py.protocol.printable import printable_lines
 
-app = typer.Typer(add_completion=False, help="Check an installation and report what to fix.")
+app = typer.Typer(help="Check an installation and report what to fix.")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from boards.quiet import hold_output
 from models.cli import limit_threads
 from models.released import find_release
 
-app = typer.Typer(add_completion=False, help="Adapt the decoder of a released model to other ground.")
+app = typer.Typer(help="Adapt the decoder of a released model to other ground.")
 
 
 @app.command()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convert.flow import Conversion
     from convert.verify import Agreement
 
-app = typer.Typer(add_completion=False, help="Make a device bundle and its decoder from a training run.")
+app = typer.Typer(help="Make a device bundle and its decoder from a training run.")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from models.errors import TrainingError
 if TYPE_CHECKING:
     from models.training.settings import Settings
 
-app = typer.Typer(add_completion=False, help="Train and evaluate networks.", no_args_is_help=True)
+app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -28,9 +28,7 @@ SurveyOption = Annotated[
 # Cells per wavelength below which numerical dispersion becomes visible.
 FEW_CELLS = 8
 
-app = typer.Typer(
-    add_completion=False, help="Create and inspect data sets in OpenFWI's layout.", no_args_is_help=True
-)
+app = typer.Typer(help="Create and inspect data sets in OpenFWI's layout.", no_args_is_help=True)
 
 
 @app.command()

@@ -13,9 +13,7 @@ from models.released import DEFAULT_NAME
 # An emulated device is about fifty times slower, and five of them share this machine's cores.
 EMULATED_TIMEOUT_S = 600.0
 
-app = typer.Typer(
-    add_completion=False, help="Five devices and a centre on this machine.", no_args_is_help=True
-)
+app = typer.Typer(help="Five devices and a centre on this machine.", no_args_is_help=True)
 
 
 @app.command()

@@ -20,6 +20,14 @@ def test_help_names_every_group():
     assert all(group in shown.stdout for group in epic.GROUPS)
 
 
+@pytest.mark.parametrize("group", epic.GROUPS)
+def test_a_group_offers_no_shell_completion(group, capsys):
+    """A shell cannot complete a command of two words."""
+    assert epic.main([group, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--help" in shown and "completion" not in shown
+
+
 def test_version():
     assert run("--version").stdout.startswith("epic ")
 

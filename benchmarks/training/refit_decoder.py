@@ -16,9 +16,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from convert import litert
 from firmware_py.inference.bundle import load_bundle
-from firmware_py.inference.companding import dequantise, quantise
+from firmware_py.inference.encoder import Encoder
 from models.data.gathers import DecimatedSet, device_parts, load_decimated
 from models.networks.fusion import DECODERS, DecoderConfig, build_decoder
 from models.training.training import load_network
@@ -32,9 +31,8 @@ def latents_of(model: Path, data: DecimatedSet) -> np.ndarray:
     """Return a released model's latents of all parts, as real values ``(n, n_devices, latent)``."""
     bundle = load_bundle(model / "bundle")
     parts = device_parts(data.gathers.astype(np.float32), data.acquisition, bundle.companding)
-    codes = quantise(parts.reshape(-1, *parts.shape[2:]), bundle.input.scale, bundle.input.zero_point)
-    latents = litert.run(bundle.encoder_path.read_bytes(), codes)
-    return dequantise(latents, bundle.output.scale, bundle.output.zero_point).reshape(*parts.shape[:2], -1)
+    latents = Encoder(bundle).encode_parts(parts.reshape(-1, *parts.shape[2:]))
+    return latents.reshape(*parts.shape[:2], -1)
 
 
 def refitted(decoder: keras.Model, own: np.ndarray, others: np.ndarray, a: Acquisition) -> keras.Model:

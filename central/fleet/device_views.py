@@ -23,7 +23,7 @@ from firmware_py.runtime.log import now_us
 # arrived from it.
 # Revoked: it was seen before, but its key is no longer allowed.
 ON_TIME, LATE, SILENT, NEVER_SEEN, REVOKED = "on time", "late", "silent", "never seen", "revoked"
-# File in the centre's folder: the devices of each model's survey, including those never seen.
+# Name of the file in the data folder that lists the devices of each model's survey, seen or not.
 EXPECTED = "devices.json"
 # Beside it: the devices that have an allowed key; absent where the centre runs without keys.
 ALLOWED = "allowed.json"
@@ -116,7 +116,7 @@ class DeviceView:
 
 
 def devices(data_dir: Path, at_us: int | None = None) -> list[DeviceView]:
-    """Return every device that was seen, and those expected or allowed that were not, in order.
+    """Return all devices that were seen, are expected by a survey, or are allowed, in order.
 
     ``at_us`` is the time of the report, now by default.
 
@@ -376,9 +376,12 @@ def _waiting(said: dict[str, Any], boot: int | None, through: int | None) -> int
 
 
 def state_of(silent_s: float, interval_s: float) -> str:
-    """Return the state of a device last seen ``silent_s`` ago that reports every ``interval_s``.
+    """Return a device's state from the time since its last record.
 
-    A time far in the future counts as silent: the clock was ahead then, and nothing has arrived since.
+    Args:
+        silent_s: Seconds since the device was last seen. Far below zero, the clock was ahead then and nothing has
+            arrived since, so the device is silent.
+        interval_s: Seconds between its health records.
     """
     if silent_s < -LATE_INTERVALS * interval_s:
         return SILENT

@@ -38,7 +38,7 @@ def list_devices(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the devices with last contact, lag, loss, bytes and model; works without a running centre."""
+    """List the devices with last contact, lag, loss, bytes and model. No running centre is needed."""
     if context.invoked_subcommand:
         return
     at_us = now_us()

@@ -19,7 +19,7 @@ class InvertCommandError(CentralError, RuntimeError):
 
 MAX_NOTES_SHOWN = 10
 
-app = typer.Typer(add_completion=False, help="Predict the maps of an archive of gathers, without devices.")
+app = typer.Typer(help="Predict the maps of an archive of gathers, without devices.")
 
 
 @app.command()

@@ -13,9 +13,7 @@ from central.security.keys import CENTRE, KeysError, allow, list_keys, new_centr
 from central.table import print_table
 from central.updates.signing import new_signing_key
 
-app = typer.Typer(
-    add_completion=False, help="Keys of the centre, its devices and gateways.", no_args_is_help=True
-)
+app = typer.Typer(help="Keys of the centre, its devices and gateways.", no_args_is_help=True)
 
 KeysOption = Annotated[Path, typer.Option("--keys", help="The centre's key folder.")]
 NameArgument = Annotated[str, typer.Argument(help="device-N, survey-S-device-N or gateway-NAME.")]

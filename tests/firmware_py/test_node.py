@@ -225,7 +225,7 @@ def test_a_device_the_survey_does_not_have(config, bundle):
 
 
 def test_a_recording_of_a_wrong_gain_is_logged_once(config, bundle, gathers, entries, tmp_path):
-    """The map would be wrong without any other sign."""
+    """A wrong gain gives a wrong map, and nothing else shows it."""
     full_scale = np.sinh(bundle.companding.c) / bundle.companding.k
     usual = gathers / np.abs(gathers[:, :, :, 3:]).max(axis=(1, 2, 3), keepdims=True) * full_scale
     for number, gather in enumerate([usual[0], usual[1] / 250, usual[2] / 250, usual[3]], start=1):

@@ -633,7 +633,7 @@ def test_a_sheet_that_cannot_be_drawn(tmp_path, capsys, monkeypatch, command, sa
 
 
 def test_the_released_survey_judges_half_a_spread(tmp_path):
-    """24 receivers at 20 m on the survey of 70."""
+    """Import 24 receivers, 20 m apart, onto the survey of 70 receivers."""
     survey = Acquisition.openfwi()
     samples = np.ones(survey.n_time)
     traces = [

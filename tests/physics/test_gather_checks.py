@@ -38,7 +38,7 @@ def test_a_few_reversed_or_silent_receivers_are_no_reversed_gather(gathers):
 
 
 def test_a_gather_of_few_receivers_has_a_note(gathers):
-    """Its map would look like any other."""
+    """The map of such a gather is a guess, but does not look like one."""
     gather = np.where(np.arange(70) < 24, gathers[0], 0)
     (note,) = notes_on(gather, SURVEY, expected_peaks())
     assert note == "230 of 350 traces are silent, at most 25% were expected; its map is a guess"
