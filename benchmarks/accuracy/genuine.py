@@ -6,7 +6,8 @@
 
 The gathers of up to --most maps a family are modelled with the benchmark's exact scheme and encoded in int8 as a Linux
 device does. MAE, RMSE and SSIM are the benchmark's (MAE 1 is 1500 m/s); the interval is that of 95 % of 1,000 bootstrap
-samples. The mean map is the best prediction without a recording. InversionNet's column is as published, for the whole
+samples. The mean map is the best prediction without a recording: for each map, the mean of the family's other maps.
+InversionNet's column is as published, for the whole
 benchmark, of networks trained on 24,000 to 60,000 genuine samples of each family. Genuine maps are for measuring only:
 nothing is trained on or tuned to them. --gathers keeps the modelled gathers for the next run.
 """
@@ -95,13 +96,21 @@ def measure(maps: dict[str, np.ndarray], gathers: dict[str, np.ndarray], model: 
             "interval": [float(low), float(high)],
             "rmse": rmse(drawn, truth),
             "ssim": ssim(drawn, truth),
-            "mean_map_mae": float(np.abs(truth - truth.mean(axis=0)).mean()),
+            "mean_map_mae": mean_map_mae(truth),
             "published_mae": PUBLISHED_MAE.get(family),
         }
     names = ("mae", "rmse", "ssim", "mean_map_mae", "published_mae")
-    mean = {name: float(np.mean([row[name] for row in table.values()])) for name in names}
+    # A family of one map has no mean map.
+    mean = {name: float(np.nanmean([row[name] for row in table.values()])) for name in names}
     table["mean of families"] = {"n": sum(row["n"] for row in table.values()), **mean}
     return table
+
+
+def mean_map_mae(truth: np.ndarray) -> float:
+    """MAE of each map predicted by the mean of the others, averaged over maps ``(n, nz, nx)``; NaN for one map."""
+    n = len(truth)
+    # The distance to the mean of the others is n / (n - 1) times that to the mean of all.
+    return float(np.abs(truth - truth.mean(axis=0)).mean()) * n / (n - 1) if n > 1 else float("nan")
 
 
 def draw(maps: dict[str, np.ndarray], gathers: dict[str, np.ndarray], model: Released, path: Path) -> None:
@@ -149,7 +158,7 @@ def main() -> None:
     if given.picture:
         draw(maps, gathers, model, given.picture)
     if given.json:
-        print(json.dumps(table))
+        print(json.dumps(table).replace("NaN", "null"))
         return
     print("| family | maps | MAE | 95 % | RMSE | SSIM | mean map | InversionNet, published |")
     print("|---|---|---|---|---|---|---|---|")
@@ -157,14 +166,15 @@ def main() -> None:
         between = "{:.4f} to {:.4f}".format(*row["interval"]) if "interval" in row else ""
         print(
             f"| {family} | {row['n']} | {row['mae']:.4f} | {between} | {row['rmse']:.4f} | {row['ssim']:.3f} | "
-            f"{row['mean_map_mae']:.4f} | {row['published_mae']:.4f} |"
+            f"{row['mean_map_mae']:.4f} | {row['published_mae']:.4f} |".replace("nan", "one map")
         )
     families = [row for row in table.values() if "interval" in row]
+    with_mean = [row for row in families if row["n"] > 1]
     proven = [row for row in families if row["n"] >= PROVEN_FROM]
-    halved = sum(2 * row["mae"] <= row["mean_map_mae"] for row in families)
+    halved = sum(2 * row["mae"] <= row["mean_map_mae"] for row in with_mean)
     ahead = sum(row["mae"] <= row["published_mae"] for row in proven)
     print(
-        f"Better than the mean map by a factor of two: {halved} of {len(families)} families. "
+        f"Better than the mean map by a factor of two: {halved} of {len(with_mean)} families. "
         f"At or below the published InversionNet: {ahead} of {len(proven)} with {PROVEN_FROM} maps or more."
     )
 

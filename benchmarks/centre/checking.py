@@ -3,8 +3,8 @@
     python benchmarks/centre/checking.py [--model models/zoo/epic-small-128] [--events 20] [--interval 1.0] [--json]
 
 A centre in this process takes the latents of the shipped gathers, an event each --interval seconds, first without
-checks and then with them. Its maps are timed from the last latent's arrival; the second turn begins when the first
-check is done, so that nothing is compiled in it, and ends when every map is checked.
+checks and then with them. Its maps are timed from the last latent's arrival to the decoded map. The second turn begins
+when the first check is done, so that nothing is compiled in it, and ends when every map is checked.
 """
 
 from __future__ import annotations
