@@ -26,6 +26,7 @@ from central.recordings.store import (
     Request,
 )
 from central.storage.database import StoreError
+from central.storage.map_store import DamagedMapError
 from firmware_py.protocol import packet
 from firmware_py.protocol.recording_messages import (
     MAX_PIECE_BYTES,
@@ -231,7 +232,11 @@ class Fetching:
                     transfers[request.event] = _Transfer(request, request.stored_bytes, bytearray())
 
     def apply_policy(self, store: RecordingStore) -> None:
-        """Ask for the recordings of new events that [fetch] names. Raises ``StoreError``."""
+        """Ask for the recordings of new events that [fetch] names; an event whose map is damaged is left out.
+
+        Raises:
+            StoreError: The database cannot be read or written.
+        """
         last, seen = store.last_map(), store.seen_map()
         if seen is None:
             # The policy covers future events, not the archive.
@@ -242,7 +247,11 @@ class Fetching:
         for survey, event, asked_by in store.new_events(
             seen, last, self._section.every, self._section.flagged
         ):
-            asked = store.ask(event, survey, asked_by=asked_by, misfit_ppm=self._section.misfit_ppm)
+            try:
+                asked = store.ask(event, survey, asked_by=asked_by, misfit_ppm=self._section.misfit_ppm)
+            except DamagedMapError as error:
+                self._log.write("recordings_not_asked", survey=survey, event=event, reason=str(error))
+                continue
             self._log.write("recordings_asked", survey=survey, event=event, devices=len(asked), by=asked_by)
         store.see_map(last)
 

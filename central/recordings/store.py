@@ -16,7 +16,7 @@ from pathlib import Path
 
 from central.storage.database import StoreError, connect, reported, transaction
 from central.storage.journal import Journal
-from central.storage.map_store import Store, StoredMap
+from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.storage.schema import FLAGGED
 from central.verification.check_inputs import latents_of_map
 from firmware_py.protocol.recording_codec import CodedRecording, RecordingCodecError, decode_part
@@ -229,6 +229,8 @@ class RecordingStore:
     def finish(self, request: Request) -> Request:
         """Verify a part that has arrived in full; it is kept, or failed and deleted.
 
+        A part also fails if the event's map is damaged, since the survey of the part is then unknown.
+
         Raises:
             StoreError: The database cannot be read or written.
         """
@@ -237,7 +239,7 @@ class RecordingStore:
                 acquisition = acquisition_of(maps.get(request.event, request.survey))
             self.read(request, acquisition)
             finished = replace(request, state=KEPT, changed_us=now_us())
-        except (RecordingError, RecordingCodecError) as error:
+        except (DamagedMapError, RecordingError, RecordingCodecError) as error:
             finished = replace(request, state=FAILED, reason=str(error), changed_us=now_us())
         self.advance([Progress(finished, finished.state == FAILED, 0, b"")], {}, now_us() // DAY_US)
         return finished

@@ -66,7 +66,14 @@ MAX_LISTED = 100
 
 
 class DamagedMapError(StoreError):
-    """The stored bytes of a map are damaged."""
+    """The stored bytes of a map are damaged; ``survey``, ``event`` and ``revision`` name it as those of a map do."""
+
+    def __init__(self, survey: int, event: int, revision: int, reason: str) -> None:
+        super().__init__(
+            f"survey {survey}, event {event}, revision {revision}: damaged on the disk ({reason}); "
+            "see what else is with: epic doctor --full"
+        )
+        self.survey, self.event, self.revision = survey, event, revision
 
 
 class Store:
@@ -213,13 +220,31 @@ class Store:
         """Return the newest map of an event.
 
         Raises:
+            DamagedMapError: The map is damaged.
             StoreError: The event has no map, or several surveys have this event.
         """
         return self._of_event(event, survey, f" AND {NEWEST}")[0]
 
     def revisions(self, event: int, survey: int | None = None) -> list[StoredMap]:
-        """Return up to ``MAX_LISTED`` maps of an event, newest first, at least one. Raises the errors of ``get``."""
+        """Return the intact ones of the newest ``MAX_LISTED`` maps of an event, newest first, at least one.
+
+        Raises the errors of ``get``; that of the newest map if all are damaged.
+        """
         return self._of_event(event, survey, f" ORDER BY {NEWEST_FIRST} LIMIT {MAX_LISTED}")
+
+    def newest_decoded(self, survey: int, event: int) -> StoredMap | None:
+        """Return the newest map of an event that is a decoder's, or None if all are refined.
+
+        Raises:
+            DamagedMapError: That map is damaged.
+        """
+        with reported("store: cannot be read"):
+            row = self._database.execute(
+                f"SELECT {MAP_COLUMNS} FROM map WHERE survey = ? AND event = ? AND NOT {REFINED}"
+                f" ORDER BY {NEWEST_FIRST} LIMIT 1",
+                (survey, event),
+            ).fetchone()
+        return row and stored_map(row)
 
     def _of_event(self, event: int, survey: int | None, which: str) -> list[StoredMap]:
         of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
@@ -233,7 +258,8 @@ class Store:
             raise StoreError(
                 f"event {event}: in surveys {sorted({row[0] for row in rows})}; name one with --survey"
             )
-        return [stored_map(row) for row in rows]
+        intact = [one for one in map(read_map, rows) if isinstance(one, StoredMap)]
+        return intact or [stored_map(rows[0])]
 
     def _held(self, survey: int | None) -> str:
         """Describe the events that do exist, for an error message. Counts all events, so only for the error case."""
@@ -271,6 +297,7 @@ class Store:
         """Return the map with this id.
 
         Raises:
+            DamagedMapError: The map is damaged.
             StoreError: There is no such map.
         """
         with reported("store: cannot be read"):
@@ -319,10 +346,7 @@ def stored_map(row: tuple) -> StoredMap:
         else:
             velocity, uncertainty = (decode_map(blob, (nz, nx)) for blob in blobs)
     except (ValueError, TypeError) as error:
-        raise DamagedMapError(
-            f"survey {survey}, event {event}, revision {revision}: damaged on the disk ({error}); "
-            "see what else is with: epic doctor --full"
-        ) from None
+        raise DamagedMapError(survey, event, revision, str(error)) from None
     return StoredMap(survey, event, model_hash, revision, bool(partial), provenance, velocity, uncertainty)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from central.config import ModelSection
 from central.recordings.given import keep_given
 from central.storage.journal import Journal, JournalEntry
-from central.storage.map_store import Store, StoredMap
+from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.verification.check_inputs import (
     MISFIT,
     CheckInputError,
@@ -86,9 +86,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class Unchecked:
-    """Map that cannot be checked, and the reason."""
+    """Map that cannot be checked, or the error of a damaged one, and the reason."""
 
-    stored: StoredMap
+    stored: StoredMap | DamagedMapError
     reason: str
 
 
@@ -106,7 +106,7 @@ def check_events(
     If no map of a model can be checked, only its last decoded map is reported.
 
     Raises:
-        StoreError: A map cannot be read or updated.
+        StoreError: The store cannot be read or updated, or the map of ``event`` is damaged.
         CheckInputError: The map of ``event`` cannot be checked.
     """
     checker = Checker(data_dir, models)
@@ -124,9 +124,12 @@ def check_events(
             return
         through, without = store.last_id(), set[bytes]()
         while (id := store.newest_unchecked(0, through, survey, without)) is not None:
-            through, stored = id - 1, store.by_id(id)
+            through = id - 1
             try:
+                stored = store.by_id(id)
                 yield check(stored)
+            except DamagedMapError as error:
+                yield Unchecked(error, str(error))
             except CheckInputError as error:
                 yield Unchecked(stored, str(error))
                 if isinstance(error, UncheckableModel):

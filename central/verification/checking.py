@@ -23,7 +23,7 @@ from central.config import ModelSection
 from central.pipeline.child import live_with_parent
 from central.storage.database import StoreError
 from central.storage.journal import Journal, JournalEntry
-from central.storage.map_store import Store, StoredMap
+from central.storage.map_store import DamagedMapError, Store, StoredMap
 from central.verification.check_inputs import latents_of_map
 from firmware_py.runtime.log import Log
 
@@ -102,6 +102,9 @@ class Checking:
             answer = self._process.ask(stored, latents_of_map(stored, store, journal), stopping)
             if answer and answer.found:
                 store.amend(stored, "consistency", answer.found)
+        except DamagedMapError as error:
+            self._fail(error, str(error))
+            return True
         except StoreError:
             self._unseen.append((id - 1, id))
             raise
@@ -123,11 +126,11 @@ class Checking:
                 self._without.add(stored.model_hash)
         return True
 
-    def _fail(self, stored: StoredMap, reason: str) -> None:
+    def _fail(self, stored: StoredMap | DamagedMapError, reason: str) -> None:
         self.counts["failed"] += 1
         self._say("check_failed", stored, reason=reason)
 
-    def _say(self, what: str, stored: StoredMap, **more: Any) -> None:
+    def _say(self, what: str, stored: StoredMap | DamagedMapError, **more: Any) -> None:
         place = {"survey": stored.survey, "event": stored.event, "revision": stored.revision}
         self._log.write(what, **place, **more)
 

@@ -108,12 +108,10 @@ def read_inputs(
     """
     latents = parts = None
     with closing(Store(data_dir)) as store:
-        maps = store.revisions(request.event, request.survey)
-        start = next((one for one in maps if "refinement" not in one.provenance), None)
+        survey = store.revisions(request.event, request.survey)[0].survey
+        start = store.newest_decoded(survey, request.event)
         if start is None:
-            raise CheckInputError(
-                f"event {request.event}: none of its newest {len(maps)} maps is a decoder's"
-            )
+            raise CheckInputError(f"event {request.event}: none of its maps is a decoder's")
         _, bundle = model_of(start, models, data_dir)
         acquisition = Acquisition.from_dict(bundle.manifest["acquisition"])
         if request.source == FETCHED:

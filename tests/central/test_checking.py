@@ -100,6 +100,13 @@ def put(data_dir, release, latents):
     return put_map
 
 
+class EveryMapAgrees:
+    """A checking process that finds every map to agree with its latents."""
+
+    def ask(self, stored, latents, stopping):
+        return checking.CheckResult(0.1, {"latents": 0.0, "checked_us": 1})
+
+
 class Checks:
     """The work on a thread, what it logs, and its process."""
 
@@ -280,6 +287,28 @@ def test_what_cannot_be_checked_is_said_once_and_holds_up_nothing(start, put, da
     assert "no longer in the journal" in failed[2]
     assert checks.work.counts == {"checked": 2, "failed": 3}
     assert "consistency" not in newest(data_dir, 3).provenance
+
+
+def test_a_damaged_map_fails_once_and_holds_up_no_other(put, data_dir, store, tmp_path):
+    for event in (1, 2, 3):
+        put(event)
+    with closing(connect(data_dir)) as database:
+        database.execute("UPDATE map SET checksum = checksum + 1 WHERE event = 2")
+    log = tmp_path / "central.jsonl"
+    work = Checking(data_dir, [], Log(log))
+    work._process = EveryMapAgrees()
+    with closing(Journal(data_dir)) as journal:
+        while work._check_next(store, journal, threading.Event()):
+            pass
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["message"], line["event"]) for line in lines] == [
+        ("checked", 3),
+        ("check_failed", 2),
+        ("checked", 1),
+    ]
+    assert (lines[1]["survey"], lines[1]["revision"]) == (1, 1)
+    assert "damaged on the disk" in lines[1]["reason"]
+    assert work.counts == {"checked": 2, "failed": 1}
 
 
 def test_a_model_that_was_rolled_out_is_found_and_one_that_comes_is_tried_again(

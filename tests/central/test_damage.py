@@ -76,6 +76,11 @@ def test_an_older_revision_is_shown_where_the_newest_is_damaged(data_dir):
     change(data_dir, "UPDATE map SET velocity = x'01' WHERE revision = 2")
     with closing(Archive(data_dir)) as archive:
         assert [section.stored.revision for section in archive.sections_of(1, 7)] == [1]
+    with closing(Store(data_dir)) as store:
+        assert [stored.revision for stored in store.revisions(7)] == [1]
+        change(data_dir, "UPDATE map SET velocity = x'01' WHERE revision = 1")
+        with pytest.raises(DamagedMapError, match="event 7, revision 2: damaged on the disk"):
+            store.revisions(7)
 
 
 def test_a_damaged_record_is_left_out_and_told(data_dir, tmp_path):

@@ -50,6 +50,16 @@ def begin(rig, turns=0):
     return side
 
 
+def damage_map(rig, event):
+    with closing(sqlite3.connect(rig.data_dir / FILE_NAME)) as database, database:
+        database.execute("UPDATE map SET checksum = checksum + 1 WHERE event = ?", (event,))
+
+
+def logged(rig, message):
+    lines = map(json.loads, (rig.data_dir / "fetch.jsonl").read_text().splitlines())
+    return [line for line in lines if line["message"] == message]
+
+
 def count_pieces(rig):
     with closing(sqlite3.connect(rig.data_dir / FILE_NAME)) as database:
         return database.execute("SELECT count(*) FROM recording_piece").fetchone()[0]
@@ -288,6 +298,34 @@ def test_the_policy_asks_for_flagged_events_and_every_nth_and_for_none_of_before
         assert {r.event for r in rig.store.requests()} == {12, 15, 20}, "a restart overlooks none"
 
 
+def test_a_part_whose_map_is_damaged_fails_and_holds_up_no_other(rig):
+    put_event(rig.data_dir, 8)
+    begin(rig, turns=3)
+    damage_map(rig, 7)
+    rig.store.ask(8, None, [1])
+    rig.run()
+    failed, kept = rig.store.requests()
+    assert (failed.event, failed.state, failed.stored_bytes) == (7, FAILED, 0)
+    assert "event 7, revision 1: damaged on the disk" in failed.reason
+    assert (kept.event, kept.state) == (8, KEPT)
+
+
+def test_the_policy_leaves_out_an_event_whose_map_is_damaged(data_dir):
+    with FetchRig(data_dir, FetchSection(every=1)) as rig:
+        rig.write()
+        for event in (3, 4, 5):
+            put_event(data_dir, event)
+        damage_map(rig, 4)
+        rig.write()
+        assert {r.event for r in rig.store.requests()} == {3, 5}
+        (line,) = logged(rig, "recordings_not_asked")
+        assert (line["survey"], line["event"]) == (1, 4) and "damaged on the disk" in line["reason"]
+        put_event(data_dir, 6)
+        rig.write()
+        assert {r.event for r in rig.store.requests()} == {3, 5, 6}
+        assert len(logged(rig, "recordings_not_asked")) == 1
+
+
 def test_a_dropped_request_ends_the_transfer(rig):
     side = begin(rig, turns=3)
     rig.write()
@@ -352,8 +390,7 @@ def test_damage_on_the_disk_is_found_before_the_gather_is_used(rig):
 def test_the_log_says_what_became_of_each_part(rig):
     rig.store.ask(7, None, [0])
     rig.run()
-    lines = [json.loads(line) for line in (rig.data_dir / "fetch.jsonl").read_text().splitlines()]
-    (line,) = (line for line in lines if line["message"] == "recording")
+    (line,) = logged(rig, "recording")
     assert (line["event"], line["device"], line["state"]) == (7, 0, KEPT)
 
 

@@ -13,6 +13,7 @@ from tiny import bundle_centre, waves_bundle
 import epic
 from central.recordings.given import read_given
 from central.recordings.store import COMING, KEPT, Progress, RecordingStore
+from central.storage.database import connect
 from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store
 from central.verification import refine as module
@@ -97,6 +98,21 @@ def newest(tmp_path, event=7):
         store.close()
 
 
+def put_again(tmp_path, later=0, event=7):
+    """Store the event's map once more, as if decoded from ``later`` more records."""
+    with closing(Store(tmp_path / "data")) as store:
+        one = store.get(event)
+        key = (one.survey, one.event, one.model_hash)
+        last = store.decoded_through(one) + later
+        store.put([NewMap(key, last, one.partial, one.velocity_mps, one.uncertainty_mps, one.provenance)])
+
+
+def damage_map(tmp_path, **where):
+    ((column, value),) = where.items()
+    with closing(connect(tmp_path / "data")) as database:
+        database.execute(f"UPDATE map SET checksum = checksum + 1 WHERE {column} = ?", (value,))
+
+
 def complaint(capsys) -> str:
     """The last line on standard error, where progress is shown too."""
     shown = capsys.readouterr()
@@ -131,6 +147,25 @@ def test_it_begins_at_the_decoders_map_again_however_often_it_is_asked(config, p
     last, first = store.revisions(7)[:2]
     np.testing.assert_array_equal(last.velocity_mps, first.velocity_mps)
     store.close()
+
+
+def test_a_damaged_older_revision_is_not_in_the_way(config, put, tmp_path):
+    put()
+    put_again(tmp_path)
+    damage_map(tmp_path, revision=1)
+    assert refine(7, "--config", config, "--iterations", 2) == 0
+    assert newest(tmp_path).provenance["refinement"]["of_revision"] == 2
+
+
+def test_a_refinement_does_not_begin_at_a_map_of_earlier_records_than_the_damaged_one(
+    config, put, tmp_path, capsys
+):
+    """Its result would be older than the damaged map, and not stored."""
+    put()
+    put_again(tmp_path, later=1)
+    damage_map(tmp_path, revision=2)
+    assert refine(7, "--config", config) == 2
+    assert "event 7, revision 2: damaged on the disk" in complaint(capsys)
 
 
 def test_a_recording_of_the_event_takes_the_place_of_latents(config, put, gather, tmp_path, capsys):
@@ -202,13 +237,10 @@ def test_what_cannot_be_bettered_is_left_as_it_is(config, put, gather, tmp_path,
 def test_a_map_that_was_overtaken_meanwhile_is_not_stored(config, put, tmp_path, capsys, monkeypatch):
     """A late latent came while the waves were modelled, and the centre has drawn the event again."""
     put()
-    real, store = module.refine, Store(tmp_path / "data")
+    real = module.refine
 
     def refine_slowly(*arguments):
-        start = store.get(7)
-        key = (start.survey, start.event, start.model_hash)
-        later = store.decoded_through(start) + 1
-        store.put([NewMap(key, later, False, start.velocity_mps, start.uncertainty_mps, start.provenance)])
+        put_again(tmp_path, later=1)
         return real(*arguments)
 
     monkeypatch.setattr(module, "refine", refine_slowly)
@@ -221,7 +253,6 @@ def test_a_map_that_was_overtaken_meanwhile_is_not_stored(config, put, tmp_path,
     assert refine(7, "--config", config, "--iterations", 2, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["revision"], said["overtaken"]) == (None, True)
-    store.close()
 
 
 def test_an_event_that_is_not_there_is_one_line(config, put, capsys):
@@ -332,6 +363,17 @@ def test_of_many_maps_those_that_cannot_be_checked_hold_up_no_other(config, put,
         "event 2, revision 1",
     ]
     assert check(2, "--config", config) == 2
+
+
+def test_a_damaged_map_is_listed_as_unchecked_and_holds_up_no_other(config, put, spread, tmp_path, capsys):
+    for event in (1, 2, 3):
+        put(event)
+    damage_map(tmp_path, event=2)
+    assert check("--config", config, "--json") == 1
+    rows = {row["event"]: row for row in json.loads(capsys.readouterr().out)}
+    assert [event for event, row in rows.items() if row["reason"] is None] == [3, 1]
+    assert rows[2]["latents"] is None and "damaged on the disk" in rows[2]["reason"]
+    assert (rows[2]["survey"], rows[2]["revision"]) == (1, 1)
 
 
 def test_a_check_by_the_recording_is_its_misfit(config, put, gather, spread, tmp_path, capsys):
