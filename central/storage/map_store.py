@@ -198,19 +198,23 @@ class Store:
         Maps decoded before ``since_us`` are left out. Rows are read one at a time; a damaged map yields an error in its
         place.
         """
-        of_survey, values = ("", ()) if survey is None else (" AND survey = ?", (survey,))
+        # A refined map keeps the time of its decoder's map. It may follow later ones, so it does not end the search.
+        which = f"{NEWEST} AND NOT ({REFINED} AND coalesce({DECODED_US} < ?, 0))"
+        values: tuple[int, ...] = (since_us,)
+        if survey is not None:
+            which, values = f"{which} AND survey = ?", (since_us, survey)
         first = self.last_id() + 1 if last >= 0 or since_us else 0
         with reported("store: cannot be read"):
             if first:
                 for id, decoded_us in self._database.execute(
-                    f"SELECT rowid, {DECODED_US} FROM map WHERE {NEWEST}{of_survey} ORDER BY rowid DESC LIMIT ?",
+                    f"SELECT rowid, {DECODED_US} FROM map WHERE {which} ORDER BY rowid DESC LIMIT ?",
                     (*values, last),
                 ):
                     if decoded_us is not None and decoded_us < since_us:
                         break
                     first = id
             rows = self._database.execute(
-                f"SELECT {MAP_COLUMNS} FROM map WHERE rowid >= ? AND {NEWEST}{of_survey} ORDER BY rowid",
+                f"SELECT {MAP_COLUMNS} FROM map WHERE rowid >= ? AND {which} ORDER BY rowid",
                 (first, *values),
             )
             for row in rows:

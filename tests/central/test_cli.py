@@ -325,6 +325,12 @@ def test_the_list_ends_with_the_last_events_and_begins_where_it_is_told_to(confi
     assert listed("--since", "2026-01-22") == [59, 3]
     assert listed("--since", "2026-01-22", "--last", 1) == [3]
     assert listed("--since", "2027-01-01") == []
+    # Refined today, decoded in November.
+    put_map(data_dir, 1, decoded_us=start_us + day_us, last_record=999, refinement={"of_revision": 1})
+    assert listed("--since", "2026-01-22") == [59, 3]
+    assert listed("--since", "2026-01-22", "--last", 2) == [59, 3]
+    assert listed("--last", 2) == [3, 1]
+    assert listed("--since", "2025-11-25")[-2:] == [3, 1]
 
 
 def test_a_device_is_forgotten_by_a_command(config, data_dir, capsys):
