@@ -36,6 +36,7 @@ from central.learning.versions import (
     AdaptationError,
     AdaptationRejectedError,
     Version,
+    list_versions,
     publish,
     section_in_use,
 )
@@ -154,10 +155,10 @@ def adapt(
             raise AdaptationError(f"adapt: {error}") from None
         chosen, reason = choose_round(before, rounds)
         if chosen is None:
-            shutil.rmtree(work)
+            _remove(work)
             raise AdaptationRejectedError(f"adapt: rejected, nothing was written; {reason}")
         version = _publish(data_dir, events, settings, bundle, parent, (before, rounds, chosen))
-        shutil.rmtree(work)
+        _remove(work)
     return Adapted(version, before, rounds, chosen + 1)
 
 
@@ -185,10 +186,22 @@ def _claim(
             "options to go on with it, or remove the folder"
         )
     events = read_events(data_dir, bundle, parent.acquisition, survey, settings.events)
-    work.mkdir(parents=True, exist_ok=True)
+    # Without a request, the folder is the rest of an interrupted removal.
+    _remove(work)
+    work.mkdir(parents=True)
     events.save(kept)
     write_json(request, wanted)
     return events
+
+
+def _remove(work: Path) -> None:
+    """Remove the work folder. An interruption leaves no part of it under its name."""
+    renamed = work.with_name(f"{work.name}.old")
+    if renamed.exists():
+        shutil.rmtree(renamed)
+    if work.exists():
+        work.rename(renamed)
+        shutil.rmtree(renamed)
 
 
 class Learning:
@@ -267,9 +280,9 @@ class Learning:
         chunks = []
         for start in range(0, len(maps_mps), CHUNK_MAPS):
             path = folder / f"{start:06d}.npy"
-            if not path.exists():
+            some = maps_mps[start : start + CHUNK_MAPS, None]
+            if _count_gathers(path) != len(some):
                 self._on_progress(what, start / len(maps_mps))
-                some = maps_mps[start : start + CHUNK_MAPS, None]
                 gathers = model_gathers(some, self._acquisition, self._settings.engine)
                 with atomic_write(path) as temporary, temporary.open("wb") as file:
                     np.save(file, decimate_gathers(gathers, self._bundle.companding.thin))
@@ -379,6 +392,14 @@ class Learning:
         return Figures(test_mae, float(np.mean(distances)), float(np.mean(misfits)) if misfits else None)
 
 
+def _count_gathers(path: Path) -> int:
+    """Return the number of gathers in a chunk; 0 without one, or if it is damaged."""
+    try:
+        return len(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):
+        return 0
+
+
 def mix(original: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Return both groups of indices, the smaller one repeated so that each is half of the training samples."""
     most = max(len(original), len(own))
@@ -394,6 +415,12 @@ def _publish(
     judged: tuple[Figures, list[Figures], int],
 ) -> Version:
     before, rounds, chosen = judged
+    decoder = work_folder(data_dir) / f"round-{chosen + 1}" / "decoder"
+    decoder_sha256 = json.loads((decoder / "decoder.json").read_text())["sha256"]
+    for version in list_versions(data_dir):
+        # The process was killed after it had published, before it removed the work folder.
+        if version.record.get("decoder_sha256") == decoder_sha256:
+            return version
     is_trained_on = ~events.is_held_back
     summary = {
         "released_sha256": released_sha256(parent),
@@ -405,12 +432,11 @@ def _publish(
     }
     details = {
         "model_hash": parent.model_hash,
+        "decoder_sha256": decoder_sha256,
         "settings": settings.to_dict(),
         "figures": {"before": asdict(before), "rounds": [asdict(found) for found in rounds]},
         "events_trained_on": events.keys[is_trained_on].tolist(),
         "events_held_back": events.keys[events.is_held_back].tolist(),
     }
-    after = rounds[chosen]
-    decoder = work_folder(data_dir) / f"round-{chosen + 1}" / "decoder"
-    metrics = {"adapted": {"all": round(after.test_mae, 5)}}
+    metrics = {"adapted": {"all": round(rounds[chosen].test_mae, 5)}}
     return publish(data_dir, bundle, decoder, summary, details, metrics)

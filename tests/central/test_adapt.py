@@ -13,6 +13,7 @@ from tiny import ENCODER, bundle_fields, save_release
 
 import epic
 from central.config import ModelSection
+from central.learning.events import SurveyEvents
 from central.learning.gate import Figures, choose_round
 from central.learning.switching import Switching
 from central.learning.versions import (
@@ -242,6 +243,87 @@ def survey(tmp_path, model):
         return gathers
 
     return put
+
+
+def few_events():
+    """Events as a survey of ten has them, with arrays of no size."""
+    empty = np.zeros((10, 0))
+    keys = np.array([(1, event, 1) for event in range(10)])
+    return SurveyEvents(keys, empty, empty, empty, empty, np.zeros(10, int), empty)
+
+
+@pytest.fixture
+def begin(data_dir, monkeypatch):
+    """Begins an adaptation of ten events, or goes on with it; returns its work folder."""
+    from central.learning import adapt as module
+
+    monkeypatch.setattr(module, "read_events", lambda *rest: few_events())
+    work = module.work_folder(data_dir)
+
+    def claim():
+        parent = SimpleNamespace(sha256="ab" * 32, acquisition=WAVES)
+        module._claim(work, data_dir, module.Settings(), parent, None, None)
+        return work
+
+    return claim
+
+
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_rest_of_a_removed_adaptation_is_not_taken_for_the_new_one(begin, monkeypatch):
+    from central.learning import adapt as module
+
+    fresh = contents(begin())
+    work = begin()
+    assert contents(work) == fresh, "the same adaptation goes on"
+    (work / "round-1").mkdir()
+    (work / "round-1" / "figures.json").write_text("{}")
+    assert "round-1/figures.json" in contents(begin())
+
+    # As `rm -r`, interrupted, leaves it.
+    (work / "request.json").unlink()
+    assert contents(begin()) == fresh
+
+    def interrupt(folder):
+        (folder / "request.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(module.shutil, "rmtree", interrupt)
+        module._remove(work)
+    assert contents(begin()) == fresh
+    module._remove(work)
+    assert list(work.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["fewer", "cut"])
+def test_a_chunk_that_is_not_whole_is_modelled_again(tmp_path, monkeypatch, damage):
+    from central.learning import adapt as module
+
+    monkeypatch.setattr(module, "model_gathers", lambda maps, *rest: maps)
+    monkeypatch.setattr(module, "decimate_gathers", lambda gathers, thin: gathers[:, 0])
+    learning = object.__new__(module.Learning)
+    learning._settings, learning._on_progress = module.Settings(), lambda *rest: None
+    learning._acquisition, learning._bundle = WAVES, SimpleNamespace(companding=SimpleNamespace(thin=10))
+    maps = np.arange(25.0).reshape(25, 1, 1)
+    learning._model(maps[: 14 if damage == "fewer" else 25], tmp_path, "")
+    if damage == "cut":
+        chunk = tmp_path / "000010.npy"
+        chunk.write_bytes(chunk.read_bytes()[:-8])
+    np.testing.assert_array_equal(learning._model(maps, tmp_path, ""), maps)
+
+
+def test_an_adaptation_killed_after_it_was_published_is_not_published_twice(data_dir, release):
+    from central.learning import adapt as module
+
+    shutil.copytree(release.decoder, module.work_folder(data_dir) / "round-1" / "decoder")
+    parent = SimpleNamespace(sha256="ab" * 32, adaptation=None, model_hash="m")
+    judged = (BEFORE, [Figures(0.1, 0.9)], 0)
+    arguments = (data_dir, few_events(), module.Settings(), load_bundle(release.bundle), parent, judged)
+    assert module._publish(*arguments) == module._publish(*arguments)
+    assert [version.number for version in list_versions(data_dir)] == [1]
 
 
 SMALL = ("--rounds", 1, "--originals", 20, "--tests", 64, "--batch", 8, "--learning-rate", 0.003)
