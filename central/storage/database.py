@@ -27,6 +27,14 @@ NEWEST = (
     " AND later.event = map.event ORDER BY later.last_record DESC, later.rowid DESC LIMIT 1)"
 )
 
+# SQL expression, true for a decoder's map if the same model has a later one of the event. A refined map supersedes
+# none, because a refinement begins at the decoder's map.
+SUPERSEDED = (
+    f"(NOT {schema.REFINED} AND EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey"
+    " AND later.event = map.event AND later.model_hash = map.model_hash AND later.revision > map.revision"
+    f" AND NOT {schema.REFINED.replace('provenance', 'later.provenance')}))"
+)
+
 
 class StoreError(CentralError, RuntimeError):
     """The database cannot be opened or written, or lacks the requested entry."""

@@ -15,6 +15,7 @@ import numpy as np
 from central.storage.database import (
     NEWEST,
     NEWEST_FIRST,
+    SUPERSEDED,
     StoreError,
     connect,
     reported,
@@ -59,7 +60,8 @@ MAP_COLUMNS = (
     "survey, event, model_hash, revision, last_record, partial, provenance, n_depth, n_width, velocity, "
     "uncertainty, checksum"
 )
-# Maps kept per event, besides refined ones; each additional latent of an event makes another map.
+# Maps kept per event and model, besides refined ones and the newest that is a decoder's; each additional latent of an
+# event makes another map.
 MAX_REVISIONS = 16
 # Maximum maps read at once per event; a store of schema version 1 may have thousands.
 MAX_LISTED = 100
@@ -145,7 +147,7 @@ class Store:
         if revision > MAX_REVISIONS:
             self._database.execute(
                 "DELETE FROM map WHERE survey = ? AND event = ? AND model_hash = ? AND revision <= ?"
-                f" AND NOT {REFINED}",
+                f" AND {SUPERSEDED}",
                 (*entry.key, revision - MAX_REVISIONS),
             )
         return revision

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from central.config import RetentionSection
 from central.recordings.given import given_path
-from central.storage.database import NEWEST, StoreError, connect, reported, transaction
+from central.storage.database import NEWEST, SUPERSEDED, StoreError, connect, reported, transaction
 from central.storage.schema import DECODED_US, FLAGGED, REFINED
 from firmware_py.runtime.log import Log, now_us
 
@@ -34,10 +34,6 @@ DAY_US = 86_400_000_000
 # Folder of the pictures.
 PICTURES = "pictures"
 
-_SUPERSEDED = (
-    "EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey AND later.event = map.event"
-    " AND later.model_hash = map.model_hash AND later.revision > map.revision)"
-)
 # The last map and the last record stay, so that SQLite does not reuse their ids.
 _OLDEST = f"""
 SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(rowid) FROM map) AND {NEWEST}
@@ -198,8 +194,7 @@ class Retention:
         while not stopping.is_set() and self._is_short(database):
             with reported("store: cannot be read"):
                 ids = database.execute(
-                    f"SELECT rowid FROM map WHERE rowid > ? AND {_SUPERSEDED} AND NOT {REFINED}"
-                    " ORDER BY rowid LIMIT ?",
+                    f"SELECT rowid FROM map WHERE rowid > ? AND {SUPERSEDED} ORDER BY rowid LIMIT ?",
                     (after, BATCH_MAPS),
                 ).fetchall()
             if not ids:

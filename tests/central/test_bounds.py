@@ -112,6 +112,17 @@ def test_revisions_of_an_event_are_bounded_and_refined_maps_stay(data_dir):
         assert store.put([NewMap(other, 99, False, tile, tile, {})]) == [1], "each model's own"
 
 
+def test_the_decoders_map_stays_however_often_it_is_refined(data_dir):
+    tile = np.full((2, 3), 2000.0, np.float32)
+    with closing(Store(data_dir)) as store:
+        for n in range(1, 3):
+            store.put([NewMap(KEY, n, False, tile, tile, {})])
+        for _ in range(MAX_REVISIONS + 2):
+            store.put([NewMap(KEY, 2, False, tile, tile, {"refinement": {}})])
+        assert [stored.revision for stored in store.revisions(7)] == [*range(MAX_REVISIONS + 4, 1, -1)]
+        assert store.newest_decoded(1, 7).revision == 2
+
+
 def test_a_store_with_thousands_of_revisions_from_before_is_listed_at_once(data_dir):
     put_map(data_dir, 7)
     with closing(connect(data_dir)) as database:

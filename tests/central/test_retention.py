@@ -101,12 +101,12 @@ def test_for_want_of_disk_superseded_maps_go_before_events(data_dir, put, monkey
     free = [10 << 20]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free[0]))
     assert prune(data_dir, min_free_mib=9) == (0, 0)
-    # Revisions 1 and 2 of event 1; 3 is refined. Then event 2; the last one stays.
+    # Revision 1 of event 1; 3 is refined, of 2. Then event 2; the last one stays.
     free[0] = 0
-    assert prune(data_dir, min_free_mib=9) == (1, 2)
+    assert prune(data_dir, min_free_mib=9) == (1, 1)
     assert left(data_dir, with_pictures=False) == [1, 3]
     with closing(Store(data_dir)) as store:
-        assert [stored.revision for stored in store.revisions(1)] == [3]
+        assert [stored.revision for stored in store.revisions(1)] == [3, 2]
     assert '"retention_short"' in (data_dir / "log").read_text()
 
 
