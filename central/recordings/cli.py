@@ -53,7 +53,7 @@ def fetch(
 ) -> None:
     """Ask an event's devices for their recordings; a running centre fetches them after the latents.
 
-    Exit 1: with --wait, a recording is not kept at the end.
+    Exit 1: with --wait, a recording is not kept at the end, or its request was deleted meanwhile.
     """
     settings = load_config(config)
     data_dir = settings.central.data_dir
@@ -74,17 +74,22 @@ def fetch(
             return
         misfit_ppm = min(round(misfit * PERCENT_PPM), MAX_MISFIT_PPM)
         asked = store.ask(event, survey, device or (), misfit_ppm=misfit_ppm)
-        if wait is not None:
-            asked = _wait_for(store, asked, wait)
-        _print(asked, settings, store, as_json)
+        found = asked if wait is None else _wait_for(store, asked, wait)
+        _print(found, settings, store, as_json)
         if not as_json and not is_claimed(data_dir):
             typer.echo("no centre is running on this folder; start it with: epic central run", err=True)
-    if wait is not None and any(request.state != KEPT for request in asked):
+    if deleted := sorted({one.device for one in asked} - {one.device for one in found}):
+        typer.echo(
+            f"event {event}: the requests to devices {', '.join(map(str, deleted))} were deleted meanwhile, by --drop "
+            "or by [retention]; ask again, or raise max_recordings_mib",
+            err=True,
+        )
+    if wait is not None and (deleted or any(request.state != KEPT for request in found)):
         raise typer.Exit(1)
 
 
 def _wait_for(store: RecordingStore, asked: list[Request], wait_s: float) -> list[Request]:
-    """Return the requests once all are closed, or after ``wait_s``."""
+    """Return the requests once all are closed, or after ``wait_s``; those that were deleted meanwhile are left out."""
     deadline_s = time.monotonic() + wait_s
     keys = {request.key for request in asked}
     while True:
@@ -103,7 +108,7 @@ def _print(requests: list[Request], settings: CentralConfig, store: RecordingSto
         typer.echo(json.dumps([_row(request) for request in requests]))
         return
     if not requests:
-        typer.echo("no recording was asked for yet; ask with: epic central fetch EVENT")
+        typer.echo("no recording is asked for; ask with: epic central fetch EVENT")
     else:
         columns = ("survey", "event", "device", "state", "bytes", "asked (UTC)", "by", "on the link")
         print_table(columns, [_cells(one) for one in requests], least=5)

@@ -154,19 +154,32 @@ class Retention:
                 os.unlink(path(self._data_dir, survey, event))
 
     def _remove_recordings(self, database: sqlite3.Connection, most_bytes: int) -> None:
-        """Delete kept recordings, an event at a time and those fetched first, until they take ``most_bytes``."""
+        """Delete kept recordings, an event at a time and those fetched first, until they take ``most_bytes``.
+
+        An event with an open request keeps its recordings: somebody waits for the rest.
+        """
         with reported("store: cannot be read"):
+            (kept_bytes,) = database.execute(
+                "SELECT coalesce(sum(part_bytes), 0) FROM recording WHERE state = 'kept'"
+            ).fetchone()
             events = database.execute(
-                "SELECT survey, event, sum(part_bytes) FROM recording WHERE state = 'kept'"
+                "SELECT survey, event, sum(part_bytes) FROM recording WHERE state = 'kept' AND (survey, event)"
+                " NOT IN (SELECT survey, event FROM recording WHERE state IN ('asked', 'coming'))"
                 " GROUP BY survey, event ORDER BY min(changed_us)"
             ).fetchall()
-        surplus_bytes = sum(size for _, _, size in events) - most_bytes
+        surplus_bytes = kept_bytes - most_bytes
         for survey, event, size in events:
             if surplus_bytes <= 0:
                 break
             with transaction(database, "retention: recordings cannot be removed"):
-                for table in ("recording_piece", "recording"):
-                    database.execute(f"DELETE FROM {table} WHERE survey = ? AND event = ?", (survey, event))
+                database.execute(
+                    "DELETE FROM recording_piece WHERE survey = ?1 AND event = ?2 AND device IN"
+                    " (SELECT device FROM recording WHERE survey = ?1 AND event = ?2 AND state = 'kept')",
+                    (survey, event),
+                )
+                database.execute(
+                    "DELETE FROM recording WHERE survey = ? AND event = ? AND state = 'kept'", (survey, event)
+                )
             surplus_bytes -= size
             self._log.write("recordings_removed", survey=survey, event=event, bytes=size)
 

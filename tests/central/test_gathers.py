@@ -181,6 +181,41 @@ def test_retention_removes_the_recordings_that_were_fetched_first(data_dir):
         assert {row[0] for row in database.execute("SELECT event FROM recording_piece")} == {3, 5}
 
 
+def test_retention_leaves_an_event_whose_requests_are_open_and_removes_kept_parts_alone(data_dir):
+    for event in (3, 4, 5):
+        put_event(data_dir, event)
+    with FetchRig(data_dir) as rig:
+        rig.devices[2].removed.add(4)
+        for event in (3, 4, 5):
+            rig.store.ask(event, None, [0, 1, 2])
+            rig.run()
+        rig.store.ask(3, None, [4])
+        with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
+            database.execute("UPDATE recording SET part_bytes = 400000 WHERE state = 'kept' AND event < 5")
+        log = Log(data_dir / "retention.jsonl")
+        Retention(data_dir, RetentionSection(max_recordings_mib=1), log).prune(threading.Event())
+        log.close()
+        left = [(r.event, r.device, r.state) for r in rig.store.requests() if r.event < 5]
+    assert left == [(3, 0, "kept"), (3, 1, "kept"), (3, 2, "kept"), (4, 2, "absent"), (3, 4, "asked")]
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as database:
+        assert not database.execute("SELECT count(*) FROM recording_piece WHERE event = 4").fetchone()[0]
+
+
+def test_a_request_that_is_deleted_while_the_command_waits_is_no_success(
+    config, data_dir, gather, capsys, monkeypatch
+):
+    asked = RecordingStore.ask
+
+    def ask_and_drop(self, event, survey, *given, **more):
+        found = asked(self, event, survey, *given, **more)
+        self.drop(event, 1, [0, 2])
+        return found
+
+    monkeypatch.setattr(RecordingStore, "ask", ask_and_drop)
+    assert epic.main(["central", "fetch", "7", "--wait", "0", "--config", str(config)]) == 1
+    assert "event 7: the requests to devices 0, 2 were deleted meanwhile" in capsys.readouterr().err
+
+
 def test_recordings_go_with_their_event(data_dir):
     for event in (3, 4):
         put_event(data_dir, event)
