@@ -1,9 +1,9 @@
 """Delete old events so that the store stays bounded: ``[retention]``, off by default.
 
 Events are deleted by age, by number and on low disk space, oldest first, with their maps, records, recordings and
-pictures. Flagged and refined events are kept. On low disk space, superseded maps are deleted first, then pictures, then
-whole events; ``epic central export --format png`` draws a deleted picture again. Transactions are short, since the
-receiver uses the same file.
+pictures. Events are kept if they are flagged, refined or in the queue of refinements. On low disk space, superseded
+maps are deleted first, then pictures, then whole events; ``epic central export --format png`` draws a deleted picture
+again. Transactions are short, since the receiver uses the same file.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ DAY_US = 86_400_000_000
 # Folder of the pictures.
 PICTURES = "pictures"
 
+# Events whose queued refinement has not ended.
+_QUEUED = "SELECT survey, event FROM refinement_job WHERE state IN ('waiting', 'running')"
 # The last map and the last record stay, so that SQLite does not reuse their ids.
 _OLDEST = f"""
 SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(rowid) FROM map) AND {NEWEST}
     AND NOT {FLAGGED} AND NOT EXISTS (SELECT 1 FROM map AS refined WHERE refined.survey = map.survey
     AND refined.event = map.event AND {REFINED.replace("provenance", "refined.provenance")})
+    AND (survey, event) NOT IN ({_QUEUED})
     AND NOT EXISTS (SELECT 1 FROM record WHERE record.survey = map.survey AND record.event = map.event
     AND record.id = (SELECT max(id) FROM record)) AND coalesce({DECODED_US} < ?, 0) ORDER BY rowid LIMIT ?
 """
@@ -90,7 +93,9 @@ class Retention:
                 pictures = self._remove_pictures(database, stopping)
                 while not stopping.is_set() and self._is_short(database):
                     if not (removed := self._remove_events(database, stopping, most=BATCH_EVENTS)):
-                        self._log.write("retention_short", reason="only flagged and refined events are left")
+                        self._log.write(
+                            "retention_short", reason="only flagged, refined and queued events are left"
+                        )
                         break
                     events += removed
         if events or maps or pictures:
@@ -156,7 +161,7 @@ class Retention:
     def _remove_recordings(self, database: sqlite3.Connection, most_bytes: int) -> None:
         """Delete kept recordings, an event at a time and those fetched first, until they take ``most_bytes``.
 
-        An event with an open request keeps its recordings: somebody waits for the rest.
+        An event with an open request keeps its recordings, and so does one with a queued refinement.
         """
         with reported("store: cannot be read"):
             (kept_bytes,) = database.execute(
@@ -164,7 +169,7 @@ class Retention:
             ).fetchone()
             events = database.execute(
                 "SELECT survey, event, sum(part_bytes) FROM recording WHERE state = 'kept' AND (survey, event)"
-                " NOT IN (SELECT survey, event FROM recording WHERE state IN ('asked', 'coming'))"
+                f" NOT IN (SELECT survey, event FROM recording WHERE state IN ('asked', 'coming') UNION {_QUEUED})"
                 " GROUP BY survey, event ORDER BY min(changed_us)"
             ).fetchall()
         surplus_bytes = kept_bytes - most_bytes

@@ -201,6 +201,23 @@ def test_retention_leaves_an_event_whose_requests_are_open_and_removes_kept_part
         assert not database.execute("SELECT count(*) FROM recording_piece WHERE event = 4").fetchone()[0]
 
 
+def test_retention_leaves_the_recordings_of_a_queued_refinement(data_dir):
+    for event in (3, 4):
+        put_event(data_dir, event)
+    with FetchRig(data_dir, devices=[0]) as rig:
+        for event in (3, 4):
+            rig.store.ask(event, None, [0])
+        rig.run()
+        with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
+            database.execute("UPDATE recording SET part_bytes = 800000")
+            job = (None, 1, 3, "fetched", "", "", 20, "blocky", "waiting", "", None, 0, 1, 0, 1)
+            database.execute(f"INSERT INTO refinement_job VALUES ({','.join('?' * len(job))})", job)
+        log = Log(data_dir / "retention.jsonl")
+        Retention(data_dir, RetentionSection(max_recordings_mib=1), log).prune(threading.Event())
+        log.close()
+        assert [request.event for request in rig.store.requests()] == [3]
+
+
 def test_a_request_that_is_deleted_while_the_command_waits_is_no_success(
     config, data_dir, gather, capsys, monkeypatch
 ):

@@ -42,6 +42,15 @@ def prune(data_dir, **section):
     return Retention(data_dir, RetentionSection(**section), Log(data_dir / "log")).prune(threading.Event())
 
 
+def queue(data_dir, event, state):
+    """Put a refinement of the event into the queue."""
+    with closing(connect(data_dir)) as database:
+        database.execute(
+            "INSERT INTO refinement_job VALUES (NULL, 1, ?, 'fetched', '', '', 20, 'blocky', ?, '', NULL, 0, 1, 0, 1)",
+            (event, state),
+        )
+
+
 def pictures_left(data_dir):
     return sorted(int(path.stem.split("event")[1]) for path in (data_dir / "pictures").iterdir())
 
@@ -84,6 +93,19 @@ def test_of_too_many_events_the_oldest_go(data_dir, put):
         assert not journal.undecoded(), "or the next start would decode them again"
         new = journal.commit([(latent_record(device=0, event=99, sequence=99), 1, 94)]).new
     assert new[0].id == 5 * 49 + 1, "no id is given twice"
+
+
+def test_an_event_in_the_queue_of_refinements_stays_until_its_job_has_ended(data_dir, put):
+    for event in range(1, 6):
+        put(event, days=9)
+    for event, state in ((1, "waiting"), (2, "running"), (3, "cancelled")):
+        queue(data_dir, event, state)
+    assert prune(data_dir, max_age_days=7) == (2, 0)
+    assert left(data_dir) == [1, 2, 5]
+    with closing(connect(data_dir)) as database:
+        database.execute("UPDATE refinement_job SET state = 'done'")
+    assert prune(data_dir, max_age_days=7) == (2, 0)
+    assert left(data_dir) == [5]
 
 
 def test_the_last_event_stays_whatever_its_age(data_dir, put):
