@@ -45,6 +45,14 @@ SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(row
     AND NOT EXISTS (SELECT 1 FROM record WHERE record.survey = map.survey AND record.event = map.event
     AND record.id = (SELECT max(id) FROM record)) AND coalesce({DECODED_US} < ?, 0) ORDER BY rowid LIMIT ?
 """
+# Number of events that ``max_events`` limits: all but those that stay. A refined map has an earlier revision; few
+# provenances are read that way.
+_COUNT = f"""
+SELECT (SELECT count(*) FROM (SELECT DISTINCT survey, event FROM map)) - (SELECT count(*) FROM (
+    SELECT survey, event FROM map WHERE {FLAGGED} = 1 AND {NEWEST}
+    UNION SELECT survey, event FROM map WHERE rowid IN (SELECT rowid FROM map WHERE revision > 1) AND {REFINED}
+    UNION {_QUEUED}))
+"""
 
 
 def picture_path(data_dir: Path, survey: int, event: int) -> Path:
@@ -114,8 +122,7 @@ class Retention:
     @staticmethod
     def _count(database: sqlite3.Connection) -> int:
         with reported("store: cannot be read"):
-            query = "SELECT count(*) FROM (SELECT DISTINCT survey, event FROM map)"
-            return database.execute(query).fetchone()[0]
+            return database.execute(_COUNT).fetchone()[0]
 
     def _remove_events(
         self,

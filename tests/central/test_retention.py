@@ -95,6 +95,19 @@ def test_of_too_many_events_the_oldest_go(data_dir, put):
     assert new[0].id == 5 * 49 + 1, "no id is given twice"
 
 
+def test_events_that_stay_do_not_count_towards_the_maximum(data_dir, put):
+    """Or enough flagged events would have every new one deleted."""
+    for event in range(1, 4):
+        put(event, flags=["look at it"])
+    for event in range(4, 12):
+        put(event)
+    put_map(data_dir, 4, last_record=20, refinement={"of_revision": 1})
+    queue(data_dir, 5, "waiting")
+    assert prune(data_dir, max_events=4) == (2, 0)
+    assert left(data_dir) == [1, 2, 3, 4, 5, 8, 9, 10, 11]
+    assert prune(data_dir, max_events=4) == (0, 0)
+
+
 def test_an_event_in_the_queue_of_refinements_stays_until_its_job_has_ended(data_dir, put):
     for event in range(1, 6):
         put(event, days=9)
