@@ -190,8 +190,31 @@ def _claim(
     _remove(work)
     work.mkdir(parents=True)
     events.save(kept)
+    _keep_recordings(data_dir, work, events)
     write_json(request, wanted)
     return events
+
+
+def _keep_recordings(data_dir: Path, work: Path, events: SurveyEvents) -> None:
+    """Copy the recordings of judged events, so that all figures of an adaptation are of the same recordings."""
+    for row in judged_rows(events):
+        survey, event, _ = events.keys[row].tolist()
+        recorded = read_recording(data_dir, survey, event)
+        if recorded is not None:
+            path = _recording_path(work, row)
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                np.save(file, recorded)
+
+
+def _recording_path(work: Path, row: int) -> Path:
+    return work / "recordings" / f"{row:06d}.npy"
+
+
+def judged_rows(events: SurveyEvents) -> np.ndarray:
+    """Return the rows of the held-back events that the gate judges, spread over all."""
+    held_back = np.flatnonzero(events.is_held_back)
+    return held_back[:: -(-len(held_back) // MAX_JUDGED)]
 
 
 def _remove(work: Path) -> None:
@@ -225,10 +248,7 @@ class Learning:
         self._on_progress = on_progress
         self._acquisition: Acquisition = parent.acquisition
         self._encoder = Encoder(bundle)
-        held_back = np.flatnonzero(events.is_held_back)
-        self._judged = held_back[:: -(-len(held_back) // MAX_JUDGED)]
-        keys = events.keys[self._judged].tolist()
-        self._recordings = [read_recording(data_dir, survey, event) for survey, event, _ in keys]
+        self._judged = judged_rows(events)
         # The released model's unit, so that figures of successive adaptations compare.
         spread = load_ood(release.decoder / OOD_FILE, parent.latent).spread
         self._latent_model: LatentModel = latent_model(bundle, self._acquisition, spread)
@@ -386,9 +406,9 @@ class Learning:
             self._on_progress("checking held-back events", done / len(self._judged))
             received, steps = self._events.received[row], self._events.steps[row]
             distances.append(latent_distance(self._latent_model, map_mps, received, steps))
-            recorded = self._recordings[done]
-            if recorded is not None:
-                misfits.append(gather_misfit(map_mps, recorded, self._acquisition)[0])
+            path = _recording_path(self._work, row)
+            if path.exists():
+                misfits.append(gather_misfit(map_mps, np.load(path), self._acquisition)[0])
         return Figures(test_mae, float(np.mean(distances)), float(np.mean(misfits)) if misfits else None)
 
 

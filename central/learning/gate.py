@@ -51,6 +51,11 @@ def choose_round(before: Figures, rounds: Sequence[Figures]) -> tuple[int | None
         passed = nearer
     else:
         misfits = {i: misfit for i in nearer if (misfit := rounds[i].misfit) is not None}
+        if not misfits:
+            return None, (
+                f"expected a misfit of the recordings of held-back events, {before.misfit:.1%} before, found none "
+                "after any round; give the same command again, which begins anew"
+            )
         passed = [i for i, misfit in misfits.items() if misfit <= before.misfit]
         if not passed:
             return None, (

@@ -28,7 +28,7 @@ from central.learning.versions import (
 )
 from central.pipeline.assembler import Event
 from central.pipeline.provenance import provenance_of
-from central.recordings.given import keep_given
+from central.recordings.given import given_path, keep_given
 from central.storage.journal import Journal, JournalEntry
 from central.storage.map_store import NewMap, Store
 from firmware_py.inference.bundle import create_bundle, load_bundle
@@ -52,6 +52,11 @@ def test_the_round_that_explains_the_survey_best_passes():
         (BEFORE, Figures(0.1021, 0.5), "error on the drawn test set is 0.1021 .* at most 0.1020 is allowed"),
         (BEFORE, Figures(0.09, 1.0), r"latents of held-back events are 1\.0000 .* 1\.0000 before"),
         (Figures(0.1, 1.0, 0.2), Figures(0.1, 0.9, 0.21), r"recordings of held-back events are 21\.0% off"),
+        (
+            Figures(0.1, 1.0, 0.2),
+            Figures(0.1, 0.9),
+            r"recordings of held-back events, 20\.0% before, found none",
+        ),
     ],
 )
 def test_each_figure_can_fail_the_gate_and_is_named(before, after, reason):
@@ -296,6 +301,27 @@ def test_the_rest_of_a_removed_adaptation_is_not_taken_for_the_new_one(begin, mo
     assert contents(begin()) == fresh
     module._remove(work)
     assert list(work.parent.iterdir()) == []
+
+
+def test_an_adaptation_judges_the_recordings_with_which_it_began(begin, data_dir, monkeypatch):
+    """Of ten events 4 and 9 are held back; the recordings of both change while the adaptation is interrupted."""
+    from central.learning import adapt as module
+
+    keep_given(data_dir, 1, 4, np.full((1, 2, 3), 7.0))
+    work = begin()
+    given_path(data_dir, 1, 4).unlink()
+    keep_given(data_dir, 1, 9, np.full((1, 2, 3), 9.0))
+    assert begin() == work
+    learning = object.__new__(module.Learning)
+    learning._work, learning._events, learning._judged = work, few_events(), module.judged_rows(few_events())
+    learning._acquisition, learning._latent_model = WAVES, None
+    learning._on_progress = lambda *rest: None
+    learning._decode = lambda decoder, rows: (np.zeros((len(rows), 4, 4)), None)
+    monkeypatch.setattr(module, "latent_distance", lambda *rest: 1.0)
+    monkeypatch.setattr(
+        module, "gather_misfit", lambda velocity_mps, recorded, *rest: (recorded.mean(), None)
+    )
+    assert learning._judge(None, 0.1) == Figures(0.1, 1.0, 7.0)
 
 
 @pytest.mark.parametrize("damage", ["fewer", "cut"])
