@@ -241,6 +241,12 @@ class RecordingStore:
             finished = replace(request, state=KEPT, changed_us=now_us())
         except (DamagedMapError, RecordingError, RecordingCodecError) as error:
             finished = replace(request, state=FAILED, reason=str(error), changed_us=now_us())
+        except StoreError:
+            raise
+        except Exception as error:
+            # The bytes are a device's: whatever they do to the decoder fails this part and stops nothing else.
+            reason = f"the part cannot be decoded ({error!r})"
+            finished = replace(request, state=FAILED, reason=reason, changed_us=now_us())
         self.advance([Progress(finished, finished.state == FAILED, 0, b"")], {}, now_us() // DAY_US)
         return finished
 

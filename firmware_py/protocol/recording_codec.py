@@ -100,9 +100,9 @@ def decode_part(data: bytes, max_samples: int) -> CodedRecording:
     """
     try:
         header, packed = cbor2.loads(data)
-        shape, coded, kind, order = _checked(header)
+        shape, coded, kind, order, step = _checked(header)
         count = math.prod(shape)
-        if not 0 < count <= max_samples:
+        if count > max_samples:
             raise ValueError(f"expected at most {max_samples} samples, got {shape}")
         expected = count * _CODED[coded]
         raw = bz2.BZ2Decompressor().decompress(packed, max_length=expected + 1)
@@ -110,26 +110,45 @@ def decode_part(data: bytes, max_samples: int) -> CodedRecording:
             raise ValueError(f"expected {expected} bytes of samples, got {len(raw)}")
         n_sources, n_time, n_receivers = shape
         numbers = _from_byte_planes(raw, (n_sources, n_receivers, n_time), _CODED[coded], order)
-        traces = _restored(numbers.view(coded), kind, float(header["step"]))
+        traces = _restored(numbers.view(coded), kind, step)
         if hashlib.sha256(traces.tobytes()).digest() != header["sha256"]:
             raise ValueError("the samples' SHA-256 differs")
-        receivers = tuple(int(r) for r in header["receivers"])
-        if len(receivers) != n_receivers:
-            raise ValueError(f"expected {n_receivers} receivers, got {len(receivers)}")
-        return CodedRecording(traces.transpose(0, 2, 1), receivers, int(header["misfit_ppm"]))
+        if not np.isfinite(traces).all():
+            raise ValueError("a sample is not finite")
+        return CodedRecording(traces.transpose(0, 2, 1), tuple(header["receivers"]), header["misfit_ppm"])
     except (cbor2.CBORDecodeError, RecursionError, OSError, ValueError, TypeError, KeyError) as error:
-        raise RecordingCodecError(f"recording: no coded part ({error}); fetch it again") from None
+        # A damaged header may hold values of any length.
+        reason = str(error)[:200]
+        raise RecordingCodecError(f"recording: no coded part ({reason}); fetch it again") from None
 
 
-def _checked(header: Any) -> tuple[tuple[int, int, int], str, str, int]:
-    """Return shape, coded type, sample type and order. Raises ``ValueError``, ``TypeError``, ``KeyError``."""
+def _checked(header: Any) -> tuple[tuple[int, int, int], str, str, int, float]:
+    """Return shape, coded type, sample type, order and step; the receivers and the misfit are checked as well.
+
+    Raises:
+        ValueError, TypeError, KeyError: The header is none that ``encode_part`` writes.
+    """
     if header["format"] != FORMAT:
         raise ValueError(f"expected {FORMAT}, got {header['format']!r}")
-    n_sources, n_time, n_receivers = header["shape"]
+    shape, receivers, misfit_ppm = header["shape"], header["receivers"], header["misfit_ppm"]
+    for number in (*shape, *receivers, header["order"], misfit_ppm):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"expected whole numbers of 0 or more in the header, got {number!r}")
+    if 0 in shape or misfit_ppm > PPM:
+        raise ValueError(f"expected samples and a misfit of at most {PPM} ppm, got {shape} and {misfit_ppm}")
+    n_sources, n_time, n_receivers = shape
+    if len(receivers) != n_receivers:
+        raise ValueError(f"expected {n_receivers} receivers, got {len(receivers)}")
     coded, kind, order = header["coded"], header["samples"], header["order"]
     if coded not in _CODED or kind not in _SAMPLES or order not in range(MAX_ORDER + 1):
         raise ValueError(f"unknown coding {coded!r}, {kind!r}, {order!r}")
-    return (int(n_sources), int(n_time), int(n_receivers)), coded, kind, order
+    step = header["step"]
+    fits = 0 < step < math.inf if coded[1] == "i" else step == 0 and coded == kind
+    if type(step) is not float or not fits:
+        raise ValueError(
+            f"expected a step above 0 for integers, 0 for samples; got {step!r} for {coded}, {kind}"
+        )
+    return (n_sources, n_time, n_receivers), coded, kind, order, step
 
 
 def _whole_numbers(traces: np.ndarray) -> np.ndarray | None:

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from contextlib import closing
 
+import cbor2
 import numpy as np
 import pytest
 from fake_decoder import SURVEY
@@ -307,6 +308,30 @@ def test_a_part_whose_map_is_damaged_fails_and_holds_up_no_other(rig):
     failed, kept = rig.store.requests()
     assert (failed.event, failed.state, failed.stored_bytes) == (7, FAILED, 0)
     assert "event 7, revision 1: damaged on the disk" in failed.reason
+    assert (kept.event, kept.state) == (8, KEPT)
+
+
+def overflow(*_):
+    raise OverflowError("int too large to convert to float")
+
+
+@pytest.mark.parametrize("decoder_holds", [True, False])
+def test_a_part_that_the_decoder_stumbles_over_fails_and_holds_up_no_other(rig, monkeypatch, decoder_holds):
+    put_event(rig.data_dir, 8)
+    if decoder_holds:
+        header, packed = cbor2.loads(encode_part(np.ones((5, 1000, 14), np.float32), tuple(range(14))))
+        crafted = cbor2.dumps([{**header, "step": 10**400}, packed])
+        monkeypatch.setattr("firmware_py.runtime.recording_sender.encode_part", lambda *_: crafted)
+    else:
+        monkeypatch.setattr("central.recordings.store.decode_part", overflow)
+    begin(rig, turns=3)
+    rig.run()
+    monkeypatch.undo()
+    rig.store.ask(8, None, [1])
+    rig.run()
+    failed, kept = rig.store.requests()
+    assert (failed.event, failed.state, failed.stored_bytes) == (7, FAILED, 0)
+    assert ("no coded part" if decoder_holds else "int too large") in failed.reason
     assert (kept.event, kept.state) == (8, KEPT)
 
 

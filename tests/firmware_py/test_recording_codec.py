@@ -1,5 +1,6 @@
 """Coded recordings: exact, or within the stated misfit; damage is an error, and never another recording."""
 
+import bz2
 import hashlib
 
 import cbor2
@@ -110,6 +111,48 @@ def test_a_part_never_takes_more_memory_than_the_survey_has_samples():
     small = cbor2.dumps([{**header, "shape": [1, 100, 14]}, packed])
     with pytest.raises(RecordingCodecError, match="expected 2800 bytes of samples, got 2801"):
         decode_part(small, 70_000)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shape": [float("inf"), 1, 1]},
+        {"shape": [-2, -300, 3]},
+        {"shape": [2, 0, 3]},
+        {"shape": [2.0, 300, 3]},
+        {"receivers": [4, 5, float("inf")]},
+        {"receivers": [4, 5, -1]},
+        {"receivers": [4, 5]},
+        {"misfit_ppm": float("inf")},
+        {"misfit_ppm": -5},
+        {"misfit_ppm": PPM + 1},
+        {"order": True},
+        {"step": 10**400},
+        {"step": 10**5000},
+        {"step": "1"},
+        {"step": 0.0},
+        {"step": float("inf")},
+        {"step": float("nan")},
+        {"coded": "<f4"},
+        {"coded": ["<i2"]},
+        {"coded": "x" * 5000},
+    ],
+    ids=lambda wrong: str(wrong)[:40] if "step" not in wrong else f"step {type(wrong['step']).__name__}",
+)
+def test_a_header_of_any_value_is_an_error_of_the_codec(wrong):
+    header, packed = cbor2.loads(encode_part(np.rint(WAVES * 300), RECEIVERS))
+    with pytest.raises(RecordingCodecError, match="no coded part") as raised:
+        decode_part(cbor2.dumps([{**header, **wrong}, packed]), WAVES.size)
+    assert len(str(raised.value)) < 300
+
+
+def test_samples_that_are_not_finite_are_an_error():
+    header, _ = cbor2.loads(encode_part(WAVES, RECEIVERS))
+    nan = np.full(WAVES.shape, np.nan, np.float32)
+    header |= {"order": 0, "sha256": hashlib.sha256(nan.tobytes()).digest()}
+    planes = np.ascontiguousarray(nan.view(np.uint8).reshape(-1, 4).T)
+    with pytest.raises(RecordingCodecError, match="not finite"):
+        decode_part(cbor2.dumps([header, bz2.compress(planes.tobytes())]), WAVES.size)
 
 
 def test_a_version_of_the_format_is_read_for_ever():
