@@ -99,13 +99,13 @@ def _verify(folder: Path) -> Bundle:
             raise ValueError("expected input (1, time, receivers, sources), output (1, latent)")
         companding = Companding.from_dict(manifest["companding"])
         coding = read_coding(manifest, tensors["output"].shape[1], tensors["output"].zero_point)
-        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        files = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
         model_hash = bytes.fromhex(manifest["model_hash"])
     except BundleError:
         raise
     except RateError as error:
         raise BundleError(f"{path}: {error}; convert again") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path}: not a whole manifest ({error!r}); copy the bundle again") from None
     if ENCODER not in files:
         raise BundleError(f"{path}: names no {ENCODER}; convert again")

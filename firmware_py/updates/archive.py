@@ -127,7 +127,7 @@ def _parse(statement: bytes) -> Statement:
         fields = json.loads(statement)
         if fields["format"] != FORMAT:
             raise ArchiveError(f"update: expected format {FORMAT}, got {fields['format']!r}; update EPIC")
-        files = tuple(File(f["name"], int(f["bytes"]), f["sha256"]) for f in fields["files"])
+        files = tuple(File(f["name"], int(f["bytes"]), str(f["sha256"])) for f in fields["files"])
         parsed = Statement(
             str(fields["name"]),
             bytes.fromhex(fields["model_hash"]),
@@ -138,14 +138,15 @@ def _parse(statement: bytes) -> Statement:
         )
     except ArchiveError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ArchiveError(f"update: the statement is not whole ({error!r}); sign the bundle again") from None
     if type(parsed.version) is not int or not 1 <= parsed.version <= MAX_VERSION:
         raise ArchiveError(
             f"update: expected a version of 1 to {MAX_VERSION}, got {parsed.version!r}; sign the bundle again"
         )
     names = [file.name for file in files]
-    if len(set(names)) < len(names) or any(n in ("", ".", "..") or Path(n).name != n for n in names):
+    apart = all(isinstance(n, str) and n not in ("", ".", "..") and Path(n).name == n for n in names)
+    if not apart or len(set(names)) < len(names):
         raise ArchiveError(f"update: file names {names} are not names in one folder; do not use this update")
     if min((file.bytes for file in files), default=-1) < 0 or parsed.files_bytes > MAX_FILES_BYTES:
         raise ArchiveError(

@@ -115,6 +115,8 @@ def signed(key, **changes):
         ({"files": [{"name": "../a", "bytes": 1, "sha256": "0"}]}, "are not names in one folder"),
         ({"files": [{"name": "..", "bytes": 1, "sha256": "0"}]}, "are not names in one folder"),
         ({"files": [{"name": "a", "bytes": 1, "sha256": "0"}] * 2}, "are not names in one folder"),
+        ({"files": [{"name": ["a"], "bytes": 1, "sha256": "0"}]}, "are not names in one folder"),
+        ({"files": [{"name": "a", "bytes": float("inf"), "sha256": "0"}]}, "the statement is not whole"),
         ({"files": [{"name": "a", "bytes": -1, "sha256": "0"}]}, "expected files of at most"),
         ({"files": [{"name": "a", "bytes": 1 << 40, "sha256": "0"}]}, "expected files of at most"),
     ],
@@ -122,6 +124,13 @@ def signed(key, **changes):
 def test_a_statement_that_is_signed_but_impossible(changes, message):
     with pytest.raises(ArchiveError, match=message):
         verify_statement(*signed(SigningKey.generate(), **changes))
+
+
+def test_a_statement_that_is_signed_but_nested_without_end():
+    key = SigningKey.generate()
+    statement = b"[" * 16_000
+    with pytest.raises(ArchiveError, match="the statement is not whole"):
+        verify_statement(statement, key.sign(statement).signature, key.verify_key)
 
 
 def test_a_signing_key_is_private_and_never_replaced(tmp_path):

@@ -58,6 +58,11 @@ def test_a_damaged_file_is_named(bundle, damage):
         ({"input": {"shape": [1]}}, "not a whole manifest"),
         ({"output": {"shape": [8], "scale": 1, "zero_point": 0}}, r"expected input .* output \(1, latent\)"),
         ({"companding": {"k": 0, "c": 1, "thin": 1}}, "not a whole manifest"),
+        ({"companding": {"k": 1, "c": 1, "thin": float("inf")}}, "not a whole manifest"),
+        ({"input": {"shape": [1, float("inf"), 3, 5], "scale": 1, "zero_point": 0}}, "not a whole manifest"),
+        ({"input": {"shape": [1, 1, 3, 5], "scale": 10**400, "zero_point": 0}}, "not a whole manifest"),
+        ({"input": {"shape": [1, 1, 3, 5], "scale": 1, "zero_point": float("inf")}}, "not a whole manifest"),
+        ({"files": {"encoder.tflite": {"sha256": 5}}}, "the manifest says 5"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(bundle, changes, message):
@@ -69,9 +74,10 @@ def test_a_manifest_that_lies_is_refused(bundle, changes, message):
 def test_no_bundle_and_no_json(tmp_path, bundle):
     with pytest.raises(BundleError, match="expected a bundle folder"):
         load_bundle(tmp_path / "nothing")
-    (bundle.folder / "manifest.json").write_text("{")
-    with pytest.raises(BundleError, match="not a whole manifest"):
-        load_bundle(bundle.folder)
+    for text in ("{", "[" * 100_000):
+        (bundle.folder / "manifest.json").write_text(text)
+        with pytest.raises(BundleError, match="not a whole manifest"):
+            load_bundle(bundle.folder)
 
 
 def test_a_bundle_on_a_failing_disk(bundle, monkeypatch):
