@@ -9,6 +9,7 @@ import numpy as np
 
 from central.recordings.store import acquisition_of
 from central.storage.map_store import StoredMap
+from physics.acquisition import Acquisition
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,13 +46,13 @@ def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:
     figure = Figure(figsize=(10.0, 1.9 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 3, squeeze=False, sharex=True, sharey=True)
-    width_m = acquisition.n_width * acquisition.dx_m
+    left_m, right_m = _extent_m(acquisition)
     for shot in range(rows):
         for axis, gather in zip(axes[shot], (samples, modelled, residual), strict=True):
             axis.set_facecolor("#dddddd")
             drawn = axis.imshow(
                 gather[shot],
-                extent=(0, width_m, acquisition.n_time * acquisition.dt_s, 0),
+                extent=(left_m, right_m, acquisition.n_time * acquisition.dt_s, 0),
                 aspect="auto",
                 cmap="seismic",
                 vmin=-limit,
@@ -68,6 +69,7 @@ def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:
         axis.set_title(title, fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("distance (m)")
+    axes[0, 0].set_xlim(0, acquisition.n_width * acquisition.dx_m)
     figure.colorbar(drawn, ax=axes, label="amplitude", shrink=0.6)
     dead = np.isnan(samples).all(axis=(0, 1))
     missing = [
@@ -78,3 +80,11 @@ def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:
     absent = f"; devices {', '.join(missing)} missing (grey)" if missing else ""
     figure.suptitle(f"survey {stored.survey}, event {stored.event}{absent}")
     return figure
+
+
+def _extent_m(acquisition: Acquisition) -> tuple[float, float]:
+    """Return the distances, m, at which the traces begin and end: half a spacing beyond the first and last receiver."""
+    cells = acquisition.receiver_cells
+    spacing = (cells[-1] - cells[0]) / (len(cells) - 1) if len(cells) > 1 else 1.0
+    left = cells[0] + 0.5 - spacing / 2
+    return left * acquisition.dx_m, (left + spacing * len(cells)) * acquisition.dx_m

@@ -16,6 +16,7 @@ from central.export.errors import ExportError
 from central.export.line import Line
 from central.recordings.export import export_gather
 from central.recordings.gathers import assemble
+from central.recordings.picture import gather_figure
 from central.recordings.store import RecordingStore
 from central.storage.database import FILE_NAME
 from central.storage.retention import Retention
@@ -116,6 +117,28 @@ def test_a_format_that_is_not_there_is_said_and_nothing_is_written(gather, tmp_p
     with pytest.raises(ExportError, match="expected the name of a file in a folder that exists"):
         export_gather(gather, tmp_path / "none" / "event.npy")
     assert not list(tmp_path.glob("*event*"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "begin_m", "end_m"),
+    [(range(70), 0.0, 700.0), (range(20, 60, 2), 195.0, 595.0), ([30], 300.0, 310.0)],
+)
+def test_a_picture_has_the_receivers_where_they_stand(fill, monkeypatch, cells, begin_m, end_m):
+    count = len(cells)
+    survey = {
+        **SURVEY.to_dict(),
+        "receiver_cells": list(cells),
+        "device_receivers": [list(range(count))],
+        "n_time": 10,
+    }
+    stored = fill()
+    stored.provenance["acquisition"] = survey
+    shape = (SURVEY.n_sources, 10, count)
+    monkeypatch.setattr("physics.modelling.model_gathers", lambda *_, **__: np.zeros((1, *shape)))
+    figure = gather_figure(stored, np.ones(shape, np.float32))
+    axis = figure.axes[0]
+    assert axis.images[0].get_extent()[:2] == pytest.approx([begin_m, end_m])
+    assert axis.get_xlim() == (0.0, 700.0), "the line"
 
 
 @pytest.fixture
