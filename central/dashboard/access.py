@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -14,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from firmware_py.runtime.log import Log
 
-COOKIE = "epic-page"
 # Nothing but what the centre itself serves: no other host is ever asked for anything.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -54,6 +52,8 @@ class Access:
         self._app = app
         self._token = token.encode() if token else None
         self._cookie = hashlib.sha256(b"epic-page " + self._token).hexdigest() if self._token else ""
+        # Browsers send a host's cookies to all its ports: each token has a name of its own.
+        self._cookie_name = f"epic-page-{self._cookie[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,11 +71,13 @@ class Access:
                 return None
             path = scope["path"]
             answer = RedirectResponse(path if _PAGE.fullmatch(path) else "/", status_code=303)
-            answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", max_age=30 * 86_400)
+            answer.set_cookie(
+                self._cookie_name, self._cookie, httponly=True, samesite="strict", max_age=30 * 86_400
+            )
             return answer
         if kind.lower() == b"bearer" and self._is_token(bearer.strip()):
             return None
-        if hmac.compare_digest(_cookie(headers).encode(), self._cookie.encode()):
+        if hmac.compare_digest(_cookie(headers, self._cookie_name.encode()), self._cookie.encode()):
             return None
         if scope["path"] in _OPEN_PATHS:
             return None
@@ -92,12 +94,13 @@ class Access:
         return self._token is not None and hmac.compare_digest(given, self._token)
 
 
-def _cookie(headers: dict[bytes, bytes]) -> str:
-    try:
-        morsel = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel and morsel.value.isascii() else ""
+def _cookie(headers: dict[bytes, bytes], name: bytes) -> bytes:
+    """Return the value of a cookie; cookies of other services on the host may have any form."""
+    for pair in headers.get(b"cookie", b"").split(b";"):
+        found, _, value = pair.strip().partition(b"=")
+        if found == name:
+            return value
+    return b""
 
 
 def _check_host(headers: dict[bytes, bytes]) -> Response | None:

@@ -432,10 +432,36 @@ def test_a_token_is_asked_for_and_taken_in_three_ways(open_page):
     cookie = entered.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie and TOKEN not in cookie
     assert page.get("/", headers=browser).status_code == 200
-    page.cookies.set("epic-page", "0" * 64)
+    name = cookie.partition("=")[0]
     page.cookies.clear()
-    page.cookies.set("epic-page", "0" * 64)
+    page.cookies.set(name, "0" * 64)
     assert page.get("/", headers=browser).status_code == 401
+
+
+def enter(page):
+    """Give the token as a browser does; return the cookie."""
+    there = page.get("/", params={"token": TOKEN}, headers={"accept": "text/html"}, follow_redirects=False)
+    page.cookies.clear()
+    return there.headers["set-cookie"].partition(";")[0]
+
+
+@pytest.mark.parametrize(
+    "other", ["theme=dark", 'prefs={"a":1}', "name=Jane Doe", "filter[x]=1", "flag", "n=caf\u00e9", "a=b=c"]
+)
+def test_a_cookie_of_another_service_on_the_host_locks_nobody_out(open_page, other):
+    page = open_page(TOKEN, "http://centre.example:8080")
+    own = enter(page)
+    for cookies in (f"{other}; {own}", f"{own};{other}"):
+        assert page.get("/api/events", headers={"cookie": cookies.encode()}).status_code == 200
+
+
+def test_the_pages_of_two_centres_on_one_host_keep_a_cookie_each(open_page):
+    page, other = open_page(TOKEN), open_page(f"{TOKEN}-of-another")
+    own = enter(page)
+    there = other.get(
+        "/", params={"token": f"{TOKEN}-of-another"}, follow_redirects=False, headers={"accept": "text/html"}
+    )
+    assert there.headers["set-cookie"].partition("=")[0] != own.partition("=")[0]
 
 
 def test_the_rollout_is_told_with_its_devices(page, data_dir):
