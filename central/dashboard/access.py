@@ -6,7 +6,8 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from urllib.parse import parse_qs
+from html import escape
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,10 +29,11 @@ _ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>EPIC: toke
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <link rel="stylesheet" href="/static/page.css"><link rel="icon" href="/static/icon.svg">
 <main class="ask"><h1><img src="/static/icon.svg" alt="" width="28" height="28"> EPIC</h1>
-<form action="{path}"><label for="token">Token of this page</label>
+<form action="{path}">{hidden}<label for="token">Token of this page</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus{invalid}>
 {wrong}<p class="note">It is <code>page_token</code>, or the content of <code>page_token_file</code>, in the centre's
 central.toml.</p><button class="primary">Open</button></form></main></html>"""
+_HIDDEN = '<input type="hidden" name="{name}" value="{value}">'
 _WRONG = '<p id="wrong" class="bad" role="alert">This is not the token of this page. Try again.</p>\n'
 _INVALID = ' aria-invalid="true" aria-describedby="wrong"'
 # Addresses of the page itself.
@@ -64,13 +66,17 @@ class Access:
 
     def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         """Return None if the request is authorised, else the response."""
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0].encode()
+        query = parse_qsl(scope["query_string"].decode("latin-1"))
+        given = next((value for name, value in query if name == "token"), "").encode()
+        rest = [(name, value) for name, value in query if name != "token"]
         kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
         if given and self._is_token(given):
             if b"text/html" not in headers.get(b"accept", b""):
                 return None
-            path = scope["path"]
-            answer = RedirectResponse(path if _PAGE.fullmatch(path) else "/", status_code=303)
+            address = "/"
+            if _PAGE.fullmatch(scope["path"]):
+                address = scope["path"] + (f"?{urlencode(rest)}" if rest else "")
+            answer = RedirectResponse(address, status_code=303)
             answer.set_cookie(
                 self._cookie_name, self._cookie, httponly=True, samesite="strict", max_age=30 * 86_400
             )
@@ -83,8 +89,10 @@ class Access:
             return None
         if _PAGE.fullmatch(scope["path"]) and b"text/html" in headers.get(b"accept", b""):
             wrong, invalid = (_WRONG, _INVALID) if given else ("", "")
+            # A browser replaces the query of a form's address by its fields.
+            hidden = "".join(_HIDDEN.format(name=escape(name), value=escape(value)) for name, value in rest)
             return HTMLResponse(
-                _ASK.format(path=scope["path"], wrong=wrong, invalid=invalid), status_code=401
+                _ASK.format(path=scope["path"], hidden=hidden, wrong=wrong, invalid=invalid), status_code=401
             )
         tried = given or bearer
         reason = "this is not the token of this page" if tried else "this page needs its token"

@@ -438,6 +438,16 @@ def test_a_token_is_asked_for_and_taken_in_three_ways(open_page):
     assert page.get("/", headers=browser).status_code == 401
 
 
+def test_the_address_of_a_revision_is_kept_while_the_token_is_given(open_page):
+    page = open_page(TOKEN, "http://centre.example:8080")
+    browser = {"accept": "text/html"}
+    asked = page.get("/events/1/7", params={"map": '7"><b>'}, headers=browser)
+    assert '<input type="hidden" name="map" value="7&quot;&gt;&lt;b&gt;">' in asked.text
+    query = {"map": "77", "token": TOKEN}
+    there = page.get("/events/1/7", params=query, headers=browser, follow_redirects=False)
+    assert there.headers["location"] == "/events/1/7?map=77"
+
+
 def enter(page):
     """Give the token as a browser does; return the cookie."""
     there = page.get("/", params={"token": TOKEN}, headers={"accept": "text/html"}, follow_redirects=False)
