@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import shutil
 import socket
+import subprocess
 import threading
 from contextlib import closing
 from functools import partial
@@ -12,6 +14,7 @@ from page_maps import put_map
 from waiting import wait_until
 
 from central.config import CentralSection
+from central.dashboard.app import STATIC
 from central.dashboard.feed import MAX_LISTENERS, Feed
 from central.dashboard.server import PageServer, check_free
 from central.dashboard.totals import Totals
@@ -65,6 +68,34 @@ def test_a_listener_hears_what_there_is_and_then_what_comes(data_dir, put, tmp_p
     assert third["checked"] == {"id": 1, "at_us": 7}
     assert first["rollout"] is None
     assert (second["section"]["partial"], second["section"]["devices"]) == (True, [0, 4])
+
+
+LOSE = """
+globalThis.EventSource = class {
+  constructor() { queueMicrotask(() => this.onerror()); }
+  addEventListener() {}
+  close() {}
+};
+globalThis.fetch = async () => new Response(process.argv[2], { status: 502 });
+const { listen } = await import("./feed.mjs");
+listen([], () => {}, (state) => {
+  console.log(JSON.stringify(state));
+  process.exit(0);
+});
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed")
+@pytest.mark.parametrize(
+    ("body", "reason"), [("<html>502 Bad Gateway</html>", ""), ('{"full": true}', "full")]
+)
+def test_a_lost_centre_is_told_whatever_a_proxy_answers(tmp_path, body, reason):
+    shutil.copy(STATIC / "feed.js", tmp_path / "feed.mjs")
+    (tmp_path / "lose.mjs").write_text(LOSE)
+    found = subprocess.run(
+        ["node", tmp_path / "lose.mjs", body], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(found.stdout) == {"up": False, "sinceMs": 0, "reason": reason}
 
 
 def test_what_fails_while_looking_is_told_and_tried_again(data_dir, put, tmp_path, monkeypatch):

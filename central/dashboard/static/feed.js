@@ -14,10 +14,9 @@ export function listen(kinds, hear, onState) {
     clearTimeout(timer);
     timer = setTimeout(open, AGAIN_MS);
     // A stream that is refused looks like one that is cut; ask which it was.
-    const reason = await fetch("/api/centre").then(
-      async (answer) => (answer.status === 401 ? "token" : (await answer.json()).full ? "full" : ""),
-      () => "",
-    );
+    const reason = await fetch("/api/centre")
+      .then(async (answer) => (answer.status === 401 ? "token" : (await answer.json()).full ? "full" : ""))
+      .catch(() => ""); // A proxy before the centre may answer with HTML.
     onState({ up: false, sinceMs: heardMs, reason });
   }
 
