@@ -237,7 +237,8 @@ class DeviceRegistry:
 def forget_device(data_dir: Path, key: Key) -> bool:
     """Delete a device's state and rate; return False if it was unknown.
 
-    Its records and maps stay. A running centre notices within a second, and then treats the device as new.
+    Its records, their numbers and maps stay, because the device may go on. A running centre notices within a second,
+    and then treats the device as new.
 
     Raises:
         StoreError: The database cannot be written.
@@ -248,8 +249,14 @@ def forget_device(data_dir: Path, key: Key) -> bool:
     ):
         removed = [
             database.execute(f"DELETE FROM {table} WHERE survey = ? AND device = ?", key).rowcount
-            for table in ("device", "device_boot", "gap", "rate")
+            for table in ("device", "rate")
         ]
+        # A boot without records is not shown.
+        removed.append(
+            database.execute(
+                "UPDATE device_boot SET records = 0 WHERE survey = ? AND device = ? AND records > 0", key
+            ).rowcount
+        )
         database.execute("INSERT INTO forgotten (survey, device) VALUES (?, ?)", key)
     return any(removed)
 

@@ -35,6 +35,8 @@ LATE_INTERVALS, SILENT_INTERVALS = 3, 10
 _MAX_NUMBER = (1 << 32) - 1
 # Newest gaps listed per device; all are counted.
 MAX_GAPS_LISTED = 100
+# Gaps of boots with records; a forgotten boot has none.
+_SHOWN_GAPS = "gap JOIN device_boot USING (survey, device, boot) WHERE records > 0"
 # Assumed health interval of a device that has not reported one, seconds.
 INTERVAL_S = 60
 
@@ -146,7 +148,7 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
         row[:2]: row[2:]
         for row in database.execute(
             "SELECT survey, device, max(boot), highest, sample_time_us, received_us, model_hash, records, sum(records)"
-            " FROM device_boot GROUP BY survey, device"
+            " FROM device_boot WHERE records > 0 GROUP BY survey, device"
         )
     }
     passed = {
@@ -158,7 +160,7 @@ def _read_devices(database: sqlite3.Connection, at_us: int) -> list[DeviceView]:
     gaps = {
         row[:2]: row[2:]
         for row in database.execute(
-            "SELECT survey, device, count(*), sum(missing) FROM gap GROUP BY survey, device"
+            f"SELECT survey, device, count(*), sum(missing) FROM {_SHOWN_GAPS} GROUP BY survey, device"
         )
     }
     keys = newest.keys() | passed.keys()
@@ -266,7 +268,7 @@ def read_status(text: str) -> dict[str, Any]:
 def _gaps(database: sqlite3.Connection, key: tuple[int, int]) -> tuple[Gap, ...]:
     """Return the newest gaps of a device, in order."""
     rows = database.execute(
-        "SELECT boot, first, last, missing FROM gap WHERE survey = ? AND device = ?"
+        f"SELECT boot, first, last, missing FROM {_SHOWN_GAPS} AND survey = ? AND device = ?"
         " ORDER BY boot DESC, first DESC LIMIT ?",
         (*key, MAX_GAPS_LISTED),
     ).fetchall()

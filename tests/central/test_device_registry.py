@@ -14,6 +14,7 @@ from waiting import wait_until
 from central.fleet import device_registry as device_book
 from central.fleet.device_registry import DeviceRegistry, forget_device
 from central.fleet.device_views import ON_TIME, SILENT, devices
+from central.fleet.gaps import GapWatch
 from central.fleet.rates import ALL, keep_rate
 from central.ingest.traffic import MAX_DEVICES, Traffic
 from central.storage.database import StoreError, connect
@@ -330,6 +331,31 @@ def test_gaps_before_what_still_waits_are_asked_for_too(book):
     status = {"acknowledged_boot": 2, "acknowledged_sequence": 10, "first_boot": 2, "first_sequence": 9}
     asked(book, 1, **status, resent=0, not_kept=0)
     assert asked(book, 2, **status, resent=0, not_kept=0) == [(2, 3, 4)], "8 and 9 come by themselves"
+
+
+def test_a_forgotten_device_that_goes_on_has_lost_nothing(book):
+    def receive(*sequences):
+        records = [latent_record(device=3, boot=2, sequence=n, event=n) for n in sequences]
+        with closing(Journal(book.data_dir)) as journal:
+            return len(journal.commit([(record, 1, 60) for record in records]).new)
+
+    receive(1, 2, 4, 5)
+    with closing(connect(book.data_dir)) as database:
+        GapWatch(Log(book.log_path)).look(database, now_us())
+    status = {"acknowledged_boot": 2, "acknowledged_sequence": 5, "resent": 0, "not_kept": 0}
+    asked(book, 1, **status)
+    assert forget_device(book.data_dir, (1, 3))
+    assert devices(book.data_dir) == []
+    assert not forget_device(book.data_dir, (1, 3))
+    with closing(connect(book.data_dir)) as database:
+        book.book.take_up_forgotten(database)
+    asked(book, 2, **status)
+    assert (book.keep()[3].records, book.keep()[3].acknowledged_lost, book.keep()[3].loss) == (0, 0, 0)
+    assert asked(book, 3, **status) == [(2, 3, 3)], "only the gap"
+    assert receive(3, 6) == 2
+    with closing(connect(book.data_dir)) as database:
+        GapWatch(Log(book.log_path)).look(database, now_us())
+    assert (book.keep()[3].records, book.keep()[3].sequence, book.keep()[3].loss) == (2, 6, 0)
 
 
 def test_a_device_that_keeps_nothing_and_one_that_lies_are_asked_for_nothing(book):
