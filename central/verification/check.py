@@ -101,8 +101,8 @@ def check_events(
 ) -> Iterator[Checked | Unchecked]:
     """Check the newest map of ``event``, or every unchecked newest map, last decoded first; store each result.
 
-    ``gather`` is a .npy of the event's recording ``(S, T, R)``; the store keeps a copy, which the page shows. A map
-    that cannot be checked does not stop the others.
+    ``gather`` is a .npy of the event's recording ``(S, T, R)``, dead traces NaN; the store keeps a copy, which the page
+    shows. A map that cannot be checked does not stop the others.
     If no map of a model can be checked, only its last decoded map is reported.
 
     Raises:
@@ -198,7 +198,7 @@ class Checker:
         bundle, model = self._known[stored.model_hash]
         received, steps = received_latents(stored, bundle, model.acquisition, latents)
         recorded = None if gather is None else read_gather(gather, model.acquisition)
-        if recorded is not None and not recorded.any():
+        if recorded is not None and not np.nan_to_num(recorded).any():
             raise CheckInputError(f"{gather}: expected a recording, got silence")
         misfit, by_receiver = None, None
         try:

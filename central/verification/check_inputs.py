@@ -29,10 +29,11 @@ class CheckInputError(CentralError, ValueError):
     """An input of the check is missing or does not match."""
 
 
-def read_gather(path: Path, acquisition: Acquisition, dead_traces: bool = False) -> np.ndarray:
-    """One recording ``(S, T, R)`` float32 of a .npy file; with ``dead_traces`` whole traces may be NaN.
+def read_gather(path: Path, acquisition: Acquisition) -> np.ndarray:
+    """Read one recording ``(S, T, R)`` float32 from a .npy file; dead traces are NaN throughout.
 
-    Raises ``CheckInputError``.
+    Raises:
+        CheckInputError: The file cannot be read, or holds no recording of this survey.
     """
     try:
         gather = np.load(path, allow_pickle=False)
@@ -47,7 +48,7 @@ def read_gather(path: Path, acquisition: Acquisition, dead_traces: bool = False)
             f"{path}: expected one gather {acquisition.gather_shape} (sources, samples, receivers), got {got}"
         )
     finite = gather.dtype.kind in "fiu" and np.isfinite(gather)
-    if dead_traces and finite is not False:
+    if finite is not False:
         dead = np.isnan(gather).all(axis=1, keepdims=True)
         if dead.all():
             raise CheckInputError(f"{path}: expected at least one live trace, got NaN only")

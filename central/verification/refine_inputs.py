@@ -119,7 +119,7 @@ def read_inputs(
             recorded = parts.samples
         elif request.source == GATHER and recorded is None:
             assert request.gather
-            recorded = read_gather(request.gather, acquisition, dead_traces=True)
+            recorded = read_gather(request.gather, acquisition)
             keep_given(data_dir, start.survey, start.event, recorded)
         elif request.source == LATENTS:
             with closing(Journal(data_dir)) as journal:

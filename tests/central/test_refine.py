@@ -395,6 +395,21 @@ def test_a_check_by_the_recording_is_its_misfit(config, put, gather, spread, tmp
     assert newest(tmp_path).provenance["consistency"]["gather_by_receiver"][2] is None
 
 
+def test_a_check_by_the_recording_leaves_dead_traces_out(config, put, spread, tmp_path, capsys):
+    put()
+    recorded = 2 * model_gathers(earth(0.0)[None, None], WAVES)[0]
+    recorded[:, :, 2] = np.nan
+    np.save(tmp_path / "gather.npy", recorded)
+    assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 0
+    found = newest(tmp_path).provenance["consistency"]
+    assert found["gather"] == pytest.approx(0.5, abs=1e-3) and found["gather_by_receiver"][2] is None
+    assert np.array_equal(read_given(tmp_path / "data", 1, 7), recorded, equal_nan=True)
+    capsys.readouterr()
+    np.save(tmp_path / "gather.npy", 0 * recorded)
+    assert check(7, "--config", config, "--gather", tmp_path / "gather.npy") == 2
+    assert "expected a recording, got silence" in complaint(capsys)
+
+
 def test_a_map_that_explains_nothing_of_the_recording_is_flagged(config, put, spread, tmp_path, capsys):
     put()
     modelled = model_gathers(earth(0.0)[None, None], WAVES)[0]
