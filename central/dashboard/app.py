@@ -315,7 +315,7 @@ class _Views:
                 "listen": self._site.listen,
                 "keyed": self._site.keyed,
                 "running": self._site.running(),
-                "downloads": DOWNLOADS,
+                "downloads": {n: suffix for n, suffix in DOWNLOADS.items() if EXPORTS[n].is_installed},
                 "full": self._feed.full,
             }
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -24,11 +25,23 @@ Writer = Callable[[Path, StoredMap, Acquisition, Line | None], None]
 
 @dataclass(frozen=True)
 class Format:
-    """``write`` fills a path that does not exist; ``folder`` is set where that becomes a folder."""
+    """Format of exported maps.
+
+    Attributes:
+        suffixes: Of its files, the usual one first.
+        write: Fills a path that does not exist.
+        folder: True if that path becomes a folder.
+        needs: Package of the extra ``geo`` that ``write`` imports, if any.
+    """
 
     suffixes: tuple[str, ...]
     write: Writer
     folder: bool = False
+    needs: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
 
 
 def _write_npy(path: Path, stored: StoredMap, acquisition: Acquisition, line: Line | None) -> None:
@@ -49,8 +62,8 @@ def _write_png(path: Path, stored: StoredMap, acquisition: Acquisition, line: Li
 FORMATS = {
     "npy": Format((".npy",), _write_npy),
     "netcdf": Format((".nc", ".nc4", ".netcdf"), cf.write_netcdf),
-    "zarr": Format((".zarr",), cf.write_zarr, folder=True),
-    "segy": Format((".sgy", ".segy"), segy.write_segy),
+    "zarr": Format((".zarr",), cf.write_zarr, folder=True, needs="zarr"),
+    "segy": Format((".sgy", ".segy"), segy.write_segy, needs="segyio"),
     "png": Format((".png",), _write_png),
 }
 
@@ -87,6 +100,10 @@ def export_map(stored: StoredMap, kind: str, out: Path, line: Line | None = None
     if kind not in FORMATS:
         raise ExportError(f"export: expected one of {', '.join(FORMATS)}; got {kind!r}")
     form = FORMATS[kind]
+    if not form.is_installed:
+        raise ExportError(
+            f"export: {kind} needs {form.needs}; install it with: pip install -e '.[geo]' in the clone"
+        )
     acquisition = Acquisition.from_dict(stored.provenance["acquisition"])
     try:
         if not out.parent.is_dir():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -221,6 +222,16 @@ def test_the_file_is_replaced_whole_and_nothing_else_is_left(fill, tmp_path, kin
 def test_an_unknown_format_names_the_known_ones(fill, tmp_path):
     with pytest.raises(ExportError, match="expected one of npy, netcdf, zarr, segy, png; got 'bmp'"):
         export_map(fill(), "bmp", tmp_path / "map.bmp")
+
+
+@pytest.mark.parametrize(("kind", "package"), [("segy", "segyio"), ("zarr", "zarr")])
+def test_a_format_without_its_library_names_the_extra(fill, tmp_path, monkeypatch, kind, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ExportError, match=rf"{kind} needs {package}; install it with: pip install -e '.\[geo\]'"
+    ):
+        export_map(fill(), kind, tmp_path / "map")
+    assert not (tmp_path / "map").exists()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
