@@ -32,7 +32,7 @@ def check(
 ) -> None:
     """Check stored maps by physics: model and encode their gathers, and compare with the received latents.
 
-    Exit 1: some of many maps could not be checked; the others were.
+    Exit 1: some maps could not be checked; the others were. Exit 2: no map could be checked.
     """
     settings = load_config(config)
     if gather is not None and event is None:
@@ -69,4 +69,4 @@ def check(
         for line in failed:
             typer.echo(line, err=True)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if len(failed) < len(rows) else 2)

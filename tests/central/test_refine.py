@@ -435,6 +435,15 @@ def test_a_refined_map_does_not_inherit_the_check_of_its_start(config, put, spre
     assert not {"consistency", "flags"} & set(newest(tmp_path).provenance)
 
 
+def test_a_check_of_which_nothing_can_be_made_exits_with_2(config, put, spread, capsys):
+    put(1, devices=())
+    put(2, devices=())
+    assert check("--config", config, "--json") == 2
+    assert all(row["reason"] for row in json.loads(capsys.readouterr().out))
+    put(3)
+    assert check("--config", config) == 1
+
+
 def test_a_check_that_cannot_be_is_one_line(config, put, capsys):
     put()
     assert check(7, "--config", config) == 2
