@@ -244,6 +244,11 @@ class Archive:
             ).fetchall()
             return [self._account(*row) for row in rows]
 
+    def count_maps(self) -> int:
+        """Return the number of stored maps."""
+        with reported("store: cannot be read"):
+            return int(self._database.execute("SELECT count(*) FROM map").fetchone()[0])
+
     def count_flagged(self) -> int:
         """Return the number of events whose newest map is flagged; a check may flag a map long after its decoding."""
         with reported("store: cannot be read"):

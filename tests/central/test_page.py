@@ -1,6 +1,7 @@
 """The page's addresses: what they answer, to whom, and what is said to those who ask wrongly."""
 
 import sys
+import threading
 from contextlib import closing
 from functools import partial
 
@@ -10,6 +11,7 @@ from fake_decoder import MODEL_HASH, OTHER_HASH, SURVEY, latent_record
 from page_maps import put_map
 from starlette.testclient import TestClient
 
+from central.config import RetentionSection
 from central.dashboard import totals
 from central.dashboard.app import Site, build_app
 from central.dashboard.archive import Archive
@@ -21,6 +23,7 @@ from central.recordings.given import given_path, keep_given
 from central.recordings.picture import gather_figure
 from central.storage.journal import Journal
 from central.storage.map_store import Store
+from central.storage.retention import Retention
 from central.updates.rollout_store import RolloutStore
 from firmware_py.runtime.log import Log, now_us
 
@@ -171,6 +174,22 @@ def test_a_map_that_is_not_its_events_newest_adds_nothing_to_the_sums(page, put)
     totals = page.get("/api/totals").json()
     assert (totals["events"], totals["partial"], totals["received_bytes"]) == (1, 0, 1000)
     assert page.get("/api/events", params={"only": "partial"}).json()["events"] == []
+
+
+def test_events_that_retention_deletes_are_counted_no_more(page, put, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(totals, "RECOUNT_S_PER_MAP", 0.0)
+    for event in range(1, 6):
+        put(event, devices=(0, 1), decoded_us=1)
+    put(5, devices=(0, 1, 2), decoded_us=1)
+    before = page.get("/api/totals").json()
+    assert (before["events"], before["partial"], before["received_bytes"]) == (5, 5, 4 * 400 + 600)
+    retention = Retention(data_dir, RetentionSection(max_events=2), Log(tmp_path / "log"))
+    assert retention.prune(threading.Event())[0] == 3
+    after = page.get("/api/totals").json()
+    assert (after["events"], after["partial"], after["received_bytes"]) == (2, 2, 400 + 600)
+    assert after["counted"]
+    put(6)
+    assert page.get("/api/totals").json()["events"] == 3
 
 
 def test_a_preview_is_a_small_picture_of_the_section(page, put):
