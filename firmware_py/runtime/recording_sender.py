@@ -32,7 +32,8 @@ from firmware_py.protocol.recording_messages import (
 )
 from firmware_py.protocol.repeater import Repeater
 
-# Unanswered for this long, a transfer is dropped; the centre asks again when it is back.
+# Time without an answer, or after the end of a wait, after which a transfer is dropped, seconds; the centre asks again
+# when it is back.
 GIVE_UP_S = 3600.0
 
 # Returns the samples (S, T, R) of an event that was sampled at a time (microseconds; 0: any). Raises ``GatherError``.
@@ -120,7 +121,8 @@ class RecordingSender:
                 self._send_piece(message)
             elif isinstance(message, Wait):
                 self._message = self._part
-                self._repeater.go_on(now_s + message.seconds)
+                self._answered_s = now_s + message.seconds
+                self._repeater.go_on(self._answered_s)
 
     def close(self) -> None:
         """Stop the thread after the recording that it codes."""

@@ -13,6 +13,7 @@ from firmware_py.inference.companding import GatherError
 from firmware_py.protocol import packet
 from firmware_py.protocol.recording_codec import decode_part
 from firmware_py.protocol.recording_messages import (
+    MAX_WAIT_S,
     End,
     Fetch,
     NoRecording,
@@ -140,6 +141,17 @@ def test_after_a_wait_the_part_is_described_again(talk):
     one.tell(Wait(600))
     assert one.said(599.0) is None
     assert one.said(1.0) == part
+
+
+def test_after_the_longest_wait_the_part_is_described_again_until_it_is_given_up(talk):
+    one = talk()
+    one.tell(Fetch(0))
+    part = one.said()
+    one.tell(Wait(MAX_WAIT_S))
+    assert one.said(MAX_WAIT_S + 0.2) == part
+    assert one.said(GIVE_UP_S - 1.0) == part
+    assert one.said(1.0) is None
+    assert one.log == ["recording_asked", "recording_coded", "recording_given_up"]
 
 
 def test_a_request_for_what_is_at_work_already_says_where_it_stands(talk):
