@@ -32,7 +32,9 @@ def fetch(
     event: Annotated[
         int | None,
         typer.Argument(
-            min=0, max=MAX_EVENT, help="Number of the event; without it, all requests are listed."
+            min=0,
+            max=MAX_EVENT,
+            help=f"Number of the event; without it, the newest {MAX_SHOWN} requests are listed, all with --json.",
         ),
     ] = None,
     device: Annotated[
@@ -61,7 +63,11 @@ def fetch(
         if event is None:
             if drop or device or wait is not None:
                 raise RecordingError("fetch: --device, --wait and --drop need the number of an event")
-            _print(store.requests(survey)[-MAX_SHOWN:], settings, store, as_json)
+            requests = store.requests(survey)
+            shown = requests if as_json else requests[-MAX_SHOWN:]
+            _print(shown, settings, store, as_json)
+            if len(shown) < len(requests):
+                typer.echo(f"{len(requests) - len(shown)} older requests are left out; --json lists all")
             return
         if drop:
             known = {request.survey for request in store.requests(survey, event)}
@@ -137,7 +143,8 @@ def _print(requests: list[Request], settings: CentralConfig, store: RecordingSto
         if view.kept_recordings is not None and (view.survey in surveys or not surveys)
     ]
     if still:
-        typer.echo(f"recordings on the devices: {', '.join(still[:MAX_SHOWN])}")
+        more = f", and {len(still) - MAX_SHOWN} more devices" * (len(still) > MAX_SHOWN)
+        typer.echo(f"recordings on the devices: {', '.join(still[:MAX_SHOWN])}{more}")
 
 
 def _cells(one: Request) -> tuple[object, ...]:

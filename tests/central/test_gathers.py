@@ -177,6 +177,29 @@ def test_the_commands_ask_list_and_drop(config, data_dir, gather, capsys):
     assert "event 8: not in the store" in capsys.readouterr().err
 
 
+def test_the_list_of_requests_says_what_it_leaves_out_and_json_is_whole(
+    config, data_dir, capsys, monkeypatch
+):
+    monkeypatch.setattr("central.recordings.cli.MAX_SHOWN", 3)
+    put_event(data_dir, 7)
+    with closing(RecordingStore(data_dir)) as store:
+        store.ask(7, None)
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
+        for device in range(5):
+            database.execute(
+                "INSERT INTO device VALUES (1, ?, 5, 0, 0, 0, '', ?)", (device, '{"kept_recordings": 12}')
+            )
+    assert epic.main(["central", "fetch", "--config", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("asked") == 4, "the heading, and devices 2 to 4"
+    assert "2 older requests are left out; --json lists all\n" in shown
+    assert "device 2 of survey 1 has 12, and 2 more devices\n" in shown
+    assert epic.main(["central", "fetch", "7", "--config", str(config)]) == 0
+    assert "left out" not in capsys.readouterr().out, "all of one event"
+    assert epic.main(["central", "fetch", "--json", "--config", str(config)]) == 0
+    assert [row["device"] for row in json.loads(capsys.readouterr().out)] == [0, 1, 2, 3, 4]
+
+
 def test_the_command_exports(config, gather, tmp_path, capsys):
     config.write_text(config.read_text() + "[line]\norigin_m = [500000.0, 4512345.0]\nazimuth_deg = 30.0\n")
     out = tmp_path / "out.npy"
