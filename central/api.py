@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from central.config import ModelSection
-from central.export.formats import format_of
+from central.export.formats import FORMATS, ExportError
 from central.pipeline.decoders import open_release
 from central.pipeline.provenance import map_flags
 from firmware_py.inference.companding import GatherError
@@ -79,7 +79,9 @@ class Inversion:
         Raises:
             ExportError: The suffix is none of NetCDF.
         """
-        format_of(Path(path), "netcdf")
+        suffixes = FORMATS["netcdf"].suffixes
+        if Path(path).suffix.lower() not in suffixes:
+            raise ExportError(f"{path}: its suffix is not one of netcdf ({', '.join(suffixes)}); change it")
         self.to_dataset().to_netcdf(path, engine="h5netcdf")
 
 

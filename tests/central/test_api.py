@@ -135,8 +135,9 @@ def test_in_the_demo_a_wrong_gain_is_flagged_and_noted(demo):
         assert "the model knows peaks of" in result.notes[0]
 
 
-def test_netcdf_is_not_written_under_the_suffix_of_another_format(model, tmp_path):
+@pytest.mark.parametrize("name", ["map.png", "map.txt", "map"])
+def test_netcdf_is_not_written_under_another_suffix(model, tmp_path, name):
     result = model.invert(load_samples()[0].gather)
     with pytest.raises(CentralError, match="suffix is not one of netcdf"):
-        result.to_netcdf(tmp_path / "map.png")
+        result.to_netcdf(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
