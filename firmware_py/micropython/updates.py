@@ -129,10 +129,11 @@ class Updater:
             elif kind == "gone" and fields["sha256"] == self._sha256:
                 self._drop()
         except UpdateError as error:
-            self._complain("failed", self._version, str(error))
+            self._complain("failed", str(error))
         except OSError as error:
-            self._complain("failed", self._version, "no room for the update (%r)" % error)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self._complain("failed", "no room for the update (%r)" % error)
+        # MicroPython raises RuntimeError for a message that is nested too deeply.
+        except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
             print("update: a message that is not whole (%r)" % error)
 
     def _report_arrived(self, version):
@@ -156,6 +157,8 @@ class Updater:
     def _offered(self, offer):
         if self._slots.on_trial or self._sha256 == offer["sha256"] or offer["version"] == self._slots.version:
             return
+        if not 0 < offer["version"] < 1 << 32:
+            raise ValueError("version")
         self._drop()
         self._version = offer["version"]
         statement = offer["statement"]
@@ -167,7 +170,7 @@ class Updater:
         if reason := self._slots.refusal(said["version"]):
             raise UpdateError(reason)
         if said["boards"] and self._board not in said["boards"]:
-            self._complain("declined", self._version, "for %s, this is %s" % (said["boards"], self._board))
+            self._complain("declined", "for %s, this is %s" % (said["boards"], self._board))
             return
         place = HEAD_BYTES + len(statement) + SIGNATURE_BYTES
         files = []
@@ -276,7 +279,10 @@ class Updater:
                 self._written = 0
                 self._resumed = False
             else:
-                raise UpdateError("the SHA-256 of %s is not what was signed" % name)
+                # Kept over a restart, so that this version is not downloaded again.
+                self._drop()
+                self._slots.fail(self._version, "the SHA-256 of %s is not what was signed" % name)
+                print("update: version %d failed: %s" % (self._version, self._slots.failure[1]))
         self._go_on()
 
     def _hash_of(self, path, size):
@@ -292,14 +298,14 @@ class Updater:
             file.close()
         return binascii.hexlify(digest.digest()).decode()
 
-    def _complain(self, state, version, reason):
-        """Report to the centre until it has answered; a failed version is not tried again."""
+    def _complain(self, state, reason):
+        """Report to the centre until it has answered.
+
+        Nothing is written. An offer without a valid signature, or a full flash, must not use up a version.
+        """
         self._drop()
-        print("update: version %d %s: %s" % (version, state, reason))
-        if state == "failed":
-            self._slots.fail(version, reason)
-        else:
-            self._complaint = (state, version, reason)
+        print("update: version %d %s: %s" % (self._version, state, reason))
+        self._complaint = (state, self._version, reason)
         self._go_on()
 
     def _close(self):

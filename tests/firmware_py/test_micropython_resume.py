@@ -1,16 +1,20 @@
 """A microcontroller's download goes on after a reset where it was; under CPython, with time of its own."""
 
+import errno
+import os
 import time
 from pathlib import Path
 
 import pytest
-from releases import KEY, OTHER_ENCODER, FakeRollout, make_release, sign
+from nacl.signing import SigningKey
+from releases import KEY, OTHER_ENCODER, FakeRollout, make_offer, make_release, sign
 
 from firmware_py.micropython import updates
 from firmware_py.micropython.padding import BLOCK_BYTES, END_BYTES, length_of
 from firmware_py.micropython.slots import NOTE_BYTES, OFFER, Slots
 from firmware_py.micropython.updates import CHUNK_BYTES, Updater
 from firmware_py.protocol import packet
+from firmware_py.protocol.update_messages import decode_message
 
 NAMES = ["manifest.json", "encoder.epicnn"]
 COMPILED = bytes(range(256)) * 41
@@ -119,6 +123,63 @@ def test_an_update_that_does_not_fit_into_files_made_in_advance_is_refused(rollo
     assert not rollout.wanted
     said = "encoder.epicnn has 10496 bytes, the installation left room for 10495"
     assert any(said in report.reason for report in rollout.reports)
+
+
+def install(rollout):
+    """Turn the updater of a board that has just started until it restarts with the update."""
+    updater = power_up()
+    with pytest.raises(SwitchedError):
+        for _ in range(1000):
+            turn(updater, rollout)
+
+
+def told_by(updater):
+    return decode_message(packet.decode_record(updater.poll()).payload)
+
+
+@pytest.mark.parametrize(
+    ("version", "signed", "key"),
+    [(0xFFFFFFFF, 0xFFFFFFFF, SigningKey(bytes(32))), (0xFFFFFFFF, 1, KEY), (1 << 40, 1, KEY), (0, 1, KEY)],
+    ids=["foreign key", "other version", "too large", "none"],
+)
+def test_an_offer_that_is_not_as_it_was_signed_uses_up_no_version(rollout, version, signed, key):
+    updater = power_up()
+    offer = {"offer": vars(make_offer(sign(Path("new"), signed, key), version))}
+    updater.handle(packet.Record(packet.UPDATE, 0, 1, 1, 1, payload=updates.encode(offer)))
+    report = told_by(updater)
+    wrong = 0 < version < 1 << 32
+    assert (report.state, report.version) == (("failed", version) if wrong else ("running", 0))
+    install(rollout)
+    assert Slots("bundle").version == 1
+
+
+def test_a_full_flash_uses_up_no_version(rollout, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(os, "statvfs", lambda folder: os.statvfs_result((4096, 4096, *[0] * 8)))
+        updater = power_up()
+        turn(updater, rollout)
+        assert "bytes of flash, 0 are free" in told_by(updater).reason
+    with monkeypatch.context() as full:
+        full.setattr(Updater, "_write", fail)
+        updater = power_up()
+        for _ in range(3):
+            turn(updater, rollout)
+        assert "no room for the update" in rollout.reports[-1].reason
+    install(rollout)
+    assert Slots("bundle").version == 1
+
+
+def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_version_whose_files_are_not_what_was_signed_is_refused_after_a_restart(rollout):
+    rollout.archive = rollout.archive.replace(COMPILED, COMPILED[::-1])
+    updater = power_up()
+    for _ in range(100):
+        turn(updater, rollout)
+    assert any("is not what was signed" in report.reason for report in rollout.reports)
+    assert Slots("bundle").refusal(1)
 
 
 def test_what_was_not_flushed_is_asked_for_again_after_a_power_cut(rollout, monkeypatch):
