@@ -26,6 +26,8 @@ CHUNK_BYTES = 512
 # Bytes between two flushes, or on FAT between two notes of the progress. Each costs an erasure. After a power cut,
 # the bytes since the last one are requested again.
 FLUSH_BYTES = 16 << 10
+# Maximum reason of a report; fits into the line's buffer of 500 bytes with the rest of the record.
+MAX_REASON_BYTES = 200
 RETRY_MIN_MS, RETRY_MAX_MS = 2000, 60_000
 # Interval of reports of the version in use; the answer may bring an offer.
 REPORT_MS = 300_000
@@ -328,6 +330,9 @@ class Updater:
 
 
 def _report(state, version, reason):
+    reason = reason[:MAX_REASON_BYTES]
+    while len(reason.encode()) > MAX_REASON_BYTES:
+        reason = reason[:-1]
     return {"report": {"state": state, "version": version, "reason": reason}}
 
 

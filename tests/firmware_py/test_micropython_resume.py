@@ -9,9 +9,11 @@ import pytest
 from nacl.signing import SigningKey
 from releases import KEY, OTHER_ENCODER, FakeRollout, make_offer, make_release, sign
 
+from boards.profile import board_names
 from firmware_py.micropython import updates
 from firmware_py.micropython.padding import BLOCK_BYTES, END_BYTES, length_of
 from firmware_py.micropython.slots import NOTE_BYTES, OFFER, Slots
+from firmware_py.micropython.spool import MAX_RECORD_BYTES
 from firmware_py.micropython.updates import CHUNK_BYTES, Updater
 from firmware_py.protocol import packet
 from firmware_py.protocol.update_messages import decode_message
@@ -151,6 +153,17 @@ def test_an_offer_that_is_not_as_it_was_signed_uses_up_no_version(rollout, versi
     assert (report.state, report.version) == (("failed", version) if wrong else ("running", 0))
     install(rollout)
     assert Slots("bundle").version == 1
+
+
+@pytest.mark.parametrize("boards", [board_names(), ["brett-ä" * 40]], ids=["all boards", "not in ASCII"])
+def test_a_report_fits_into_the_lines_buffer(rollout, boards):
+    declined = FakeRollout(sign(Path("new"), 1, boards=boards), 1)
+    updater = power_up()
+    turn(updater, declined)
+    record = updater.poll()
+    report = decode_message(packet.decode_record(record).payload)
+    assert (report.state, report.version, len(record) < MAX_RECORD_BYTES) == ("declined", 1, True)
+    assert report.reason.startswith("for ['") and len(report.reason.encode()) > 190
 
 
 def test_a_full_flash_uses_up_no_version(rollout, monkeypatch):
