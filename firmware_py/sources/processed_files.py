@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import re
 import shutil
 import stat
 from collections import deque
@@ -16,6 +17,27 @@ from firmware_py.inference.companding import GatherError
 SENT, REJECTED = "sent", "rejected"
 # Batch size when scanning for the oldest files; avoids scanning a full sent/ for each recording.
 LOOKED_UP = 256
+
+
+def recordings_in(folder: Path) -> Iterator[Path]:
+    """Yield the recordings in a folder. Programs write under hidden names and then rename."""
+    return (path for path in folder.glob("*.npy") if not path.name.startswith("."))
+
+
+def event_in_name(path: Path) -> int:
+    """Return the last number in a recording's name, or -1; the mark of a duplicate (``.~2~``) does not count."""
+    numbers = re.findall(r"\d+", re.sub(r"\.~\d+~$", "", path.stem))
+    return int(numbers[-1]) if numbers else -1
+
+
+def event_of_moved(path: Path) -> int:
+    """Return the event of a recording in ``sent/``, or -1.
+
+    Earlier versions marked a duplicate of NAME.npy as NAME.2.npy. A recorder may also use such a name, so
+    NAME.npy must be there.
+    """
+    plain = path.with_name(re.sub(r"\.\d+$", "", path.stem) + path.suffix)
+    return event_in_name(plain if plain.exists() else path)
 
 
 class ProcessedFiles:
@@ -63,7 +85,7 @@ class ProcessedFiles:
                 here.unlink(missing_ok=True)
 
     def move(self, path: Path, to: str) -> Path | None:
-        """Move ``path`` into ``to`` without overwriting: a duplicate name becomes NAME.2.npy.
+        """Move ``path`` into ``to`` without overwriting: a duplicate name becomes NAME.~2~.npy.
 
         Returns:
             The new path, or None if the file is already gone.
@@ -76,7 +98,7 @@ class ProcessedFiles:
         place, number = folder / path.name, 1
         while os.path.lexists(place):
             number += 1
-            place = folder / f"{path.stem}.{number}{path.suffix}"
+            place = folder / f"{path.stem}.~{number}~{path.suffix}"
         try:
             path.rename(place)
         except FileNotFoundError:
@@ -85,7 +107,7 @@ class ProcessedFiles:
 
     def sent(self) -> Iterator[Path]:
         """Yield the recordings of ``sent/``."""
-        return (self._folder / SENT).glob("*.npy")
+        return recordings_in(self._folder / SENT)
 
     def make_room(self) -> int:
         """Delete the oldest recordings of ``sent/`` until the disk has the required free space; return how many."""

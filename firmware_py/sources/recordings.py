@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from firmware_py.inference.companding import GatherError
-from firmware_py.sources.processed_files import REJECTED, SENT, ProcessedFiles
+from firmware_py.sources.processed_files import (
+    REJECTED,
+    SENT,
+    ProcessedFiles,
+    event_in_name,
+    event_of_moved,
+    recordings_in,
+)
 
 MAGIC = b"\x93NUMPY"
 
@@ -178,12 +184,6 @@ class FileSource:
         """Do nothing: replayed files are not this device's to delete."""
 
 
-def _event(path: Path) -> int:
-    """Return the last number in a file's name, or -1."""
-    numbers = re.findall(r"\d+", path.stem)
-    return int(numbers[-1]) if numbers else -1
-
-
 class FolderSource:
     """Watch a folder; ``NAME<number>.npy`` is the gather of event <number>.
 
@@ -243,7 +243,7 @@ class FolderSource:
         except FileNotFoundError:
             return None
         self._taken.add(path)
-        event = _event(path)
+        event = event_in_name(path)
         recording = Recording(event, sample_time_us, np.empty((0, 0, 0)), path)
         try:
             if not 0 <= event < 1 << 32:
@@ -269,35 +269,48 @@ class FolderSource:
     def find(self, event: int, sample_time_us: int) -> np.ndarray:
         """Return this device's samples ``(S, T, R)`` of a recorded event. May be called on another thread.
 
-        A recording is identified by the number in its name and its modification time, which moving keeps. With
+        A recording is identified by the last number in its name and its modification time, which moving keeps. With
         ``sample_time_us`` 0 the newest one of the event's number is taken.
 
         Raises:
             GatherError: The recording is not there any more, or not readable.
         """
+        while True:
+            path = self._path_of(event, sample_time_us)
+            try:
+                return self._selection.of(open_gathers(path)[0], path)
+            except GatherError:
+                # The other thread may have moved the file to sent/ meanwhile.
+                if path.exists():
+                    raise
+
+    def _path_of(self, event: int, sample_time_us: int) -> Path:
         found = []
-        for path in (*self._aside.sent(), *self._folder.glob("*.npy")):
-            if event in (int(number) for number in re.findall(r"\d+", path.stem)):
-                with contextlib.suppress(FileNotFoundError):
-                    time_us = max(path.stat().st_mtime_ns // 1000, 0)
-                    if time_us == sample_time_us or (sample_time_us == 0 and _event(path) == event):
-                        found.append((time_us, path))
+        # sent/ comes last: a file that is moved meanwhile is found there.
+        for recordings, event_of in (
+            (recordings_in(self._folder), event_in_name),
+            (self._aside.sent(), event_of_moved),
+        ):
+            for path in recordings:
+                if event_of(path) == event:
+                    with contextlib.suppress(FileNotFoundError):
+                        time_us = max(path.stat().st_mtime_ns // 1000, 0)
+                        if sample_time_us in (time_us, 0):
+                            found.append((time_us, path))
         if not found:
             raise GatherError(
                 f"event {event}: removed, or never recorded here; while less than [source] keep_free_mib "
                 f"is free, the oldest of {SENT}/ are removed"
             )
-        _, path = max(found)
-        return self._selection.of(open_gathers(path)[0], path)
+        return max(found)[1]
 
     def _settled(self) -> list[Path]:
         seen = {}
-        for path in self._folder.glob("*.npy"):
-            # Programs write under hidden names and then rename, so a file may disappear.
-            if not path.name.startswith("."):
-                with contextlib.suppress(FileNotFoundError):
-                    state = path.stat()
-                    seen[path] = (state.st_size, state.st_mtime_ns)
+        for path in recordings_in(self._folder):
+            # A file may disappear.
+            with contextlib.suppress(FileNotFoundError):
+                state = path.stat()
+                seen[path] = (state.st_size, state.st_mtime_ns)
         # A file that could not be moved and is gone now frees its name for another one.
         self._taken &= seen.keys()
         self._unreadable &= seen.keys()
@@ -305,7 +318,7 @@ class FolderSource:
             path for path, state in seen.items() if self._seen.get(path) == state and path not in self._taken
         ]
         self._seen = seen
-        return sorted(settled, key=_event)
+        return sorted(settled, key=event_in_name)
 
     def kept(self) -> int:
         """Return the number of recordings in ``sent/``."""

@@ -59,7 +59,7 @@ def test_recordings_of_one_name_are_all_kept(tmp_path, to):
         (tmp_path / "shot-1.npy").write_text(content)
         places.move(tmp_path / "shot-1.npy", to)
     kept = {path.name: path.read_text() for path in (tmp_path / to).iterdir()}
-    assert kept == {"shot-1.npy": "first", "shot-1.2.npy": "second", "shot-1.3.npy": "third"}
+    assert kept == {"shot-1.npy": "first", "shot-1.~2~.npy": "second", "shot-1.~3~.npy": "third"}
 
 
 def test_each_of_two_bad_files_of_one_name_has_its_own_reason(tmp_path):
@@ -71,7 +71,7 @@ def test_each_of_two_bad_files_of_one_name_has_its_own_reason(tmp_path):
             source.poll()
     reasons = {path.name: path.read_text() for path in (tmp_path / "rejected").glob("*.txt")}
     assert "expected a .npy file" in reasons["shot-1.txt"]
-    assert "expected floating gathers" in reasons["shot-1.2.txt"]
+    assert "expected floating gathers" in reasons["shot-1.~2~.txt"]
 
 
 class Disk:

@@ -28,7 +28,8 @@ from firmware_py.protocol.repeater import RETRY_MAX_S
 from firmware_py.runtime.config import SourceSection
 from firmware_py.runtime.recording_sender import GIVE_UP_S, RecordingSender
 from firmware_py.runtime.run import run_device
-from firmware_py.sources.recordings import FolderSource, Selection
+from firmware_py.sources import recordings
+from firmware_py.sources.recordings import FolderSource, Selection, open_gathers
 
 SELECTION = Selection((2, 6, 4), (1, 2))
 T_US = 1_700_000_000_000_000
@@ -230,10 +231,13 @@ def test_a_recording_is_found_by_its_number_and_time(tmp_path):
     assert samples[0, 0, 0] == 1
 
 
-def test_of_recordings_of_one_number_the_one_of_the_latent_is_found(tmp_path):
+@pytest.mark.parametrize(
+    "second", ["shot-0007.~2~.npy", "shot-0007.2.npy"], ids=["marked", "marked as before"]
+)
+def test_of_recordings_of_one_number_the_one_of_the_latent_is_found(tmp_path, second):
     """A recorder that was started anew counts from the start, and ``sent/`` renames the second."""
     put(tmp_path / "sent", "shot-0007.npy", 1, T_US)
-    put(tmp_path / "sent", "shot-0007.2.npy", 2, T_US + 5_000_000)
+    put(tmp_path / "sent", second, 2, T_US + 5_000_000)
     put(tmp_path / "sent", "shot-0002.npy", 3, T_US)
     assert found(tmp_path, 7, T_US)[0, 0, 0] == 1
     assert found(tmp_path, 7, T_US + 5_000_000)[0, 0, 0] == 2
@@ -245,8 +249,45 @@ def test_of_recordings_of_one_number_the_one_of_the_latent_is_found(tmp_path):
 def test_without_a_time_the_newest_of_the_number_is_found(tmp_path):
     put(tmp_path / "sent", "a7.npy", 1, T_US)
     put(tmp_path / "sent", "b7.npy", 2, T_US + 1)
-    put(tmp_path / "sent", "b7.2.npy", 3, T_US + 2)
-    assert found(tmp_path, 7, 0)[0, 0, 0] == 2
+    put(tmp_path / "sent", "b7.~2~.npy", 3, T_US + 2)
+    assert found(tmp_path, 7, 0)[0, 0, 0] == 3
+    with pytest.raises(GatherError, match="event 2: removed, or never recorded here"):
+        found(tmp_path, 2, 0)
+
+
+def test_only_the_last_number_in_a_name_is_the_event(tmp_path):
+    """Copies and some file systems keep whole seconds, so that two recordings have one time."""
+    put(tmp_path / "sent", "survey-3-shot-0003.npy", 3)
+    put(tmp_path / "sent", "survey-3-shot-0004.npy", 4)
+    put(tmp_path / "sent", "line-3.0005.npy", 5)
+    assert [found(tmp_path, event, T_US)[0, 0, 0] for event in (3, 4, 5)] == [3, 4, 5]
+
+
+def test_a_hidden_file_is_no_recording(tmp_path):
+    put(tmp_path / "sent", "shot-7.npy", 1)
+    put(tmp_path / "sent", ".shot-8.npy", 2)
+    (tmp_path / ".shot-7.npy").write_bytes(b"half of one")
+    assert found(tmp_path, 7, 0)[0, 0, 0] == 1
+    assert FolderSource(tmp_path, SELECTION, 0.0).kept() == 1
+    with pytest.raises(GatherError, match="event 8: removed, or never recorded here"):
+        found(tmp_path, 8, 0)
+
+
+@pytest.mark.parametrize("moment", ["before sent/ is listed", "before the file is opened"])
+def test_a_recording_that_is_moved_while_it_is_looked_up_is_found(tmp_path, monkeypatch, moment):
+    source = FolderSource(tmp_path, SELECTION, 0.0)
+    put(tmp_path, "shot-7.npy", 1)
+
+    def move():
+        if (tmp_path / "shot-7.npy").exists():
+            (tmp_path / "shot-7.npy").rename(tmp_path / "sent" / "shot-7.npy")
+
+    if moment == "before sent/ is listed":
+        sent = source._aside.sent
+        monkeypatch.setattr(source._aside, "sent", lambda: move() or sent())
+    else:
+        monkeypatch.setattr(recordings, "open_gathers", lambda path: move() or open_gathers(path))
+    assert source.find(7, T_US)[0, 0, 0] == 1
 
 
 def test_a_recording_that_could_not_be_moved_is_found_where_it_is(tmp_path):
