@@ -7,9 +7,10 @@ augmentation. A run with nested latents is measured at its reduced rates too, be
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,24 @@ from physics.files.atomic import atomic_write
 REPORT_SHARE = 0.02
 # Between checkpoints, validation takes at most a tenth of the time.
 TRAINING_PER_VALIDATION = 9.0
+# Relative difference of two measurements of a loss on one validation set, by another order of additions.
+SAME_LOSS = 1e-3
 HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
 class Best:
-    """The weights with the smallest validation loss so far."""
+    """The weights with the smallest validation loss so far.
+
+    Attributes:
+        compared_from: Epoch at which the validation set last changed; patience counts from there.
+    """
 
     step: int
     epoch: float
     validation_loss: float
     weights: list[np.ndarray]
+    compared_from: float = 0.0
 
     def save(self, network: keras.Model, folder: Path) -> None:
         """Write ``best.weights.h5`` and ``best.json``; the weights of ``network`` stay as they are."""
@@ -49,7 +57,12 @@ class Best:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values, without the weights."""
-        return {"step": self.step, "epoch": round(self.epoch, 3), "validation_loss": self.validation_loss}
+        return {
+            "step": self.step,
+            "epoch": round(self.epoch, 3),
+            "validation_loss": self.validation_loss,
+            "compared_from": round(self.compared_from, 3),
+        }
 
 
 def load_best(network: keras.Model, folder: Path) -> Best | None:
@@ -103,6 +116,7 @@ class Monitor:
         if len(data.validation):
             # Compile before the budget's clock starts.
             predict(network, data.batches, data.validation[:1])
+            self.best = self._measured_again(best) if best else None
         self._reported = time.monotonic()
 
     def add(self, loss: float) -> None:
@@ -118,7 +132,9 @@ class Monitor:
     def exhausted(self) -> bool:
         """True if the validation loss has not fallen for the budget's patience, by the last row."""
         patience = self._budget.patience
-        return patience is not None and self.best is not None and self._epoch - self.best.epoch >= patience
+        if patience is None or self.best is None:
+            return False
+        return self._epoch - max(self.best.epoch, self.best.compared_from) >= patience
 
     def due(self) -> bool:
         """Return True if it is time for a row."""
@@ -152,6 +168,16 @@ class Monitor:
         self._step, self._epoch, self._share = progress.step, progress.epoch, share
         self._reported = time.monotonic()
         self._validation_s = self._reported - started
+
+    def _measured_again(self, best: Best) -> Best:
+        """Return ``best`` with its loss on the present validation set, which grows with the data of a resumed run."""
+        current = self._network.get_weights()
+        self._network.set_weights(best.weights)
+        loss = self._validate()["validation_loss"]
+        self._network.set_weights(current)
+        if math.isclose(loss, best.validation_loss, rel_tol=SAME_LOSS):
+            return best
+        return replace(best, validation_loss=loss, compared_from=self._progress.epoch)
 
     def _validate(self) -> dict[str, float]:
         maps = self._batches.data.maps[self._validation]

@@ -123,6 +123,33 @@ def test_a_resumed_run_remembers_its_best_weights(tmp_path):
     assert [row["step"] for row in history(tmp_path)] == [1, 2, 3, 4]
 
 
+def grown(learner, folder, **budget):
+    """Go on with other data: maps of 10 in place of 0, so that a weight of 1 has a loss of 9."""
+    batches = Batches()
+    batches.data.maps = np.full((5, 1, 1), 10.0, np.float32)
+    data = TrainingData(batches, np.arange(1, 5), np.array([0]))
+    return train(learner.network, data, Budget(batch=4, learning_rate=1e-3, **budget), folder, Steps(learner))
+
+
+def test_a_run_with_more_data_measures_its_best_weights_again(tmp_path):
+    run(Learner([1.0, 2.0]), tmp_path)
+    learner = Learner([5.0, 4.0])
+    _, best = grown(learner, tmp_path, epochs=4)
+    assert (best.step, best.validation_loss) == (3, 5.0)
+    assert learner.weight() == 5.0, "weights of before the growth are worse on the new validation set"
+
+
+def test_more_data_restart_the_patience_and_the_old_best_weights_may_stay_best(tmp_path):
+    run(Learner([1.0, 0.5, 0.5, 0.5]), tmp_path, patience=2)
+    stopped_at = len(history(tmp_path))
+    learner = Learner([0.0, 0.0, 0.0, 0.0])
+    progress, best = grown(learner, tmp_path, epochs=8, patience=2)
+    assert (progress.step, best.step, best.validation_loss) == (stopped_at + 2, 2, 9.5)
+    again = Learner([0.0] * 4)
+    progress, _ = grown(again, tmp_path, epochs=8, patience=2)
+    assert again.steps == 0, "the same data again restart nothing"
+
+
 def test_a_checkpoint_of_before_without_best_weights_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Learner([1.0, 2.0, 2.0, 2.0], stop_at=2), tmp_path)
