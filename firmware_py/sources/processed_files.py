@@ -67,11 +67,13 @@ class ProcessedFiles:
         folder = self._folder / name
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
-            # Name the user: `check` may run as root, but the device's own user must be able to move files.
-            whose = self._folder.stat()
+            whose, made = self._folder.stat(), folder.stat()
             with contextlib.suppress(PermissionError):
-                os.chown(folder, whose.st_uid, whose.st_gid)
                 folder.chmod(stat.S_IMODE(whose.st_mode))
+                # `check` may run as root, but the device's own user must be able to move files. The service itself
+                # must not call chown, for which its filter of system calls may end it.
+                if os.geteuid() == 0 and (made.st_uid, made.st_gid) != (whose.st_uid, whose.st_gid):
+                    os.chown(folder, whose.st_uid, whose.st_gid)
         # A hidden name is never taken for a recording. The name is unique, since another process may test at the same
         # time.
         here = self._folder / f".epic-{os.getpid()}"

@@ -54,6 +54,11 @@ def test_it_watches_limits_and_restarts_the_device_under_a_user_of_its_own():
     assert {"AF_INET", "AF_INET6", "AF_UNIX"} <= set(found["RestrictAddressFamilies"].split())
 
 
+def test_a_system_call_that_it_must_not_make_is_refused_and_does_not_end_the_device():
+    found = settings("network")
+    assert found["SystemCallFilter"] == "~@privileged" and found["SystemCallErrorNumber"] == "EPERM"
+
+
 def test_a_serial_device_gets_its_kind_of_port_and_the_group_that_may_use_it_and_no_network():
     found = settings("serial")
     assert found["DeviceAllow"] == "char-204 rw" and found["DevicePolicy"] == "closed"

@@ -33,6 +33,21 @@ def test_what_root_makes_while_it_tries_is_the_devices_users(tmp_path):
         assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (1234, 2345, 0o2770)
 
 
+@pytest.mark.parametrize("user", [0, 1234], ids=["root", "its own user"])
+def test_folders_of_the_devices_user_are_made_without_chown(tmp_path, monkeypatch, user):
+    """The service's filter of system calls refuses chown."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "chown", lambda *_: pytest.fail("chown was called"))
+    if user and os.getuid() == 0:
+        os.lchown(tmp_path, user, user)
+    tmp_path.chmod(0o2770)
+    ProcessedFiles(tmp_path)
+    assert {name: (tmp_path / name).stat().st_mode & 0o7777 for name in ("sent", "rejected")} == {
+        "sent": 0o2770,
+        "rejected": 0o2770,
+    }
+
+
 def test_a_folder_that_nothing_can_be_made_in_is_found_at_once(tmp_path, monkeypatch):
     (tmp_path / "sent").mkdir()
     (tmp_path / "rejected").mkdir()
