@@ -114,6 +114,10 @@ class Acquisition:
         """``(1, n_depth, n_width)``."""
         return (1, self.n_depth, self.n_width)
 
+    def distance_m(self, cells: int | Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the distances of cells along the line in metres, as x in survey.toml: 0 is the first cell's centre."""
+        return np.asarray(cells) * self.dx_m
+
     def records_as(self, other: Acquisition) -> bool:
         """Return True if gathers of both surveys have the same format; devices and velocity bounds may differ."""
         return all(

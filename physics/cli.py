@@ -246,13 +246,14 @@ def show_survey(
         f"record     {a.n_time} samples of {1e3 * a.dt_s:g} ms; shortest wavelength at {a.peak_frequency_hz:g} Hz: "
         f"{wavelength_m:.0f} m, {wavelength_m / a.dx_m:.1f} cells"
     )
-    typer.echo(f"sources    {a.n_sources} at {', '.join(f'{a.dx_m * c:g}' for c in a.source_cells)} m")
-    typer.echo(
-        f"receivers  {a.n_receivers} from {a.dx_m * a.receiver_cells[0]:g} to {a.dx_m * a.receiver_cells[-1]:g} m"
-    )
+    typer.echo(f"sources    {a.n_sources} at {', '.join(f'{x:g}' for x in a.distance_m(a.source_cells))} m")
+    receivers_m = a.distance_m(a.receiver_cells)
+    typer.echo(f"receivers  {a.n_receivers} from {receivers_m[0]:g} to {receivers_m[-1]:g} m")
     for device, group in enumerate(a.device_receivers):
-        first, last = (a.dx_m * a.receiver_cells[i] for i in (group[0], group[-1]))
-        typer.echo(f"device {device:<3} receivers {group[0]} to {group[-1]}, {first:g} to {last:g} m")
+        first, last = group[0], group[-1]
+        typer.echo(
+            f"device {device:<3} receivers {first} to {last}, {receivers_m[first]:g} to {receivers_m[last]:g} m"
+        )
     if wavelength_m < FEW_CELLS * a.dx_m:
         typer.echo(
             f"note: expected at least {FEW_CELLS} cells a wavelength; waves will disperse. Take smaller cells or a "

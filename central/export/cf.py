@@ -87,9 +87,7 @@ def dataset(stored: StoredMap, acquisition: Acquisition, line: Line | None) -> A
     }
     distance_m = built["distance"].values
     if line is not None:
-        for name, values, said in zip(
-            "xy", line.coordinates(distance_m, acquisition.dx_m).T, AXES, strict=True
-        ):
+        for name, values, said in zip("xy", line.coordinates(distance_m).T, AXES, strict=True):
             built = built.assign_coords({name: ("distance", values, {"units": "m", **said})})
         built.attrs |= {
             "line_origin_x_m": line.origin_m[0],
@@ -112,7 +110,7 @@ def map_dataset(velocity_mps: np.ndarray, uncertainty_mps: np.ndarray, acquisiti
     dims = ("depth", "distance")
     # Coordinates are cell centres.
     depth_m = (np.arange(nz) + 0.5) * acquisition.dx_m
-    distance_m = (np.arange(nx) + 0.5) * acquisition.dx_m
+    distance_m = acquisition.distance_m(np.arange(nx))
     built = xarray.Dataset(
         {
             "velocity": (dims, velocity_mps, {"units": "m s-1", "long_name": "seismic P-wave velocity"}),

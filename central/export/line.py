@@ -16,8 +16,7 @@ class Line:
     azimuth_deg: float
     crs: str | None = None
 
-    def coordinates(self, distance_m: np.ndarray, cell_m: float) -> np.ndarray:
-        """Return x and y ``(n, 2)`` of distances ``(n,)`` from the left edge of cell 0, in metres."""
+    def coordinates(self, distance_m: np.ndarray) -> np.ndarray:
+        """Return x and y ``(n, 2)`` of distances ``(n,)`` along the line, in metres."""
         turn = np.radians(self.azimuth_deg)
-        from_origin = np.asarray(distance_m) - cell_m / 2
-        return np.asarray(self.origin_m) + np.outer(from_origin, [np.sin(turn), np.cos(turn)])
+        return np.asarray(self.origin_m) + np.outer(distance_m, [np.sin(turn), np.cos(turn)])

@@ -62,7 +62,8 @@ def _show(axis, image: np.ndarray, acquisition: Acquisition, kind: str):
         limits = {"vmin": 0.0, "vmax": max(float(np.nanpercentile(image, UNCERTAINTY_PERCENTILE)), 1.0)}
     drawn = axis.imshow(
         image,
-        extent=(0, width_m, depth_m, 0),
+        # Distance 0 is the centre of the first cell.
+        extent=(-acquisition.dx_m / 2, width_m - acquisition.dx_m / 2, depth_m, 0),
         cmap=cm.batlow if kind == "velocity" else cm.lajolla,
         interpolation="nearest",
         **limits,
@@ -75,7 +76,7 @@ def _mark_devices(axis, acquisition: Acquisition, present: Sequence[int]) -> Non
     """Draw a bar per device above the map: dark if received, red outline if missing."""
     for device, receivers in enumerate(acquisition.device_receivers):
         cells = [acquisition.receiver_cells[i] for i in receivers]
-        first, last = min(cells) * acquisition.dx_m, (max(cells) + 1) * acquisition.dx_m
+        first, last = acquisition.distance_m(np.array([min(cells) - 0.5, max(cells) + 0.5]))
         here = device in present
         axis.plot(
             [first, last],

@@ -33,12 +33,11 @@ def coordinate_scalar(line: Line | None) -> int:
     return DISTANCE_SCALAR if line is None else COORDINATE_SCALAR
 
 
-def coordinates(distance_m: np.ndarray, dx_m: float, line: Line | None) -> np.ndarray:
+def coordinates(distance_m: np.ndarray, line: Line | None) -> np.ndarray:
     """Return X and Y of points along the line, ``(n, 2)`` integers in the unit of ``coordinate_scalar``.
 
     Args:
-        distance_m: Distances from the start of the line, ``(n,)``.
-        dx_m: Cell size.
+        distance_m: Distances along the line, ``(n,)``.
         line: Its place; without one, X is the distance and Y is zero.
 
     Raises:
@@ -47,7 +46,7 @@ def coordinates(distance_m: np.ndarray, dx_m: float, line: Line | None) -> np.nd
     per_m = -coordinate_scalar(line)
     at_m = np.stack([distance_m, 0 * distance_m], axis=1)
     if line is not None:
-        at_m = line.coordinates(distance_m, dx_m)
+        at_m = line.coordinates(distance_m)
     found = np.round(at_m * per_m).astype(np.int64)
     if np.abs(found).max() > MAX_INT32:
         raise ExportError(
@@ -73,7 +72,7 @@ def write_segy(path: Path, stored: StoredMap, acquisition: Acquisition, line: Li
     # readers expect.
     spec.samples = np.arange(nz) * interval / 1000
     spec.ilines, spec.xlines = [1, 2], np.arange(1, nx + 1)
-    cdp = coordinates((np.arange(nx) + 0.5) * acquisition.dx_m, acquisition.dx_m, line)
+    cdp = coordinates(acquisition.distance_m(np.arange(nx)), line)
     with segyio.create(path, spec) as file:
         file.text[0] = _text_header(stored, f"{interval} {unit}", line)
         file.bin.update(

@@ -51,7 +51,7 @@ def _write_segy(path: Path, gather: FetchedGather, line: Line | None) -> None:
     spec.tracecount = acquisition.n_sources * acquisition.n_receivers
     live = gather.live
     source_at, group_at = (
-        coordinates((np.asarray(cells) + 0.5) * acquisition.dx_m, acquisition.dx_m, line)
+        coordinates(acquisition.distance_m(cells), line)
         for cells in (acquisition.source_cells, acquisition.receiver_cells)
     )
     with segyio.create(path, spec) as file:
@@ -70,7 +70,7 @@ def _write_segy(path: Path, gather: FetchedGather, line: Line | None) -> None:
         for shot, source_cell in enumerate(acquisition.source_cells):
             for receiver, cell in enumerate(acquisition.receiver_cells):
                 trace = shot * acquisition.n_receivers + receiver
-                source_m, group_m = ((index + 0.5) * acquisition.dx_m for index in (source_cell, cell))
+                source_m, group_m = acquisition.distance_m((source_cell, cell))
                 file.header[trace] = {
                     segyio.TraceField.TRACE_SEQUENCE_LINE: trace + 1,
                     segyio.TraceField.FieldRecord: shot + 1,

@@ -12,7 +12,7 @@ A missing section defaults to the benchmark's. A section that is present must be
     interval_ms = 1.0
     peak_frequency_hz = 15.0           # of the source, a Ricker wavelet
     [sources]
-    x_m = [0, 170, 340, 520, 690]      # x = 0 is the first cell
+    x_m = [0, 170, 340, 520, 690]      # x = 0 is the centre of the first cell
     depth_m = 10.0
     [receivers]
     x_m = { first = 0, step = 10, count = 70 }

@@ -33,7 +33,8 @@ def test_netcdf_says_units_axes_and_where_it_comes_from(fill, tmp_path):
         assert dataset.depth.positive == "down"
         # The first cell of 10 m has its centre 5 m down.
         assert dataset.depth.values[[0, -1]].tolist() == [5.0, 695.0]
-        assert float(dataset.velocity.sel(distance=5.0, depth=5.0)) == stored.velocity_mps[0, 0]
+        assert dataset.distance.values[[0, -1]].tolist() == [0.0, 690.0], "as x in survey.toml"
+        assert float(dataset.velocity.sel(distance=0.0, depth=5.0)) == stored.velocity_mps[0, 0]
         assert dataset.attrs["Conventions"] == "CF-1.11"
         assert (dataset.attrs["survey"], dataset.attrs["event"], dataset.attrs["revision"]) == (1, 7, 1)
         assert json.loads(dataset.attrs["provenance"]) == stored.provenance
@@ -147,7 +148,7 @@ def test_segy_has_a_trace_for_each_column_and_both_maps(fill, tmp_path, segyio):
         assert segyio.tools.dt(file) == 10_000, "10 m, in millimetres"
         assert file.samples.tolist() == [10.0 * row for row in range(SURVEY.n_depth)], "tops of cells"
         last = file.header[SURVEY.n_width - 1]
-        assert last[segyio.TraceField.CDP_X] / -last[segyio.TraceField.SourceGroupScalar] == 695.0
+        assert last[segyio.TraceField.CDP_X] / -last[segyio.TraceField.SourceGroupScalar] == 690.0
         assert last[segyio.TraceField.TRACE_SAMPLE_COUNT] == SURVEY.n_depth
         assert last[segyio.TraceField.TraceIdentificationCode] == 1, "seismic data"
         assert file.bin[segyio.BinField.MeasurementSystem] == 1, "metres"

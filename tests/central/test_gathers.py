@@ -73,6 +73,18 @@ def test_segy_is_read_back_by_the_importer(gather, tmp_path):
     assert read is not None
 
 
+def test_without_a_line_sources_and_receivers_are_where_the_survey_says(gather, tmp_path):
+    segyio = pytest.importorskip("segyio", reason="the extra geo is not installed")
+    export_gather(gather, tmp_path / "event.sgy")
+    with segyio.open(tmp_path / "event.sgy", ignore_geometry=True) as file:
+        at_m = [
+            file.attributes(field)[:].reshape(SURVEY.n_sources, SURVEY.n_receivers) / 1000
+            for field in (segyio.TraceField.SourceX, segyio.TraceField.GroupX)
+        ]
+    np.testing.assert_array_equal(at_m[0][:, 0], [10.0 * cell for cell in SURVEY.source_cells])
+    np.testing.assert_array_equal(at_m[1][0], [10.0 * cell for cell in SURVEY.receiver_cells])
+
+
 def test_a_segy_has_the_coordinates_of_the_line(gather, tmp_path):
     """They are those of the importer: it finds the line where the configuration says it is."""
     segyio = pytest.importorskip("segyio", reason="the extra geo is not installed")

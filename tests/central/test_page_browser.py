@@ -169,7 +169,7 @@ def test_arrow_keys_read_the_map_and_a_past_event_stays_until_live_is_pressed(ce
         browser.value(f"document.querySelector('#velocity').dispatchEvent({left})")
     browser.press("ArrowRight")
     # The fake decoder's column d is 2000 + the first value of device d's latent.
-    assert browser.text("#readout") == "15 m along, 355 m deep: 2,002 ± 1 m/s"
+    assert browser.text("#readout") == "10 m along, 355 m deep: 2,002 ± 1 m/s"
     assert browser.value("document.documentElement.scrollWidth") <= 412
 
     wait_until(lambda: browser.text("#events"), what="list")

@@ -41,6 +41,7 @@ def test_metres_become_cells(tmp_path):
     assert survey.map_shape == (1, 40, 75) and survey.gather_shape == (3, 800, 36)
     assert survey.source_cells == (2, 37, 72) and survey.source_row == 2
     assert survey.receiver_cells == tuple(range(2, 74, 2)) and survey.receiver_row == 0
+    assert survey.distance_m(survey.receiver_cells).tolist() == [20.0 * n for n in range(1, 37)]
     assert [len(group) for group in survey.device_receivers] == [12, 3, 21]
     assert (survey.velocity_min_mps, survey.velocity_max_mps) == (1400.0, 4000.0)
     assert (survey.dt_s, survey.peak_frequency_hz) == (1e-3, 12.0)

@@ -51,7 +51,8 @@ export class Gather {
     g.strokeStyle = ink("soft");
     g.lineWidth = 1;
     g.strokeRect(margin.left, margin.top, wide, deep);
-    distanceAxis(g, ink, { x: margin.left, y: margin.top + deep + strip, wide, length: survey.n_width * survey.dx_m });
+    const below = margin.top + deep + strip;
+    distanceAxis(g, ink, { x: margin.left, y: below, wide, cells: survey.n_width, dx: survey.dx_m });
     const timeAxis = { x: margin.left, y: margin.top, tall: deep, length: survey.n_time * survey.dt_s, title: "time (s)" };
     verticalAxis(g, ink, timeAxis);
     if (misfits) this.strip(g, ink, { x, y: margin.top + deep, apart: apart * cell, misfits, left: margin.left, wide });

@@ -308,10 +308,11 @@ function point(at, quietly = false) {
     velocity.point(at);
     uncertainty.point(at);
     const i = at.row * a.n_width + at.column;
-    const metres = (cell) => Math.round((cell + 0.5) * a.dx_m);
-    say(`${metres(at.column)} m along, ${metres(at.row)} m deep: ${count(shown.velocity[i])} ± ${count(shown.uncertainty[i])} m/s`);
+    const along = Math.round(at.column * a.dx_m);
+    const deep = Math.round((at.row + 0.5) * a.dx_m);
+    say(`${along} m along, ${deep} m deep: ${count(shown.velocity[i])} ± ${count(shown.uncertainty[i])} m/s`);
   }
-  $("p-where").textContent = `at ${Math.round((at.column + 0.5) * a.dx_m)} m`;
+  $("p-where").textContent = `at ${Math.round(at.column * a.dx_m)} m`;
   const map = { nz: a.n_depth, nx: a.n_width, dx: a.dx_m, ...shown.limits, velocity: shown.velocity, uncertainty: shown.uncertainty };
   drawProfile($("profile"), map, at.column, at.row, $("velocity"));
 }

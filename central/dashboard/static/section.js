@@ -125,7 +125,7 @@ export class Section {
 
   axes(g, ink, dx, wide, deep) {
     const { nz, nx } = this.data;
-    distanceAxis(g, ink, { x: this.x, y: this.y + deep, wide, length: nx * dx });
+    distanceAxis(g, ink, { x: this.x, y: this.y + deep, wide, cells: nx, dx });
     verticalAxis(g, ink, { x: this.x, y: this.y, tall: deep, length: nz * dx, title: "depth (m)" });
   }
 
@@ -201,13 +201,13 @@ export class Section {
   }
 }
 
-/** Distance along the line, below a picture that begins at `x` and ends at `y`. */
-export function distanceAxis(g, ink, { x, y, wide, length }) {
+/** Distance along the line from the centre of the first cell, below a picture that begins at `x` and ends at `y`. */
+export function distanceAxis(g, ink, { x, y, wide, cells, dx }) {
   g.fillStyle = ink("ink");
   g.textBaseline = "top";
   g.textAlign = "center";
-  for (let m = 0, by = step(length, wide / 70); m <= length + 1e-6; m += by) {
-    const at = x + (m / length) * wide;
+  for (let m = 0, by = step(cells * dx, wide / 70); m <= (cells - 0.5) * dx + 1e-6; m += by) {
+    const at = x + ((m / dx + 0.5) / cells) * wide;
     g.fillRect(at, y, 1, 4);
     g.fillText(m, at, y + 6);
   }
