@@ -228,7 +228,7 @@ def _save_parts(parts: dict[str, keras.Model], run: Path) -> None:
 
 
 def _survey_of(run: Path, data: list[Path]) -> Acquisition:
-    if (run / "config.json").exists():
+    if has_checkpoint(run):
         return Acquisition.from_dict(read_config(run).acquisition)
     found = [survey for folder in data if (survey := survey_of(folder)) is not None]
     # Data without a manifest are the benchmark's own. load_decimated rejects a mix of surveys.
@@ -268,14 +268,17 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
 
 
 def _read_found(request: TrainRequest, acquisition: Acquisition) -> RunConfig | None:
-    """Read the configuration of the run to resume; None if the folder has none.
+    """Read the configuration of the run to resume; None without a checkpoint to resume from.
 
     Raises:
         TrainingError: It is damaged, or of another kind of run than the request.
     """
     if not (request.run / "config.json").exists():
         return None
+    # Read before the checkpoint is asked for: a file of something else is not overwritten.
     found = read_config(request.run)
+    if not has_checkpoint(request.run):
+        return None
     _check_same(found, request, acquisition)
     return found
 

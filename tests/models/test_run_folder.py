@@ -16,9 +16,10 @@ from models.evaluation.evaluate import evaluate_run
 from models.recipes import recipe_of
 from models.training.budget import Budget, Progress
 from models.training.request import Setting, TrainRequest
-from models.training.run import configure, start_run
+from models.training.run import _survey_of, configure, start_run
 from models.training.run_config import read_config, write_json
 from models.training.training import Steps, train
+from physics.acquisition import Acquisition
 
 pytestmark = pytest.mark.slow
 
@@ -131,14 +132,34 @@ def test_what_a_run_and_its_beginnings_learnt_from_goes_on_in_its_configuration(
         setting = Setting(SURVEY, lambda: [0.0, 1.0], simulated=simulated, before=before or [])
         config = configure(request, setting)
         write_json(tmp_path / "config.json", asdict(config))
+        write_json(tmp_path / "checkpoint" / "progress.json", vars(Progress()))
         return [(Path(stage["data"][0]).name, stage["simulated"]) for stage in config.stages()]
 
+    (tmp_path / "checkpoint").mkdir()
     before = [{"data": ["first"], "simulated": 2000}]
     assert configured("second", before) == [("first", 2000), ("second", None)]
     assert configured("second") == [("first", 2000), ("second", None)]
     assert configured("third", simulated=500) == [("first", 2000), ("second", None), ("third", 500)]
     assert configured("second") == [("first", 2000), ("third", 500), ("second", None)]
     assert len(read_config(tmp_path).before) == 2
+
+
+def test_an_attempt_that_left_no_checkpoint_gives_the_next_one_nothing(tmp_path):
+    """Neither its survey nor its input scaling, stages or kind: the next attempt may start from another run."""
+
+    def configured(kind, low, before, survey):
+        request = TrainRequest(kind, [tmp_path / "data"], tmp_path, Budget(epochs=1))
+        return configure(request, Setting(survey, lambda: [low, 1.0], before=before))
+
+    first = configured("inversionnet", 0.0, [], replace(SURVEY, dx_m=5.0))
+    write_json(tmp_path / "config.json", asdict(first))
+    before = [{"data": ["large"], "simulated": 2000}]
+    second = configured("bigfwi-m", 0.5, before, SURVEY)
+    assert (second.log_range, second.before) == ([0.5, 1.0], before)
+    assert _survey_of(tmp_path, []) == Acquisition.openfwi()
+    write_json(tmp_path / "config.json", {"name": "of another program"})
+    with pytest.raises(TrainingError, match="not the configuration of a run"):
+        configured("bigfwi-m", 0.5, before, SURVEY)
 
 
 @pytest.mark.parametrize("kind", ["federated", "inversionnet"])
