@@ -7,10 +7,12 @@ tens of thousands of samples fit into memory.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,10 +105,35 @@ def load_decimated(
     return DecimatedSet(np.concatenate(gathers), np.concatenate(maps), np.array(families), acquisition, whole)
 
 
+def find_manifest(folder: Path) -> Path | None:
+    """Return the manifest of the data set that ``folder`` is, or is a family's part of; None without one.
+
+    Gathers of a family lie in ``FAMILY/`` or ``FAMILY/data/`` of a data set.
+    """
+    here = folder.resolve()
+    if (here / "manifest.json").exists():
+        return here / "manifest.json"
+    for part in (here, here.parent):
+        path = part.parent / "manifest.json"
+        families = read_manifest(path).get("families")
+        if isinstance(families, list) and part.name.lower() in families:
+            return path
+    return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest; empty if there is none or `epic data generate` did not write it."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def survey_of(folder: Path) -> Acquisition | None:
-    """Return the survey of the ``epic data generate`` manifest in ``folder``; None without a manifest."""
-    path = folder / "manifest.json"
-    if not path.exists():
+    """Return the survey of the data set that ``folder`` is or is a part of; None without a manifest."""
+    path = find_manifest(folder)
+    if path is None:
         return None
     try:
         return read_survey(path)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from models.data.gathers import find_manifest, read_manifest
 from models.errors import TrainingError
 from models.training.run_config import RunConfig
 from physics.files.openfwi_files import family_of, find_gather_files
@@ -64,7 +63,8 @@ def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:
     """
     found = set()
     for path in files:
-        manifest = _read(path.parent.parent / "manifest.json")
+        place = find_manifest(path.parent)
+        manifest = read_manifest(place) if place else {}
         try:
             family, first = family_of(path), int(manifest.get("first", 0))
             if family in manifest["families"]:
@@ -73,12 +73,3 @@ def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:
         except (KeyError, TypeError, ValueError):
             continue
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a manifest; empty if there is none or `epic data generate` did not write it."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

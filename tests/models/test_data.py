@@ -1,14 +1,16 @@
 """Thinned training data: what would spoil a network is refused by file and sample, and a cache is of its file."""
 
 import dataclasses
+import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
 
-from models.data.gathers import DataError, load_decimated
+from models.data.gathers import DataError, load_decimated, survey_of
 
 
 @pytest.fixture
@@ -64,6 +66,30 @@ def test_a_map_that_is_none_is_named(folder, value):
     change(folder, "model1.npy", set_sample(value, (0, 3, 3)))
     with pytest.raises(DataError, match=r"model1.npy: sample 57: expected velocities in m/s"):
         load_decimated([folder], SURVEY, 10)
+
+
+def test_a_familys_folder_has_the_survey_of_its_data_set(folder, tmp_path, monkeypatch):
+    other = dataclasses.replace(SURVEY, dx_m=20.0, velocity_max_mps=6000.0)
+    manifest = {"families": ["flatvel_a"], "count": 60, "seed": 1, "acquisition": other.to_dict()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    family = folder / "FlatVel_A"
+    assert survey_of(folder) == survey_of(family) == other
+    assert survey_of(family / "data") == other, "as downloaded, with gathers and maps apart"
+    link = tmp_path / "link"
+    link.symlink_to(family)
+    assert survey_of(link) == other
+    monkeypatch.chdir(family)
+    assert survey_of(Path()) == other
+    with pytest.raises(DataError, match="FlatVel_A: was made for another survey"):
+        load_decimated([family], SURVEY, 10)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"families": 3}', '{"families": ["style_a"], "acquisition": {}}']
+)
+def test_a_file_beside_a_folder_that_is_no_manifest_of_it_says_nothing(folder, content):
+    (folder / "manifest.json").write_text(content)
+    assert survey_of(folder / "FlatVel_A") is None
 
 
 def test_a_cache_of_another_version_is_looked_over_too(folder):

@@ -99,6 +99,10 @@ def test_maps_of_the_same_seed_and_numbers_are_the_same_by_any_engine(
             check_held_out(config_of(trained), [other])
         # A part of the set alone.
         assert refused(config_of(trained), other / "FlatVel_A")
+        # Sorted as a download, with gathers and maps apart.
+        (other / "FlatVel_A" / "data").mkdir()
+        (other / "FlatVel_A" / "data1.npy").rename(other / "FlatVel_A" / "data" / "data1.npy")
+        assert refused(config_of(trained), other)
 
 
 def test_samples_that_were_simulated_beyond_the_files_count(tmp_path):
