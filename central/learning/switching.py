@@ -11,6 +11,7 @@ from central.learning.versions import (
     FOLDER,
     IN_USE,
     RELEASED,
+    AdaptationError,
     read_in_use,
     released_section,
     version_section,
@@ -59,14 +60,19 @@ class Switching:
         self._seen = stamp
         try:
             in_use = read_in_use(self._data_dir)
-            for decoder in list(self._decoders.values()):
-                released = released_sha256(decoder)
-                wanted = in_use.get(released, RELEASED)
-                if wanted != (decoder.adaptation or {}).get("version", RELEASED):
-                    self._switch(released, wanted)
-        except Exception as error:
-            # The decoder's libraries raise arbitrary errors; the centre goes on with its current decoders.
+        except AdaptationError as error:
             self._log.write("decoder_switch_failed", reason=str(error))
+            return
+        for decoder in list(self._decoders.values()):
+            released = released_sha256(decoder)
+            wanted = in_use.get(released, RELEASED)
+            if wanted == (decoder.adaptation or {}).get("version", RELEASED):
+                continue
+            try:
+                self._switch(released, wanted)
+            except Exception as error:
+                # The decoder's libraries raise arbitrary errors; the centre goes on with its current decoder.
+                self._log.write("decoder_switch_failed", version=wanted, reason=str(error))
 
     def _switch(self, released: str, version: int) -> None:
         if version == RELEASED:

@@ -169,6 +169,26 @@ def test_a_running_centre_follows_use_and_rollback_and_outlives_a_damaged_versio
     ]
 
 
+def test_a_version_that_cannot_be_loaded_leaves_the_other_models_switches(data_dir, release, tmp_path):
+    released = {b"m": "0" * 64, b"n": "1" * 64}
+    decoders = {model: Adaptable(sha256) for model, sha256 in released.items()}
+
+    def load(section):
+        if section == version_section(data_dir, 1):
+            raise ValueError("damaged")
+        return b"n", Adaptable("cd" * 32, {"version": 2})
+
+    for sha256 in released.values():
+        use_version(data_dir, add_version(data_dir, release, sha256=sha256))
+    log = Log(tmp_path / "log")
+    Switching(data_dir, [release], decoders, load, decoders.__setitem__, log).look()
+    log.close()
+    assert decoders[b"m"].adaptation is None and decoders[b"n"].adaptation == {"version": 2}
+    failed, switched = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert (failed["message"], failed["version"]) == ("decoder_switch_failed", 1)
+    assert (switched["message"], switched["version"]) == ("decoder_switched", 2)
+
+
 def test_each_map_tells_the_adaptation_of_its_decoder():
     told = {"version": 3, "released_sha256": "0" * 64}
     record = latent_record()
