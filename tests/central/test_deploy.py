@@ -66,9 +66,10 @@ def test_what_is_asked_before_each_start_and_every_minute_does_not_read_the_whol
         assert "doctor" in command and "--full" not in command
 
 
-def test_a_damaged_store_is_no_crash_loop():
-    """If ExecStartPre failed, systemd would restart the unit without looking at the centre's exit code."""
-    unit = (DEPLOY / "epic-central.service").read_text()
+@pytest.mark.parametrize("name", [path.name for path in DEPLOY.glob("*.service")])
+def test_a_damaged_store_is_no_crash_loop(name):
+    """If ExecStartPre failed, systemd would restart the unit without looking at the program's exit code."""
+    unit = (DEPLOY / name).read_text()
     (code,) = re.findall("^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
     assert int(code) == DamagedStoreError.exit_code
     assert all(line.startswith("-") for line in re.findall("^ExecStartPre=(.*)$", unit, re.MULTILINE))
