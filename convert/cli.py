@@ -50,6 +50,8 @@ def convert(
         # TensorFlow's C++ code prints a banner during import.
         with hold_output():
             from convert.flow import convert_run
+            from models.data.held_out import uncompared
+            from models.training.run_config import read_config
         conversion = convert_run(
             run,
             out,
@@ -59,6 +61,8 @@ def convert(
             encoder,
             on_step=lambda step: status.update(step),
         )
+        for line in uncompared(read_config(run)) if held_out else ():
+            typer.echo(f"warning: {line}", err=True)
     if as_json:
         typer.echo(json.dumps(conversion.to_dict(), indent=2))
         return

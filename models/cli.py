@@ -226,6 +226,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Print MAE, RMSE and SSIM of a run on held-out data, family by family."""
+    _warn_of_uncompared(runs)
     if compared:
         _compare(runs, data, tuple(missing or ()), picture, as_json)
         return
@@ -241,6 +242,15 @@ def evaluate(
 
     table = evaluate_run(run, data, tuple(missing or ()))
     _print_table(table, f"{run.name} on held-out data", as_json, {"families": table})
+
+
+def _warn_of_uncompared(runs: list[Path]) -> None:
+    from models.data.held_out import uncompared
+    from models.training.run_config import read_config
+
+    for run in runs:
+        for line in uncompared(read_config(run)):
+            typer.echo(f"warning: {line}", err=True)
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from models.data.gathers import find_manifest, read_manifest
@@ -29,7 +29,8 @@ def check_held_out(config: RunConfig, data: list[Path]) -> None:
     """Raise ``TrainingError`` if any sample under ``data`` was used to train the run or its predecessors.
 
     A gather file overlaps if it lies in a folder of training data, symbolic links resolved. It also overlaps if the
-    manifests of `epic data generate` name the same family and seed with overlapping sample numbers.
+    manifests of `epic data generate` name the same family and seed with overlapping sample numbers. The run keeps the
+    numbers that it was trained on; for folders that are gone, see ``uncompared``.
     """
     mine = _files(data)
     for stage in config.stages():
@@ -38,13 +39,36 @@ def check_held_out(config: RunConfig, data: list[Path]) -> None:
         # Either path may be a symbolic link to the other.
         if found := (mine & theirs) | _within(folders, mine) | _within(data, theirs):
             raise TrainingError(f"{min(found)}: was trained on; give held-out data of another seed")
-        known = _drawn(theirs, stage.get("simulated"))
+        known = _drawn(theirs, stage.get("simulated")) | {_Drawn(*row) for row in stage.get("drawn", [])}
         for sample in sorted(_drawn(mine), key=str):
             if clash := next((one for one in known if one.overlaps(sample)), None):
                 raise TrainingError(
                     f"held-out {sample.family}, seed {sample.seed}, samples {sample.first} to {sample.last}: of "
                     f"that seed {clash.first} to {clash.last} was trained on; give held-out data of another seed"
                 )
+
+
+def uncompared(config: RunConfig) -> list[str]:
+    """Return a line for each folder of training data that is gone, so that no test data can be compared with it."""
+    return [
+        f"{folder}: expected training data of the run, got no such folder; test data are "
+        + (
+            "compared with it by seed and sample numbers alone"
+            if stage.get("drawn")
+            else "not compared with it, so make sure that they are others"
+        )
+        for stage in config.stages()
+        for folder in stage["data"]
+        if not Path(folder).is_dir()
+    ]
+
+
+def drawn_samples(folders: list[Path], simulated: int | None = None) -> list[list]:
+    """Return family, seed, first and last number of all samples under ``folders``, as their manifests state them.
+
+    With ``simulated``, the ranges are extended by the samples modelled during training.
+    """
+    return sorted(list(astuple(drawn)) for drawn in _drawn(_files(folders), simulated))
 
 
 def _files(folders: list[Path]) -> set[Path]:
@@ -57,10 +81,7 @@ def _within(folders: list[Path], files: set[Path]) -> set[Path]:
 
 
 def _drawn(files: set[Path], simulated: int | None = None) -> set[_Drawn]:
-    """Return the sample ranges that the manifests beside ``files`` state.
-
-    With ``simulated``, the ranges are extended by the samples modelled during training.
-    """
+    """Return the sample ranges that the manifests of ``files`` state; see ``drawn_samples``."""
     found = set()
     for path in files:
         place = find_manifest(path.parent)

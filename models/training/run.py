@@ -13,6 +13,7 @@ import numpy as np
 
 from models.data.batches import TrainingData
 from models.data.gathers import DecimatedSet, load_decimated, survey_of
+from models.data.held_out import drawn_samples
 from models.data.simulated import VALIDATION_EVERY, Simulated
 from models.errors import TrainingError
 from models.evaluation.prediction import predict
@@ -252,7 +253,11 @@ def configure(request: TrainRequest, setting: Setting) -> RunConfig:
     recipe, budget = recipe_of(request.kind), request.budget
     found = _read_found(request, setting.acquisition)
     networks: dict[str, Any] = recipe.plan(request, setting.acquisition, found)
-    own: dict[str, Any] = {"data": [str(folder) for folder in request.data], "simulated": setting.simulated}
+    own: dict[str, Any] = {
+        "data": [str(folder.resolve()) for folder in request.data],
+        "simulated": setting.simulated,
+        "drawn": drawn_samples(request.data, setting.simulated),
+    }
     stages = found.stages() if found else setting.before
     return RunConfig(
         **own,

@@ -31,12 +31,14 @@ class RunConfig:
     without: str | None = None
     # Samples per family modelled on the accelerator; ``data`` then holds the first of them.
     simulated: int | None = None
-    # ``data`` and ``simulated`` of earlier training stages, of this run or of the runs that it started from.
+    # ``data``, ``simulated`` and ``drawn`` of earlier training stages, of this run or of the runs that it started from.
     before: list[dict] = field(default_factory=list)
+    # Family, seed, first and last number of the samples that `epic data generate` drew (``models.data.held_out``).
+    drawn: list[list] = field(default_factory=list)
 
     def stages(self) -> list[dict]:
-        """Return ``data`` and ``simulated`` of all training that led to the run's networks."""
-        own = {"data": self.data, "simulated": self.simulated}
+        """Return ``data``, ``simulated`` and ``drawn`` of all training that led to the run's networks."""
+        own = {"data": self.data, "simulated": self.simulated, "drawn": self.drawn}
         return [*(stage for stage in self.before if stage != own), own]
 
 

@@ -1,16 +1,23 @@
 """What was trained on is not held out, by whatever path, link, seed or earlier run it comes."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_survey import SURVEY, write_data
+from typer.testing import CliRunner
 
-from models.data.held_out import check_held_out
+from models.cli import app
+from models.data.held_out import check_held_out, uncompared
 from models.errors import TrainingError
 from models.evaluation.evaluate import load_held_out
-from models.training.run_config import RunConfig
+from models.training.budget import Budget
+from models.training.request import Setting, TrainRequest
+from models.training.run import configure
+from models.training.run_config import RunConfig, write_json
 
 
 def config_of(*data, **changes):
@@ -120,6 +127,40 @@ def test_what_a_run_began_with_was_trained_on_too(trained, tmp_path):
     drawn = draw(tmp_path / "a", 3, 0, 100)
     earlier = config_of(drawn, simulated=20_000).stages()
     assert refused(replace(own, before=earlier), draw(tmp_path / "b", 3, 5000, 20))
+
+
+def test_training_data_that_are_gone_are_known_by_seed_and_numbers_and_named(tmp_path):
+    trained, other = draw(tmp_path / "a", 3, 0, 100), draw(tmp_path / "b", 3, 5000, 20)
+    same = draw(tmp_path / "c", 3, 50, 20)
+    request = TrainRequest("inversionnet", [trained], tmp_path / "run", Budget(epochs=1))
+    own, more = (configure(request, Setting(SURVEY, lambda: [0.0, 1.0], simulated=n)) for n in (None, 20_000))
+    assert own.drawn == [["flatvel_a", 3, 0, 99]] and more.drawn == [["flatvel_a", 3, 0, 19_999]]
+    assert uncompared(own) == []
+    shutil.rmtree(trained)
+    assert refused(own, same) and not refused(own, other) and refused(more, other)
+    assert refused(replace(config_of(tmp_path), before=own.stages()), same)
+    assert [line.split(";")[1] for line in uncompared(own)] == [
+        " test data are compared with it by seed and sample numbers alone"
+    ]
+    (line,) = uncompared(config_of(trained))
+    assert str(trained) in line and "not compared with it, so make sure that they are others" in line
+
+
+def test_training_data_are_found_from_another_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = TrainRequest("inversionnet", [Path("data/train")], Path("run"), Budget(epochs=1))
+    config = configure(request, Setting(SURVEY, lambda: [0.0, 1.0]))
+    monkeypatch.chdir("/")
+    assert config.data == [str(trained)], "a run resumed or converted elsewhere finds them too"
+    assert refused(config, trained)
+
+
+def test_evaluation_says_which_training_data_are_gone(trained, tmp_path):
+    other = write_data(tmp_path / "held-out", 2)
+    write_json(tmp_path / "config.json", asdict(config_of(trained, tmp_path / "gone")))
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--data", str(other)])
+    assert f"warning: {tmp_path / 'gone'}: expected training data" in result.stderr
+    assert str(trained) not in result.stderr
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"families": 3}', '{"acquisition": {}}'])
