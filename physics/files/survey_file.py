@@ -1,6 +1,7 @@
 """Read ``survey.toml``: a survey in metres and milliseconds.
 
-A missing section defaults to the benchmark's. A section that is present must be complete::
+A missing section defaults to the benchmark's; [sources] and [receivers] only with the benchmark's cells of 10 m. A
+section that is present must be complete::
 
     [map]
     cell_m = 10.0
@@ -35,6 +36,8 @@ from physics.modelling import fastest_stable_mps
 
 # Patch size of the decoder in cells; checked here, before data are generated.
 PATCH_CELLS = 5
+# Range of every length, time and frequency; beyond it, the arithmetic below overflows.
+LEAST, MOST = 1e-6, 1e9
 SECTIONS = {
     "map": ("cell_m", "width_m", "depth_m", "velocity_mps"),
     "record": ("length_s", "interval_ms", "peak_frequency_hz"),
@@ -110,6 +113,12 @@ def _from_sections(content: dict) -> Acquisition:
                 f"record.length_s: expected at least a period of the source, {1 / frequency_hz:.3g} s, and two "
                 f"samples, got {length_s:g} s"
             )
+    lacking = [name for name in ("sources", "receivers") if name not in content]
+    if lacking and cell_m != Acquisition.openfwi().dx_m:
+        raise AcquisitionError(
+            f"[{lacking[0]}]: expected with cells of {cell_m:g} m, got none; OpenFWI's positions are on cells of 10 m, "
+            "so write your own"
+        )
     for name in ("source", "receiver"):
         if f"{name}s" in content:
             values[f"{name}_cells"] = _places(content, f"{name}s", cell_m)
@@ -128,6 +137,10 @@ def _number(content: dict, section: str, key: str) -> float:
     value = content[section].get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise AcquisitionError(f"{section}.{key}: expected a positive number, got {value!r}")
+    if not LEAST <= value <= MOST:
+        raise AcquisitionError(
+            f"{section}.{key}: expected a number of {LEAST:g} to {MOST:g}, got {value!r}; mind the unit"
+        )
     return float(value)
 
 
@@ -160,6 +173,9 @@ def _places(content: dict, section: str, cell_m: float) -> list[int]:
             raise AcquisitionError(
                 f"{section}.x_m: expected a list of metres or {{ first, step, count }}, got {given!r}"
             )
+    # NaN is not within the range either.
+    if wrong := [x for x in places if not abs(x) <= MOST]:
+        raise AcquisitionError(f"{section}.x_m: expected finite positions in metres, got {wrong[0]!r}")
     cells = [round(x / cell_m) for x in places]
     if any(b <= a for a, b in pairwise(cells)):
         raise AcquisitionError(

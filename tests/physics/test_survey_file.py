@@ -52,6 +52,22 @@ def test_what_is_left_out_is_the_benchmarks(tmp_path):
     assert read_survey(written(tmp_path, "[devices]\ncount = 7\n")) == Acquisition.openfwi(7)
 
 
+@pytest.mark.parametrize("lacking", ["sources", "receivers"])
+def test_positions_are_given_in_metres_where_cells_are_not_the_benchmarks(tmp_path, lacking):
+    text = "[map]\ncell_m = 5\nwidth_m = 700\ndepth_m = 700\nvelocity_mps = [1500, 4500]\n"
+    text += "[record]\nlength_s = 1\ninterval_ms = 0.5\npeak_frequency_hz = 15\n"
+    sections = {
+        "sources": "[sources]\nx_m = [0, 690]\ndepth_m = 10\n",
+        "receivers": "[receivers]\nx_m = { first = 0, step = 10, count = 70 }\ndepth_m = 10\n",
+    }
+    assert read_survey(written(tmp_path, text + "".join(sections.values()))).source_cells == (0, 138)
+    del sections[lacking]
+    with pytest.raises(AcquisitionError, match=rf"\[{lacking}\]: expected with cells of 5 m, got none"):
+        read_survey(written(tmp_path, text + "".join(sections.values())))
+    of_ten_metres = text.replace("cell_m = 5", "cell_m = 10").replace("= 0.5", "= 1")
+    assert read_survey(written(tmp_path, of_ten_metres)) == Acquisition.openfwi()
+
+
 def test_the_file_written_out_in_the_docstring_is_the_benchmarks(tmp_path):
     from physics.files import survey_file
 
@@ -87,6 +103,15 @@ def test_a_manifest_has_its_survey(tmp_path):
             "[20, 24, 720]",
             "sources.x_m: expected places from left to right, no two in one cell",
         ),
+        (
+            "cell_m = 10",
+            "cell_m = 1e-320",
+            "map.cell_m: expected a number of 1e-06 to 1e+09, got 1e-320; mind the",
+        ),
+        ("interval_ms = 1", "interval_ms = 1e300", "record.interval_ms: expected a number of 1e-06 to 1e+09"),
+        ("[20, 374, 720]", "[20, nan, 720]", "sources.x_m: expected finite positions in metres, got nan"),
+        ("step = 20", "step = inf", "receivers.x_m: expected finite positions in metres, got "),
+        ("first = 20", "first = -1e300", "receivers.x_m: expected finite positions in metres, got -1e+300"),
         ("[20, 374, 720]", '"20"', "sources.x_m: expected a list of metres"),
         ("[20, 374, 720]", "[20, 374, 760]", "source_cells: expected cells within 0..74"),
         ("depth_m = 20", "depth_m = 500", "source_row: expected a row within 0..39"),
