@@ -25,6 +25,8 @@ from physics.normalise import normalise_velocity
 
 # Samples companded at a time: companding takes six times a sample's memory.
 PARTS_AT_ONCE = 100
+# Share by which a map's velocities may lie outside the survey's; covers rounding.
+OUTSIDE = 0.01
 
 
 class DataError(ModelsError, ValueError):
@@ -225,6 +227,15 @@ def _check_maps(pair: OpenFWIPair, maps: np.ndarray) -> None:
         raise DataError(
             f"{pair.map_path}: sample {np.flatnonzero(wrong)[0]}: expected velocities in m/s, got NaN, infinity, 0 or "
             "less; mend it or leave it out"
+        )
+    a = pair.acquisition
+    outside = (maps < a.velocity_min_mps * (1 - OUTSIDE)) | (maps > a.velocity_max_mps * (1 + OUTSIDE))
+    if (wrong := outside.any(axis=(1, 2))).any():
+        sample = np.flatnonzero(wrong)[0]
+        raise DataError(
+            f"{pair.map_path}: sample {sample}: expected velocities of {a.velocity_min_mps:g} to "
+            f"{a.velocity_max_mps:g} m/s, got {maps[sample].min():g} to {maps[sample].max():g}; write maps in m/s, or "
+            "make the data with a survey.toml whose [map] velocity_mps holds them"
         )
 
 

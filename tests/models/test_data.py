@@ -68,6 +68,20 @@ def test_a_map_that_is_none_is_named(folder, value):
         load_decimated([folder], SURVEY, 10)
 
 
+@pytest.mark.parametrize("value", [2.5, 1480.0, 4550.0])
+def test_a_map_in_another_unit_or_beyond_the_survey_is_named(folder, value):
+    change(folder, "model1.npy", set_sample(value, (0, 3, 3)))
+    message = r"model1.npy: sample 57: expected velocities of 1500 to 4500 m/s, got .*\[map\] velocity_mps"
+    with pytest.raises(DataError, match=message):
+        load_decimated([folder], SURVEY, 10)
+
+
+@pytest.mark.parametrize("value", [1500.0, 1486.0, 4500.0, 4544.0])
+def test_a_map_may_reach_the_surveys_velocities_and_their_rounding(folder, value):
+    change(folder, "model1.npy", set_sample(value, (0, 3, 3)))
+    assert len(load_decimated([folder], SURVEY, 10)) == 60
+
+
 def test_a_familys_folder_has_the_survey_of_its_data_set(folder, tmp_path, monkeypatch):
     other = dataclasses.replace(SURVEY, dx_m=20.0, velocity_max_mps=6000.0)
     manifest = {"families": ["flatvel_a"], "count": 60, "seed": 1, "acquisition": other.to_dict()}
