@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,19 +102,17 @@ class Stage:
     def publish(self) -> None:
         """Move both folders to ``out``; restore the previous ones if that fails."""
         self.out.mkdir(parents=True, exist_ok=True)
-        moved: list[str] = []
+        moves = [(self.folder / name, self.out / name, self.folder / f"former-{name}") for name in MARKS]
         try:
-            for name in MARKS:
-                place, former = self.out / name, self.folder / f"former-{name}"
+            for staged, place, former in moves:
                 if place.exists():
                     place.rename(former)
-                (self.folder / name).rename(place)
-                moved.append(name)
-        except OSError:
-            for name in MARKS:
-                place, former = self.out / name, self.folder / f"former-{name}"
-                if name in moved:
-                    shutil.rmtree(place)
+                staged.rename(place)
+        # Ctrl-C too. The folders tell which moves are done.
+        except BaseException:
+            for staged, place, former in moves:
+                if place.exists() and not staged.exists():
+                    place.rename(staged)
                 if former.exists():
                     former.rename(place)
             raise

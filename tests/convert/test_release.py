@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,33 @@ def test_a_failure_while_publishing_puts_the_former_release_back(tmp_path, monke
         monkeypatch.setattr(Path, "rename", failing)
         stage.publish()
     assert contents(out) == {"bundle": "old", "decoder": "old"}
+
+
+@pytest.mark.parametrize("former", [True, False])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("is_done", [True, False])
+def test_ctrl_c_while_publishing_puts_the_former_release_back(tmp_path, monkeypatch, number, is_done, former):
+    out = tmp_path / "out"
+    if former:
+        fill(out, "old")
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) != number:
+            return rename(self, target)
+        if is_done:
+            rename(self, target)
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), staged_release(out) as stage:
+        fill(stage.folder, "new")
+        monkeypatch.setattr(Path, "rename", interrupted)
+        stage.publish()
+    if former:
+        assert contents(out) == {"bundle": "old", "decoder": "old"}
+    elif number <= 2:
+        assert not list(out.iterdir())
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
