@@ -350,6 +350,14 @@ def test_su_whatever_its_name(tmp_path, gather, order, name):
     np.testing.assert_array_equal(found.gather, gather)
 
 
+@pytest.mark.parametrize("order", [">", "<"])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_su_of_a_length_that_is_the_same_in_both_byte_orders(tmp_path, gather, order, kind):
+    longer = np.concatenate([gather, np.zeros((2, 0x0404 - gather.shape[1], 6), np.float32)], axis=1)
+    found = read(tmp_path / "a.su", su_bytes(traces_of(longer, kind=kind), order))
+    np.testing.assert_array_equal(found.gather, gather)
+
+
 @pytest.mark.parametrize("name", ["a.sg2", "a.dat", "a.sgy"])
 def test_seg2_whatever_its_name(tmp_path, gather, name):
     pytest.importorskip("obspy", reason="the extra geo is not installed")
@@ -372,6 +380,20 @@ def test_seg2_in_feet_and_without_positions(tmp_path, gather):
         read(tmp_path / "b.sg2", seg2_bytes(traces_of(gather, at=lambda cell: ())))
     with pytest.raises(FieldFileError, match="not a whole SEG-2 file"):
         read(tmp_path / "c.sg2", seg2_bytes(traces_of(gather, at=at))[:200])
+
+
+def test_seg2_without_an_interval_and_with_texts_in_place_of_numbers(tmp_path, gather):
+    pytest.importorskip("obspy", reason="the extra geo is not installed")
+    whole = seg2_bytes(traces_of(gather, at=lambda cell: (1000 + STEP_M * cell,)))
+    lacking = whole.replace(b"SAMPLE_INTERVAL", b"XAMPLE_INTERVAL")
+    found = read(tmp_path / "a.sg2", lacking, interval_s=1e-3)
+    np.testing.assert_array_equal(found.gather, gather)
+    with pytest.raises(FieldFileError, match="has no SAMPLE_INTERVAL; give --interval-ms"):
+        read(tmp_path / "a.sg2", lacking)
+    with pytest.raises(
+        FieldFileError, match=r"expected numbers in .* DELAY .*'-'.*; correct them, or export"
+    ):
+        read(tmp_path / "a.sg2", whole.replace(b"DELAY 0.0", b"DELAY -  "))
 
 
 def test_one_file_a_shot(tmp_path, gather):

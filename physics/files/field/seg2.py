@@ -27,15 +27,7 @@ class Seg2Format:
         return head[:2] in MAGIC
 
     def read(self, path: Path, options: ReadOptions) -> ShotTraces:
-        import obspy
-
-        try:
-            with warnings.catch_warnings():
-                # Both warnings concern custom headers and delays, which are handled here.
-                warnings.simplefilter("ignore")
-                stream = obspy.read(str(path), format="SEG2")
-        except Exception as error:  # ObsPy raises many exception types for damaged files.
-            raise FieldFileError(f"{path}: not a whole SEG-2 file ({error}); copy it again") from None
+        stream = _read_stream(path)
         if not len(stream):
             raise FieldFileError(f"{path}: holds no traces")
         heads: list[dict[str, Any]] = [dict(trace.stats.seg2) for trace in stream]
@@ -61,6 +53,30 @@ class Seg2Format:
             read=lambda index: stream[index].data * factors[index][0],
             steps=(f"positions in {unit.lower()}",) if scale not in (0.0, 1.0) else (),
         )
+
+
+def _read_stream(path: Path) -> Any:
+    """Return ObsPy's stream of a SEG-2 file; a trace without SAMPLE_INTERVAL has a delta of 0."""
+    from obspy.io.seg2.seg2 import SEG2
+
+    class Reader(SEG2):
+        def parse_free_form(self, free_form_str: bytes, attrib_dict: Any) -> None:
+            super().parse_free_form(free_form_str, attrib_dict)
+            # ObsPy requires it, but --interval-ms can stand for it.
+            attrib_dict.setdefault("SAMPLE_INTERVAL", "0")
+
+    try:
+        with warnings.catch_warnings():
+            # Both warnings concern custom headers and delays, which are handled by the caller.
+            warnings.simplefilter("ignore")
+            return Reader().read_file(str(path))
+    except Exception as error:  # ObsPy raises many exception types for damaged files.
+        if "could not convert string to float" in str(error):
+            raise FieldFileError(
+                f"{path}: expected numbers in SAMPLE_INTERVAL, DELAY and DESCALING_FACTOR, got another text ({error}); "
+                "correct them, or export as SEG-Y"
+            ) from None
+        raise FieldFileError(f"{path}: not a whole SEG-2 file ({error}); copy it again") from None
 
 
 def _numbers(path: Path, head: dict[str, Any], key: str) -> list[float]:
