@@ -105,7 +105,7 @@ class Journal:
     ) -> CommitResult:
         """Commit a group of records durably in one transaction.
 
-        Records that are already stored are left unchanged.
+        Records that are already stored are left unchanged. Those that retention has deleted are not stored again.
 
         Args:
             records: ``(record, received_us, wire_bytes)`` of each.
@@ -121,8 +121,10 @@ class Journal:
         new: list[JournalEntry] = []
         conflicts: set[int] = set()
         with transaction(self._database, f"journal: cannot commit {len(records)} records"):
+            scanned: dict[tuple[int, int, int], int] = {}
             for place, (record, received_us, wire_bytes) in enumerate(records):
-                latent = self._insert(record, received_us, wire_bytes)
+                known = self._is_known(record, scanned)
+                latent = None if known else self._insert(record, received_us, wire_bytes)
                 if latent:
                     new.append(latent)
                 elif not self._holds(record):
@@ -181,6 +183,19 @@ class Journal:
             ],
         )
 
+    def _is_known(self, record: Record, scanned: dict[tuple[int, int, int], int]) -> bool:
+        """Return True if the memory of numbers (``central.fleet.gaps``) has the record's number.
+
+        ``scanned`` caches that column by boot for the group.
+        """
+        boot = (record.survey, record.device, record.boot)
+        if boot not in scanned:
+            row = self._database.execute(
+                "SELECT scanned FROM device_boot WHERE survey = ? AND device = ? AND boot = ?", boot
+            ).fetchone()
+            scanned[boot] = row[0] if row else 0
+        return 0 < record.sequence <= scanned[boot] and gap_of(self._database, boot, record.sequence) is None
+
     def _insert(self, record: Record, received_us: int, wire_bytes: int) -> JournalEntry | None:
         values = (
             record.survey,
@@ -201,12 +216,14 @@ class Journal:
         return JournalEntry(cursor.lastrowid or 0, *values) if cursor.rowcount == 1 else None
 
     def _holds(self, record: Record) -> bool:
-        """Return True if the record stored under this number is identical to this one."""
+        """Return True if the record stored under this number is identical to this one, or was deleted."""
         kept = self._database.execute(
             "SELECT event, model_hash, payload FROM record"
             " WHERE survey = ? AND device = ? AND boot = ? AND sequence = ?",
             (record.survey, record.device, record.boot, record.sequence),
         ).fetchone()
+        if kept is None:
+            return True
         return kept == (record.event, record.model_hash, record.payload)
 
     def of_event(self, key: tuple[int, int, bytes]) -> list[JournalEntry]:
@@ -276,6 +293,21 @@ class Journal:
     def close(self) -> None:
         self._database.close()
         self._wal.close()
+
+
+def gap_of(
+    database: sqlite3.Connection, boot: tuple[int, int, int], sequence: int
+) -> tuple[int, int, int] | None:
+    """Return (first, last, missing) of the gap that contains a number of ``boot``, or None.
+
+    SQLite errors propagate.
+    """
+    gap = database.execute(
+        "SELECT first, last, missing FROM gap WHERE survey = ? AND device = ? AND boot = ? AND first <= ?"
+        " ORDER BY first DESC LIMIT 1",
+        (*boot, sequence),
+    ).fetchone()
+    return gap if gap and sequence <= gap[1] else None
 
 
 def damaged_records(database: sqlite3.Connection) -> Iterator[int]:

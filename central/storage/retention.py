@@ -4,6 +4,9 @@ Events are deleted by age, by number and on low disk space, oldest first, with t
 pictures. Events are kept if they are flagged, refined or in the queue of refinements. On low disk space, superseded
 maps are deleted first, then pictures, then whole events; ``epic central export --format png`` draws a deleted picture
 again. Transactions are short, since the receiver uses the same file.
+
+An event waits until the numbers of its records are known for good (``central.fleet.gaps``). The centre thus tells
+deleted records from lost ones, and does not store a deleted record again.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from central.config import RetentionSection
+from central.fleet.gaps import cut_from_gap
 from central.recordings.given import given_path
 from central.storage.database import NEWEST, SUPERSEDED, StoreError, connect, reported, transaction
 from central.storage.schema import DECODED_US, FLAGGED, REFINED
@@ -36,12 +40,17 @@ PICTURES = "pictures"
 
 # Events whose queued refinement has not ended.
 _QUEUED = "SELECT survey, event FROM refinement_job WHERE state IN ('waiting', 'running')"
+# True if an event has a record whose number is not in the memory of numbers yet. CROSS JOIN: the event's records first.
+_UNSCANNED = (
+    "EXISTS (SELECT 1 FROM record CROSS JOIN device_boot USING (survey, device, boot)"
+    " WHERE record.survey = {survey} AND record.event = {event} AND record.sequence > device_boot.scanned)"
+)
 # The last map and the last record stay, so that SQLite does not reuse their ids.
 _OLDEST = f"""
 SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(rowid) FROM map) AND {NEWEST}
     AND NOT {FLAGGED} AND NOT EXISTS (SELECT 1 FROM map AS refined WHERE refined.survey = map.survey
     AND refined.event = map.event AND {REFINED.replace("provenance", "refined.provenance")})
-    AND (survey, event) NOT IN ({_QUEUED})
+    AND (survey, event) NOT IN ({_QUEUED}) AND NOT {_UNSCANNED.format(survey="map.survey", event="map.event")}
     AND NOT EXISTS (SELECT 1 FROM record WHERE record.survey = map.survey AND record.event = map.event
     AND record.id = (SELECT max(id) FROM record)) AND coalesce({DECODED_US} < ?, 0) ORDER BY rowid LIMIT ?
 """
@@ -102,7 +111,7 @@ class Retention:
                 while not stopping.is_set() and self._is_short(database):
                     if not (removed := self._remove_events(database, stopping, most=BATCH_EVENTS)):
                         self._log.write(
-                            "retention_short", reason="only flagged, refined and queued events are left"
+                            "retention_short", reason="only flagged, refined, queued and new events are left"
                         )
                         break
                     events += removed
@@ -138,23 +147,34 @@ class Retention:
             with reported("store: cannot be read"):
                 rows = database.execute(_OLDEST, (after, before_us, size)).fetchall()
             for id, survey, event in rows:
-                self._remove_event(database, stopping, survey, event)
-                removed, after = removed + 1, id
+                removed += self._remove_event(database, stopping, survey, event)
+                after = id
             if len(rows) < size:
                 break
         return removed
 
     def _remove_event(
         self, database: sqlite3.Connection, stopping: threading.Event, survey: int, event: int
-    ) -> None:
-        """Delete one event, records first: an event with records but no map would be decoded again."""
+    ) -> bool:
+        """Delete one event, records first: an event with records but no map would be decoded again.
+
+        Returns:
+            False if a record has arrived meanwhile. The event then waits, with its map.
+        """
         left = BATCH_RECORDS
         while left == BATCH_RECORDS:
             with transaction(database, "retention: records cannot be removed"):
-                left = database.execute(
-                    "DELETE FROM record WHERE id IN (SELECT id FROM record WHERE survey = ? AND event = ? LIMIT ?)",
+                rows = database.execute(
+                    "SELECT id, device, boot, sequence, sequence > scanned FROM record"
+                    " LEFT JOIN device_boot USING (survey, device, boot) WHERE survey = ? AND event = ? LIMIT ?",
                     (survey, event, BATCH_RECORDS),
-                ).rowcount
+                ).fetchall()
+                if any(unscanned for *_, unscanned in rows):
+                    return False
+                for _, device, boot, sequence, _ in rows:
+                    cut_from_gap(database, (survey, device, boot), sequence)
+                database.executemany("DELETE FROM record WHERE id = ?", [row[:1] for row in rows])
+                left = len(rows)
                 if left < BATCH_RECORDS:
                     for table in ("recording_piece", "recording", "map"):
                         database.execute(
@@ -164,6 +184,7 @@ class Retention:
         for path in (picture_path, given_path):
             with suppress(OSError):
                 os.unlink(path(self._data_dir, survey, event))
+        return True
 
     def _remove_recordings(self, database: sqlite3.Connection, most_bytes: int) -> None:
         """Delete kept recordings, an event at a time and those fetched first, until they take ``most_bytes``.

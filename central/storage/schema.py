@@ -11,8 +11,8 @@ import sqlite3
 
 from central.errors import CentralError
 
-# ``device_boot`` columns up to ``model_hash`` describe the record with the highest number. Gaps up to ``scanned`` are
-# in ``gap``.
+# ``device_boot`` columns up to ``model_hash`` describe the record with the highest number. A number up to ``scanned``
+# that is in no ``gap`` has arrived, whether or not its record was deleted. ``records`` is 0 in a forgotten boot.
 _VERSION_1 = """
 CREATE TABLE IF NOT EXISTS record (
     id INTEGER PRIMARY KEY,

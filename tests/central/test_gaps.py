@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from central.fleet.device_views import Gap, devices
-from central.fleet.gaps import GAP_AFTER_S, LINES_A_MINUTE, MAX_GAPS, GapWatch
-from central.storage.database import connect
+from central.fleet.gaps import GAP_AFTER_S, LINES_A_MINUTE, MAX_GAPS, GapWatch, cut_from_gap
+from central.storage.database import StoreError, connect, transaction
 from central.storage.journal import Journal
 from firmware_py.runtime.log import Log
 
@@ -30,9 +30,27 @@ class Field:
         self.watch = GapWatch(Log(self.log_path))
 
     def receive(self, *sequences, boot=7, device=2):
+        """Commit records and return the numbers of the new ones."""
         records = [latent_record(device=device, boot=boot, sequence=s, event=s) for s in sequences]
         with closing(Journal(self.data_dir)) as journal:
-            journal.commit([(record, self.at_us, 60) for record in records])
+            committed = journal.commit([(record, self.at_us, 60) for record in records])
+        assert not committed.conflicts
+        return [entry.sequence for entry in committed.new]
+
+    def delete(self, *sequences, boot=7, device=2):
+        """Delete records as retention does."""
+        with closing(connect(self.data_dir)) as database, transaction(database, "delete"):
+            for sequence in sequences:
+                cut_from_gap(database, (1, device, boot), sequence)
+                database.execute("DELETE FROM record WHERE boot = ? AND sequence = ?", (boot, sequence))
+
+    def last(self):
+        with closing(connect(self.data_dir)) as database:
+            return database.execute("SELECT sequence FROM record ORDER BY id DESC LIMIT 1").fetchone()[0]
+
+    def scanned(self):
+        with closing(connect(self.data_dir)) as database:
+            return database.execute("SELECT scanned FROM device_boot").fetchone()[0]
 
     def look(self, later_us=LATER_US):
         """What is told when so much time has passed: (what, boot, first, last)."""
@@ -104,6 +122,94 @@ def test_holes_without_end_do_not_fill_the_table_and_are_all_counted(field):
     field.receive(*range(1, 2 * n + 11, 2))
     field.look()
     assert (field.view().loss, field.view().gaps) == (0, ())
+
+
+def test_numbers_are_known_after_their_records_were_deleted(field):
+    assert field.receive(*range(1, 11)) == [*range(1, 11)]
+    assert field.look(0) == []
+    field.delete(*range(1, 9))
+    field.restart()
+    field.receive(12)
+    assert field.look() == [("gap", 7, 11, 11)], "not 1 to 8"
+    assert field.receive(*range(1, 12)) == [11]
+    assert field.look() == [("gap_filled", 7, 11, 11)]
+    field.receive(15)
+    assert field.look() == [("gap", 7, 13, 14)]
+    view = field.view()
+    assert (view.records, view.sequence, view.loss) == (13, 15, 2)
+
+
+def test_a_gap_is_filled_whatever_was_deleted_within_it(field):
+    field.receive(1, 2, 8)
+    field.look()
+    field.receive(4, 5)
+    field.look()
+    field.delete(1, 4)
+    assert field.view().gaps == (Gap(7, 3, 3, 1), Gap(7, 5, 7, 2))
+    assert field.receive(3, 4, 5, 6) == [3, 6]
+    assert field.look() == [("gap_filled", 7, 3, 3)]
+    field.delete(3, 5)
+    assert field.view().gaps == (Gap(7, 6, 7, 1),)
+    assert field.receive(*range(1, 9)) == [7]
+    assert field.look() == [("gap_filled", 7, 6, 7)]
+
+
+def test_deletions_never_raise_the_loss_of_merged_gaps(field):
+    n = 2 * MAX_GAPS
+    field.receive(*range(2, 2 * n + 1, 2))
+    field.look()
+    field.delete(*range(2, n + 1, 2))
+    field.receive(2 * n + 1, n + 1)
+    field.look()
+    assert field.view().loss == n
+    field.receive(2 * n + 3)
+    field.look()
+    assert (field.view().loss, len(field.view().gaps)) == (n + 1, MAX_GAPS)
+    assert field.view().gaps[-1] == Gap(7, 2 * n + 2, 2 * n + 2, 1), "the newest gaps are exact"
+    assert field.receive(2 * n + 2) == [2 * n + 2]
+    field.look()
+    assert field.view().loss == n
+
+
+def test_a_store_from_before_numbers_were_remembered_reports_no_deleted_record(field):
+    field.receive(*range(1, 11))
+    field.delete(*range(1, 9))
+    assert field.scanned() == 0
+    assert field.look() == []
+    field.receive(12)
+    assert field.look() == [("gap", 7, 11, 11)]
+    assert field.receive(*range(1, 12)) == [11]
+
+
+def test_a_gap_that_cannot_be_written_is_found_at_the_next_look(field):
+    field.receive(1, 3)
+    with closing(connect(field.data_dir)) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON gap BEGIN SELECT RAISE(ABORT, 'full'); END")
+        with pytest.raises(StoreError):
+            field.look()
+        assert field.scanned() == 0
+        database.execute("DROP TRIGGER full")
+    assert field.look() == [("gap", 7, 2, 2)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=4), st.data())
+def test_each_number_is_new_once_whatever_was_deleted(tmp_path_factory, groups, data):
+    data_dir = tmp_path_factory.mktemp("gaps") / "data"
+    Journal(data_dir).close()
+    field = Field(data_dir)
+    had, kept = set(), set()
+    for group in groups:
+        new = set(group) - had
+        assert set(field.receive(*group)) == new
+        had, kept = had | new, kept | new
+        field.look(data.draw(st.sampled_from([0, LATER_US])))
+        # The last record stays, so that its id is not used twice.
+        deleted = {n for n in kept - {field.last()} if n <= field.scanned() and data.draw(st.booleans())}
+        field.delete(*sorted(deleted))
+        kept -= deleted
+    field.look()
+    assert field.view().loss == len(set(range(1, max(had))) - had)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

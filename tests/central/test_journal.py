@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,21 @@ def test_other_content_under_a_number_in_use_is_a_conflict_and_changes_nothing(j
     assert len(committed.new) == 1
     assert committed.conflicts == {1}
     assert journal.of_event(KEY)[0] == kept
+
+
+def test_a_deleted_record_that_comes_again_is_acknowledged_and_not_stored(journal, data_dir):
+    journal.commit(group(*(latent_record(event=n, sequence=n) for n in (1, 2, 5))))
+    with closing(connect(data_dir)) as database:
+        database.execute("UPDATE device_boot SET scanned = 5")
+        database.execute("INSERT INTO gap VALUES (1, 0, 1, 3, 4, 2)")
+        database.execute("DELETE FROM record WHERE sequence = 1")
+    again = journal.commit(group(*(latent_record(event=n, sequence=n) for n in range(1, 7))))
+    assert [entry.sequence for entry in again.new] == [3, 4, 6], "those of the gap, and those not seen yet"
+    assert again.conflicts == set()
+    assert [entry.sequence for entry in journal.undecoded()] == [2, 5, 3, 4, 6]
+    other = journal.commit(group(latent_record(event=9, sequence=2)))
+    assert (other.new, other.conflicts) == ([], {0}), "a kept record is still compared"
+    assert len(journal.commit(group(latent_record(event=10, sequence=0))).new) == 1, "numbers begin at 1"
 
 
 def test_a_group_that_fails_half_way_keeps_nothing(journal, data_dir):

@@ -11,6 +11,8 @@ from fake_decoder import MODEL_HASH, latent_record
 from page_maps import put_map
 
 from central.config import ConfigError, RetentionSection, load_config
+from central.fleet.device_views import devices
+from central.fleet.gaps import GapWatch
 from central.recordings.given import given_path
 from central.storage import retention as module
 from central.storage.database import connect
@@ -38,7 +40,14 @@ def put(data_dir, monkeypatch):
     return put_event
 
 
+def look(data_dir):
+    """Look at the numbers of all records, as a running centre does every second."""
+    with closing(connect(data_dir)) as database:
+        GapWatch(Log(data_dir / "log")).look(database, now_us())
+
+
 def prune(data_dir, **section):
+    look(data_dir)
     return Retention(data_dir, RetentionSection(**section), Log(data_dir / "log")).prune(threading.Event())
 
 
@@ -182,14 +191,73 @@ def test_a_flood_of_one_event_is_removed_in_short_transactions(data_dir, put, mo
     assert left(data_dir) == [2]
 
 
-def test_what_a_device_sends_again_of_a_removed_event_is_an_event_of_its_own(data_dir, put):
+def test_a_removed_event_is_neither_lost_nor_made_again(data_dir, put):
+    for event in range(1, 41):
+        put(event)
+    assert prune(data_dir, max_events=10) == (30, 0)
+
+    def receive(*sequences):
+        with closing(Journal(data_dir)) as journal:
+            records = [latent_record(device=0, event=n, sequence=n) for n in sequences]
+            committed = journal.commit([(record, 1, 94) for record in records])
+            assert not committed.conflicts
+            waiting = {latent.event for latent in journal.undecoded()}
+        look(data_dir)
+        return [latent.sequence for latent in committed.new], waiting, devices(data_dir)[0].loss
+
+    assert receive(42) == ([42], {42}, 1), "one record overtook another"
+    assert receive(*range(1, 43)) == ([41], {41, 42}, 0)
+    assert receive(45) == ([45], {41, 42, 45}, 2), "and losses are still found"
+
+
+def test_an_event_waits_until_the_numbers_of_its_records_are_known(data_dir, put):
+    for event in (1, 2, 3):
+        put(event, days=9)
+    look(data_dir)
+    with closing(Journal(data_dir)) as journal:
+        journal.commit([(latent_record(device=0, event=1, sequence=4), 1, 94)])
+    put(5)
+    retention = Retention(data_dir, RetentionSection(max_age_days=7), Log(data_dir / "log"))
+    assert retention.prune(threading.Event()) == (2, 0)
+    assert left(data_dir) == [1, 5]
+    with closing(Journal(data_dir)) as journal:
+        assert len(journal.latents_of((1, 1, MODEL_HASH), 5)) == 6, "whole"
+    look(data_dir)
+    assert retention.prune(threading.Event()) == (1, 0)
+    assert left(data_dir) == [5]
+
+
+def test_an_event_stays_if_a_record_arrives_while_it_is_removed(data_dir, put, monkeypatch):
     put(1, days=9)
     put(2)
-    prune(data_dir, max_age_days=7)
+    look(data_dir)
+    removed = Retention._remove_event
+
+    def receive_first(retention, *args):
+        with closing(Journal(data_dir)) as journal:
+            journal.commit([(latent_record(device=0, event=1, sequence=3), 1, 94)])
+        return removed(retention, *args)
+
+    monkeypatch.setattr(Retention, "_remove_event", receive_first)
+    retention = Retention(data_dir, RetentionSection(max_age_days=7), Log(data_dir / "log"))
+    assert retention.prune(threading.Event()) == (0, 0)
+    assert left(data_dir) == [1, 2]
+
+
+def test_a_gap_is_filled_though_records_within_it_were_removed(data_dir, put):
+    put(1, days=9)
+    put(5)
+    look(data_dir)
+    put(3, days=9)
+    put(6)
+    assert prune(data_dir, max_age_days=7) == (2, 0)
+    view = devices(data_dir)[0]
+    assert [(gap.first, gap.last, gap.missing) for gap in view.gaps] == [(2, 2, 1), (4, 4, 1)]
     with closing(Journal(data_dir)) as journal:
-        journal.commit([(latent_record(device=0, event=1, sequence=1), 1, 94)])
-        assert [latent.event for latent in journal.undecoded()] == [1]
-        assert len(journal.latents_of((1, 1, MODEL_HASH), 5)) == 1
+        again = journal.commit([(latent_record(device=0, event=n, sequence=n), 1, 94) for n in range(1, 6)])
+    assert [latent.sequence for latent in again.new] == [2, 4]
+    look(data_dir)
+    assert devices(data_dir)[0].loss == 0
 
 
 def test_the_configuration_has_a_section_for_it(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,14 +12,16 @@ import numpy as np
 from fake_decoder import MODEL_HASH, SURVEY, FakeDecoder, latent_record
 
 from central.config import FetchSection
+from central.fleet.gaps import GapWatch
 from central.recordings.fetching import Fetching
 from central.recordings.store import RecordingStore
+from central.storage.database import connect
 from central.storage.journal import Journal
 from central.storage.map_store import NewMap, Store
 from firmware_py.inference.companding import GatherError
 from firmware_py.protocol import packet
 from firmware_py.protocol.recording_messages import decode_message
-from firmware_py.runtime.log import Log
+from firmware_py.runtime.log import Log, now_us
 from firmware_py.runtime.recording_sender import RecordingSender
 
 T_US = 1_700_000_000_000_000
@@ -32,7 +35,7 @@ def samples_of(event: int, device: int) -> np.ndarray:
 
 
 def put_event(data_dir: Path, event: int, flags: tuple[str, ...] = (), devices=range(5)) -> None:
-    """An event's latents in the journal, and its map in the store."""
+    """An event's latents in the journal, their numbers known as after a second, and its map in the store."""
     with closing(Journal(data_dir)) as journal, closing(Store(data_dir)) as store:
         records = [latent_record(device, event, sequence=event) for device in devices]
         last = journal.commit([(record, record.sample_time_us, 94) for record in records]).new[-1].id
@@ -47,6 +50,8 @@ def put_event(data_dir: Path, event: int, flags: tuple[str, ...] = (), devices=r
             "flags": list(flags),
         }
         store.put([NewMap((1, event, MODEL_HASH), last, False, maps[0][0], maps[1][0], provenance)])
+    with closing(connect(data_dir)) as database:
+        GapWatch(Log(Path(os.devnull))).look(database, now_us())
 
 
 class DeviceSide:
