@@ -13,6 +13,7 @@ import typer
 from physics.acquisition import Acquisition
 from physics.dataset import DatasetRequest, check_seed, distinct, generate_dataset
 from physics.families import FAMILIES
+from physics.files.atomic import atomic_write
 from physics.files.field_files import FieldFileError
 from physics.files.json_keys import has_keys
 from physics.files.openfwi_files import create_array
@@ -133,7 +134,8 @@ def import_field_file(
     content: dict[str, object] = {"source": ", ".join(map(str, paths)), "steps": read.steps}
     if read.origin_m is not None:
         content |= {"origin_m": read.origin_m, "azimuth_deg": read.azimuth_deg}
-    steps.write_text(json.dumps(content, indent=2) + "\n")
+    with atomic_write(steps) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
     for step in read.steps:
         typer.echo(_plain(step))
     peak = float(abs(read.gather).max())

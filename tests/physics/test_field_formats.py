@@ -1,5 +1,6 @@
 """Field recordings of every format and flavour onto a small survey: right, or refused with a reason."""
 
+import contextlib
 import dataclasses
 import json
 import struct
@@ -611,6 +612,23 @@ def test_a_foreign_json_beside_the_gather_is_kept(tmp_path, gather, capsys):
     for _ in range(2):
         assert epic.main([*command, str(tmp_path / "mine.npy")]) == 0
     assert json.loads((tmp_path / "mine.json").read_text())["origin_m"] == [1000.0, 0.0]
+
+
+def test_an_import_that_is_cut_short_does_not_block_the_next_one(tmp_path, gather, monkeypatch):
+    (tmp_path / "a.sgy").write_bytes(segy_bytes(traces_of(gather)))
+    command = ["data", "import", str(tmp_path / "a.sgy"), "--survey", str(CASES / "small.toml")]
+    command += ["--out", str(tmp_path / "mine.npy")]
+
+    def cut(path, text):
+        path.write_bytes(text[:3].encode())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", cut)
+        with contextlib.suppress(KeyboardInterrupt):
+            epic.main(command)
+    assert not (tmp_path / "mine.json").exists()
+    assert epic.main(command) == 0
 
 
 def test_peaks_are_judged_by_the_surveys_own_model(tmp_path, gather, capsys):
