@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from physics.acquisition import Acquisition
+from physics.files.atomic import atomic_write
 from physics.files.field_files import FieldFileError, finish_gather, read_receivers
 from physics.files.live_buffers import (
     FUTURE_S,
@@ -465,9 +466,18 @@ def _listed(texts: list[str], separator: str = ", ") -> str:
 
 def _write_steps(following: Following, event: int, content: dict) -> None:
     text = json.dumps({"source": following.server, **content}, indent=2) + "\n"
-    (following.out / "steps" / f"shot-{event:06d}.json").write_text(text)
+    with atomic_write(following.out / "steps" / f"shot-{event:06d}.json") as temporary:
+        temporary.write_text(text)
 
 
 def _read_done(out: Path) -> set[int]:
+    """Return the events already written. A last line that a power loss cut is removed: 1234 may read as 12."""
     path = out / DONE
-    return {int(line) for line in path.read_text().split() if line.isdigit()} if path.exists() else set()
+    if not path.exists():
+        return set()
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        with atomic_write(path) as temporary:
+            temporary.write_text(whole)
+    return {int(line) for line in whole.split() if line.isdigit()}

@@ -488,6 +488,30 @@ def test_what_was_written_before_is_not_written_again(server, line):
     assert [path.name for path in line.out.glob("*.npy")] == ["shot-000001.npy"]
 
 
+@pytest.mark.parametrize("cut", ["1", "12", "\0\0\0"])
+def test_a_number_that_a_power_loss_cut_is_no_event(server, line, cut):
+    """The line of event 123 was cut to 1 or 12; events 1 and 12 are not written."""
+    line.out.mkdir(exist_ok=True)
+    (line.out / ".followed").write_text(f"7\n{cut}")
+    line.shoot(0)
+    server.feed(recorded(0))
+    follow(line.following(server), 1, lambda said: None)
+    assert (line.out / ".followed").read_text() == "7\n0\n"
+
+
+def test_the_steps_of_an_event_appear_whole(server, line, monkeypatch):
+    def cut(path, text):
+        path.write_bytes(text[:3].encode())
+        raise KeyboardInterrupt
+
+    line.shoot(0)
+    server.feed(recorded(0))
+    monkeypatch.setattr("pathlib.Path.write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        follow(line.following(server), 1, lambda said: None)
+    assert not list((line.out / "steps").iterdir())
+
+
 def test_a_device_process_takes_what_is_written(server, line):
     """The folder is one that a device watches: its own part goes through `Selection` and is no error."""
     from firmware_py.sources.recordings import FolderSource, Selection
