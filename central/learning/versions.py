@@ -22,7 +22,7 @@ from central.storage.database import lock
 from central.updates.rollout_store import numbered_folders, rolled_out_sections
 from firmware_py.inference.bundle import Bundle, copy_for_decoder, load_bundle
 from firmware_py.runtime.log import now_us
-from physics.files.atomic import atomic_write
+from physics.files.atomic import atomic_write, sync, sync_tree
 
 FOLDER = "adapted"
 RECORD = "adaptation.json"
@@ -177,7 +177,7 @@ def publish(
     details: dict[str, Any],
     metrics: dict[str, Any],
 ) -> Version:
-    """Write a new version completely or not at all; the caller holds the lock.
+    """Write a new version to the disk, completely or not at all; the caller holds the lock.
 
     Args:
         bundle: The devices' bundle.
@@ -199,7 +199,9 @@ def publish(
         described.write_text(json.dumps(content, indent=2))
         copy_for_decoder(bundle, fresh / "bundle", content["sha256"], metrics)
         (fresh / RECORD).write_text(json.dumps(record, indent=2))
+        sync_tree(fresh)
         os.replace(fresh, place / str(number))
+        sync(place)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return Version(number, record)

@@ -25,6 +25,7 @@ from models.errors import TrainingError
 from models.training.budget import Budget, Progress, learning_rate_at
 from models.training.monitor import Best, Monitor, load_best
 from models.training.run_config import write_json
+from physics.files.atomic import sync_tree
 
 CHECKPOINT_INTERVAL_S = 120.0
 
@@ -170,6 +171,8 @@ def _save(network: keras.Model, run: Path, progress: Progress, best: Best | None
     write_json(fresh / "progress.json", vars(progress))
     if best is not None:
         best.save(network, fresh)
+    # After a power cut, the new checkpoint has all its content or the old one is still there.
+    sync_tree(fresh)
     _remove(old)
     if folder.exists():
         folder.rename(old)

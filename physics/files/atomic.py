@@ -1,4 +1,4 @@
-"""Write files atomically: they appear under their name when complete."""
+"""Write files atomically: they appear under their name when complete, also after a power cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, which replaces ``path`` at the end of the block.
+    """Yield a temporary path beside ``path``, which replaces ``path`` at the end of the block and is then on the disk.
 
     After an error the temporary file is removed and ``path`` is unchanged. Only one writer per file is allowed, because
     two would share the temporary name.
@@ -22,7 +22,24 @@ def atomic_write(path: Path, suffix: str = "") -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp{suffix}")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Write a file to the disk, or the names of files in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Write a folder with all files in it to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)

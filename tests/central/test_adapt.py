@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_decoder import FakeDecoder, latent_record
 from small_waves import WAVES
+from synced import note_syncs
 from tiny import ENCODER, bundle_fields, save_release
 
 import epic
@@ -105,6 +106,17 @@ def test_a_version_has_the_devices_encoder_and_tells_where_it_comes_from(data_di
     told = json.loads((section.decoder / "decoder.json").read_text())["adaptation"]
     assert told["version"] == 1 and told["released_sha256"] == "0" * 64 and told["created_us"] > 0
     assert list((data_dir / "adapted").glob(".*")) == []
+
+
+def test_a_version_is_on_the_disk_before_it_has_its_number(data_dir, release, monkeypatch):
+    steps = note_syncs(monkeypatch)
+    add_version(data_dir, release)
+    place = data_dir / "adapted"
+    named = steps.index(("named", str(place / "1")))
+    before = {path for step, path in steps[:named] if step == "synced"}
+    written = {str(place / ".1.new" / path.relative_to(place / "1")) for path in (place / "1").rglob("*")}
+    assert len(written) > 5 and written <= before
+    assert steps[named + 1] == ("synced", str(place))
 
 
 def test_an_adaptation_does_not_overrule_a_release_that_replaced_its_own(data_dir, release, tmp_path):

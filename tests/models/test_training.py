@@ -14,6 +14,7 @@ import small_networks
 from eager import eagerly
 from small_networks import DECODER, ENCODER, INVERSIONNET, QUICK_COMPILATION
 from small_survey import SURVEY, write_data
+from synced import note_syncs
 from typer.testing import CliRunner
 from waiting import wait_until
 
@@ -27,12 +28,12 @@ from models.networks.encoder import PRESETS
 from models.networks.federated import Rounds, build_federated
 from models.networks.fusion import DECODERS
 from models.networks.inversionnet import LAYOUTS
-from models.training.budget import Budget
+from models.training.budget import Budget, Progress
 from models.training.learning import spread_over_devices
 from models.training.request import TrainRequest
 from models.training.run import split_validation, start_run
 from models.training.run_config import read_config
-from models.training.training import load_checkpoint
+from models.training.training import _save, load_checkpoint
 from models.training.warm_start import read_origin
 from physics.acquisition import Acquisition
 
@@ -292,6 +293,9 @@ def test_a_centralised_run_goes_on_from_another_and_scales_its_input_alike(run, 
         ({"kind": "epik"}, "got 'epik'; did you mean 'epic'?"),
         ({"kind": "inversionnet"}, "holds a run of epic with another survey or decimation; choose an empty"),
         ({"decimation": 20}, "another survey or decimation"),
+        ({"decimation": 0}, "expected a decimation of 1 to the survey's 200 samples, got 0; correct"),
+        ({"decimation": -10}, "expected a decimation of 1 to the survey's 200 samples, got -10"),
+        ({"decimation": 201}, "expected a decimation of 1 to the survey's 200 samples, got 201"),
         ({"ablate": "positions"}, "a run without nothing; choose an empty folder"),
         (
             {"ablate": "sense"},
@@ -322,6 +326,15 @@ def test_a_run_cannot_become_another_and_says_so_before_data_are_loaded(run, tmp
 def test_no_data(tmp_path):
     with pytest.raises(DataError, match="make some with `epic data generate`"):
         load_decimated([tmp_path], SURVEY, 10)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_replaces_another(tmp_path, monkeypatch):
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    steps = note_syncs(monkeypatch)
+    _save(network, tmp_path, Progress(), None)
+    for name in ("network.keras", "progress.json"):
+        assert ("synced", str(tmp_path / "checkpoint.new" / name)) in steps
+        assert (tmp_path / "checkpoint" / name).exists()
 
 
 SCRIPT = """
