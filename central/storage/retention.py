@@ -54,6 +54,11 @@ SELECT rowid, survey, event FROM map WHERE rowid > ? AND rowid < (SELECT max(row
     AND NOT EXISTS (SELECT 1 FROM record WHERE record.survey = map.survey AND record.event = map.event
     AND record.id = (SELECT max(id) FROM record)) AND coalesce({DECODED_US} < ?, 0) ORDER BY rowid LIMIT ?
 """
+# Time of the newest map of a decoder; a refined map has the time of its original.
+_NEWEST_US = f"""
+SELECT {DECODED_US} AS decoded_us FROM map WHERE typeof(decoded_us) = 'integer' AND NOT {REFINED}
+    ORDER BY rowid DESC LIMIT 1
+"""
 # Number of events that ``max_events`` limits: all but those that stay. A refined map has an earlier revision; few
 # provenances are read that way.
 _COUNT = f"""
@@ -98,7 +103,7 @@ class Retention:
         section = self._section
         with closing(connect(self._data_dir)) as database:
             if section.max_age_days is not None:
-                before_us = now_us() - int(section.max_age_days * DAY_US)
+                before_us = self._age_from_us(database) - int(section.max_age_days * DAY_US)
                 events += self._remove_events(database, stopping, before_us)
             if section.max_events is not None:
                 surplus = self._count(database) - section.max_events
@@ -127,6 +132,16 @@ class Retention:
             (pages,) = database.execute("PRAGMA freelist_count").fetchone()
             (size,) = database.execute("PRAGMA page_size").fetchone()
         return shutil.disk_usage(self._data_dir).free + pages * size < self._section.min_free_mib << 20
+
+    @staticmethod
+    def _age_from_us(database: sqlite3.Connection) -> int:
+        """Return the time from which age is measured: now, or the newest map's if that is earlier.
+
+        A clock that jumps ahead must not delete fresh events.
+        """
+        with reported("store: cannot be read"):
+            row = database.execute(_NEWEST_US).fetchone()
+        return min(now_us(), row[0]) if row else now_us()
 
     @staticmethod
     def _count(database: sqlite3.Connection) -> int:

@@ -118,8 +118,9 @@ def test_events_that_stay_do_not_count_towards_the_maximum(data_dir, put):
 
 
 def test_an_event_in_the_queue_of_refinements_stays_until_its_job_has_ended(data_dir, put):
-    for event in range(1, 6):
+    for event in range(1, 5):
         put(event, days=9)
+    put(5)
     for event, state in ((1, "waiting"), (2, "running"), (3, "cancelled")):
         queue(data_dir, event, state)
     assert prune(data_dir, max_age_days=7) == (2, 0)
@@ -134,6 +135,17 @@ def test_the_last_event_stays_whatever_its_age(data_dir, put):
     put(1, days=9)
     assert prune(data_dir, max_age_days=1) == (0, 0)
     assert left(data_dir) == [1]
+
+
+def test_a_clock_that_is_ahead_deletes_no_fresh_event(data_dir, put, monkeypatch):
+    put(1, days=400)
+    for event in range(2, 6):
+        put(event)
+    put_map(data_dir, 2, last_record=10, decoded_us=now_us() - 300 * DAY_US, refinement={"of_revision": 1})
+    ahead_us = now_us() + 366 * DAY_US
+    monkeypatch.setattr(module, "now_us", lambda: ahead_us)
+    assert prune(data_dir, max_age_days=365) == (1, 0)
+    assert left(data_dir) == [2, 3, 4, 5]
 
 
 def test_for_want_of_disk_superseded_maps_go_before_events(data_dir, put, monkeypatch):
