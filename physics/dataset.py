@@ -25,6 +25,7 @@ from physics.cluster import on_cluster
 from physics.errors import PhysicsError
 from physics.families import check_family, generate_map
 from physics.files.atomic import atomic_write
+from physics.files.json_keys import has_keys
 from physics.files.openfwi_files import create_array, family_file_names, family_folder, twins_path_of
 from physics.modelling import check_engine, require_engine
 
@@ -157,6 +158,10 @@ def _claim(out: Path, names: list[str], request: DatasetRequest) -> None:
     }
     path = out / "manifest.json"
     if path.exists():
+        if not has_keys(path, {"families", "seed"}):
+            raise DatasetError(
+                f"{path}: expected the manifest of a data set, got another file; choose an empty folder"
+            )
         found = {"twins": False, **json.loads(path.read_text())}
         differing = [key for key in wanted if found.get(key) != wanted[key]]
         if differing:

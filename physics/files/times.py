@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -63,8 +64,9 @@ def _parse_iso(text: str) -> tuple[datetime, int]:
     tidy = text.replace("/", "-")
     if ordinal := _ORDINAL.fullmatch(tidy):
         year, day, clock = ordinal.groups()
-        if not 1 <= int(day) <= 366:
-            raise ValueError(f"expected a time, got {text!r}")
+        days = 366 if calendar.isleap(int(year)) else 365
+        if not 1 <= int(day) <= days or not int(year):
+            raise ValueError(f"expected a day of the year from 1 to {days}, got {text!r}")
         date = datetime(int(year), 1, 1) + timedelta(days=int(day) - 1)
         tidy = f"{date:%Y-%m-%d}T{clock or '00:00:00'}"
     fraction_ns = 0

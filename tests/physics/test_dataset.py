@@ -56,6 +56,18 @@ def test_the_manifest_says_how_it_was_made(tmp_path):
     assert "numba" in manifest["versions"]
 
 
+@pytest.mark.parametrize("content", ["not JSON", "[]", "3", '{"name": "of another program"}'])
+def test_a_manifest_of_something_else_is_kept(tmp_path, capsys, content):
+    (tmp_path / "manifest.json").write_text(content)
+    command = ["data", "generate", "flatvel_a", "--count", "1", "--workers", "1", "--out", str(tmp_path)]
+    assert epic.main(command) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        "manifest.json: expected the manifest of a data set, got another file; choose an empty folder" in said
+    )
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
 def test_two_workers_make_the_same_files_as_one(tmp_path):
     generate(tmp_path / "one")
     generate(tmp_path / "two", workers=2)

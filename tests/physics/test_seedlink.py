@@ -714,6 +714,13 @@ def test_sources_that_an_event_lacks_and_mixed_counting_are_told(server, line):
     np.testing.assert_array_equal(read(line, 1), gather(1))
 
 
+def test_a_day_that_the_year_lacks_is_refused():
+    assert format_time(parse_time_ns("2028-366T10:00:00")) == "2028-12-31T10:00:00Z"
+    for day in ("2026-366T10:00:00", "2028-367", "2026-000", "0000-001"):
+        with pytest.raises(ValueError, match=r"expected a day of the year from 1 to 36[56], got"):
+            parse_time_ns(day)
+
+
 def test_times_are_exact_to_the_nanosecond():
     assert parse_time_ns("2026-11-29T03:00:00.123456789Z") % NS == 123_456_789
     assert parse_time_ns("1795921200.000000001") == 1_795_921_200_000_000_001
