@@ -44,9 +44,18 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):
             raise TrainingError("budget: expected either --minutes or --epochs; give one of them")
-        if (self.minutes or self.epochs or 0) <= 0 or self.batch < 1:
+        duration = self.epochs if self.minutes is None else self.minutes
+        if not _is_positive(duration) or self.batch < 1:
             raise TrainingError("budget: expected a positive duration and batch")
-        if self.patience is not None and self.patience <= 0:
+        if not _is_positive(self.learning_rate):
+            raise TrainingError(
+                f"budget: expected a positive learning rate, got {self.learning_rate:g}; correct --learning-rate"
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise TrainingError(
+                f"budget: expected a weight_decay of 0 or more, got {self.weight_decay:g}; correct it"
+            )
+        if self.patience is not None and not _is_positive(self.patience):
             raise TrainingError(
                 f"budget: expected a --patience of more than 0 epochs, got {self.patience}; leave it out to train the "
                 "whole budget"
@@ -63,6 +72,11 @@ class Budget:
             raise TrainingError(
                 f"budget: expected an optimiser of {', '.join(OPTIMISERS)}; got {self.optimiser!r}"
             )
+
+
+def _is_positive(value: float | None) -> bool:
+    """Return True for a positive, finite number; not for NaN."""
+    return value is not None and 0 < value < math.inf
 
 
 def learning_rate_at(share: float, peak: float) -> float:

@@ -109,6 +109,11 @@ def _check(request: TrainRequest) -> tuple[Recipe, Acquisition]:
     _check_presets(request)
     recipe.validate(request)
     acquisition = request.acquisition or _survey_of(request.run, request.data)
+    if not 1 <= request.decimation <= acquisition.n_time:
+        raise TrainingError(
+            f"train: expected a decimation of 1 to the survey's {acquisition.n_time} samples, got "
+            f"{request.decimation}; correct --decimation"
+        )
     recipe.plan(request, acquisition, _read_found(request, acquisition))
     return recipe, acquisition
 

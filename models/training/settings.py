@@ -63,9 +63,12 @@ class Settings(BaseModel):
                 "train: --simulate takes the survey of --data, whose sequence it continues; leave out --survey"
             )
         optimiser = self.optimiser or recipe_of(self.kind).optimiser
+        learning_rate = self.learning_rate
+        if learning_rate is None:
+            learning_rate = 3e-3 if optimiser == "muon" else 1.5e-3
         budget = Budget(
             batch=self.batch,
-            learning_rate=self.learning_rate or (3e-3 if optimiser == "muon" else 1.5e-3),
+            learning_rate=learning_rate,
             weight_decay=self.weight_decay,
             minutes=self.minutes,
             epochs=self.epochs,

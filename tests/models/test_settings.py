@@ -57,6 +57,24 @@ def test_a_wrong_key_or_value_is_named(config, line, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("minutes", float("nan"), "expected a positive duration"),
+        ("minutes", float("inf"), "expected a positive duration"),
+        ("epochs", 0.0, "expected a positive duration"),
+        ("learning_rate", 0.0, "expected a positive learning rate, got 0; correct --learning-rate"),
+        ("learning_rate", -1.0, "expected a positive learning rate, got -1"),
+        ("learning_rate", float("nan"), "expected a positive learning rate, got nan"),
+        ("weight_decay", float("nan"), "expected a weight_decay of 0 or more, got nan"),
+        ("patience", float("nan"), "expected a --patience of more than 0 epochs, got nan"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(config, option, value, message):
+    with pytest.raises(TrainingError, match=message):
+        read_settings({option: value}, config).request()
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(
         TrainingError, match="train: kind: missing; give KIND, or kind in a file with --config"
