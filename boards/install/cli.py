@@ -122,7 +122,8 @@ def install(
         ),
     ] = False,
     wait_s: Annotated[
-        float, typer.Option("--wait", help="Seconds to wait for the first HELLO; 0 does not watch.", min=0)
+        float,
+        typer.Option("--wait", help="Seconds to wait for the centre's answer; 0 does not watch.", min=0),
     ] = 120.0,
     dry_run: DryRun = False,
     as_json: Annotated[
@@ -131,7 +132,8 @@ def install(
 ) -> None:
     """Put a device onto a board: packages, firmware, bundle, keys, service. Run again, it copies what changed.
 
-    The device is watched until its first HELLO: exit code 0; 3 if it gives up, with its last line; 4 if it sends none.
+    The device is watched until the centre answers its HELLO: exit code 0; 3 if it gives up, with its last line; 4
+    without an answer. A microcontroller is watched until it has sent its HELLO.
     """
     profile = load_board(board)
     settings = Settings(device, endpoint, keys, survey, baud, incoming, tuple(replay or ()), signing_key)
@@ -189,7 +191,7 @@ def status(
 ) -> None:
     """Show what is installed on a board, whether it runs, and how many records are unsent.
 
-    Exit code 1 if the installation is unfinished, 3 if the device does not run, 4 if it has sent no HELLO.
+    Exit code 1 if the installation is unfinished, 3 if the device does not run, 4 if the centre has not answered.
     """
     if port:
         raise typer.Exit(status_mcu(port, as_json))
@@ -218,7 +220,7 @@ def status(
         echo("service    no systemd there")
     if found.start:
         last = found.start.said or "nothing in its log"
-        echo(f"start      {last if found.start.state == 'hello' else f'no HELLO: {last}'}")
+        echo(f"start      {last if found.start.state == 'hello' else f'no answer of the centre: {last}'}")
     raise typer.Exit(found.exit_code)
 
 
@@ -310,11 +312,14 @@ def _install(shell: Shell, order: InstallRequest, dry_run: bool) -> Plan:
 
 def _outcome(shell: Shell, seen: Watched, wait_s: float) -> str:
     if seen.state == "hello":
-        return f"{shell.where}: hello sent. At the centre: epic central devices"
+        return f"{shell.where}: hello answered. At the centre: epic central devices"
     if seen.state == "stopped":
         return f"{shell.where}: the device does not run: {seen.said}"
     last = seen.said or "its log says nothing"
-    return f"{shell.where}: no HELLO within {wait_s:.0f} s; {last}; see: epic board logs --host {shell.where}"
+    return (
+        f"{shell.where}: no answer of the centre within {wait_s:.0f} s; {last}; see: epic board logs --host "
+        f"{shell.where}"
+    )
 
 
 def _ending(plan: Plan, shell: Shell, start: bool) -> str:

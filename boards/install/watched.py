@@ -8,7 +8,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Watched:
-    """``hello`` sent, ``stopped`` with the line ``said``, or ``silent`` with the last one."""
+    """Outcome of a start.
+
+    ``hello``: the centre has answered it; on a microcontroller, it was sent. ``stopped`` comes with the line ``said``,
+    ``silent`` with the last one.
+    """
 
     state: Literal["hello", "stopped", "silent"]
     said: str

@@ -125,6 +125,7 @@ class HealthHandler:
         link: Tells when a connection is new.
         status: Returns the ``Health`` fields of the node and the updater.
         requests: Called with what the centre asks for.
+        log: Writes a log entry for each answer. `epic board install` waits for the first one.
     """
 
     def __init__(
@@ -134,12 +135,14 @@ class HealthHandler:
         link: LinkStatistics,
         status: Callable[[], dict[str, Any]],
         requests: CentreRequests,
+        log: Callable[..., None],
     ) -> None:
         self._header = header
         self._settings = settings
         self._link = link
         self._status = status
         self._requests = requests
+        self._log = log
         self._started_s = time.monotonic()
         self._connections = link.connections
         self._known = False
@@ -184,6 +187,7 @@ class HealthHandler:
         latent_bytes = decode_setting(record.payload)
         ranges = decode_ranges(record.payload)
         self._question = None
+        self._log("control_answered", type=record.type)
         self._round_trip_us = int((time.monotonic() - question.said_s) * 1e6)
         # Measure from the time of the question: the clock may have been set since.
         self._clock_offset_us = record.sample_time_us - (question.clock_us + self._round_trip_us // 2)

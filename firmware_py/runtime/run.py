@@ -110,4 +110,5 @@ def _health(config: NodeConfig, node: Node, status: Callable[[], dict[str, Any]]
         node.link.statistics,
         status,
         CentreRequests(node.set_rate, node.number_start, node.send_again),
+        node.log.write,
     )

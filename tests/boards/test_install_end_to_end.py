@@ -29,7 +29,7 @@ def test_a_recording_on_an_installed_board_becomes_a_map_at_the_centre(tmp_path,
             arguments = ["--bundle", str(model.bundle), "--device", "0", "--endpoint", endpoint]
             arguments += ["--board", "generic-linux", "--keys", str(keys), *board.reach]
             assert epic.main(["board", "install", *arguments]) == 0
-            assert "hello sent. At the centre: epic central devices" in capsys.readouterr().out
+            assert "hello answered. At the centre: epic central devices" in capsys.readouterr().out
             incoming = board.path(f"{STATE}/incoming")
             np.save(incoming / ".shot-000007.npy", load_samples()[0].gather)
             os.rename(incoming / ".shot-000007.npy", incoming / "shot-000007.npy")

@@ -63,7 +63,9 @@ INSTEAD = (
     Instead("pi.md", "scp line", "scp -O -F {ssh} line", "an sshd on loopback, without sftp"),
     Instead("pi.md", "root@192.0.2.7:/var", "board:/var", "an sshd on loopback"),
     Instead("pi.md", "ssh root@192.0.2.7 ", "ssh -F {ssh} board ", "an sshd on loopback"),
-    Instead("pi.md", "tcp://192.0.2.1:5557", "tcp://127.0.0.1:{centre}", "a mute centre: records wait"),
+    Instead(
+        "pi.md", "tcp://192.0.2.1:5557", "tcp://127.0.0.1:{centre}", "it acknowledges nothing: records wait"
+    ),
     Instead("microcontroller.md", "/dev/ttyACM0", "{board}", "a pseudo-terminal that says what a board does"),
     Instead(
         "microcontroller.md", "0.0.0.0:5558", "127.0.0.1:{gateway}", "a free port, of this machine alone"
@@ -228,8 +230,8 @@ def test_a_pi(carry_out, tmp_path, gather):
     _, secret = read_centre(new_centre(tmp_path / "keys").parent)
     options = {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: secret}
     try:
-        # It hears the device and acknowledges nothing.
-        with FakeCentre(lambda record: None, f"tcp://127.0.0.1:{port}", options):
+        # It answers HELLO and HEALTH, and acknowledges nothing.
+        with FakeCentre(lambda record: None, f"tcp://127.0.0.1:{port}", options, answer_said=True):
             carry_out("pi.md", ssh=tmp_path / "board" / "config", centre=port)
     finally:
         board.close()

@@ -36,6 +36,7 @@ class Device:
         self.link = LinkStatistics(connections=1)
         self.rates = []
         self.asked_again = []
+        self.logged = []
         self.header = packet.Record(packet.UPDATE, 3, 1, 9, 0, model_hash=b"12345678")
         self.newest_boots = []
         self.handler = HealthHandler(
@@ -44,6 +45,7 @@ class Device:
             self.link,
             lambda: dict(STATUS),
             CentreRequests(self.rates.append, self.number_start, self.asked_again.extend),
+            lambda message, **values: self.logged.append((message, values)),
         )
 
     def number_start(self, newest_boot, centre_us):
@@ -95,6 +97,19 @@ def test_hello_is_said_until_it_is_answered_and_then_health_comes_at_its_interva
     assert record.type == packet.HEALTH, "at once, with the offset that the answer told"
     assert one.poll(9.9) is None
     assert one.poll(0.1).type == packet.HEALTH
+
+
+def test_each_answer_of_the_centre_is_logged_once(device):
+    one = device()
+    hello = one.poll()
+    assert one.logged == []
+    one.handle(hello, sequence=hello.sequence + 1)
+    assert one.logged == []
+    one.handle(hello)
+    one.handle(hello)
+    assert one.logged == [("control_answered", {"type": packet.HELLO})]
+    one.handle(one.poll())
+    assert one.logged[1:] == [("control_answered", {"type": packet.HEALTH})]
 
 
 def test_a_new_connection_brings_a_hello(device):

@@ -11,14 +11,15 @@ from boards.install.linux.facts import gather_facts
 from boards.install.linux.layout import CACHE, PREFIX, SERVICE, STATE, SYSUSERS, TMPFILES, UNIT, USER, WANTED
 from boards.install.linux.shell import CommandError, InstallError, Shell, ask
 from boards.install.watched import Watched
-from firmware_py.protocol import packet
 
 # Exit code of userdel(8).
 NO_SUCH_USER = 6
 # Lines of the log in which the last start is looked for.
 LOG_LINES = 200
 POLL_S = 1.0
-_SAYS_IT_RUNS = (packet.HELLO, packet.HEALTH)
+# Entries that only an answer of the centre brings. A record that was sent may still wait in TCP's buffers, or have a
+# wrong key.
+_ANSWERED = ("control_answered", "acknowledged")
 _PROPERTIES = ("ActiveState", "SubState", "MainPID", "NRestarts", "MemoryCurrent", "ActiveEnterTimestamp")
 
 
@@ -37,7 +38,7 @@ class Status:
 
     @property
     def exit_code(self) -> int:
-        """1 if the installation is unfinished, 3 if the device does not run, 4 if it has sent no HELLO."""
+        """1 if the installation is unfinished, 3 if the device does not run, 4 if the centre has not answered."""
         return 1 if not self.finished else self.start.exit_code if self.start else 0
 
 
@@ -61,7 +62,7 @@ def read_status(shell: Shell) -> Status:
 def read_start(shell: Shell) -> Watched:
     """Read how the last start of the service has gone so far, from its log."""
     log = shell.run(["journalctl", "-u", SERVICE, "-o", "cat", "-n", str(LOG_LINES), "--no-pager"])
-    hello, error, link, last = False, "", "", ""
+    answered, error, link, last = False, "", "", ""
     for line in log.splitlines():
         try:
             entry = json.loads(line)
@@ -72,18 +73,18 @@ def read_start(shell: Shell) -> Watched:
             error = last if last.startswith("error:") else error
             continue
         if message == "started":
-            hello, error, link, last = False, "", "", ""
+            answered, error, link, last = False, "", "", ""
         elif message == "link_down":
             link = f"link down: {entry.get('reason')}"
-        elif message == "acknowledged" or (message == "control_sent" and entry.get("type") in _SAYS_IT_RUNS):
-            hello = True
+        elif message in _ANSWERED:
+            answered = True
     if not is_active(shell):
         return Watched("stopped", error or last)
-    return Watched("hello", "hello sent") if hello else Watched("silent", link or last)
+    return Watched("hello", "hello answered") if answered else Watched("silent", link or last)
 
 
 def watch(shell: Shell, wait_s: float) -> Watched:
-    """Watch a newly started service until its first HELLO, or until its log says why it stopped.
+    """Watch a newly started service until the centre answers it, or until its log says why it stopped.
 
     Raises:
         InstallError: The connection was lost.
