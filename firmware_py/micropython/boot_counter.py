@@ -34,10 +34,17 @@ def next_boot(last_boot, clock_s):
 
     Raises:
         NoClockError: Neither is known.
+        SetupError: The number does not fit into a record.
     """
     if not last_boot and not clock_s:
         raise NoClockError("no count of starts, and the clock is not set; run: mpremote rtc --set")
-    return (last_boot or clock_s) + 1
+    boot = (last_boot or clock_s) + 1
+    if boot >= 1 << 32:
+        raise SetupError(
+            "boot %d, expected less than 4294967296; uninstall with --purge, install again, and at the centre run: "
+            "epic central devices forget" % boot
+        )
+    return boot
 
 
 def former_boot():

@@ -8,6 +8,8 @@ EPOCH_S = 946_684_800 if time.gmtime(0)[0] == 2000 else 0
 RECENT_MS = 600_000
 # Earliest valid time; an earlier clock was not set since power-on.
 SET_S = 1_735_689_600
+# The clock numbers a start, and later times do not fit into a record's boot.
+LAST_S = 0xFFFFFFFE
 
 
 class Clock:
@@ -21,7 +23,7 @@ class Clock:
     def set_s(self):
         """Return the board's own clock in seconds since 1970, or 0 if it is not set."""
         now_s = int(time.time()) + EPOCH_S
-        return now_s if now_s > SET_S else 0
+        return now_s if SET_S < now_s <= LAST_S else 0
 
     def now_us(self):
         heard_us = self._advanced_us()

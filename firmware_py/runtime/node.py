@@ -38,8 +38,12 @@ REPLAYED = "replayed"
 
 def _clock_s() -> int:
     """Return seconds since 1970, or 0 while the clock is not set."""
-    now_s = int(time.time())
-    return now_s if now_s >= EARLIEST_CLOCK_S else 0
+    return _if_set(int(time.time()))
+
+
+def _if_set(clock_s: int) -> int:
+    """Return the time, or 0 if no start can have it as its number."""
+    return clock_s if EARLIEST_CLOCK_S <= clock_s < packet.MAX_BOOT else 0
 
 
 class Node:
@@ -173,13 +177,19 @@ class Node:
             centre_us: The centre's clock, microseconds since 1970.
 
         Raises:
+            PacketError: The centre knows the last possible number.
             SpoolError: The number cannot be stored.
         """
         boot = self.spool.boot
-        if boot < EARLIEST_CLOCK_S and centre_us // 1_000_000 >= EARLIEST_CLOCK_S:
-            boot = max(boot, centre_us // 1_000_000)
+        if boot < EARLIEST_CLOCK_S:
+            boot = max(boot, _if_set(centre_us // 1_000_000))
         if newest_boot >= boot:
             boot = newest_boot + 1
+        if boot > packet.MAX_BOOT:
+            raise packet.PacketError(
+                f"the centre knows boot {newest_boot} of this device, the last one; run there: epic central devices "
+                f"forget {self.config.node.device}"
+            )
         self._set_boot(boot)
 
     def send_again(self, ranges: list[Range]) -> None:

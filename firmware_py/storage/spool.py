@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from firmware_py.errors import FirmwareError
+from firmware_py.protocol.packet import MAX_BOOT
 from firmware_py.storage.sqlite_file import is_damage, open_log
 
 # ``PRAGMA user_version``; 0 is a new spool, or one of version 1 from before versions were counted.
@@ -104,6 +105,12 @@ class Spool:
             raise SpoolError(
                 f"{path}: belongs to device {owner[0]} of survey {owner[1]}, this is device {device} of survey "
                 f"{survey}; give each device its own [node] state_dir"
+            )
+        if self.boot > MAX_BOOT:
+            self.close()
+            raise SpoolError(
+                f"{path}: expected at most {MAX_BOOT} as the number of a start, got {self.boot}; set the clock, move "
+                f"[node] state_dir away, and at the centre run: epic central devices forget {device}"
             )
         self._sequence = 0
 

@@ -1,5 +1,7 @@
 """The microcontroller's parts against the Linux device's, under CPython: they hold on both."""
 
+import time
+
 import cbor2
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from firmware_py.micropython.boot_counter import (
     former_boot,
     next_boot,
 )
+from firmware_py.micropython.clock import Clock
+from firmware_py.micropython.errors import SetupError
 from firmware_py.protocol.frame_authenticator import Crc, Mac
 from firmware_py.protocol.framing import Deframer, FramingError, cobs_decode, encode_frame
 from firmware_py.protocol.rate import Coding, Rate, RateError, pack
@@ -184,6 +188,19 @@ def test_a_boot_number_is_the_next_and_of_the_clock_without_one():
     assert (next_boot(7, 1_800_000_000), next_boot(0, 1_800_000_000)) == (8, 1_800_000_001)
     with pytest.raises(NoClockError, match="mpremote rtc --set"):
         next_boot(0, 0)
+    assert next_boot((1 << 32) - 2, 0) == (1 << 32) - 1
+    with pytest.raises(SetupError, match="epic central devices forget"):
+        next_boot((1 << 32) - 1, 1_800_000_000)
+
+
+def test_a_clock_that_fits_into_no_record_is_not_set(monkeypatch):
+    for now_s, expected in (
+        (1_800_000_000, 1_800_000_000),
+        ((1 << 32) - 2, (1 << 32) - 2),
+        ((1 << 32) - 1, 0),
+    ):
+        monkeypatch.setattr(time, "time", lambda now_s=now_s: float(now_s))
+        assert Clock().set_s() == expected
 
 
 def test_a_cut_while_the_count_is_written_leaves_the_other_copy(tmp_path):

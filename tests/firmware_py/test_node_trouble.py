@@ -13,7 +13,7 @@ from firmware_py.inference.companding import GatherError
 from firmware_py.protocol import packet
 from firmware_py.runtime.check import check
 from firmware_py.runtime.config import SourceSection
-from firmware_py.runtime.node import Node
+from firmware_py.runtime.node import EARLIEST_CLOCK_S, Node
 from firmware_py.storage.spool import SpoolError
 
 pytestmark = pytest.mark.slow
@@ -169,6 +169,29 @@ def test_a_start_is_numbered_after_what_the_centre_knows(config, monkeypatch, cl
     node.stop()
     node.run()
     assert Node(config("tcp://127.0.0.1:9")).spool.boot == expected + 1
+
+
+@pytest.mark.parametrize("clock_s", [(1 << 32) - 1, 4_300_000_000])
+def test_a_clock_that_fits_into_no_record_is_not_set(config, monkeypatch, clock_s):
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "time", lambda: float(clock_s))
+        node = Node(config("tcp://127.0.0.1:9"))
+        assert node.spool.boot == 0
+        node.number_start(0, clock_s * 1_000_000)
+        assert node.spool.boot < EARLIEST_CLOCK_S, "nothing is recorded yet"
+        node.stop()
+        node.run()
+    node = Node(config("tcp://127.0.0.1:9"))
+    assert node._is_numbered()
+    assert EARLIEST_CLOCK_S <= node.spool.boot <= time.time(), "of the clock that is right again"
+
+
+def test_the_last_boot_at_the_centre_is_refused_with_advice(config):
+    node = Node(config("tcp://127.0.0.1:9"))
+    boot = node.spool.boot
+    with pytest.raises(packet.PacketError, match="4294967295 .* epic central devices forget 1"):
+        node.number_start((1 << 32) - 1, NOW_US)
+    assert (node.spool.boot, node.control_header.boot) == (boot, boot)
 
 
 @pytest.mark.parametrize("how", ["removed", "another in its place"])

@@ -189,6 +189,14 @@ def test_a_fresh_spool_starts_at_the_boot_it_is_told_and_counts_on(tmp_path):
         spool.close()
 
 
+def test_a_boot_that_fits_into_no_record_is_refused_with_advice(tmp_path):
+    path = tmp_path / "spool.sqlite"
+    with closing(Spool(path, 10, first_boot=(1 << 32) - 1)) as spool:
+        assert spool.boot == (1 << 32) - 1
+    with pytest.raises(SpoolError, match="got 4294967296; set the clock, .* devices forget 0"):
+        Spool(path, 10, first_boot=1_800_000_000)
+
+
 def test_a_full_disk_is_named_and_leaves_the_spool_as_it_was(tmp_path):
     spool = Spool(tmp_path / "spool.sqlite", 1000)
     spool.append(spool.next_sequence(), b"kept")
