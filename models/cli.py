@@ -151,7 +151,12 @@ def train(
     try:
         metrics = _train(settings)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; go on with: epic train --resume {settings.out}", err=True)
+        from models.training.training import has_checkpoint
+
+        advice = f"go on with: epic train --resume {settings.out}"
+        if not has_checkpoint(settings.out):
+            advice = "nothing is saved yet; start it again with the same command"
+        typer.echo(f"stopped; {advice}", err=True)
         raise
     best = metrics["best"]
     title = f"validation set (not trained on), weights of step {best['step']}, epoch {best['epoch']:.2f}"
@@ -226,6 +231,11 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Print MAE, RMSE and SSIM of a run on held-out data, family by family."""
+    if physics and (compared or missing):
+        option = "--all" if compared else "--missing"
+        raise TrainingError(
+            f"evaluate: --physics checks one run with all devices; leave out {option}, or --physics"
+        )
     _warn_of_uncompared(runs)
     if compared:
         _compare(runs, data, tuple(missing or ()), picture, as_json)

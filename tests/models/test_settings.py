@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from models.cli import app
 from models.errors import TrainingError
 from models.recipes import recipe_of
 from models.training.settings import read_settings
@@ -73,6 +75,28 @@ def test_a_wrong_key_or_value_is_named(config, line, message):
 def test_a_number_that_cannot_be_is_refused(config, option, value, message):
     with pytest.raises(TrainingError, match=message):
         read_settings({option: value}, config).request()
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_ctrl_c_advises_to_resume_where_there_is_a_checkpoint(tmp_path, monkeypatch, is_saved):
+    run = leave_run(tmp_path / "run") if is_saved else tmp_path / "run"
+
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.cli._train", interrupted)
+    options = ["epic", "--data", tmp_path, "--out", run, "--minutes", 1]
+    said = CliRunner().invoke(app, ["train", *map(str, options)]).stderr
+    assert (f"stopped; go on with: epic train --resume {run}" in said) == is_saved
+    assert ("stopped; nothing is saved yet; start it again with the same command" in said) != is_saved
+
+
+@pytest.mark.parametrize("option", [["--missing", "2"], ["--all"]])
+def test_an_option_that_the_physics_check_would_ignore_is_refused(tmp_path, option):
+    run = leave_run(tmp_path / "run")
+    command = ["evaluate", str(run), "--data", str(tmp_path), "--physics", "60", *option]
+    error = CliRunner().invoke(app, command).exception
+    assert isinstance(error, TrainingError) and f"leave out {option[0]}, or --physics" in str(error)
 
 
 def test_what_is_missing_is_named(tmp_path):
