@@ -208,12 +208,13 @@ def calibrate_uncertainty(decoder: Decoder, latents: np.ndarray, maps: np.ndarra
         return 1.0
     a = decoder.acquisition
     error_mps = uncertainty_mps = 0.0
-    for start in range(0, len(maps) - CALIBRATION_BATCH + 1, CALIBRATION_BATCH):
+    for start in range(0, len(maps), CALIBRATION_BATCH):
         some = slice(start, start + CALIBRATION_BATCH)
-        everyone = np.ones((CALIBRATION_BATCH, decoder.n_devices), bool)
+        true_mps = denormalise_velocity(maps[some], a)
+        everyone = np.ones((len(true_mps), decoder.n_devices), bool)
         predicted_mps, scale_mps = decoder.decode_float(latents[some], everyone)
-        error_mps += float(np.abs(predicted_mps[:, 0] - denormalise_velocity(maps[some], a)).mean())
-        uncertainty_mps += float(scale_mps.mean())
+        error_mps += float(np.abs(predicted_mps[:, 0] - true_mps).sum(dtype=float))
+        uncertainty_mps += float(scale_mps.sum(dtype=float))
     factor = round(error_mps / uncertainty_mps, 6)
     decoder.uncertainty_factor *= factor
     about = decoder.folder / "decoder.json"

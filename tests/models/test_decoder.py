@@ -99,6 +99,17 @@ def test_uncertainty_is_calibrated_by_samples_that_were_not_learnt_from(folder):
     assert after.mean() == pytest.approx(45.0, rel=0.01)
 
 
+def test_uncertainty_is_calibrated_by_every_sample(folder):
+    """Samples come family by family, so the last ones are the whole of a family's validation set."""
+    decoder = load_decoder(folder)
+    floats = np.random.default_rng(2).normal(size=(70, 3, 16)).astype(np.float32)
+    velocity, before = decoder.decode_float(floats, np.ones((70, 3)))
+    maps = normalise_velocity(velocity[:, 0], SURVEY)
+    maps[-6:] += 0.3
+    factor = calibrate_uncertainty(decoder, floats, maps)
+    assert factor * before.mean() == pytest.approx(450.0 * 6 / 70, rel=1e-3)
+
+
 def test_a_decoder_knows_what_is_like_its_training(folder):
     """Where the release holds it; a model from before says nothing, and still decodes."""
     assert load_decoder(folder).ood_score(latents(), np.ones(3, bool), WHOLE) is None
