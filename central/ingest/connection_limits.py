@@ -18,7 +18,7 @@ import struct
 import termios
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -137,6 +137,14 @@ class ConnectionLimits:
         """Shut a connection down."""
         if peer := self._find(fd):
             self._end(peer, reason)
+
+    def cut_off_keys(self, is_allowed: Callable[[bytes], bool]) -> int:
+        """Shut down the connections of keys that are not allowed any more; return how many keys had one."""
+        gone = [text for text in self._by_key if not is_allowed(text)]
+        for text in gone:
+            for peer in list(self._by_key[text]):
+                self._end(peer, "a key that is no longer allowed")
+        return len(gone)
 
     def check(self, emptied: bool) -> None:
         """Shut down the connections that have too many bytes in ZeroMQ's memory.

@@ -38,6 +38,8 @@ HANDSHAKE_MS = 10_000
 MAX_FRAMES = 16
 # Time for which a suspended key is not admitted, seconds.
 SUSPENDED_S = 60.0
+# Interval of checks that the keys of silent connections are still allowed, seconds.
+KEYS_CHECK_S = 0.5
 
 
 # Handler of a control record (hello, health, update). It gets the record and its size in bytes on the wire, and returns
@@ -113,6 +115,7 @@ class Receiver:
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
         ):
             self._socket.setsockopt(option, value)
+        self._keys_checked_s = 0.0
         # True if the last pass took every whole message that waited.
         self._emptied = False
         self._connections = Connections(self._socket, self.counts, log)
@@ -143,6 +146,7 @@ class Receiver:
                         self._take(journal, self._drain())
                     self._connections.follow()
                     self._connections.limits.check(self._emptied)
+                    self._cut_off_revoked()
             finally:
                 journal.close()
         finally:
@@ -241,6 +245,14 @@ class Receiver:
             most = GATEWAY_CONNECTIONS if sender.device is None else DEVICE_CONNECTIONS
             self._connections.limits.delivered(fd, wire_bytes, Key(key, most) if key else None)
         return peer, frame, n_frames, wire_bytes, sender
+
+    def _cut_off_revoked(self) -> None:
+        """Shut down the connections of revoked keys that send nothing; the others end at their next message."""
+        if self._authenticator and self.turned_s - self._keys_checked_s >= KEYS_CHECK_S:
+            self._keys_checked_s = self.turned_s
+            allowed = self._authenticator.sender
+            for _ in range(self._connections.limits.cut_off_keys(lambda key: allowed(key) is not None)):
+                self._count("not_allowed")
 
     @staticmethod
     def _impostor(sender: Identity, record: packet.Record) -> str | None:

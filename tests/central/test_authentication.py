@@ -177,6 +177,21 @@ def test_a_revocation_holds_on_a_connection_that_is_open(key_folder, data_dir):
     assert (1, refused_at) in kept(data_dir)
 
 
+def test_a_revocation_ends_a_connection_that_is_silent(key_folder, data_dir):
+    with (
+        centre(key_folder, data_dir) as receiver,
+        link(receiver, key_folder, "device-1") as revoked,
+        link(receiver, key_folder, "device-0") as other,
+    ):
+        for one, device in ((revoked, 1), (other, 0)):
+            assert ask(one, latent_record(device=device)).type == packet.ACK
+        keys.revoke(key_folder, "device-1")
+        wait_until(lambda: revoked.receive(0.05) or revoked.statistics.key_rejected, what="the reason")
+        assert "does not allow this key: it was revoked" in revoked.statistics.fault
+        assert (receiver.counts["cut_off"], receiver.counts["not_allowed"]) == (1, 1)
+        assert ask(other, latent_record(device=0, sequence=2)).type == packet.ACK
+
+
 def test_a_centre_whose_keys_do_not_load_does_not_listen(key_folder):
     (key_folder / "centre.secret").unlink()
     with pytest.raises(KeysError, match=r"centre\.secret"):
