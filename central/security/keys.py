@@ -8,8 +8,8 @@
     KEYS/allowed/NAME.public, NAME.mac   whom the centre lets in; a file removed is a right withdrawn
     KEYS/revoked/NAME-TIME.public        what was withdrawn, and when
 
-NAME is ``device-3`` (of survey 1), ``survey-2-device-3``, or ``gateway-FREE`` for a gateway, which speaks
-for devices whose MACs it has checked.
+NAME is ``device-3`` (of survey 1), ``survey-2-device-3``, or ``gateway-FREE`` for a gateway, which may speak
+for every device that has a MAC secret in ``allowed``.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def new_keys(keys_dir: Path, name: str) -> Path:
 
 
 def allow(keys_dir: Path, name: str, source: Path | None = None) -> list[Path]:
-    """Allow ``name`` with the keys in ``source`` (default: the keys made here).
+    """Allow ``name`` with the keys in ``source`` (default: the keys made here), and with no earlier ones.
 
-    Only the public key and the MAC secret are copied.
+    Only the public key and the MAC secret are copied. Without a MAC secret in ``source``, an earlier one is removed.
 
     Returns:
         The files written.
@@ -139,6 +139,8 @@ def allow(keys_dir: Path, name: str, source: Path | None = None) -> list[Path]:
         _checked(read_secret, mac)
         files.append(allowed / mac.name)
         _write(files[-1], mac.read_bytes(), 0o600, replace=True)
+    else:
+        (allowed / mac.name).unlink(missing_ok=True)
     _write(files[0], public, 0o644, replace=True)
     return files
 

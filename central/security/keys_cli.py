@@ -53,8 +53,14 @@ def allow_command(
     keys: KeysOption = Path("keys"),
 ) -> None:
     """Allow a device or gateway; a running centre notices within seconds."""
+    mac = keys / "allowed" / f"{name}.mac"
+    had_mac = mac.exists()
     for path in allow(keys, name, source):
         typer.echo(path)
+    if had_mac and not mac.exists():
+        typer.echo(
+            f"{mac}: removed, since {source or keys / name} has no MAC secret; {name} may only use ZeroMQ"
+        )
 
 
 @app.command("revoke")

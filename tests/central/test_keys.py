@@ -238,6 +238,20 @@ def test_a_mac_secret_that_is_none_is_refused_by_name(folder, content):
         keys.allow(folder, "device-3")
 
 
+def test_new_keys_without_a_mac_secret_leave_no_old_one_in_force(folder, tmp_path):
+    keys.allow(folder, "device-3")
+    keys.new_keys(tmp_path / "elsewhere", "device-3")
+    source = tmp_path / "elsewhere" / "device-3"
+    (source / "device-3.mac").unlink()
+    arguments = ["allow", "device-3", str(source), "--keys", str(folder)]
+    result = typer.testing.CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "device-3.mac: removed, since" in result.output
+    ring = KeyRing(folder)
+    assert ring.identity(public(source.parent, "device-3")).name == "device-3"
+    assert ring.secret(1, 3) is None
+    assert "removed" not in typer.testing.CliRunner().invoke(app, arguments).output
+
+
 def test_the_command_line(tmp_path):
     runner = typer.testing.CliRunner()
 
