@@ -17,7 +17,7 @@ from central.ingest.connection_limits import DEVICE_CONNECTIONS, GATEWAY_CONNECT
 from central.ingest.connections import Connections
 from central.ingest.traffic import Traffic
 from central.security.keys import Identity
-from central.storage.database import StoreError
+from central.storage.database import DamagedStoreError, StoreError
 from central.storage.journal import Journal
 from central.times import LAST_US
 from firmware_py.links.zeromq import HEARTBEAT_MS, MAX_MESSAGE_BYTES, MESSAGE_BYTES, frame_bytes
@@ -135,7 +135,12 @@ class Receiver:
             raise ReceiverError(f"{endpoint}: cannot listen there ({error}); {advice}") from None
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Receive until ``stopping`` is set; acknowledge committed records before returning."""
+        """Receive until ``stopping`` is set; acknowledge committed records before returning.
+
+        Raises:
+            StoreError: The journal cannot be opened.
+            DamagedStoreError: The store is damaged.
+        """
         try:
             journal = Journal(self._data_dir)
             try:
@@ -292,6 +297,9 @@ class Receiver:
             return
         try:
             committed = journal.commit([entry[1:] for entry in group], self._arrived)
+        except DamagedStoreError:
+            # A repetition does not help. The centre stops and says so.
+            raise
         except StoreError as error:
             # Unacknowledged records stay in the devices' spools and are sent again.
             self._count("commit_failed", records=len(group), reason=str(error))

@@ -12,7 +12,7 @@ from waiting import wait_until
 from central.ingest import connections
 from central.ingest import receiver as module
 from central.ingest.receiver import Expected, Receiver, ReceiverError
-from central.storage.database import connect
+from central.storage.database import DamagedStoreError, connect
 from central.storage.journal import Journal
 from firmware_py.links.zeromq import ZmqLink
 from firmware_py.protocol import packet
@@ -105,6 +105,20 @@ def test_no_acknowledgement_without_a_commit_and_the_record_is_taken_when_sent_a
     assert dealer.answer().type == packet.ACK
     assert len(kept(data_dir)) == 1
     assert running.counts["records"] == 1
+
+
+def test_a_damaged_store_ends_the_receiver(data_dir, dealers, monkeypatch):
+    """A record that cannot be committed is otherwise tried again; in a damaged store it never succeeds."""
+    models = {MODEL_HASH: Expected(n_devices=5, coding=Coding(LATENT))}
+    receiver = Receiver("tcp://127.0.0.1:*", data_dir, models, lambda newest: None, Log(None))
+
+    def commit(*_):
+        raise DamagedStoreError("journal: cannot commit 1 records: central.sqlite is damaged")
+
+    monkeypatch.setattr(Journal, "commit", commit)
+    dealers(receiver.endpoint).send(latent_record())
+    with pytest.raises(DamagedStoreError):
+        receiver.run(lambda: receiver.counts["commit_failed"] > 0)
 
 
 def test_duplicates_are_acknowledged_again_and_kept_once(running, dealer, data_dir):
