@@ -112,14 +112,15 @@ class ZmqLink:
         except zmq.ZMQError as error:
             if self._owns_context:
                 self._context.term()
-            raise LinkError(
-                f"link: cannot use endpoint {endpoint!r} ({error}); expected tcp://host:port"
-            ) from None
+            raise self._unusable(error) from None
 
     @property
     def socket(self) -> zmq.Socket:
         """Socket for a poller; valid until the next ``send`` or ``receive``, which may open another one."""
         return self._socket
+
+    def _unusable(self, error: zmq.ZMQError) -> LinkError:
+        return LinkError(f"link: cannot use endpoint {self._endpoint!r} ({error}); expected tcp://host:port")
 
     def _open(self) -> None:
         """Raises ``zmq.ZMQError``, with nothing left open."""
@@ -157,13 +158,22 @@ class ZmqLink:
         return frame_bytes(len(body) + (MESSAGE_BYTES if self._keys else 0))
 
     def _follow(self) -> None:
-        """Process connection events, and open a new socket if ZeroMQ has given up this one."""
+        """Process connection events, and open a new socket if ZeroMQ has given up this one.
+
+        Raises:
+            LinkError: No new socket can be opened, for example without free file descriptors.
+        """
         self._take_events()
         if self._lost_s is not None and time.monotonic() - self._lost_s > self._reopen_s:
             self._lost_s = None
             self._reopen_s = min(2 * self._reopen_s, REOPEN_MAX_S)
             self._shut(linger_ms=0)
-            self._open()
+            try:
+                self._open()
+            except zmq.ContextTerminated:
+                raise
+            except zmq.ZMQError as error:
+                raise self._unusable(error) from None
 
     def _take_events(self) -> None:
         while self._monitor.poll(0):

@@ -1,5 +1,6 @@
 """The ZeroMQ link: whole records, no blind queueing, honest byte counts."""
 
+import errno
 from contextlib import closing
 
 import pytest
@@ -9,6 +10,7 @@ from waiting import wait_until
 from wire import CountingProxy
 from zmq.auth.thread import ThreadAuthenticator
 
+from firmware_py.links import zeromq
 from firmware_py.links.base import LinkError
 from firmware_py.links.keys import CurveKeys, read_curve_keys, read_secret
 from firmware_py.links.zeromq import ZmqLink, frame_bytes
@@ -236,6 +238,23 @@ def test_a_link_whose_bytes_made_no_sense_comes_back(curve, request):
 
         wait_until(sent_again, what="another connection")
         assert router.recv_multipart()[1] == b"after"
+        link.close()
+
+
+def test_a_link_that_cannot_be_opened_again_is_one_error(router, monkeypatch):
+    with Proxy(port_of(router)) as proxy:
+        link = ZmqLink(f"tcp://127.0.0.1:{proxy.port}")
+        wait_until(lambda: link.send(b"before"), what="a connection")
+        peer, _ = router.recv_multipart()
+
+        def refuse(*_):
+            raise zmq.ZMQError(errno.EMFILE)
+
+        monkeypatch.setattr(zeromq, "open_dealer", refuse)
+        proxy.down.bit_error_rate = 1.0
+        router.send_multipart([peer, b"answer"])
+        with pytest.raises(LinkError, match="cannot use endpoint .*Too many open files"):
+            wait_until(lambda: link.receive(0.01), what="the error")
         link.close()
 
 
