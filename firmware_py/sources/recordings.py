@@ -195,8 +195,9 @@ class FolderSource:
     place and retried. A file that cannot be moved is logged and ignored until the next start.
 
     A power cut between spool and ``sent/`` records the event twice; the centre then uses the later record. While the
-    disk has less than ``keep_free_mib`` free, the oldest files of ``sent/`` are deleted. ``rejected`` counts the
-    recordings that could not be encoded; ``rejection`` is the last reason.
+    disk has less than ``keep_free_mib`` free, the oldest files of ``sent/`` are deleted, and those of ``rejected/``
+    never, because nothing else has their content. ``rejected`` counts the recordings that could not be encoded;
+    ``rejection`` is the last reason.
     """
 
     exhausted = False
@@ -340,6 +341,7 @@ class FolderSource:
                 place.with_suffix(".txt").write_text(
                     reason + "\n", encoding="utf-8", errors="backslashreplace"
                 )
+        self.make_room()
 
     def make_room(self) -> None:
         """Delete the oldest files of ``sent/`` while the disk has too little free space."""

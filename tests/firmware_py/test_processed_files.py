@@ -178,6 +178,17 @@ def test_what_somebody_took_out_of_sent_is_passed_over(tmp_path, monkeypatch):
     assert left(tmp_path) == ["4.npy"]
 
 
+def test_rejected_recordings_make_room_too_and_stay(tmp_path, monkeypatch):
+    source = FolderSource(tmp_path, Selection((2, 100, 6), (3, 4, 5)), 0.0, 4)
+    fill(tmp_path, 3)
+    np.save(tmp_path / "9.npy", np.zeros((3, 3), np.float32))
+    Disk(monkeypatch, tmp_path, 2 * MIB + 4096)
+    while not source.rejected:
+        source.poll()
+    assert left(tmp_path) == ["3.npy"]
+    assert (tmp_path / "rejected" / "9.npy").exists()
+
+
 def test_each_batch_that_is_removed_is_logged_once(tmp_path, monkeypatch):
     log = []
     source = FolderSource(
