@@ -124,7 +124,7 @@ class Updater:
             ((kind, fields),) = decode(bytes(record.payload)).items()
             if kind == "heard":
                 self._report_arrived(fields["version"])
-            elif kind == "offer":
+            elif kind == "offer" and 0 < fields["version"] < 1 << 32:
                 self._offered(fields)
             elif kind == "chunk" and fields["sha256"] == self._sha256:
                 self._arrived(fields["offset"], fields["data"])
@@ -159,8 +159,6 @@ class Updater:
     def _offered(self, offer):
         if self._slots.on_trial or self._sha256 == offer["sha256"] or offer["version"] == self._slots.version:
             return
-        if not 0 < offer["version"] < 1 << 32:
-            raise ValueError("version")
         self._drop()
         self._version = offer["version"]
         statement = offer["statement"]
