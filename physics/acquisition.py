@@ -114,9 +114,15 @@ class Acquisition:
         """``(1, n_depth, n_width)``."""
         return (1, self.n_depth, self.n_width)
 
-    def distance_m(self, cells: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    def distance_m(self, cells: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the distances of cells along the line in metres, as x in survey.toml: 0 is the first cell's centre."""
         return np.asarray(cells) * self.dx_m
+
+    @property
+    def extent_m(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top of a map's picture in metres, as Matplotlib takes them."""
+        left, right = self.distance_m((-0.5, self.n_width - 0.5))
+        return float(left), float(right), self.n_depth * self.dx_m, 0.0
 
     def records_as(self, other: Acquisition) -> bool:
         """Return True if gathers of both surveys have the same format; devices and velocity bounds may differ."""

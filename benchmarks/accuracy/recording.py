@@ -92,14 +92,13 @@ def draw(
         figsize=(3 * (len(maps) + len(gathers) + 1), 3.8),
         layout="constrained",
     )
-    extent_m = (0, a.n_width * a.dx_m, a.n_depth * a.dx_m, 0)
     velocities = maps[::2]
     limits = min(map(np.min, velocities)), max(map(np.max, velocities))
     for axis, values, title in zip(axes, maps, ("map", "uncertainty", "refined map"), strict=False):
         if title == "uncertainty":
-            shown = axis.imshow(values, extent=extent_m, cmap=cm.lajolla)
+            shown = axis.imshow(values, extent=a.extent_m, cmap=cm.lajolla)
         else:
-            shown = axis.imshow(values, extent=extent_m, cmap=cm.batlow, vmin=limits[0], vmax=limits[1])
+            shown = axis.imshow(values, extent=a.extent_m, cmap=cm.batlow, vmin=limits[0], vmax=limits[1])
         axis.set(title=f"{title}, m/s", xlabel="x (m)", ylabel="depth (m)")
         figure.colorbar(shown, ax=axis, shrink=0.8)
     shot = a.n_sources // 2
@@ -108,7 +107,7 @@ def draw(
     off = [(modelled - gather)[shot] for modelled in gathers]
     traces = dict(zip(("recorded", "map's difference", "refined map's"), (gather[shot], *off), strict=False))
     for axis, (title, values) in zip(axes[len(maps) :], traces.items(), strict=True):
-        extent = (0, a.n_width * a.dx_m, seconds, 0)
+        extent = (*a.extent_m[:2], seconds, 0)
         axis.imshow(values, extent=extent, aspect="auto", cmap=cm.vik, vmin=-strength, vmax=strength)
         axis.set(title=f"{title}, shot {shot + 1}", xlabel="x (m)", ylabel="time (s)")
     figure.savefig(path, dpi=100)

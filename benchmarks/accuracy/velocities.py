@@ -25,11 +25,10 @@ def draw_velocities(
     figure = Figure(figsize=(inches[0] * columns + 1.0, inches[1] * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
-    extent_m = (0, a.n_width * a.dx_m, a.n_depth * a.dx_m, 0)
     low, high = a.velocity_min_mps, a.velocity_max_mps
     for line, label, row in zip(axes, labels or [""] * len(rows), rows, strict=True):
         for axis, (title, velocity_mps) in zip(line, row, strict=True):
-            shown = axis.imshow(velocity_mps, extent=extent_m, cmap=cm.batlow, vmin=low, vmax=high)
+            shown = axis.imshow(velocity_mps, extent=a.extent_m, cmap=cm.batlow, vmin=low, vmax=high)
             axis.set_title(title, fontsize=9)
         line[0].set_ylabel(f"{label}\ndepth (m)".lstrip())
     figure.colorbar(shown, ax=axes, label="velocity (m/s)", shrink=0.5, aspect=40)

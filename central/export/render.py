@@ -55,15 +55,12 @@ def _figure(rows: int, columns: int):
 def _show(axis, image: np.ndarray, acquisition: Acquisition, kind: str):
     from cmcrameri import cm
 
-    nz, nx = image.shape
-    width_m, depth_m = nx * acquisition.dx_m, nz * acquisition.dx_m
     limits = {"vmin": acquisition.velocity_min_mps, "vmax": acquisition.velocity_max_mps}
     if kind == "uncertainty":
         limits = {"vmin": 0.0, "vmax": max(float(np.nanpercentile(image, UNCERTAINTY_PERCENTILE)), 1.0)}
     drawn = axis.imshow(
         image,
-        # Distance 0 is the centre of the first cell.
-        extent=(-acquisition.dx_m / 2, width_m - acquisition.dx_m / 2, depth_m, 0),
+        extent=acquisition.extent_m,
         cmap=cm.batlow if kind == "velocity" else cm.lajolla,
         interpolation="nearest",
         **limits,
@@ -76,7 +73,7 @@ def _mark_devices(axis, acquisition: Acquisition, present: Sequence[int]) -> Non
     """Draw a bar per device above the map: dark if received, red outline if missing."""
     for device, receivers in enumerate(acquisition.device_receivers):
         cells = [acquisition.receiver_cells[i] for i in receivers]
-        first, last = acquisition.distance_m(np.array([min(cells) - 0.5, max(cells) + 0.5]))
+        first, last = acquisition.distance_m((min(cells) - 0.5, max(cells) + 0.5))
         here = device in present
         axis.plot(
             [first, last],

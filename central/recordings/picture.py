@@ -69,7 +69,7 @@ def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:
         axis.set_title(title, fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("distance (m)")
-    axes[0, 0].set_xlim(0, acquisition.n_width * acquisition.dx_m)
+    axes[0, 0].set_xlim(acquisition.extent_m[:2])
     figure.colorbar(drawn, ax=axes, label="amplitude", shrink=0.6)
     dead = np.isnan(samples).all(axis=(0, 1))
     missing = [
@@ -86,5 +86,5 @@ def _extent_m(acquisition: Acquisition) -> tuple[float, float]:
     """Return the distances, m, at which the traces begin and end: half a spacing beyond the first and last receiver."""
     cells = acquisition.receiver_cells
     spacing = (cells[-1] - cells[0]) / (len(cells) - 1) if len(cells) > 1 else 1.0
-    left = cells[0] + 0.5 - spacing / 2
-    return left * acquisition.dx_m, (left + spacing * len(cells)) * acquisition.dx_m
+    left, right = acquisition.distance_m((cells[0] - spacing / 2, cells[-1] + spacing / 2))
+    return float(left), float(right)

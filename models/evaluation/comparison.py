@@ -146,7 +146,6 @@ def _draw_maps(figure: Any, compared: Comparison) -> None:
     a = data.acquisition
     columns = [("true", data.maps[compared.shown]), *((row.name, row.maps) for row in compared.rows)]
     axes = figure.subplots(len(compared.shown), len(columns), squeeze=False)
-    extent_m = (0, a.n_width * a.dx_m, a.n_depth * a.dx_m, 0)
     for j, (name, maps) in enumerate(columns):
         axes[0, j].set_title(name)
         for i, sample in enumerate(compared.shown):
@@ -155,7 +154,7 @@ def _draw_maps(figure: Any, compared: Comparison) -> None:
                 cmap="viridis",
                 vmin=a.velocity_min_mps,
                 vmax=a.velocity_max_mps,
-                extent=extent_m,
+                extent=a.extent_m,
             )
             axes[i, j].set(xticks=[], yticks=[])
             if j == 0:

@@ -133,7 +133,7 @@ def test_a_format_that_is_not_there_is_said_and_nothing_is_written(gather, tmp_p
 
 @pytest.mark.parametrize(
     ("cells", "begin_m", "end_m"),
-    [(range(70), 0.0, 700.0), (range(20, 60, 2), 195.0, 595.0), ([30], 300.0, 310.0)],
+    [(range(70), -5.0, 695.0), (range(20, 60, 2), 190.0, 590.0), ([30], 295.0, 305.0)],
 )
 def test_a_picture_has_the_receivers_where_they_stand(fill, monkeypatch, cells, begin_m, end_m):
     count = len(cells)
@@ -150,7 +150,7 @@ def test_a_picture_has_the_receivers_where_they_stand(fill, monkeypatch, cells, 
     figure = gather_figure(stored, np.ones(shape, np.float32))
     axis = figure.axes[0]
     assert axis.images[0].get_extent()[:2] == pytest.approx([begin_m, end_m])
-    assert axis.get_xlim() == (0.0, 700.0), "the line"
+    assert axis.get_xlim() == (-5.0, 695.0), "the line, from half a cell before the centre of the first"
 
 
 @pytest.fixture
