@@ -184,8 +184,11 @@ class _Objective:
 
     def to_map(self, x: np.ndarray) -> np.ndarray:
         """Return the normalised map ``(nz, nx)``."""
+        return np.clip(self._unclipped(x), -1.0, 1.0)
+
+    def _unclipped(self, x: np.ndarray) -> np.ndarray:
         field = self._along_z @ x.reshape(self._start.shape) @ self._along_x.T
-        return np.clip(self._start + self._scale * field, -1.0, 1.0)
+        return self._start + self._scale * field
 
     def measure(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Append to ``tried``; return the map and the misfit's derivative by the gather ``(S, T, R)``."""
@@ -204,6 +207,8 @@ class _Objective:
             _mps(candidate, self._acquisition), self._acquisition, lambda source, _: (0.0, by_gather[source])
         )
         by_map = TOTAL_VARIATION * self._roughness.derivative(candidate) + self._half_range_mps * by_velocity
+        # A clipped cell does not change with x.
+        by_map[np.abs(self._unclipped(x)) > 1.0] = 0.0
         return self.tried[-1][0], (self._along_z.T @ (self._scale * by_map) @ self._along_x).ravel() + x
 
 

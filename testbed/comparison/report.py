@@ -101,7 +101,7 @@ def page(results: dict, command: str, date: str, pictures: Path) -> str:
             "bytes and energy only."
             if trained
             else "weights not trained, so times, bytes and energy only; what their maps are worth is in "
-            "[fidelity.md](fidelity.md), on held-out data."
+            "[baselines.md](baselines.md), on held-out data."
         ),
         "",
         f"![Latency by part]({pictures}/testbed-latency.png)",

@@ -109,7 +109,7 @@ def uncertainties_of(results):
 
 
 def test_in_the_demo_the_uncertainty_tells_the_bad_maps_and_the_ood_score_does_not(demo):
-    """Issue 18, A.3: what a map is flagged by first has to follow its error."""
+    """What a map is flagged by first has to follow its error."""
     errors_mps, results = demo[0]
     by_uncertainty = spearmanr(errors_mps, uncertainties_of(results)).statistic
     by_score = spearmanr(errors_mps, [result.ood_score for result in results]).statistic
@@ -121,7 +121,7 @@ def test_in_the_demo_the_uncertainty_tells_the_bad_maps_and_the_ood_score_does_n
 
 
 def test_in_the_demo_half_a_spread_is_seen_by_uncertainty_and_ood_score(demo):
-    """Issue 18, A.2: its map had an error of 727 m/s and stated 115."""
+    """Its map had an error of 727 m/s and stated 115."""
     (_, whole), (errors_mps, half) = demo[:2]
     assert (uncertainties_of(half) > uncertainties_of(whole)).mean() > 0.9
     assert uncertainties_of(half).mean() > 0.9 * errors_mps.mean()

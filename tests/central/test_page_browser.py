@@ -377,7 +377,7 @@ def test_devices_are_sorted_and_one_shows_its_history(centre, browse, send):
 
 
 def test_a_device_that_rejects_its_recordings_is_not_merely_on_time(centre, browse, dealers):
-    """Issue 18, A.1: its link is well, and nothing of what it records arrives."""
+    """Its link is well, and nothing of what it records arrives."""
     health = Health(60, 1, 0, 0, 0, 1, rejected=3, rejection="expected a gather (5, 1000, 70)")
     record = packet.Record(packet.HEALTH, 2, 1, 1, 1, model_hash=MODEL_HASH, payload=encode_health(health))
     sender = dealers(centre.service.receiver.endpoint)

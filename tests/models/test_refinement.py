@@ -10,6 +10,7 @@ from models.inversion.latent_model import LatentModel
 from models.inversion.refinement import (
     CONTRAST,
     LatentMisfit,
+    _Objective,
     refine,
     smoothing,
     value_and_derivative,
@@ -51,6 +52,23 @@ def test_derivatives_of_misfit_and_roughness_are_those_of_finite_differences(lat
     assert np.vdot(derivative, direction) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4)
     value, derivative = value_and_derivative(lambda x: (x * x * x)[0])(np.array([2.0]))
     assert (value, derivative.tolist()) == (8.0, [12.0])
+
+
+def test_the_gradient_of_a_map_that_is_clipped_is_that_of_finite_differences(latent_model):
+    received = np.asarray(latent_model.encode(gather_of(earth(300.0))))
+    misfit = LatentMisfit(latent_model, received, np.ones(received.shape))
+    start_mps = np.full_like(earth(0.0), WAVES.velocity_min_mps)
+    start_mps[WAVES.n_depth // 2 :] = 2500.0
+    objective = _Objective(start_mps, uncertainty(), misfit, WAVES)
+    x = np.zeros(start_mps.shape)
+    x[: WAVES.n_depth // 3] = -3.0
+    assert (objective.to_map(x.ravel()) == -1.0).sum() > WAVES.n_width
+    _, gradient = objective(x.ravel())
+    # All of it lies among clipped cells.
+    direction = np.zeros(start_mps.shape)
+    direction[1, WAVES.n_width // 2] = 1.0
+    ends = [objective((x + sign * 0.05 * direction).ravel())[0] for sign in (1, -1)]
+    assert gradient @ direction.ravel() == pytest.approx((ends[0] - ends[1]) / 0.1, rel=0.02)
 
 
 def test_smoothing_keeps_variance_also_at_the_edges():
