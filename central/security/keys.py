@@ -30,6 +30,7 @@ from firmware_py.links.base import LinkError
 from firmware_py.links.keys import check_private, device_name, read_key, read_secret
 from firmware_py.protocol.frame_authenticator import SECRET_BYTES
 from firmware_py.runtime.log import Log
+from physics.files.atomic import sync
 
 CENTRE = "centre"
 _NAME = re.compile(
@@ -158,7 +159,7 @@ def revoke(keys_dir: Path, name: str) -> Path:
     public.rename(revoked)
     # Sync the folder: after a power cut the key would otherwise be allowed again.
     for folder in (public.parent, revoked.parent):
-        _sync(folder)
+        sync(folder)
     return revoked
 
 
@@ -388,13 +389,4 @@ def _write(path: Path, content: bytes, mode: int, replace: bool = False) -> None
         aside.unlink()
         raise KeysError(f"{path}: already exists")
     aside.rename(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Sync a folder so that its file names are durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

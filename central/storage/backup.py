@@ -21,6 +21,7 @@ from typing import IO, Any
 from central.storage import schema
 from central.storage.database import FILE_NAME, StoreError, connect, lock, reported
 from firmware_py.runtime.log import now_us
+from physics.files.atomic import sync
 
 FORMAT = "epic-central-backup"
 FORMAT_VERSION = 1
@@ -69,7 +70,7 @@ def back_up(data_dir: Path, keys_dir: Path | None, out: Path) -> dict[str, Any]:
             raise BackupError(
                 f"{out}: cannot be written ({error.strerror or error}); free space there"
             ) from None
-    _sync(out.parent)
+    sync(out.parent)
     return manifest
 
 
@@ -151,7 +152,7 @@ def restore(backup: Path, data_dir: Path, keys_dir: Path | None = None) -> dict[
             # Place the database last. Without it, the centre would create an empty one and a second restore would be
             # refused.
             os.replace(Path(aside) / FILE_NAME, data_dir / FILE_NAME)
-            _sync(data_dir)
+            sync(data_dir)
     except OSError as error:
         raise BackupError(f"{data_dir}: cannot be written ({error.strerror or error})") from None
     return manifest
@@ -238,12 +239,3 @@ def _sha256(path: Path) -> str:
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK_BYTES):
         yield chunk
-
-
-def _sync(folder: Path) -> None:
-    """Sync a folder; its file names are durable only then."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
