@@ -87,7 +87,8 @@ def _mark_devices(axis, acquisition: Acquisition, present: Sequence[int]) -> Non
 
 
 def _save(figure, path: Path) -> None:
-    with atomic_write(path) as temporary:
+    # The centre draws one for each event; a sync would hold up the journal.
+    with atomic_write(path, durable=False) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
 
 

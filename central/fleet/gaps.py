@@ -19,8 +19,8 @@ from firmware_py.runtime.log import Log
 
 GAP_AFTER_S = 10.0
 LINES_A_MINUTE = 20
-# Maximum gap rows per boot, so that no device can fill the table. Beyond it the oldest gaps are merged, because devices
-# no longer resend records of that age.
+# Most gap rows of a boot, so that no device can fill the table. If there are more, the oldest gaps become one row:
+# devices no longer resend records of that age.
 MAX_GAPS = 100
 
 Boot = tuple[int, int, int]
@@ -79,7 +79,7 @@ class GapWatch:
         self._seen = last_change
 
     def _boots(self, database: sqlite3.Connection) -> tuple[list[tuple[Boot, int, int, int]], int]:
-        """Return (boot, records, highest, scanned) of the boots to look at, and the last ``changed`` of all boots."""
+        """Return (boot, records, highest, scanned) of the boots to look at, and the newest ``changed``."""
         columns = "SELECT survey, device, boot, records, highest, scanned FROM device_boot WHERE"
         unfinished = (
             "(scanned < highest OR EXISTS (SELECT 1 FROM gap WHERE gap.survey = device_boot.survey"
@@ -109,9 +109,14 @@ class GapWatch:
 def _scan(
     database: sqlite3.Connection, boot: Boot, scanned: int, highest: int, at_us: int, has_all: bool
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the number up to which ``boot`` is scanned as of ``at_us``, and the missing runs up to it.
+    """Look for missing numbers of ``boot`` after ``scanned``.
 
-    ``has_all`` is True if all numbers up to ``highest`` have arrived.
+    Args:
+        has_all: All numbers up to ``highest`` have arrived.
+
+    Returns:
+        The last number that was looked at, and the missing ranges (first, last) before it. Records that are newer than
+        ``GAP_AFTER_S`` at ``at_us`` end the look.
     """
     if has_all:
         return highest, []

@@ -212,7 +212,7 @@ def _recording_path(work: Path, row: int) -> Path:
 
 
 def judged_rows(events: SurveyEvents) -> np.ndarray:
-    """Return the rows of the held-back events that the gate judges, spread over all."""
+    """Return the rows of the held-back events on which the gate decides, evenly spread."""
     held_back = np.flatnonzero(events.is_held_back)
     return held_back[:: -(-len(held_back) // MAX_JUDGED)]
 

@@ -71,7 +71,7 @@ class Switching:
             try:
                 self._switch(released, wanted)
             except Exception as error:
-                # The decoder's libraries raise arbitrary errors; the centre goes on with its current decoder.
+                # Libraries that load a decoder raise all kinds of errors. The centre keeps its current decoder.
                 self._log.write("decoder_switch_failed", version=wanted, reason=str(error))
 
     def _switch(self, released: str, version: int) -> None:

@@ -83,7 +83,7 @@ def gather_figure(stored: StoredMap, samples: np.ndarray) -> Figure:
 
 
 def _extent_m(acquisition: Acquisition) -> tuple[float, float]:
-    """Return the distances, m, at which the traces begin and end: half a spacing beyond the first and last receiver."""
+    """Return where the traces begin and end, in metres: half a spacing before the first and after the last receiver."""
     cells = acquisition.receiver_cells
     spacing = (cells[-1] - cells[0]) / (len(cells) - 1) if len(cells) > 1 else 1.0
     left, right = acquisition.distance_m((cells[0] - spacing / 2, cells[-1] + spacing / 2))

@@ -27,8 +27,8 @@ NEWEST = (
     " AND later.event = map.event ORDER BY later.last_record DESC, later.rowid DESC LIMIT 1)"
 )
 
-# SQL expression, true for a decoder's map if the same model has a later one of the event. A refined map supersedes
-# none, because a refinement begins at the decoder's map.
+# SQL expression: a decoder's map that a later one of the same event and model replaces. A refined map replaces none,
+# because the next refinement begins at the decoder's map.
 SUPERSEDED = (
     f"(NOT {schema.REFINED} AND EXISTS (SELECT 1 FROM map AS later WHERE later.survey = map.survey"
     " AND later.event = map.event AND later.model_hash = map.model_hash AND later.revision > map.revision"

@@ -200,7 +200,7 @@ class Store:
         Maps decoded before ``since_us`` are left out. Rows are read one at a time; a damaged map yields an error in its
         place.
         """
-        # A refined map keeps the time of its decoder's map. It may follow later ones, so it does not end the search.
+        # A refined map keeps the time of the map that it began with, and newer maps may lie before it: go on.
         which = f"{NEWEST} AND NOT ({REFINED} AND coalesce({DECODED_US} < ?, 0))"
         values: tuple[int, ...] = (since_us,)
         if survey is not None:

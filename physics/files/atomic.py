@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, which replaces ``path`` at the end of the block and is then on the disk.
+def atomic_write(path: Path, suffix: str = "", durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, which replaces ``path`` at the end of the block.
 
     After an error the temporary file is removed and ``path`` is unchanged. Only one writer per file is allowed, because
     two would share the temporary name.
@@ -18,13 +18,16 @@ def atomic_write(path: Path, suffix: str = "") -> Iterator[Path]:
     Args:
         suffix: End of the temporary name, for a library that chooses the format by it. Default: ``.tmp``, so that
             watchers of ``*.npy`` do not see the file.
+        durable: Write it to the disk before it replaces ``path``. False is for what can be made again.
     """
     temporary = path.with_name(f".{path.name}.tmp{suffix}")
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -221,6 +221,12 @@ def test_the_command_exports(config, gather, tmp_path, capsys):
     assert json.loads((tmp_path / "out.npy.json").read_text())["line"]["azimuth_deg"] == 30.0
 
 
+def prune(data_dir, section):
+    log = Log(data_dir / "retention.jsonl")
+    Retention(data_dir, section, log).prune(threading.Event())
+    log.close()
+
+
 def test_retention_removes_the_recordings_that_were_fetched_first(data_dir):
     for event in (3, 4, 5):
         put_event(data_dir, event)
@@ -231,9 +237,7 @@ def test_retention_removes_the_recordings_that_were_fetched_first(data_dir):
         with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
             # Three are more than a MiB, two are not.
             database.execute("UPDATE recording SET part_bytes = 400000")
-        log = Log(data_dir / "retention.jsonl")
-        Retention(data_dir, RetentionSection(max_recordings_mib=1), log).prune(threading.Event())
-        log.close()
+        prune(data_dir, RetentionSection(max_recordings_mib=1))
         assert [request.event for request in rig.store.requests()] == [3, 5]
     with closing(sqlite3.connect(data_dir / FILE_NAME)) as database:
         assert {row[0] for row in database.execute("SELECT event FROM recording_piece")} == {3, 5}
@@ -250,9 +254,7 @@ def test_retention_leaves_an_event_whose_requests_are_open_and_removes_kept_part
         rig.store.ask(3, None, [4])
         with closing(sqlite3.connect(data_dir / FILE_NAME)) as database, database:
             database.execute("UPDATE recording SET part_bytes = 400000 WHERE state = 'kept' AND event < 5")
-        log = Log(data_dir / "retention.jsonl")
-        Retention(data_dir, RetentionSection(max_recordings_mib=1), log).prune(threading.Event())
-        log.close()
+        prune(data_dir, RetentionSection(max_recordings_mib=1))
         left = [(r.event, r.device, r.state) for r in rig.store.requests() if r.event < 5]
     assert left == [(3, 0, "kept"), (3, 1, "kept"), (3, 2, "kept"), (4, 2, "absent"), (3, 4, "asked")]
     with closing(sqlite3.connect(data_dir / FILE_NAME)) as database:
@@ -270,9 +272,7 @@ def test_retention_leaves_the_recordings_of_a_queued_refinement(data_dir):
             database.execute("UPDATE recording SET part_bytes = 800000")
             job = (None, 1, 3, "fetched", "", "", 20, "blocky", "waiting", "", None, 0, 1, 0, 1)
             database.execute(f"INSERT INTO refinement_job VALUES ({','.join('?' * len(job))})", job)
-        log = Log(data_dir / "retention.jsonl")
-        Retention(data_dir, RetentionSection(max_recordings_mib=1), log).prune(threading.Event())
-        log.close()
+        prune(data_dir, RetentionSection(max_recordings_mib=1))
         assert [request.event for request in rig.store.requests()] == [3]
 
 
@@ -298,7 +298,5 @@ def test_recordings_go_with_their_event(data_dir):
         for event in (3, 4):
             rig.store.ask(event, None, [0])
         rig.run()
-        log = Log(data_dir / "retention.jsonl")
-        Retention(data_dir, RetentionSection(max_events=1), log).prune(threading.Event())
-        log.close()
+        prune(data_dir, RetentionSection(max_events=1))
         assert [request.event for request in rig.store.requests()] == [4]

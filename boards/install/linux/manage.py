@@ -17,8 +17,8 @@ NO_SUCH_USER = 6
 # Lines of the log in which the last start is looked for.
 LOG_LINES = 200
 POLL_S = 1.0
-# Entries that only an answer of the centre brings. A record that was sent may still wait in TCP's buffers, or have a
-# wrong key.
+# Log entries that follow an answer of the centre. That a record was sent says less: TCP may still hold it, or its key
+# may be wrong.
 _ANSWERED = ("control_answered", "acknowledged")
 _PROPERTIES = ("ActiveState", "SubState", "MainPID", "NRestarts", "MemoryCurrent", "ActiveEnterTimestamp")
 
